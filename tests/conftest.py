@@ -1,0 +1,26 @@
+"""One process, one host: SSATTN_TEST_HOST=upstream runs the contract tests inside a clone (XMODALER_HOME)."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HOST = os.environ.get("SSATTN_TEST_HOST", "embedded")
+os.environ["XMODALER_SSATTN_HOST"] = HOST
+if HOST == "upstream":
+    # At the end of the path: a real torchvision wins where there is one.
+    sys.path.append(str(Path(__file__).parent / "standins"))
+
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real captions and metric cases, kept beside the project because of their licence."""
+    root = Path(os.environ.get("SSATTN_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no shared test data at {root}; set SSATTN_TEST_DATA")
+    return root

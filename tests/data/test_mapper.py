@@ -1,0 +1,234 @@
+"""The registered dataset: one image -> one sample of the batch contract, and all that does not fit in one message."""
+
+import json
+import pickle
+import random
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from toys import toy_config
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.boxes import spatial_vectors
+from xmodaler_ssattn.data.annotations import annotation_header, json_list
+from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset, draw_captions
+from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import DATASETS_REGISTRY, kfg
+
+# Four regions; regions 0 and 1 answer the boxes of image 11, the third has no box near it.
+BOXES = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [0, 50, 10, 60], [80, 0, 90, 10]], dtype=np.float32)
+MAN, DOG = [0, 0, 10, 9], [51, 50, 61, 60]
+
+
+def phrase(start, end, boxes, head=None, name=None):
+    return {"start": start, "end": end, "head": head, "class": name, "chain": "1", "boxes": boxes}
+
+
+def image(image_id):
+    return {"image_id": image_id, "width": 100, "height": 80, "captions": [
+        {"raw": "A man sees a dog .", "tokens": ["a", "man", "sees", "a", "dog"],
+         "phrases": [phrase(0, 2, [MAN], 1, "man"), phrase(3, 5, [DOG], 4, "dog")]},
+        {"raw": "A man .", "tokens": ["a", "man"], "phrases": [phrase(0, 2, [MAN], 1, "man")]},
+        {"raw": "Green grass .", "tokens": ["green", "grass"], "phrases": []}]}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """vocabulary: a man sees dog UNK -> 1 .. 5; images 11 (4 regions) and 12 (3 regions)."""
+    for split in ("train", "val"):
+        with json_list(tmp_path / f"{split}.json", annotation_header(split, "t", False, "r", ["man"]), "images") as out:
+            for image_id in (11, 12):
+                out.add(image(image_id))
+    (tmp_path / "vocabulary.txt").write_text("a\nman\nsees\ndog\nUNK\n")
+    rng = np.random.default_rng(0)
+    with RegionWriter(tmp_path / "regions.h5", [12, 11], 4, 6, 5, source="test") as writer:
+        for image_id, count in ((11, 4), (12, 3)):
+            probs = rng.random((count, 5))
+            writer.write(image_id, 100, 80, BOXES[:count], rng.standard_normal((count, 6)),
+                         probs / probs.sum(1, keepdims=True))
+    return tmp_path
+
+
+def dataset(files, stage="train", **change):
+    return Flickr30kEntitiesDataset(**{
+        "stage": stage, "annotation_file": str(files / f"{stage}.json"), "regions_file": str(files / "regions.h5"),
+        "vocabulary_file": str(files / "vocabulary.txt"), "seq_per_sample": 2, "max_regions": None, "max_seq_len": 20,
+        "vocab_size": 6, "feature_dim": 6, "num_classes": 5, "targets": "image", **change})
+
+
+def test_the_dataset_is_registered_under_the_designs_name():
+    assert DATASETS_REGISTRY.get("Flickr30kEntitiesDataset") is Flickr30kEntitiesDataset
+
+
+def test_a_training_sample_has_exactly_the_keys_shapes_and_types_of_the_contract(files):
+    mapper = dataset(files)
+    sample = mapper(mapper.load_data(None)[0])
+    regions = RegionStore(files / "regions.h5").read(11)
+    assert sample[kfg.IDS] == 11 and isinstance(sample[kfg.IDS], int)
+    expected = {kfg.ATT_FEATS: regions.features, keys.BOXES_PX: BOXES, keys.CLASS_PROBS: regions.class_probs,
+                keys.SPATIAL: spatial_vectors(BOXES, 100, 80), keys.IMAGE_SIZE: np.array([100, 80])}
+    for key, value in expected.items():
+        assert sample[key].dtype == torch.float32
+        np.testing.assert_array_equal(sample[key].numpy(), value)
+    assert int(sample[kfg.SEQ_PER_SAMPLE]) == 2 and len(sample[kfg.G_TOKENS_IDS]) == 2
+    assert sample[keys.SIGMA].tolist() == [[1, 1, 0, 0]] and sample[keys.HAS_BOXES].tolist() == [1]
+    assert set(sample) == {kfg.IDS, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS, keys.SIGMA, keys.HAS_BOXES,
+                           *expected}
+
+
+def test_inputs_begin_with_0_and_targets_end_with_0_and_unknown_words_are_unk(files):
+    mapper = dataset(files, seq_per_sample=3)
+    sample = mapper(mapper.load_data(None)[0])
+    pairs = sorted((tokens.tolist(), target.tolist())
+                   for tokens, target in zip(sample[kfg.G_TOKENS_IDS], sample[kfg.G_TARGET_IDS]))
+    # a man sees a dog = 1 2 3 1 4; a man = 1 2; green grass = UNK UNK = 5 5
+    assert pairs == [([0, 1, 2], [1, 2, 0]), ([0, 1, 2, 3, 1, 4], [1, 2, 3, 1, 4, 0]), ([0, 5, 5], [5, 5, 0])]
+    assert sample[kfg.G_TOKENS_IDS][0].dtype == torch.int64
+
+
+def test_long_captions_are_cut_the_target_still_ends_and_boxes_beyond_the_cut_go(files):
+    mapper = dataset(files, seq_per_sample=3, max_seq_len=3)
+    sample = mapper(mapper.load_data(None)[0])
+    assert max(sample[kfg.G_TARGET_IDS], key=len).tolist() == [1, 2, 3, 0]
+    # "dog" stands at position 4 of the only sentence that has it: its box is no target any more
+    assert sample[keys.SIGMA].tolist() == [[1, 0, 0, 0]]
+
+
+def test_sentence_targets_follow_the_captions_that_were_drawn(files):
+    mapper = dataset(files, targets="sentence")
+    record = mapper.load_data(None)[0]
+    expected = {5: ([1, 1, 0, 0], 1), 2: ([1, 0, 0, 0], 1)}  # number of words -> sigma, has boxes
+    for seed in range(10):
+        random.seed(seed)
+        sample = mapper(record)
+        for row, tokens in enumerate(sample[kfg.G_TOKENS_IDS]):
+            words = tokens.tolist()[1:]
+            sigma, has = ([0, 0, 0, 0], 0) if words == [5, 5] else expected[len(words)]
+            assert sample[keys.SIGMA][row].tolist() == sigma and sample[keys.HAS_BOXES][row] == has
+
+
+def test_captions_are_drawn_as_xmodaler_draws_them():
+    random.seed(3)
+    ours = [draw_captions(5, 5), draw_captions(5, 2), draw_captions(2, 5)]
+    random.seed(3)
+    theirs = [random.sample(range(5), 5), random.sample(range(5), 2), random.choices(range(2), k=3) + [0, 1]]
+    assert ours == theirs
+
+
+def test_a_limit_cuts_regions_and_sigma_alike_and_not_positive_means_all(files):
+    mapper = dataset(files, max_regions=1)
+    sample = mapper(mapper.load_data(None)[0])
+    assert sample[kfg.ATT_FEATS].shape == (1, 6) and sample[keys.CLASS_PROBS].shape == (1, 5)
+    # the dog's box touches none of the regions that are left
+    assert sample[keys.SIGMA].tolist() == [[1]]
+
+
+def test_what_nobody_needs_is_not_there(files):
+    mapper = dataset(files, num_classes=None, targets=None)
+    sample = mapper(mapper.load_data(None)[0])
+    assert not {keys.CLASS_PROBS, keys.SIGMA, keys.HAS_BOXES} & set(sample)
+    mapper = dataset(files, "val")
+    records = mapper.load_data(None)
+    assert records == [{"image_id": 11}, {"image_id": 12}]
+    assert set(mapper(records[1])) == {kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE,
+                                       keys.CLASS_PROBS}
+
+
+def test_reference_captions_come_in_order_and_uncut_when_attention_on_them_is_asked_for(files):
+    mapper = dataset(files, "val", gt_attention=True, max_seq_len=2)
+    sample = mapper(mapper.load_data(None)[0])
+    assert [ids.tolist() for ids in sample[keys.REF_TOKENS_IDS]] == [[0, 1, 2, 3, 1, 4], [0, 1, 2], [0, 5, 5]]
+
+
+def test_mapper_and_records_travel_to_a_worker(files):
+    mapper = dataset(files)
+    records = mapper.load_data(None)
+    mapper(records[0])
+    copied, record = pickle.loads(pickle.dumps((mapper, records[1])))
+    assert copied(record)[kfg.ATT_FEATS].shape == (3, 6)
+    assert len(pickle.dumps(records[0], protocol=-1)) < 200
+
+
+def test_everything_that_does_not_fit_is_told_at_once(files):
+    mapper = dataset(files, vocab_size=9, num_classes=1601, feature_dim=2048)
+    with pytest.raises(UserError, match=r"(?s)3 problems.*VOCAB_SIZE is 9, but .* has 5 words; set it to 6.*"
+                                        r"IN_DIM is 2048.*set it to 6.*NUM_CLASSES is 1601.*have 5 columns"):
+        mapper.load_data(None)
+
+
+def test_all_missing_files_are_told_at_once(files):
+    mapper = dataset(files, annotation_file="a.json", vocabulary_file="v.txt", regions_file="r.h5")
+    with pytest.raises(UserError, match=r"(?s)3 problems.*v\.txt does not exist.*r\.h5 does not exist.*a\.json does not"):
+        mapper.load_data(None)
+
+
+def test_images_of_the_split_that_the_store_lacks_are_counted_and_the_first_ten_named(files):
+    with json_list(files / "train.json", annotation_header("train", "t", False, "r", ["man"]), "images") as out:
+        for image_id in (11, *range(100, 112)):
+            out.add(image(image_id))
+    shown = ", ".join(map(str, range(100, 110)))
+    with pytest.raises(UserError, match=rf"12 images of the split are not in the region file .*: {shown}, \.\.\."):
+        dataset(files).load_data(None)
+
+
+def test_class_probabilities_are_asked_for_only_when_a_slot_reads_them_and_the_way_out_is_said(files):
+    with h5py.File(files / "regions.h5", "r+") as file:
+        del file["class_probs"]
+    dataset(files, num_classes=None).load_data(None)
+    with pytest.raises(UserError, match="has none; recompute them .*`xmodaler prepare regions --classifier FILE`"):
+        dataset(files).load_data(None)
+
+
+def test_images_without_regions_and_numbers_that_are_not_finite_are_named(files):
+    with h5py.File(files / "regions.h5", "r+") as file:
+        file["features"][1, 2, 3] = np.nan  # row 1 is image 11
+    mapper = dataset(files)
+    records = mapper.load_data(None)
+    mapper(records[1])
+    with pytest.raises(UserError, match=r"Image 11 in .*regions\.h5: features of region \[2\] is NaN"):
+        mapper(records[0])
+    with h5py.File(files / "regions.h5", "r+") as file:
+        file["num_boxes"][0] = 0
+    with pytest.raises(UserError, match="1 images of the split have no region .*: 12"):
+        dataset(files).load_data(None)
+
+
+def test_a_broken_annotation_file_is_named(files):
+    content = json.loads((files / "train.json").read_text())
+    content["images"][1]["image_id"] = "12"
+    (files / "train.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="image number 1 .*image_id must be a whole number, found '12'"):
+        dataset(files).load_data(None)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"targets": "caption"}, "TARGETS must be one of image, sentence"),
+    ({"cache": "disk"}, "CACHE must be one of none, ram, device"),
+    ({"seq_per_sample": 0}, "SEQ_PER_SAMPLE"),
+])
+def test_settings_that_cannot_work_are_refused(files, change, message):
+    with pytest.raises(UserError, match=message):
+        dataset(files, **change)
+
+
+def test_the_config_decides_and_only_from_config_reads_it(files, tmp_path):
+    def build(stage="train", **overrides):
+        cfg = toy_config(tmp_path / "toy", **{"DATALOADER.ANNO_FOLDER": str(files), "DATALOADER.REGIONS": "r.h5",
+                                              "DATALOADER.SEQ_PER_SAMPLE": 2, **overrides})
+        return DATASETS_REGISTRY.get("Flickr30kEntitiesDataset")(cfg, stage)
+
+    (tmp_path / "toy").mkdir()
+    mapper = build()
+    assert (mapper.annotation_file, mapper.regions_file) == (str(files / "train.json"), "r.h5")
+    assert (mapper.num_classes, mapper.targets, mapper.seq_per_sample, mapper.feature_dim) == (4, "image", 2, 6)
+    assert mapper.vocabulary_file == str(tmp_path / "toy" / "vocabulary.txt") and mapper.vocab_size == 7
+    assert build("val").annotation_file == str(files / "val.json")
+    assert build(**{"DATALOADER.MAX_FEAT_NUM": -1}).max_regions is None
+    assert build(**{"DATALOADER.MAX_FEAT_NUM": 3}).max_regions == 3
+    assert build(**{"MODEL.SS_ATTENTION.ENABLED": False}).num_classes is None
+    assert build(**{"MODEL.SS_ATTENTION.SEMANTIC_INPUT": "v"}).num_classes is None
+    assert build(**{"LOSSES.NAMES": ["CrossEntropy"]}).targets is None
+    assert build(**{"LOSSES.GROUNDING.TARGETS": "sentence"}).targets == "sentence"

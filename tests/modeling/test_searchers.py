@@ -1,0 +1,163 @@
+"""Greedy decoding and beam search against the slow, obvious versions."""
+
+import pytest
+import torch
+
+from toys import VOCAB_SIZE, WORDS, for_test, toy_model, toy_sample
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.host import kfg
+
+UNK = len(WORDS)  # ids count from 1
+
+
+def word_log_probs(model, sample, words: list[int], suppress_unk: bool = True):
+    """log p(next word) and gamma after the given words of one image, recomputed from the start."""
+    state = dict(model.encode(model.preprocess_batch([sample])))
+    for t, word in enumerate([0, *words]):
+        model.step(state, torch.tensor([word]), t)
+    logp = model.predictor(state)[kfg.G_LOGITS][0].log_softmax(0)
+    if suppress_unk:
+        logp[UNK] = float("-inf")
+    return logp, state[keys.GAMMA][0]
+
+
+def slow_beam(model, sample, width: int, length: int) -> tuple[list[int], float, list[int]]:
+    """Beam search over lists of words: (words without the end, log-probability, argmax gamma of each word)."""
+    beams = [([], 0.0, [], False)]
+    for _ in range(length):
+        candidates = []
+        for words, score, regions, done in beams:
+            if done:
+                candidates.append((words, score, regions, True))
+                continue
+            logp, gamma = word_log_probs(model, sample, words)
+            for word in range(VOCAB_SIZE):
+                candidates.append((words + [word], score + float(logp[word]), regions + [int(gamma.argmax())], word == 0))
+        beams = sorted(candidates, key=lambda c: -c[1])[:width]
+        if all(done for *_, done in beams):
+            break
+    words, score, regions, done = beams[0]
+    return (words[:-1] if done else words), score, (regions[: len(words) - 1] if done else regions)
+
+
+@pytest.mark.parametrize("width", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_beam_search_equals_the_slow_beam_with_words_score_and_regions(tmp_path, width, seed):
+    model = toy_model(tmp_path, seed=seed, DECODE_STRATEGY__BEAM_SIZE=width).eval()
+    with torch.no_grad():
+        # Sharper and less endless captions: the end word gets a chance.
+        model.predictor.logits.weight.mul_(4.0)
+        model.predictor.logits.bias[0] += 1.0
+        samples = [for_test(toy_sample(i, regions)) for i, regions in ((1, 4), (2, 2))]
+        captions = model(model.preprocess_batch(samples), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+        for sample, caption in zip(samples, captions, strict=True):
+            words, score, regions = slow_beam(model, sample, width, 6)
+            assert str(caption) == " ".join(WORDS[w - 1] for w in words)
+            assert caption.log_prob == pytest.approx(score, abs=1e-5)
+            assert [w.region for w in caption.words] == regions
+
+
+def test_greedy_equals_the_beam_searcher_called_directly_with_one_beam(tmp_path):
+    model = toy_model(tmp_path, DECODE_STRATEGY__BEAM_SIZE=1).eval()
+    samples = [for_test(toy_sample(i, 3)) for i in range(5)]
+    batch = model.preprocess_batch(samples)
+    greedy = model.greedy_decode(batch, True)
+    beam = model.decode_beam_search(batch, True)
+    assert torch.equal(greedy[kfg.G_SENTS_IDS], beam[kfg.G_SENTS_IDS])
+    torch.testing.assert_close(greedy[kfg.G_LOGP], beam[kfg.G_LOGP])
+    for one, other in zip(greedy[kfg.OUTPUT], beam[kfg.OUTPUT], strict=True):
+        assert one == other and one.words == other.words
+
+
+def test_greedy_takes_the_most_probable_word_at_every_step(tmp_path):
+    model = toy_model(tmp_path, seed=3).eval()
+    sample = for_test(toy_sample(4, 3))
+    (caption,) = model.greedy_decode(model.preprocess_batch([sample]), True)[kfg.OUTPUT]
+    words: list[int] = []
+    while len(words) < 6:
+        logp, gamma = word_log_probs(model, sample, words)
+        if int(logp.argmax()) == 0:
+            break
+        words.append(int(logp.argmax()))
+        assert caption.words[len(words) - 1].region == int(gamma.argmax())
+    assert str(caption) == " ".join(WORDS[w - 1] for w in words)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_unk_is_suppressed_by_default_and_only_then(tmp_path, beam):
+    for suppress in (True, False):
+        model = toy_model(
+            tmp_path, DECODE_STRATEGY__SUPPRESS_UNK=suppress, DECODE_STRATEGY__BEAM_SIZE=beam
+        ).eval()
+        with torch.no_grad():
+            model.predictor.logits.bias[UNK] = 50.0  # UNK is always the best word
+        batch = model.preprocess_batch([for_test(toy_sample(1, 3))])
+        (caption,) = model(batch, use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+        assert ("UNK" in caption) is not suppress
+        assert ("UNK" in caption.greedy) is not suppress
+
+
+def test_a_caption_may_be_empty(tmp_path):
+    model = toy_model(tmp_path).eval()
+    with torch.no_grad():
+        model.predictor.logits.bias[0] = 50.0
+    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 3))]), use_beam_search=True, output_sents=True)[
+        kfg.OUTPUT
+    ]
+    assert caption == "" and caption.words == () and caption.greedy == ""
+
+
+def test_captions_stop_at_the_longest_length(tmp_path):
+    model = toy_model(tmp_path).eval()
+    with torch.no_grad():
+        model.predictor.logits.bias[0] = -50.0
+    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 3))]), use_beam_search=True, output_sents=True)[
+        kfg.OUTPUT
+    ]
+    assert len(caption.words) == len(caption.greedy.words) == 6
+
+
+def test_the_saved_attention_is_the_one_behind_the_words(tmp_path):
+    model = toy_model(tmp_path, INFERENCE__SAVE_ATTENTION=True).eval()
+    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 4))]), use_beam_search=True, output_sents=True)[
+        kfg.OUTPUT
+    ]
+    attention = caption.attention
+    assert attention.alpha.shape == attention.gamma.shape == (len(caption.words), 4)
+    assert [w.region for w in caption.words] == attention.gamma.argmax(1).tolist()
+    assert attention.gamma == pytest.approx(attention.alpha + 0.5 * attention.beta, abs=1e-6)
+
+
+@pytest.mark.parametrize("ground_by", ["gamma", "alpha", "beta"])
+def test_the_key_decides_which_weights_choose_the_box(tmp_path, ground_by):
+    model = toy_model(tmp_path, INFERENCE__GROUND_BY=ground_by, INFERENCE__SAVE_ATTENTION=True).eval()
+    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 4))]), use_beam_search=True, output_sents=True)[
+        kfg.OUTPUT
+    ]
+    weights = getattr(caption.attention, ground_by)
+    chosen = weights.argmax(-1)
+    expected = [int(chosen)] * len(caption.words) if ground_by == "beta" else chosen.tolist()
+    assert [w.region for w in caption.words] == expected
+
+
+def test_several_beams_come_out_when_asked_for_and_the_best_is_first(tmp_path):
+    model = toy_model(tmp_path, DECODE_STRATEGY__BEAM_SIZE=3).eval()
+    batch = model.preprocess_batch([for_test(toy_sample(1, 3)), for_test(toy_sample(2, 3))])
+    three = model.decode_beam_search({**batch, "OUT_SIZE": 3})
+    one = model.decode_beam_search(batch)
+    assert three[kfg.G_SENTS_IDS].shape == (2, 3, 6)
+    assert torch.equal(three[kfg.G_SENTS_IDS][:, 0], one[kfg.G_SENTS_IDS])
+    totals = three[kfg.G_LOGP].sum(-1)
+    assert (totals[:, :-1] >= totals[:, 1:]).all()
+
+
+def test_sampling_draws_words_and_reports_their_log_probability(tmp_path):
+    model = toy_model(tmp_path).eval()
+    sample = for_test(toy_sample(1, 3))
+    batch = {**model.preprocess_batch([sample]), kfg.DECODE_BY_SAMPLE: True}
+    torch.manual_seed(0)
+    drawn = [model.greedy_decode(batch) for _ in range(20)]
+    assert len({tuple(out[kfg.G_SENTS_IDS][0].tolist()) for out in drawn}) > 1
+    first = drawn[0][kfg.G_SENTS_IDS][0].tolist()
+    logp, _ = word_log_probs(model, sample, [])
+    assert float(drawn[0][kfg.G_LOGP][0, 0].detach()) == pytest.approx(float(logp[first[0]].detach()), abs=1e-6)

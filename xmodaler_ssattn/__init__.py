@@ -1,0 +1,37 @@
+"""Spatial-Semantic Attention for grounded image captioning, as a plugin of X-modaler.
+
+Importing this package registers its classes in X-modaler's registries (upstream's when it can be
+imported, else those of the embedded runtime; see ``host.py``):
+
+    SSAttentionDecoder, GroundedCaptioner, GroundedBeamSearcher, GroundedGreedyDecoder   modeling/
+    GroundingLoss                                                                        losses/
+    Flickr30kEntitiesDataset                                                             data/
+    Flickr30kEntitiesEvaler                                                              evaluation/
+
+After that their names work in any X-modaler yaml, in any script that builds from the registries.
+"""
+
+from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
+from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
+from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler
+from xmodaler_ssattn.losses import GroundingLoss
+from xmodaler_ssattn.modeling import (
+    GroundedBeamSearcher,
+    GroundedCaptioner,
+    GroundedGreedyDecoder,
+    SSAttentionDecoder,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Flickr30kEntitiesDataset",
+    "Flickr30kEntitiesEvaler",
+    "GroundedBeamSearcher",
+    "GroundedCaption",
+    "GroundedCaptioner",
+    "GroundedGreedyDecoder",
+    "GroundedWord",
+    "GroundingLoss",
+    "SSAttentionDecoder",
+]

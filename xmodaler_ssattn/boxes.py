@@ -1,0 +1,93 @@
+"""Boxes: area, overlap, and the spatial vector of the paper.
+
+Every array of boxes says its unit and order in its name: ``boxes_px`` is (n, 4), x1, y1, x2, y2 in
+pixels of the original image. numpy alone; float64 inside, so that results do not depend on the input's width.
+
+The two conventions of overlap exist side by side in this field and differ for small boxes:
+``iou`` treats x2 - x1 as the width (our targets), ``iou_plus_one`` treats it as x2 - x1 + 1
+(the published grounding metric). Do not mix them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def _as_boxes(boxes_px: np.ndarray) -> np.ndarray:
+    boxes_px = np.asarray(boxes_px, dtype=np.float64)
+    if boxes_px.size == 0:
+        return boxes_px.reshape(0, 4)
+    if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
+        raise ValueError(f"boxes_px must be (n, 4) as x1, y1, x2, y2; got shape {boxes_px.shape}.")
+    return boxes_px
+
+
+def area(boxes_px: np.ndarray) -> np.ndarray:
+    """(n, 4) xyxy pixels -> (n,) float64 areas (x2 - x1)(y2 - y1); an inverted box has area 0."""
+    boxes_px = _as_boxes(boxes_px)
+    return np.clip(boxes_px[:, 2] - boxes_px[:, 0], 0, None) * np.clip(boxes_px[:, 3] - boxes_px[:, 1], 0, None)
+
+
+def _intersection(a: np.ndarray, b: np.ndarray, extra: float) -> np.ndarray:
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.clip(bottom_right - top_left + extra, 0, None)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
+    """Intersection over union without the added pixel.
+
+    Args:
+        a_px, b_px: (n, 4) and (m, 4), xyxy; pixels or fractions, as long as both are the same.
+
+    Returns:
+        (n, m) float64; 0 where both boxes are empty.
+    """
+    a, b = _as_boxes(a_px), _as_boxes(b_px)
+    intersection = _intersection(a, b, 0.0)
+    union = area(a)[:, None] + area(b)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def iou_plus_one(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes in pixels whose width is x2 - x1 + 1.
+
+    This is the convention of the published grounding metric (Grounded Video Description,
+    misc/bbox_transform.py) without its special treatment of one-pixel boxes, which the metric adds.
+    Only meaningful in pixels: on fractions the added 1 dwarfs the boxes.
+
+    Returns:
+        (n, m) float64.
+    """
+    a, b = _as_boxes(a_px), _as_boxes(b_px)
+    intersection = _intersection(a, b, 1.0)
+    area_a = (a[:, 2] - a[:, 0] + 1) * (a[:, 3] - a[:, 1] + 1)
+    area_b = (b[:, 2] - b[:, 0] + 1) * (b[:, 3] - b[:, 1] + 1)
+    return intersection / (area_a[:, None] + area_b[None, :] - intersection)
+
+
+def spatial_vectors(boxes_px: np.ndarray, width: float, height: float) -> np.ndarray:
+    """The paper's 5-D location p_i = [x1, x2, y1, y2, s] (section 2.1).
+
+    x is divided by the image's width and y by its height; s is the box's area over the image's. The
+    paper normalises only s in its text, but pixel coordinates of 0 to 500 beside class probabilities
+    of 0 to 1 would swamp the sum of the two. Mind the order: x1, x2, y1, y2, not x1, y1, x2, y2.
+
+    Args:
+        boxes_px: (n, 4) xyxy pixels.
+        width, height: of the image, pixels, > 0.
+
+    Returns:
+        (n, 5) float32.
+    """
+    if not (width > 0 and height > 0):
+        raise ValueError(f"The image's width and height must be positive, got {width} x {height}.")
+    boxes = _as_boxes(boxes_px)
+    p = np.empty((len(boxes), 5), dtype=np.float32)
+    p[:, 0] = boxes[:, 0] / width
+    p[:, 1] = boxes[:, 2] / width
+    p[:, 2] = boxes[:, 1] / height
+    p[:, 3] = boxes[:, 3] / height
+    p[:, 4] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (float(width) * float(height))
+    return p

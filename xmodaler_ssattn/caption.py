@@ -1,0 +1,134 @@
+"""GroundedCaption: a caption that knows where each of its words looked.
+
+The stock test loop hands the evaluator one object an image and nothing else. A ``str`` subclass
+passes through it unchanged, still is a caption for everybody who expects text (``json.dump``
+included), and carries words, regions, boxes and weights for those who know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class GroundedWord(NamedTuple):
+    """One generated word and the region it rests on.
+
+    Attributes:
+        text: the word.
+        region: index of the chosen region among the image's K regions.
+        box_px: that region's box, x1, y1, x2, y2 in pixels of the original image.
+        weight: the attention weight that chose it (gamma sums to 1 + lambda, alpha and beta to 1).
+    """
+
+    text: str
+    region: int
+    box_px: tuple[float, float, float, float]
+    weight: float
+
+
+class Attention(NamedTuple):
+    """The weights behind a caption of T words over K regions, float32 arrays.
+
+    ``beta`` is None for a model without spatial-semantic attention; gamma then equals alpha.
+    """
+
+    alpha: np.ndarray  # (T, K)
+    beta: np.ndarray | None  # (K,)
+    gamma: np.ndarray  # (T, K)
+
+
+class GroundedCaption(str):
+    """A caption, as text, with the region of every word.
+
+    Attributes:
+        words: one ``GroundedWord`` a word, in order; ``" ".join(w.text for w in words)`` is the text.
+        boxes_px: (K, 4) float32, the image's regions, x1, y1, x2, y2 in pixels; None when unknown.
+        image_size: (width, height) in pixels; None when unknown.
+        attention: the full weights, or None when they were not asked for.
+        greedy: the same image's greedily decoded caption, when this one comes from beam search.
+        references: for each reference caption its words with the regions attended to under teacher
+            forcing; empty unless ``INFERENCE.GT_ATTENTION`` is on.
+        log_prob: the model's log-probability of the caption, None when unknown.
+    """
+
+    words: tuple[GroundedWord, ...]
+    boxes_px: np.ndarray | None
+    image_size: tuple[float, float] | None
+    attention: Attention | None
+    greedy: GroundedCaption | None
+    references: tuple[GroundedCaption, ...]
+    log_prob: float | None
+
+    def __new__(  # noqa: PYI034  (typing.Self needs Python 3.11)
+        cls,
+        words: Iterable[GroundedWord],
+        *,
+        boxes_px: np.ndarray | None = None,
+        image_size: tuple[float, float] | None = None,
+        attention: Attention | None = None,
+        greedy: GroundedCaption | None = None,
+        references: Sequence[GroundedCaption] = (),
+        log_prob: float | None = None,
+    ) -> GroundedCaption:
+        words = tuple(words)
+        self = super().__new__(cls, " ".join(word.text for word in words))
+        self.words = words
+        self.boxes_px = boxes_px
+        self.image_size = image_size
+        self.attention = attention
+        self.greedy = greedy
+        self.references = tuple(references)
+        self.log_prob = log_prob
+        return self
+
+    def __getnewargs_ex__(self):
+        # str's own pickling would call __new__ with the text; we need the words.
+        return (self.words,), {
+            "boxes_px": self.boxes_px,
+            "image_size": self.image_size,
+            "attention": self.attention,
+            "greedy": self.greedy,
+            "references": self.references,
+            "log_prob": self.log_prob,
+        }
+
+    def with_companions(
+        self, *, greedy: GroundedCaption | None = None, references: Sequence[GroundedCaption] = ()
+    ) -> GroundedCaption:
+        """A copy of this caption that also carries the image's greedy caption and forced references."""
+        return GroundedCaption(
+            self.words,
+            boxes_px=self.boxes_px,
+            image_size=self.image_size,
+            attention=self.attention,
+            greedy=greedy,
+            references=references,
+            log_prob=self.log_prob,
+        )
+
+
+def ground_words(
+    texts: Sequence[str], weights: np.ndarray, boxes_px: np.ndarray, num_regions: int
+) -> tuple[GroundedWord, ...]:
+    """Give each word the region with the largest weight at its step; ties go to the lowest index.
+
+    Args:
+        texts: T words.
+        weights: (>= T, >= num_regions) attention weights, one row a word. Columns from
+            ``num_regions`` on are padding and never chosen.
+        boxes_px: (>= num_regions, 4), x1, y1, x2, y2 in pixels.
+        num_regions: the image's true number of regions, > 0.
+    """
+    if num_regions <= 0:
+        raise ValueError("An image without regions cannot be grounded (num_regions is 0).")
+    if not len(texts):
+        return ()
+    valid = weights[: len(texts), :num_regions]
+    chosen = valid.argmax(axis=1)
+    return tuple(
+        GroundedWord(text, int(region), tuple(float(v) for v in boxes_px[region]), float(valid[step, region]))
+        for step, (text, region) in enumerate(zip(texts, chosen, strict=True))
+    )

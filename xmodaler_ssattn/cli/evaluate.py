@@ -1,0 +1,27 @@
+"""``xmodaler eval``: caption and score with trained weights, without training."""
+
+from __future__ import annotations
+
+import argparse
+
+from xmodaler_ssattn.cli import train
+from xmodaler_ssattn.errors import UserError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "eval",
+        help="caption and score val and test with trained weights",
+        description="The same as `xmodaler train --eval-only MODEL.WEIGHTS FILE`.",
+    )
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, e.g. OUTPUT_DIR/model_final.pth")
+    train.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if "MODEL.WEIGHTS" in args.opts:
+        raise UserError("--weights and MODEL.WEIGHTS are both given; use one.")
+    args.eval_only = True
+    args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
+    return train.run(args)

@@ -1,0 +1,51 @@
+"""``xmodaler``: the entry point that collects the subcommands and turns user errors into plain text."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from xmodaler_ssattn import __version__
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import HostError
+
+# In the order in which a person meets them.
+COMMANDS = ("demo", "prepare", "check", "train", "evaluate", "score", "export")
+
+EPILOG = """\
+typical order with the real data set:
+  xmodaler prepare annotations --help     official files -> annotations and vocabulary
+  xmodaler prepare regions --help         any feature pack -> one HDF5 file
+  xmodaler check --config-file configs/flickr30k_entities/ss_attn.yaml
+  xmodaler train --config-file configs/flickr30k_entities/ss_attn.yaml
+without it:
+  xmodaler demo --out demo                draws sample scenes, trains, captions, scores
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="xmodaler",
+        description="Spatial-Semantic Attention for grounded image captioning, on X-modaler.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"xmodaler_ssattn {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"xmodaler_ssattn.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 a mistake in the input, 130 interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except (UserError, HostError) as error:
+        print(f"xmodaler: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("xmodaler: interrupted.", file=sys.stderr)
+        return 130

@@ -1,0 +1,318 @@
+"""``xmodaler score``: the published metrics on anybody's result files, with intervals over images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from typing import Any
+
+from xmodaler_ssattn.errors import UserError
+
+CAPTION_METRICS = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("score", help="score result files: grounding, captions, or compare two")
+    kinds = parser.add_subparsers(title="what to score", metavar="WHAT", required=True)
+
+    grounding = kinds.add_parser(
+        "grounding",
+        help="F1_all and F1_loc (gen), attention accuracy (gt)",
+        description="The grounding metric of Grounded Video Description (GVD) on Flickr30k Entities, on GVD's files.",
+    )
+    _grounding_arguments(grounding, required=True)
+    grounding.add_argument("--submission", required=True, metavar="S", help="GVD submission, or a results file of ours")
+    grounding.add_argument("--per-class", action="store_true", help="also print the table of classes (gen mode)")
+    _common_arguments(grounding)
+    grounding.set_defaults(run=run_grounding)
+
+    captions = kinds.add_parser(
+        "captions",
+        help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE",
+        description="Caption metrics through pycocoevalcap, on PTB tokens.",
+    )
+    _caption_arguments(captions, required=True)
+    captions.add_argument(
+        "--predictions",
+        required=True,
+        metavar="P",
+        help="{image_id: caption}, COCO style results, or a results file of ours",
+    )
+    _common_arguments(captions)
+    captions.set_defaults(run=run_captions)
+
+    compare = kinds.add_parser(
+        "compare",
+        help="the paired difference of two result files",
+        description="Score A and B on the images that both hold and give B - A with a 95 %% interval over images. "
+        "Give --references for caption metrics, --reference for grounding, or both.",
+    )
+    compare.add_argument("a", metavar="A", help="predictions, submission or results file")
+    compare.add_argument("b", metavar="B", help="likewise")
+    _caption_arguments(compare, required=False)
+    _grounding_arguments(compare, required=False)
+    _common_arguments(compare, replicates=1000)
+    compare.set_defaults(run=run_compare)
+
+
+def _grounding_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--reference", required=required, metavar="R", help="flickr30k_cleaned_class.json, or a file of its format"
+    )
+    parser.add_argument("--split-ids", metavar="F", help="split_ids_flickr30k_entities.json; default: all images of R")
+    parser.add_argument("--split", nargs="+", default=["test"], help="which split(s) of F (default: test)")
+    parser.add_argument(
+        "--mode", choices=("gen", "gt"), default="gen", help="gen: generated sentences; gt: forced reference captions"
+    )
+    parser.add_argument(
+        "--lemmas",
+        metavar="L",
+        help="JSON object word -> lemma, or GVD's dic_flickr30k.json; a word that is not in it is its own lemma "
+        "(default: the lemmatiser lemminflect)",
+    )
+
+
+def _caption_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--references", required=required, metavar="R", help="{image_id: [caption, ...]} or COCO style captions"
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="M",
+        help=f"some of {' '.join(CAPTION_METRICS)} (default: all that can run on this machine)",
+    )
+    parser.add_argument("--tokenized", action="store_true", help="the texts are tokens already: no PTB tokeniser")
+    parser.add_argument("--greedy", action="store_true", help="take the greedy captions of a results file of ours")
+
+
+def _common_arguments(parser: argparse.ArgumentParser, replicates: int = 0) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object, scores as fractions, a 0/0 as null")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        default=replicates,
+        help="95 %% interval from N resamples of the images" + (f" (default {replicates})" if replicates else ""),
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling")
+
+
+# --- printing -------------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """NaN -> None, through lists and dicts, since JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _percent(value: float) -> str:
+    return "   n/a" if math.isnan(value) else f"{100 * value:6.2f}"
+
+
+def _warn(message: str) -> None:
+    print(f"xmodaler: warning: {message}", file=sys.stderr)
+
+
+def _warn_missing(missing: list, total: int, what: str) -> None:
+    if missing:
+        names = ", ".join(str(image) for image in missing[:10]) + (", ..." if len(missing) > 10 else "")
+        _warn(f"{len(missing)} of {total} images {what}: {names}")
+
+
+def _print(scores: dict[str, float], intervals: dict[str, tuple[float, float]], args: argparse.Namespace) -> None:
+    if args.json:
+        printed: dict[str, Any] = dict(scores)
+        if intervals:
+            printed["bootstrap"] = {"replicates": args.bootstrap, "level": 0.95, **intervals}
+        print(json.dumps(_plain(printed)))
+        return
+    width = max(map(len, scores))
+    for name, value in scores.items():
+        spread = f"   [{_percent(intervals[name][0])}, {_percent(intervals[name][1])}]" if name in intervals else ""
+        print(f"{name:{width}s} {_percent(value)}{spread}")
+    print("(in percent" + (f"; 95 % interval of {args.bootstrap} resamples of the images)" if intervals else ")"))
+
+
+def _replicates(args: argparse.Namespace, num_images: int):
+    from xmodaler_ssattn.evaluation.bootstrap import image_weights
+
+    if args.bootstrap < 0:
+        raise UserError(f"--bootstrap: expected a number of resamples >= 0, got {args.bootstrap}.")
+    return image_weights(num_images, args.bootstrap, args.seed)
+
+
+# --- grounding ------------------------------------------------------------------------------------------------------
+
+
+def _read_reference(args: argparse.Namespace):
+    from xmodaler_ssattn.evaluation.gvd_format import read_reference, read_split_ids
+
+    keep = read_split_ids(args.split_ids, args.split) if args.split_ids else None
+    return read_reference(args.reference, keep)
+
+
+def _lemmas(args: argparse.Namespace):
+    from xmodaler_ssattn.evaluation.lemmas import Lemmas, own_lemma, read_lemma_table
+
+    return Lemmas(read_lemma_table(args.lemmas), own_lemma) if args.lemmas else Lemmas()
+
+
+def _grounding(path: str, reference, lemmas, args: argparse.Namespace, *, warn: bool = True):
+    """(matches, scores, function weights -> replicates) of one submission."""
+    from xmodaler_ssattn.evaluation import bootstrap, forced, grounding
+    from xmodaler_ssattn.evaluation.gvd_format import read_submission
+
+    predictions, missing = read_submission(path, args.mode, reference)
+    if warn:
+        _warn_missing(missing, len(reference.images), f"are missing from {path}; scored as the published script does")
+    if args.mode == "gt":
+        matches = forced.match_forced(reference.images, predictions)
+        return matches, {"gt_accuracy": forced.attention_accuracy(matches)}, bootstrap.forced_replicates
+    matches = grounding.match_generated(reference.images, predictions, lemmas)
+    return matches, grounding.generated_scores(matches), bootstrap.grounding_replicates
+
+
+def _print_classes(matches) -> None:
+    from xmodaler_ssattn.evaluation.grounding import class_table
+
+    print(f"\n{'class':20s} {'predicted':>9s} {'annotated':>9s} {'precision':>9s} {'recall':>9s} {'F1':>9s}")
+    for row in class_table(matches):
+        values = "".join(f"{_percent(row[key]):>10s}" for key in ("precision", "recall", "F1"))
+        print(f"{row['class']:20s} {row['predictions']:9d} {row['annotations']:9d}{values}")
+
+
+def run_grounding(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.evaluation.bootstrap import interval
+
+    reference, lemmas = _read_reference(args), _lemmas(args)
+    matches, scores, replicate = _grounding(args.submission, reference, lemmas, args)
+    intervals = {}
+    if args.bootstrap:
+        values = replicate(matches, _replicates(args, len(reference.images)))
+        intervals = {name: interval(value) for name, value in values.items()}
+    if args.mode == "gen" and lemmas.fell_back:
+        fallback = "their own lemma (not in the table)" if args.lemmas else "given to lemminflect"
+        print(f"Lemmas: {100 * lemmas.fallback_share:.1f} % of the words looked up were {fallback}.", file=sys.stderr)
+    _print(scores, intervals, args)
+    if args.per_class and args.mode == "gen" and not args.json:
+        _print_classes(matches)
+    return 0
+
+
+# --- captions -------------------------------------------------------------------------------------------------------
+
+
+def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
+    """The metrics to compute: those of --metrics, by default all that can run, the others named in a warning."""
+    from xmodaler_ssattn.evaluation.captions import metric_names, what_can_run
+
+    if args.metrics:
+        return metric_names(args.metrics)
+    reasons = what_can_run(CAPTION_METRICS, tokenized=args.tokenized)
+    for name, reason in reasons.items():
+        if reason:
+            _warn(f"{name} is left out: {reason}.")
+    return tuple(name for name, reason in reasons.items() if not reason)
+
+
+def run_captions(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.evaluation.bootstrap import caption_replicates, interval
+    from xmodaler_ssattn.evaluation.caption_files import keep_common, read_predictions, read_references
+    from xmodaler_ssattn.evaluation.captions import CaptionScorer
+
+    references = read_references(args.references)
+    predictions, missing = keep_common(references, read_predictions(args.predictions, greedy=args.greedy))
+    _warn_missing(missing, len(references), "have references but no prediction and are not scored")
+    scorer = CaptionScorer(references, tokenized=args.tokenized)
+    metrics = _wanted(args)
+    scorer.warm_up(metrics)
+    result = scorer.score(predictions, metrics)
+    intervals = {}
+    if args.bootstrap and result.metrics:
+        values = caption_replicates(result.metrics, _replicates(args, len(result.image_ids)))
+        intervals = {name: interval(value) for name, value in values.items()}
+    return _finish(result.scores, result.failed, intervals, args)
+
+
+def _finish(scores: dict[str, float], failed: dict[str, str], intervals: dict, args: argparse.Namespace) -> int:
+    """Print; exit code 1 when a metric that was asked for could not be computed."""
+    for name, reason in failed.items():
+        _warn(f"{name} could not be computed: {reason}")
+    if scores:
+        _print(scores, intervals, args)
+    return 1 if failed else 0
+
+
+# --- compare --------------------------------------------------------------------------------------------------------
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    if not (args.references or args.reference):
+        raise UserError("compare: give --references (caption metrics), --reference (grounding), or both.")
+    if args.bootstrap < 1:
+        raise UserError("compare: --bootstrap must be at least 1; the difference is judged by resampling the images.")
+    rows: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
+    if args.references:
+        failed = _compare_captions(args, rows)
+    if args.reference:
+        _compare_grounding(args, rows)
+    if args.json:
+        print(json.dumps(_plain({"replicates": args.bootstrap, "level": 0.95, "scores": rows})))
+    elif rows:
+        width = max(map(len, rows))
+        print(f"{'':{width}s} {'A':>6s} {'B':>6s} {'B - A':>7s}   95 % interval        p")
+        for name, row in rows.items():
+            difference = f"{_percent(row['difference']):>7s}   [{_percent(row['low'])}, {_percent(row['high'])}]"
+            p = " n/a" if math.isnan(row["p"]) else f"{row['p']:.3f}"
+            print(f"{name:{width}s} {_percent(row['a'])} {_percent(row['b'])} {difference}   {p}")
+        print(f"(in percent; the same {args.bootstrap} resamples of the images for A and B)")
+    for name, reason in failed.items():
+        _warn(f"{name} could not be computed: {reason}")
+    return 1 if failed else 0
+
+
+def _add_rows(rows: dict, a: dict, b: dict, a_values: dict, b_values: dict) -> None:
+    from xmodaler_ssattn.evaluation.bootstrap import difference
+
+    for name, value in a.items():
+        if name in b:
+            spread = difference(a_values[name], b_values[name])
+            rows[name] = {"a": value, "b": b[name], "difference": b[name] - value, **spread}
+
+
+def _compare_captions(args: argparse.Namespace, rows: dict) -> dict[str, str]:
+    from xmodaler_ssattn.evaluation.bootstrap import caption_replicates
+    from xmodaler_ssattn.evaluation.caption_files import keep_common, read_predictions, read_references
+    from xmodaler_ssattn.evaluation.captions import CaptionScorer
+
+    references = read_references(args.references)
+    a, b = (keep_common(references, read_predictions(path, greedy=args.greedy))[0] for path in (args.a, args.b))
+    common = [image for image in references if image in a and image in b]
+    if not common:
+        raise UserError(f"compare: {args.a} and {args.b} have no image in common.")
+    left_out = [image for image in {**a, **b} if image not in a or image not in b]
+    _warn_missing(left_out, len({**a, **b}), "are in only one of A and B and are not compared")
+    scorer = CaptionScorer(references, tokenized=args.tokenized)
+    metrics = _wanted(args)
+    scorer.warm_up(metrics)
+    sets = {"a": {image: a[image] for image in common}, "b": {image: b[image] for image in common}}
+    result = scorer.score_many(sets, metrics)
+    weights = _replicates(args, len(common))
+    values = {key: caption_replicates(result[key].metrics, weights) for key in sets}
+    _add_rows(rows, result["a"].scores, result["b"].scores, values["a"], values["b"])
+    return {**result["a"].failed, **result["b"].failed}
+
+
+def _compare_grounding(args: argparse.Namespace, rows: dict) -> None:
+    reference, lemmas = _read_reference(args), _lemmas(args)
+    weights = _replicates(args, len(reference.images))
+    (a, a_scores, replicate), (b, b_scores, _) = (_grounding(p, reference, lemmas, args) for p in (args.a, args.b))
+    _add_rows(rows, a_scores, b_scores, replicate(a, weights), replicate(b, weights))

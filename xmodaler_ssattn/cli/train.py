@@ -1,0 +1,119 @@
+"""``xmodaler train``: the host's own trainer on a config, with the flags of X-modaler's train_net.py."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.errors import UserError
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train and evaluate a model from a config",
+        description="Train with X-modaler's trainer. Configs of the sample scenes draw their data on first use.",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """X-modaler's train_net.py flags, and --data and --device."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml config")
+    parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or the last checkpoint)")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")
+    # One port a user, as in X-modaler, so that an orphaned run shows as a port in use.
+    port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="for several processes")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options at the end")
+
+
+def run(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn import host
+
+    print(host.describe(), flush=True)
+    cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
+    print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
+    prepare_sample(cfg)
+    if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
+        raise UserError("--eval-only needs MODEL.WEIGHTS FILE at the end, or --resume for the last checkpoint.")
+    host.launch(
+        run_host,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args, cfg),
+    )
+    return 0
+
+
+def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
+    """One process of a run: set up the host, build its trainer, train or evaluate.
+
+    Lives in this package, so that a spawned process imports it and with it registers our classes.
+
+    Returns:
+        with ``--eval-only`` the scores of val and test; else an empty dict (they are in metrics.json).
+    """
+    from xmodaler_ssattn import host
+
+    cfg.freeze()
+    host.default_setup(cfg, args)
+    share_log_handlers()
+    logging.getLogger(__name__).info(host.describe())
+    trainer = host.build_engine(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    if args.eval_only:
+        return evaluate_splits(trainer)
+    trainer.train()
+    return {}
+
+
+def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> dict[str, float]:
+    """The scores of the trainer's model on the splits that the config has."""
+    scores: dict[str, float] = {}
+    for split in splits:
+        loader = getattr(trainer, f"{split}_data_loader")
+        if loader is None:
+            continue
+        evaluator = getattr(trainer, f"{split}_evaluator")
+        scores.update(trainer.test(trainer.cfg, trainer.model, loader, evaluator, epoch=-1) or {})
+    for name, value in scores.items():
+        print(f"{name:28s} {value:.4f}")
+    return scores
+
+
+def prepare_sample(cfg: Any) -> None:
+    """Draw the sample scenes when the config is one of theirs and they are not there yet."""
+    if not cfg.DATALOADER.get("SAMPLE_SCENES", 0):
+        return
+    from xmodaler_ssattn.sample import draw_sample
+
+    folder = Path(cfg.DATALOADER.ANNO_FOLDER)
+    if not folder.exists():
+        print(f"The sample scenes are not there yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
+    draw_sample(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=cfg.MODEL.VISUAL_EMBED.IN_DIM)
+
+
+def share_log_handlers() -> None:
+    """Let our log lines go where the host's go: terminal and log file."""
+    ours, hosts = logging.getLogger("xmodaler_ssattn"), logging.getLogger("xmodaler")
+    for handler in hosts.handlers:
+        if handler not in ours.handlers:
+            ours.addHandler(handler)
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler(sys.stdout))
+    ours.setLevel(logging.INFO)
+    ours.propagate = False

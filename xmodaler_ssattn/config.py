@@ -1,0 +1,101 @@
+"""Every config key that this package owns, with the paper's symbol and the default's reason.
+
+The captioner's ``add_config`` adds them all; the decoder's adds the decoder's own, because X-modaler
+calls that one too. Both may run, in either order, any number of times: a key that is already there
+keeps its value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _node(parent: Any, name: str) -> Any:
+    """The child node ``name``, created empty when missing; works for every host's CfgNode class."""
+    if name not in parent:
+        parent[name] = type(parent)()
+    return parent[name]
+
+
+def _defaults(node: Any, **values: Any) -> None:
+    for key, value in values.items():
+        if key not in node:
+            node[key] = value
+
+
+def add_ss_attention_config(cfg: Any) -> None:
+    """MODEL.SS_ATTENTION, the paper's section 2.2, and the Up-Down keys that the decoder shares."""
+    # The stock UpDownDecoder's own keys and defaults, so that its yaml files keep their meaning.
+    _defaults(
+        _node(cfg.MODEL, "UPDOWN"),
+        ATT_EMBED_SIZE=512,  # width of W_h h + W_v v; the paper's 512
+        DROPOUT1=0.0,
+        DROPOUT2=0.0,
+        ATT_EMBED_DROPOUT=0.0,
+    )
+    _defaults(
+        _node(cfg.MODEL, "SS_ATTENTION"),
+        # False leaves gamma = alpha: the Up-Down baseline with the same code and the same weights.
+        ENABLED=True,
+        # lambda in gamma = alpha + lambda beta; the paper's 0.5. Write 0.0, not 0: the host checks types.
+        LAMBDA=0.5,
+        # Outputs of W_c and W_p each; the paper's "1-dimensional vector, i.e. a value".
+        DIM=1,
+        # Biases of W_c and W_p. The equations show none, but a scalar ReLU without bias is often dead.
+        BIAS=True,
+        # Added to those biases at the start; a positive value keeps the ReLU alive. 0: torch's own draw.
+        POSITIVE_BIAS_INIT=0.0,
+        # What each slot reads: its own input, or the raw features V (Table 2 replaces, never removes).
+        SPATIAL_INPUT="p",  # 'p' or 'v'
+        SEMANTIC_INPUT="c",  # 'c' or 'v'
+        # The nonlinearity in a = W_a f(W_h h + W_v v): the paper's ReLU; 'tanh' is the stock toolbox's.
+        ACTIVATION="relu",
+        # C, background included: Bottom-Up's 1,600 Visual Genome classes + 1.
+        NUM_CLASSES=1601,
+        # Seed of the generator that draws W_c, W_p, W_b; its own, so that all other weights equal the
+        # baseline's for one SEED. Below 0: the run's SEED.
+        SEED=-1,
+    )
+
+
+def add_ssattn_config(cfg: Any) -> None:
+    """Add every key of ours to ``cfg`` (a CfgNode of either host), keeping values already set."""
+    add_ss_attention_config(cfg)
+    _defaults(
+        _node(cfg.LOSSES, "GROUNDING"),
+        # mu in L = L_ce + mu L_gnd; the paper's 1. The host sums losses unweighted, so the loss applies it.
+        MU=1.0,
+        # 'sum': the literal formula per image, averaged over images with a box; 'positives': divided by
+        # the number of positive regions; 'words': summed over images, divided by the predicted words.
+        REDUCTION="sum",
+        # 'image': boxes of all five sentences (beta does not depend on the sentence); 'sentence': own boxes.
+        TARGETS="image",
+        # A ground-truth box whose best region overlaps less than this gives no positive.
+        MIN_IOU=0.0,
+    )
+    _defaults(
+        cfg.DATALOADER,
+        # The region store, one HDF5 file (written by `xmodaler prepare regions`).
+        REGIONS="",
+        # 'none': read rows through the memory map; 'ram': read the file once at the start.
+        CACHE="none",
+        # Above 0: the data folder holds drawn sample scenes, and so many are drawn when it is not there yet.
+        SAMPLE_SCENES=0,
+    )
+    _defaults(
+        cfg.DECODE_STRATEGY,
+        # Never generate UNK: the published grounding protocol takes the second best word instead.
+        SUPPRESS_UNK=True,
+    )
+    _defaults(
+        cfg.INFERENCE,
+        # The weights whose argmax is a word's region: 'gamma' pools v-hat; 'alpha' and 'beta' for study.
+        GROUND_BY="gamma",
+        # Scores while training, and those added after the last epoch and by `xmodaler eval`.
+        METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
+        FINAL_METRICS=["METEOR", "SPICE"],
+        # Also force the reference captions and report the attention accuracy on them.
+        GT_ATTENTION=False,
+        # Write the K boxes, beta, and alpha and gamma of every word into the results file.
+        SAVE_ATTENTION=False,
+    )

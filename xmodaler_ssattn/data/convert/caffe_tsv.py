@@ -1,0 +1,21 @@
+"""The original Bottom-Up tsv (peteanderson80/bottom-up-attention, tools/generate_tsv.py)."""
+
+from __future__ import annotations
+
+from xmodaler_ssattn.data.convert.pack import PackedImage
+from xmodaler_ssattn.data.convert.tsv import TsvPack
+
+
+class CaffeTsv(TsvPack):
+    """image_id, image_w, image_h, num_boxes, boxes, features. No class probabilities and no scores.
+
+    Where the number of boxes was adaptive, the order is the proposals' and says nothing about scores.
+    """
+
+    name = "caffe-tsv"
+    columns = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+    id_column = "image_id"
+
+    def read(self, image_id: int) -> PackedImage:
+        row, where = self.row(image_id)
+        return self.read_arrays(row, "image_w", "image_h", image_id, where)

@@ -1,0 +1,262 @@
+"""Read the official Flickr30k Entities files: ``Sentences/ID.txt`` and ``Annotations/ID.xml``.
+
+A sentence marks its phrases: ``[/EN#113/people Two men] watch [/EN#0/notvisual it] .`` The number is
+the coreference chain that the image's XML gives boxes to; chain 0 belongs to no object. The XML counts
+pixels from 1; 1 is subtracted, as the authors' own parser does (flickr30k_entities_utils.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import xml.parsers.expat
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodaler_ssattn.errors import UserError
+
+# One phrase: chain, one type or more, and its words.
+PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+) ([^\[\]]*)\]")
+NO_CHAIN = "0"
+# Annotators drew to the border; a box may overlap it by this much and is then clipped.
+BORDER_TOLERANCE_PX = 1
+
+
+class MarkupError(UserError):
+    """A file of the data set that breaks its own format; knows the file and the line."""
+
+    def __init__(self, path: str | os.PathLike, line: int | None, message: str) -> None:
+        self.path, self.line, self.message = str(path), line, message
+        super().__init__(f"{path}{'' if line is None else f', line {line}'}: {message}")
+
+    def __reduce__(self):
+        return MarkupError, (self.path, self.line, self.message)
+
+
+@dataclasses.dataclass
+class Phrase:
+    """A marked phrase: tokens[start:end] of its caption, and the chain it belongs to (None for chain 0)."""
+
+    start: int
+    end: int
+    chain: str | None
+    types: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class Caption:
+    """One sentence.
+
+    Attributes:
+        raw: the words as written, markup removed, separated by blanks.
+        tokens: lower-cased words; what has no letter or digit (punctuation) is left out.
+        phrases: in the order of the sentence; positions count ``tokens``.
+        line: of the file, from 1.
+    """
+
+    raw: str
+    tokens: list[str]
+    phrases: list[Phrase]
+    line: int
+
+
+@dataclasses.dataclass
+class Objects:
+    """One image's XML.
+
+    Attributes:
+        width, height: pixels.
+        boxes_px: chain -> its boxes, each [x1, y1, x2, y2] in pixels counted from 0.
+        without_box: chains that the XML names but gives no box: "nobndbox" and "scene".
+        problems: boxes that cannot be used; they are not in ``boxes_px``.
+        clipped: how many boxes passed the border by a pixel and were clipped.
+    """
+
+    width: int
+    height: int
+    boxes_px: dict[str, list[list[int]]]
+    without_box: set[str]
+    problems: list[MarkupError]
+    clipped: int = 0
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def token_of(word: str) -> str:
+    """The token of a written word: lower case; "" for a word without any letter or digit."""
+    return word.lower() if any(character.isalnum() for character in word) else ""
+
+
+def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1) -> Caption:
+    """Parse one marked sentence.
+
+    Phrases that keep no token (punctuation alone) are dropped.
+
+    Raises:
+        MarkupError: a bracket that does not belong to a complete phrase, an empty phrase, no word at all.
+    """
+    words: list[str] = []
+    tokens: list[str] = []
+    phrases: list[Phrase] = []
+
+    def add(part: str) -> None:
+        if "[" in part or "]" in part:
+            bad = "[" if "[" in part else "]"
+            excerpt = part[part.index(bad):][:40]
+            what = "opens a phrase that is not closed, or is not written [/EN#id/type words]" if bad == "[" else \
+                "closes a phrase that was not opened"
+            raise MarkupError(path, line, f"the bracket at {excerpt!r} {what}.")
+        for word in part.split():
+            words.append(word)
+            token = token_of(word)
+            if token:
+                tokens.append(token)
+
+    position = 0
+    for match in PHRASE.finditer(text):
+        add(text[position:match.start()])
+        start = len(tokens)
+        chain, types, inside = match.groups()
+        if not inside.strip():
+            raise MarkupError(path, line, f"the phrase of chain {chain} has no words.")
+        add(inside)
+        if len(tokens) > start:
+            known = None if chain == NO_CHAIN else chain
+            phrases.append(Phrase(start, len(tokens), known, tuple(types[1:].split("/"))))
+        position = match.end()
+    add(text[position:])
+    if not tokens:
+        raise MarkupError(path, line, "the sentence has no words.")
+    return Caption(" ".join(words), tokens, phrases, line)
+
+
+def read_sentences(path: str | os.PathLike, captions_per_image: int | None = 5) -> list[Caption]:
+    """Read one ``Sentences/ID.txt``; blank lines are skipped.
+
+    Args:
+        captions_per_image: how many sentences there must be; None accepts any number but 0.
+
+    Raises:
+        MarkupError: names file and line.
+    """
+    data = Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MarkupError(path, line, f"byte {data[error.start]:#04x} is not UTF-8 text.") from error
+    captions = [parse_caption(line, path, number)
+                for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not captions or (captions_per_image is not None and len(captions) != captions_per_image):
+        wanted = "at least 1" if captions_per_image is None else captions_per_image
+        raise MarkupError(path, None, f"it has {len(captions)} sentences, expected {wanted}.")
+    return captions
+
+
+def read_objects(path: str | os.PathLike) -> Objects:
+    """Read one ``Annotations/ID.xml``.
+
+    Several boxes of a chain stand in several ``object`` elements; one ``object`` may name several
+    chains. Boxes that leave the image or are inverted are returned as problems, with their line.
+
+    Raises:
+        MarkupError: no XML, no image size, or an object without name; names file and line.
+    """
+    reader = _XmlReader(path)
+    parser = xml.parsers.expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.text
+    parser.StartDoctypeDeclHandler = reader.doctype
+    reader.parser = parser
+    try:
+        parser.Parse(Path(path).read_bytes(), True)
+    except xml.parsers.expat.ExpatError as error:
+        reason = xml.parsers.expat.errors.messages[error.code]
+        raise MarkupError(path, error.lineno, f"not well-formed XML ({reason}).") from error
+    return reader.result()
+
+
+class _XmlReader:
+    """Expat handlers: expat alone knows line numbers, and is the fastest reader of the standard library."""
+
+    NUMBERS = ("xmin", "ymin", "xmax", "ymax")
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = path
+        self.parser: xml.parsers.expat.XMLParserType | None = None
+        self.size: dict[str, int] = {}
+        self.objects: list[tuple[int, list[str], dict[str, int] | None]] = []
+        self._text: list[str] = []
+        self._names: list[str] = []
+        self._box: dict[str, int] | None = None
+        self._line = 0
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._text.clear()
+        if tag == "object":
+            self._names, self._box, self._line = [], None, self.parser.CurrentLineNumber
+        elif tag == "bndbox":
+            self._box = {}
+
+    def text(self, data: str) -> None:
+        self._text.append(data)
+
+    def doctype(self, *_: object) -> None:
+        raise MarkupError(self.path, self.parser.CurrentLineNumber, "a DOCTYPE is not allowed here.")
+
+    def end(self, tag: str) -> None:
+        if tag == "name":
+            self._names.append("".join(self._text).strip())
+        elif tag in ("width", "height"):
+            self.size[tag] = self._number(tag)
+        elif tag in self.NUMBERS and self._box is not None:
+            self._box[tag] = self._number(tag)
+        elif tag == "object":
+            if not self._names:
+                raise MarkupError(self.path, self._line, "an object without a name (chain id).")
+            self.objects.append((self._line, self._names, self._box))
+
+    def _number(self, tag: str) -> int:
+        value = "".join(self._text).strip()
+        try:
+            return int(value)
+        except ValueError:
+            raise MarkupError(self.path, self.parser.CurrentLineNumber,
+                              f"<{tag}> is {value!r}, expected a whole number.") from None
+
+    def result(self) -> Objects:
+        if self.size.get("width", 0) < 1 or self.size.get("height", 0) < 1:
+            raise MarkupError(self.path, None, f"<size> must have a positive width and height, found {self.size}.")
+        found = Objects(self.size["width"], self.size["height"], {}, set(), [])
+        for line, names, box in self.objects:
+            if box is None:  # <nobndbox> or <scene>
+                found.without_box.update(names)
+                continue
+            try:
+                box_px = self._checked(line, names, box, found)
+            except MarkupError as error:
+                found.problems.append(error)
+                found.without_box.update(names)
+                continue
+            for name in names:
+                found.boxes_px.setdefault(name, []).append(box_px)
+        found.without_box.difference_update(found.boxes_px)
+        return found
+
+    def _checked(self, line: int, names: Sequence[str], box: dict[str, int], found: Objects) -> list[int]:
+        missing = [tag for tag in self.NUMBERS if tag not in box]
+        if missing:
+            raise MarkupError(self.path, line, f"the box of chain {', '.join(names)} lacks {', '.join(missing)}.")
+        x1, y1, x2, y2 = (box[tag] - 1 for tag in self.NUMBERS)
+        where = f"the box of chain {', '.join(names)}, {[box[tag] for tag in self.NUMBERS]} (xmin, ymin, xmax, ymax),"
+        if x2 < x1 or y2 < y1:
+            raise MarkupError(self.path, line, f"{where} has xmax < xmin or ymax < ymin.")
+        over = BORDER_TOLERANCE_PX
+        if x1 < -over or y1 < -over or x2 > found.width - 1 + over or y2 > found.height - 1 + over:
+            raise MarkupError(self.path, line, f"{where} leaves the image of {found.width} x {found.height}.")
+        inside = [max(x1, 0), max(y1, 0), min(x2, found.width - 1), min(y2, found.height - 1)]
+        found.clipped += inside != [x1, y1, x2, y2]
+        return inside

@@ -1,0 +1,308 @@
+"""Make the annotation folder of a data set: what ``xmodaler prepare annotations`` does, as a function.
+
+Written into the folder, all or nothing: ``{split}.json`` (see ``annotations``), ``vocabulary.txt``,
+``captions_{split}.json`` (COCO style), ``grounding_{split}.json`` for val and test (GVD's reference
+format), ``lemmas.json`` when a table of lemmas is known, and ``left_out.json`` when something was left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.data.annotations import (
+    annotation_header,
+    coco_reference,
+    file_name,
+    gvd_reference,
+    json_list,
+)
+from xmodaler_ssattn.data.classes import FALLBACK_RULE, read_classes
+from xmodaler_ssattn.data.records import (
+    Loaded,
+    OfficialDictionary,
+    OfficialFile,
+    Problem,
+    add_classes,
+    load_entities,
+    load_official,
+    read_dictionary,
+    read_official,
+)
+from xmodaler_ssattn.data.vocabulary import (
+    MIN_COUNT,
+    Vocabulary,
+    build_vocabulary,
+    write_vocabulary,
+)
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import atomic_path, write_json
+from xmodaler_ssattn.progress import progress
+
+LONG_CAPTION = 20  # words; GVD cuts longer captions for training
+IMAGES_WORTH_A_POOL = 3000
+PROBLEMS_SHOWN = 20
+
+
+@dataclasses.dataclass
+class PrepareReport:
+    """What was found. ``counts[split]`` has images, captions, long_captions, phrases, grounded_words, boxes.
+
+    Attributes:
+        out_dir: the folder that was written.
+        vocabulary: the words.
+        counts: split -> name -> number.
+        rest_images: images outside all splits whose words were counted.
+        clipped_boxes: boxes that passed the border by one pixel and were clipped.
+        unrelated: captions left out of the training split because they were listed as unrelated.
+        gvd_identical: whether GVD's own file was used.
+        left_out: what was skipped (empty unless ``skip_bad``).
+    """
+
+    out_dir: Path
+    vocabulary: Vocabulary
+    counts: dict[str, dict[str, int]]
+    rest_images: int = 0
+    clipped_boxes: int = 0
+    unrelated: int = 0
+    gvd_identical: bool = False
+    left_out: list[Problem] = dataclasses.field(default_factory=list)
+
+    def total(self, name: str) -> int:
+        """A count summed over the splits."""
+        return sum(counts[name] for counts in self.counts.values())
+
+
+def prepare_annotations(
+    out_dir: str | os.PathLike,
+    splits: Mapping[str, Sequence[int]],
+    *,
+    lemma: Callable[[str], str] | None = None,
+    sentences_dir: str | os.PathLike | None = None,
+    annotations_dir: str | os.PathLike | None = None,
+    classes: Sequence[str] | None = None,
+    official: str | os.PathLike | None = None,
+    dictionary: str | os.PathLike | None = None,
+    require_official: bool = False,
+    unrelated: Mapping[int, Collection[int]] | None = None,
+    source: str = "entities",
+    captions_per_image: int | None = 5,
+    min_count: int = MIN_COUNT,
+    skip_bad: bool = False,
+    workers: int | None = None,
+) -> PrepareReport:
+    """Write the annotation folder from the official files.
+
+    Args:
+        out_dir: folder to write; files of the same name are replaced.
+        splits: "train", "val", "test" -> image ids; a split may be absent.
+        lemma: word -> lemma, for the fallback rule that gives phrases their classes (not needed with ``official``).
+        sentences_dir, annotations_dir: the official ``Sentences`` and ``Annotations``. Words of images that
+            stand in ``sentences_dir`` but in no split are counted for the vocabulary, as GVD does.
+        classes: object classes of the fallback rule; None takes the 480 of Flickr30k Entities.
+        official: GVD's ``flickr30k_cleaned_class.json``, read instead of the two folders.
+        dictionary: GVD's ``dic_flickr30k.json``: its vocabulary, class order and lemmas are taken.
+        require_official: refuse the fallback rule and our own vocabulary.
+        unrelated: image id -> positions (from 0) of captions to leave out of the training split.
+        source: said in the header.
+        captions_per_image: how many each image must have; None accepts any number.
+        min_count: keep words seen at least so often.
+        skip_bad: leave out what cannot be used and list it in ``left_out.json``.
+        workers: processes; None takes the cores of this machine when the set is large.
+
+    Returns:
+        Counts and the vocabulary.
+
+    Raises:
+        UserError: files missing or bad (all at once, each with file and line or key); nothing is written then.
+    """
+    out_dir = Path(out_dir)
+    names = {split: file_name(split) for split in splits}
+    _check_arguments(sentences_dir, annotations_dir, official, dictionary, require_official, lemma)
+    words = read_dictionary(dictionary) if dictionary is not None else None
+    if official is not None:
+        file = read_official(official)
+        class_names = _ordered_classes(file, words)
+        loaded = _load_official_images(file, splits, captions_per_image)
+        header = functools.partial(annotation_header, source="gvd", gvd_identical=True,
+                                   rule="flickr30k_cleaned_class.json as published", classes=class_names)
+    else:
+        file = None
+        class_names = list(classes) if classes is not None else read_classes()
+        lemma = functools.cache(lemma)
+        loaded = _load_entities_images(Path(sentences_dir), Path(annotations_dir), splits, captions_per_image, workers)
+        header = functools.partial(annotation_header, source=source, gvd_identical=False, rule=FALLBACK_RULE,
+                                   classes=class_names)
+    report = PrepareReport(out_dir, Vocabulary(["UNK"]), {split: Counter() for split in splits},
+                           gvd_identical=file is not None)
+    home = {image_id: split for split, ids in splits.items() for image_id in ids}
+    counted: Counter[str] = Counter()
+    problems: list[Problem] = []
+    class_set = set(class_names)
+    with contextlib.ExitStack() as stack:
+        outputs = {split: _SplitOutput(stack, out_dir, split, names[split], header(split), class_names)
+                   for split in splits}
+        for image in loaded:
+            counted.update(image.tokens)
+            problems += image.problems
+            report.clipped_boxes += image.clipped
+            split = home.get(image.image_id)
+            if split is None:
+                report.rest_images += 1
+            if image.record is None:
+                continue
+            if file is None:
+                add_classes(image.record, class_set, lemma)
+            if unrelated and split == "train":
+                report.unrelated += _drop_captions(image.record, unrelated.get(image.image_id, ()), problems)
+            if image.record["captions"]:
+                reference = file.images[image.image_id] if file is not None else None
+                outputs[split].add(image, reference, report.counts[split])
+        _raise_problems(problems, skip_bad)
+        _check_not_empty(report, splits)
+        report.left_out = problems
+        report.vocabulary = words.vocabulary if words is not None else build_vocabulary(counted, min_count)
+        for output in outputs.values():
+            output.write_references()
+    # The large files stand now; the small ones that belong to them follow at once.
+    _write_side_files(report, words)
+    return report
+
+
+class _SplitOutput:
+    """The files of one split while they are written."""
+
+    def __init__(self, stack: contextlib.ExitStack, out_dir: Path, split: str, name: str, header: Mapping[str, Any],
+                 classes: Sequence[str]) -> None:
+        self._images = stack.enter_context(json_list(out_dir / name, header, "images"))
+        self._captions = stack.enter_context(atomic_path(out_dir / f"captions_{split}.json"))
+        self._coco: dict[str, Any] = {"info": {}, "licenses": [], "type": "captions", "images": [], "annotations": []}
+        self._grounding = None
+        if split != "train":
+            self._grounding = stack.enter_context(json_list(
+                out_dir / f"grounding_{split}.json", {"gvd_identical": header["gvd_identical"], "rule": header["rule"],
+                                                      "vocab": list(classes)}, "annotations"))
+
+    def add(self, image: Loaded, reference: Mapping[str, Any] | None, counts: dict[str, int]) -> None:
+        record = image.record
+        self._images.add(record)
+        entry, annotations = coco_reference(record, len(self._coco["annotations"]))
+        self._coco["images"].append(entry)
+        self._coco["annotations"] += annotations
+        if self._grounding is not None:
+            self._grounding.add(gvd_reference(record) if reference is None else reference)
+        counts["images"] += 1
+        counts["boxes"] += image.boxes
+        for caption in record["captions"]:
+            counts["captions"] += 1
+            counts["long_captions"] += len(caption["tokens"]) > LONG_CAPTION
+            counts["phrases"] += len(caption["phrases"])
+            counts["grounded_words"] += sum(bool(phrase["class"] and phrase["boxes"]) for phrase in caption["phrases"])
+
+    def write_references(self) -> None:
+        write_json(self._captions, self._coco)
+
+
+# --- reading, in one process or several ----------------------------------------------------------------
+def _load_official_images(file: OfficialFile, splits: Mapping[str, Sequence[int]],
+                          captions_per_image: int | None) -> Iterator[Loaded]:
+    planned = [image_id for ids in splits.values() for image_id in ids]
+    rest = file.images.keys() - set(planned)
+    for image_id in progress([*planned, *sorted(rest)], desc="images"):
+        loaded = load_official(file, image_id, captions_per_image)
+        if image_id in rest:
+            loaded.record, loaded.problems = None, []
+        yield loaded
+
+
+def _load_entities_images(sentences: Path, annotations: Path, splits: Mapping[str, Sequence[int]],
+                          captions_per_image: int | None, workers: int | None) -> Iterator[Loaded]:
+    planned = [image_id for ids in splits.values() for image_id in ids]
+    found = {int(name[:-4]) for name in os.listdir(sentences) if name.endswith(".txt") and name[:-4].isdecimal()}
+    rest = sorted(found - set(planned))
+    tasks = [(image_id, sentences, annotations, captions_per_image) for image_id in planned]
+    tasks += [(image_id, sentences, None, captions_per_image) for image_id in rest]
+    if workers is None:
+        workers = os.cpu_count() or 1 if len(tasks) >= IMAGES_WORTH_A_POOL else 1
+    if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from progress(map(_load_task, tasks), len(tasks), "images")
+        return
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        yield from progress(pool.imap(_load_task, tasks, chunksize=128), len(tasks), "images")
+
+
+def _load_task(task: tuple[int, Path, Path | None, int | None]) -> Loaded:
+    return load_entities(*task)
+
+
+# --- checks --------------------------------------------------------------------------------------------
+def _check_arguments(sentences_dir: Any, annotations_dir: Any, official: Any, dictionary: Any, require_official: bool,
+                     lemma: Any) -> None:
+    problems = []
+    if require_official:
+        for value, name in ((official, "flickr30k_cleaned_class.json"), (dictionary, "dic_flickr30k.json")):
+            if value is None:
+                problems.append(f"--require-official needs GVD's {name}, and none was given; without it the result is "
+                                "not GVD-identical")
+    if official is None:
+        for value, name in ((sentences_dir, "Sentences"), (annotations_dir, "Annotations")):
+            if value is None or not Path(value).is_dir():
+                problems.append(f"the folder {name} of the official annotations is missing: {value}")
+        if lemma is None:
+            problems.append("the fallback rule needs a lemmatiser")
+    if problems:
+        raise UserError("The annotations cannot be prepared:\n" + "\n".join(f"  - {problem}." for problem in problems))
+
+
+def _raise_problems(problems: Sequence[Problem], skip_bad: bool) -> None:
+    if not problems or skip_bad:
+        return
+    shown = "\n".join(f"  {number}. {problem.message}" for number, problem in enumerate(problems[:PROBLEMS_SHOWN], 1))
+    more = f"\n  ... and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
+    raise UserError(f"{len(problems)} problems in the annotations, nothing was written:\n{shown}{more}\n"
+                    "Mend the files, or add --skip-bad: it leaves out what cannot be used and writes the list of it.")
+
+
+def _check_not_empty(report: PrepareReport, splits: Mapping[str, Sequence[int]]) -> None:
+    empty = [split for split in splits if not report.counts[split]["images"]]
+    if empty:
+        raise UserError(f"No usable image is left in the split {', '.join(empty)}; first problems: "
+                        + " ".join(problem.message for problem in report.left_out[:3]))
+
+
+def _drop_captions(record: dict[str, Any], positions: Collection[int], problems: list[Problem]) -> int:
+    before = len(record["captions"])
+    record["captions"] = [caption for number, caption in enumerate(record["captions"]) if number not in positions]
+    if not record["captions"]:
+        image_id = record["image_id"]
+        problems.append(Problem(image_id, f"image {image_id}: all its captions are listed as unrelated.", "image"))
+    return before - len(record["captions"])
+
+
+def _ordered_classes(file: OfficialFile, words: OfficialDictionary | None) -> list[str]:
+    """The dictionary's order when there is one: GVD's evaluator goes by it where two classes share a lemma."""
+    if words is None:
+        return file.classes
+    if set(words.classes) != set(file.classes):
+        odd = sorted(set(words.classes) ^ set(file.classes))
+        raise UserError(f"{file.path} and the dictionary do not have the same classes: {', '.join(odd[:10])} "
+                        "stand in one of them only. Take both files from one source.")
+    return words.classes
+
+
+def _write_side_files(report: PrepareReport, words: OfficialDictionary | None) -> None:
+    write_vocabulary(report.out_dir / "vocabulary.txt", report.vocabulary)
+    optional = {"lemmas.json": words.lemmas if words is not None else None,
+                "left_out.json": [dataclasses.asdict(problem) for problem in report.left_out] or None}
+    for name, content in optional.items():
+        if content is not None:
+            write_json(report.out_dir / name, content, indent=1)
+        else:
+            (report.out_dir / name).unlink(missing_ok=True)

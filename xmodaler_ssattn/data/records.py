@@ -1,0 +1,205 @@
+"""From files to annotation records: the official Entities files (our rule), or GVD's prepared file.
+
+A record is one image of the annotation file (see ``annotations``). What cannot be used is not raised
+but returned as ``Problem``, so that the caller can show everything at once or go on without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.data.classes import class_of_phrase
+from xmodaler_ssattn.data.entities import (
+    MarkupError,
+    read_objects,
+    read_sentences,
+    token_of,
+)
+from xmodaler_ssattn.data.vocabulary import Vocabulary
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_json
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that cannot be used.
+
+    Attributes:
+        image_id: the image it belongs to.
+        message: what is wrong; names file and line or key.
+        left_out: what goes when the user goes on: "image", "boxes of the phrase" or "box".
+    """
+
+    image_id: int
+    message: str
+    left_out: str
+
+
+@dataclasses.dataclass
+class Loaded:
+    """One image as read: its record (None when it cannot be used), its tokens for the vocabulary, and the rest."""
+
+    image_id: int
+    record: Record | None
+    tokens: list[str]
+    problems: list[Problem]
+    boxes: int = 0
+    clipped: int = 0
+
+
+# --- Sentences/ and Annotations/ ---------------------------------------------------------------------
+def load_entities(image_id: int, sentences: Path, annotations: Path | None, captions_per_image: int | None) -> Loaded:
+    """Read one image's ``Sentences/ID.txt`` and ``Annotations/ID.xml``; classes come later (``add_classes``).
+
+    Args:
+        annotations: None reads the words alone, for an image outside all splits.
+    """
+    loaded = Loaded(image_id, None, [], [])
+    try:
+        captions = read_sentences(sentences / f"{image_id}.txt", captions_per_image)
+        loaded.tokens = [token for caption in captions for token in caption.tokens]
+        if annotations is None:
+            return loaded
+        xml_path = annotations / f"{image_id}.xml"
+        objects = read_objects(xml_path)
+    except MarkupError as error:
+        loaded.problems.append(Problem(image_id, str(error), "image"))
+        return loaded
+    except FileNotFoundError as error:
+        loaded.problems.append(Problem(image_id, f"{error.filename} does not exist.", "image"))
+        return loaded
+    loaded.problems += [Problem(image_id, str(problem), "box") for problem in objects.problems]
+    loaded.boxes = sum(map(len, objects.boxes_px.values()))
+    loaded.clipped = objects.clipped
+    made = []
+    for caption in captions:
+        phrases = []
+        for phrase in caption.phrases:
+            boxes = objects.boxes_px.get(phrase.chain, [])
+            if not boxes and phrase.chain is not None and phrase.chain not in objects.without_box:
+                where = f"{sentences / f'{image_id}.txt'}, line {caption.line}"
+                words = " ".join(caption.tokens[phrase.start:phrase.end])
+                message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {xml_path}."
+                loaded.problems.append(Problem(image_id, message, "boxes of the phrase"))
+            phrases.append({"start": phrase.start, "end": phrase.end, "head": None, "class": None,
+                            "chain": phrase.chain, "boxes": boxes})
+        made.append({"raw": caption.raw, "tokens": caption.tokens, "phrases": phrases})
+    loaded.record = {"image_id": image_id, "width": objects.width, "height": objects.height, "captions": made}
+    return loaded
+
+
+def add_classes(record: Record, classes: Collection[str], lemma: Callable[[str], str]) -> None:
+    """Fill ``class`` and ``head`` of every phrase by the fallback rule (``classes.class_of_phrase``)."""
+    for caption in record["captions"]:
+        for phrase in caption["phrases"]:
+            phrase["class"], phrase["head"] = class_of_phrase(
+                caption["tokens"], phrase["start"], phrase["end"], classes, lemma)
+
+
+# --- flickr30k_cleaned_class.json and dic_flickr30k.json ---------------------------------------------
+@dataclasses.dataclass
+class OfficialFile:
+    """GVD's prepared annotations: the class names and the images, by id, as the file has them."""
+
+    path: Path
+    classes: list[str]
+    images: dict[int, Mapping[str, Any]]
+
+
+@dataclasses.dataclass
+class OfficialDictionary:
+    """GVD's dictionary: vocabulary, classes in the order that its evaluator goes by, lemma of each word."""
+
+    vocabulary: Vocabulary
+    classes: list[str]
+    lemmas: dict[str, str]
+    image_ids: list[int]
+
+
+def read_official(path: str | os.PathLike) -> OfficialFile:
+    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names a missing key."""
+    content = read_json(path, "GVD's annotations")
+    if not isinstance(content, dict) or not isinstance(content.get("vocab"), list) \
+            or not isinstance(content.get("annotations"), list):
+        raise UserError(f"{path}: expected an object with the lists 'vocab' and 'annotations', as in "
+                        "flickr30k_cleaned_class.json.")
+    images = {}
+    for number, image in enumerate(content["annotations"]):
+        try:
+            images[int(image["image_id"])] = image
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: annotations[{number}] has no integer image_id.") from None
+    return OfficialFile(Path(path), content["vocab"], images)
+
+
+def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
+    """Read ``dic_flickr30k.json``; a ``UserError`` names a missing key or a gap in the indices."""
+    content = read_json(path, "GVD's dictionary")
+    missing = [key for key in ("ix_to_word", "wtod", "wtol") if not isinstance(content.get(key), dict)]
+    if missing:
+        raise UserError(f"{path}: these objects are missing: {', '.join(missing)}; expected GVD's dic_flickr30k.json.")
+    words = content["ix_to_word"]
+    gaps = [str(index) for index in range(1, len(words) + 1) if str(index) not in words]
+    if gaps:
+        raise UserError(f"{path}: ix_to_word lacks the indices {', '.join(gaps[:10])} of 1 to {len(words)}.")
+    vocabulary = Vocabulary([words[str(index)] for index in range(1, len(words) + 1)], f"{path}, ix_to_word")
+    ids = [int(image["id"]) for image in content.get("images", []) if "id" in image]
+    return OfficialDictionary(vocabulary, list(content["wtod"]), content["wtol"], ids)
+
+
+def load_official(file: OfficialFile, image_id: int, captions_per_image: int | None) -> Loaded:
+    """One image of GVD's file as a record; empty tokens are dropped and positions follow."""
+    loaded = Loaded(image_id, None, [], [])
+    image = file.images.get(image_id)
+    if image is None:
+        loaded.problems.append(Problem(image_id, f"image {image_id} is not in {file.path}.", "image"))
+        return loaded
+    known = set(file.classes)
+    try:
+        captions = [_official_caption(caption, known) for caption in image["captions"]]
+        width, height = (int(side) for side in image["image_size"][:2])
+        if captions_per_image is not None and len(captions) != captions_per_image:
+            raise ValueError(f"it has {len(captions)} captions, expected {captions_per_image}")
+        if width < 1 or height < 1:
+            raise ValueError(f"image_size is {image['image_size']}")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
+        loaded.problems.append(Problem(image_id, f"{file.path}, image {image_id}: {reason}.", "image"))
+        return loaded
+    loaded.tokens = [token for caption in captions for token in caption["tokens"]]
+    loaded.boxes = len({tuple(box) for caption in captions for phrase in caption["phrases"] for box in phrase["boxes"]})
+    loaded.record = {"image_id": image_id, "width": width, "height": height, "captions": captions}
+    return loaded
+
+
+def _official_caption(caption: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    position: dict[int, int] = {}
+    words: list[str] = []
+    for index, word in enumerate(caption["tokens"]):
+        if token_of(word):
+            position[index] = len(words)
+            words.append(word)
+    if not words:
+        raise ValueError("a caption has no words")
+    places, names, boxes = (caption[key] for key in ("process_idx", "process_clss", "process_bnd_box"))
+    if not len(places) == len(names) == len(boxes):
+        raise ValueError(f"process_idx, process_clss and process_bnd_box have {len(places)}, {len(names)} and "
+                         f"{len(boxes)} entries")
+    phrases = []
+    for place, name, box in zip(places, names, boxes):
+        if place not in position:
+            raise ValueError(f"process_idx {place} is not the position of a word of {caption['tokens']}")
+        if name not in known:
+            raise ValueError(f"the class {name!r} is not in 'vocab'")
+        if len(box) != 4 or box[2] < box[0] or box[3] < box[1]:
+            raise ValueError(f"process_bnd_box {box} is not x1 <= x2, y1 <= y2")
+        head = position[place]
+        phrases.append({"start": head, "end": head + 1, "head": head, "class": name, "chain": None,
+                        "boxes": [list(box)]})
+    return {"raw": " ".join(words), "tokens": [token_of(word) for word in words], "phrases": phrases}

@@ -1,0 +1,214 @@
+"""The layout of a region file (HDF5), its header, and what makes a file unusable.
+
+Letters: N images, K regions (the most that one image has), D feature size, C classes.
+
+==============  ============  ==================  =====================================================
+data set        shape         type                content
+==============  ============  ==================  =====================================================
+image_ids       (N,)          int64               ids of the images, each once
+image_size      (N, 2)        int32               width, height in pixels
+num_boxes       (N,)          int32               regions of this image; the rows after them are zero
+source_boxes    (N,)          int32, optional     regions that the source had before any were cut
+features        (N, K, D)     float32 | float16   V
+boxes           (N, K, 4)     float32             x1, y1, x2, y2 in pixels of the original image
+class_probs     (N, K, C)     float32 | float16   c, optional; background first
+==============  ============  ==================  =====================================================
+
+All are contiguous and uncompressed, so that a row can be read through a memory map at the data set's
+offset. Attributes: schema, version, source, order, background, vocabulary_sha256, weights_sha256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError, raise_all
+
+SCHEMA = "xmodaler_ssattn/regions"
+VERSION = 1
+ORDER_BY_PROBABILITY = "descending max class probability"
+ORDER_OF_SOURCE = "as in the source"
+FLOATS = ("float32", "float16")
+NOT_WRITTEN = -1  # in num_boxes, while a file is being written
+
+_TAILS = {"image_ids": (), "image_size": (2,), "num_boxes": (), "source_boxes": (), "boxes": (None, 4),
+          "features": (None, None), "class_probs": (None, None)}
+_REQUIRED = ("image_ids", "image_size", "num_boxes", "features", "boxes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One data set: its shape, type, and the byte at which it starts (None when it is not contiguous)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int | None
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """Everything of a region file but the large arrays."""
+
+    path: Path
+    fields: Mapping[str, Field]
+    attributes: Mapping[str, Any]
+    image_ids: np.ndarray  # (N,) int64
+    image_size: np.ndarray  # (N, 2) int32, w h
+    num_boxes: np.ndarray  # (N,) int32
+
+
+def plan_fields(count: int, num_regions: int, feature_dim: int, num_classes: int | None,
+                feature_dtype: str, probs_dtype: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of every data set of a new file, small ones first."""
+    fields = {
+        "image_ids": ((count,), "int64"),
+        "image_size": ((count, 2), "int32"),
+        "num_boxes": ((count,), "int32"),
+        "source_boxes": ((count,), "int32"),
+        "boxes": ((count, num_regions, 4), "float32"),
+        "features": ((count, num_regions, feature_dim), feature_dtype),
+    }
+    if num_classes is not None:
+        fields["class_probs"] = ((count, num_regions, num_classes), probs_dtype)
+    return fields
+
+
+def create_layout(path: Path, fields: Mapping[str, tuple[tuple[int, ...], str]], image_ids: np.ndarray,
+                  attributes: Mapping[str, Any]) -> None:
+    """Create the file with every data set at its final place and nothing in the large ones.
+
+    Space is reserved early and never filled, so the file is sparse at first and reads as zeros. No
+    time stamps are stored: the same content gives the same bytes.
+    """
+    with h5py.File(path, "w", libver=("earliest", "v110"), alignment_threshold=4096, alignment_interval=4096) as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        for name, (shape, dtype) in fields.items():
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_layout(h5py.h5d.CONTIGUOUS)
+            plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            plist.set_obj_track_times(False)
+            kind = h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<"), logical=True)
+            h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), plist)
+        file["image_ids"][...] = image_ids
+        file["num_boxes"][...] = NOT_WRITTEN
+
+
+def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
+    """Read and check everything but the large arrays.
+
+    Args:
+        unfinished: accept rows that are not written yet.
+
+    Raises:
+        UserError: missing, no HDF5, cut short, of another schema or version, or with wrong shapes;
+            all that is wrong in one message.
+    """
+    path = Path(path)
+    with open_hdf5(path, "Region file") as file:
+        attributes = {name: _plain(value) for name, value in file.attrs.items()}
+        schema, version = attributes.get("schema"), attributes.get("version")
+        if schema != SCHEMA:
+            raise UserError(f"Region file {path}: its attribute schema is {schema!r}, expected {SCHEMA!r}. "
+                            "Convert other formats with `xmodaler prepare regions`.")
+        if version != VERSION:
+            raise UserError(f"Region file {path}: version {version}, this program reads version {VERSION}; "
+                            "write it anew with `xmodaler prepare regions`.")
+        fields, problems = _read_fields(file, path)
+        raise_all(problems, f"Region file {path} cannot be used")
+        small = {name: file[name][...] for name in ("image_ids", "image_size", "num_boxes")}
+    raise_all(_check_small(small, fields, unfinished), f"Region file {path} cannot be used")
+    return Header(path, fields, attributes, small["image_ids"].astype(np.int64),
+                  small["image_size"].astype(np.int32), small["num_boxes"].astype(np.int32))
+
+
+def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
+    """Open an HDF5 file to read; a missing, foreign or truncated one becomes a ``UserError``."""
+    if not os.path.exists(path):
+        raise UserError(f"{what}: {path} does not exist.")
+    try:
+        return h5py.File(path, "r", locking=False)  # read-only folders and NFS have no locks
+    except OSError as error:
+        text = str(error)
+        if "truncated" in text or "eof" in text:
+            reason = "it is cut short; copy or download it again"
+        elif "signature" in text:
+            reason = "it is not an HDF5 file"
+        else:
+            reason = "HDF5 cannot open it"
+        raise UserError(f"{what}: {path}: {reason} ({text}).") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _read_fields(file: h5py.File, path: Path) -> tuple[dict[str, Field], list[str]]:
+    fields, problems = {}, []
+    size = os.path.getsize(path)
+    for name, tail in _TAILS.items():
+        dataset = file.get(name)
+        if not isinstance(dataset, h5py.Dataset):
+            if name in _REQUIRED:
+                problems.append(f"the data set {name!r} is missing")
+            continue
+        shape = dataset.shape
+        wanted = "(N" + "".join(f", {'*' if n is None else n}" for n in tail) + ")"
+        if len(shape) != 1 + len(tail) or any(n not in (None, m) for n, m in zip(tail, shape[1:])):
+            problems.append(f"{name} has shape {shape}, expected {wanted}")
+            continue
+        integer = name in ("image_ids", "image_size", "num_boxes", "source_boxes")
+        if dataset.dtype.kind != "i" if integer else dataset.dtype.name not in FLOATS:
+            wanted = "integers" if integer else " or ".join(FLOATS)
+            problems.append(f"{name} has type {dataset.dtype}, expected {wanted}")
+            continue
+        offset = dataset.id.get_offset()
+        end = 0 if offset is None else offset + dataset.id.get_storage_size()
+        if end > size:
+            problems.append(f"{name} ends at byte {end}, the file has {size}: cut short")
+        fields[name] = Field(name, shape, dataset.dtype, offset)
+    counts = {name: field.shape[0] for name, field in fields.items()}
+    if len(set(counts.values())) > 1:
+        problems.append(f"the data sets have different numbers of images: {counts}")
+    regions = {name: fields[name].shape[1] for name in ("features", "boxes", "class_probs") if name in fields}
+    if len(set(regions.values())) > 1:
+        problems.append(f"the data sets have different numbers of regions: {regions}")
+    if regions and 0 in regions.values():
+        problems.append(f"there is room for no region at all: {regions}")
+    return fields, problems
+
+
+def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], unfinished: bool) -> list[str]:
+    problems = []
+    ids, boxes = small["image_ids"], small["num_boxes"]
+    unique, first = np.unique(ids, return_index=True)
+    if len(unique) < len(ids):
+        repeated = np.delete(ids, first)
+        problems.append(f"{len(repeated)} image ids stand more than once, e.g. {repeated[:10].tolist()}")
+    regions = fields["features"].shape[1]
+    if not unfinished and (boxes == NOT_WRITTEN).any():
+        problems.append(f"{int((boxes == NOT_WRITTEN).sum())} of {len(ids)} images are not written yet; "
+                        "start the command that writes it again, it goes on where it stopped")
+    wrong = ((boxes < 0) & (boxes != NOT_WRITTEN)) | (boxes > regions)
+    if wrong.any():
+        problems.append(f"num_boxes must be 0 to {regions}; wrong for image ids {ids[wrong][:10].tolist()}")
+    size = small["image_size"]
+    wrong = (size <= 0).any(axis=1) & (boxes > 0)
+    if wrong.any():
+        problems.append(f"width and height must be positive; wrong for image ids {ids[wrong][:10].tolist()}")
+    return problems

@@ -1,0 +1,82 @@
+"""The vocabulary by the rule of Grounded Video Description (prepro/prepro_dic_flickr.py).
+
+Lower-cased tokens are counted over all annotated images, not the training images alone; words seen
+more than three times are kept in the order of their first occurrence; ``UNK`` stands last. Indices
+start at 1; 0 is begin, end and padding at once. Our tokens never are empty, so that, unlike there,
+blanked punctuation does not become UNK.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import write_text
+
+UNK = "UNK"
+END = 0
+MIN_COUNT = 4
+
+
+class Vocabulary:
+    """Words with their indices 1 .. n; the last one is UNK.
+
+    Args:
+        words: all of them, UNK included as the last.
+
+    Raises:
+        UserError: a word stands twice, is empty or holds a blank, or the last one is not UNK.
+    """
+
+    def __init__(self, words: Sequence[str], where: str | os.PathLike = "vocabulary") -> None:
+        self.words = list(words)
+        if not self.words or self.words[-1] != UNK:
+            last = repr(self.words[-1]) if self.words else "nothing at all"
+            raise UserError(f"{where}: the last word must be {UNK}, found {last}.")
+        self._index: dict[str, int] = {}
+        for number, word in enumerate(self.words, 1):
+            if not word or word.split() != [word]:
+                raise UserError(f"{where}, line {number}: {word!r} is not one word.")
+            if word in self._index:
+                raise UserError(f"{where}, line {number}: {word!r} stands in line {self._index[word]} already.")
+            self._index[word] = number
+        self.unk = len(self.words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._index
+
+    @property
+    def model_size(self) -> int:
+        """What MODEL.VOCAB_SIZE must be: the words and index 0."""
+        return len(self.words) + 1
+
+    def encode(self, tokens: Iterable[str]) -> list[int]:
+        """Indices of the tokens; UNK's for a token that is not in the vocabulary."""
+        return [self._index.get(token, self.unk) for token in tokens]
+
+
+def build_vocabulary(counts: Counter[str], min_count: int = MIN_COUNT) -> Vocabulary:
+    """Keep the words counted at least ``min_count`` times, in the counter's order (first occurrence)."""
+    return Vocabulary([word for word, count in counts.items() if count >= min_count and word != UNK] + [UNK])
+
+
+def write_vocabulary(path: str | os.PathLike, vocabulary: Vocabulary) -> None:
+    """One word a line; the line's number is the index. X-modaler reads the same file as INFERENCE.VOCAB."""
+    write_text(path, "".join(f"{word}\n" for word in vocabulary.words))
+
+
+def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
+    """Read ``vocabulary.txt``; a ``UserError`` names file and line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"The vocabulary {path} does not exist; `xmodaler prepare annotations` writes it.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"The vocabulary {path} is not UTF-8 text ({error}).") from error
+    return Vocabulary([line.strip() for line in text.rstrip("\n").split("\n")], path)

@@ -1,0 +1,129 @@
+"""References and predictions of the caption metrics, in the formats that people have.
+
+Image ids are strings here: JSON turns the keys of an object into strings, and COCO-style lists hold integers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.evaluation.results import is_results, parse_results
+from xmodaler_ssattn.files import read_json
+
+MAX_PROBLEMS = 10
+
+
+def _image_id(record: Any, key: str) -> str | None:
+    value = record.get(key) if isinstance(record, Mapping) else None
+    return None if isinstance(value, bool) or not isinstance(value, (int, str)) else str(value)
+
+
+def parse_references(data: Any, what: str) -> dict[str, list[str]]:
+    """``{image_id: [caption, ...]}`` or COCO style ``{"images": [{"id"}], "annotations": [{"image_id", "caption"}]}``.
+
+    Returns:
+        image id -> its captions, in the file's order; for COCO style in the order of ``images``.
+
+    Raises:
+        UserError: names the image (or the number of the entry) and the field; also an image without a caption.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{what}: expected an object, image id -> [caption] or COCO style, got {type(data).__name__}.")
+    problems: list[str] = []
+    references: dict[str, list[str]] = {}
+    if isinstance(data.get("annotations"), list):
+        for number, record in enumerate(data.get("images", [])):
+            if (image := _image_id(record, "id")) is None:
+                problems.append(f"images[{number}], field id: expected an image id.")
+            else:
+                references.setdefault(image, [])
+        for number, record in enumerate(data["annotations"]):
+            image = _image_id(record, "image_id")
+            if image is None:
+                problems.append(f"annotations[{number}], field image_id: expected an image id.")
+            elif not isinstance(record.get("caption"), str):
+                problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
+            else:
+                references.setdefault(image, []).append(record["caption"])
+    else:
+        for image, captions in data.items():
+            if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+                problems.append(f"image {image}: expected a list of captions.")
+            else:
+                references[image] = captions
+    empty = [image for image, captions in references.items() if not captions]
+    problems += [f"image {image}: there is no reference caption." for image in empty if not problems]
+    raise_all(problems[:MAX_PROBLEMS], what)
+    if not references:
+        raise UserError(f"{what}: there is no reference caption in it.")
+    return references
+
+
+def read_references(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Read a references file. Raises UserError; see ``parse_references``."""
+    return parse_references(read_json(path, "References"), f"References {path}")
+
+
+def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str, str]:
+    """``{image_id: caption}``, COCO style results ``[{"image_id", "caption"}]``, or our results file.
+
+    Args:
+        greedy: take the greedy captions of our results file; other formats have one caption an image.
+
+    Raises:
+        UserError: names the image (or the number of the entry) and the field; also an image that stands twice.
+    """
+    if is_results(data):
+        images = parse_results(data, what).images
+        pairs = [(str(r.image_id), getattr(r.caption, "greedy", None) if greedy else r.caption) for r in images]
+        absent = [image for image, caption in pairs if caption is None]
+        if absent:
+            raise UserError(f"{what}: no greedy caption for image {', '.join(absent[:10])}.")
+        return {image: str(caption) for image, caption in pairs}
+    problems: list[str] = []
+    predictions: dict[str, str] = {}
+    if isinstance(data, list):
+        for number, record in enumerate(data):
+            image = _image_id(record, "image_id")
+            if image is None:
+                problems.append(f"entry {number}, field image_id: expected an image id.")
+            elif not isinstance(record.get("caption"), str):
+                problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
+            elif image in predictions:
+                problems.append(f"image {image}: stands twice.")
+            else:
+                predictions[image] = record["caption"]
+    elif isinstance(data, Mapping):
+        for image, caption in data.items():
+            if not isinstance(caption, str):
+                problems.append(f"image {image}: expected a caption, got {caption!r:.60}.")
+            else:
+                predictions[image] = caption
+    else:
+        raise UserError(f"{what}: expected an object or a list, got {type(data).__name__}.")
+    raise_all(problems[:MAX_PROBLEMS], what)
+    if not predictions:
+        raise UserError(f"{what}: there is no caption in it.")
+    return predictions
+
+
+def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[str, str]:
+    """Read a predictions file. Raises UserError; see ``parse_predictions``."""
+    return parse_predictions(read_json(path, "Predictions"), f"Predictions {path}", greedy=greedy)
+
+
+def keep_common(references: Mapping[str, Any], predictions: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The predictions that have references, and the reference images without a prediction.
+
+    Raises:
+        UserError: a prediction of an image that the references lack (a score over the rest would hide a mix-up).
+    """
+    unknown = [image for image in predictions if image not in references]
+    if unknown:
+        raise UserError(
+            f"Predictions: {len(unknown)} of {len(predictions)} images have no references: {', '.join(unknown[:10])}."
+        )
+    return dict(predictions), [image for image in references if image not in predictions]

@@ -1,0 +1,199 @@
+"""The evaluator that X-modaler's trainer calls after every evaluated epoch, on either host.
+
+The stock loop decodes each batch once and hands over ``[{ID_KEY: int, VALUE: caption}, ...]``, no model. Whatever is
+scored here (beam and greedy captions, boxes, forced references) therefore travels on the caption object. Scores carry
+their split's name, because the stock hook would store val and test under the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.evaluation.caption_files import keep_common, read_references
+from xmodaler_ssattn.evaluation.captions import CaptionScorer, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.grounding_scorer import GroundingScorer
+from xmodaler_ssattn.evaluation.gvd_format import read_reference
+from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
+from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
+from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
+
+logger = logging.getLogger(__name__)
+
+# The defaults of INFERENCE.METRICS and FINAL_METRICS, for a config to which nobody added our keys.
+DEFAULT_METRICS = ("Bleu", "ROUGE_L", "CIDEr", "F1")
+DEFAULT_FINAL_METRICS = ("METEOR", "SPICE")
+GROUNDING = "F1"
+# METEOR takes seconds to start and a GB of memory to keep. Short runs start it at once, in the background; in a long
+# one the wait at the end does not matter and the memory does.
+SHORT_RUN_EPOCHS = 20
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said and comm.is_main_process():
+        _said.add(message)
+        logger.warning(message)
+
+
+def split_of(cfg: Any, annfile: str, output_dir: str | None) -> str:
+    """ "val" or "test": whose file ``annfile`` is; when both have the same, the stock trainer gives val no folder."""
+    val, test = cfg.INFERENCE.VAL_ANNFILE == annfile, cfg.INFERENCE.TEST_ANNFILE == annfile
+    if val != test:
+        return "val" if val else "test"
+    return "val" if output_dir is None else "test"
+
+
+@EVALUATION_REGISTRY.register()
+class Flickr30kEntitiesEvaler:
+    """Caption scores, and grounding scores where a reference is there.
+
+    Reads ``INFERENCE.{VAL_ANNFILE, TEST_ANNFILE, ID_KEY, VALUE, VOCAB, METRICS, FINAL_METRICS, SAVE_ATTENTION,
+    GROUND_BY}``, ``DATALOADER.ANNO_FOLDER`` (``grounding_{val,test}.json`` and ``lemmas.json`` in it), ``SOLVER.EPOCH``
+    and ``OUTPUT_DIR`` (results go to ``results/{val,test}_epoch_{n}.json`` in it, ``results/{val,test}_eval.json``
+    without training).
+
+    Args:
+        cfg: the full config.
+        annfile: the split's reference captions, COCO style.
+        output_dir: what the trainer passes; only used to tell val from test.
+
+    Raises:
+        UserError: a missing or broken annotation file, or an unknown metric.
+    """
+
+    def __init__(self, cfg: Any, annfile: str, output_dir: str | None) -> None:
+        self.split = split_of(cfg, annfile, output_dir)
+        inference = cfg.INFERENCE
+        self._id_key, self._value = inference.ID_KEY, inference.VALUE
+        self._ground_by = inference.get("GROUND_BY", "gamma")
+        self._save_attention = bool(inference.get("SAVE_ATTENTION", False))
+        self._last_epoch = cfg.SOLVER.EPOCH
+        self._folder = Path(cfg.OUTPUT_DIR) / "results"
+        self._header = {"split": self.split, "ground_by": self._ground_by, **_config_header(cfg)}
+        self._metrics = tuple(inference.get("METRICS", DEFAULT_METRICS))
+        self._final = (*self._metrics, *inference.get("FINAL_METRICS", DEFAULT_FINAL_METRICS))
+        self._references = read_references(annfile)
+        self._captions = CaptionScorer(self._references)
+        self._grounding = self._read_grounding(cfg) if GROUNDING in self._final else None
+        self._previous: tuple[int, str, dict[str, float]] | None = None
+        self._announce()
+
+    def _read_grounding(self, cfg: Any) -> GroundingScorer | None:
+        folder = Path(cfg.DATALOADER.ANNO_FOLDER)
+        path = folder / f"grounding_{self.split}.json"
+        if not path.is_file():
+            _say_once(f"No grounding scores for {self.split}: there is no {path}.")
+            return None
+        table = folder / "lemmas.json"
+        lemmas = Lemmas(read_lemma_table(table) if table.is_file() else None)
+        words = Path(cfg.INFERENCE.VOCAB)
+        vocabulary = words.read_text(encoding="utf-8").split() if words.is_file() else None
+        return GroundingScorer(read_reference(path), lemmas, vocabulary)
+
+    def _announce(self) -> None:
+        """Say before training what cannot be computed, and start METEOR while the model trains."""
+        wanted = metric_names(name for name in self._final if name != GROUNDING)
+        if not comm.is_main_process():
+            return
+        for metric, reason in what_can_run(wanted).items():
+            if reason:
+                _say_once(f"{metric} will be left out: {reason}.")
+        soon = self._metrics if self._last_epoch > SHORT_RUN_EPOCHS else self._final
+        self._captions.warm_up(name for name in soon if name != GROUNDING)
+
+    def eval(self, results: Sequence[Mapping[str, Any]], epoch: int) -> dict[str, float]:
+        """Score one pass over the split.
+
+        Args:
+            results: ``[{ID_KEY: int, VALUE: GroundedCaption or str}, ...]``; a repeated id counts once, the last.
+            epoch: number of finished epochs; the last epoch, and a negative number (no training), add
+                ``FINAL_METRICS``.
+
+        Returns:
+            ``{split}/Bleu_1`` ... for the main captions, ``{split}/greedy_...`` for greedy ones where the captions
+            carry them, ``{split}/F1_all`` ... (see ``GroundingScorer.scores``) for the greedy ones' boxes. Fractions; a
+            0/0 is 0.
+
+        Raises:
+            UserError: no results, or an image without reference captions.
+        """
+        captions = {int(record[self._id_key]): record[self._value] for record in results}
+        fingerprint = _fingerprint(captions)
+        if self._previous is not None and self._previous[:2] == (epoch, fingerprint):
+            # The stock trainer evaluates the last epoch twice.
+            return dict(self._previous[2])
+        names = self._final if epoch < 0 or epoch >= self._last_epoch else self._metrics
+        scores = self._caption_scores(captions, [name for name in names if name != GROUNDING])
+        images = [ImageResult(image_id, caption) for image_id, caption in captions.items()]
+        object_words: dict[str, str] = {}
+        if self._grounding is not None and GROUNDING in names:
+            images, object_words, grounding = self._grounding_scores(images)
+            scores |= grounding
+        header = {**self._header, "epoch": epoch, "scores": scores}
+        name = f"{self.split}_epoch_{epoch}.json" if epoch >= 0 else f"{self.split}_eval.json"
+        stored = Results(tuple(images), object_words, header)
+        write_results(self._folder / name, stored, save_attention=self._save_attention)
+        prefixed = {f"{self.split}/{key}": float(value) for key, value in scores.items()}
+        self._previous = (epoch, fingerprint, prefixed)
+        return dict(prefixed)
+
+    def _caption_scores(self, captions: Mapping[int, str], metrics: Sequence[str]) -> dict[str, float]:
+        texts, missing = keep_common(self._references, {str(i): str(caption) for i, caption in captions.items()})
+        if missing:
+            logger.warning(
+                "%s: %d of %d images have no caption and are not scored: %s",
+                self.split, len(missing), len(self._references), ", ".join(missing[:10]),
+            )  # fmt: skip
+        greedy = {str(i): str(c.greedy) for i, c in captions.items() if getattr(c, "greedy", None) is not None}
+        sets = {"": texts, "greedy_": greedy} if greedy else {"": texts}
+        scores: dict[str, float] = {}
+        for prefix, result in self._captions.score_many(sets, metrics).items():
+            scores |= {f"{prefix}{name}": value for name, value in result.scores.items()}
+            for metric, reason in result.failed.items():
+                _say_once(f"{metric} was left out: {reason}")
+        return scores
+
+    def _grounding_scores(
+        self, images: Sequence[ImageResult]
+    ) -> tuple[list[ImageResult], dict[str, str], dict[str, float]]:
+        """(images with their forced sentences, word -> class, scores); nothing when the captions carry no boxes."""
+        scorer = self._grounding
+        if any(result.grounded is None for result in images):
+            _say_once(f"No grounding scores for {self.split}: the captions carry no regions.")
+            return list(images), {}, {}
+        scorer.lemmas.reset_counts()
+        spoken = [c for r in images for c in (r.caption, r.grounded) if isinstance(c, GroundedCaption)]
+        object_words = scorer.object_words(word.text for caption in spoken for word in caption.words)
+        images = [
+            ImageResult(r.image_id, r.caption, scorer.forced_sentences(r.image_id, r.caption.references))
+            if r.caption.references
+            else r
+            for r in images
+        ]
+        return images, object_words, scorer.scores(images, object_words)
+
+
+def _config_header(cfg: Any) -> dict[str, str]:
+    """The config and what identifies it: the sha256 of all of it, and of its LOSSES."""
+    text = cfg.dump()
+    return {
+        "config_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
+        "loss_sha256": hashlib.sha256(cfg.LOSSES.dump().encode("utf-8")).hexdigest(),
+        "config": text,
+    }
+
+
+def _fingerprint(captions: Mapping[int, str]) -> str:
+    """Changes when any caption or any chosen region does."""
+    digest = hashlib.sha256()
+    for image_id, caption in captions.items():
+        for part in (caption, getattr(caption, "greedy", None)):
+            regions = [word.region for word in part.words] if isinstance(part, GroundedCaption) else None
+            digest.update(repr((image_id, None if part is None else str(part), regions)).encode("utf-8"))
+    return digest.hexdigest()

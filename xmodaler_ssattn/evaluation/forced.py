@@ -1,0 +1,132 @@
+"""Grounding of the reference captions themselves: attention accuracy under teacher forcing, and reach of the regions.
+
+Records as in ``grounding.py``. Both functions divide by what the reference annotates, never by what was predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
+
+
+@dataclass(frozen=True)
+class ForcedMatches:
+    """One row for each annotated word of the reference; all arrays have length n.
+
+    Attributes:
+        classes: the class names that occur.
+        image_ids: the reference's images, in its order.
+        image: (n,) int64, row of the image in the reference.
+        label: (n,) int64, index into ``classes``.
+        hit: (n,) bool, whether the predicted box overlaps the annotated one by more than 0.5.
+        missing: ids of reference images without prediction.
+    """
+
+    classes: tuple[str, ...]
+    image_ids: tuple[int, ...]
+    image: np.ndarray
+    label: np.ndarray
+    hit: np.ndarray
+    missing: tuple[int, ...]
+
+
+def match_forced(
+    reference: Sequence[Mapping[str, Any]], predictions: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> ForcedMatches:
+    """Compare the box of each annotated word with the box predicted at its position (GVD's ``gt_grd_eval``).
+
+    A position that the prediction lacks (a caption cut short, an image left out) is a miss. Where a prediction names a
+    position twice, the first counts. Classes of the prediction are not looked at: the position decides.
+
+    Args:
+        reference: see ``grounding``.
+        predictions: ``{str(image_id): [sentence for each reference caption, in the reference's order]}``.
+
+    Raises:
+        UserError: an image whose number of sentences is not its number of reference captions.
+    """
+    labels: dict[str, int] = {}
+    rows: list[tuple[int, int]] = []
+    compared: list[int] = []
+    predicted_px: list[Sequence[float]] = []
+    reference_px: list[Sequence[float]] = []
+    missing = []
+    for image, record in enumerate(reference):
+        sentences = predictions.get(str(record["image_id"]))
+        captions = record["captions"]
+        if sentences is None:
+            missing.append(record["image_id"])
+        elif len(sentences) != len(captions):
+            raise UserError(
+                f"image {record['image_id']}: expected {len(captions)} sentences, one for each reference caption, "
+                f"got {len(sentences)}."
+            )
+        for number, caption in enumerate(captions):
+            at: dict[int, Sequence[float]] = {}
+            if sentences is not None:
+                for position, box in zip(sentences[number]["idx_in_sent"], sentences[number]["bbox"]):
+                    at.setdefault(position, box)
+            for position, name, box in zip(
+                caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]
+            ):
+                if position in at:
+                    compared.append(len(rows))
+                    predicted_px.append(at[position])
+                    reference_px.append(box)
+                rows.append((image, labels.setdefault(name, len(labels))))
+    table = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    hit = np.zeros(len(rows), dtype=bool)
+    hit[compared] = iou_gvd(predicted_px, reference_px) > IOU_THRESHOLD
+    ids = tuple(record["image_id"] for record in reference)
+    return ForcedMatches(tuple(labels), ids, table[:, 0], table[:, 1], hit, tuple(missing))
+
+
+def attention_accuracy(
+    matches: ForcedMatches, *, undefined: float = math.nan, image_weights: np.ndarray | None = None
+) -> float:
+    """Mean over the classes that occur of the class's share of hits, as a fraction (``gt_accuracy``).
+
+    Args:
+        undefined: the value when nothing is annotated; GVD's script gives NaN there.
+        image_weights: (images,) how often each reference image counts; default once each.
+    """
+    weights = None if image_weights is None else np.asarray(image_weights, dtype=np.float64)[matches.image]
+    total = np.bincount(matches.label, weights, minlength=len(matches.classes))
+    hits = np.bincount(
+        matches.label, matches.hit if weights is None else matches.hit * weights, minlength=len(matches.classes)
+    )
+    seen = total > 0
+    return float(np.mean(hits[seen] / total[seen])) if seen.any() else undefined
+
+
+def reachable_share(
+    reference: Sequence[Mapping[str, Any]],
+    regions_px: Mapping[str, np.ndarray],
+    *,
+    undefined: float = math.nan,
+) -> float:
+    """Share of the annotated boxes that at least one region could hit: the ceiling of every grounding score.
+
+    Args:
+        reference: see ``grounding``; each annotated word counts once.
+        regions_px: ``{str(image_id): (K, 4) boxes}``, xyxy pixels. An image that is not there reaches nothing.
+        undefined: the value when nothing is annotated.
+    """
+    reached = total = 0
+    for record in reference:
+        boxes = np.array(
+            [box for caption in record["captions"] for box in caption["process_bnd_box"]], dtype=np.float32
+        ).reshape(-1, 4)
+        total += len(boxes)
+        regions = np.asarray(regions_px.get(str(record["image_id"]), ()), dtype=np.float32).reshape(-1, 4)
+        if len(boxes) and len(regions):
+            overlap = iou_gvd(np.tile(regions, (len(boxes), 1)), np.repeat(boxes, len(regions), axis=0))
+            reached += int((overlap.reshape(len(boxes), -1) > IOU_THRESHOLD).any(axis=1).sum())
+    return reached / total if total else undefined

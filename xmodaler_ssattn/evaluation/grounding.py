@@ -1,0 +1,321 @@
+"""The grounding metric of Grounded Video Description (GVD) on Flickr30k Entities, as plain functions.
+
+Source of every rule: ``eval_grd_flickr30k_entities.py`` of GVD's Flickr30k branch (Zhou et al., CVPR 2019).
+Records go in, numbers come out; nothing here reads a file or starts a process.
+
+Records (the formats of GVD's own files):
+
+* reference: a list of ``{"image_id": int, "captions": [caption, ...]}`` with
+  ``caption = {"tokens": [str], "process_idx": [int], "process_clss": [str], "process_bnd_box": [[x1, y1, x2, y2]]}``;
+  the three ``process_*`` lists are parallel, one entry for each annotated object word, one box each.
+* predictions: ``{str(image_id): [sentence, ...]}`` with
+  ``sentence = {"clss": [str], "idx_in_sent": [int], "bbox": [[x1, y1, x2, y2]]}``: one sentence an image when it was
+  generated, one for each reference caption when the reference was forced.
+
+All boxes are x1, y1, x2, y2 in pixels of the original image.
+
+The evaluator appends 0s and 1s to one list a class. Here each of these becomes one row of ``Entries``, and every score
+is a weighted count over the rows. Weights of 1 give the published metric; the weights of a resample of the images give
+one bootstrap replicate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+IOU_THRESHOLD = 0.5
+MODES = ("all", "loc")
+
+
+def iou_gvd(predicted_px: np.ndarray, reference_px: np.ndarray) -> np.ndarray:
+    """Row by row overlap, exactly as GVD's ``misc/bbox_transform.py`` computes it.
+
+    Widths are x2 - x1 + 1. A reference box of one pixel has overlap 0 with everything, a predicted box of one pixel
+    -1 (the later rule wins when both are). Arithmetic is float32, as there: a hit is decided by ``> 0.5``.
+
+    Args:
+        predicted_px, reference_px: (n, 4), xyxy pixels.
+
+    Returns:
+        (n,) float32; NaN for boxes so inverted that their union is 0.
+    """
+    a = np.asarray(predicted_px, dtype=np.float32).reshape(-1, 4)
+    b = np.asarray(reference_px, dtype=np.float32).reshape(-1, 4)
+    one = np.float32(1)
+    size_a = a[:, 2:] - a[:, :2] + one
+    size_b = b[:, 2:] - b[:, :2] + one
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + one
+    sides = np.maximum(sides, np.float32(0))
+    intersection = sides[:, 0] * sides[:, 1]
+    union = size_a[:, 0] * size_a[:, 1] + size_b[:, 0] * size_b[:, 1] - intersection
+    with np.errstate(divide="ignore", invalid="ignore"):
+        overlap = intersection / union
+    overlap[(size_b == 1).all(axis=1)] = 0
+    overlap[(size_a == 1).all(axis=1)] = -1
+    return overlap
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The 0s and 1s that the evaluator collects, one row each; all arrays have the same length n.
+
+    Attributes:
+        image: (n,) int64, row of the image in the reference.
+        pair: (n,) int64, running number of the (image, caption) pair.
+        label: (n,) int64, index into ``Matches.classes``.
+        hit: (n,) bool, the value that is appended.
+        loc: (n,) bool, whether mode "loc" appends it too; mode "all" appends every row.
+    """
+
+    image: np.ndarray
+    pair: np.ndarray
+    label: np.ndarray
+    hit: np.ndarray
+    loc: np.ndarray
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Everything that the scores of generated sentences are counted from.
+
+    Attributes:
+        classes: the class names that occur in the reference or in a prediction.
+        image_ids: the reference's images, in its order.
+        pair_image: (pairs,) int64, the image's row for each (image, caption) pair.
+        predicted: (images,) bool, whether the predictions hold the image.
+        annotated: (m, 2) int64, (image row, label) for each annotated word of a predicted image: the set V.
+        precision, recall: the entries.
+    """
+
+    classes: tuple[str, ...]
+    image_ids: tuple[int, ...]
+    pair_image: np.ndarray
+    predicted: np.ndarray
+    annotated: np.ndarray
+    precision: Entries
+    recall: Entries
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Ids of reference images that the predictions lack."""
+        return tuple(i for i, there in zip(self.image_ids, self.predicted) if not there)
+
+
+class _EntryList:
+    """Collects entries; boxes are compared in one go at the end, which is what makes the metric fast."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[int, int, int, bool, bool]] = []  # image, pair, label, compared, loc
+        self._predicted: list[Sequence[float]] = []
+        self._reference: list[Sequence[float]] = []
+
+    def compare(self, image: int, pair: int, label: int, predicted_px, reference_px) -> None:
+        self._rows.append((image, pair, label, True, True))
+        self._predicted.append(predicted_px)
+        self._reference.append(reference_px)
+
+    def miss(self, image: int, pair: int, label: int, *, loc: bool) -> None:
+        self._rows.append((image, pair, label, False, loc))
+
+    def done(self) -> Entries:
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 5)
+        hit = rows[:, 3] == 1
+        hit[hit] = iou_gvd(self._predicted, self._reference) > IOU_THRESHOLD
+        return Entries(rows[:, 0], rows[:, 1], rows[:, 2], hit, rows[:, 4] == 1)
+
+
+def _first_boxes(caption: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+    """class -> box of its entry with the smallest word position in the caption."""
+    first: dict[str, tuple[int, Sequence[float]]] = {}
+    for position, name, box in zip(caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]):
+        if name not in first or position < first[name][0]:
+            first[name] = (position, box)
+    return {name: box for name, (_, box) in first.items()}
+
+
+def _lemmas_of_other_words(caption: Mapping[str, Any], lemma: Callable[[str], str]) -> set[str]:
+    annotated = set(caption["process_idx"])
+    return {lemma(word) for i, word in enumerate(caption["tokens"]) if word != "" and i not in annotated}
+
+
+def match_generated(
+    reference: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    lemma: Callable[[str], str],
+) -> Matches:
+    """Compare each image's one generated sentence with each of its reference captions (GVD's ``grd_eval``).
+
+    For precision, each predicted (class, box), duplicates included:
+
+    * class annotated in this caption: hit when the overlap with the box of its first annotated word is > 0.5;
+    * else its lemma is the lemma of another word of the caption: skipped (mentioned, but not annotated);
+    * else: a miss in mode "all" (an object that the caption does not mention), nothing in mode "loc".
+
+    For recall, each annotated word: a miss in both modes when the image has no prediction; else compared with the
+    FIRST predicted box of that class; else a miss in mode "all", nothing in mode "loc".
+
+    Args:
+        reference, predictions: see the module's docstring. Only the first sentence of an image is used, and
+            ``idx_in_sent`` is not. Images that the reference lacks are ignored.
+        lemma: word -> lemma.
+    """
+    labels: dict[str, int] = {}
+    precision, recall = _EntryList(), _EntryList()
+    annotated: list[tuple[int, int]] = []
+    pair_image: list[int] = []
+    predicted = np.zeros(len(reference), dtype=bool)
+    for image, record in enumerate(reference):
+        sentences = predictions.get(str(record["image_id"]))
+        predicted[image] = sentences is not None
+        names, boxes = (sentences[0]["clss"], sentences[0]["bbox"]) if sentences is not None else ((), ())
+        first_predicted: dict[str, Sequence[float]] = {}
+        for name, box in zip(names, boxes):
+            first_predicted.setdefault(name, box)
+        for caption in record["captions"]:
+            pair = len(pair_image)
+            pair_image.append(image)
+            for name, box in zip(caption["process_clss"], caption["process_bnd_box"]):
+                label = labels.setdefault(name, len(labels))
+                if sentences is None:
+                    recall.miss(image, pair, label, loc=True)
+                    continue
+                annotated.append((image, label))
+                if name in first_predicted:
+                    recall.compare(image, pair, label, first_predicted[name], box)
+                else:
+                    recall.miss(image, pair, label, loc=False)
+            first = _first_boxes(caption)
+            others: set[str] | None = None
+            for name, box in zip(names, boxes):
+                label = labels.setdefault(name, len(labels))
+                if name in first:
+                    precision.compare(image, pair, label, box, first[name])
+                    continue
+                if others is None:
+                    others = _lemmas_of_other_words(caption, lemma)
+                if lemma(name) not in others:
+                    precision.miss(image, pair, label, loc=False)
+    return Matches(
+        classes=tuple(labels),
+        image_ids=tuple(record["image_id"] for record in reference),
+        pair_image=np.array(pair_image, dtype=np.int64),
+        predicted=predicted,
+        annotated=np.array(annotated, dtype=np.int64).reshape(-1, 2),
+        precision=precision.done(),
+        recall=recall.done(),
+    )
+
+
+def f1(precision: float, recall: float, undefined: float = math.nan) -> float:
+    """2pr / (p + r); ``undefined`` when both are 0 (GVD's script gives NaN there)."""
+    if math.isnan(precision) or math.isnan(recall):
+        return undefined
+    return 2.0 * precision * recall / (precision + recall) if precision + recall > 0 else undefined
+
+
+def _tally(keys: np.ndarray, entries: Entries, mode: str, weights: np.ndarray | None, size: int):
+    """(hits, entries) for each of the ``size`` values of ``keys``, weighted by image."""
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")
+    keep = entries.loc if mode == "loc" else np.ones(len(keys), dtype=bool)
+    weight = np.ones(int(keep.sum())) if weights is None else np.asarray(weights, dtype=np.float64)[entries.image[keep]]
+    hits = np.bincount(keys[keep], weight * entries.hit[keep], minlength=size)
+    return hits, np.bincount(keys[keep], weight, minlength=size)
+
+
+def _class_average(entries: Entries, mode: str, vocabulary: int, weights, num_classes: int, undefined: float) -> float:
+    """(1/|V|) sum over classes of the mean of their entries; a class without entries contributes 0."""
+    if vocabulary == 0:
+        return undefined
+    hits, total = _tally(entries.label, entries, mode, weights, num_classes)
+    return float(np.sum(hits[total > 0] / total[total > 0]) / vocabulary)
+
+
+def _per_sentence(matches: Matches, mode: str, weights, undefined: float) -> float:
+    """Mean F1 over (image, caption) pairs; see ``generated_scores``."""
+    size = len(matches.pair_image)
+    hits_p, total_p = _tally(matches.precision.pair, matches.precision, mode, None, size)
+    hits_r, total_r = _tally(matches.recall.pair, matches.recall, mode, None, size)
+    p = np.divide(hits_p, total_p, out=np.zeros(size), where=total_p > 0)
+    r = np.divide(hits_r, total_r, out=np.zeros(size), where=total_r > 0)
+    score = np.divide(2 * p * r, p + r, out=np.zeros(size), where=p + r > 0)
+    counted = matches.predicted[matches.pair_image] & (total_r > 0)
+    weight = counted.astype(np.float64)
+    if weights is not None:
+        weight *= np.asarray(weights, dtype=np.float64)[matches.pair_image]
+    return float(np.sum(score * weight) / weight.sum()) if weight.sum() > 0 else undefined
+
+
+def generated_scores(
+    matches: Matches, *, undefined: float = math.nan, image_weights: np.ndarray | None = None
+) -> dict[str, float]:
+    """The scores of generated sentences, as fractions (papers print them times 100).
+
+    ``precision_*`` = (1/|V|) sum over classes of the class's mean hit, with V the classes annotated in the images that
+    have a prediction; ``recall_*`` likewise; ``F1_*`` = 2pr/(p + r) of these two averages (not an average over
+    classes). |V| is the divisor in both modes, so a class that is never predicted lowers F1_loc too.
+
+    ``F1_*_per_sentence`` follows ActivityNet-Entities (``scripts/eval_grd_anet_entities.py``), which scores one
+    sentence against one caption. Flickr30k has five captions an image and nobody has published the variant there; we
+    define its unit as the (image, caption) pair: for each pair of an image with a prediction, p is the mean of the
+    pair's precision entries (0 when there is none), r the mean of its recall entries, F1 = 2pr/(p + r), or 0 when both
+    are 0. A pair without recall entries is skipped: a caption without annotated words, and in mode "loc" also one of
+    whose annotated classes none is predicted. The score is the mean over the pairs that are left.
+
+    Args:
+        matches: from ``match_generated``.
+        undefined: the value of a 0/0. NaN is what GVD's script gives; a trainer's log wants 0.
+        image_weights: (images,) how often each reference image counts; default once each.
+
+    Returns:
+        F1_all, precision_all, recall_all, F1_loc, precision_loc, recall_loc, F1_all_per_sentence,
+        F1_loc_per_sentence.
+    """
+    num_classes = len(matches.classes)
+    labels = matches.annotated[:, 1]
+    if image_weights is not None:
+        labels = labels[np.asarray(image_weights)[matches.annotated[:, 0]] > 0]
+    vocabulary = len(np.unique(labels))
+    scores: dict[str, float] = {}
+    for mode in MODES:
+        p = _class_average(matches.precision, mode, vocabulary, image_weights, num_classes, undefined)
+        r = _class_average(matches.recall, mode, vocabulary, image_weights, num_classes, undefined)
+        scores |= {f"F1_{mode}": f1(p, r, undefined), f"precision_{mode}": p, f"recall_{mode}": r}
+    for mode in MODES:
+        scores[f"F1_{mode}_per_sentence"] = _per_sentence(matches, mode, image_weights, undefined)
+    return scores
+
+
+def class_table(matches: Matches, mode: str = "all") -> list[dict[str, Any]]:
+    """One row a class, most often annotated first (ties by name).
+
+    Returns:
+        Rows ``{"class", "in_vocabulary", "predictions", "annotations", "precision", "recall", "F1"}``:
+        ``predictions`` and ``annotations`` count the entries of the class's precision and recall list, the three
+        scores are NaN where their list is empty (the average of ``generated_scores`` takes 0 for these).
+    """
+    size = len(matches.classes)
+    hits_p, total_p = _tally(matches.precision.label, matches.precision, mode, None, size)
+    hits_r, total_r = _tally(matches.recall.label, matches.recall, mode, None, size)
+    vocabulary = set(matches.annotated[:, 1].tolist())
+    rows = []
+    for label, name in enumerate(matches.classes):
+        p = hits_p[label] / total_p[label] if total_p[label] else math.nan
+        r = hits_r[label] / total_r[label] if total_r[label] else math.nan
+        rows.append(
+            {
+                "class": name,
+                "in_vocabulary": label in vocabulary,
+                "predictions": int(total_p[label]),
+                "annotations": int(total_r[label]),
+                "precision": float(p),
+                "recall": float(r),
+                "F1": f1(p, r),
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["annotations"], row["class"]))

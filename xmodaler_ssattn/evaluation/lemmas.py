@@ -1,0 +1,116 @@
+"""Word -> lemma -> object class, without a server.
+
+GVD's evaluator asks a CoreNLP server for the lemma of each word alone. Its dictionary file (``dic_flickr30k.json``)
+holds that server's answers for every vocabulary word (``wtol``), so a table is tried first. A word that the table
+lacks goes to lemminflect's noun rules: it is small, needs numpy alone, carries its tables in its own package, and
+merges two pairs of the 480 class names only (paper / papers, outfit / outfits), as CoreNLP does in all likelihood.
+Object words are nouns; a verb form such as "swinging" stays itself there, while CoreNLP says "swing". How many words
+went to the fallback is counted and belongs beside the score.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_json
+
+
+def noun_lemma(word: str) -> str:
+    """The singular of a noun by lemminflect, of the lower-cased word without a possessive ending; else the word.
+
+    Only the first candidate is taken ("glasses" -> "glass", as CoreNLP says).
+    """
+    from lemminflect import getLemma
+
+    word = word.lower()
+    for ending in ("'s", "’s", "'", "’"):
+        if len(word) > len(ending) and word.endswith(ending):
+            word = word[: -len(ending)]
+            break
+    candidates = getLemma(word, upos="NOUN")
+    return candidates[0] if candidates and candidates[0] else word
+
+
+def own_lemma(word: str) -> str:
+    """Every word is its own lemma: the fallback of ``xmodaler score grounding --lemmas``."""
+    return word
+
+
+class Lemmas:
+    """word -> lemma: a table first, then a fallback; counts how often the fallback was needed.
+
+    Args:
+        table: word -> lemma, e.g. the official ``wtol``; empty when there is none.
+        fallback: what answers for words that the table lacks.
+    """
+
+    def __init__(self, table: Mapping[str, str] | None = None, fallback: Callable[[str], str] = noun_lemma) -> None:
+        self.table = dict(table or {})
+        self.fallback = fallback
+        self.asked = 0
+        self.fell_back = 0
+        self._known: dict[str, str] = {}
+
+    def __call__(self, word: str) -> str:
+        self.asked += 1
+        lemma = self.table.get(word)
+        if lemma is not None:
+            return lemma
+        self.fell_back += 1
+        lemma = self._known.get(word)
+        if lemma is None:
+            lemma = self._known[word] = self.fallback(word)
+        return lemma
+
+    @property
+    def fallback_share(self) -> float:
+        """Share of the words asked for that the table did not hold (0 when none was asked for)."""
+        return self.fell_back / self.asked if self.asked else 0.0
+
+    def reset_counts(self) -> None:
+        """Start counting anew, e.g. before the next evaluation."""
+        self.asked = self.fell_back = 0
+
+
+def read_lemma_table(path: str | os.PathLike) -> dict[str, str]:
+    """Read a JSON object word -> lemma; also accepts GVD's ``dic_flickr30k.json``, whose ``wtol`` is taken.
+
+    Raises:
+        UserError: no such file, no JSON object, or a lemma that is not a string (names the word).
+    """
+    table = read_json(path, "Lemma table")
+    if isinstance(table, dict) and isinstance(table.get("wtol"), dict):
+        table = table["wtol"]
+    if not isinstance(table, dict):
+        raise UserError(f"Lemma table {path}: expected a JSON object word -> lemma, got {type(table).__name__}.")
+    for word, lemma in table.items():
+        if not isinstance(lemma, str):
+            raise UserError(f"Lemma table {path}: the lemma of {word!r} must be a string, got {lemma!r}.")
+    return table
+
+
+def class_of_lemma(
+    classes: Sequence[str], lemma: Callable[[str], str], vocabulary: Iterable[str] | None = None
+) -> dict[str, str]:
+    """lemma -> class name, as GVD builds ``lemma_det`` (main.py of its Flickr30k branch).
+
+    Two quirks are kept because the published numbers have them: classes go in the given (file) order and a later one
+    replaces an earlier one with the same lemma ("paper" / "papers"), and a class that is not itself a vocabulary word
+    is unreachable ("sunglass", "graffitus"), while it still counts in the metric's divisor.
+
+    Args:
+        classes: names in the order of the official file.
+        lemma: word -> lemma.
+        vocabulary: the words that the model can say; None leaves no class out.
+    """
+    words = None if vocabulary is None else set(vocabulary)
+    return {lemma(name): name for name in classes if words is None or name in words}
+
+
+def object_words(
+    words: Sequence[str], lemma: Callable[[str], str], classes_by_lemma: Mapping[str, str]
+) -> list[str | None]:
+    """The class of each word, None where it is no object word. Repeated words are all kept, as GVD does."""
+    return [classes_by_lemma.get(lemma(word)) for word in words]

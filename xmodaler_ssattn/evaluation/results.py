@@ -1,0 +1,319 @@
+"""The results file: what a scorer or a report needs to know of a model's captions, without the model.
+
+One JSON object::
+
+    {"schema": "xmodaler_ssattn/results", "version": 1,
+     "split": "val", "epoch": 3, "ground_by": "gamma",
+     "config_sha256": "...", "loss_sha256": "...", "config": "the whole config as yaml",
+     "scores": {"CIDEr": 0.61, ...},                  fractions; null where a score is 0/0
+     "object_words": {"men": "man", ...},             word -> class, for the words of these captions
+     "images": [{"image_id": 1, "image_size": [w, h] or null,
+                 "caption": CAPTION, "greedy": CAPTION or null,
+                 "forced": [SENTENCE, ...],           with INFERENCE.GT_ATTENTION: GVD's gt-mode sentences
+                 "boxes_px": [[x1, y1, x2, y2], ...]  with INFERENCE.SAVE_ATTENTION
+                }, ...]}
+
+    CAPTION  {"text": "...", "words": [{"text": "man", "region": 4, "box_px": [x1, y1, x2, y2], "weight": 0.71}, ...],
+              "log_prob": -9.1 or null,
+              "attention": {"alpha": ARRAY, "beta": ARRAY or null, "gamma": ARRAY}   with INFERENCE.SAVE_ATTENTION}
+    ARRAY    {"dtype": "float16", "shape": [T, K], "base64": "..."}  little-endian, row by row
+
+``caption`` is the model's main caption (from beam search when that is on), ``greedy`` its greedy one. Boxes are in
+pixels of the original image. A caption without grounding has "text" alone. Readers ignore keys that they do not know.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from xmodaler_ssattn.caption import Attention, GroundedCaption, GroundedWord
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_json, write_json
+
+SCHEMA = "xmodaler_ssattn/results"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image's captions.
+
+    Attributes:
+        image_id: as in the annotations.
+        caption: the main caption; a ``GroundedCaption`` with ``greedy`` set, or a plain ``str``.
+        forced: one sentence in GVD's format for each reference caption, under teacher forcing; may be empty.
+    """
+
+    image_id: int
+    caption: str
+    forced: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def grounded(self) -> GroundedCaption | None:
+        """The caption that grounding is scored on: the greedy one, else the main one; None when there are no boxes."""
+        caption = getattr(self.caption, "greedy", None)
+        caption = self.caption if caption is None else caption
+        return caption if isinstance(caption, GroundedCaption) else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results file.
+
+    Attributes:
+        images: in the file's order.
+        object_words: word -> class.
+        header: every other top-level entry: split, epoch, ground_by, config, scores, hashes.
+    """
+
+    images: tuple[ImageResult, ...]
+    object_words: Mapping[str, str] = field(default_factory=dict)
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def _short(value: float) -> float:
+    """The shortest decimal that gives the same float32."""
+    return float(str(np.float32(value)))
+
+
+def encode_array(array: np.ndarray) -> dict[str, Any]:
+    """An array as float16, base64. float16 keeps three digits, enough to look at; it is not meant for scoring."""
+    array = np.ascontiguousarray(array, dtype="<f2")
+    data = base64.b64encode(array.tobytes()).decode("ascii")
+    return {"dtype": "float16", "shape": list(array.shape), "base64": data}
+
+
+def _caption_record(caption: str, save_attention: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {"text": str(caption)}
+    if not isinstance(caption, GroundedCaption):
+        return record
+    record["words"] = [
+        {
+            "text": word.text,
+            "region": int(word.region),
+            "box_px": [_short(v) for v in word.box_px],
+            "weight": _short(word.weight),
+        }
+        for word in caption.words
+    ]
+    record["log_prob"] = None if caption.log_prob is None else float(caption.log_prob)
+    if save_attention and caption.attention is not None:
+        record["attention"] = {
+            name: None if array is None else encode_array(array) for name, array in caption.attention._asdict().items()
+        }
+    return record
+
+
+def _image_record(result: ImageResult, save_attention: bool) -> dict[str, Any]:
+    caption = result.caption
+    size, boxes = getattr(caption, "image_size", None), getattr(caption, "boxes_px", None)
+    greedy = getattr(caption, "greedy", None)
+    record: dict[str, Any] = {
+        "image_id": int(result.image_id),
+        "image_size": None if size is None else [_short(v) for v in size],
+        "caption": _caption_record(caption, save_attention),
+        "greedy": None if greedy is None else _caption_record(greedy, save_attention),
+    }
+    if result.forced:
+        record["forced"] = list(result.forced)
+    if save_attention and boxes is not None:
+        record["boxes_px"] = [[_short(v) for v in box] for box in np.asarray(boxes)]
+    return record
+
+
+def write_results(path: str | os.PathLike, results: Results, *, save_attention: bool = False) -> None:
+    """Write a results file; it appears whole.
+
+    Args:
+        save_attention: also write the K boxes, beta, and alpha and gamma of every word, where the captions carry them.
+    """
+    header = dict(results.header)
+    if "scores" in header:
+        header["scores"] = {k: None if math.isnan(v) else v for k, v in header["scores"].items()}
+    data = {"schema": SCHEMA, "version": VERSION, **header, "object_words": dict(results.object_words)}
+    data["images"] = [_image_record(result, save_attention) for result in results.images]
+    write_json(path, data)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class _Bad(Exception):
+    """A field that is not as it should be: (field, expected)."""
+
+
+def _numbers(value: Any, count: int, name: str) -> list[float]:
+    ok = isinstance(value, list) and len(value) == count
+    if not ok or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) for v in value):
+        raise _Bad(f"field {name}: expected {count} finite numbers, got {value!r}")
+    return [float(v) for v in value]
+
+
+def decode_array(record: Any, name: str = "attention") -> np.ndarray:
+    """The inverse of ``encode_array``, as float32.
+
+    Raises:
+        UserError: a record that is not one.
+    """
+    try:
+        return _decode(record, name)
+    except _Bad as error:
+        raise UserError(f"{error}.") from error
+
+
+def _decode(record: Any, name: str) -> np.ndarray:
+    try:
+        if record["dtype"] != "float16":
+            raise _Bad(f"field {name}: expected float16, got {record['dtype']!r}")
+        data = base64.b64decode(record["base64"], validate=True)
+        return np.frombuffer(data, dtype="<f2").reshape(record["shape"]).astype(np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _Bad(f"field {name}: not a float16 array ({type(error).__name__}: {error})") from error
+
+
+def _read_word(record: Any, name: str) -> GroundedWord:
+    if not isinstance(record, Mapping) or not isinstance(record.get("text"), str):
+        raise _Bad(f"field {name}: expected an object with a text")
+    region = record.get("region")
+    if isinstance(region, bool) or not isinstance(region, int) or region < 0:
+        raise _Bad(f"field {name}.region: expected a region number >= 0, got {region!r}")
+    box = tuple(_numbers(record.get("box_px"), 4, f"{name}.box_px"))
+    (weight,) = _numbers([record.get("weight")], 1, f"{name}.weight")
+    return GroundedWord(record["text"], region, box, weight)
+
+
+def _read_caption(record: Any, name: str, **shared: Any) -> str:
+    if not isinstance(record, Mapping) or not isinstance(record.get("text"), str):
+        raise _Bad(f"field {name}: expected an object with a text")
+    if "words" not in record:
+        return record["text"]
+    if not isinstance(record["words"], list):
+        raise _Bad(f"field {name}.words: expected a list")
+    words = [_read_word(word, f"{name}.words[{i}]") for i, word in enumerate(record["words"])]
+    attention = None
+    if (stored := record.get("attention")) is not None:
+        if not isinstance(stored, Mapping):
+            raise _Bad(f"field {name}.attention: expected an object")
+        arrays = {
+            key: None if stored.get(key) is None else _decode(stored[key], f"{name}.attention.{key}")
+            for key in Attention._fields
+        }
+        attention = Attention(**arrays)
+    return GroundedCaption(words, attention=attention, log_prob=record.get("log_prob"), **shared)
+
+
+def _read_image(record: Any) -> ImageResult:
+    if not isinstance(record, Mapping) or isinstance(record.get("image_id"), bool):
+        raise _Bad("expected an object with image_id and caption")
+    image_id = record.get("image_id")
+    if not isinstance(image_id, int):
+        raise _Bad(f"field image_id: expected an integer, got {image_id!r}")
+    size = record.get("image_size")
+    boxes = record.get("boxes_px")
+    if boxes is not None:
+        if not isinstance(boxes, list):
+            raise _Bad("field boxes_px: expected a list of boxes")
+        rows = [_numbers(box, 4, f"boxes_px[{i}]") for i, box in enumerate(boxes)]
+        boxes = np.array(rows, dtype=np.float32).reshape(-1, 4)
+    shared = {
+        "image_size": None if size is None else tuple(_numbers(size, 2, "image_size")),
+        "boxes_px": boxes,
+    }
+    greedy = record.get("greedy")
+    if greedy is not None:
+        greedy = _read_caption(greedy, "greedy", **shared)
+    caption = _read_caption(record.get("caption"), "caption", **shared)
+    if isinstance(caption, GroundedCaption) and isinstance(greedy, GroundedCaption):
+        caption = caption.with_companions(greedy=greedy)
+    forced = record.get("forced", [])
+    if not isinstance(forced, list):
+        raise _Bad("field forced: expected a list of sentences")
+    return ImageResult(image_id, caption, tuple(forced))
+
+
+def is_results(data: Any) -> bool:
+    """Whether parsed JSON claims to be a results file."""
+    return isinstance(data, Mapping) and data.get("schema") == SCHEMA
+
+
+def parse_results(data: Any, what: str) -> Results:
+    """Check parsed JSON and turn it into captions; ``what`` names it in messages.
+
+    Raises:
+        UserError: another schema or version, or a wrong field (names image and field).
+    """
+    if not is_results(data):
+        raise UserError(f'{what}: expected an object with "schema": "{SCHEMA}".')
+    if data.get("version") != VERSION:
+        raise UserError(f"{what}: version {data.get('version')!r} is not the one this program reads ({VERSION}).")
+    words = data.get("object_words", {})
+    if not isinstance(words, Mapping) or not isinstance(data.get("images"), list):
+        raise UserError(f"{what}: expected an object object_words and a list images.")
+    images = []
+    for number, record in enumerate(data["images"]):
+        try:
+            images.append(_read_image(record))
+        except _Bad as error:
+            name = record.get("image_id", f"number {number}") if isinstance(record, Mapping) else f"number {number}"
+            raise UserError(f"{what}: image {name}, {error}.") from error
+    header = {k: v for k, v in data.items() if k not in ("schema", "version", "object_words", "images")}
+    return Results(tuple(images), dict(words), header)
+
+
+def read_results(path: str | os.PathLike) -> Results:
+    """Read a results file. Raises UserError; see ``parse_results``."""
+    return parse_results(read_json(path, "Results"), f"Results {path}")
+
+
+# --- GVD ------------------------------------------------------------------------------------------------------------
+
+
+def sentence_of(words: Sequence[GroundedWord], object_words: Mapping[str, str]) -> dict[str, list]:
+    """GVD's record of one sentence: class, position and box of each object word, repeated ones included."""
+    found = [(i, object_words[word.text], word.box_px) for i, word in enumerate(words) if word.text in object_words]
+    return {
+        "clss": [name for _, name, _ in found],
+        "idx_in_sent": [i for i, _, _ in found],
+        "bbox": [list(box) for _, _, box in found],
+    }
+
+
+def gvd_predictions(images: Iterable[ImageResult], object_words: Mapping[str, str], mode: str = "gen") -> dict:
+    """``{str(image_id): [sentence, ...]}`` as ``grounding`` (mode "gen") and ``forced`` (mode "gt") take it.
+
+    Raises:
+        UserError: an image whose captions carry no boxes, or in mode "gt" no forced sentences.
+    """
+    predictions: dict[str, list[Mapping[str, Any]]] = {}
+    for result in images:
+        if mode == "gt":
+            if not result.forced:
+                raise UserError(
+                    f"image {result.image_id}: no forced sentences; evaluate with INFERENCE.GT_ATTENTION True."
+                )
+            predictions[str(result.image_id)] = list(result.forced)
+            continue
+        caption = result.grounded
+        if caption is None:
+            raise UserError(f"image {result.image_id}: its caption carries no regions, so it cannot be grounded.")
+        predictions[str(result.image_id)] = [sentence_of(caption.words, object_words)]
+    return predictions
+
+
+def gvd_submission(results: Results, mode: str = "gen") -> dict[str, Any]:
+    """A submission that GVD's ``eval_grd_flickr30k_entities.py`` reads (its ``--eval_mode`` is in ``eval_mode``)."""
+    return {
+        "results": gvd_predictions(results.images, results.object_words, mode),
+        "eval_mode": {"gen": "gen", "gt": "GT"}[mode],
+        "external_data": {"used": True, "details": "Region features of an object detector trained on Visual Genome."},
+    }

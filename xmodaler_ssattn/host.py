@@ -1,0 +1,177 @@
+"""The one door to X-modaler: upstream's clone when there is one, else the embedded runtime.
+
+Every other file of this package writes ``from xmodaler_ssattn.host import ...`` and never names
+``xmodaler`` or ``runtime``. The choice is made once, at the first import, in this order:
+
+1. an ``xmodaler`` that is imported already (we are a plugin in somebody's script);
+2. ``XMODALER_SSATTN_HOST`` = ``upstream`` or ``embedded``;
+3. ``XMODALER_HOME`` = the folder of an X-modaler clone (it goes to the front of ``sys.path``);
+4. an importable ``xmodaler.config`` (the clone is on PYTHONPATH or is the working directory);
+5. the embedded runtime.
+
+``import xmodaler`` alone succeeds in any folder that holds a folder of that name, so it is
+``xmodaler.config`` that counts. A host that was asked for but is broken is reported with its own
+error and never replaced silently; settings that contradict each other are errors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+EMBEDDED, UPSTREAM = "embedded", "upstream"
+
+# Where upstream keeps each public name that we use; the runtime exports all of them itself.
+_UPSTREAM_MODULES: dict[str, tuple[str, ...]] = {
+    "config": ("CfgNode", "get_cfg", "configurable", "kfg"),
+    "modeling": ("build_model", "add_config"),
+    "modeling.meta_arch.build": ("META_ARCH_REGISTRY",),
+    "modeling.meta_arch.base_enc_dec": ("BaseEncoderDecoder",),
+    "modeling.decoder.build": ("DECODER_REGISTRY", "build_decoder", "add_decoder_config"),
+    "modeling.decoder.decoder": ("Decoder",),
+    "modeling.decoder.updown_decoder": ("UpDownDecoder",),
+    "modeling.encoder.build": ("ENCODER_REGISTRY", "build_encoder", "add_encoder_config"),
+    "modeling.predictor.build": ("PREDICTOR_REGISTRY", "build_predictor", "add_predictor_config"),
+    "modeling.predictor.base_predictor": ("BasePredictor",),
+    "modeling.embedding.build": ("EMBEDDING_REGISTRY", "build_embeddings"),
+    "modeling.embedding.visual_embed": ("VisualBaseEmbedding",),
+    "modeling.embedding.token_embed": ("TokenBaseEmbedding",),
+    "modeling.decode_strategy.build": ("DECODE_STRATEGY_REGISTRY",),
+    "modeling.decode_strategy.decode_strategy": ("DecodeStrategy",),
+    "losses.build": ("LOSSES_REGISTRY", "build_losses"),
+    "datasets.build": ("DATASETS_REGISTRY", "build_xmodaler_train_loader", "build_xmodaler_valtest_loader"),
+    "evaluation.build": ("EVALUATION_REGISTRY", "build_evaluation"),
+    "optim.build": ("SOLVER_REGISTRY", "build_optimizer"),
+    "lr_scheduler.build": ("LR_SCHEDULER_REGISTRY", "build_lr_scheduler"),
+    "engine": ("DefaultTrainer", "default_argument_parser", "default_setup", "launch", "build_engine"),
+    "engine.build": ("ENGINE_REGISTRY",),
+    "checkpoint": ("XmodalerCheckpointer",),
+    "utils.events": ("EventStorage", "get_event_storage"),
+    "utils.env": ("seed_all_rng",),
+    "functional": ("load_vocab",),
+}
+
+_WAY_OUT = (
+    "Either mend that clone (its requirements: torch, torchvision, pytorch_transformers, fvcore, omegaconf, jsonlines, "
+    "json_lines, tensorboard, termcolor, tabulate, pycocotools, pycocoevalcap), or set "
+    "XMODALER_SSATTN_HOST=embedded to use the runtime that this package carries."
+)
+
+
+class HostError(RuntimeError):
+    """X-modaler was asked for and cannot be used, or the settings contradict each other."""
+
+
+def _imported_upstream() -> str | None:
+    """The folder of an X-modaler that is imported already, else None."""
+    module = sys.modules.get("xmodaler.config")
+    return str(Path(module.__file__).parents[2]) if module is not None else None
+
+
+def _find_upstream() -> str | None:
+    """The folder of an importable X-modaler, else None; leaves no half-imported namespace behind."""
+    had = "xmodaler" in sys.modules
+    try:
+        spec = importlib.util.find_spec("xmodaler.config")
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        if not had:
+            sys.modules.pop("xmodaler", None)
+        return None
+    return str(Path(spec.origin).parents[2])
+
+
+def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str, str]:
+    """Decide which host to use; see the order in the module's docstring.
+
+    Returns:
+        (``upstream`` or ``embedded``, why: half a sentence for the log).
+
+    Raises:
+        HostError: an unknown value, a clone that is not there, or settings that contradict each other.
+    """
+    wanted = environ.get("XMODALER_SSATTN_HOST", "").strip().lower()
+    home = environ.get("XMODALER_HOME", "").strip()
+    if wanted not in ("", EMBEDDED, UPSTREAM):
+        raise HostError(f"XMODALER_SSATTN_HOST: expected 'upstream' or 'embedded', got {wanted!r}.")
+
+    imported = _imported_upstream()
+    if imported is not None:
+        if wanted == EMBEDDED:
+            raise HostError(
+                f"XMODALER_SSATTN_HOST=embedded, but X-modaler from {imported} is imported already. "
+                "Unset the variable, or import xmodaler_ssattn before anything of xmodaler."
+            )
+        if home and Path(home).resolve() != Path(imported).resolve():
+            raise HostError(
+                f"XMODALER_HOME={home}, but X-modaler from {imported} is imported already. Unset one of the two."
+            )
+        return UPSTREAM, f"it is imported already, from {imported}"
+
+    if wanted == EMBEDDED:
+        return EMBEDDED, "XMODALER_SSATTN_HOST=embedded"
+
+    if home:
+        root = Path(home).expanduser().resolve()
+        if not (root / "xmodaler" / "config").is_dir():
+            raise HostError(
+                f"XMODALER_HOME={home}: expected the folder of an X-modaler clone, but {root / 'xmodaler' / 'config'} "
+                "does not exist. Point it to the folder that holds train_net.py, or unset it."
+            )
+        sys.path.insert(0, str(root))
+        return UPSTREAM, f"XMODALER_HOME={home}"
+
+    found = _find_upstream()
+    if found is not None:
+        return UPSTREAM, f"it is importable, from {found}"
+    if wanted == UPSTREAM:
+        raise HostError(
+            "XMODALER_SSATTN_HOST=upstream, but xmodaler.config cannot be imported. Set XMODALER_HOME to an "
+            "X-modaler clone, or unset XMODALER_SSATTN_HOST to use the runtime that this package carries."
+        )
+    return EMBEDDED, "no X-modaler is importable and XMODALER_HOME is not set"
+
+
+def _load_upstream() -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for module_name, wanted in _UPSTREAM_MODULES.items():
+        full = f"xmodaler.{module_name}"
+        try:
+            module = importlib.import_module(full)
+        except Exception as error:  # its imports run arbitrary code; whatever failed, the way out is the same
+            raise HostError(
+                f"X-modaler was chosen ({REASON}), but importing {full} failed: {type(error).__name__}: {error}. "
+                f"{_WAY_OUT}"
+            ) from error
+        absent = [name for name in wanted if not hasattr(module, name)]
+        if absent:
+            raise HostError(
+                f"X-modaler was chosen ({REASON}), but {full} has no {', '.join(absent)}: another version? This "
+                f"package is written for commit ed1f559 of 2023-02-28. {_WAY_OUT}"
+            )
+        names.update({name: getattr(module, name) for name in wanted})
+    names["comm"] = importlib.import_module("xmodaler.utils.comm")
+    return names
+
+
+def _load_embedded() -> dict[str, Any]:
+    runtime = importlib.import_module("xmodaler_ssattn.runtime")
+    wanted = [name for group in _UPSTREAM_MODULES.values() for name in group] + ["comm"]
+    return {name: getattr(runtime, name) for name in wanted}
+
+
+NAME, REASON = choose_host()
+globals().update(_load_upstream() if NAME == UPSTREAM else _load_embedded())
+logging.getLogger(__name__).info("Host: %s X-modaler (%s).", NAME, REASON)
+
+
+def describe() -> str:
+    """One line that says which host runs and why, e.g. for the first line of a training log."""
+    what = "upstream X-modaler" if NAME == UPSTREAM else "the embedded runtime"
+    return f"Host: {what} ({REASON})."

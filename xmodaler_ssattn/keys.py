@@ -1,0 +1,72 @@
+"""The batch contract: the keys that we add to X-modaler's, each with shape, dtype and unit.
+
+Letters: B images, S captions an image, N = B S captions, K regions (padded to the largest image of
+the batch), C classes, D feature size, T words.
+
+X-modaler's own keys keep their meaning with two differences, both inside our captioner:
+``kfg.ATT_FEATS`` stays one row an image until the visual embedding (the host repeats it S times at
+once), and ``kfg.G_TOKENS_IDS`` is never overwritten by the current word.
+"""
+
+# --- from the mapper, collated by the captioner ------------------------------------------------------
+BOXES_PX = "SSATTN_BOXES_PX"
+"""(B, K, 4) float32, x1, y1, x2, y2 in pixels of the original image; zeros on padding."""
+
+IMAGE_SIZE = "SSATTN_IMAGE_SIZE"
+"""(B, 2) float32, width and height in pixels."""
+
+SPATIAL = "SSATTN_SPATIAL"
+"""(B, K, 5) float32, the paper's p: x1/W, x2/W, y1/H, y2/H, area share s; zeros on padding."""
+
+CLASS_PROBS = "SSATTN_CLASS_PROBS"
+"""(B, K, C) float32, the paper's c, background first; zeros on padding. Present when a slot uses it."""
+
+SIGMA = "SSATTN_SIGMA"
+"""(B, 1, K) or (B, S, K) float32 0/1, the paper's indicator; one row an image, or one a caption."""
+
+HAS_BOXES = "SSATTN_HAS_BOXES"
+"""(B, 1) or (B, S) float32 0/1: whether that row of sigma comes from at least one ground-truth box."""
+
+REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
+"""(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
+
+# --- plain Python facts that the captioner adds, known without asking the device ----------------------
+CAPTIONS_PER_IMAGE = "SSATTN_CAPTIONS_PER_IMAGE"
+"""int: S."""
+
+NUM_REGIONS = "SSATTN_NUM_REGIONS"
+"""list of B ints: the true number of regions of each image."""
+
+CAPTION_LENGTHS = "SSATTN_CAPTION_LENGTHS"
+"""list of N ints: words to predict of each caption, the end included."""
+
+NUM_WORDS = "SSATTN_NUM_WORDS"
+"""int: predicted words of the batch, for the grounding loss's ``words`` reduction."""
+
+# --- inside the model ---------------------------------------------------------------------------------
+RAW_FEATS = "SSATTN_RAW_FEATS"
+"""(B, K, D): the encoder's V before the visual embedding; Table 2 feeds it to the SS attention."""
+
+IMAGE_OF_ROW = "SSATTN_IMAGE_OF_ROW"
+"""(N,) int64: the image of each row of ATT_FEATS; None when there is one row an image."""
+
+IMAGE_MASK = "SSATTN_IMAGE_MASK"
+"""(B, K): 1 for a region, 0 for padding, one row an image."""
+
+IMAGE_EXT_MASK = "SSATTN_IMAGE_EXT_MASK"
+"""(B, K): 0 for a region, -1e4 for padding, one row an image; None when nothing is padded."""
+
+BETA = "SSATTN_BETA"
+"""(rows of ATT_FEATS, K): the spatial-semantic distribution, constant in time; absent in the baseline."""
+
+LOG_BETA = "SSATTN_LOG_BETA"
+"""(B, K) float32: log beta, what the grounding loss reads (log of a softmax taken in one step)."""
+
+ALPHA = "SSATTN_ALPHA"
+"""(N, K): the basic attention of the last step."""
+
+GAMMA = "SSATTN_GAMMA"
+"""(N, K): gamma = alpha + lambda beta of the last step, the weights that pool v-hat."""
+
+DECODED = "SSATTN_DECODED"
+"""a ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions."""

@@ -1,0 +1,7 @@
+"""The model: the paper's attention, the decoder around it, the captioner, and the decoding."""
+
+from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
+from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
+from xmodaler_ssattn.modeling.searchers import GroundedBeamSearcher, GroundedGreedyDecoder
+
+__all__ = ["GroundedBeamSearcher", "GroundedCaptioner", "GroundedGreedyDecoder", "SSAttentionDecoder"]

@@ -1,0 +1,289 @@
+"""GroundedCaptioner: the meta-architecture that hands positions, class probabilities and sigma on.
+
+X-modaler's own meta-architecture copies only the batch keys it knows, so p, c, sigma and the pixel
+boxes would reach neither decoder nor loss. This one collates exactly the keys of ``keys.py``, runs
+on the device of its parameters, and makes GroundedCaptions when it decodes.
+
+Letters: B images, S captions an image, N = B S, K regions, C classes, D raw and E embedded feature
+size, T words.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+
+import torch
+from torch import Tensor
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.config import add_ssattn_config
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import (
+    DECODE_STRATEGY_REGISTRY,
+    META_ARCH_REGISTRY,
+    BaseEncoderDecoder,
+    VisualBaseEmbedding,
+    configurable,
+    get_event_storage,
+    kfg,
+)
+from xmodaler_ssattn.modeling.collate import CaptionPlan, collate
+from xmodaler_ssattn.modeling.grounded_output import captions_from_decoding
+from xmodaler_ssattn.modeling.searchers import GroundedDecodeStrategy, check_vocabulary
+from xmodaler_ssattn.modeling.ss_attention import at_least_float32, dead_share_warning, extended_mask
+from xmodaler_ssattn.modeling.words import WordSource, packs
+
+# How often the share of dead ReLUs in the SS attention is measured; one small product each time.
+STEPS_BETWEEN_DEAD_CHECKS = 200
+
+
+@META_ARCH_REGISTRY.register()
+class GroundedCaptioner(BaseEncoderDecoder):
+    """Embeddings, encoder, decoder and predictor of the host, with our batch contract and decoders.
+
+    Built by the host's ``build_model(cfg)``; constructor arguments are the host's, by name:
+    ``vocab_size, max_seq_len, token_embed, visual_embed, encoder, decoder, predictor, greedy_decoder,
+    beam_searcher``, and ours:
+
+    Args:
+        gt_attention: in evaluation also force the reference captions (INFERENCE.GT_ATTENTION).
+    """
+
+    # SSAttentionDecoder looks for this: batches of this class carry p, c and V.
+    carries_region_inputs = True
+
+    @configurable
+    def __init__(self, *, gt_attention: bool = False, **modules):
+        super().__init__(**modules)
+        self.gt_attention = gt_attention
+        self._steps_seen = 0
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        searcher = DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)
+        if not issubclass(searcher, GroundedDecodeStrategy):
+            raise UserError(
+                f"DECODE_STRATEGY.NAME: GroundedCaptioner needs a decoder that carries the attention with every word, "
+                f"got {cfg.DECODE_STRATEGY.NAME!r}. Set DECODE_STRATEGY.NAME: GroundedBeamSearcher."
+            )
+        check_vocabulary(cfg)
+        arguments = super().from_config(cfg)
+        # The host fetches its greedy decoder by the fixed name "GreedyDecoder", which knows no UNK.
+        arguments["greedy_decoder"] = DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg)
+        arguments["gt_attention"] = cfg.INFERENCE.GT_ATTENTION
+        return arguments
+
+    @classmethod
+    def add_config(cls, cfg, tmp_cfg) -> None:
+        super().add_config(cfg, tmp_cfg)
+        add_ssattn_config(cfg)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def preprocess_batch(self, batched_inputs: list[dict]) -> dict:
+        """Samples of the mapper -> one batch on the model's device; see ``collate``."""
+        return collate(batched_inputs, self.device)
+
+    def get_extended_attention_mask(self, batched_inputs: dict) -> dict:
+        """EXT_ATT_MASKS (B, K): 0 for a region, -1e4 for padding; None when no image is padded."""
+        counts = batched_inputs[keys.NUM_REGIONS]
+        mask = batched_inputs[kfg.ATT_MASKS]
+        padded = min(counts) < mask.shape[1]
+        return {kfg.ATT_MASKS: mask, kfg.EXT_ATT_MASKS: extended_mask(mask) if padded else None}
+
+    def encode(self, batched_inputs: dict, images: Tensor | None = None) -> dict:
+        """Everything that is done once an image, before the first word.
+
+        Args:
+            batched_inputs: from ``preprocess_batch``. A dict that went through here already is returned
+                as it is, so that two decodings share the work.
+            images: (N,) the image of each caption, in the order in which captions shall be processed; for
+                training. Dropout on the region embedding is then drawn once a caption, as in the stock
+                model; what comes before it, and beta, is still computed once an image. Without it
+                features stay at one row an image, and captions or beams share them.
+
+        Returns:
+            a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row an image)
+            and BETA.
+        """
+        if kfg.P_ATT_FEATS in batched_inputs:
+            return batched_inputs
+        inputs = dict(batched_inputs)
+        inputs.update(self.get_extended_attention_mask(inputs))
+        inputs[keys.RAW_FEATS] = inputs[kfg.ATT_FEATS]
+        inputs[keys.IMAGE_MASK], inputs[keys.IMAGE_EXT_MASK] = inputs[kfg.ATT_MASKS], inputs[kfg.EXT_ATT_MASKS]
+        inputs[keys.IMAGE_OF_ROW] = images
+        # X-modaler's order of the same five numbers, for embeddings that add a location.
+        inputs[kfg.ATT_FEATS_LOC] = inputs[keys.SPATIAL][..., [0, 2, 1, 3, 4]]
+        inputs[kfg.ATT_FEATS] = self._embed_regions(inputs, images)
+        if images is not None:
+            for key in (kfg.ATT_MASKS, kfg.EXT_ATT_MASKS):
+                if inputs[key] is not None:
+                    inputs[key] = inputs[key][images]
+        inputs.update(self.encoder(inputs, mode="v"))
+        return self.decoder.preprocess(inputs)
+
+    def _embed_regions(self, inputs: dict, images: Tensor | None) -> Tensor:
+        """(B, K, D) -> (B, K, E), or (N, K, E) with one row for each of ``images``."""
+        embed = self.visual_embed
+        if images is None:
+            return embed(inputs)[kfg.ATT_FEATS]
+        if not isinstance(embed, VisualBaseEmbedding):
+            # An embedding that we do not know may be random inside: repeat first, as the host does.
+            repeated = {key: inputs[key][images] for key in (kfg.ATT_FEATS, kfg.ATT_FEATS_LOC, kfg.ATT_MASKS)}
+            return embed({**inputs, **repeated})[kfg.ATT_FEATS]
+        # All but the dropout, once an image.
+        dropout, embed.embeddings_dropout = embed.embeddings_dropout, None
+        try:
+            once = embed(inputs)[kfg.ATT_FEATS]
+        finally:
+            embed.embeddings_dropout = dropout
+        repeated = once[images]
+        return dropout(repeated) if dropout is not None else repeated
+
+    def step(self, inputs: dict, word: Tensor, t: int) -> None:
+        """Advance the decoder by one word; updates ``inputs`` (the caller's own dict) in place.
+
+        Args:
+            word: (N,) int64 ids of the current word.
+            t: the step, for embeddings that know positions.
+        """
+        inputs.update(self.token_embed({kfg.G_TOKENS_IDS: word, kfg.TIME_STEP: t}))
+        inputs.update(self.encoder(inputs, mode="t"))
+        inputs.update(self.decoder(inputs))
+
+    def with_rows(self, inputs: dict, rows: int) -> dict:
+        """A copy of an encoded batch with fresh states of ``rows`` rows (captions of all images)."""
+        return {**inputs, **self.decoder.initial_states(inputs[kfg.ATT_FEATS], rows)}
+
+    def _forward(self, batched_inputs: dict) -> dict:
+        """Teacher forcing, with scheduled sampling when SS_PROB is above 0 in training.
+
+        Captions are ordered by length, longest first, and their words packed step after step.
+
+        Returns:
+            the batch with G_LOGITS (M, V) and G_TARGET_IDS (M,) over the M predicted words of the batch
+            alone (what the host's losses flatten anyway), and LOG_BETA for the grounding loss.
+        """
+        tokens, targets = batched_inputs[kfg.G_TOKENS_IDS], batched_inputs[kfg.G_TARGET_IDS]
+        plan = CaptionPlan.of(batched_inputs[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
+        images = plan.order.div(batched_inputs[keys.CAPTIONS_PER_IMAGE], rounding_mode="floor")
+        inputs = self.encode(batched_inputs, images)
+        self._watch_dead_units(inputs)
+        ss_prob = float(inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
+        if self.decoder.rolls_out and packs(self.token_embed):
+            words = WordSource(
+                self.token_embed, tokens.reshape(-1)[plan.words], plan.sizes, plan.rows, ss_prob, self._draw_words
+            )
+            hidden = self.decoder.roll_out(inputs, words)
+        else:
+            hidden = self._step_through(inputs, tokens[plan.order], ss_prob)
+            hidden = hidden.transpose(0, 1)[plan.grid]
+        logits = at_least_float32(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
+        return {**inputs, kfg.G_LOGITS: logits, kfg.G_TARGET_IDS: targets.reshape(-1)[plan.words]}
+
+    def _step_through(self, inputs: dict, tokens: Tensor, ss_prob: float) -> Tensor:
+        """The decoder word by word over (N, T) tokens; (N, T, H) hidden states of the language LSTM."""
+        state = self.with_rows(inputs, tokens.shape[0])
+        hidden: list[Tensor] = []
+        for t in range(tokens.shape[1]):
+            word = tokens[:, t]
+            if ss_prob > 0 and t > 0:
+                chosen = (torch.rand(len(word), device=word.device) < ss_prob).nonzero().squeeze(1)
+                if len(chosen):
+                    word = word.index_copy(0, chosen, self._draw_words(hidden[-1][chosen]))
+            self.step(state, word, t)
+            hidden.append(state[kfg.G_HIDDEN_STATES][-1])
+        return torch.stack(hidden, dim=1)
+
+    @torch.no_grad()
+    def _draw_words(self, hidden: Tensor) -> Tensor:
+        """(n, H) states of the language LSTM -> (n,) words drawn from the model's distribution."""
+        logits = self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS]
+        return torch.multinomial(logits.float().softmax(dim=-1), 1).squeeze(1)
+
+    def _watch_dead_units(self, inputs: dict) -> None:
+        """Now and then log how much of the SS attention is dead; warn when a slot is dead everywhere."""
+        attention = getattr(self.decoder, "ss_attention", None)
+        if attention is None or not self.training:
+            return
+        self._steps_seen += 1
+        if self._steps_seen % STEPS_BETWEEN_DEAD_CHECKS != 1:
+            return
+        dead_c, dead_p = attention.dead_share(*self.decoder.slots(inputs), inputs[keys.IMAGE_MASK])
+        warning = dead_share_warning(dead_c, dead_p)
+        if warning:
+            logging.getLogger(__name__).warning(warning)
+        try:
+            storage = get_event_storage()
+        except (AssertionError, RuntimeError):  # no trainer around us (each host says so in its own way)
+            return
+        storage.put_scalars(smoothing_hint=False, **{"ss_attention/dead_W_c": dead_c, "ss_attention/dead_W_p": dead_p})
+
+    def forward(self, batched_inputs: dict, use_beam_search: bool | None = None, output_sents: bool = False) -> dict:
+        """The host's interface: losses' inputs when ``use_beam_search`` is None, else decoding.
+
+        With ``use_beam_search`` True and ``output_sents`` (the stock test loop's only call), OUTPUT holds
+        one GroundedCaption an image from beam search; each carries the greedy caption too, and the
+        forced references when INFERENCE.GT_ATTENTION is on and the dataset supplies them. The image is
+        encoded once for all three.
+        """
+        if use_beam_search is None:
+            return self._forward(batched_inputs)
+        inputs = self.encode(batched_inputs)
+        if not use_beam_search:
+            return self.greedy_decode(inputs, output_sents)
+        if not output_sents:
+            return self.decode_beam_search(inputs, output_sents)
+        out = greedy = self.greedy_decode(inputs, output_sents)
+        if self.beam_searcher.beam_size > 1:
+            out = self.decode_beam_search(inputs, output_sents)
+        references = [()] * len(out[kfg.OUTPUT])
+        if self.gt_attention and keys.REF_TOKENS_IDS in inputs:
+            references = self.attend_references(inputs)
+        captions = [
+            best.with_companions(greedy=plain, references=forced)
+            for best, plain, forced in zip(out[kfg.OUTPUT], greedy[kfg.OUTPUT], references, strict=True)
+        ]
+        return {**out, kfg.OUTPUT: captions}
+
+    def greedy_decode(self, batched_inputs: dict, output_sents: bool = False) -> dict:
+        return self.greedy_decoder(batched_inputs, output_sents, model=weakref.proxy(self))
+
+    def decode_beam_search(self, batched_inputs: dict, output_sents: bool = False) -> dict:
+        return self.beam_searcher(batched_inputs, output_sents, model=weakref.proxy(self))
+
+    def attend_references(self, inputs: dict) -> list[tuple]:
+        """Teacher forcing on REF_TOKENS_IDS (B, S, T): B tuples of S GroundedCaptions.
+
+        Word j of a caption (from 0) rests on the region attended to at step j, the step that predicts it.
+        """
+        tokens = inputs[keys.REF_TOKENS_IDS]
+        images, captions, length = tokens.shape
+        state = self.with_rows(inputs, images * captions)
+        rows = tokens.view(images * captions, length)
+        alphas, gammas = [], []
+        for t in range(length - 1):
+            self.step(state, rows[:, t].clamp(min=0), t)
+            alphas.append(state[keys.ALPHA])
+            gammas.append(state[keys.GAMMA])
+        if not alphas:
+            return [()] * images
+        alpha, gamma = (torch.stack(parts, 1).view(images, captions, length - 1, -1) for parts in (alphas, gammas))
+        by_caption = [
+            captions_from_decoding(
+                tokens[:, s, 1:],
+                None,
+                alpha[:, s],
+                gamma[:, s],
+                inputs.get(keys.BETA),
+                inputs,
+                vocab=self.greedy_decoder.vocab,
+                ground_by=self.greedy_decoder.ground_by,
+            )
+            for s in range(captions)
+        ]
+        return list(zip(*by_caption, strict=True))

@@ -1,0 +1,131 @@
+"""From a list of sample dicts to one batch of named tensors.
+
+Letters: B images, S captions an image, K regions, C classes, D feature size, T words.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.host import kfg
+
+# Per-region tensors (k, ...) that are padded with zeros to the batch's largest K.
+_REGION_KEYS = (kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.CLASS_PROBS)
+_REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE)
+
+
+def collate(samples: list[dict], device: torch.device) -> dict:
+    """Collate what Flickr30kEntitiesDataset returns; keys and shapes as in ``keys.py``.
+
+    Region tensors are padded with zeros and ATT_MASKS (B, K) says which are real. Captions are padded
+    with 0 in G_TOKENS_IDS and with -1 (ignored) in G_TARGET_IDS, both (B S, T). Nothing is repeated
+    per caption here.
+
+    Raises:
+        KeyError: a sample lacks a key of the contract.
+        ValueError: a sample has no region.
+    """
+    if not samples:
+        raise ValueError("collate: the batch is empty.")
+    for sample in samples:
+        missing = [key for key in _REQUIRED if key not in sample]
+        if missing:
+            raise KeyError(
+                f"The sample of image {sample.get(kfg.IDS, '(no id)')} lacks {', '.join(missing)}. GroundedCaptioner "
+                "works on samples of Flickr30kEntitiesDataset; set DATASETS.TRAIN, VAL and TEST to it, or return the "
+                "keys that xmodaler_ssattn/keys.py describes from your own dataset."
+            )
+        if sample[kfg.ATT_FEATS].shape[0] == 0:
+            raise ValueError(f"Image {sample[kfg.IDS]} has no region (K = 0): there is nothing to attend to.")
+
+    first = samples[0]
+    batch: dict = {}
+    for key in _REGION_KEYS:
+        if key in first:
+            batch[key] = pad_sequence([sample[key] for sample in samples], batch_first=True)
+    counts = torch.tensor([sample[kfg.ATT_FEATS].shape[0] for sample in samples])
+    batch[kfg.ATT_MASKS] = (torch.arange(int(counts.max())) < counts.unsqueeze(1)).float()
+    batch[keys.IMAGE_SIZE] = torch.stack([sample[keys.IMAGE_SIZE] for sample in samples])
+
+    captions = 1
+    if kfg.SEQ_PER_SAMPLE in first:
+        captions = int(first[kfg.SEQ_PER_SAMPLE])
+        batch[kfg.G_TOKENS_IDS] = _pad([ids for sample in samples for ids in sample[kfg.G_TOKENS_IDS]], 0)
+        batch[kfg.G_TARGET_IDS] = _pad([ids for sample in samples for ids in sample[kfg.G_TARGET_IDS]], -1)
+        if keys.SIGMA in first:
+            batch[keys.SIGMA] = _pad_last([sample[keys.SIGMA] for sample in samples])
+            batch[keys.HAS_BOXES] = torch.stack([sample[keys.HAS_BOXES] for sample in samples])
+    if keys.REF_TOKENS_IDS in first:
+        batch[keys.REF_TOKENS_IDS] = _stack_ragged([sample[keys.REF_TOKENS_IDS] for sample in samples])
+
+    batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    # Plain Python facts, known here without asking the device.
+    batch[keys.CAPTIONS_PER_IMAGE] = captions
+    batch[keys.NUM_REGIONS] = counts.tolist()
+    batch[kfg.IDS] = [sample[kfg.IDS] for sample in samples]
+    if kfg.SEQ_PER_SAMPLE in first:
+        lengths = [len(ids) for sample in samples for ids in sample[kfg.G_TARGET_IDS]]
+        batch[keys.CAPTION_LENGTHS] = lengths
+        batch[keys.NUM_WORDS] = sum(lengths)
+    return batch
+
+
+def _pad(sequences: list[Tensor], value: int) -> Tensor:
+    return pad_sequence(sequences, batch_first=True, padding_value=value)
+
+
+def _pad_last(rows: list[Tensor]) -> Tensor:
+    """[(S, k)] with differing k -> (B, S, K), zeros on the right."""
+    widest = max(row.shape[-1] for row in rows)
+    return torch.stack([torch.nn.functional.pad(row, (0, widest - row.shape[-1])) for row in rows])
+
+
+def _stack_ragged(images: list[list[Tensor]]) -> Tensor:
+    """B lists of caption ids, of differing number and length -> (B, S, T) padded with -1."""
+    captions = max(len(image) for image in images)
+    words = max((len(ids) for image in images for ids in image), default=1)
+    out = torch.full((len(images), captions, words), -1, dtype=torch.long)
+    for b, image in enumerate(images):
+        for s, ids in enumerate(image):
+            out[b, s, : len(ids)] = ids
+    return out
+
+
+class CaptionPlan(NamedTuple):
+    """The order in which a batch's captions and words are processed: longest first, step after step.
+
+    Attributes:
+        order: (N,) int64, captions by length, longest first; equal lengths keep their order.
+        sizes: captions that have a word at each step; as many as the longest caption has words.
+        words: (M,) int64, index of each word in the flattened (N, T) tokens.
+        rows: (M,) int64, place of each word's caption in ``order``.
+        grid: (longest, N) bool, over (step, place in ``order``): whether there is a word.
+    """
+
+    order: Tensor
+    sizes: list[int]
+    words: Tensor
+    rows: Tensor
+    grid: Tensor
+
+    @classmethod
+    def of(cls, lengths: list[int], width: int, device: torch.device) -> CaptionPlan:
+        """From the captions' lengths, known without asking the device; ``width`` is T of the tokens."""
+        sizes_of = torch.tensor(lengths)
+        order = sizes_of.argsort(descending=True, stable=True)
+        grid = torch.arange(width).unsqueeze(1) < sizes_of[order].unsqueeze(0)
+        steps, rows = grid.nonzero(as_tuple=True)
+        words = order[rows] * width + steps
+        sizes = grid.sum(1)
+        return cls(
+            order.to(device, non_blocking=True),
+            sizes[sizes > 0].tolist(),
+            words.to(device, non_blocking=True),
+            rows.to(device, non_blocking=True),
+            grid.to(device, non_blocking=True),
+        )

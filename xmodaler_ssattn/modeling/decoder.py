@@ -1,0 +1,274 @@
+"""SSAttentionDecoder: the Up-Down decoder whose attention is gamma = alpha + lambda beta.
+
+Letters: B images, R rows (captions or beams) an image, N = B R, K regions, C classes, D raw feature
+size, E embedded feature size, A attention size, H hidden size.
+
+Rows share their image's features: ATT_FEATS is (B, K, E) and the states are (N, H), N a multiple of
+B. Nothing is copied for captions or beams.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.config import add_ss_attention_config
+from xmodaler_ssattn.errors import raise_all
+from xmodaler_ssattn.host import DECODER_REGISTRY, META_ARCH_REGISTRY, Decoder, configurable, kfg
+from xmodaler_ssattn.modeling import rollout
+from xmodaler_ssattn.modeling.ss_attention import ACTIVATIONS, SpatialSemanticAttention, TopDownAttention, fuse, pool
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.modeling.words import WordSource
+
+SPATIAL_SIZE = 5  # p_i = [x1, x2, y1, y2, s]
+
+
+@DECODER_REGISTRY.register()
+class SSAttentionDecoder(Decoder):
+    """Two LSTMs with Spatial-Semantic Attention between them (sections 2.1 and 2.2, Fig. 2).
+
+    Modules and parameters that the stock UpDownDecoder also has carry its names and are created in its
+    order, so that its weights load here and one seed draws equal weights for both. The spatial-semantic
+    part draws from a generator of its own.
+
+    Args:
+        hidden_size: H of both LSTMs.
+        token_embed_dim: width of the word embedding.
+        visual_embed_dim: E.
+        att_embed_size: A; the paper's 512.
+        dropout1, dropout2: on the inputs of the attention LSTM and of the language LSTM.
+        att_embed_dropout: on f(W_h h + W_v v).
+        activation: ``relu`` (paper) or ``tanh`` (stock).
+        lambda_: weight of beta in gamma; unused without ``ss_attention``.
+        spatial_input: what the spatial slot reads, ``p`` or ``v``.
+        semantic_input: what the semantic slot reads, ``c`` or ``v``.
+        ss_attention: the module that gives log beta, or None for the Up-Down baseline.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        token_embed_dim: int,
+        visual_embed_dim: int,
+        att_embed_size: int,
+        dropout1: float = 0.0,
+        dropout2: float = 0.0,
+        att_embed_dropout: float = 0.0,
+        activation: str = "relu",
+        lambda_: float = 0.5,
+        spatial_input: str = "p",
+        semantic_input: str = "c",
+        ss_attention: SpatialSemanticAttention | None = None,
+    ):
+        super().__init__()
+        self.num_layers = 2
+        self.hidden_size = hidden_size
+        self.lambda_ = lambda_
+        self.spatial_input = spatial_input
+        self.semantic_input = semantic_input
+        self.lstm1 = nn.LSTMCell(hidden_size + token_embed_dim + visual_embed_dim, hidden_size)
+        self.dropout1 = nn.Dropout(dropout1)
+        self.lstm2 = nn.LSTMCell(hidden_size + visual_embed_dim, hidden_size)
+        self.dropout2 = nn.Dropout(dropout2)
+        self.att = TopDownAttention(
+            hidden_size=hidden_size,
+            att_embed_size=att_embed_size,
+            att_embed_dropout=att_embed_dropout,
+            activation=activation,
+        )
+        self.p_att_feats = nn.Linear(visual_embed_dim, att_embed_size)
+        self.ss_attention = ss_attention
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        _check(cfg)
+        ss, updown = cfg.MODEL.SS_ATTENTION, cfg.MODEL.UPDOWN
+        raw = cfg.MODEL.VISUAL_EMBED.IN_DIM
+        ss_attention = None
+        if ss.ENABLED:
+            ss_attention = SpatialSemanticAttention(
+                spatial_size=SPATIAL_SIZE if ss.SPATIAL_INPUT == "p" else raw,
+                semantic_size=ss.NUM_CLASSES if ss.SEMANTIC_INPUT == "c" else raw,
+                dim=ss.DIM,
+                bias=ss.BIAS,
+                positive_bias_init=ss.POSITIVE_BIAS_INIT,
+                # initial_seed() reads the run's seed without drawing from the generator.
+                seed=ss.SEED if ss.SEED >= 0 else torch.initial_seed(),
+            )
+        return {
+            "hidden_size": cfg.MODEL.DECODER_DIM,
+            "token_embed_dim": cfg.MODEL.TOKEN_EMBED.DIM,
+            "visual_embed_dim": cfg.MODEL.VISUAL_EMBED.OUT_DIM,
+            "att_embed_size": updown.ATT_EMBED_SIZE,
+            "dropout1": updown.DROPOUT1,
+            "dropout2": updown.DROPOUT2,
+            "att_embed_dropout": updown.ATT_EMBED_DROPOUT,
+            "activation": ss.ACTIVATION,
+            "lambda_": ss.LAMBDA,
+            "spatial_input": ss.SPATIAL_INPUT,
+            "semantic_input": ss.SEMANTIC_INPUT,
+            "ss_attention": ss_attention,
+        }
+
+    @classmethod
+    def add_config(cls, cfg) -> None:
+        add_ss_attention_config(cfg)
+
+    def preprocess(self, batched_inputs: dict) -> dict:
+        """Everything that does not change with time: W_v v_i, log beta and beta, and zero states.
+
+        Reads ATT_FEATS, one row an image or one a caption (then IMAGE_OF_ROW says whose), and for an
+        active slot RAW_FEATS, SPATIAL or CLASS_PROBS, always one row an image: beta is computed once.
+
+        Returns:
+            a new dict with P_ATT_FEATS, G_HIDDEN_STATES, G_CELL_STATES and, when enabled, LOG_BETA (one
+            row an image) and BETA (one row a feature row).
+        """
+        feats = batched_inputs[kfg.ATT_FEATS]
+        inputs = dict(batched_inputs)
+        inputs[kfg.P_ATT_FEATS] = self.p_att_feats(feats)
+        inputs.update(self.initial_states(feats, feats.shape[0]))
+        if self.ss_attention is not None:
+            spatial, semantic = self.slots(inputs)
+            log_beta = self.ss_attention(spatial, semantic, inputs.get(keys.IMAGE_EXT_MASK))
+            inputs[keys.LOG_BETA] = log_beta
+            beta, images = log_beta.exp(), inputs.get(keys.IMAGE_OF_ROW)
+            inputs[keys.BETA] = beta if images is None else beta[images]
+        return inputs
+
+    def slots(self, inputs: dict) -> tuple[Tensor, Tensor]:
+        """What the spatial and the semantic slot read: ((B, K, 5 or D), (B, K, C or D))."""
+        spatial_key = keys.SPATIAL if self.spatial_input == "p" else keys.RAW_FEATS
+        semantic_key = keys.CLASS_PROBS if self.semantic_input == "c" else keys.RAW_FEATS
+        missing = [key for key in (spatial_key, semantic_key) if key not in inputs]
+        if missing:
+            raise KeyError(
+                f"SSAttentionDecoder needs {', '.join(missing)} in the batch. The meta-architecture "
+                "GroundedCaptioner with the dataset Flickr30kEntitiesDataset puts them there; X-modaler's own "
+                "RnnAttEncoderDecoder drops keys that it does not know. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
+            )
+        return inputs[spatial_key], inputs[semantic_key]
+
+    def initial_states(self, like: Tensor, rows: int) -> dict:
+        """Zero hidden and cell states of both LSTMs, ``rows`` rows, device and dtype of ``like``."""
+        return {
+            key: [like.new_zeros(rows, self.hidden_size) for _ in range(self.num_layers)]
+            for key in (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES)
+        }
+
+    def forward(self, batched_inputs: dict) -> dict:
+        """One word: reads the word embedding and the states, returns the new states, alpha and gamma.
+
+        Reads G_TOKEN_EMBED (N, word embedding), GLOBAL_FEATS (B, E), ATT_FEATS (B, K, E), P_ATT_FEATS
+        (B, K, A), EXT_ATT_MASKS (B, K) or None, the states [(N, H), (N, H)], and BETA (B, K) when enabled.
+
+        Returns:
+            G_HIDDEN_STATES and G_CELL_STATES, lists of two (N, H); ALPHA and GAMMA (N, K).
+        """
+        word = batched_inputs[kfg.G_TOKEN_EMBED]
+        feats = batched_inputs[kfg.ATT_FEATS]
+        h1, h2 = batched_inputs[kfg.G_HIDDEN_STATES]
+        c1, c2 = batched_inputs[kfg.G_CELL_STATES]
+        images, regions = feats.shape[:2]
+        rows = word.shape[0] // images
+
+        mean_feats = batched_inputs[kfg.GLOBAL_FEATS]
+        if rows > 1:
+            mean_feats = mean_feats.repeat_interleave(rows, dim=0)
+        h1, c1 = self.lstm1(self.dropout1(torch.cat([h2, mean_feats, word], dim=1)), (h1, c1))
+
+        alpha = self.att(h1, batched_inputs[kfg.P_ATT_FEATS], batched_inputs.get(kfg.EXT_ATT_MASKS))
+        gamma = alpha
+        if self.ss_attention is not None:
+            gamma = fuse(alpha, batched_inputs[keys.BETA].to(alpha.dtype), self.lambda_)
+        v_hat = pool(gamma.to(feats.dtype), feats).view(images * rows, -1)
+
+        h2, c2 = self.lstm2(self.dropout2(torch.cat([v_hat, h1], dim=1)), (h2, c2))
+        return {
+            kfg.G_HIDDEN_STATES: [h1, h2],
+            kfg.G_CELL_STATES: [c1, c2],
+            keys.ALPHA: alpha.reshape(images * rows, regions),
+            keys.GAMMA: gamma.reshape(images * rows, regions),
+        }
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether ``roll_out`` may stand in for ``forward`` word by word.
+
+        Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files) needs the loop.
+        """
+        inside = (self.dropout1, self.dropout2, self.att.dropout)
+        return not self.training or all(dropout.p == 0 for dropout in inside)
+
+    def roll_out(self, inputs: dict, words: WordSource) -> Tensor:
+        """All words of all captions at once; equals ``forward`` word by word (see ``rollout.py``).
+
+        Args:
+            inputs: encoded, one feature row a caption, longest caption first.
+            words: gives the embedded words; with scheduled sampling it draws them on the way.
+
+        Returns:
+            (M, H) hidden states of the language LSTM, packed step after step.
+        """
+        hidden = self.hidden_size
+        feats = inputs[kfg.ATT_FEATS]
+        embed = feats.shape[2]
+        half = feats.dtype  # bfloat16 under autocast, else the parameters' own type
+        w1 = self.lstm1.weight_ih.to(half).split([hidden, embed, self.lstm1.input_size - hidden - embed], dim=1)
+        w2 = self.lstm2.weight_ih.to(half).split([embed, hidden], dim=1)
+        weights = rollout.Weights(
+            w1a=w1[0],
+            w1b=self.lstm1.weight_hh.to(half),
+            w_h=self.att.w_h.weight.to(half),
+            w_alpha=self.att.w_alpha.weight.to(half).squeeze(0),
+            w2a=w2[0],
+            w2b=w2[1],
+            w2c=self.lstm2.weight_hh.to(half),
+            b2=self.lstm2.bias_ih + self.lstm2.bias_hh,
+        )
+        constant = F.linear(inputs[kfg.GLOBAL_FEATS].to(half), w1[1]) + self.lstm1.bias_ih + self.lstm1.bias_hh
+        beta = inputs.get(keys.BETA)
+        lambda_beta = self.lambda_ * beta if beta is not None else None
+        p, ext_mask = inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS)
+        words.prepare(w1[2], constant)
+        trace = rollout.run(
+            words.x1_of_step, words.sizes, p, feats, lambda_beta, ext_mask, weights, self.att.activation
+        )
+        return rollout.Rollout.apply(
+            trace, words.sizes, self.att.activation, ext_mask, words.x1(), p, feats, lambda_beta, *weights
+        )
+
+
+def _check(cfg) -> None:
+    """Refuse settings that cannot work, all at once."""
+    ss = cfg.MODEL.SS_ATTENTION
+    problems = []
+    meta = cfg.MODEL.META_ARCHITECTURE
+    # Another project may derive a meta-architecture from ours; what counts is that it hands on our keys.
+    if not getattr(META_ARCH_REGISTRY.get(meta), "carries_region_inputs", False):
+        problems.append(
+            f"MODEL.META_ARCHITECTURE: SSAttentionDecoder works inside GroundedCaptioner, got {meta!r}, whose "
+            "preprocess_batch drops positions and class probabilities. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
+        )
+    for name, allowed in (
+        ("ACTIVATION", tuple(ACTIVATIONS)),
+        ("SPATIAL_INPUT", ("p", "v")),
+        ("SEMANTIC_INPUT", ("c", "v")),
+    ):
+        if ss[name] not in allowed:
+            problems.append(f"MODEL.SS_ATTENTION.{name}: expected one of {allowed}, got {ss[name]!r}.")
+    if not ss.LAMBDA >= 0:
+        problems.append(f"MODEL.SS_ATTENTION.LAMBDA: expected a number >= 0, got {ss.LAMBDA!r}.")
+    for name in ("DIM", "NUM_CLASSES"):
+        if ss[name] < 1:
+            problems.append(f"MODEL.SS_ATTENTION.{name}: expected an integer >= 1, got {ss[name]!r}.")
+    if ss.POSITIVE_BIAS_INIT and not ss.BIAS:
+        problems.append("MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT needs MODEL.SS_ATTENTION.BIAS True.")
+    raise_all(problems, "The SS attention cannot be built from this config")

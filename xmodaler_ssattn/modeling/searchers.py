@@ -1,0 +1,262 @@
+"""Greedy decoding and beam search that carry alpha and gamma with every word.
+
+X-modaler's searchers expand a fixed list of keys at the first step and lose the attention when beams
+are re-ordered. These leave the features at one row an image, re-order the states alone, and follow
+the attention back along the chosen beam.
+
+Letters: B images, W beams, K regions, V vocabulary (index 0 begins, ends and pads), T words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
+from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_decoding
+from xmodaler_ssattn.modeling.ss_attention import at_least_float32
+
+UNK = "UNK"
+
+
+def check_vocabulary(cfg) -> None:
+    """Refuse a config whose vocabulary file is missing or does not fit MODEL.VOCAB_SIZE."""
+    path = Path(cfg.INFERENCE.VOCAB)
+    if not path.is_file():
+        raise UserError(
+            f"INFERENCE.VOCAB: the vocabulary file {path} does not exist. `xmodaler prepare annotations` writes "
+            "it as vocabulary.txt beside the annotation files."
+        )
+    size = len(load_vocab(str(path)))
+    if size != cfg.MODEL.VOCAB_SIZE:
+        raise UserError(
+            f"MODEL.VOCAB_SIZE is {cfg.MODEL.VOCAB_SIZE}, but {path} holds {size - 1} words, which with the end mark "
+            f"makes {size}. Set MODEL.VOCAB_SIZE: {size}."
+        )
+
+
+class Decoded(NamedTuple):
+    """Decoded captions and the attention behind each word.
+
+    Attributes:
+        sents: (B, T) int64 word ids, 0 from the end on.
+        logp: (B, T) float32, log-probability of each word, the final 0 included; 0 after it.
+        alpha, gamma: (B, T, K) float32, the weights of the step that produced the word.
+    """
+
+    sents: Tensor
+    logp: Tensor
+    alpha: Tensor
+    gamma: Tensor
+
+
+class GroundedDecodeStrategy(DecodeStrategy):
+    """What both decoders share: the vocabulary, UNK suppression, and GroundedCaptions as output.
+
+    Args (beside the host's DecodeStrategy):
+        suppress_unk: never generate UNK; as in the published grounding protocol the second best word
+            takes its place, and probabilities are not renormalised.
+        ground_by: whose argmax is a word's region, ``gamma``, ``alpha`` or ``beta``.
+        save_attention: put the full weights on the captions.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        vocab_path: str,
+        beam_size: int,
+        max_seq_len: int,
+        bert_tokenizer=None,
+        bos_token_id: int = 0,
+        eos_token_id: int = 0,
+        suppress_unk: bool = True,
+        ground_by: str = "gamma",
+        save_attention: bool = False,
+    ):
+        super().__init__(
+            vocab_path=vocab_path,
+            beam_size=beam_size,
+            max_seq_len=max_seq_len,
+            bert_tokenizer=bert_tokenizer,
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+        )
+        self.ground_by = ground_by
+        self.save_attention = save_attention
+        known = self.vocab is not None and UNK in self.vocab
+        self.unk_token_id = self.vocab.index(UNK) if suppress_unk and known else None
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        check_vocabulary(cfg)
+        if cfg.INFERENCE.GROUND_BY not in GROUND_BY:
+            raise UserError(f"INFERENCE.GROUND_BY: expected one of {GROUND_BY}, got {cfg.INFERENCE.GROUND_BY!r}.")
+        if cfg.INFERENCE.GROUND_BY == "beta" and not cfg.MODEL.SS_ATTENTION.ENABLED:
+            raise UserError("INFERENCE.GROUND_BY is 'beta', but MODEL.SS_ATTENTION.ENABLED is False: there is no beta.")
+        if cfg.DECODE_STRATEGY.BEAM_SIZE < 1:
+            raise UserError(f"DECODE_STRATEGY.BEAM_SIZE: expected an integer >= 1, got {cfg.DECODE_STRATEGY.BEAM_SIZE}.")
+        return {
+            "vocab_path": cfg.INFERENCE.VOCAB,
+            "beam_size": cfg.DECODE_STRATEGY.BEAM_SIZE,
+            "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
+            "suppress_unk": cfg.DECODE_STRATEGY.SUPPRESS_UNK,
+            "ground_by": cfg.INFERENCE.GROUND_BY,
+            "save_attention": cfg.INFERENCE.SAVE_ATTENTION,
+        }
+
+    def forward(self, batched_inputs: dict, output_sents: bool, model) -> dict:
+        """Decode a preprocessed batch; with ``output_sents`` OUTPUT holds one GroundedCaption an image."""
+        inputs = model.encode(batched_inputs)
+        out = self._forward(inputs, model)
+        if output_sents:
+            best = out[keys.DECODED]
+            out[kfg.OUTPUT] = captions_from_decoding(
+                best.sents,
+                best.logp,
+                best.alpha,
+                best.gamma,
+                inputs.get(keys.BETA),
+                inputs,
+                vocab=self.vocab,
+                ground_by=self.ground_by,
+                save_attention=self.save_attention,
+            )
+        return out
+
+    def _log_probs(self, inputs: dict, model) -> Tensor:
+        """(N, V) float32 log-probabilities of the next word; UNK is impossible when suppressed."""
+        logp = F.log_softmax(at_least_float32(model.predictor(inputs)[kfg.G_LOGITS]), dim=-1)
+        if self.unk_token_id is not None:
+            logp[:, self.unk_token_id] = float("-inf")
+        return logp
+
+
+@DECODE_STRATEGY_REGISTRY.register()
+class GroundedGreedyDecoder(GroundedDecodeStrategy):
+    """The most probable word at every step; with DECODE_BY_SAMPLE a word drawn from the distribution."""
+
+    def _forward(self, batched_inputs: dict, model) -> dict:
+        inputs = dict(batched_inputs)
+        sample = bool(inputs.get(kfg.DECODE_BY_SAMPLE, False))
+        rows = inputs[kfg.ATT_FEATS].shape[0]
+        word = inputs[kfg.ATT_FEATS].new_full((rows,), self.bos_token_id, dtype=torch.long)
+        unfinished = torch.ones_like(word, dtype=torch.bool)
+        sents, logps, alphas, gammas = [], [], [], []
+        for t in range(self.max_seq_len):
+            model.step(inputs, word, t)
+            logp = self._log_probs(inputs, model)
+            word = torch.multinomial(logp.exp(), 1).squeeze(1) if sample else logp.argmax(dim=1)
+            logps.append(logp.gather(1, word.unsqueeze(1)).squeeze(1) * unfinished)
+            word = torch.where(unfinished, word, self.eos_token_id)
+            sents.append(word)
+            alphas.append(inputs[keys.ALPHA].float())
+            gammas.append(inputs[keys.GAMMA].float())
+            unfinished = unfinished & (word != self.eos_token_id)
+            if not unfinished.any():
+                break
+        decoded = Decoded(
+            _pad_steps(torch.stack(sents, 1), self.max_seq_len, self.eos_token_id),
+            _pad_steps(torch.stack(logps, 1), self.max_seq_len, 0.0),
+            torch.stack(alphas, 1),
+            torch.stack(gammas, 1),
+        )
+        inputs.update(
+            {
+                kfg.IDS: batched_inputs[kfg.IDS],
+                kfg.G_SENTS_IDS: decoded.sents,
+                kfg.G_LOGP: decoded.logp,
+                keys.DECODED: decoded,
+            }
+        )
+        return inputs
+
+
+@DECODE_STRATEGY_REGISTRY.register()
+class GroundedBeamSearcher(GroundedDecodeStrategy):
+    """Beam search over the sum of log-probabilities, without length normalisation, as in X-modaler.
+
+    A finished beam stays in the race with its score and can only be continued by 0. The search ends
+    when every beam of every image is finished, or after MODEL.MAX_SEQ_LEN words. With ``OUT_SIZE`` in
+    the batch the best OUT_SIZE beams come out, (B, OUT_SIZE, T); OUTPUT always speaks of the best.
+    """
+
+    def _forward(self, batched_inputs: dict, model) -> dict:
+        inputs = dict(batched_inputs)
+        images = inputs[kfg.ATT_FEATS].shape[0]
+        scores = inputs[kfg.ATT_FEATS].new_zeros((images, 1), dtype=torch.float32)
+        finished = torch.zeros_like(scores, dtype=torch.bool)
+        word = torch.full_like(scores, self.bos_token_id, dtype=torch.long)
+        steps: list[_BeamStep] = []
+        for t in range(self.max_seq_len):
+            width = scores.shape[1]
+            model.step(inputs, word.view(-1), t)
+            logp = self._log_probs(inputs, model).view(images, width, -1)
+            vocab = logp.shape[-1]
+            # A finished beam has one continuation, the end, at no cost.
+            logp = logp.masked_fill(finished.unsqueeze(-1), float("-inf"))
+            logp[..., self.eos_token_id] = logp[..., self.eos_token_id].masked_fill(finished, 0.0)
+            candidates = (scores.unsqueeze(-1) + logp).view(images, -1)
+            scores, flat = candidates.topk(min(self.beam_size, candidates.shape[1]), dim=1)
+            parent = torch.div(flat, vocab, rounding_mode="floor")
+            word = flat - parent * vocab
+            steps.append(
+                _BeamStep(
+                    parent,
+                    word,
+                    logp.view(images, -1).gather(1, flat),
+                    inputs[keys.ALPHA].view(images, width, -1),
+                    inputs[keys.GAMMA].view(images, width, -1),
+                )
+            )
+            finished = finished.gather(1, parent) | (word == self.eos_token_id)
+            if finished.all():
+                break
+            rows = (parent + width * torch.arange(images, device=parent.device).unsqueeze(1)).view(-1)
+            for key in (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES):
+                inputs[key] = [state.index_select(0, rows) for state in inputs[key]]
+
+        out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), scores.shape[1])
+        paths = _backtrack(steps, out_size)
+        sents = _pad_steps(paths.sents, self.max_seq_len, self.eos_token_id)
+        logp = _pad_steps(paths.logp, self.max_seq_len, 0.0)
+        best = Decoded(sents[:, 0], logp[:, 0], paths.alpha[:, 0].float(), paths.gamma[:, 0].float())
+        return {
+            kfg.IDS: batched_inputs[kfg.IDS],
+            kfg.G_SENTS_IDS: sents.squeeze(1) if out_size == 1 else sents,
+            kfg.G_LOGP: logp.squeeze(1) if out_size == 1 else logp,
+            keys.DECODED: best,
+        }
+
+
+class _BeamStep(NamedTuple):
+    parent: Tensor  # (B, W) the beam of the step before that each new beam continues
+    word: Tensor  # (B, W)
+    logp: Tensor  # (B, W)
+    alpha: Tensor  # (B, W of the step before, K): one row a beam that was extended
+    gamma: Tensor
+
+
+def _backtrack(steps: list[_BeamStep], out_size: int) -> Decoded:
+    """Follow the best ``out_size`` beams from the last step to the first; shapes gain an axis W after B."""
+    beam = torch.arange(out_size, device=steps[0].word.device).expand(steps[0].word.shape[0], -1)
+    sents, logps, alphas, gammas = [], [], [], []
+    for step in reversed(steps):
+        sents.append(step.word.gather(1, beam))
+        logps.append(step.logp.gather(1, beam))
+        beam = step.parent.gather(1, beam)
+        rows = beam.unsqueeze(-1).expand(-1, -1, step.alpha.shape[-1])
+        alphas.append(step.alpha.gather(1, rows))
+        gammas.append(step.gamma.gather(1, rows))
+    return Decoded(*(torch.stack(parts[::-1], dim=2) for parts in (sents, logps, alphas, gammas)))
+
+
+def _pad_steps(values: Tensor, length: int, fill: float) -> Tensor:
+    """(..., t) -> (..., length), filled on the right: callers get one width whatever the words."""
+    return F.pad(values, (0, length - values.shape[-1]), value=fill)

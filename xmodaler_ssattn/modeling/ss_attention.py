@@ -1,0 +1,193 @@
+"""Spatial-Semantic Attention, section 2.2 of the paper. torch alone; read it beside the paper.
+
+    a_it    = W_a f(W_h h_t + W_v v_i)      alpha_t = softmax(a_t)      f = ReLU
+    b_i     = W_b ReLU([W_c c_i, W_p p_i])  beta    = softmax(b)
+    gamma_t = alpha_t + lambda beta         v-hat_t = sum_i gamma_it v_i
+
+Letters: B images, R rows (captions or beams) an image, N = B R, K regions, C classes, D raw feature
+size, E embedded feature size, A attention size, H hidden size.
+
+Features stay one row an image; R rows share them. Where features differ from caption to caption (in
+training, when dropout is drawn for each), pass N feature rows and R is 1. Both softmaxes run over
+the valid regions alone: padding gets weight 0. beta does not depend on time, nor on the caption.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+
+# X-modaler adds this to the scores of padded regions (its EXT_ATT_MASKS). exp(-1e4) is 0 in float32.
+MASKED_SCORE = -1e4
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Softmax, losses and LSTM states are kept in float32 under autocast, and in float64 when all is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def extended_mask(mask: Tensor) -> Tensor:
+    """1 for a region, 0 for padding -> 0 and ``MASKED_SCORE``, to be added to scores. Any shape."""
+    return (1.0 - mask) * MASKED_SCORE
+
+
+def fuse(alpha: Tensor, beta: Tensor, lambda_: float) -> Tensor:
+    """gamma_t = alpha_t + lambda beta. Not renormalised: gamma sums to 1 + lambda.
+
+    Args:
+        alpha: (B, R, K).
+        beta: (B, K), shared by an image's rows.
+    """
+    return alpha + lambda_ * beta.unsqueeze(1)
+
+
+def pool(gamma: Tensor, v: Tensor) -> Tensor:
+    """v-hat_t = sum_i gamma_it v_i: (B, R, K), (B, K, E) -> (B, R, E)."""
+    return torch.bmm(gamma, v)
+
+
+class TopDownAttention(nn.Module):
+    """alpha: the basic attention of the Up-Down decoder.
+
+    W_v v_i is computed once outside (``p_att_feats`` of the decoder, as in X-modaler), because it does
+    not change with time. Parameters are named as in X-modaler's BaseAttention, so that weights of the
+    stock decoder fit.
+
+    Args:
+        hidden_size: H.
+        att_embed_size: A, the paper's 512.
+        att_embed_dropout: on f(W_h h + W_v v).
+        activation: ``relu`` (the paper's equation) or ``tanh`` (X-modaler's).
+    """
+
+    def __init__(self, *, hidden_size: int, att_embed_size: int, att_embed_dropout: float, activation: str):
+        super().__init__()
+        self.w_h = nn.Linear(hidden_size, att_embed_size, bias=False)
+        self.w_alpha = nn.Linear(att_embed_size, 1, bias=False)
+        self.dropout = nn.Dropout(att_embed_dropout)
+        self.activation = activation
+
+    def forward(self, h: Tensor, p_att_feats: Tensor, ext_mask: Tensor | None) -> Tensor:
+        """The distribution alpha_t over the regions.
+
+        Args:
+            h: (N, H) hidden state of the attention LSTM.
+            p_att_feats: (B, K, A) W_v v_i.
+            ext_mask: (B, K) from ``extended_mask``, or None when nothing is padded.
+
+        Returns:
+            (B, R, K) with R = N / B; every row sums to 1.
+        """
+        images, regions, size = p_att_feats.shape
+        query = self.w_h(h).view(images, -1, 1, size)
+        joint = ACTIVATIONS[self.activation](query + p_att_feats.view(images, 1, regions, size))
+        scores = at_least_float32(self.w_alpha(self.dropout(joint)).squeeze(-1))
+        if ext_mask is not None:
+            scores = scores + ext_mask.unsqueeze(1)
+        return F.softmax(scores, dim=-1)
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}"
+
+
+class SpatialSemanticAttention(nn.Module):
+    """beta: how much a region matters because of where it is and what it is.
+
+    b_i = W_b ReLU([W_c c_i, W_p p_i]); beta = softmax(b). W_c: C -> dim, W_p: 5 -> dim, W_b: 2 dim -> 1;
+    the paper's dim is 1 ("both transformed to a 1-dimensional vector, i.e. a value"). Either slot may
+    read the raw visual features instead, which is how Table 2 takes an input away without taking the
+    network away.
+
+    Args:
+        spatial_size: width of the spatial slot's input, 5 for p, D for V.
+        semantic_size: width of the semantic slot's input, C for c, D for V.
+        dim: outputs of W_c and W_p each.
+        bias: give W_c and W_p a bias. W_b's would cancel in the softmax, so it has none.
+        positive_bias_init: added to the two biases at the start; above 0 it keeps the ReLU alive. Needs ``bias``.
+        seed: of the generator that draws these weights. The global generator is left alone, so that a
+            model with this module and one without draw the same other weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_size: int,
+        semantic_size: int,
+        dim: int = 1,
+        bias: bool = True,
+        positive_bias_init: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        # skip_init leaves the global generator untouched; the weights are drawn below.
+        self.w_c = nn.utils.skip_init(nn.Linear, semantic_size, dim, bias=bias)
+        self.w_p = nn.utils.skip_init(nn.Linear, spatial_size, dim, bias=bias)
+        self.w_b = nn.utils.skip_init(nn.Linear, 2 * dim, 1, bias=False)
+        self.reset_parameters(seed, positive_bias_init)
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int, positive_bias_init: float = 0.0) -> None:
+        """Draw all weights anew: uniform in +-1/sqrt(inputs), torch's own rule for a linear layer."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in (self.w_c, self.w_p, self.w_b):
+            bound = layer.in_features**-0.5
+            for parameter in layer.parameters():
+                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        for layer in (self.w_c, self.w_p):
+            if layer.bias is not None:
+                layer.bias.add_(positive_bias_init)
+
+    def hidden(self, spatial: Tensor, semantic: Tensor) -> Tensor:
+        """ReLU([W_c c_i, W_p p_i]): (B, K, 2 dim), the class slot first."""
+        return torch.relu(torch.cat([self.w_c(semantic), self.w_p(spatial)], dim=-1))
+
+    def forward(self, spatial: Tensor, semantic: Tensor, ext_mask: Tensor | None = None) -> Tensor:
+        """log beta over the valid regions, in float32 or wider.
+
+        The logarithm is what the loss needs, and taking it in one step with the softmax keeps small
+        probabilities exact; ``.exp()`` gives beta.
+
+        Args:
+            spatial: (B, K, 5) p, or (B, K, D) V.
+            semantic: (B, K, C) c, or (B, K, D) V.
+            ext_mask: (B, K) from ``extended_mask``, or None when nothing is padded.
+
+        Returns:
+            (B, K). An image with one region gets log beta = 0, that is beta = 1.
+        """
+        scores = at_least_float32(self.w_b(self.hidden(spatial, semantic)).squeeze(-1))
+        if ext_mask is not None:
+            scores = scores + ext_mask
+        return F.log_softmax(scores, dim=-1)
+
+    @torch.no_grad()
+    def dead_share(self, spatial: Tensor, semantic: Tensor, mask: Tensor) -> tuple[float, float]:
+        """The share of valid regions on which all of W_c's, and all of W_p's, ReLUs are 0.
+
+        A scalar ReLU that is 0 on every region gives the slot no gradient: it can never recover.
+
+        Args:
+            mask: (B, K), 1 for a region.
+
+        Returns:
+            (share for W_c, share for W_p), each in 0..1.
+        """
+        dead_c, dead_p = (part.eq(0).all(-1) for part in self.hidden(spatial, semantic).chunk(2, dim=-1))
+        valid = mask > 0
+        count = valid.sum().clamp(min=1)
+        return float((dead_c & valid).sum() / count), float((dead_p & valid).sum() / count)
+
+
+def dead_share_warning(share_c: float, share_p: float) -> str | None:
+    """A sentence to log when a slot of the SS attention is dead on every region, else None."""
+    dead = [name for name, share in (("W_c", share_c), ("W_p", share_p)) if share >= 1.0]
+    if not dead:
+        return None
+    return (
+        f"{' and '.join(dead)} of the spatial-semantic attention: the ReLU is 0 on every region of the batch, so no "
+        "gradient reaches it. Try another MODEL.SS_ATTENTION.SEED, MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT 1.0, or a "
+        "larger MODEL.SS_ATTENTION.DIM."
+    )

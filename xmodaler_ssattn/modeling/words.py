@@ -1,0 +1,96 @@
+"""The words that enter a rollout: given, or drawn on the way by scheduled sampling.
+
+Letters: N captions (longest first), M words in all, packed step after step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodaler_ssattn.host import TokenBaseEmbedding, kfg
+from xmodaler_ssattn.modeling.rollout import step_slices
+
+
+def packs(token_embed: nn.Module) -> bool:
+    """Whether an embedding may be given words without their place in the caption."""
+    return (
+        isinstance(token_embed, TokenBaseEmbedding)
+        and getattr(token_embed, "embeddings_pos", None) is None
+        and getattr(token_embed, "embeddings_token_type", None) is None
+    )
+
+
+class WordSource:
+    """Embedded words times their columns of the attention LSTM, given step by step and all at once.
+
+    Args:
+        token_embed: the host's word embedding (``packs`` holds).
+        tokens: (M,) int64 ground-truth input words, packed.
+        sizes: captions that have a word at each step.
+        rows: (M,) int64, the caption of each word.
+        ss_prob: probability of replacing a word by one drawn from the model, never at the first step.
+        draw: (h2 of some captions (n, H)) -> (n,) words drawn from the model; only used when ``ss_prob`` > 0.
+    """
+
+    def __init__(
+        self,
+        token_embed: nn.Module,
+        tokens: Tensor,
+        sizes: list[int],
+        rows: Tensor,
+        ss_prob: float = 0.0,
+        draw: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.token_embed = token_embed
+        self.sizes = sizes
+        self._tokens = tokens.clone() if ss_prob > 0 else tokens
+        self._rows = rows
+        self._at = step_slices(sizes)
+        self._ss_prob = ss_prob
+        self._draw = draw
+        self._x1: Tensor | None = None
+
+    def prepare(self, weight: Tensor, constant: Tensor) -> None:
+        """``weight`` (4H, word embedding): the word's columns; ``constant`` (N, 4H): all that no word changes."""
+        self._weight, self._constant = weight, constant
+        dropout = self.token_embed.embeddings_dropout
+        self._mask = None
+        if self._ss_prob > 0 and dropout is not None and self.token_embed.training:
+            # One mask for both times that a word is embedded: when it is drawn, and for the gradient.
+            self._mask = dropout(constant.new_ones(len(self._tokens), weight.shape[1]))
+        if self._ss_prob == 0:
+            self._x1 = self._product(slice(0, len(self._tokens)))
+
+    def _product(self, now: slice) -> Tensor:
+        if self._mask is None:
+            embedded = self.token_embed({kfg.G_TOKENS_IDS: self._tokens[now]})[kfg.G_TOKEN_EMBED]
+        else:
+            embedded = _without_dropout(self.token_embed, self._tokens[now]) * self._mask[now]
+        return F.linear(embedded.to(self._weight.dtype), self._weight) + self._constant[self._rows[now]]
+
+    def x1_of_step(self, t: int, h2: Tensor) -> Tensor:
+        """x1 of the words at step ``t``; ``h2`` (n, H) are the language LSTM's states of the step before."""
+        now = self._at[t]
+        if self._x1 is not None:
+            return self._x1[now]
+        if t > 0:
+            chosen = (torch.rand(len(h2), device=h2.device) < self._ss_prob).nonzero().squeeze(1)
+            if len(chosen):
+                self._tokens[now][chosen] = self._draw(h2[chosen])
+        return self._product(now)
+
+    def x1(self) -> Tensor:
+        """(M, 4H) x1 of all words with its graph; after the run, when the words are known."""
+        return self._x1 if self._x1 is not None else self._product(slice(0, len(self._tokens)))
+
+
+def _without_dropout(token_embed: nn.Module, tokens: Tensor) -> Tensor:
+    dropout, token_embed.embeddings_dropout = token_embed.embeddings_dropout, None
+    try:
+        return token_embed({kfg.G_TOKENS_IDS: tokens})[kfg.G_TOKEN_EMBED]
+    finally:
+        token_embed.embeddings_dropout = dropout

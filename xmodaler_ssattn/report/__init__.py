@@ -1,0 +1,1 @@
+"""What people look at: captions drawn onto their pictures."""

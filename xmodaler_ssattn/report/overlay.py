@@ -1,0 +1,73 @@
+"""A picture with its caption: each object word in a colour of its own, its box in the same colour."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from PIL import Image, ImageDraw, ImageFont
+
+from xmodaler_ssattn.caption import GroundedCaption
+
+# Okabe and Ito's palette, distinguishable with the common kinds of colour blindness, without its black and yellow.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_TEXT, _PAPER, _MARGIN, _LINE = "#222222", "#FFFFFF", 8, 20
+
+
+def draw_captions(
+    picture: Image.Image, captions: dict[str, GroundedCaption], object_words: Collection[int] | dict[str, Collection[int]]
+) -> Image.Image:
+    """The picture once a model, side by side, each with its caption below and the boxes of its object words.
+
+    Args:
+        picture: any mode; drawn on a copy.
+        captions: model name -> its caption.
+        object_words: positions of the words to colour and box, for all models or by model name.
+
+    Returns:
+        an RGB picture, one column a model.
+    """
+    columns = []
+    for name, caption in captions.items():
+        positions = object_words[name] if isinstance(object_words, dict) else object_words
+        columns.append(_draw_column(picture, name, caption, positions))
+    sheet = Image.new("RGB", (sum(c.width for c in columns), max(c.height for c in columns)), _PAPER)
+    x = 0
+    for column in columns:
+        sheet.paste(column, (x, 0))
+        x += column.width
+    return sheet
+
+
+def _draw_column(picture: Image.Image, name: str, caption: GroundedCaption, positions: Collection[int]) -> Image.Image:
+    picture = picture.convert("RGB")
+    font = ImageFont.load_default(size=14)
+    colours = {position: COLOURS[i % len(COLOURS)] for i, position in enumerate(sorted(positions))}
+    lines = _wrap([word.text for word in caption.words], font, picture.width - 2 * _MARGIN)
+    height = picture.height + (len(lines) + 1) * _LINE + 2 * _MARGIN
+    column = Image.new("RGB", (picture.width, height), _PAPER)
+    column.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(column)
+    for position, colour in colours.items():
+        draw.rectangle(caption.words[position].box_px, outline=colour, width=3)
+    y = picture.height + _MARGIN
+    draw.text((_MARGIN, y), name, fill="#777777", font=font)
+    for line in lines:
+        x, y = _MARGIN, y + _LINE
+        for position, text in line:
+            draw.text((x, y), text, fill=colours.get(position, _TEXT), font=font)
+            x += draw.textlength(text + " ", font=font)
+    return column
+
+
+def _wrap(words: list[str], font: ImageFont.ImageFont, width: float) -> list[list[tuple[int, str]]]:
+    """Words into lines no wider than ``width``; each word keeps its position."""
+    lines: list[list[tuple[int, str]]] = [[]]
+    used = 0.0
+    for position, word in enumerate(words):
+        length = font.getlength(word + " ")
+        if lines[-1] and used + length > width:
+            lines.append([])
+            used = 0.0
+        lines[-1].append((position, word))
+        used += length
+    return lines

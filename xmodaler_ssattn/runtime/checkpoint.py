@@ -1,0 +1,173 @@
+"""Checkpoints: written whole or not at all, read as plain data, and every mismatch with the model reported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import torch
+from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
+from torch import nn
+
+from . import comm
+
+LAST_CHECKPOINT = "last_checkpoint"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read, or does not fit; the message says which file and why."""
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a file for writing under a temporary name beside ``path``; it takes that name when the block succeeds."""
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder or ".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; this one should be as readable as the user's others.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_plain(path: str | os.PathLike) -> Any:
+    """Read a file of ``torch.save`` to the CPU: tensors and plain values, never code.
+
+    Raises:
+        CheckpointError: it is a ``.pkl`` file, it holds other Python objects, or it is damaged.
+    """
+    path = os.fspath(path)
+    if path.endswith(".pkl"):
+        raise CheckpointError(
+            f"{path} is a pickle; reading one can run any code in it, so it is refused. Convert it where you trust it: "
+            "torch.save({'model': {name: tensor, ...}}, 'weights.pth')."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} holds more than tensors and plain values, so it is refused: {reason}") from error
+    except (RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} cannot be read; is the file complete? ({str(error).splitlines()[0]})") from error
+
+
+class XmodalerCheckpointer(Checkpointer):
+    """fvcore's checkpointer with whole files, plain data and a report.
+
+    After ``load``, ``incompatible`` holds what did not fit: ``missing_keys``, ``unexpected_keys``,
+    ``incorrect_shapes`` (each as name, shape in the file, shape in the model); None before.
+    """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
+    ) -> None:
+        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.incompatible: _IncompatibleKeys | None = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<name>.pth`` with the model, the checkpointables and ``kwargs``, then name it in last_checkpoint."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
+        data.update(kwargs)
+        basename = f"{name}.pth"
+        path = os.path.join(self.save_dir, basename)
+        self.logger.info("Saving checkpoint to %s", path)
+        with whole_file(path) as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(basename)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with whole_file(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
+            file.write(last_filename_basename.encode())
+
+    def load(
+        self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False
+    ) -> dict[str, Any]:
+        """Load weights, and the checkpointables (all of them, or those named) that the file has.
+
+        What does not fit is logged as a warning and kept in ``incompatible``.
+
+        Args:
+            path: a file, or a URL that fvcore's path manager fetches; '' loads nothing.
+            strict: refuse a file that does not fit the model in every tensor, before any state is loaded.
+
+        Returns:
+            What else the file holds.
+
+        Raises:
+            CheckpointError: the file is missing, cannot be read as plain data, or under ``strict`` does not fit.
+        """
+        if not path:
+            self.logger.info("No checkpoint given; the weights stay as they were initialised")
+            return {}
+        if "://" in path:
+            path = self.path_manager.get_local_path(path)
+        if not os.path.isfile(path):
+            raise CheckpointError(f"There is no checkpoint {path}.")
+        self.logger.info("Loading checkpoint from %s", path)
+        checkpoint = self._load_file(path)
+        incompatible = self._load_model(checkpoint)
+        if strict and any(incompatible):
+            raise CheckpointError(
+                f"Cannot resume from {path}, it is of another model:\n{_describe(incompatible)}\n"
+                "Resume with the config it was trained with (config.yaml beside it), or start anew with its weights: "
+                f"MODEL.WEIGHTS {path} and another OUTPUT_DIR."
+            )
+        self._log_incompatible_keys(incompatible)
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in checkpoint:
+                self.checkpointables[key].load_state_dict(checkpoint.pop(key))
+        return checkpoint
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """With ``resume`` and a last_checkpoint: all of it, strictly; otherwise the weights of ``path``."""
+        if resume and self.has_checkpoint():
+            return self.load(self.get_checkpoint_file(), strict=True)
+        return self.load(path, checkpointables=[])
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        loaded = read_plain(filename)
+        if not isinstance(loaded, dict):
+            raise CheckpointError(f"{filename}: expected a dict of tensors, received a {type(loaded).__name__}.")
+        return loaded if "model" in loaded else {"model": loaded}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
+        self.incompatible = super()._load_model(checkpoint)
+        # fvcore takes a tensor of the wrong shape out of the file, and so torch calls it missing as well.
+        wrong = {name for name, _, _ in self.incompatible.incorrect_shapes}
+        missing = [name for name in self.incompatible.missing_keys if name not in wrong]
+        self.incompatible = self.incompatible._replace(missing_keys=missing)
+        return self.incompatible
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        if any(incompatible):
+            self.logger.warning("The checkpoint does not fit the model everywhere:\n%s", _describe(incompatible))
+
+
+def _describe(incompatible: _IncompatibleKeys) -> str:
+    lines = []
+    if incompatible.missing_keys:
+        lines.append(f"  not in the file, left as they are: {', '.join(incompatible.missing_keys)}")
+    if incompatible.unexpected_keys:
+        lines.append(f"  not in the model, left out: {', '.join(incompatible.unexpected_keys)}")
+    for name, in_file, in_model in incompatible.incorrect_shapes:
+        lines.append(f"  {name}: shape {tuple(in_file)} in the file, {tuple(in_model)} in the model, left out")
+    return "\n".join(lines)

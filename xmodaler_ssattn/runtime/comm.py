@@ -1,0 +1,85 @@
+"""Who is who among the processes of a run, and small exchanges between them. Alone, everything is a no-op."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+_LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
+"""The processes of this machine; ``launch`` sets it."""
+
+
+def _running() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    """Number of processes of the run."""
+    return dist.get_world_size() if _running() else 1
+
+
+def get_rank() -> int:
+    """This process among all, from 0."""
+    return dist.get_rank() if _running() else 0
+
+
+def get_local_rank() -> int:
+    """This process among those of its machine, from 0."""
+    return dist.get_rank(group=_LOCAL_PROCESS_GROUP) if _running() else 0
+
+
+def get_local_size() -> int:
+    """Number of processes on this machine."""
+    return dist.get_world_size(group=_LOCAL_PROCESS_GROUP) if _running() else 1
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files and evaluates."""
+    return get_rank() == 0
+
+
+def synchronize() -> None:
+    """Wait until every process is here."""
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+@functools.lru_cache
+def _cpu_group() -> dist.ProcessGroup:
+    """A group of all processes for exchanging plain values; NCCL itself moves CUDA tensors only."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+
+
+def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """``data`` of every process, in every process, by rank."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _cpu_group()
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, data, group=group)
+    return gathered
+
+
+def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """``data`` of every process by rank in process ``dst``; an empty list in the others."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _cpu_group()
+    gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
+    dist.gather_object(data, gathered, dst=dst, group=group)
+    return gathered or []
+
+
+def shared_random_seed() -> int:
+    """A number that is the same in every process, drawn from numpy's state of the first."""
+    return int(all_gather(np.random.randint(2**31))[0])
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The model itself, without the wrapper of distributed training."""
+    return model.module if isinstance(model, (DistributedDataParallel, DataParallel)) else model

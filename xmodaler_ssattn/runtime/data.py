@@ -1,0 +1,186 @@
+"""Data loaders: a registered mapper's list of records, mapped one by one, batched as plain lists of samples."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
+
+from . import comm
+from .config import CfgNode, ConfigError
+from .configurable import configurable
+from .registry import DATASETS_REGISTRY
+from .rng import seed_all_rng
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetFromList(Dataset):
+    """A list as a dataset; each record is handed out as a fresh copy, so that a mapper may change it.
+
+    Records of plain JSON values are packed into one array of bytes: the loader's worker processes then share
+    its memory, where a list of Python objects would be copied into each of them by and by. A list that JSON
+    does not give back unchanged (arrays, tuples, integer keys) stays as it is.
+    """
+
+    def __init__(self, lst: Sequence, copy: bool = True, serialize: bool = True) -> None:
+        self._copy = copy
+        self._list: Sequence | None = lst
+        packed = _pack(lst) if serialize else None
+        if packed is not None:
+            self._list = None
+            self._ends = np.cumsum([len(record) for record in packed])
+            self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
+            logger.info("Packed %d records into %.1f MiB", len(packed), self._bytes.nbytes / 2**20)
+
+    def __len__(self) -> int:
+        return len(self._ends) if self._list is None else len(self._list)
+
+    def __getitem__(self, index: int) -> Any:
+        if self._list is not None:
+            return copy.deepcopy(self._list[index]) if self._copy else self._list[index]
+        if not 0 <= index < len(self):
+            raise IndexError(f"Record {index} was asked for, there are {len(self)}.")
+        start = self._ends[index - 1] if index else 0
+        return json.loads(self._bytes[start : self._ends[index]].tobytes())
+
+
+def _pack(records: Sequence) -> list[bytes] | None:
+    packed = []
+    for record in records:
+        try:
+            text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError):
+            return None
+        if json.loads(text) != record:
+            return None
+        packed.append(text.encode("utf-8", "surrogatepass"))
+    return packed
+
+
+class MapDataset(Dataset):
+    """``map_func(record)`` for each record of a dataset.
+
+    Raises:
+        ValueError: ``map_func`` returned None; the message names the record's index.
+    """
+
+    def __init__(self, dataset: Dataset, map_func: Callable[[Any], dict[str, Any]]) -> None:
+        self._dataset = dataset
+        self._map_func = map_func
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self._map_func(self._dataset[int(index)])
+        if sample is None:
+            name = type(self._map_func).__name__
+            raise ValueError(f"{name} returned None for record {int(index)}; it must return a sample or raise.")
+        return sample
+
+
+def build_dataset_mapper(cfg: CfgNode, name: str, stage: str) -> Callable:
+    """The mapper registered as ``name``, for ``stage`` 'train', 'val' or 'test'."""
+    return DATASETS_REGISTRY.get(name)(cfg, stage)
+
+
+def trivial_batch_collator(batch: list) -> list:
+    """The samples as they are: the model collates them in ``preprocess_batch``."""
+    return batch
+
+
+def worker_init_reset_seed(worker_id: int) -> None:
+    """Seed a worker from numpy's state, which torch derived from the loader's seed and the worker's number."""
+    seed_all_rng(np.random.randint(2**31) + worker_id)
+
+
+def _load(cfg: CfgNode, name: str, stage: str, dataset_mapper: Callable | None, datalist: Sequence | None):
+    if not name:
+        return None, None
+    mapper = build_dataset_mapper(cfg, name, stage) if dataset_mapper is None else dataset_mapper
+    return mapper, mapper.load_data(cfg) if datalist is None else datalist
+
+
+def _train_loader_from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None) -> dict[str, Any]:
+    mapper, datalist = _load(cfg, cfg.DATASETS.TRAIN, "train", dataset_mapper, datalist)
+    return {
+        "datalist": datalist,
+        "dataset_mapper": mapper,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "batch_size": cfg.DATALOADER.TRAIN_BATCH_SIZE,
+    }
+
+
+def _valtest_loader_from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None, stage="val") -> dict[str, Any]:
+    name = {"val": cfg.DATASETS.VAL, "test": cfg.DATASETS.TEST}[stage]
+    mapper, datalist = _load(cfg, name, stage, dataset_mapper, datalist)
+    return {
+        "datalist": datalist,
+        "dataset_mapper": mapper,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "batch_size": cfg.DATALOADER.TEST_BATCH_SIZE,
+    }
+
+
+def _dataset(datalist: Sequence | Dataset, mapper: Callable) -> MapDataset:
+    return MapDataset(DatasetFromList(datalist) if isinstance(datalist, list) else datalist, mapper)
+
+
+@configurable(from_config=_train_loader_from_config)
+def build_xmodaler_train_loader(
+    datalist: Sequence | Dataset | None, *, dataset_mapper: Callable | None, batch_size: int, num_workers: int
+) -> DataLoader | None:
+    """Shuffled full batches (an incomplete last one is dropped), or None without a data set.
+
+    Among several processes each reads its share, the same shuffle everywhere.
+
+    Raises:
+        ConfigError: there are fewer records than one batch needs.
+    """
+    if datalist is None or dataset_mapper is None:
+        return None
+    dataset = _dataset(datalist, dataset_mapper)
+    sampler = DistributedSampler(dataset) if comm.get_world_size() > 1 else RandomSampler(dataset)
+    if len(sampler) < batch_size:
+        raise ConfigError(
+            f"The training split has {len(sampler)} images a process, fewer than DATALOADER.TRAIN_BATCH_SIZE "
+            f"{batch_size}: not one full batch. Lower the batch size."
+        )
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
+        drop_last=True,
+    )
+
+
+@configurable(from_config=_valtest_loader_from_config)
+def build_xmodaler_valtest_loader(
+    datalist: Sequence | Dataset | None,
+    *,
+    dataset_mapper: Callable | None,
+    batch_size: int,
+    num_workers: int,
+    multi_gpu_eval: bool = False,
+) -> DataLoader | None:
+    """All records in order, or None without a data set; with ``multi_gpu_eval`` each process reads its share."""
+    if datalist is None or dataset_mapper is None:
+        return None
+    dataset = _dataset(datalist, dataset_mapper)
+    shared = multi_gpu_eval and comm.get_world_size() > 1
+    return DataLoader(
+        dataset,
+        sampler=DistributedSampler(dataset, shuffle=False) if shared else None,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+    )

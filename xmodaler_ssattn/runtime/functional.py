@@ -1,0 +1,91 @@
+"""Small pure functions on samples, padded batches and vocabularies.
+
+Letters: B images, S captions an image, K regions, D feature size, T words.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+def pad_tensor(tensor: Sequence, padding_value: float, use_mask: bool):
+    """Stack tensors of different first length; a list of lists is flattened first (B lists of S captions -> B S rows).
+
+    Returns:
+        (rows, longest, ...) tensor, and with ``use_mask`` also a (rows, longest) float32 mask, 1 on real entries.
+    """
+    rows = list(itertools.chain.from_iterable(tensor)) if isinstance(tensor[0], list) else list(tensor)
+    padded = pad_sequence(rows, batch_first=True, padding_value=padding_value)
+    if not use_mask:
+        return padded
+    lengths = torch.tensor([row.size(0) for row in rows])
+    return padded, (torch.arange(padded.size(1)) < lengths[:, None]).float()
+
+
+def dict_as_tensor(input_dict: dict[str, Any]) -> None:
+    """Turn arrays and numbers of a sample into tensors, in place; lists element by element; text stays."""
+    for key, value in input_dict.items():
+        if isinstance(value, list):
+            input_dict[key] = [torch.as_tensor(item) for item in value]
+        elif not isinstance(value, str):
+            input_dict[key] = torch.as_tensor(value)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor in it, through lists, tuples and dicts, on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def expand_tensor(tensor: Tensor | None, size: int, dim: int = 1) -> Tensor | None:
+    """Repeat rows ``size`` times. ``dim`` 1: (a, b) -> (a, a, b, b), ``dim`` 0: (a, b) -> (a, b, a, b)."""
+    if size == 1 or tensor is None:
+        return tensor
+    if dim == 0:
+        return tensor.repeat(size, *[1] * (tensor.dim() - 1))
+    return tensor.repeat_interleave(size, dim=dim - 1)
+
+
+def boxes_to_locfeats(boxes: np.ndarray, image_w: float, image_h: float) -> np.ndarray:
+    """(K, 4) boxes x1, y1, x2, y2 in pixels -> (K, 5) float32 [x1/W, y1/H, x2/W, y2/H, area share]."""
+    boxes = np.asarray(boxes, dtype=np.float32)
+    x1, y1, x2, y2 = boxes.T
+    image_w, image_h = float(image_w), float(image_h)
+    share = (y2 - y1) * (x2 - x1) / (image_w * image_h)
+    return np.stack([x1 / image_w, y1 / image_h, x2 / image_w, y2 / image_h, share], axis=1).astype(np.float32)
+
+
+def load_vocab(path: str | os.PathLike) -> list[str] | None:
+    """Read a vocabulary file, one word a line: line n is index n, index 0 is '.'. An empty path gives None."""
+    if not str(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return [".", *(line.strip() for line in file)]
+
+
+def decode_sequence(vocab: Sequence[str], seq: Tensor) -> list[str]:
+    """(N, T) word indices -> N sentences; index 0 ends a sentence.
+
+    Raises:
+        IndexError: an index lies outside the vocabulary, that is, the vocabulary file is not the model's.
+    """
+    highest = int(seq.max()) if seq.numel() else 0
+    if highest >= len(vocab):
+        raise IndexError(
+            f"The model predicted word {highest}, but the vocabulary ends at {len(vocab) - 1}: "
+            "INFERENCE.VOCAB is not the file that MODEL.VOCAB_SIZE was set for."
+        )
+    return [" ".join(vocab[i] for i in itertools.takewhile(bool, row)) for row in seq.tolist()]

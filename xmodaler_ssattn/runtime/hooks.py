@@ -1,0 +1,280 @@
+"""What happens around the steps: timing, schedules, checkpoints, evaluation, writing."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from . import comm
+from .checkpoint import XmodalerCheckpointer
+from .logger import show_bars
+from .train_loop import HookBase
+from .writers import EventWriter, losses_for_people
+
+logger = logging.getLogger(__name__)
+
+
+class CallbackHook(HookBase):
+    """A hook from functions that take the trainer."""
+
+    def __init__(
+        self,
+        *,
+        before_train: Callable | None = None,
+        after_train: Callable | None = None,
+        before_step: Callable | None = None,
+        after_step: Callable | None = None,
+    ) -> None:
+        self._calls = (before_train, after_train, before_step, after_step)
+
+    def _call(self, index: int) -> None:
+        if self._calls[index] is not None:
+            self._calls[index](self.trainer)
+
+    def before_train(self) -> None:
+        self._call(0)
+
+    def after_train(self) -> None:
+        self._call(1)
+
+    def before_step(self) -> None:
+        self._call(2)
+
+    def after_step(self) -> None:
+        self._call(3)
+
+
+class IterationTimer(HookBase):
+    """Puts ``time``, the seconds of a step, from the third step on; logs the speed at the end. Must come first."""
+
+    def __init__(self, warmup_iter: int = 3) -> None:
+        self._warmup_iter = warmup_iter
+        self._train_start = self._step_start = time.perf_counter()
+        self._seconds_in_steps = 0.0
+        self._timed = 0
+
+    def before_train(self) -> None:
+        self._train_start = time.perf_counter()
+
+    def before_step(self) -> None:
+        self._step_start = time.perf_counter()
+
+    def after_step(self) -> None:
+        seconds = time.perf_counter() - self._step_start
+        if self.trainer.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
+            self.trainer.storage.put_scalars(time=seconds)
+            self._seconds_in_steps += seconds
+            self._timed += 1
+
+    def after_train(self) -> None:
+        if self._timed:
+            logger.info("Overall training speed: %.4f s / it", self._seconds_in_steps / self._timed)
+        total = datetime.timedelta(seconds=int(time.perf_counter() - self._train_start))
+        logger.info("Total training time: %s", total)
+
+
+class LRScheduler(HookBase):
+    """Puts ``lr`` and steps the schedule after each iteration.
+
+    ``lr`` is the commonest rate among the groups, or the rate of the largest group when groups hold several tensors.
+    """
+
+    def __init__(self, optimizer=None, scheduler=None) -> None:
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+
+    def before_train(self) -> None:
+        self._optimizer = self._optimizer or self.trainer.optimizer
+        self._scheduler = self._scheduler or self.trainer.scheduler
+        groups = self._optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        if max(sizes) > 1:
+            self._shown = sizes.index(max(sizes))
+        else:
+            rates = [group["lr"] for group in groups]
+            self._shown = rates.index(Counter(rates).most_common(1)[0][0])
+
+    def after_step(self) -> None:
+        self.trainer.storage.put_scalar("lr", self._optimizer.param_groups[self._shown]["lr"], smoothing_hint=False)
+        self._scheduler.step()
+
+
+class ScheduledSampling(HookBase):
+    """ss_prob = min(INC_PROB * floor(steps since the start / steps of one increment), MAX_PROB), for the next step."""
+
+    def __init__(self, start_iter: int, inc_every_iter: int, inc_prob: float, max_prob: float) -> None:
+        self._start_iter = start_iter
+        self._inc_every_iter = inc_every_iter
+        self._inc_prob = inc_prob
+        self._max_prob = max_prob
+
+    def after_step(self) -> None:
+        next_iter = self.trainer.iter + 1
+        if next_iter > self._start_iter:
+            increments = (next_iter - self._start_iter) // self._inc_every_iter
+            self.trainer.ss_prob = min(self._inc_prob * increments, self._max_prob)
+
+
+class ModelWeightsManipulating(HookBase):
+    """Calls the model's ``bind_or_init_weights`` before training, after weights were loaded."""
+
+    def before_train(self) -> None:
+        model = comm.unwrap_model(self.trainer.model)
+        if hasattr(model, "bind_or_init_weights"):
+            model.bind_or_init_weights()
+
+
+class PeriodicCheckpointer(HookBase):
+    """Saves every ``period`` iterations, and ``model_final`` after the last. Runs in every process.
+
+    Each process gives its random state; the first writes the file.
+    """
+
+    def __init__(self, checkpointer: XmodalerCheckpointer, period: int, file_prefix: str = "model") -> None:
+        self.checkpointer = checkpointer
+        self.period = period
+        self.file_prefix = file_prefix
+
+    def after_step(self) -> None:
+        iteration, next_iter = self.trainer.iter, self.trainer.iter + 1
+        due = next_iter % self.period == 0
+        last = next_iter >= self.trainer.max_iter
+        if not (due or last):
+            return
+        self.trainer.take_random_states()
+        if due:
+            epoch = next_iter // self.trainer.iters_per_epoch
+            self.checkpointer.save(f"{self.file_prefix}_Epoch_{epoch:05d}_Iter_{iteration:07d}", iteration=iteration)
+        if last:
+            self.checkpointer.save(f"{self.file_prefix}_final", iteration=iteration)
+
+
+class EvalHook(HookBase):
+    """Evaluates every ``eval_period`` epochs after epoch ``eval_start``, and after the last epoch, once each.
+
+    The scores are put under ``<stage>/name``; a name that begins so already stays.
+
+    Args:
+        eval_function: takes the epoch and returns a (nested) dict of numbers, or something empty. It is called in
+            the first process, with ``multi_gpu_eval`` in all.
+    """
+
+    def __init__(
+        self,
+        eval_period: int,
+        eval_start: int,
+        eval_function: Callable[[int], Any],
+        iters_per_epoch: int,
+        stage: str,
+        multi_gpu_eval: bool = False,
+    ) -> None:
+        self._period = eval_period * iters_per_epoch
+        self._start = eval_start
+        self._function = eval_function
+        self._iters_per_epoch = iters_per_epoch
+        self._stage = stage
+        self._everywhere = multi_gpu_eval
+        self._evaluated_at: int | None = None
+
+    def after_step(self) -> None:
+        self.evaluate_if_due(self.trainer.iter + 1)
+
+    def evaluate_if_due(self, next_iter: int) -> None:
+        """Evaluate if the schedule says so when ``next_iter`` iterations are done."""
+        epoch = next_iter // self._iters_per_epoch
+        if self._period > 0 and next_iter % self._period == 0 and epoch > self._start:
+            self._evaluate(next_iter)
+
+    def after_train(self) -> None:
+        # iter reaches max_iter only when no step failed.
+        finished = self.trainer.iter >= self.trainer.max_iter
+        if finished and self._evaluated_at != self.trainer.max_iter:
+            self._evaluate(self.trainer.max_iter)
+
+    def _evaluate(self, next_iter: int) -> None:
+        epoch = next_iter // self._iters_per_epoch
+        results = self._function(epoch) if self._everywhere or comm.is_main_process() else None
+        self._evaluated_at = next_iter
+        comm.synchronize()  # the other processes wait for the evaluation
+        if not comm.is_main_process() or not results:
+            return
+        if not isinstance(results, Mapping):
+            raise TypeError(f"An evaluation must return a dict of numbers, received a {type(results).__name__}.")
+        scores = {_staged(name, self._stage): value for name, value in flatten_results_dict(results).items()}
+        for name, value in scores.items():
+            try:
+                float(value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"The evaluation score {name!r} is no number: {value!r}.") from error
+        self.trainer.storage.put_scalars(**scores, smoothing_hint=False)
+        logger.info("Epoch %d: %s", epoch, "  ".join(f"{name} {float(value):.4f}" for name, value in scores.items()))
+
+
+def _staged(name: str, stage: str) -> str:
+    return name if name.startswith(f"{stage}/") else f"{stage}/{name}"
+
+
+def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a/b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}/{inner}": v for inner, v in flatten_results_dict(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+class RandomStateAfterEvaluation(HookBase):
+    """After the evaluations of an iteration with a checkpoint: keep the random state that they left behind."""
+
+    def after_step(self) -> None:
+        self.trainer.keep_random_states_after_evaluation()
+
+
+class PeriodicWriter(HookBase):
+    """Lets the writers write every ``period`` iterations and at the end, then closes them. Must come last."""
+
+    def __init__(self, writers: list[EventWriter], period: int = 20) -> None:
+        self._writers = writers
+        self._period = period
+
+    def after_step(self) -> None:
+        next_iter = self.trainer.iter + 1
+        if next_iter % self._period == 0 or next_iter == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
+
+    def after_train(self) -> None:
+        for writer in self._writers:
+            writer.write()
+            writer.close()
+
+
+class ProgressBar(HookBase):
+    """On a terminal: a bar over the iterations with epoch, losses and time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def before_train(self) -> None:
+        if show_bars():
+            trainer = self.trainer
+            self._bar = tqdm(total=trainer.max_iter, initial=trainer.start_iter, dynamic_ncols=True, unit="it")
+
+    def after_step(self) -> None:
+        if self._bar is not None:
+            epochs = self.trainer.max_iter // self.trainer.iters_per_epoch
+            self._bar.set_description(f"epoch {self.trainer.iter // self.trainer.iters_per_epoch + 1}/{epochs}", False)
+            self._bar.set_postfix_str("  ".join(losses_for_people(self.trainer.storage)), False)
+            self._bar.update()
+
+    def after_train(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

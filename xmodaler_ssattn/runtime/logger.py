@@ -1,0 +1,89 @@
+"""Loggers: lines for people on stdout, the same lines in OUTPUT_DIR/log.txt, and bars that do not tear them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+LOGGER_NAMES = ("xmodaler", "xmodaler_ssattn", "fvcore")
+SECONDS_BETWEEN_LINES = 10.0
+FILE_ONLY = {"file_only": True}
+"""``extra=`` of a line that a progress bar shows already: it goes to the log file alone."""
+
+_LINE = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+_CONSOLE = logging.Formatter("[%(asctime)s %(levelname).1s] %(message)s", datefmt="%m/%d %H:%M:%S")
+_our_handlers: list[logging.Handler] = []
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes through tqdm, which takes its bars off the terminal for the time of a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "file_only", False):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+
+
+def setup_logger(output: str | os.PathLike | None = None, distributed_rank: int = 0) -> logging.Logger:
+    """Send the project's and the host's loggers to stdout (first process only) and to a file.
+
+    A second call replaces the handlers of the first: a second run in the same process has its own log file.
+
+    Args:
+        output: a folder (``log.txt`` in it) or a file name ending in .txt or .log; None or '' for no file.
+        distributed_rank: the process; from 1 on the file name ends in ``.rank1`` and so on.
+
+    Returns:
+        The logger ``xmodaler``.
+    """
+    handlers: list[logging.Handler] = []
+    if distributed_rank == 0:
+        handlers.append(_ConsoleHandler())
+        handlers[-1].setFormatter(_CONSOLE)
+    if output:
+        path = Path(output)
+        path = path if path.suffix in (".txt", ".log") else path / "log.txt"
+        path = path.with_name(f"{path.name}.rank{distributed_rank}") if distributed_rank else path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers[-1].setFormatter(_LINE)
+
+    loggers = [logging.getLogger(name) for name in LOGGER_NAMES]
+    for one in loggers:
+        for old in _our_handlers:
+            one.removeHandler(old)
+        for handler in handlers:
+            one.addHandler(handler)
+        one.setLevel(logging.INFO)
+    for old in _our_handlers:
+        old.close()
+    _our_handlers[:] = handlers
+    return loggers[0]
+
+
+def show_bars() -> bool:
+    """Whether progress bars can be watched: stderr is a terminal."""
+    return sys.stderr.isatty()
+
+
+def progress(iterable: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Iterate with a bar on a terminal, elsewhere with a line in the log at most every ten seconds."""
+    if show_bars():
+        yield from tqdm(iterable, total=total, desc=what, dynamic_ncols=True, leave=False)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(iterable, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - start) / done * (total - done)
+            logging.getLogger(__name__).info("%s: %d/%d, %.0f s left", what, done, total, left)

@@ -1,0 +1,82 @@
+"""Losses: each takes the model's output dict and returns {name: scalar}; the trainer adds them up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import CfgNode, ConfigError
+from .configurable import configurable
+from .constants import kfg
+from .registry import LOSSES_REGISTRY
+
+PADDING = -1  # the target of a position that counts for nothing
+
+
+def build_losses(cfg: CfgNode) -> list[nn.Module]:
+    """The losses that ``LOSSES.NAMES`` lists, in that order."""
+    names = [name for name in cfg.LOSSES.NAMES if name]
+    if not names:
+        raise ConfigError("LOSSES.NAMES is empty; a caption model is trained with CrossEntropy or LabelSmoothing.")
+    return [LOSSES_REGISTRY.get(name)(cfg) for name in names]
+
+
+def add_loss_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
+    """Add the config keys of the losses that the raw yaml ``tmp_cfg`` names. Nothing calls this, as in upstream."""
+    for name in tmp_cfg.get("LOSSES", {}).get("NAMES", []):
+        LOSSES_REGISTRY.get(name).add_config(cfg)
+
+
+@LOSSES_REGISTRY.register()
+class CrossEntropy(nn.Module):
+    """Mean over the words of -log p(word): logits (N, T, vocabulary), targets (N, T) with -1 on padding."""
+
+    @configurable
+    def __init__(self) -> None:
+        super().__init__()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        """No keys of its own."""
+
+    def forward(self, outputs_dict: dict[str, Any]) -> dict[str, Tensor]:
+        if kfg.G_LOGITS not in outputs_dict:
+            return {}
+        logits, targets = outputs_dict[kfg.G_LOGITS], outputs_dict[kfg.G_TARGET_IDS]
+        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten().long(), ignore_index=PADDING)
+        return {"CrossEntropy Loss(G)": loss}
+
+
+@LOSSES_REGISTRY.register()
+class LabelSmoothing(nn.Module):
+    """Mean over the words of KL(q || p) with q = 1 - e on the word and e / (vocabulary - 1) on every other."""
+
+    @configurable
+    def __init__(self, *, label_smoothing: float) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {"label_smoothing": cfg.LOSSES.LABELSMOOTHING}
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        """No keys of its own."""
+
+    def forward(self, outputs_dict: dict[str, Any]) -> dict[str, Tensor]:
+        if kfg.G_LOGITS not in outputs_dict:
+            return {}
+        log_p = F.log_softmax(outputs_dict[kfg.G_LOGITS].flatten(0, -2), dim=-1)
+        targets = outputs_dict[kfg.G_TARGET_IDS].flatten().long()
+        real = targets != PADDING
+        log_p, targets = log_p[real], targets[real]
+        q = log_p.new_full(log_p.shape, self.label_smoothing / (log_p.size(-1) - 1))
+        q.scatter_(1, targets.unsqueeze(1), 1.0 - self.label_smoothing)
+        return {"LabelSmoothing(G) loss": F.kl_div(log_p, q, reduction="none").sum(1).mean()}

@@ -1,0 +1,217 @@
+"""The whole model: embeddings, encoder, decoder, predictor, and how a list of samples becomes a batch.
+
+Letters: B images, S captions an image, N = B S captions, K regions, T words, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABCMeta, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import CfgNode, ConfigError
+from .configurable import configurable
+from .constants import kfg
+from .decode_strategy import DecodeStrategy, build_beam_searcher, build_greedy_decoder
+from .decoder import add_decoder_config, build_decoder
+from .embedding import build_embeddings
+from .encoder import add_encoder_config, build_encoder
+from .functional import expand_tensor, pad_tensor, to_device
+from .predictor import add_predictor_config, build_predictor
+from .registry import META_ARCH_REGISTRY
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build the architecture that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, with fresh weights.
+
+    Raises:
+        ConfigError: the device is a CUDA device and PyTorch sees none. There is no silent fall-back to the CPU.
+    """
+    device = torch.device(cfg.MODEL.DEVICE)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no CUDA device; set MODEL.DEVICE cpu.")
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device)
+
+
+def add_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
+    """Add to ``cfg`` the keys of the parts that the raw yaml ``tmp_cfg`` (``load_from_file_tmp``) names."""
+    name = tmp_cfg.get("MODEL", {}).get("META_ARCHITECTURE", "")
+    if not name:
+        raise ConfigError("The config file must name MODEL.META_ARCHITECTURE.")
+    META_ARCH_REGISTRY.get(name).add_config(cfg, tmp_cfg)
+
+
+# Sample key -> padding value. Everything else in a sample is left out of the batch, as in upstream.
+_PADDED = {
+    kfg.ATT_FEATS_LOC: 0,
+    kfg.GLOBAL_FEATS: 0,
+    kfg.V_TARGET: 0,
+    kfg.G_TOKENS_IDS: 0,
+    kfg.G_TARGET_IDS: -1,
+    kfg.G_TOKENS_TYPE: 1,
+}
+# One row an image in the samples, one row a caption in a training batch.
+_REPEATED = (kfg.ATT_FEATS, kfg.ATT_MASKS, kfg.ATT_FEATS_LOC, kfg.GLOBAL_FEATS)
+
+
+class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
+    """The parts of a caption model; a subclass writes one teacher-forced pass, ``_forward``."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_seq_len: int,
+        token_embed: nn.Module,
+        visual_embed: nn.Module,
+        encoder: nn.Module | None,
+        decoder: nn.Module | None,
+        predictor: nn.Module | None,
+        greedy_decoder: DecodeStrategy,
+        beam_searcher: DecodeStrategy,
+    ) -> None:
+        super().__init__()
+        self.token_embed = token_embed
+        self.visual_embed = visual_embed
+        self.encoder = encoder
+        self.decoder = decoder
+        self.predictor = predictor
+        self.greedy_decoder = greedy_decoder
+        self.beam_searcher = beam_searcher
+        self.vocab_size = vocab_size
+        self.max_seq_len = max_seq_len
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        # The order of these lines decides the random initial weights; it is upstream's.
+        return {
+            "token_embed": build_embeddings(cfg, cfg.MODEL.TOKEN_EMBED.NAME),
+            "visual_embed": build_embeddings(cfg, cfg.MODEL.VISUAL_EMBED.NAME),
+            "encoder": build_encoder(cfg),
+            "decoder": build_decoder(cfg),
+            "predictor": build_predictor(cfg),
+            "greedy_decoder": build_greedy_decoder(cfg),
+            "beam_searcher": build_beam_searcher(cfg),
+            "vocab_size": cfg.MODEL.VOCAB_SIZE,
+            "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
+        }
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode, tmp_cfg: CfgNode) -> None:
+        add_encoder_config(cfg, tmp_cfg)
+        add_decoder_config(cfg, tmp_cfg)
+        add_predictor_config(cfg, tmp_cfg)
+
+    @abstractmethod
+    def get_extended_attention_mask(self, batched_inputs: dict[str, Any]) -> dict[str, Tensor | None]:
+        """Masks to add to attention scores, from the 0/1 masks of the batch."""
+
+    @abstractmethod
+    def _forward(self, batched_inputs: dict[str, Any]) -> dict[str, Any]:
+        """Teacher forcing: the batch with ``G_LOGITS`` (N, T, V) added."""
+
+    def forward(
+        self, batched_inputs: dict[str, Any], use_beam_search: bool | None = None, output_sents: bool = False
+    ) -> dict[str, Any]:
+        """``use_beam_search`` None: teacher forcing; False, or a beam of one: greedy; True: beam search."""
+        if use_beam_search is None:
+            return self._forward(batched_inputs)
+        if not use_beam_search or self.beam_searcher.beam_size == 1:
+            return self.greedy_decode(batched_inputs, output_sents)
+        return self.decode_beam_search(batched_inputs, output_sents)
+
+    def bind_or_init_weights(self) -> None:
+        """Called before training, after weights were loaded."""
+
+    def preprocess_batch(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad and stack the samples, on the model's device. Training samples (with ``SEQ_PER_SAMPLE``) give N rows.
+
+        ``V_TARGET`` stays at B rows, and sample keys that are not known here are left out (both as in upstream).
+        """
+        first = batched_inputs[0]
+        feats, masks = pad_tensor([sample[kfg.ATT_FEATS] for sample in batched_inputs], 0, use_mask=True)
+        batch: dict[str, Any] = {kfg.ATT_FEATS: feats, kfg.ATT_MASKS: masks}
+        for key, padding in _PADDED.items():
+            if key in first:
+                batch[key] = pad_tensor([sample[key] for sample in batched_inputs], padding, use_mask=False)
+        if kfg.G_TOKENS_IDS in first:
+            batch[kfg.TOKENS_MASKS] = pad_tensor([sample[kfg.G_TOKENS_IDS] for sample in batched_inputs], 0, True)[1]
+
+        batch = to_device(batch, next(self.parameters()).device)
+        captions = int(first.get(kfg.SEQ_PER_SAMPLE, 1))
+        for key in _REPEATED:
+            if key in batch:
+                batch[key] = expand_tensor(batch[key], captions)
+        if kfg.IDS in first:
+            batch[kfg.IDS] = [sample[kfg.IDS] for sample in batched_inputs for _ in range(captions)]
+        return batch
+
+    def greedy_decode(self, batched_inputs: dict[str, Any], output_sents: bool = False) -> dict[str, Any]:
+        """One sentence an image, word by word."""
+        return self.greedy_decoder(batched_inputs, output_sents, model=weakref.proxy(self))
+
+    def decode_beam_search(self, batched_inputs: dict[str, Any], output_sents: bool = False) -> dict[str, Any]:
+        """One sentence an image by the strategy that ``DECODE_STRATEGY.NAME`` names."""
+        return self.beam_searcher(batched_inputs, output_sents, model=weakref.proxy(self))
+
+
+@META_ARCH_REGISTRY.register()
+class RnnAttEncoderDecoder(BaseEncoderDecoder):
+    """A recurrent decoder with attention, fed the reference words or, under scheduled sampling, its own."""
+
+    def get_extended_attention_mask(self, batched_inputs: dict[str, Any]) -> dict[str, Tensor | None]:
+        """``EXT_ATT_MASKS`` (N, K): 0 on regions, -10000 on padding."""
+        masks = batched_inputs.get(kfg.ATT_MASKS)
+        if masks is None:
+            return {kfg.ATT_MASKS: None, kfg.EXT_ATT_MASKS: None}
+        masks = masks.to(next(self.parameters()).dtype)
+        return {kfg.ATT_MASKS: masks, kfg.EXT_ATT_MASKS: (1.0 - masks) * -10000.0}
+
+    def _forward(self, batched_inputs: dict[str, Any]) -> dict[str, Any]:
+        """``G_TOKENS_IDS`` (N, T) in the result stays the reference words; logits of the padded tail are 0."""
+        tokens = batched_inputs[kfg.G_TOKENS_IDS]
+        ss_prob = batched_inputs.get(kfg.SS_PROB, 0.0) if self.training else 0.0
+        inputs = dict(batched_inputs)
+        inputs.update(self.get_extended_attention_mask(inputs))
+        inputs.update(self.visual_embed(inputs))
+        if self.encoder is not None:
+            inputs.update(self.encoder(inputs, mode="v"))
+        inputs = self.decoder.preprocess(inputs)
+
+        batch_size, seq_len = tokens.shape
+        steps: list[Tensor] = []
+        for t in range(seq_len):
+            if t > 0 and not tokens[:, t].any():
+                break
+            words = tokens[:, t]
+            if t > 0 and ss_prob > 0:
+                words = self._mix_own_words(words, steps[-1], ss_prob)
+            inputs[kfg.G_TOKENS_IDS] = words
+            inputs.update(self.token_embed(inputs))
+            if self.encoder is not None:
+                inputs.update(self.encoder(inputs, mode="t"))
+            inputs.update(self.decoder(inputs))
+            steps.append(self.predictor(inputs)[kfg.G_LOGITS])
+
+        logits = torch.stack(steps, dim=1)
+        if len(steps) < seq_len:
+            tail = logits.new_zeros(batch_size, seq_len - len(steps), logits.size(-1))
+            logits = torch.cat([logits, tail], dim=1)
+        inputs.update({kfg.G_LOGITS: logits, kfg.G_TOKENS_IDS: tokens})
+        return inputs
+
+    @staticmethod
+    def _mix_own_words(words: Tensor, last_logits: Tensor, ss_prob: float) -> Tensor:
+        """Replace each word with probability ``ss_prob`` by one drawn from the last step's distribution.
+
+        The draws are upstream's: one uniform number a caption, then, if any is replaced, one word a caption.
+        """
+        replaced = torch.rand(words.shape, device=words.device) < ss_prob
+        if not replaced.any():
+            return words
+        drawn = torch.multinomial(last_logits.detach().softmax(-1), 1).squeeze(1)
+        return torch.where(replaced, drawn, words)

@@ -1,0 +1,132 @@
+"""Optimisers with one parameter group a tensor and optional gradient clipping inside ``step``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import CfgNode, ConfigError
+from .configurable import configurable
+from .registry import SOLVER_REGISTRY
+
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that ``SOLVER.NAME`` names, over the model's trainable tensors."""
+    cls = SOLVER_REGISTRY.get(cfg.SOLVER.NAME)
+    return maybe_add_gradient_clipping(cfg, cls)(cfg, parameter_groups(cfg, model))
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
+    """One group a trainable tensor, in the order of ``model.modules()``; a shared tensor appears once.
+
+    Norm layers have their own weight decay, biases their own weight decay and learning rate factor.
+    """
+    solver = cfg.SOLVER
+    groups: list[dict[str, Any]] = []
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            lr, decay = solver.BASE_LR, solver.WEIGHT_DECAY
+            if isinstance(module, _NORMS):
+                decay = solver.WEIGHT_DECAY_NORM
+            elif name == "bias":
+                lr, decay = lr * solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY_BIAS
+            groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
+    return groups
+
+
+def maybe_add_gradient_clipping(
+    cfg: CfgNode, optimizer: type[torch.optim.Optimizer]
+) -> type[torch.optim.Optimizer]:
+    """``optimizer``, or when ``SOLVER.GRAD_CLIP`` > 0 a subclass of it that clips the gradients before each step.
+
+    Raises:
+        ConfigError: ``SOLVER.GRAD_CLIP_TYPE`` is neither 'value' nor 'norm'.
+    """
+    clip, norm_type, kind = cfg.SOLVER.GRAD_CLIP, cfg.SOLVER.NORM_TYPE, cfg.SOLVER.GRAD_CLIP_TYPE
+    if clip <= 0:
+        return optimizer
+    if kind not in ("value", "norm"):
+        raise ConfigError(f"SOLVER.GRAD_CLIP_TYPE: expected 'value' or 'norm', received {kind!r}.")
+
+    def step(self, closure: Callable | None = None):
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if kind == "value":
+            nn.utils.clip_grad_value_(parameters, clip)
+        else:
+            nn.utils.clip_grad_norm_(parameters, clip, norm_type)
+        return optimizer.step(self, closure)
+
+    return type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
+
+
+def _adam_arguments(cfg: CfgNode, params: Any) -> dict[str, Any]:
+    return {
+        "params": params,
+        "lr": cfg.SOLVER.BASE_LR,
+        "betas": tuple(cfg.SOLVER.BETAS),
+        "eps": cfg.SOLVER.EPS,
+        "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
+        "amsgrad": cfg.SOLVER.AMSGRAD,
+    }
+
+
+@SOLVER_REGISTRY.register()
+class Adam(torch.optim.Adam):
+    @configurable
+    def __init__(self, *, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
+        return _adam_arguments(cfg, params)
+
+
+@SOLVER_REGISTRY.register()
+class AdamW(torch.optim.AdamW):
+    @configurable
+    def __init__(self, *, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=False) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
+        return _adam_arguments(cfg, params)
+
+
+@SOLVER_REGISTRY.register()
+class SGD(torch.optim.SGD):
+    @configurable
+    def __init__(self, *, params, lr=0.1, momentum=0, dampening=0, weight_decay=0, nesterov=False) -> None:
+        super().__init__(
+            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov)
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
+        return {
+            "params": params,
+            "lr": cfg.SOLVER.BASE_LR,
+            "momentum": cfg.SOLVER.MOMENTUM,
+            "dampening": cfg.SOLVER.DAMPENING,
+            "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
+            "nesterov": cfg.SOLVER.NESTEROV,
+        }

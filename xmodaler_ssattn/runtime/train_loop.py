@@ -1,0 +1,115 @@
+"""The training loop and its hooks, without any idea of models or data."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+from .events import EventStorage
+
+logger = logging.getLogger(__name__)
+
+
+class HookBase:
+    """Something that happens around the steps of training.
+
+    ::
+
+        hook.before_train()
+        for iter in range(start_iter, max_iter):
+            hook.before_step()
+            trainer.run_step()
+            hook.after_step()
+        hook.after_train()      # also after an error
+
+    ``self.trainer`` is the trainer (a weak reference), set by ``register_hooks``.
+    """
+
+    trainer: TrainerBase
+
+    def before_train(self) -> None:
+        """Before the first step."""
+
+    def after_train(self) -> None:
+        """After the last step, or after an error: then ``trainer.iter`` is less than ``trainer.max_iter``."""
+
+    def before_step(self) -> None:
+        """Before each step; takes next to no time."""
+
+    def after_step(self) -> None:
+        """After each step."""
+
+
+class TrainerBase:
+    """A loop with hooks; a subclass writes ``run_step``.
+
+    Attributes:
+        iter: the present iteration, from 0; ``max_iter`` after a run that came to its end.
+        start_iter, max_iter: first iteration and the one after the last.
+        storage: the scalars of this run, while it runs and after.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[HookBase] = []
+        self.iter = 0
+        self.start_iter = 0
+        self.max_iter = 0
+        self.storage = EventStorage()
+
+    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+        """Append hooks; they run in this order. None is skipped."""
+        for hook in hooks:
+            if hook is None:
+                continue
+            if not isinstance(hook, HookBase):
+                raise TypeError(f"A hook must be a HookBase, received {type(hook).__name__}.")
+            hook.trainer = weakref.proxy(self)  # trainer and hook would else keep each other alive
+            self._hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run the steps ``start_iter`` to ``max_iter - 1``."""
+        logger.info("Starting training from iteration %d", start_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = max(start_iter, max_iter)
+            except Exception:
+                logger.exception("Training stopped at iteration %d:", self.iter)
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self) -> None:
+        for hook in self._hooks:
+            hook.before_train()
+
+    def after_train(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.after_train()
+
+    def before_step(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.before_step()
+
+    def after_step(self) -> None:
+        for hook in self._hooks:
+            hook.after_step()
+
+    def run_step(self) -> None:
+        """One step of training."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"iteration": self.iter}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.iter = state_dict["iteration"]

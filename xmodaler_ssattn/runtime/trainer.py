@@ -1,0 +1,327 @@
+"""``DefaultTrainer``: model, data, losses, optimiser and schedule from a config, and one step of training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from . import comm, hooks
+from .checkpoint import XmodalerCheckpointer, read_plain, whole_file
+from .config import CfgNode, ConfigError
+from .constants import kfg
+from .data import build_xmodaler_train_loader, build_xmodaler_valtest_loader
+from .evaluation import build_evaluation
+from .logger import progress
+from .losses import build_losses
+from .lr_scheduler import build_lr_scheduler
+from .meta_arch import build_model
+from .optim import build_optimizer
+from .registry import ENGINE_REGISTRY
+from .rng import get_random_state, set_random_state
+from .train_loop import HookBase, TrainerBase
+from .writers import EventWriter, default_writers
+
+logger = logging.getLogger(__name__)
+LAST_RANDOM_STATE = "last_random_state"
+
+
+def build_engine(cfg: CfgNode) -> TrainerBase:
+    """The trainer that ``ENGINE.NAME`` names."""
+    return ENGINE_REGISTRY.get(cfg.ENGINE.NAME)(cfg)
+
+
+@ENGINE_REGISTRY.register()
+class DefaultTrainer(TrainerBase):
+    """One epoch: all training batches, a checkpoint, the evaluations.
+
+    A resumed run equals an uninterrupted one, bit for bit where the device computes reproducibly. A checkpoint
+    holds the random states of every process as they were when it was written. The evaluations that follow use
+    random numbers too; what they leave behind goes to ``last_random_state``, which names the checkpoint it
+    belongs to by an id. If a run ends between the two files, resuming evaluates that epoch first.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        if cfg.MODEL.USE_EMA:
+            raise ConfigError("MODEL.USE_EMA is available with upstream X-modaler only.")
+        self.cfg = cfg
+        # The order of these lines decides what each draws from the random state; it is upstream's.
+        model = self.build_model(cfg)
+        self.optimizer = self.build_optimizer(cfg, model)
+        self.train_data_loader = self.build_train_loader(cfg)
+        self.val_data_loader = self.build_val_loader(cfg)
+        self.test_data_loader = self.build_test_loader(cfg)
+        has_training = self.train_data_loader is not None
+        self.iters_per_epoch = len(self.train_data_loader) if has_training else 1
+        self._train_data_loader_iter = iter(self.train_data_loader) if has_training else None
+        self.val_evaluator = self.test_evaluator = None
+        if self.val_data_loader is not None:
+            self.val_evaluator = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None)
+        if self.test_data_loader is not None:
+            self.test_evaluator = build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, cfg.OUTPUT_DIR)
+        self.losses = self.build_losses(cfg)
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer, self.iters_per_epoch)
+        self.ss_prob = 0.0
+
+        if comm.get_world_size() > 1:
+            on_cuda = next(model.parameters()).is_cuda
+            model = DistributedDataParallel(
+                model,
+                find_unused_parameters=True,
+                device_ids=[comm.get_local_rank()] if on_cuda else None,
+                broadcast_buffers=False,
+            )
+        self.model = model
+        self.model.train()
+        self.checkpointer = XmodalerCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.max_iter = cfg.SOLVER.EPOCH * self.iters_per_epoch
+        self._random_states: list[dict[str, Any]] | None = None  # by process, as of the last checkpoint
+        self._save_id = ""
+        self._saved_at = -1
+        self._resumed = False
+        self.register_hooks(self.build_hooks())
+
+    # --- parts -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int):
+        return build_lr_scheduler(cfg, optimizer, iters_per_epoch)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader | None:
+        return build_xmodaler_train_loader(cfg)
+
+    @classmethod
+    def build_val_loader(cls, cfg: CfgNode) -> DataLoader | None:
+        return build_xmodaler_valtest_loader(cfg, stage="val")
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode) -> DataLoader | None:
+        return build_xmodaler_valtest_loader(cfg, stage="test")
+
+    @classmethod
+    def build_losses(cls, cfg: CfgNode) -> list[nn.Module]:
+        return build_losses(cfg)
+
+    def build_writers(self) -> list[EventWriter]:
+        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Checkpoint before evaluation, so that a failing evaluation loses no work; writers last."""
+        cfg, epoch = self.cfg, self.iters_per_epoch
+        me = weakref.proxy(self)  # the hooks belong to the trainer: a strong reference would close a circle
+
+        def evaluation(stage: str, start: int) -> HookBase | None:
+            if getattr(self, f"{stage}_data_loader") is None:
+                return None
+
+            def evaluate(epoch: int) -> Any:
+                loader, evaluator = getattr(me, f"{stage}_data_loader"), getattr(me, f"{stage}_evaluator")
+                return me.test(me.cfg, me.model, loader, evaluator, epoch)
+
+            return hooks.EvalHook(cfg.SOLVER.EVAL_PERIOD, start, evaluate, epoch, stage)
+
+        sampling = cfg.SCHEDULED_SAMPLING
+        ret: list[HookBase | None] = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            hooks.ScheduledSampling(
+                start_iter=sampling.START_EPOCH * epoch,
+                inc_every_iter=sampling.INC_EVERY_EPOCH * epoch,
+                inc_prob=sampling.INC_PROB,
+                max_prob=sampling.MAX_PROB,
+            ),
+            hooks.ModelWeightsManipulating(),
+            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD * epoch),
+            evaluation("val", cfg.INFERENCE.VAL_EVAL_START),
+            evaluation("test", cfg.INFERENCE.TEST_EVAL_START),
+            hooks.RandomStateAfterEvaluation(),
+        ]
+        if comm.is_main_process():
+            ret += [hooks.ProgressBar(), hooks.PeriodicWriter(self.build_writers(), period=cfg.SOLVER.WRITE_PERIOD)]
+        return ret
+
+    # --- training ----------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train to the last epoch."""
+        if self.train_data_loader is None:
+            raise ConfigError("There is nothing to train on: DATASETS.TRAIN is empty.")
+        super().train(self.start_iter, self.max_iter)
+
+    def run_step(self) -> None:
+        if not self.model.training:
+            raise RuntimeError("The model was left in evaluation mode.")
+        start = time.perf_counter()
+        data = self._next_batch()
+        data_time = time.perf_counter() - start
+
+        data = comm.unwrap_model(self.model).preprocess_batch(data)
+        data[kfg.SS_PROB] = self.ss_prob
+        outputs = self.model(data)
+        losses: dict[str, Tensor | float] = {}
+        for loss in self.losses:
+            losses.update(loss(outputs))
+
+        self.optimizer.zero_grad()
+        sum(_summands(losses).values()).backward()
+        self._write_metrics(losses, data_time)
+        self.optimizer.step()
+
+    def _next_batch(self) -> list[dict[str, Any]]:
+        batch = next(self._train_data_loader_iter, None) if self._train_data_loader_iter is not None else None
+        if batch is None:  # the epoch is over, or the run was resumed after one
+            if comm.get_world_size() > 1:
+                self.train_data_loader.sampler.set_epoch(self.iter // self.iters_per_epoch)
+            self._train_data_loader_iter = iter(self.train_data_loader)
+            batch = next(self._train_data_loader_iter)
+        return batch
+
+    def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float, prefix: str = "") -> None:
+        """Put the losses, averaged over the processes, into the storage.
+
+        Raises:
+            FloatingPointError: a loss is infinite or no number; the optimiser has not stepped yet.
+        """
+        metrics = {name: float(torch.as_tensor(value).detach()) for name, value in loss_dict.items()}
+        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"The loss became infinite or NaN at iteration {self.iter}: {', '.join(bad)}. All losses: {metrics}. "
+                "The weights are still those of the step before."
+            )
+        gathered = comm.gather({**metrics, "data_time": data_time})
+        if not comm.is_main_process():
+            return
+        self.storage.put_scalar("data_time", max(process.pop("data_time") for process in gathered))
+        means = {name: float(np.mean([process[name] for process in gathered])) for name in metrics}
+        self.storage.put_scalar(f"{prefix}total_loss", sum(_summands(means).values()))
+        if len(means) > 1:
+            self.storage.put_scalars(**means)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, test_data_loader: DataLoader, evaluator: Any, epoch: int) -> Any:
+        """Decode every image of a loader and score the results; '' without an evaluator.
+
+        The evaluator receives ``[{ID_KEY: int, VALUE: output}, ...]`` in the loader's order.
+        """
+        model.eval()
+        unwrapped = comm.unwrap_model(model)
+        results = []
+        with torch.no_grad():
+            for data in progress(test_data_loader, len(test_data_loader), "decoding"):
+                data = unwrapped.preprocess_batch(data)
+                generate = {"use_beam_search": True, "output_sents": True} if cfg.INFERENCE.GENERATION_MODE else {}
+                ids, outputs = data[kfg.IDS], unwrapped(data, **generate)[kfg.OUTPUT]
+                for image_id, output in zip(ids, outputs, strict=True):
+                    results.append({cfg.INFERENCE.ID_KEY: int(image_id), cfg.INFERENCE.VALUE: output})
+        scores = evaluator.eval(results, epoch) if evaluator is not None else ""
+        model.train()
+        return scores
+
+    # --- resuming ----------------------------------------------------------------------------------------
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the output folder's last checkpoint, or without one load ``MODEL.WEIGHTS``."""
+        self._resumed = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self._resumed:
+            self.start_iter = self.iter + 1  # self.iter is the last iteration that was done
+            if self.start_iter % self.iters_per_epoch:
+                logger.warning(
+                    "The checkpoint ends at iteration %d, which is no end of an epoch of %d iterations: the batch size "
+                    "or the data are not those of the run that wrote it.", self.iter, self.iters_per_epoch,
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "ss_prob": self.ss_prob,
+            "random_states": self._random_states,
+            "save_id": self._save_id,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scheduler.load_state_dict(state_dict["scheduler"])
+        self.ss_prob = state_dict.get("ss_prob", 0.0)
+        self._random_states = state_dict.get("random_states")
+        self._save_id = state_dict.get("save_id", "")
+
+    def take_random_states(self) -> None:
+        """Remember the random state of every process, for the checkpoint that is about to be written."""
+        self._random_states = comm.gather(get_random_state()) or None
+        self._save_id = uuid.uuid4().hex  # from the system, not from any seeded state
+        self._saved_at = self.iter
+
+    def keep_random_states_after_evaluation(self) -> None:
+        """If this iteration has a checkpoint, write what the evaluations left of the random states."""
+        if self._saved_at != self.iter:
+            return
+        states = comm.gather(get_random_state())
+        if comm.is_main_process() and self.cfg.OUTPUT_DIR:
+            with whole_file(os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)) as file:
+                torch.save({"save_id": self._save_id, "random_states": states}, file)
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self._resumed:
+            # Drop what the constructor drew; the first step then begins an epoch, as it would have done.
+            self._train_data_loader_iter = None
+            self._restore_random_states()
+
+    def _restore_random_states(self) -> None:
+        states, evaluated = self._random_states, False
+        path = os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)
+        if states is not None and os.path.isfile(path):
+            after = read_plain(path)
+            if after["save_id"] == self._save_id:
+                states, evaluated = after["random_states"], True
+        if states is None or len(states) != comm.get_world_size():
+            logger.warning(
+                "The checkpoint has no random states of %d process(es); training goes on with fresh ones.",
+                comm.get_world_size(),
+            )
+            return
+        set_random_state(states[comm.get_rank()])
+        if not evaluated:
+            self._evaluate_pending()
+
+    def _evaluate_pending(self) -> None:
+        """The run ended after the checkpoint and before its evaluations were through: do them now."""
+        logger.info("The evaluations of iteration %d were not finished; doing them now", self.start_iter - 1)
+        self.iter = self.storage.iter = self.start_iter - 1
+        for hook in self._hooks:
+            if isinstance(hook, hooks.EvalHook):
+                hook.after_step()
+        self._saved_at = self.iter
+        self.keep_random_states_after_evaluation()
+        self.iter = self.start_iter
+
+
+def _summands(losses: dict[str, Any]) -> dict[str, Any]:
+    """The losses that are added up; a name with "acc" in it is an accuracy, for display alone."""
+    return {name: value for name, value in losses.items() if "acc" not in name}

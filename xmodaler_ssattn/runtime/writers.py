@@ -1,0 +1,132 @@
+"""Writers: from the event storage to metrics.json, to TensorBoard and to lines for people."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import math
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from .events import EventStorage, get_event_storage
+from .logger import FILE_ONLY, show_bars
+
+logger = logging.getLogger(__name__)
+SMOOTHING_WINDOW = 20
+
+
+class EventWriter:
+    """Reads the current event storage at each ``write``."""
+
+    def write(self) -> None:
+        """Write what is new."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Called once, after the last write."""
+
+
+class JSONWriter(EventWriter):
+    """One JSON object a line: the scalars put at one iteration, and ``iteration``. Appends to an existing file.
+
+    Noisy scalars are medians over the last 20 values. A value that is no number is written as null.
+    """
+
+    def __init__(self, json_file: str | os.PathLike, window_size: int = SMOOTHING_WINDOW) -> None:
+        self._path = Path(json_file)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._window_size = window_size
+        self._last_write = -1
+
+    def write(self) -> None:
+        lines: dict[int, dict[str, float | None]] = defaultdict(dict)
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_write:
+                lines[iteration][name] = float(value) if math.isfinite(value) else None
+        with self._path.open("a", encoding="utf-8") as file:
+            for iteration, scalars in sorted(lines.items()):
+                file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True, allow_nan=False) + "\n")
+                self._last_write = iteration
+
+
+class TensorboardXWriter(EventWriter):
+    """Scalars as TensorBoard events.
+
+    Raises:
+        ImportError: the package ``tensorboard`` is not installed.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike, window_size: int = SMOOTHING_WINDOW, **kwargs) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(log_dir), **kwargs)
+        self._window_size = window_size
+        self._last_write = -1
+
+    def write(self) -> None:
+        newest = self._last_write
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_write:
+                self._writer.add_scalar(name, value, iteration)
+                newest = max(newest, iteration)
+        self._last_write = newest
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class CommonMetricPrinter(EventWriter):
+    """A line with the losses, the time left, the seconds an iteration and the learning rate.
+
+    On a terminal the progress bar shows these, and the line goes to the log file alone.
+    """
+
+    def __init__(self, max_iter: int | None = None) -> None:
+        self._max_iter = max_iter
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:  # training is over, and its last iteration was reported
+            return
+        parts = [f"iter: {storage.iter}", *losses_for_people(storage)]
+        left = self._seconds_left(storage)
+        if left is not None:
+            storage.put_scalar("eta_seconds", left, smoothing_hint=False)
+            parts.insert(0, f"eta: {datetime.timedelta(seconds=int(left))}")
+        histories = storage.histories()
+        if "time" in histories:
+            parts.append(f"time: {histories['time'].global_avg():.4f}")
+        if "data_time" in histories:
+            parts.append(f"data_time: {histories['data_time'].avg(SMOOTHING_WINDOW):.4f}")
+        parts.append(f"lr: {histories['lr'].latest():.5g}" if "lr" in histories else "lr: N/A")
+        if torch.cuda.is_available():
+            parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
+        logger.info("  ".join(parts), extra=FILE_ONLY if show_bars() else None)
+
+    def _seconds_left(self, storage: EventStorage) -> float | None:
+        if self._max_iter is None or "time" not in storage.histories():
+            return None
+        return storage.history("time").median(1000) * (self._max_iter - storage.iter - 1)
+
+
+def losses_for_people(storage: EventStorage) -> list[str]:
+    """``name: median`` of every scalar with "loss" in its name."""
+    return [
+        f"{name}: {history.median(SMOOTHING_WINDOW):.4g}"
+        for name, history in storage.histories().items()
+        if "loss" in name.lower()
+    ]
+
+
+def default_writers(output_dir: str | os.PathLike, max_iter: int | None = None) -> list[EventWriter]:
+    """The printer, ``metrics.json`` and TensorBoard; the latter is left out when it is not installed."""
+    writers = [CommonMetricPrinter(max_iter), JSONWriter(Path(output_dir) / "metrics.json")]
+    try:
+        writers.append(TensorboardXWriter(output_dir))
+    except ImportError as error:
+        logger.info("No TensorBoard events are written: %s. 'pip install tensorboard' adds them.", error)
+    return writers
