@@ -7,6 +7,7 @@ imported, else those of the embedded runtime; see ``host.py``):
     GroundingLoss                                                                        losses/
     Flickr30kEntitiesDataset                                                             data/
     Flickr30kEntitiesEvaler                                                              evaluation/
+    FusedAdam                                                                            optim.py
 
 After that their names work in any X-modaler yaml, in any script that builds from the registries.
 """
@@ -21,12 +22,14 @@ from xmodaler_ssattn.modeling import (
     GroundedGreedyDecoder,
     SSAttentionDecoder,
 )
+from xmodaler_ssattn.optim import FusedAdam
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Flickr30kEntitiesDataset",
     "Flickr30kEntitiesEvaler",
+    "FusedAdam",
     "GroundedBeamSearcher",
     "GroundedCaption",
     "GroundedCaptioner",

@@ -83,6 +83,11 @@ def add_ssattn_config(cfg: Any) -> None:
         SAMPLE_SCENES=0,
     )
     _defaults(
+        cfg.SOLVER,
+        # bfloat16 products (tensor cores on a GPU, AMX on a CPU); states, softmax and losses stay float32.
+        AMP=False,
+    )
+    _defaults(
         cfg.DECODE_STRATEGY,
         # Never generate UNK: the published grounding protocol takes the second best word instead.
         SUPPRESS_UNK=True,

@@ -74,7 +74,7 @@ def test_all_files_of_the_folder_are_there_and_belong_together(official, tmp_pat
         "test.json", "train.json", "val.json", "vocabulary.txt"]
     coco = json.loads((tmp_path / "out" / "captions_val.json").read_text())
     assert coco["type"] == "captions" and coco["images"] == [{"id": 12}]
-    assert [a["caption"] for a in coco["annotations"]][0] == "Two men watch a dog ."
+    assert coco["annotations"][0]["caption"] == "Two men watch a dog ."
     assert sorted(a["id"] for a in coco["annotations"]) == [0, 1, 2, 3, 4]
     grounding = json.loads((tmp_path / "out" / "grounding_val.json").read_text())
     assert grounding["vocab"] == CLASSES and grounding["gvd_identical"] is False

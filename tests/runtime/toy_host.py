@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,8 +57,8 @@ class RuntimeToyDataset:
 class RuntimeToyEvaler:
     """Counts words, and remembers each call in ``calls`` as (annotation file, epoch)."""
 
-    calls: list[tuple[str, int]] = []
-    fail_at_epoch: int | None = None
+    calls: ClassVar[list[tuple[str, int]]] = []
+    fail_at_epoch: ClassVar[int | None] = None
 
     def __init__(self, cfg: CfgNode, annfile: str, output_dir: str | None) -> None:
         self.annfile = annfile

@@ -1,9 +1,10 @@
 """Penn Treebank tokens, as the published caption scores use them, through pycocoevalcap's tokeniser jar.
 
 Two differences from ``pycocoevalcap.tokenizer``: nothing is written into the package's folder, and each caption is
-followed by an empty line. The tokeniser looks beyond a line's end to decide whether a last full stop belongs to an
-abbreviation ("the letter P."), so its answer would depend on which caption comes next (measured: it did for 4 of
-155,270 captions of Flickr30k). With the empty line a caption has the same tokens always, and tokens can be kept.
+followed by a line "A". The tokeniser looks beyond a line's end, for a capital letter, to decide whether a last full
+stop belongs to an abbreviation ("the letter P."), so its answer depends on which caption comes next. With that line
+a caption has the same tokens always, those that it has before a caption with a capital letter, and tokens can be kept.
+Over all 155,070 captions of Flickr30k, 3 differ from pycocoevalcap's, by such a full stop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from xmodaler_ssattn.evaluation.java import JavaError, run_java
 
 TIME_LIMIT_S = 600.0
+_NEXT_LINE = "A"
 
 
 def one_line(caption: str) -> str:
@@ -47,7 +49,7 @@ class PtbTokenizer:
 
         from xmodaler_ssattn.evaluation.jars import tokenizer_jar
 
-        text = "".join(f"{caption}\n\n" for caption in captions)
+        text = "".join(f"{caption}\n{_NEXT_LINE}\n" for caption in captions)
         output = run_java(
             [
                 "-XX:+UseSerialGC",

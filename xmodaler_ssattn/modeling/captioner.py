@@ -48,15 +48,17 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     Args:
         gt_attention: in evaluation also force the reference captions (INFERENCE.GT_ATTENTION).
+        amp: products in bfloat16 (SOLVER.AMP); parameters, states, softmax and losses stay float32.
     """
 
     # SSAttentionDecoder looks for this: batches of this class carry p, c and V.
     carries_region_inputs = True
 
     @configurable
-    def __init__(self, *, gt_attention: bool = False, **modules):
+    def __init__(self, *, gt_attention: bool = False, amp: bool = False, **modules):
         super().__init__(**modules)
         self.gt_attention = gt_attention
+        self.amp = amp
         self._steps_seen = 0
 
     @classmethod
@@ -72,6 +74,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         # The host fetches its greedy decoder by the fixed name "GreedyDecoder", which knows no UNK.
         arguments["greedy_decoder"] = DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg)
         arguments["gt_attention"] = cfg.INFERENCE.GT_ATTENTION
+        arguments["amp"] = cfg.SOLVER.AMP
         return arguments
 
     @classmethod
@@ -231,8 +234,12 @@ class GroundedCaptioner(BaseEncoderDecoder):
         forced references when INFERENCE.GT_ATTENTION is on and the dataset supplies them. The image is
         encoded once for all three.
         """
-        if use_beam_search is None:
-            return self._forward(batched_inputs)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            if use_beam_search is None:
+                return self._forward(batched_inputs)
+            return self._decode(batched_inputs, use_beam_search, output_sents)
+
+    def _decode(self, batched_inputs: dict, use_beam_search: bool, output_sents: bool) -> dict:
         inputs = self.encode(batched_inputs)
         if not use_beam_search:
             return self.greedy_decode(inputs, output_sents)

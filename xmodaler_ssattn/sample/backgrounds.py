@@ -32,7 +32,7 @@ PLACES: tuple[Place, ...] = (
           (("on", "the street"), ("in", "the street"), ("on", "a city street"))),
     Place("snow", ((170, 196, 222), (226, 234, 244)), ((232, 238, 246), (218, 228, 240)),
           (("in", "the snow"), ("in", "the white snow"))),
-    Place("field", ((158, 198, 228), (240, 232, 206)), ((214, 196, 128), (196, 174, 96)),
+    Place("field", ((160, 204, 232), (236, 236, 220)), ((226, 212, 150), (212, 194, 118)),
           (("in", "a field"), ("in", "the field"), ("in", "an open field"))),
 )
 
@@ -42,12 +42,18 @@ WATER: tuple[Colour, Colour] = ((118, 176, 208), (150, 204, 222))
 WATER_SHARE = 0.42  # of the beach below the horizon, counted from the horizon
 
 
+def ground_starts(place: Place, height: int, horizon: float) -> int:
+    """The first row that is ground to stand on: the horizon, or on the beach the end of the water."""
+    line = round(horizon * height)
+    return line + round(WATER_SHARE * (height - line)) if place.name == "beach" else line
+
+
 def _gradient(top: Colour, bottom: Colour, rows: int) -> np.ndarray:
     steps = np.linspace(0.0, 1.0, max(rows, 1), dtype=np.float32)[:, None]
-    return np.asarray(top, np.float32) * (1 - steps) + np.asarray(bottom, np.float32) * steps
+    return (np.asarray(top, np.float32) * (1 - steps) + np.asarray(bottom, np.float32) * steps)[:rows]
 
 
-def _cloudy_noise(rng: np.random.Generator, width: int, height: int, cells: tuple[int, int]) -> np.ndarray:
+def _soft_noise(rng: np.random.Generator, width: int, height: int, cells: tuple[int, int]) -> np.ndarray:
     """Smooth noise of about unit size: a small random grid made larger; cells is (across, down)."""
     grid = Image.fromarray(rng.standard_normal((cells[1], cells[0])).astype(np.float32))
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
@@ -56,46 +62,46 @@ def _cloudy_noise(rng: np.random.Generator, width: int, height: int, cells: tupl
 def draw_background(place: Place, width: int, height: int, horizon: float, seed: int) -> Image.Image:
     """The empty place as an RGB picture; `horizon` is the fraction of the height where the sky ends."""
     rng = np.random.default_rng(seed)
-    line = round(horizon * height)
-    shore = line + round(WATER_SHARE * (height - line)) if place.name == "beach" else line
+    line, shore = round(horizon * height), ground_starts(place, height, horizon)
     rows = np.concatenate([
         _gradient(*place.sky, line), _gradient(*WATER, shore - line), _gradient(*place.ground, height - shore),
-    ])[:height]
-    canvas = np.repeat(rows[:, None, :], width, axis=1)
+    ])
+    texture = 1.5 * rng.standard_normal((height, width), dtype=np.float32)
+    texture[:line] += 1.5 * _soft_noise(rng, width, line, (5, 4))
+    texture[line:] += 3.0 * _soft_noise(rng, width, height - line, (7, 6))
+    texture[line:] += 3.0 * _soft_noise(rng, width, height - line, (14, 45))
+    canvas = rows[:, None, :] + texture[:, :, None]
+    picture = Image.fromarray(np.clip(canvas, 0, 255, out=canvas).astype(np.uint8))
+    _add_distance(picture, place, line, rng)
+    return picture
 
-    soft = _cloudy_noise(rng, width, height, (7, 9))
-    streaks = _cloudy_noise(rng, width, height, (12, 60))
-    grain = rng.standard_normal((height, width), dtype=np.float32)
-    below = (np.arange(height) >= line)[:, None]
-    texture = np.where(below, 4.0 * soft + 3.5 * streaks + 2.0 * grain, 3.0 * soft + 0.8 * grain)
-    canvas = np.clip(canvas + texture[:, :, None], 0, 255).astype(np.uint8)
-    return _add_distance(Image.fromarray(canvas), place, line, rng)
 
-
-def _add_distance(picture: Image.Image, place: Place, line: int, rng: np.random.Generator) -> Image.Image:
-    """Pale clouds and the far skyline: hills, mountains or houses in the haze, blurred and of low contrast."""
+def _add_distance(picture: Image.Image, place: Place, line: int, rng: np.random.Generator) -> None:
+    """Pale clouds and the far skyline: hills, mountains or houses in the haze, soft and of low contrast."""
     width, height = picture.size
-    layer = Image.new("RGBA", (width, height), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
+    # Drawn as two masks at half size: enlarging them gives the soft edge for nothing.
+    half_width, half_line = width // 2, line // 2
+    clouds, skyline = (Image.new("L", (half_width, half_line), 0) for _ in range(2))
+    draw = ImageDraw.Draw(clouds)
     for _ in range(int(rng.integers(1, 4))):
-        x, y, size = rng.uniform(0, width), rng.uniform(0.1, 0.7) * line, rng.uniform(0.05, 0.1) * width
-        for dx in (-0.9, 0.0, 0.8):
-            cx, r = x + dx * size, size * (0.55 if dx else 0.75)
-            draw.ellipse([cx - 1.3 * r, y - 0.6 * r, cx + 1.3 * r, y + 0.6 * r], fill=(255, 255, 255, 105))
-    haze = tuple(int(0.55 * s + 0.45 * g) for s, g in zip(place.sky[1], place.ground[0]))
+        x, y, size = rng.uniform(0, half_width), rng.uniform(0.15, 0.6) * half_line, rng.uniform(0.04, 0.08) * half_width
+        for dx in (-1.1, 0.0, 1.0):
+            cx, r = x + dx * size, size * (0.6 if dx else 0.85)
+            draw.ellipse([cx - 1.3 * r, y - 0.6 * r, cx + 1.3 * r, y + 0.6 * r], fill=110)
+    draw = ImageDraw.Draw(skyline)
     if place.name in ("park", "field", "snow"):
-        peaks = 3 if place.name == "snow" else 5
-        rise = 0.42 if place.name == "snow" else 0.2
-        xs = np.linspace(-0.1 * width, 1.1 * width, 2 * peaks + 1)
-        ys = [line - rise * line * (rng.uniform(0.5, 1.0) if i % 2 else rng.uniform(0.05, 0.25)) for i in range(len(xs))]
-        draw.polygon([(-width, line + 1), *zip(xs.tolist(), ys), (2 * width, line + 1)], fill=(*haze, 150))
+        peaks, rise = (3, 0.42) if place.name == "snow" else (6, 0.17)
+        xs = np.linspace(-0.1 * half_width, 1.1 * half_width, 2 * peaks + 1)
+        share = np.where(np.arange(len(xs)) % 2, rng.uniform(0.5, 1.0, len(xs)), rng.uniform(0.05, 0.25, len(xs)))
+        ridge = list(zip(xs.tolist(), (half_line * (1 - rise * share)).tolist()))
+        draw.polygon([(-half_width, half_line), *ridge, (2 * half_width, half_line)], fill=170)
     elif place.name == "street":
         x = -5.0
-        while x < width:
-            wide, tall = rng.uniform(0.07, 0.14) * width, rng.uniform(0.12, 0.4) * line
-            draw.rectangle([x, line - tall, x + wide, line + 1], fill=(*haze, 120))
-            x += wide + rng.uniform(0, 0.03) * width
-    radius = 4.0 if place.name in ("park", "field") else 1.6
-    layer = layer.filter(ImageFilter.GaussianBlur(radius))
-    picture.paste(layer, (0, 0), layer)
-    return picture
+        while x < half_width:
+            wide, tall = rng.uniform(0.07, 0.14) * half_width, rng.uniform(0.12, 0.4) * half_line
+            draw.rectangle([x, half_line - tall, x + wide, half_line], fill=130)
+            x += wide + rng.uniform(0, 0.03) * half_width
+    haze = tuple(int(0.6 * s + 0.4 * g) for s, g in zip(place.sky[1], place.ground[0]))
+    for mask, colour, blur in ((skyline, haze, 0.6), (clouds, (255, 255, 255), 2.5)):
+        soft = mask.filter(ImageFilter.GaussianBlur(blur)).resize((width, line), Image.Resampling.BILINEAR)
+        picture.paste(colour, (0, 0), soft)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from xmodaler_ssattn.sample.backgrounds import PLACE_BY_NAME, PLACES, WATER_SHARE, Place, draw_background
+from xmodaler_ssattn.sample.backgrounds import PLACE_BY_NAME, PLACES, Place, draw_background, ground_starts
 from xmodaler_ssattn.sample.brush import Brush, Colour
 from xmodaler_ssattn.sample.kinds import COLOURS, KIND_BY_NAME, KINDS, Kind
 
@@ -79,7 +79,7 @@ def make_scene(seed: int, index: int) -> Scene:
     horizon = rng.uniform(0.34, 0.44)
     placed: list[SceneObject] = []
     for kind, colour in _choose_objects(rng, place):
-        item = _place(rng, kind, colour, width, height, horizon, placed)
+        item = _place(rng, kind, colour, width, height, place, horizon, placed)
         if item is not None:
             placed.append(item)
     placed.sort(key=lambda item: (item.box_px[3], item.box_px[0]))
@@ -112,10 +112,10 @@ def _choose_objects(rng: random.Random, place: Place) -> list[tuple[Kind, str]]:
     return sorted(chosen, key=lambda pair: -pair[0].height * pair[0].aspect)
 
 
-def _place(rng: random.Random, kind: Kind, colour: str, width: int, height: int, horizon: float,
+def _place(rng: random.Random, kind: Kind, colour: str, width: int, height: int, place: Place, horizon: float,
            placed: list[SceneObject]) -> SceneObject | None:
     """Puts the object where it hides little; None when forty tries, each a little smaller, find no room."""
-    side, line = min(width, height), horizon * height
+    side, line, shore = min(width, height), round(horizon * height), ground_starts(place, height, horizon)
     shade = rng.uniform(0.9, 1.06)
     tint: Colour = tuple(max(0, min(255, int(c * shade))) for c in COLOURS[colour])  # type: ignore[assignment]
     pose, mirrored = rng.choice(kind.poses), rng.random() < 0.5
@@ -126,27 +126,31 @@ def _place(rng: random.Random, kind: Kind, colour: str, width: int, height: int,
             scale = rng.uniform(0.65, 1.3) * 0.985 ** attempt
         tall = max(14, round(scale * kind.height * side))
         wide = max(10, round(tall * kind.aspect))
-        bottom = _base_line(kind.zone, near, line, height, tall, rng)
+        bottom = _base_line(kind.zone, near, line, shore, height, tall, rng)
         left, top = rng.randint(2, max(2, width - wide - 2)), round(bottom) - tall
         if top < 2 or left + wide > width - 1 or bottom > height - 1:
             continue
-        box = _opaque_box(kind, tint, pose, mirrored, left, top, wide, tall)
-        if all(_hidden(box, other.box_px) <= MAX_HIDDEN for other in placed):
-            return SceneObject(kind, colour, tint, pose, mirrored, scale, (left, top, left + wide, top + tall), box)
+        tile_px = (left, top, left + wide, top + tall)
+        if all(_hidden(tile_px, other.tile_px) <= MAX_HIDDEN for other in placed):
+            box_px = _opaque_box(kind, tint, pose, mirrored, tile_px)
+            return SceneObject(kind, colour, tint, pose, mirrored, scale, tile_px, box_px)
     return None
 
 
-def _base_line(zone: str, near: float, line: float, height: int, tall: int, rng: random.Random) -> float:
+def _base_line(zone: str, near: float, line: int, shore: int, height: int, tall: int,
+               rng: random.Random) -> float:
     """The y of the object's lowest row: its feet on the ground, its keel in the water, or a height in the sky."""
     if zone == "sky":
         return rng.uniform(tall + 2, max(tall + 3, line + 0.3 * tall))
     if zone == "water":
-        return line + (0.25 + 0.7 * near) * WATER_SHARE * (height - line)
-    return line + (0.2 + 0.78 * near) * (height - line)
+        return line + (0.3 + 0.65 * near) * (shore - line)
+    first = max(shore, line + 0.2 * (height - line))
+    return first + 0.98 * near * (height - first)
 
 
-def _opaque_box(kind: Kind, tint: Colour, pose: str, mirrored: bool, left: int, top: int, wide: int,
-                tall: int) -> tuple[int, int, int, int]:
+def _opaque_box(kind: Kind, tint: Colour, pose: str, mirrored: bool,
+                tile_px: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    left, top, wide, tall = tile_px[0], tile_px[1], tile_px[2] - tile_px[0], tile_px[3] - tile_px[1]
     alpha = _tile(kind, tint, pose, mirrored, wide, tall).getchannel("A").point(lambda value: 255 * (value >= 128))
     x1, y1, x2, y2 = alpha.getbbox() or (0, 0, wide, tall)
     return left + x1, top + y1, left + x2, top + y2

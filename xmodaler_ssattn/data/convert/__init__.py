@@ -8,10 +8,11 @@ from xmodaler_ssattn.data.convert.gic import GroundedImageCaptioning
 from xmodaler_ssattn.data.convert.gvd import GroundedVideoDescription
 from xmodaler_ssattn.data.convert.lxmert_tsv import LxmertTsv
 from xmodaler_ssattn.data.convert.milvlg_npz import MilvlgNpz
+from xmodaler_ssattn.data.convert.region_pack import RegionPack
 from xmodaler_ssattn.data.convert.vlp import VisionLanguagePretraining
 from xmodaler_ssattn.data.convert.xmodaler_npz import XmodalerNpz
 
 FORMATS = {reader.name: reader for reader in (
     CaffeTsv, XmodalerNpz, MilvlgNpz, GroundedVideoDescription, VisionLanguagePretraining, GroundedImageCaptioning,
-    LxmertTsv,
+    LxmertTsv, RegionPack,
 )}

@@ -7,7 +7,6 @@ ship, so c = softmax(W v + b) with the detector's ``cls_score`` brings back what
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +73,3 @@ def best_scores(probs: np.ndarray, background: str) -> np.ndarray:
     """(n,) the probability of the best class, the background (first) left out."""
     return probs[:, 1 if background == "first" else 0:].max(axis=1)
 
-
-def describe(classifier: Classifier | None) -> dict[str, Any]:
-    """Attributes for the region file."""
-    return {"classifier_sha256": "" if classifier is None else classifier.sha256}

@@ -22,10 +22,10 @@ class GroundedImageCaptioning(Pack):
         super().__init__()
         self._files = list_folder(folder, ".npz", self.problems)
         self._boxes = list_folder(boxes, ".npy", self.problems)
-
-    def ids(self) -> list[int]:
         self.problems += [f"{path}: no {image_id}.npy among the boxes" for image_id, path in self._files.items()
                           if image_id not in self._boxes]
+
+    def ids(self) -> list[int]:
         return [image_id for image_id in self._files if image_id in self._boxes]
 
     def read(self, image_id: int) -> PackedImage:

@@ -35,7 +35,7 @@ class GroundedVideoDescription(Pack):
         with open_hdf5(boxes, "GVD's proposals") as file:
             missing = [key for key in ("dets_labels", "nms_num") if key not in file]
             if missing:
-                raise UserError(f"{boxes}: the data sets {', '.join(missing)} are missing; expected those of flickr_branch.")
+                raise UserError(f"{boxes}: the data sets {', '.join(missing)} are missing; expected flickr_branch's.")
             self._labels, self._counts = file["dets_labels"][...], file["nms_num"][...].reshape(-1).astype(np.int64)
         if self._labels.ndim != 3 or self._labels.shape[2] < 6 or len(self._labels) != len(self._counts):
             raise UserError(f"{boxes}: dets_labels has shape {self._labels.shape} and nms_num {self._counts.shape}; "

@@ -54,7 +54,7 @@ class Pack(abc.ABC):
     """
 
     name: ClassVar[str]
-    background: ClassVar[str | None] = None
+    background: str | None = None
 
     def __init__(self) -> None:
         self.problems: list[str] = []

@@ -34,7 +34,8 @@ def read_npz(path: str | os.PathLike, required: Iterable[str], optional: Iterabl
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             missing = [key for key in required if key not in members]
             if missing:
-                raise PackError(f"{path}: the keys {', '.join(missing)} are missing; it has {', '.join(sorted(members))}.")
+                raise PackError(f"{path}: the keys {', '.join(missing)} are missing; "
+                                f"it has {', '.join(sorted(members))}.")
             wanted = [key for key in (*required, *optional) if key in members]
             total = sum(members[key].file_size for key in wanted)
             if total > MAX_BYTES:

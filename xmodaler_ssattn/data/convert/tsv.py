@@ -68,7 +68,7 @@ class TsvPack(Pack):
             self.problems.append(f"{where}: the image id {text[:50]!r} is no integer")
         elif image_id in self._places:
             first = self._places[image_id]
-            self.problems.append(f"{where}: image {image_id} stands in {self.paths[first[0]]}, line {first[1]}, already")
+            self.problems.append(f"{where}: image {image_id} stands in {self.paths[first[0]]}, line {first[1]}, too")
         else:
             self._places[image_id] = (number, line_number, start, len(line))
 

@@ -41,22 +41,21 @@ class VisionLanguagePretraining(Pack):
         box_files = [Path(boxes)] if Path(boxes).is_file() else _parts(Path(boxes), "_bbox")
         self._boxes: dict[int, tuple[Path, str]] = {}
         for path in box_files:
-            with open_hdf5(path, "VLP's boxes") as file:
-                self._boxes.update({image_id: (path, key) for key in file if (image_id := image_id_of(key)) is not None})
+            self._boxes.update({image_id: (path, key) for image_id, key in _keys(path)})
+        known = self._files or self._features
+        self.problems += [f"image {image_id} has features but no boxes" for image_id in known
+                          if image_id not in self._boxes]
         self._open: dict[Path, h5py.File] = {}
 
     def _index_parts(self, prefix: Path) -> dict[int, tuple[Path, Path, str]]:
         found = {}
         for path in _parts(prefix, "_feat"):
             classes = path.with_name(path.name.replace("_feat", "_cls"))
-            with open_hdf5(path, "VLP's features") as file:
-                found.update({image_id: (path, classes, key) for key in file if (image_id := image_id_of(key)) is not None})
+            found.update({image_id: (path, classes, key) for image_id, key in _keys(path)})
         return found
 
     def ids(self) -> list[int]:
-        known = self._files or self._features
-        self.problems += [f"image {image_id} has features but no boxes" for image_id in known if image_id not in self._boxes]
-        return [image_id for image_id in known if image_id in self._boxes]
+        return [image_id for image_id in self._files or self._features if image_id in self._boxes]
 
     def read(self, image_id: int) -> PackedImage:
         if self._files:
@@ -81,6 +80,12 @@ class VisionLanguagePretraining(Pack):
         if key not in self._open[path]:
             raise PackError(f"{path}: there is no data set {key!r}.")
         return self._open[path][key][...]
+
+
+def _keys(path: Path) -> list[tuple[int, str]]:
+    """Image id and name of every data set of a part."""
+    with open_hdf5(path, "VLP's pack") as file:
+        return [(image_id, key) for key in file if (image_id := image_id_of(key)) is not None]
 
 
 def _parts(prefix: Path, kind: str) -> list[Path]:

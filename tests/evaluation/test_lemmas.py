@@ -1,0 +1,67 @@
+"""Words, lemmas and classes."""
+
+import json
+
+import pytest
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.classes import flickr30k_classes
+from xmodaler_ssattn.evaluation.lemmas import (
+    Lemmas,
+    class_of_lemma,
+    noun_lemma,
+    object_words,
+    own_lemma,
+    read_lemma_table,
+)
+
+
+def test_the_packaged_lemmatiser_merges_two_pairs_of_class_names_only():
+    by_lemma = {}
+    for name in flickr30k_classes():
+        by_lemma.setdefault(noun_lemma(name), []).append(name)
+    assert [names for names in by_lemma.values() if len(names) > 1] == [["paper", "papers"], ["outfits", "outfit"]]
+
+
+@pytest.mark.parametrize(
+    ("word", "lemma"),
+    [("men", "man"), ("women", "woman"), ("children", "child"), ("glasses", "glass"), ("sunglasses", "sunglass"),
+     ("t-shirts", "t-shirt"), ("Dogs", "dog"), ("man's", "man"), ("people", "people"), ("jeans", "jeans"), ("", ""),
+     ("'s", "'s"), ("zzxq", "zzxq")],
+)  # fmt: skip
+def test_noun_lemmas(word, lemma):
+    assert noun_lemma(word) == lemma
+
+
+def test_the_table_comes_first_and_the_share_of_fallbacks_is_counted():
+    lemmas = Lemmas({"men": "MAN"})
+    assert [lemmas(word) for word in ("men", "dogs", "dogs", "men")] == ["MAN", "dog", "dog", "MAN"]
+    assert lemmas.fallback_share == 0.5
+    lemmas.reset_counts()
+    assert lemmas.fallback_share == 0.0
+    assert Lemmas({}, own_lemma)("dogs") == "dogs"
+
+
+def test_the_later_class_in_file_order_wins_a_shared_lemma():
+    lemmas = Lemmas({"paper": "paper", "papers": "paper"})
+    assert class_of_lemma(["paper", "papers"], lemmas) == {"paper": "papers"}
+    assert class_of_lemma(["papers", "paper"], lemmas) == {"paper": "paper"}
+
+
+def test_a_class_that_is_no_vocabulary_word_is_unreachable():
+    lemmas = Lemmas()
+    classes = class_of_lemma(["man", "sunglass"], lemmas, vocabulary=["man", "men", "sunglasses"])
+    assert object_words(["men", "in", "sunglasses", "men"], lemmas, classes) == ["man", None, None, "man"]
+
+
+def test_a_lemma_table_is_read_from_a_plain_object_and_from_the_official_dictionary(tmp_path):
+    plain, official, wrong = (tmp_path / name for name in ("a.json", "b.json", "c.json"))
+    plain.write_text(json.dumps({"men": "man"}), "utf-8")
+    official.write_text(json.dumps({"wtol": {"men": "man"}, "wtod": {"man": 0}, "ix_to_word": {"1": "man"}}), "utf-8")
+    assert read_lemma_table(plain) == read_lemma_table(official) == {"men": "man"}
+    wrong.write_text(json.dumps({"men": 3}), "utf-8")
+    with pytest.raises(UserError, match="the lemma of 'men' must be a string, got 3"):
+        read_lemma_table(wrong)
+    wrong.write_text("[]", "utf-8")
+    with pytest.raises(UserError, match="expected a JSON object word -> lemma"):
+        read_lemma_table(wrong)

@@ -1,0 +1,288 @@
+"""``xmodaler score`` and ``xmodaler export`` on files, good and bad."""
+
+import argparse
+import json
+
+import pytest
+
+from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
+from xmodaler_ssattn.cli import export, score
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.captions import what_can_run
+from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
+
+
+def run(*argv):
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers(required=True)
+    score.add_parser(subparsers)
+    export.add_parser(subparsers)
+    args = parser.parse_args([str(a) for a in argv])
+    return args.run(args)
+
+
+def write(path, value):
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+BOX = [10, 10, 50, 60]
+CAPTION = {"tokens": ["a", "man"], "process_idx": [1], "process_clss": ["man"], "process_bnd_box": [BOX]}
+SENTENCE = {"clss": ["man"], "idx_in_sent": [1], "bbox": [BOX]}
+
+
+@pytest.fixture
+def files(tmp_path):
+    images = [{"image_id": i, "image_size": [99, 99], "captions": [CAPTION] * 5} for i in (1, 2, 3)]
+    return {
+        "reference": write(tmp_path / "reference.json", {"vocab": ["man", "dog"], "annotations": images}),
+        "split": write(tmp_path / "split.json", {"train": ["3"], "val": [], "test": ["1", "2"]}),
+        "gen": write(tmp_path / "gen.json", {"results": {"1": [SENTENCE], "2": [SENTENCE]}, "eval_mode": "gen"}),
+        "gt": write(tmp_path / "gt.json", {"results": {"1": [SENTENCE] * 5, "2": [SENTENCE] * 5}, "eval_mode": "GT"}),
+        "folder": tmp_path,
+    }
+
+
+def grounding(files, submission, *more):
+    return run(
+        "score", "grounding", "--reference", files["reference"], "--submission", submission,
+        "--split-ids", files["split"], "--split", "test", *more,
+    )  # fmt: skip
+
+
+def test_grounding_prints_one_json_object_of_fractions(files, capsys):
+    assert grounding(files, files["gen"], "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert list(scores) == [
+        "F1_all", "precision_all", "recall_all", "F1_loc", "precision_loc", "recall_loc",
+        "F1_all_per_sentence", "F1_loc_per_sentence",
+    ]  # fmt: skip
+    assert set(scores.values()) == {1.0}
+    assert grounding(files, files["gt"], "--mode", "gt", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"gt_accuracy": 1.0}
+
+
+def test_the_worked_cases_pass_through_the_command(shared_data, tmp_path, capsys):
+    cases = json.loads((shared_data / "metrics" / "gvd_worked_cases.json").read_text(encoding="utf-8"))
+    for case in cases:
+        reference = write(tmp_path / "ref.json", {"annotations": case["ref"]})
+        lemmas = write(tmp_path / "lemmas.json", case["lemma"])
+        split = write(tmp_path / "ids.json", {"val": [str(record["image_id"]) for record in case["ref"]]})
+        common = ["--reference", reference, "--split-ids", split, "--split", "val", "--lemmas", lemmas, "--json"]
+        gen = write(tmp_path / "gen.json", {"results": case["gen"]})
+        run("score", "grounding", "--submission", gen, *common)
+        scores = json.loads(capsys.readouterr().out)
+        for mode in ("all", "loc"):
+            got = [scores[f"{name}_{mode}"] for name in ("precision", "recall", "F1")]
+            assert got == pytest.approx(case["expected"][mode], abs=1e-12)
+        gt = write(tmp_path / "gt.json", {"results": case["gt"]})
+        run("score", "grounding", "--submission", gt, "--mode", "gt", *common)
+        expected = case["expected"]["gt_accuracy"]
+        assert json.loads(capsys.readouterr().out)["gt_accuracy"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_zero_over_zero_is_null_in_json_and_na_for_people(files, capsys):
+    empty = {"clss": [], "idx_in_sent": [], "bbox": []}
+    path = write(files["folder"] / "empty.json", {"results": {"1": [empty], "2": [empty]}})
+    grounding(files, path, "--json", "--bootstrap", 5)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["F1_all"] is None and printed["bootstrap"]["F1_all"] == [None, None]
+    grounding(files, path, "--per-class")
+    assert "F1_all                 n/a" in capsys.readouterr().out
+
+
+def test_a_missing_image_is_scored_and_named_in_a_warning(files, capsys):
+    path = write(files["folder"] / "one.json", {"results": {"1": [SENTENCE]}})
+    grounding(files, path, "--json")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["recall_loc"] == 0.5
+    assert "1 of 2 images are missing" in captured.err and captured.err.split(":")[2].split("\n")[0].strip() == "2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"1": [SENTENCE, SENTENCE]}, r"image 1, field results: gen mode wants 1 sentence\(s\), got 2"),
+        ({"1": []}, r"image 1, field results: gen mode wants 1 sentence\(s\), got 0"),
+        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3]]}]}, r"image 1, sentence 0, field bbox\[0\]: expected 4 .* got 3 numbers"),
+        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, float("nan")]]}]}, r"image 1, .*bbox\[0\]: expected 4 finite.*got nan"),
+        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, "4"]]}]}, r"image 1, .*bbox\[0\].*got '4'"),
+        ({"1": [{**SENTENCE, "clss": ["unicorn"]}]}, "image 1, sentence 0, field clss: 'unicorn' is not one of the 2"),
+        ({"1": [{**SENTENCE, "clss": ["man", "dog"]}]}, "image 1, .*equal lengths.*clss has 2"),
+        ({"1": [{**SENTENCE, "idx_in_sent": [-1]}]}, r"image 1, .*idx_in_sent\[0\]: expected a word position"),
+        ({"1": [{"clss": [], "idx_in_sent": []}]}, "image 1, sentence 0: field bbox is missing"),
+        ({"1": ["a man"]}, "image 1, sentence 0: expected an object"),
+        ({"1": "a man"}, "image 1, field results: .* got str"),
+        ({"7": [SENTENCE]}, "none of the 2 images"),
+    ],
+)
+def test_a_bad_submission_is_an_error_that_names_image_and_field(files, change, message):
+    path = write(files["folder"] / "bad.json", {"results": change})
+    with pytest.raises(UserError, match=message):
+        grounding(files, path)
+
+
+def test_four_sentences_in_gt_mode_are_an_error(files):
+    path = write(files["folder"] / "bad.json", {"results": {"2": [SENTENCE] * 4}})
+    with pytest.raises(UserError, match=r"image 2, field results: gt mode wants 5 sentence\(s\), got 4"):
+        grounding(files, path, "--mode", "gt")
+
+
+def test_json_that_ends_early_is_an_error_that_names_the_file(files):
+    path = write(files["folder"] / "cut.json", '{"results": {"1": [')
+    with pytest.raises(UserError, match=r"cut.json is not valid JSON.*is the file complete\?"):
+        grounding(files, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"process_bnd_box": [[1, 2, 3]]}, r"image 5, caption 0, field process_bnd_box\[0\]"),
+        ({"process_clss": []}, "image 5, caption 0: the lists must have equal lengths"),
+        ({"process_idx": [7]}, "image 5, caption 0, field process_idx: position 7 in a caption of 2 words"),
+        ({"tokens": "a man"}, "image 5, caption 0, field tokens"),
+        (
+            {"process_idx": [1, 1], "process_clss": ["man", "man"], "process_bnd_box": [BOX, BOX]},
+            "image 5, caption 0, field process_idx: position 1 is annotated twice",
+        ),
+    ],
+)
+def test_a_bad_reference_is_an_error_that_names_image_and_field(files, change, message):
+    reference = {"annotations": [{"image_id": 5, "captions": [{**CAPTION, **change}]}]}
+    files = {**files, "reference": write(files["folder"] / "bad_reference.json", reference)}
+    with pytest.raises(UserError, match=message):
+        run("score", "grounding", "--reference", files["reference"], "--submission", files["gen"])
+
+
+def test_an_unknown_split_is_named_with_those_that_are_there(files):
+    with pytest.raises(UserError, match="no list named 'dev'; the file has test, train, val"):
+        grounding(files, files["gen"], "--split", "dev")
+
+
+def test_without_vocab_the_480_classes_are_the_vocabulary(files, capsys):
+    reference = {"annotations": [{"image_id": 1, "captions": [CAPTION]}]}
+    path = write(files["folder"] / "novocab.json", reference)
+    assert run("score", "grounding", "--reference", path, "--submission", files["gen"], "--json") == 0
+    assert json.loads(capsys.readouterr().out)["F1_all"] == 1.0
+
+
+# --- captions -------------------------------------------------------------------------------------------------------
+
+REFERENCES = {"1": ["a man rides a horse", "a man on a horse"], "2": ["two dogs run in snow", "dogs in the snow"]}
+PREDICTIONS = {"1": "a man rides a brown horse", "2": "two dogs in the snow"}
+COCO = {
+    "images": [{"id": 1}, {"id": 2}],
+    "annotations": [{"id": n, "image_id": int(i), "caption": c} for i, cs in REFERENCES.items() for n, c in enumerate(cs)],
+}
+
+
+def captions(folder, references, predictions, *more):
+    r, p = write(folder / "r.json", references), write(folder / "p.json", predictions)
+    fast = ["--metrics", "Bleu", "ROUGE_L", "CIDEr", "--tokenized", "--json"]
+    return run("score", "captions", "--references", r, "--predictions", p, *fast, *more)
+
+
+def results_of(predictions):
+    def caption(text):
+        return GroundedCaption([GroundedWord(word, 0, (0.0, 0.0, 9.0, 9.0), 1.0) for word in text.split()])
+
+    return Results(
+        tuple(
+            ImageResult(int(image), caption(text).with_companions(greedy=caption("a man")))
+            for image, text in predictions.items()
+        ),
+        {"man": "man"},
+    )
+
+
+def test_every_format_of_references_and_predictions_gives_the_same_scores(tmp_path, capsys):
+    ours = tmp_path / "ours.json"
+    write_results(ours, results_of(PREDICTIONS))
+    coco_results = [{"image_id": int(image), "caption": text} for image, text in PREDICTIONS.items()]
+    printed = []
+    for references in (REFERENCES, COCO):
+        for predictions in (PREDICTIONS, coco_results, ours.read_text(encoding="utf-8")):
+            assert captions(tmp_path, references, predictions) == 0
+            printed.append(json.loads(capsys.readouterr().out))
+    assert list(printed[0]) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
+    assert all(scores == printed[0] for scores in printed)
+    captions(tmp_path, REFERENCES, ours.read_text(encoding="utf-8"), "--greedy")
+    assert json.loads(capsys.readouterr().out) != printed[0]
+
+
+def test_a_metric_that_cannot_run_is_named_and_the_others_are_scored(tmp_path, capsys):
+    if what_can_run(["SPICE"])["SPICE"] is None:
+        pytest.skip("SPICE's models are installed here")
+    r, p = write(tmp_path / "r.json", REFERENCES), write(tmp_path / "p.json", PREDICTIONS)
+    code = run("score", "captions", "--references", r, "--predictions", p, "--tokenized", "--json",
+               "--metrics", "Bleu", "SPICE")  # fmt: skip
+    captured = capsys.readouterr()
+    assert code == 1 and "SPICE could not be computed" in captured.err
+    assert list(json.loads(captured.out)) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"]
+
+
+def test_intervals_contain_the_score_and_widen_the_json(tmp_path, capsys):
+    captions(tmp_path, REFERENCES, PREDICTIONS, "--bootstrap", "50")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["bootstrap"]["replicates"] == 50
+    low, high = printed["bootstrap"]["ROUGE_L"]
+    assert low <= printed["ROUGE_L"] <= high and low < high
+
+
+@pytest.mark.parametrize(
+    ("references", "predictions", "message"),
+    [
+        ([], PREDICTIONS, "References .*expected an object"),
+        ({"1": "a man"}, PREDICTIONS, "References .*image 1: expected a list of captions"),
+        ({"1": []}, PREDICTIONS, "References .*image 1: there is no reference caption"),
+        ({}, PREDICTIONS, "References .*there is no reference caption in it"),
+        ({"annotations": [{"image_id": 1, "caption": 3}]}, PREDICTIONS, "image 1, field caption: expected a text, got 3"),
+        ({"annotations": [{"caption": "a"}]}, PREDICTIONS, r"annotations\[0\], field image_id"),
+        (REFERENCES, {"1": ["a"]}, "Predictions .*image 1: expected a caption"),
+        (REFERENCES, [{"image_id": 1}], "Predictions .*image 1, field caption"),
+        (REFERENCES, [{"image_id": 1, "caption": "a"}] * 2, "image 1: stands twice"),
+        (REFERENCES, {"9": "a"}, "1 of 1 images have no references: 9"),
+        (REFERENCES, {}, "there is no caption in it"),
+        (REFERENCES, 3, "expected an object or a list, got int"),
+    ],
+)
+def test_bad_caption_files_are_errors_that_name_image_and_field(tmp_path, references, predictions, message):
+    with pytest.raises(UserError, match=message):
+        captions(tmp_path, references, predictions)
+
+
+# --- compare and export ---------------------------------------------------------------------------------------------
+
+
+def test_compare_gives_the_paired_difference(tmp_path, files, capsys):
+    r = write(tmp_path / "r.json", REFERENCES)
+    a, b = write(tmp_path / "a.json", {"1": "a cat", "2": "a cat"}), write(tmp_path / "b.json", PREDICTIONS)
+    run("score", "compare", a, b, "--references", r, "--metrics", "Bleu", "--tokenized", "--json", "--bootstrap", 99)
+    row = json.loads(capsys.readouterr().out)["scores"]["Bleu_1"]
+    assert row["difference"] == pytest.approx(row["b"] - row["a"]) and 0 < row["low"] <= row["high"]
+    assert row["p"] == pytest.approx(2 / 100)  # no replicate of 99 lies at or below 0
+    run("score", "compare", files["gen"], files["gen"], "--reference", files["reference"], "--bootstrap", 9)
+    assert "1.000" in capsys.readouterr().out
+    with pytest.raises(UserError, match="give --references"):
+        run("score", "compare", a, b)
+
+
+def test_exported_results_score_like_the_results_themselves(files, tmp_path, capsys):
+    path, out = tmp_path / "results.json", tmp_path / "submission.json"
+    results = results_of({"1": "a man", "2": "a dog"})
+    write_results(path, Results(results.images, {"man": "man", "dog": "dog"}))
+    assert run("export", "gvd", path) == 0
+    submission = json.loads(capsys.readouterr().out)
+    # The greedy caption of both images is "a man".
+    sentence = {"clss": ["man"], "idx_in_sent": [1], "bbox": [[0.0, 0.0, 9.0, 9.0]]}
+    assert submission["results"] == {"1": [sentence], "2": [sentence]}
+    assert submission["eval_mode"] == "gen" and "external_data" in submission
+    assert run("export", "gvd", path, "--out", out) == 0
+    assert json.loads(out.read_text(encoding="utf-8")) == submission
+    capsys.readouterr()
+    grounding(files, out, "--json")
+    exported = capsys.readouterr().out
+    grounding(files, path, "--json")
+    assert capsys.readouterr().out == exported
+    with pytest.raises(UserError, match="image 1: no forced sentences"):
+        run("export", "gvd", path, "--mode", "gt")

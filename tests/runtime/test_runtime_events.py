@@ -1,0 +1,108 @@
+"""Scalars, their writers, and bars or lines for people."""
+
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from xmodaler_ssattn.runtime import EventStorage, JSONWriter, default_writers, get_event_storage, setup_logger
+from xmodaler_ssattn.runtime import logger as logger_module
+from xmodaler_ssattn.runtime.logger import progress
+
+
+def test_noisy_scalars_are_medians_and_others_the_last_value():
+    with EventStorage(start_iter=5) as storage:
+        for value in (1, 9, 2):
+            storage.put_scalar("loss", value)
+            storage.put_scalar("lr", value, smoothing_hint=False)
+            storage.step()
+        assert get_event_storage() is storage
+    assert storage.latest() == {"loss": (2.0, 7), "lr": (2.0, 7)}
+    assert storage.latest_with_smoothing_hint(20) == {"loss": (2.0, 7), "lr": (2.0, 7)}  # median of 1, 9, 2
+    assert storage.latest_with_smoothing_hint(2)["loss"] == (5.5, 7)  # median of 9, 2
+    assert storage.history("loss").values() == [(1.0, 5), (9.0, 6), (2.0, 7)]
+    with pytest.raises(KeyError, match="no scalar 'time'; there are: loss, lr"):
+        storage.history("time")
+    with pytest.raises(ValueError, match="'lr' was put with smoothing_hint=False before"):
+        storage.put_scalar("lr", 1)
+
+
+def test_names_in_a_scope_have_its_prefix():
+    storage = EventStorage()
+    with storage.name_scope("val"):
+        storage.put_scalars(a=1, b=2)
+    storage.put_scalar("a", 3)
+    assert set(storage.latest()) == {"val/a", "val/b", "a"}
+
+
+def test_outside_of_training_there_is_no_storage():
+    with pytest.raises(RuntimeError, match="while training"):
+        get_event_storage()
+
+
+def test_json_lines_hold_each_value_once_and_appending_continues(tmp_path):
+    path = tmp_path / "new" / "metrics.json"
+    with EventStorage() as storage:
+        writer = JSONWriter(path)
+        storage.put_scalar("a", 1)
+        writer.write()
+        writer.write()  # nothing new
+        storage.iter = 3
+        storage.put_scalar("b", float("nan"))
+        writer.write()
+        writer.close()
+        JSONWriter(path).write()  # a second run in the same folder
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[:2] == [{"a": 1.0, "iteration": 0}, {"b": None, "iteration": 3}]
+    assert rows[2:] == rows[:2]
+
+
+def test_without_tensorboard_its_writer_is_left_out_with_a_line(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with caplog.at_level(logging.INFO, logger="xmodaler_ssattn"):
+        writers = default_writers(tmp_path, 10)
+    assert [type(writer).__name__ for writer in writers] == ["CommonMetricPrinter", "JSONWriter"]
+    assert "pip install tensorboard" in caplog.text
+
+
+def test_loggers_write_to_stdout_and_file_and_a_second_setup_replaces_the_first(tmp_path, capsys):
+    for name in ("one", "two"):
+        setup_logger(tmp_path / name)
+        logging.getLogger("xmodaler").info("from the host %s", name)
+        logging.getLogger("xmodaler_ssattn.cli").info("from the plugin %s", name)
+    assert capsys.readouterr().out.count("from the host two") == 1
+    assert (tmp_path / "one" / "log.txt").read_text().count("from the") == 2
+    setup_logger(tmp_path, distributed_rank=1)
+    logging.getLogger("xmodaler").info("from the second process")
+    assert "from the second process" not in capsys.readouterr().out
+    assert "from the second process" in (tmp_path / "log.txt.rank1").read_text()
+    setup_logger()
+
+
+def test_what_the_bar_shows_goes_to_the_file_alone(tmp_path, capsys):
+    setup_logger(tmp_path / "file.log")
+    logging.getLogger("xmodaler").info("losses", extra=logger_module.FILE_ONLY)
+    setup_logger()
+    assert "losses" not in capsys.readouterr().out
+    assert "losses" in (tmp_path / "file.log").read_text()
+
+
+def test_progress_is_a_bar_on_a_terminal_and_rare_lines_elsewhere(monkeypatch, caplog):
+    clock = iter([0.0, 4.0, 11.0, 12.0])
+    monkeypatch.setattr(logger_module.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, logger="xmodaler_ssattn"):
+        assert list(progress("abc", 3, "decoding")) == ["a", "b", "c"]
+    # one line, after 11 s and two of three: (11 / 2) * 1 = 5.5 s left
+    assert [record.message for record in caplog.records] == ["decoding: 2/3, 6 s left"]
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.undo()
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(progress("abc", 3, "decoding")) == ["a", "b", "c"]
+    assert "decoding" in terminal.getvalue()

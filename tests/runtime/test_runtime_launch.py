@@ -1,0 +1,74 @@
+"""Two processes on a CPU: they train one model, and resuming gives every process its own random state back."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.toy_host import losses_of, toy_config, toy_trainer
+from xmodaler_ssattn.runtime import comm, default_argument_parser, launch
+
+
+def train_in_two_processes(folder: str) -> None:
+    torch.set_num_threads(1)
+    rank = comm.get_rank()
+    assert (comm.get_world_size(), comm.get_local_size(), comm.get_local_rank()) == (2, 2, rank)
+    assert comm.all_gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    assert comm.gather(rank) == ([0, 1] if rank == 0 else [])
+    assert len(set(comm.all_gather(comm.shared_random_seed()))) == 1
+
+    runs = {}
+    for name, epochs, resume in (("through", 3, False), ("parts", 2, False), ("parts", 3, True)):
+        trainer = toy_trainer(toy_config(Path(folder, name), "SOLVER.EPOCH", epochs), resume=resume)
+        trainer.train()
+        runs[f"{name} {epochs}"] = {
+            "weights": [p.double().sum().item() for p in trainer.model.parameters()],
+            "losses": losses_of(trainer) if rank == 0 else [],
+            "random": torch.get_rng_state().tolist(),
+            "steps": trainer.iters_per_epoch,
+        }
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(runs))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
+def test_two_processes_train_one_model_and_resume_bit_for_bit(tmp_path):
+    launch(train_in_two_processes, 2, dist_url="auto", args=(str(tmp_path),))
+    zero, one = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    for run in zero:
+        assert zero[run]["weights"] == one[run]["weights"]
+    assert zero["through 3"]["random"] != one["through 3"]["random"]  # SEED + rank
+    assert zero["through 3"]["steps"] == 2  # 13 images: 7 a process, 3 a batch
+    for rank in (zero, one):
+        assert rank["parts 3"]["weights"] == rank["through 3"]["weights"]
+        assert rank["parts 3"]["random"] == rank["through 3"]["random"]
+    assert zero["parts 2"]["losses"] + zero["parts 3"]["losses"] == zero["through 3"]["losses"]
+    assert (tmp_path / "through" / "log.txt.rank1").exists()
+
+
+def test_alone_every_exchange_is_a_no_op():
+    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.get_local_size()) == (1, 0, 0, 1)
+    assert comm.is_main_process() and comm.gather(3) == comm.all_gather(3) == [3]
+    comm.synchronize()
+    linear = torch.nn.Linear(1, 1)
+    assert comm.unwrap_model(linear) is linear
+    assert comm.unwrap_model(torch.nn.DataParallel(linear)) is linear
+
+
+def test_one_process_is_a_plain_call():
+    calls = []
+    launch(lambda *args: calls.append(args), 1, args=(1, 2))
+    assert calls == [(1, 2)]
+    with pytest.raises(ValueError, match="one machine only"):
+        launch(print, 2, num_machines=2, dist_url="auto")
+
+
+def test_the_flags_are_upstreams():
+    args = default_argument_parser().parse_args(["--config-file", "c.yaml", "--resume", "--num-gpus", "2", "SEED", "3"])
+    expected = {"config_file": "c.yaml", "resume": True, "eval_only": False, "num_gpus": 2, "num_machines": 1}
+    assert expected.items() <= vars(args).items()
+    assert args.opts == ["SEED", "3"] and args.machine_rank == 0 and args.dist_url.startswith("tcp://127.0.0.1:")
+    assert default_argument_parser().parse_args([]) == argparse.Namespace(
+        **{**vars(args), "config_file": "", "resume": False, "num_gpus": 1, "opts": []}
+    )

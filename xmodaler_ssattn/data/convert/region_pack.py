@@ -1,0 +1,30 @@
+"""Our own region file as a source: to add class probabilities, cut, or store in half precision."""
+
+from __future__ import annotations
+
+import os
+
+from xmodaler_ssattn.data.convert.pack import Pack, PackedImage
+from xmodaler_ssattn.data.regions import RegionStore
+
+
+class RegionPack(Pack):
+    """A file that ``RegionWriter`` wrote."""
+
+    name = "regions"
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
+        self._store = RegionStore(path)
+        self.background = self._store.attributes.get("background", "first")
+
+    def ids(self) -> list[int]:
+        return self._store.ids.tolist()
+
+    def count(self, image_id: int) -> int:
+        return self._store.num_boxes(image_id)
+
+    def read(self, image_id: int) -> PackedImage:
+        image = self._store.read(image_id)
+        return PackedImage(image_id, image.width, image.height, image.boxes_px, image.features, image.class_probs, None,
+                           f"{self._store.path}, image {image_id}")
