@@ -17,7 +17,8 @@ from xmodaler_ssattn.errors import UserError
 IMAGE = {
     "image_id": 12, "width": 500, "height": 400, "captions": [{
         "raw": "Two men watch a dog .", "tokens": ["two", "men", "watch", "a", "dog"], "phrases": [
-            {"start": 0, "end": 2, "head": 1, "class": "man", "chain": "7", "boxes": [[0, 10, 20, 40], [30, 5, 50, 30]]},
+            {"start": 0, "end": 2, "head": 1, "class": "man", "chain": "7",
+             "boxes": [[0, 10, 20, 40], [30, 5, 50, 30]]},
             {"start": 3, "end": 5, "head": None, "class": None, "chain": "8", "boxes": [[1, 1, 2, 2]]},
             {"start": 4, "end": 5, "head": 4, "class": "dog", "chain": "9", "boxes": []}]}],
 }

@@ -10,9 +10,9 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+
 from data import pack_writers
 from data.pack_writers import CLASSES, COUNTS, DIM, HAVE_PROBS, HAVE_SCORES, SIZES, WRITERS, caffe_line, content
-
 from xmodaler_ssattn.data.convert.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.data.convert.classifier import Classifier, background_first, best_scores
 from xmodaler_ssattn.data.convert.region_pack import RegionPack
@@ -23,8 +23,8 @@ from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.errors import UserError
 
 
-def convert(pack, out, rules=Rules(), **options):
-    return convert_regions(pack, out, rules, **{"sizes": SIZES, **options})
+def convert(pack, out, rules=None, **options):
+    return convert_regions(pack, out, rules or Rules(), **{"sizes": SIZES, **options})
 
 
 def classifier_file(path, background=None):
@@ -114,7 +114,8 @@ def test_class_probabilities_are_recomputed_by_the_detectors_classifier(tmp_path
 
 def test_the_packs_own_probabilities_win_over_the_classifier_and_are_rolled_when_asked(tmp_path):
     classifier = Classifier(classifier_file(tmp_path / "classifier.npz"))
-    convert(WRITERS["xmodaler_npz"](tmp_path / "pack"), tmp_path / "r.h5", Rules(classifier=classifier, background="last"))
+    rules = Rules(classifier=classifier, background="last")
+    convert(WRITERS["xmodaler_npz"](tmp_path / "pack"), tmp_path / "r.h5", rules)
     expected = content(7)["probs"]
     np.testing.assert_array_equal(RegionStore(tmp_path / "r.h5").read(7).class_probs,
                                   np.concatenate([expected[:, 4:], expected[:, :4]], 1))
@@ -144,7 +145,8 @@ def test_npz_to_region_file_to_npz_gives_equal_arrays(tmp_path):
     convert(WRITERS["xmodaler_npz"](tmp_path / "pack"), tmp_path / "r.h5")
     assert export_npz(RegionStore(tmp_path / "r.h5"), tmp_path / "back") == 3
     for image_id in SIZES:
-        with np.load(tmp_path / "pack" / f"{image_id}.npz") as old, np.load(tmp_path / "back" / f"{image_id}.npz") as new:
+        name = f"{image_id}.npz"
+        with np.load(tmp_path / "pack" / name) as old, np.load(tmp_path / "back" / name) as new:
             for key in ("image_w", "image_h", "num_boxes", "boxes", "features", "cls_prob"):
                 np.testing.assert_array_equal(old[key], new[key])
                 assert old[key].dtype == new[key].dtype, key

@@ -29,7 +29,8 @@ def objects_of(tmp_path, text):
 
 
 def test_a_marked_sentence_becomes_tokens_and_phrases():
-    caption = parse_caption("[/EN#1/people Two young , White men] watch [/EN#0/notvisual it] in [/EN#4/scene the yard] .")
+    text = "[/EN#1/people Two young , White men] watch [/EN#0/notvisual it] in [/EN#4/scene the yard] ."
+    caption = parse_caption(text)
     # two young white men watch it in the yard; the commas and the full stop are no tokens
     #  0    1     2    3    4    5  6  7   8
     assert caption.tokens == ["two", "young", "white", "men", "watch", "it", "in", "the", "yard"]

@@ -161,7 +161,8 @@ def test_everything_that_does_not_fit_is_told_at_once(files):
 
 def test_all_missing_files_are_told_at_once(files):
     mapper = dataset(files, annotation_file="a.json", vocabulary_file="v.txt", regions_file="r.h5")
-    with pytest.raises(UserError, match=r"(?s)3 problems.*v\.txt does not exist.*r\.h5 does not exist.*a\.json does not"):
+    message = r"(?s)3 problems.*v\.txt does not exist.*r\.h5 does not exist.*a\.json does not"
+    with pytest.raises(UserError, match=message):
         mapper.load_data(None)
 
 

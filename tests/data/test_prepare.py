@@ -175,7 +175,8 @@ def test_unrelated_captions_leave_the_training_split_alone(official, tmp_path):
 def gvd_files(tmp_path, **change):
     caption = {"tokens": ["Two", "men", "", "watch", "a", "dog", ""], "process_idx": [1, 5],
                "process_clss": ["man", "dog"], "process_bnd_box": [[0, 0, 40, 40], [50, 50, 60, 60]], **change}
-    images = [{"image_id": image_id, "image_size": [100, 80], "captions": [caption] * 5} for image_id in (11, 12, 13, 14)]
+    images = [{"image_id": image_id, "image_size": [100, 80], "captions": [caption] * 5}
+              for image_id in (11, 12, 13, 14)]
     cleaned = tmp_path / "flickr30k_cleaned_class.json"
     cleaned.write_text(json.dumps({"vocab": CLASSES, "annotations": images}))
     words = ["two", "men", "watch", "a", "dog", "UNK"]

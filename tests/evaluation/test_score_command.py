@@ -96,7 +96,7 @@ def test_a_missing_image_is_scored_and_named_in_a_warning(files, capsys):
     grounding(files, path, "--json")
     captured = capsys.readouterr()
     assert json.loads(captured.out)["recall_loc"] == 0.5
-    assert "1 of 2 images are missing" in captured.err and captured.err.split(":")[2].split("\n")[0].strip() == "2"
+    assert "1 of 2 images are missing" in captured.err and "published script does: 2\n" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_a_missing_image_is_scored_and_named_in_a_warning(files, capsys):
     [
         ({"1": [SENTENCE, SENTENCE]}, r"image 1, field results: gen mode wants 1 sentence\(s\), got 2"),
         ({"1": []}, r"image 1, field results: gen mode wants 1 sentence\(s\), got 0"),
-        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3]]}]}, r"image 1, sentence 0, field bbox\[0\]: expected 4 .* got 3 numbers"),
-        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, float("nan")]]}]}, r"image 1, .*bbox\[0\]: expected 4 finite.*got nan"),
+        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3]]}]}, r"image 1, sentence 0, field bbox\[0\]: .* got 3 numbers"),
+        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, float("nan")]]}]}, r"image 1, .*bbox\[0\]: .* finite.*got nan"),
         ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, "4"]]}]}, r"image 1, .*bbox\[0\].*got '4'"),
         ({"1": [{**SENTENCE, "clss": ["unicorn"]}]}, "image 1, sentence 0, field clss: 'unicorn' is not one of the 2"),
         ({"1": [{**SENTENCE, "clss": ["man", "dog"]}]}, "image 1, .*equal lengths.*clss has 2"),
@@ -172,7 +172,7 @@ REFERENCES = {"1": ["a man rides a horse", "a man on a horse"], "2": ["two dogs 
 PREDICTIONS = {"1": "a man rides a brown horse", "2": "two dogs in the snow"}
 COCO = {
     "images": [{"id": 1}, {"id": 2}],
-    "annotations": [{"id": n, "image_id": int(i), "caption": c} for i, cs in REFERENCES.items() for n, c in enumerate(cs)],
+    "annotations": [{"id": 0, "image_id": int(i), "caption": c} for i, captions in REFERENCES.items() for c in captions],
 }
 
 
@@ -236,7 +236,7 @@ def test_intervals_contain_the_score_and_widen_the_json(tmp_path, capsys):
         ({"1": "a man"}, PREDICTIONS, "References .*image 1: expected a list of captions"),
         ({"1": []}, PREDICTIONS, "References .*image 1: there is no reference caption"),
         ({}, PREDICTIONS, "References .*there is no reference caption in it"),
-        ({"annotations": [{"image_id": 1, "caption": 3}]}, PREDICTIONS, "image 1, field caption: expected a text, got 3"),
+        ({"annotations": [{"image_id": 1, "caption": 3}]}, PREDICTIONS, "image 1, field caption: .*, got 3"),
         ({"annotations": [{"caption": "a"}]}, PREDICTIONS, r"annotations\[0\], field image_id"),
         (REFERENCES, {"1": ["a"]}, "Predictions .*image 1: expected a caption"),
         (REFERENCES, [{"image_id": 1}], "Predictions .*image 1, field caption"),

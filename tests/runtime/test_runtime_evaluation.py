@@ -13,7 +13,11 @@ from xmodaler_ssattn.runtime import COCOEvaler, build_evaluation, flatten_result
 needs_coco = pytest.mark.skipif(
     importlib.util.find_spec("pycocoevalcap") is None, reason="pycocoevalcap is not installed"
 )
-CAPTIONS = {1: ["a man runs with a dog", "a man and a dog"], 2: ["a red car stands in the street"], 3: ["two birds fly"]}
+CAPTIONS = {
+    1: ["a man runs with a dog", "a man and a dog"],
+    2: ["a red car stands in the street"],
+    3: ["two birds fly over the sea"],
+}
 
 
 @pytest.fixture

@@ -98,12 +98,12 @@ def _read_yaml(cfg: Any, config_file: str) -> Any:
         return cfg.load_from_file_tmp(config_file, allow_unsafe=False)
     except yaml.constructor.ConstructorError as error:
         raise UserError(
-            f"{config_file}: refused, because it (or its _BASE_) holds a yaml tag that would run code: {error}"
+            f"{config_file}: refused, because it (or its _BASE_) holds a yaml tag that could run code: {error}"
         ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{config_file}: not valid yaml: {error}") from error
-    except (AssertionError, FileNotFoundError) as error:
-        raise UserError(f"{config_file}: its _BASE_ cannot be read: {error}") from error
+    except (AssertionError, OSError, ValueError) as error:  # the hosts' own words for a _BASE_ that cannot be read
+        raise UserError(f"{config_file}: {error}") from error
 
 
 def _flatten(node: dict, prefix: str = "") -> list[tuple[str, Any]]:

@@ -24,6 +24,7 @@ from xmodaler_ssattn.data.region_file import (
     ORDER_BY_PROBABILITY,
     SCHEMA,
     VERSION,
+    Header,
     create_layout,
     plan_fields,
     read_header,
@@ -55,6 +56,7 @@ class RegionWriter:
         attributes: more attributes to store.
         resume: keep an unfinished file after an error or a kill and go on with it next time. An unfinished
             file of another plan (ids, shapes, attributes) is refused.
+        discard_other: begin anew instead of refusing it.
         drop_missing: at the close, leave out the images that were not written, instead of refusing.
 
     Raises:
@@ -65,11 +67,11 @@ class RegionWriter:
                  num_classes: int | None, *, feature_dtype: str = "float32", probs_dtype: str = "float32",
                  source: str, order: str = ORDER_BY_PROBABILITY, background: str = "first",
                  vocabulary_sha256: str = "", weights_sha256: str = "", attributes: Mapping[str, Any] | None = None,
-                 resume: bool = False, drop_missing: bool = False) -> None:
+                 resume: bool = False, discard_other: bool = False, drop_missing: bool = False) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.num_regions, self.feature_dim, self.num_classes = num_regions, feature_dim, num_classes
-        self._resume, self._drop_missing = resume, drop_missing
+        self._resume, self._discard_other, self._drop_missing = resume, discard_other, drop_missing
         self._ids = np.asarray(image_ids, dtype=np.int64)
         self._rows = {image_id: row for row, image_id in enumerate(self._ids.tolist())}
         for name, value in (("num_regions", num_regions), ("feature_dim", feature_dim), ("num_classes", num_classes)):
@@ -93,21 +95,13 @@ class RegionWriter:
     # --- life ---------------------------------------------------------------------------------------
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.partial.exists():
-            self._lock()
-        if self._fd is None or not self._resume:
-            self._check_space()
-            with atomic_path(self.partial) as temporary:
-                create_layout(temporary, self._plan, self._ids, self._attributes)
+        try:
+            header = self._continue() if self.partial.exists() else None
+            if header is None:
+                header = self._begin()
+        except (UserError, OSError):
             if self._fd is not None:
                 os.close(self._fd)
-            self._lock()
-        try:
-            header = read_header(self.partial, unfinished=True)
-            if self._resume:
-                self._check_same_plan(header)
-        except UserError:
-            os.close(self._fd)
             raise
         self._fields = header.fields
         self._num_boxes = header.num_boxes.copy()
@@ -125,13 +119,33 @@ class RegionWriter:
             if not self._resume:
                 self.partial.unlink(missing_ok=True)
 
+    def _continue(self) -> Header | None:
+        """The header of the unfinished file when it can be gone on with; None when it must be begun anew."""
+        self._lock()
+        if not self._resume:
+            return None
+        header = read_header(self.partial, unfinished=True)
+        differences = self._differences(header)
+        if differences and not self._discard_other:
+            raise UserError(f"The unfinished file {self.partial} was begun with other settings "
+                            f"({'; '.join(differences)}). Delete it, or give the settings it was begun with.")
+        return None if differences else header
+
+    def _begin(self) -> Header:
+        self._check_space()
+        with atomic_path(self.partial) as temporary:
+            create_layout(temporary, self._plan, self._ids, self._attributes)
+        if self._fd is not None:
+            os.close(self._fd)
+        self._lock()
+        return read_header(self.partial, unfinished=True)
+
     def _lock(self) -> None:
         """Open the unfinished file for this writer alone."""
         self._fd = os.open(self.partial, os.O_RDWR)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._fd)
             raise UserError(f"{self.partial} is being written by another process; wait for it or stop it.") from None
 
     @property
@@ -236,7 +250,8 @@ class RegionWriter:
             raise UserError(f"{self.path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free. "
                             "Write it elsewhere, or with float16 features.")
 
-    def _check_same_plan(self, header: Any) -> None:
+    def _differences(self, header: Header) -> list[str]:
+        """How the unfinished file's plan differs from this one, for people."""
         found = {name: (field.shape, field.dtype.name) for name, field in header.fields.items()}
         differences = [f"{name}: {found.get(name)} there, {self._plan.get(name)} now"
                        for name in sorted({*found, *self._plan}) if found.get(name) != self._plan.get(name)]
@@ -245,9 +260,7 @@ class RegionWriter:
                         if header.attributes.get(name) != self._attributes.get(name)]
         if not np.array_equal(header.image_ids, self._ids):
             differences.append(f"image ids: {len(header.image_ids)} there, {len(self._ids)} now, not the same ones")
-        if differences:
-            raise UserError(f"The unfinished file {self.partial} was begun with other settings "
-                            f"({'; '.join(differences)}). Delete it, or give the settings it was begun with.")
+        return differences
 
     def _finish(self) -> None:
         missing = self._ids[self._num_boxes == NOT_WRITTEN]

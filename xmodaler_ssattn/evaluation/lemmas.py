@@ -25,6 +25,8 @@ def noun_lemma(word: str) -> str:
     from lemminflect import getLemma
 
     word = word.lower()
+    if not word[:1].isalnum():
+        return word  # "'s" alone, punctuation
     for ending in ("'s", "’s", "'", "’"):
         if len(word) > len(ending) and word.endswith(ending):
             word = word[: -len(ending)]

@@ -97,7 +97,7 @@ def _scorers() -> list[tuple[list[str], Any]]:
         (["CIDEr"], Cider()),
     ]
     # SPICE fetches its libraries from the network at first use; it is taken only when they are there.
-    if list((Path(pycocoevalcap.__file__).parent / "spice" / "lib").glob("stanford-corenlp-*.jar")):
+    if list(Path(pycocoevalcap.__path__[0], "spice", "lib").glob("stanford-corenlp-*.jar")):
         from pycocoevalcap.spice.spice import Spice
 
         scorers.append((["SPICE"], Spice()))

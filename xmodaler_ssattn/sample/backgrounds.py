@@ -31,7 +31,7 @@ PLACES: tuple[Place, ...] = (
     Place("street", ((186, 204, 218), (226, 232, 236)), ((178, 178, 182), (152, 152, 158)),
           (("on", "the street"), ("in", "the street"), ("on", "a city street"))),
     Place("snow", ((170, 196, 222), (226, 234, 244)), ((232, 238, 246), (218, 228, 240)),
-          (("in", "the snow"), ("in", "the white snow"))),
+          (("in", "the snow"), ("in", "the fresh snow"))),
     Place("field", ((160, 204, 232), (236, 236, 220)), ((226, 212, 150), (212, 194, 118)),
           (("in", "a field"), ("in", "the field"), ("in", "an open field"))),
 )

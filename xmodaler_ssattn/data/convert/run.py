@@ -19,6 +19,7 @@ from xmodaler_ssattn.files import read_json, sha256_of, write_json
 from xmodaler_ssattn.progress import progress
 
 PROBLEMS_SHOWN = 20
+PROBLEMS_BEFORE_GIVING_UP = 200
 
 
 @dataclasses.dataclass
@@ -61,7 +62,7 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
         feature_dtype, probs_dtype: "float32" or "float16".
         vocabulary_sha256, weights_sha256: recorded, when known.
         skip_bad: leave out images that cannot be used, and write their list to ``OUT.left_out.json``.
-        overwrite: replace an existing file.
+        overwrite: replace an existing file, and an unfinished one that was begun with other settings.
 
     Raises:
         UserError: all that is bad or missing, each with file and line or key. Good images stay in ``OUT.partial``.
@@ -94,7 +95,7 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
         background=first.background, vocabulary_sha256=vocabulary_sha256, weights_sha256=weights_sha256,
         attributes={"cut_by": cut_by, "min_score": "" if rules.min_score is None else str(rules.min_score),
                     "classifier_sha256": "" if rules.classifier is None else rules.classifier.sha256},
-        resume=True, drop_missing=True)
+        resume=True, discard_other=overwrite, drop_missing=True)
     with writer:
         resumed = len(writer.written)
         for image_id in progress(chosen, desc="regions"):
@@ -106,6 +107,8 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
                              source_boxes=image.source_boxes)
             except UserError as error:
                 problems.append(str(error))
+                if not skip_bad and len(problems) >= PROBLEMS_BEFORE_GIVING_UP:
+                    break
         if problems and not skip_bad:
             _raise(problems, writer)
     _write_left_out(out, problems)

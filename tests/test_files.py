@@ -1,0 +1,67 @@
+"""Nothing half-written stays behind."""
+
+import json
+
+import pytest
+
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import atomic_directory, atomic_path, read_json, sha256_of, write_json
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "x.json"
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list((tmp_path / "deep").iterdir()) == []
+    with atomic_path(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole" and list(target.parent.iterdir()) == [target]
+
+
+def test_a_failed_rewrite_keeps_the_old_file(tmp_path):
+    target = tmp_path / "x.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(target, {"a": float("nan")})  # JSON has no NaN
+    assert json.loads(target.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_appears_whole_and_is_never_replaced(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(KeyError), atomic_directory(target) as temporary:
+        (temporary / "a").write_text("1")
+        raise KeyError
+    assert not target.exists() and list(tmp_path.iterdir()) == []
+    with atomic_directory(target) as temporary:
+        (temporary / "a").write_text("1")
+    assert (target / "a").read_text() == "1"
+    with pytest.raises(FileExistsError), atomic_directory(target):
+        pass
+
+
+def test_reading_json_names_the_file_and_the_place(tmp_path):
+    with pytest.raises(UserError, match="The table: the file .*x.json does not exist"):
+        read_json(tmp_path / "x.json", "The table")
+    (tmp_path / "x.json").write_text('{"a": 1,')
+    with pytest.raises(UserError, match=r"x\.json is not valid JSON \(line 1, column 9.*is the file complete"):
+        read_json(tmp_path / "x.json", "The table")
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_json(tmp_path / "x.json", "The table")
+    with pytest.raises(UserError, match="is a folder"):
+        read_json(tmp_path, "The table")
+
+
+def test_sha256_is_the_published_one_of_the_empty_file(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert sha256_of(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_all_problems_come_in_one_message():
+    raise_all([], "nothing")
+    with pytest.raises(UserError, match="^Here: one thing$"):
+        raise_all(["one thing"], "Here")
+    with pytest.raises(UserError, match="2 problems:\n  1. one\n  2. two"):
+        raise_all(["one", "two"], "Here")

@@ -1,0 +1,76 @@
+"""Who may import whom. Read from the source, so that a lazy import counts too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "xmodaler_ssattn"
+FREE = {"boxes", "caption", "classes", "config", "errors", "files", "keys", "progress"}
+# part -> parts of ours that it may import, beside FREE and itself
+ALLOWED = {
+    "runtime": set(),
+    "host": {"runtime"},
+    "optim": {"host"},
+    "modeling": {"host", "losses"},
+    "losses": {"host"},
+    "data": {"host"},
+    "evaluation": {"host"},
+    "report": {"evaluation"},
+    "sample": {"data"},
+    "regions": {"data"},
+    "cli": {"host", "data", "evaluation", "modeling", "report", "sample", "regions"},
+    "__init__": {"modeling", "losses", "data", "evaluation", "optim"},
+    "__main__": {"cli"},
+}
+# The paper's mathematics can be read without anything of ours or the host's.
+ALONE = ("modeling/ss_attention.py", "modeling/rollout.py", "data/sigma.py", "boxes.py")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_part_imports_only_what_the_design_allows(path):
+    part = part_of(path)
+    allowed = ALLOWED.get(part, set()) | {part} | (set() if part == "runtime" else FREE)
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("xmodaler_ssattn.")}
+    if part == "cli":
+        ours -= {"__version__"}
+    known = {p.removesuffix(".py") for p in (q.name for q in PACKAGE.iterdir())}
+    assert {name for name in ours if name in known} <= allowed, f"{path} imports {sorted(ours - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_door_names_x_modaler(path):
+    if part_of(path) != "host":
+        assert not {name for name in imports(path) if name.split(".")[0] == "xmodaler"}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_the_mathematics_imports_torch_or_numpy_alone(name):
+    outside = {"torch", "numpy", "math", "typing", "collections", "__future__"}
+    for imported in imports(PACKAGE / name):
+        assert imported.split(".")[0] in outside or imported.startswith("xmodaler_ssattn.boxes"), imported
+
+
+def test_no_module_speaks_of_cuda_or_unpickles():
+    for path in SOURCES:
+        source = path.read_text(encoding="utf-8")
+        for word in (".cuda()", "pickle.load(", "allow_pickle=True", "yaml.load(", "weights_only=False"):
+            assert word not in source, f"{path}: {word}"

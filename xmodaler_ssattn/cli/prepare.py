@@ -1,0 +1,248 @@
+"""``xmodaler prepare``: official annotations, feature packs and npz folders, each with one command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmodaler_ssattn.errors import UserError
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.data.convert.pack import Pack
+    from xmodaler_ssattn.data.prepare import PrepareReport
+
+# What the real data set holds. Boxes: 276k over all 31,783 images of Flickr30k Entities.
+CAPTIONS_PER_IMAGE = 5
+BOXES_PER_IMAGE = 275_775 / 31_783
+GVD_VOCABULARY = 8_639
+
+ANNOTATIONS_TEXT = """\
+Reads Sentences/ID.txt and Annotations/ID.xml of Flickr30k Entities, or GVD's own files when they are given, and
+writes {train,val,test}.json, vocabulary.txt, captions_*.json and grounding_*.json into one folder.
+"""
+REGIONS_TEXT = """\
+Converts a pack of region features into one HDF5 file. A stopped run goes on where it was: start it again.
+
+formats and their inputs:
+  caffe-tsv      --input a.tsv [b.tsv ...]                    the original Bottom-Up files
+  lxmert-tsv     --input a.tsv [b.tsv ...]                    LXMERT, airsplay/py-bottom-up-attention
+  xmodaler-npz   --input FOLDER                               X-modaler's own
+  milvlg-npz     --input FOLDER                               MILVLG/bottom-up-attention.pytorch
+  gvd            --input FOLDER --boxes X.h5 --dictionary dic_flickr30k.json
+  vlp            --input FOLDER-or-PREFIX --boxes X.h5-or-PREFIX
+  gic            --input flickrbu_att --boxes flickrbu_box    Grounded-Image-Captioning
+  regions        --input X.h5                                 a file of this program, to complete or cut
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("prepare", help="make annotations and region files from official files and packs",
+                                   description="Make the files that training reads.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_annotations(commands)
+    _add_regions(commands)
+    _add_npz(commands)
+
+
+# --- annotations ---------------------------------------------------------------------------------------
+def _add_annotations(commands: Any) -> None:
+    parser = commands.add_parser("annotations", help="official files -> annotations and vocabulary",
+                                 description=ANNOTATIONS_TEXT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--entities", metavar="DIR", help="folder with Sentences/ and Annotations/")
+    add("--split-ids", metavar="PATH", help="split_ids_flickr30k_entities.json, or a folder with train.txt, val.txt, "
+        "test.txt; default with --split-scheme plummer: the lists in --entities")
+    add("--out", metavar="DIR", required=True, help="folder to write")
+    add("--split-scheme", choices=("karpathy", "plummer"), default="karpathy",
+        help="whose splits these are: says what counts to expect (default: karpathy, as GVD uses it)")
+    add("--official", metavar="FILE", help="GVD's flickr30k_cleaned_class.json, read instead of --entities")
+    add("--dictionary", metavar="FILE", help="GVD's dic_flickr30k.json: its vocabulary and lemmas are taken")
+    add("--require-official", action="store_true", help="refuse everything that is not GVD-identical")
+    add("--classes", metavar="FILE", help="class names, one a line (default: the 480 of Flickr30k Entities)")
+    add("--unrelated", metavar="FILE", help="the data set's UNRELATED_CAPTIONS: leave them out of the training split "
+        "(val and test keep them, so that scores stay comparable)")
+    add("--compare-splits", metavar="PATH", help="other splits, as --split-ids, to warn about overlaps with")
+    add("--skip-bad", action="store_true", help="leave out what cannot be used and list it in left_out.json")
+    add("--workers", type=int, help="processes (default: one a core for large sets)")
+    parser.set_defaults(run=run_annotations)
+
+
+def run_annotations(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.data.classes import read_classes
+    from xmodaler_ssattn.data.prepare import prepare_annotations
+    from xmodaler_ssattn.data.splits import read_splits, read_unrelated
+    from xmodaler_ssattn.evaluation.lemmas import noun_lemma
+
+    entities = Path(args.entities) if args.entities else None
+    if entities is None and args.official is None:
+        raise UserError("Give --entities DIR (with Sentences/ and Annotations/), or --official FILE.")
+    split_ids = args.split_ids or (str(entities) if entities and args.split_scheme == "plummer" else None)
+    if split_ids is None:
+        raise UserError("Give --split-ids FILE: GVD's split_ids_flickr30k_entities.json, or a folder with train.txt, "
+                        "val.txt and test.txt.")
+    splits = read_splits(split_ids)
+    _warn_overlaps(splits, args.compare_splits, entities, split_ids)
+    report = prepare_annotations(
+        args.out, splits, lemma=noun_lemma,
+        sentences_dir=entities / "Sentences" if entities else None,
+        annotations_dir=entities / "Annotations" if entities else None,
+        classes=read_classes(args.classes) if args.classes else None,
+        official=args.official, dictionary=args.dictionary, require_official=args.require_official,
+        unrelated=read_unrelated(args.unrelated) if args.unrelated else None,
+        skip_bad=args.skip_bad, workers=args.workers)
+    print("\n".join(_annotation_lines(report, args.split_scheme)))
+    return 0
+
+
+def _warn_overlaps(splits: dict[str, list[int]], other: str | None, entities: Path | None, ours: str) -> None:
+    from xmodaler_ssattn.data.splits import overlap_warnings, read_splits
+
+    if other is None and entities is not None and (entities / "train.txt").is_file() and Path(ours) != entities:
+        other = str(entities)
+    if other is None:
+        return
+    for warning in overlap_warnings(splits, read_splits(other), other):
+        logging.getLogger(__name__).warning("%s", warning)
+
+
+def _annotation_lines(report: PrepareReport, scheme: str) -> list[str]:
+    """The counts found beside those to expect."""
+    from xmodaler_ssattn.data.splits import EXPECTED
+
+    expected = EXPECTED[scheme]
+    total = sum(expected.values())
+    rows: list[tuple[str, int | str, str]] = []
+    for split, counts in report.counts.items():
+        rows.append((f"{split} images", counts["images"], f"{expected[split]:,}"))
+    captions = report.total("captions")
+    rows.append(("captions", captions, f"{total * CAPTIONS_PER_IMAGE:,}"))
+    if not report.gvd_identical:
+        rows.append(("boxes", report.total("boxes"), f"about {round(total * BOXES_PER_IMAGE, -3):,.0f}"))
+    rows.append(("phrases", report.total("phrases"), ""))
+    rows.append(("object words with class and box", report.total("grounded_words"), ""))
+    share = 100 * report.total("long_captions") / max(captions, 1)
+    rows.append(("captions over 20 words (cut)", f"{share:.1f} %", "6.7 %"))
+    rows.append(("vocabulary, UNK included", len(report.vocabulary), f"about {GVD_VOCABULARY:,}"))
+    rows.append(("images outside the splits", report.rest_images, f"{31_783 - total:,}"))
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'':{width}}  {'found':>9}  to expect for the real data set, {scheme}'s splits"]
+    for name, found, wanted in rows:
+        shown = f"{found:,}" if isinstance(found, int) else found
+        lines.append(f"{name:{width}}  {shown:>9}  {wanted}".rstrip())
+    if report.clipped_boxes:
+        lines.append(f"{report.clipped_boxes:,} boxes passed the border by one pixel and were clipped.")
+    if report.unrelated:
+        lines.append(f"{report.unrelated:,} unrelated captions left out of the training split.")
+    if not report.gvd_identical:
+        lines.append("Classes and boxes follow the fallback rule: NOT GVD-identical (the files' headers say so too).")
+    if report.left_out:
+        lines.append(f"{len(report.left_out):,} things left out: {report.out_dir / 'left_out.json'}")
+    lines.append(f"Written to {report.out_dir}. Set MODEL.VOCAB_SIZE {report.vocabulary.model_size}.")
+    return lines
+
+
+# --- regions -------------------------------------------------------------------------------------------
+def _add_regions(commands: Any) -> None:
+    parser = commands.add_parser("regions", help="a feature pack -> one HDF5 file", description=REGIONS_TEXT,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--format", required=True, choices=("caffe-tsv", "lxmert-tsv", "xmodaler-npz", "milvlg-npz", "gvd", "vlp", "gic",
+                                            "regions"))
+    add("--input", required=True, nargs="+", metavar="PATH")
+    add("--boxes", metavar="PATH", help="boxes, where the format keeps them apart")
+    add("--dictionary", metavar="FILE", help="dic_flickr30k.json, for gvd")
+    add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
+    add("--annotations", metavar="DIR", help="folder of `xmodaler prepare annotations`: take its images alone, list "
+        "those that the pack lacks, and take or check the image sizes")
+    add("--image-sizes", metavar="FILE", help='JSON {"image id": [width, height]}, for packs without sizes')
+    add("--max-regions", type=int, default=36, metavar="K", help="keep the K best of an image; 0 keeps all (default: 36)")
+    add("--min-score", type=float, metavar="S", help="drop regions of score S or less, never the best one")
+    add("--cut-by-order", action="store_true", help="where a pack has no scores, keep its first K regions")
+    add("--sort", action="store_true", help="order regions by descending score (default: as in the pack)")
+    add("--classifier", metavar="FILE", help="npz with weight (C x D) and bias (C): recompute class probabilities where "
+        "the pack has none")
+    add("--background", choices=("first", "last", "none"), help="where the pack's probabilities have the background")
+    add("--float16", action="store_true", help="store features and class probabilities in half precision")
+    add("--vocabulary", metavar="FILE", help="the detector's class list; its sha256 is recorded")
+    add("--weights", metavar="FILE", help="the detector's weights; their sha256 is recorded")
+    add("--skip-bad", action="store_true", help="leave out images that cannot be used and list them beside the file")
+    add("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=run_regions)
+
+
+def run_regions(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.data.convert.classifier import Classifier
+    from xmodaler_ssattn.data.convert.run import convert_regions, read_dataset, read_sizes, sha256_or_empty
+    from xmodaler_ssattn.data.convert.select import Rules
+
+    if args.max_regions < 0:
+        raise UserError(f"--max-regions must be 0 or more, got {args.max_regions}.")
+    pack = _open_pack(args)
+    dataset = read_dataset(args.annotations) if args.annotations else None
+    sizes = {**(dataset or {}), **(read_sizes(args.image_sizes) if args.image_sizes else {})}
+    dtype = "float16" if args.float16 else "float32"
+    rules = Rules(limit=args.max_regions or None, min_score=args.min_score, cut_by_order=args.cut_by_order,
+                  sort=args.sort, background=args.background,
+                  classifier=Classifier(args.classifier) if args.classifier else None)
+    report = convert_regions(
+        pack, args.out, rules, wanted=list(dataset) if dataset is not None else None, sizes=sizes, feature_dtype=dtype,
+        probs_dtype=dtype, vocabulary_sha256=sha256_or_empty(args.vocabulary), weights_sha256=sha256_or_empty(args.weights),
+        skip_bad=args.skip_bad, overwrite=args.overwrite)
+    print(f"{report.images:,} images with up to {report.num_regions} regions of {report.feature_dim} numbers, "
+          + (f"{report.num_classes} class probabilities (background first)." if report.num_classes else
+             "without class probabilities: a config with SEMANTIC_INPUT c will be refused. With the detector's "
+             f"classifier: xmodaler prepare regions --format regions --input {report.path} --classifier FILE --out ..."))
+    if report.resumed:
+        print(f"{report.resumed:,} of them were there from a run that was stopped.")
+    if report.cut_images:
+        print(f"{report.cut_images:,} images had more regions; what was kept is recorded in the file.")
+    if report.unused:
+        print(f"{report.unused:,} images of the pack are not in the data set and were left out.")
+    if report.left_out:
+        print(f"{len(report.left_out):,} problems were skipped: {report.path}.left_out.json")
+    print(f"Written to {report.path}.")
+    return 0
+
+
+def _open_pack(args: argparse.Namespace) -> Pack:
+    from xmodaler_ssattn.data.convert import FORMATS
+
+    reader = FORMATS[args.format]
+    if args.format.endswith("-tsv"):
+        _reject(args, boxes=args.boxes, dictionary=args.dictionary)
+        return reader(args.input)
+    if len(args.input) != 1:
+        raise UserError(f"--format {args.format} takes one --input, got {len(args.input)}.")
+    needed = {"gvd": ("boxes", "dictionary"), "vlp": ("boxes",), "gic": ("boxes",)}.get(args.format, ())
+    missing = [f"--{name}" for name in needed if getattr(args, name) is None]
+    if missing:
+        raise UserError(f"--format {args.format} also needs {' and '.join(missing)}.")
+    _reject(args, **{name: getattr(args, name) for name in ("boxes", "dictionary") if name not in needed})
+    return reader(args.input[0], *(getattr(args, name) for name in needed))
+
+
+def _reject(args: argparse.Namespace, **options: str | None) -> None:
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"--format {args.format} has no use for {', '.join(given)}.")
+
+
+# --- npz -----------------------------------------------------------------------------------------------
+def _add_npz(commands: Any) -> None:
+    parser = commands.add_parser("npz", help="the HDF5 file -> X-modaler's npz folder",
+                                 description="Write ID.npz files that X-modaler's own datasets read (FEATS_FOLDER).")
+    parser.add_argument("--regions", required=True, metavar="FILE", help="the HDF5 file")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.set_defaults(run=run_npz)
+
+
+def run_npz(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.data.convert.xmodaler_npz import export_npz
+    from xmodaler_ssattn.data.regions import RegionStore
+
+    count = export_npz(RegionStore(args.regions), args.out)
+    print(f"{count:,} files written to {args.out}. X-modaler drops the last regions: it prepends a mean region and reads "
+          "MAX_FEAT_NUM - 1 others.")
+    return 0
