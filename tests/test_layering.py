@@ -64,7 +64,7 @@ def test_only_the_door_names_x_modaler(path):
 
 @pytest.mark.parametrize("name", ALONE)
 def test_the_mathematics_imports_torch_or_numpy_alone(name):
-    outside = {"torch", "numpy", "math", "typing", "collections", "__future__"}
+    outside = {"torch", "numpy", "math", "typing", "collections", "itertools", "__future__"}
     for imported in imports(PACKAGE / name):
         assert imported.split(".")[0] in outside or imported.startswith("xmodaler_ssattn.boxes"), imported
 

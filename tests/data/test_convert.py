@@ -66,6 +66,8 @@ def test_more_regions_than_wanted_are_cut_by_score_and_that_is_recorded(tmp_path
 
 
 def test_sorted_regions_stand_in_descending_order_and_the_file_says_so(tmp_path):
+    convert(WRITERS["lxmert_tsv"](tmp_path / "tsv"), tmp_path / "l.h5", Rules(limit=3, sort=True))
+    assert RegionStore(tmp_path / "l.h5").attributes["order"] == "descending detector confidence"
     convert(WRITERS["vlp"](tmp_path / "pack"), tmp_path / "r.h5", Rules(limit=3, sort=True))
     store = RegionStore(tmp_path / "r.h5")
     assert store.attributes["order"] == "descending max class probability"
@@ -139,6 +141,7 @@ def test_a_region_file_is_a_source_too_and_gets_its_probabilities_later(tmp_path
     store = RegionStore(tmp_path / "r.h5")
     np.testing.assert_array_equal(store.read(3).features, content(3)["features"])
     assert store.num_classes == CLASSES and store.attributes["classifier_sha256"] == classifier.sha256
+    assert store.attributes["source"] == "caffe-tsv"  # where the features come from, not the last step
 
 
 def test_npz_to_region_file_to_npz_gives_equal_arrays(tmp_path):
@@ -157,7 +160,7 @@ def test_only_images_of_the_data_set_are_taken_and_missing_ones_are_listed(tmp_p
     pack = WRITERS["xmodaler_npz"](tmp_path / "pack")
     report = convert(pack, tmp_path / "r.h5", wanted=[11, 7])
     assert RegionStore(tmp_path / "r.h5").ids.tolist() == [11, 7] and report.unused == 1
-    with pytest.raises(UserError, match="(?s)2 problems.*image 50 of the data set is not in the pack.*image 60"):
+    with pytest.raises(UserError, match="(?s)2 problem.*image 50 of the data set is not in the pack.*image 60"):
         convert(pack, tmp_path / "r2.h5", wanted=[60, 7, 50])
     report = convert(pack, tmp_path / "r2.h5", wanted=[60, 7, 50], skip_bad=True)
     assert report.images == 1 and len(report.left_out) == 2

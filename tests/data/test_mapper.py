@@ -93,6 +93,7 @@ def test_long_captions_are_cut_the_target_still_ends_and_boxes_beyond_the_cut_go
     mapper = dataset(files, seq_per_sample=3, max_seq_len=3)
     sample = mapper(mapper.load_data(None)[0])
     assert max(sample[kfg.G_TARGET_IDS], key=len).tolist() == [1, 2, 3, 0]
+    assert mapper.cut_captions == 2  # the first caption of both images has five words
     # "dog" stands at position 4 of the only sentence that has it: its box is no target any more
     assert sample[keys.SIGMA].tolist() == [[1, 0, 0, 0]]
 
@@ -171,7 +172,7 @@ def test_images_of_the_split_that_the_store_lacks_are_counted_and_the_first_ten_
         for image_id in (11, *range(100, 112)):
             out.add(image(image_id))
     shown = ", ".join(map(str, range(100, 110)))
-    with pytest.raises(UserError, match=rf"12 images of the split are not in the region file .*: {shown}, \.\.\."):
+    with pytest.raises(UserError, match=rf"12 images of the train split not in the region file .*: {shown}, \.\.\."):
         dataset(files).load_data(None)
 
 
@@ -193,7 +194,7 @@ def test_images_without_regions_and_numbers_that_are_not_finite_are_named(files)
         mapper(records[0])
     with h5py.File(files / "regions.h5", "r+") as file:
         file["num_boxes"][0] = 0
-    with pytest.raises(UserError, match="1 images of the split have no region .*: 12"):
+    with pytest.raises(UserError, match="1 image of the train split without a region in .*: 12"):
         dataset(files).load_data(None)
 
 
@@ -233,3 +234,11 @@ def test_the_config_decides_and_only_from_config_reads_it(files, tmp_path):
     assert build(**{"MODEL.SS_ATTENTION.SEMANTIC_INPUT": "v"}).num_classes is None
     assert build(**{"LOSSES.NAMES": ["CrossEntropy"]}).targets is None
     assert build(**{"LOSSES.GROUNDING.TARGETS": "sentence"}).targets == "sentence"
+
+
+@pytest.mark.parametrize(("stage", "cache", "times"), [("train", "ram", 1), ("train", "none", 0), ("val", "ram", 0)])
+def test_the_region_file_is_read_once_at_the_start_when_asked(files, monkeypatch, stage, cache, times):
+    calls = []
+    monkeypatch.setattr(RegionStore, "warm_up", lambda self: calls.append(self.path))
+    dataset(files, stage, cache=cache).load_data(None)
+    assert len(calls) == times

@@ -116,7 +116,7 @@ def damage(official):
 
 def test_all_bad_things_are_told_at_once_and_nothing_is_written(official, tmp_path):
     messages = damage(official)
-    with pytest.raises(UserError, match="(?s)3 problems.*" + ".*".join(messages) + ".*--skip-bad"):
+    with pytest.raises(UserError, match="(?s)3 problem.*" + ".*".join(messages) + ".*--skip-bad"):
         prepare(official, tmp_path / "out")
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
 
@@ -149,7 +149,7 @@ def test_a_split_that_loses_every_image_is_refused(official, tmp_path):
 def test_missing_files_are_named(official, tmp_path):
     (official / "Sentences" / "11.txt").unlink()
     (official / "Annotations" / "12.xml").unlink()
-    with pytest.raises(UserError, match=r"(?s)2 problems.*11\.txt does not exist.*12\.xml does not exist"):
+    with pytest.raises(UserError, match=r"(?s)2 problem.*11\.txt does not exist.*12\.xml does not exist"):
         prepare(official, tmp_path / "out")
 
 

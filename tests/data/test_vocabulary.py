@@ -8,6 +8,7 @@ from data.entities_generator import WORD, real_captions, shared_data
 from xmodaler_ssattn.data.entities import token_of
 from xmodaler_ssattn.data.vocabulary import Vocabulary, build_vocabulary, read_vocabulary, write_vocabulary
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import load_vocab
 
 
 def test_words_seen_four_times_are_kept_in_order_of_first_occurrence():
@@ -23,6 +24,11 @@ def test_the_file_has_one_word_a_line_and_the_line_is_the_index(tmp_path):
     assert (tmp_path / "vocabulary.txt").read_bytes() == "a\ncafé\nUNK\n".encode()
     vocabulary = read_vocabulary(tmp_path / "vocabulary.txt")
     assert vocabulary.words == ["a", "café", "UNK"] and "a" in vocabulary and "b" not in vocabulary
+
+
+def test_the_host_reads_the_same_words_at_the_same_indices(tmp_path):
+    write_vocabulary(tmp_path / "vocabulary.txt", Vocabulary(["a", "man", "UNK"]))
+    assert list(load_vocab(str(tmp_path / "vocabulary.txt")))[1:] == ["a", "man", "UNK"]
 
 
 @pytest.mark.parametrize(("text", "message"), [

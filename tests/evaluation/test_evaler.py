@@ -110,7 +110,8 @@ def test_val_and_test_are_told_apart_by_their_file_else_by_the_folder(cfg):
 def test_scores_carry_their_split_and_are_plain_floats(cfg):
     scores = build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, cfg.OUTPUT_DIR).eval(results(), 1)
     assert all(key.startswith("test/") and type(value) is float for key, value in scores.items())
-    assert {f"test/{name}" for name in ("CIDEr", "Bleu_4", "ROUGE_L", "greedy_CIDEr", "F1_all", "F1_loc")} <= set(scores)
+    expected = ("CIDEr", "Bleu_4", "ROUGE_L", "greedy_CIDEr", "F1_all", "F1_loc")
+    assert {f"test/{name}" for name in expected} <= set(scores)
     assert "test/METEOR" not in scores and "test/attention_accuracy" not in scores
 
 
@@ -185,6 +186,14 @@ def test_final_metrics_come_with_the_last_epoch_and_without_training(cfg, monkey
     assert asked == [False, False, True, True]
 
 
+def test_a_metric_can_be_asked_for_on_one_split_alone(cfg):
+    cfg.INFERENCE.METRICS = ["val/ROUGE_L", "test/F1", "Bleu"]
+    val = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None).eval(results(), 1)
+    test = build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, None).eval(results(), 1)
+    assert "val/ROUGE_L" in val and "val/F1_all" not in val and "val/Bleu_4" in val
+    assert "test/ROUGE_L" not in test and "test/F1_all" in test and "test/Bleu_4" in test
+
+
 def test_meteor_starts_early_in_a_short_run_alone(cfg, monkeypatch):
     started = []
     monkeypatch.setattr("xmodaler_ssattn.evaluation.meteor.Meteor.start", lambda self: started.append(1))
@@ -198,10 +207,14 @@ def test_meteor_starts_early_in_a_short_run_alone(cfg, monkeypatch):
 
 
 def test_what_cannot_run_is_said_once_before_training(cfg, caplog, monkeypatch):
-    monkeypatch.setattr(evaler_module, "what_can_run", lambda names: dict.fromkeys(names, "there is no Java"))
+    def reasons(names):
+        return {name: "there is no Java" if name == "CIDEr" else None for name in names}
+
+    monkeypatch.setattr(evaler_module, "what_can_run", reasons)
     with caplog.at_level(logging.WARNING, logger=evaler_module.__name__):
         for annfile in (cfg.INFERENCE.VAL_ANNFILE, cfg.INFERENCE.TEST_ANNFILE):
-            build_evaluation(cfg, annfile, None)
+            scores = build_evaluation(cfg, annfile, None).eval(results(), 1)
+    assert "test/Bleu_4" in scores and "test/CIDEr" not in scores
     assert [r.message for r in caplog.records if "CIDEr" in r.message] == ["CIDEr will be left out: there is no Java."]
 
 

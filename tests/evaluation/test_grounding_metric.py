@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import random
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +22,6 @@ from xmodaler_ssattn.evaluation.grounding import (
     match_generated,
 )
 
-DATA = Path(os.environ.get("SSATTN_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 LEMMA = {"men": "man", "dogs": "dog", "hats": "hat", "runs": "run"}
 
 
@@ -183,10 +180,8 @@ def test_scores_equal_the_slow_version_on_random_cases(seed):
     assert attention_accuracy(match_forced(reference, forced)) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-def test_the_worked_cases_of_the_published_script_agree_to_1e_12():
-    path = DATA / "metrics" / "gvd_worked_cases.json"
-    if not path.exists():
-        pytest.skip(f"needs {path} (set SSATTN_TEST_DATA to the folder that holds metrics/)")
+def test_the_worked_cases_of_the_published_script_agree_to_1e_12(shared_data):
+    path = shared_data / "metrics" / "gvd_worked_cases.json"
     for case in json.loads(path.read_text(encoding="utf-8")):
         matches = match_generated(case["ref"], case["gen"], lambda word: case["lemma"].get(word, word))  # noqa: B023
         scores = generated_scores(matches)

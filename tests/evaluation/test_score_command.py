@@ -154,6 +154,11 @@ def test_a_bad_reference_is_an_error_that_names_image_and_field(files, change, m
         run("score", "grounding", "--reference", files["reference"], "--submission", files["gen"])
 
 
+def test_a_reference_without_images_of_the_split_is_an_error(files):
+    with pytest.raises(UserError, match="none of its 3 images is in the split"):
+        grounding(files, files["gen"], "--split", "val")
+
+
 def test_an_unknown_split_is_named_with_those_that_are_there(files):
     with pytest.raises(UserError, match="no list named 'dev'; the file has test, train, val"):
         grounding(files, files["gen"], "--split", "dev")
@@ -172,7 +177,7 @@ REFERENCES = {"1": ["a man rides a horse", "a man on a horse"], "2": ["two dogs 
 PREDICTIONS = {"1": "a man rides a brown horse", "2": "two dogs in the snow"}
 COCO = {
     "images": [{"id": 1}, {"id": 2}],
-    "annotations": [{"id": 0, "image_id": int(i), "caption": c} for i, captions in REFERENCES.items() for c in captions],
+    "annotations": [{"image_id": int(i), "caption": text} for i, texts in REFERENCES.items() for text in texts],
 }
 
 

@@ -18,6 +18,7 @@ def test_two_processes_train_one_model_and_resume_bit_for_bit(tmp_path):
         assert zero[run]["weights"] == one[run]["weights"]
     assert zero["through 3"]["random"] != one["through 3"]["random"]  # SEED + rank
     assert zero["through 3"]["steps"] == 2  # 13 images: 7 a process, 3 a batch
+    assert zero["through 3"]["shuffle"] == zero["parts 3"]["shuffle"] == 2  # the third epoch's order
     for rank in (zero, one):
         assert rank["parts 3"]["weights"] == rank["through 3"]["weights"]
         assert rank["parts 3"]["random"] == rank["through 3"]["random"]

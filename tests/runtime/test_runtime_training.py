@@ -1,8 +1,10 @@
 """Training: schedules, hooks, files, and that a resumed run is the run that was never interrupted."""
 
+import io
 import json
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -182,6 +184,22 @@ def test_the_log_file_is_the_runs_own(tmp_path):
     assert all(text.count("Starting training from iteration 0") == 1 for text in logs)
     assert all("total_loss" in text for text in logs)
     assert str(tmp_path / "b") not in logs[0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_shows_epoch_losses_and_time_left_and_lines_go_to_the_file(tmp_path, monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    toy_trainer(toy_config(tmp_path)).train()
+    bar = terminal.getvalue()
+    assert "epoch 2/2" in bar and "total_loss: " in bar and "8/8" in bar and "it/s" in bar
+    assert "decoding" in bar
+    assert "total_loss: " not in capsys.readouterr().out
+    assert "total_loss: " in (tmp_path / "log.txt").read_text()
 
 
 # --- schedules -------------------------------------------------------------------------------------------

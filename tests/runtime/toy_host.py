@@ -1,26 +1,44 @@
-"""A stock Up-Down model, a mapper and an evaluator of a few numbers, on the embedded runtime."""
+"""A stock Up-Down model, a mapper and an evaluator of a few numbers, on the embedded runtime.
+
+With RUNTIME_TOY_HOST=upstream the same on upstream X-modaler, for the comparison of the two.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from xmodaler_ssattn.runtime import (
-    DATASETS_REGISTRY,
-    EVALUATION_REGISTRY,
-    CfgNode,
-    DefaultTrainer,
-    add_config,
-    build_engine,
-    default_setup,
-    dict_as_tensor,
-    get_cfg,
-    kfg,
-)
+if os.environ.get("RUNTIME_TOY_HOST") == "upstream":
+    from runtime.upstream_on_cpu import (
+        DATASETS_REGISTRY,
+        EVALUATION_REGISTRY,
+        CfgNode,
+        DefaultTrainer,
+        add_config,
+        build_engine,
+        default_setup,
+        dict_as_tensor,
+        get_cfg,
+        kfg,
+    )
+else:
+    from xmodaler_ssattn.runtime import (
+        DATASETS_REGISTRY,
+        EVALUATION_REGISTRY,
+        CfgNode,
+        DefaultTrainer,
+        add_config,
+        build_engine,
+        default_setup,
+        dict_as_tensor,
+        get_cfg,
+        kfg,
+    )
 
 WORDS = [f"w{i}" for i in range(1, 12)]
 VOCAB_SIZE = len(WORDS) + 1
@@ -55,9 +73,10 @@ class RuntimeToyDataset:
 
 @EVALUATION_REGISTRY.register()
 class RuntimeToyEvaler:
-    """Counts words, and remembers each call in ``calls`` as (annotation file, epoch)."""
+    """Counts words; remembers each call in ``calls`` as (annotation file, epoch), and the last sentences."""
 
     calls: ClassVar[list[tuple[str, int]]] = []
+    sentences: ClassVar[list[str]] = []
     fail_at_epoch: ClassVar[int | None] = None
 
     def __init__(self, cfg: CfgNode, annfile: str, output_dir: str | None) -> None:
@@ -67,6 +86,7 @@ class RuntimeToyEvaler:
         if epoch == self.fail_at_epoch:
             raise OSError("the disk is full")
         self.calls.append((self.annfile, epoch))
+        self.sentences[:] = [result["caption"] for result in results]
         np.random.rand()
         return {"words": {"mean": np.mean([len(result["caption"].split()) for result in results])}}
 

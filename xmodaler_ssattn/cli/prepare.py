@@ -148,8 +148,8 @@ def _add_regions(commands: Any) -> None:
     parser = commands.add_parser("regions", help="a feature pack -> one HDF5 file", description=REGIONS_TEXT,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--format", required=True, choices=("caffe-tsv", "lxmert-tsv", "xmodaler-npz", "milvlg-npz", "gvd", "vlp", "gic",
-                                            "regions"))
+    add("--format", required=True,
+        choices=("caffe-tsv", "lxmert-tsv", "xmodaler-npz", "milvlg-npz", "gvd", "vlp", "gic", "regions"))
     add("--input", required=True, nargs="+", metavar="PATH")
     add("--boxes", metavar="PATH", help="boxes, where the format keeps them apart")
     add("--dictionary", metavar="FILE", help="dic_flickr30k.json, for gvd")
@@ -157,12 +157,12 @@ def _add_regions(commands: Any) -> None:
     add("--annotations", metavar="DIR", help="folder of `xmodaler prepare annotations`: take its images alone, list "
         "those that the pack lacks, and take or check the image sizes")
     add("--image-sizes", metavar="FILE", help='JSON {"image id": [width, height]}, for packs without sizes')
-    add("--max-regions", type=int, default=36, metavar="K", help="keep the K best of an image; 0 keeps all (default: 36)")
+    add("--max-regions", type=int, default=36, metavar="K", help="keep the K best of an image (default: 36); 0: all")
     add("--min-score", type=float, metavar="S", help="drop regions of score S or less, never the best one")
     add("--cut-by-order", action="store_true", help="where a pack has no scores, keep its first K regions")
     add("--sort", action="store_true", help="order regions by descending score (default: as in the pack)")
-    add("--classifier", metavar="FILE", help="npz with weight (C x D) and bias (C): recompute class probabilities where "
-        "the pack has none")
+    add("--classifier", metavar="FILE", help="npz with weight (C x D) and bias (C): recompute class probabilities "
+        "where the pack has none")
     add("--background", choices=("first", "last", "none"), help="where the pack's probabilities have the background")
     add("--float16", action="store_true", help="store features and class probabilities in half precision")
     add("--vocabulary", metavar="FILE", help="the detector's class list; its sha256 is recorded")
@@ -187,13 +187,14 @@ def run_regions(args: argparse.Namespace) -> int:
                   sort=args.sort, background=args.background,
                   classifier=Classifier(args.classifier) if args.classifier else None)
     report = convert_regions(
-        pack, args.out, rules, wanted=list(dataset) if dataset is not None else None, sizes=sizes, feature_dtype=dtype,
-        probs_dtype=dtype, vocabulary_sha256=sha256_or_empty(args.vocabulary), weights_sha256=sha256_or_empty(args.weights),
-        skip_bad=args.skip_bad, overwrite=args.overwrite)
+        pack, args.out, rules, wanted=list(dataset) if dataset is not None else None, sizes=sizes,
+        feature_dtype=dtype, probs_dtype=dtype, vocabulary_sha256=sha256_or_empty(args.vocabulary),
+        weights_sha256=sha256_or_empty(args.weights), skip_bad=args.skip_bad, overwrite=args.overwrite)
     print(f"{report.images:,} images with up to {report.num_regions} regions of {report.feature_dim} numbers, "
           + (f"{report.num_classes} class probabilities (background first)." if report.num_classes else
              "without class probabilities: a config with SEMANTIC_INPUT c will be refused. With the detector's "
-             f"classifier: xmodaler prepare regions --format regions --input {report.path} --classifier FILE --out ..."))
+             "classifier they can be added: "
+             f"xmodaler prepare regions --format regions --input {report.path} --classifier FILE --out NEW"))
     if report.resumed:
         print(f"{report.resumed:,} of them were there from a run that was stopped.")
     if report.cut_images:
@@ -243,6 +244,6 @@ def run_npz(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.data.regions import RegionStore
 
     count = export_npz(RegionStore(args.regions), args.out)
-    print(f"{count:,} files written to {args.out}. X-modaler drops the last regions: it prepends a mean region and reads "
-          "MAX_FEAT_NUM - 1 others.")
+    print(f"{count:,} files written to {args.out}. X-modaler's datasets prepend a mean region and read the first "
+          "MAX_FEAT_NUM - 1 of these.")
     return 0

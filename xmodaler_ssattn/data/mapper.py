@@ -25,7 +25,8 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
 
 CLASSIFIER_HINT = ("recompute them from the features with the detector's classifier: "
-                   "`xmodaler prepare regions --classifier FILE`, or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v")
+                   "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
+                   "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v")
 TARGETS = ("image", "sentence")
 CACHES = ("none", "ram", "device")
 # Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
@@ -70,6 +71,7 @@ class Flickr30kEntitiesDataset:
         self.vocab_size, self.feature_dim, self.num_classes = vocab_size, feature_dim, num_classes
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
         self._store: RegionStore | None = None
+        self.cut_captions = 0  # training captions longer than max_seq_len, counted by collect()
 
     @classmethod
     def from_config(cls, cfg: Any, stage: str = "train") -> dict[str, Any]:
@@ -104,6 +106,17 @@ class Flickr30kEntitiesDataset:
         Raises:
             UserError: all that is missing or does not fit, in one message.
         """
+        records, problems = self.collect()
+        raise_all(problems, f"The {self.stage} data cannot be used")
+        if self.cache == "ram" and self.stage == "train":
+            self._store.warm_up()
+        logging.getLogger(__name__).info("%s: %d images, %d captions cut at %d words, %s", self.stage, len(records),
+                                         self.cut_captions, self.max_seq_len, self.annotation_file)
+        return records
+
+    def collect(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The records of the images that can be used, and a sentence for everything that is missing or does not fit."""
+        self.cut_captions = 0
         problems: list[str] = []
         vocabulary = _attempt(problems, read_vocabulary, self.vocabulary_file)
         self._store = _attempt(problems, RegionStore, self.regions_file)
@@ -121,14 +134,15 @@ class Flickr30kEntitiesDataset:
                     empty.append(image_id)
                 elif self._store is not None and vocabulary is not None:
                     records.append(self._record(image, vocabulary))
-            problems += _listed(absent, f"are not in the region file {self.regions_file}; add them with "
-                                        "`xmodaler prepare regions`")
-            problems += _listed(empty, f"have no region in {self.regions_file}; attention needs at least one")
-        raise_all(problems, f"The {self.stage} data cannot be used")
-        if self.cache == "ram" and self.stage == "train":
-            self._store.warm_up()
-        logging.getLogger(__name__).info("%s: %d images, %s", self.stage, len(records), self.annotation_file)
-        return records
+            problems += self._listed(absent, f"not in the region file {self.regions_file}; add them with "
+                                             "`xmodaler prepare regions`")
+            problems += self._listed(empty, f"without a region in {self.regions_file}; attention needs at least one")
+        return records, problems
+
+    @property
+    def store(self) -> RegionStore | None:
+        """The open region file; None before ``load_data``, or when it cannot be opened."""
+        return self._store
 
     def _contradictions(self, vocabulary: Vocabulary | None) -> list[str]:
         """What the config says against what the files have."""
@@ -150,6 +164,12 @@ class Flickr30kEntitiesDataset:
                             f"{self.regions_file} have {store.num_classes} columns; set it to {store.num_classes}")
         return problems
 
+    def _listed(self, image_ids: list[int], what: str) -> list[str]:
+        if not image_ids:
+            return []
+        shown = ", ".join(map(str, image_ids[:IDS_SHOWN])) + (", ..." if len(image_ids) > IDS_SHOWN else "")
+        return [f"{len(image_ids)} image{'s' if len(image_ids) > 1 else ''} of the {self.stage} split {what}: {shown}"]
+
     def _record(self, image: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
         record: dict[str, Any] = {"image_id": image["image_id"]}
         if self.stage != "train":
@@ -157,6 +177,7 @@ class Flickr30kEntitiesDataset:
                 record["captions"] = _encode(image, vocabulary, MAX_REFERENCE_WORDS)
             return record
         record["captions"] = _encode(image, vocabulary, self.max_seq_len)
+        self.cut_captions += sum(len(caption["tokens"]) > self.max_seq_len for caption in image["captions"])
         if self.targets is not None:
             rows = [self._boxes_of(caption) for caption in image["captions"]]
             if self.targets == "image":
@@ -245,10 +266,3 @@ def _attempt_each(problems: list[str], items: Iterator[dict[str, Any]]) -> Itera
         yield from items
     except UserError as error:
         problems.append(str(error))
-
-
-def _listed(image_ids: list[int], what: str) -> list[str]:
-    if not image_ids:
-        return []
-    shown = ", ".join(map(str, image_ids[:IDS_SHOWN])) + (", ..." if len(image_ids) > IDS_SHOWN else "")
-    return [f"{len(image_ids)} images of the split {what}: {shown}"]

@@ -25,6 +25,7 @@ from xmodaler_ssattn.data.annotations import (
     json_list,
 )
 from xmodaler_ssattn.data.classes import FALLBACK_RULE, read_classes
+from xmodaler_ssattn.data.problems import numbered
 from xmodaler_ssattn.data.records import (
     Loaded,
     OfficialDictionary,
@@ -48,7 +49,6 @@ from xmodaler_ssattn.progress import progress
 
 LONG_CAPTION = 20  # words; GVD cuts longer captions for training
 IMAGES_WORTH_A_POOL = 3000
-PROBLEMS_SHOWN = 20
 
 
 @dataclasses.dataclass
@@ -264,9 +264,8 @@ def _check_arguments(sentences_dir: Any, annotations_dir: Any, official: Any, di
 def _raise_problems(problems: Sequence[Problem], skip_bad: bool) -> None:
     if not problems or skip_bad:
         return
-    shown = "\n".join(f"  {number}. {problem.message}" for number, problem in enumerate(problems[:PROBLEMS_SHOWN], 1))
-    more = f"\n  ... and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
-    raise UserError(f"{len(problems)} problems in the annotations, nothing was written:\n{shown}{more}\n"
+    shown = numbered([problem.message for problem in problems])
+    raise UserError(f"{len(problems)} problem(s) in the annotations, nothing was written:\n{shown}\n"
                     "Mend the files, or add --skip-bad: it leaves out what cannot be used and writes the list of it.")
 
 

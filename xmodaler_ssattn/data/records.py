@@ -141,6 +141,8 @@ def read_official(path: str | os.PathLike) -> OfficialFile:
 def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
     """Read ``dic_flickr30k.json``; a ``UserError`` names a missing key or a gap in the indices."""
     content = read_json(path, "GVD's dictionary")
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object, as in GVD's dic_flickr30k.json.")
     missing = [key for key in ("ix_to_word", "wtod", "wtol") if not isinstance(content.get(key), dict)]
     if missing:
         raise UserError(f"{path}: these objects are missing: {', '.join(missing)}; expected GVD's dic_flickr30k.json.")

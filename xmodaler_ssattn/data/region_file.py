@@ -34,6 +34,7 @@ from xmodaler_ssattn.errors import UserError, raise_all
 SCHEMA = "xmodaler_ssattn/regions"
 VERSION = 1
 ORDER_BY_PROBABILITY = "descending max class probability"
+ORDER_BY_SCORE = "descending detector confidence"
 ORDER_OF_SOURCE = "as in the source"
 FLOATS = ("float32", "float16")
 NOT_WRITTEN = -1  # in num_boxes, while a file is being written
@@ -118,6 +119,8 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
             all that is wrong in one message.
     """
     path = Path(path)
+    if not path.is_file():
+        raise UserError(f"The region file {path} does not exist. Write it with `xmodaler prepare regions`.")
     with open_hdf5(path, "Region file") as file:
         attributes = {name: _plain(value) for name, value in file.attrs.items()}
         schema, version = attributes.get("schema"), attributes.get("version")

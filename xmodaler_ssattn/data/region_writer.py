@@ -30,7 +30,6 @@ from xmodaler_ssattn.data.region_file import (
     read_header,
 )
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path
 
 ROWS_PER_SYNC = 128
 
@@ -70,6 +69,8 @@ class RegionWriter:
                  resume: bool = False, discard_other: bool = False, drop_missing: bool = False) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
+        # A fixed name: what a kill leaves of it is overwritten by the next run.
+        self._scratch = self.path.with_name(self.path.name + ".partial.new")
         self.num_regions, self.feature_dim, self.num_classes = num_regions, feature_dim, num_classes
         self._resume, self._discard_other, self._drop_missing = resume, discard_other, drop_missing
         self._ids = np.asarray(image_ids, dtype=np.int64)
@@ -116,6 +117,7 @@ class RegionWriter:
         finally:
             os.close(self._fd)
             self._fd = None
+            self._scratch.unlink(missing_ok=True)
             if not self._resume:
                 self.partial.unlink(missing_ok=True)
 
@@ -133,8 +135,8 @@ class RegionWriter:
 
     def _begin(self) -> Header:
         self._check_space()
-        with atomic_path(self.partial) as temporary:
-            create_layout(temporary, self._plan, self._ids, self._attributes)
+        create_layout(self._scratch, self._plan, self._ids, self._attributes)
+        os.replace(self._scratch, self.partial)
         if self._fd is not None:
             os.close(self._fd)
         self._lock()
@@ -224,10 +226,7 @@ class RegionWriter:
     def _put(self, name: str, row: int, value: np.ndarray) -> None:
         field = self._fields[name]
         data = memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-        position = field.offset + row * field.row_bytes
-        while len(data):  # a positioned write may be cut short by a signal or a full disk
-            done = os.pwrite(self._fd, data, position)
-            data, position = data[done:], position + done
+        _write_all(self._fd, data, field.offset + row * field.row_bytes)
 
     def _mark(self, row: int, count: int) -> None:
         self._num_boxes[row] = count
@@ -279,20 +278,26 @@ class RegionWriter:
         """Copy the written rows into a file that has no room for the others."""
         keep = np.flatnonzero(self._num_boxes != NOT_WRITTEN)
         plan = {name: ((len(keep), *shape[1:]), dtype) for name, (shape, dtype) in self._plan.items()}
-        with atomic_path(self.path) as temporary:
-            create_layout(temporary, plan, self._ids[keep], self._attributes)
-            target = read_header(temporary, unfinished=True).fields
-            fd = os.open(temporary, os.O_RDWR)
-            try:
-                for name, field in self._fields.items():
-                    size = field.row_bytes
-                    for new, old in enumerate(keep.tolist()):
-                        data = os.pread(self._fd, size, field.offset + old * size)
-                        os.pwrite(fd, data, target[name].offset + new * size)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        create_layout(self._scratch, plan, self._ids[keep], self._attributes)
+        target = read_header(self._scratch, unfinished=True).fields
+        fd = os.open(self._scratch, os.O_RDWR)
+        try:
+            for name, field in self._fields.items():
+                size = field.row_bytes
+                for new, old in enumerate(keep.tolist()):
+                    data = os.pread(self._fd, size, field.offset + old * size)
+                    _write_all(fd, memoryview(data), target[name].offset + new * size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(self._scratch, self.path)
         self.partial.unlink()
+
+
+def _write_all(fd: int, data: memoryview, position: int) -> None:
+    while len(data):  # a positioned write may be cut short by a signal or a nearly full disk
+        done = os.pwrite(fd, data, position)
+        data, position = data[done:], position + done
 
 
 def _finite(value: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:

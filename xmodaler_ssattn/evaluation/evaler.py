@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,22 @@ def split_of(cfg: Any, annfile: str, output_dir: str | None) -> str:
     return "val" if output_dir is None else "test"
 
 
+def metrics_of(names: Iterable[str], split: str) -> tuple[str, ...]:
+    """The metrics for a split: plain names, and those that are written for it alone ("test/SPICE")."""
+    pairs = [name.rpartition("/") for name in names]
+    return tuple(metric for place, _, metric in pairs if place in ("", split))
+
+
 @EVALUATION_REGISTRY.register()
 class Flickr30kEntitiesEvaler:
     """Caption scores, and grounding scores where a reference is there.
 
-    Reads ``INFERENCE.{VAL_ANNFILE, TEST_ANNFILE, ID_KEY, VALUE, VOCAB, METRICS, FINAL_METRICS, SAVE_ATTENTION,
-    GROUND_BY}``, ``DATALOADER.ANNO_FOLDER`` (``grounding_{val,test}.json`` and ``lemmas.json`` in it), ``SOLVER.EPOCH``
-    and ``OUTPUT_DIR`` (results go to ``results/{val,test}_epoch_{n}.json`` in it, ``results/{val,test}_eval.json``
-    without training).
+    Config: ``INFERENCE.{VAL_ANNFILE, TEST_ANNFILE, ID_KEY, VALUE, VOCAB}``; ``INFERENCE.METRICS`` after every evaluated
+    epoch and ``INFERENCE.FINAL_METRICS`` on top of them after the last (``SOLVER.EPOCH``), names of
+    ``captions.METRICS`` and "F1", and "test/SPICE" for one split alone; ``DATALOADER.ANNO_FOLDER``, where
+    ``grounding_{val,test}.json`` and ``lemmas.json`` are looked for; ``INFERENCE.{GROUND_BY, SAVE_ATTENTION}``.
+
+    Results go to ``OUTPUT_DIR/results/{val,test}_epoch_{n}.json``, without training to ``{val,test}_eval.json`` there.
 
     Args:
         cfg: the full config.
@@ -76,13 +84,14 @@ class Flickr30kEntitiesEvaler:
         self._last_epoch = cfg.SOLVER.EPOCH
         self._folder = Path(cfg.OUTPUT_DIR) / "results"
         self._header = {"split": self.split, "ground_by": self._ground_by, **_config_header(cfg)}
-        self._metrics = tuple(inference.get("METRICS", DEFAULT_METRICS))
-        self._final = (*self._metrics, *inference.get("FINAL_METRICS", DEFAULT_FINAL_METRICS))
+        self._metrics = metrics_of(inference.get("METRICS", DEFAULT_METRICS), self.split)
+        final = metrics_of(inference.get("FINAL_METRICS", DEFAULT_FINAL_METRICS), self.split)
+        self._final = (*self._metrics, *final)
         self._references = read_references(annfile)
         self._captions = CaptionScorer(self._references)
         self._grounding = self._read_grounding(cfg) if GROUNDING in self._final else None
         self._previous: tuple[int, str, dict[str, float]] | None = None
-        self._announce()
+        self._left_out = self._announce()
 
     def _read_grounding(self, cfg: Any) -> GroundingScorer | None:
         folder = Path(cfg.DATALOADER.ANNO_FOLDER)
@@ -96,16 +105,21 @@ class Flickr30kEntitiesEvaler:
         vocabulary = words.read_text(encoding="utf-8").split() if words.is_file() else None
         return GroundingScorer(read_reference(path), lemmas, vocabulary)
 
-    def _announce(self) -> None:
-        """Say before training what cannot be computed, and start METEOR while the model trains."""
+    def _announce(self) -> set[str]:
+        """Say before training what cannot be computed, and start METEOR while the model trains.
+
+        Returns:
+            the caption metrics to leave out.
+        """
         wanted = metric_names(name for name in self._final if name != GROUNDING)
         if not comm.is_main_process():
-            return
-        for metric, reason in what_can_run(wanted).items():
-            if reason:
-                _say_once(f"{metric} will be left out: {reason}.")
+            return set()
+        reasons = {metric: reason for metric, reason in what_can_run(wanted).items() if reason}
+        for metric, reason in reasons.items():
+            _say_once(f"{metric} will be left out: {reason}.")
         soon = self._metrics if self._last_epoch > SHORT_RUN_EPOCHS else self._final
         self._captions.warm_up(name for name in soon if name != GROUNDING)
+        return set(reasons)
 
     def eval(self, results: Sequence[Mapping[str, Any]], epoch: int) -> dict[str, float]:
         """Score one pass over the split.
@@ -129,7 +143,8 @@ class Flickr30kEntitiesEvaler:
             # The stock trainer evaluates the last epoch twice.
             return dict(self._previous[2])
         names = self._final if epoch < 0 or epoch >= self._last_epoch else self._metrics
-        scores = self._caption_scores(captions, [name for name in names if name != GROUNDING])
+        wanted = metric_names(name for name in names if name != GROUNDING)
+        scores = self._caption_scores(captions, [name for name in wanted if name not in self._left_out])
         images = [ImageResult(image_id, caption) for image_id, caption in captions.items()]
         object_words: dict[str, str] = {}
         if self._grounding is not None and GROUNDING in names:

@@ -66,7 +66,7 @@ class GroundingScorer:
             if len(said) > len(written) or any(a != b for a, b in zip(said, written) if a != UNKNOWN):
                 raise UserError(
                     f"image {image_id}: the forced caption {str(forced)!r} is not the reference's "
-                    f"{' '.join(written)!r}; do the annotations and the reference come from the same `xmodaler prepare`?"
+                    f"{' '.join(written)!r}; do annotations and reference come from the same `xmodaler prepare`?"
                 )
             box_at = {position: word.box_px for position, word in zip(positions, forced.words)}
             kept = [(i, name) for i, name in zip(caption["process_idx"], caption["process_clss"]) if i in box_at]

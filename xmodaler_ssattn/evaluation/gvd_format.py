@@ -107,11 +107,14 @@ def _caption_problems(caption: Any, where: str) -> list[str]:
     return problems
 
 
-def check_reference(data: Any, what: str) -> Reference:
+def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Reference:
     """Check parsed reference data; ``what`` names it in messages.
 
+    Args:
+        keep: image ids (strings) to keep; other images are not checked further. None keeps all.
+
     Raises:
-        UserError: lists up to ten problems, each with image, caption and field.
+        UserError: lists up to ten problems, each with image, caption and field; also when no image is left.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
         raise UserError(f'{what}: expected an object with a list "annotations" (and the class names in "vocab").')
@@ -119,6 +122,7 @@ def check_reference(data: Any, what: str) -> Reference:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{what}: field vocab must be a list of class names.")
     problems: list[str] = []
+    kept: list[Mapping[str, Any]] = []
     for number, record in enumerate(data["annotations"]):
         if len(problems) >= MAX_PROBLEMS:
             break
@@ -129,31 +133,23 @@ def check_reference(data: Any, what: str) -> Reference:
         if not isinstance(image_id, int) and not (isinstance(image_id, str) and image_id.isdigit()):
             problems.append(f"annotation {number}: field image_id must be an integer, got {image_id!r}.")
             continue
+        if keep is not None and str(image_id) not in keep:
+            continue
+        kept.append(record)
         if not isinstance(record.get("captions"), list):
             problems.append(f"image {image_id}: field captions is missing or no list.")
             continue
         for i, caption in enumerate(record["captions"]):
             problems += _caption_problems(caption, f"image {image_id}, caption {i}")
     raise_all(problems[:MAX_PROBLEMS], what)
-    return Reference(tuple(classes), tuple(data["annotations"]))
+    if keep is not None and not kept:
+        raise UserError(f"{what}: none of its {len(data['annotations'])} images is in the split.")
+    return Reference(tuple(classes), tuple(kept))
 
 
 def read_reference(path: str | os.PathLike, keep: set[str] | None = None) -> Reference:
-    """Read ``flickr30k_cleaned_class.json`` or a file of that format.
-
-    Args:
-        keep: image ids (strings) to keep; None keeps all.
-
-    Raises:
-        UserError: see ``check_reference``; also when no image is left.
-    """
-    reference = check_reference(read_json(path, "Grounding reference"), f"Grounding reference {path}")
-    if keep is None:
-        return reference
-    images = tuple(record for record in reference.images if str(record["image_id"]) in keep)
-    if not images:
-        raise UserError(f"Grounding reference {path}: none of its {len(reference.images)} images is in the split.")
-    return Reference(reference.classes, images)
+    """Read ``flickr30k_cleaned_class.json`` or a file of that format. Arguments and errors as ``check_reference``."""
+    return check_reference(read_json(path, "Grounding reference"), f"Grounding reference {path}", keep)
 
 
 def check_predictions(

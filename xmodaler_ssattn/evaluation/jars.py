@@ -43,8 +43,20 @@ def meteor_jar() -> Path:
     return _existing(package_folder() / "meteor" / "meteor-1.5.jar")
 
 
+def spice_engine_jar() -> Path:
+    """Stands in for the JavaScript engine that SPICE needs and Java 15 removed; see resources/spice_engine.
+
+    Raises:
+        FileNotFoundError: it was left out of this installation.
+    """
+    jar = Path(__file__).parent / "resources" / "spice_engine" / "spice_engine.jar"
+    if not jar.is_file():
+        raise FileNotFoundError(f"{jar} is missing; reinstall xmodaler_ssattn")
+    return jar
+
+
 def spice_class_path() -> list[Path]:
-    """SPICE 1.0, its libraries, and the CoreNLP 3.6.0 jars that pycocoevalcap does not carry.
+    """SPICE 1.0, its libraries, the CoreNLP 3.6.0 jars that pycocoevalcap does not carry, and our script engine.
 
     The CoreNLP jars are looked for in the folder that ``SSATTN_CORENLP`` names, then in pycocoevalcap's ``spice/lib``.
 
@@ -60,6 +72,6 @@ def spice_class_path() -> list[Path]:
         corenlp = [place / name for name in CORENLP_JARS]
         if all(jar.is_file() for jar in corenlp):
             others = sorted(jar for jar in (folder / "lib").glob("*.jar") if jar.name not in CORENLP_JARS)
-            return [spice, *others, *corenlp]
+            return [spice, *others, *corenlp, spice_engine_jar()]
     looked = " and ".join(str(place) for place in places)
     raise FileNotFoundError(f"the CoreNLP 3.6.0 models are not in {looked}; to get them, {HOW_TO_GET_CORENLP}")

@@ -68,7 +68,9 @@ def find_java() -> str:
 
 
 def _tail(text: str) -> str:
+    """The last lines that say something; those of a Java stack trace do not."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("at ", "... "))]
     return f" Its last words: {' / '.join(lines[-3:])}" if lines else ""
 
 

@@ -22,6 +22,8 @@ from xmodaler_ssattn.evaluation.java import JavaError, run_java
 # Parsing the five captions of 1,000 images takes many minutes the first time.
 TIME_LIMIT_S = 7200.0
 
+# SPICE 1.0 was written for Java 8. Two things keep it running on every Java since: the engine of
+# ``jars.spice_engine_jar``, and these permissions.
 # SPICE's serialiser looks into these packages by reflection, which Java 16 and later forbid unless told otherwise.
 # The launcher of Java 8, which needs no permission and would refuse the option, does not read this variable.
 _OPENED = ("java.lang", "java.lang.reflect", "java.math", "java.net", "java.nio", "java.text", "java.util")

@@ -22,6 +22,7 @@ in all (the sum of ``sizes``).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -283,7 +284,7 @@ def _backward(
 def _shifted(states: Tensor, at: list[slice]) -> Tensor:
     """(M, H) states of the step before each word, in packed order."""
     out = torch.zeros_like(states)
-    for before, now in zip(at, at[1:], strict=False):
+    for before, now in pairwise(at):
         n = now.stop - now.start
         out[now] = states[before][:n]
     return out

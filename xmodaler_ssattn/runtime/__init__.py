@@ -33,7 +33,7 @@ from .functional import (
 from .hooks import flatten_results_dict
 from .launch import launch
 from .logger import setup_logger
-from .losses import CrossEntropy, LabelSmoothing, add_loss_config, build_losses
+from .losses import CrossEntropy, LabelSmoothing, build_losses
 from .lr_scheduler import FixLR, StepLR, build_lr_scheduler
 from .meta_arch import BaseEncoderDecoder, RnnAttEncoderDecoder, add_config, build_model
 from .optim import SGD, Adam, AdamW, build_optimizer
@@ -112,7 +112,6 @@ __all__ = [
     "add_config",
     "add_decoder_config",
     "add_encoder_config",
-    "add_loss_config",
     "add_predictor_config",
     "boxes_to_locfeats",
     "build_beam_searcher",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -73,11 +72,6 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
     gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
     dist.gather_object(data, gathered, dst=dst, group=group)
     return gathered or []
-
-
-def shared_random_seed() -> int:
-    """A number that is the same in every process, drawn from numpy's state of the first."""
-    return int(all_gather(np.random.randint(2**31))[0])
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

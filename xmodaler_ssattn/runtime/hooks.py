@@ -20,36 +20,6 @@ from .writers import EventWriter, losses_for_people
 logger = logging.getLogger(__name__)
 
 
-class CallbackHook(HookBase):
-    """A hook from functions that take the trainer."""
-
-    def __init__(
-        self,
-        *,
-        before_train: Callable | None = None,
-        after_train: Callable | None = None,
-        before_step: Callable | None = None,
-        after_step: Callable | None = None,
-    ) -> None:
-        self._calls = (before_train, after_train, before_step, after_step)
-
-    def _call(self, index: int) -> None:
-        if self._calls[index] is not None:
-            self._calls[index](self.trainer)
-
-    def before_train(self) -> None:
-        self._call(0)
-
-    def after_train(self) -> None:
-        self._call(1)
-
-    def before_step(self) -> None:
-        self._call(2)
-
-    def after_step(self) -> None:
-        self._call(3)
-
-
 class IterationTimer(HookBase):
     """Puts ``time``, the seconds of a step, from the third step on; logs the speed at the end. Must come first."""
 

@@ -23,12 +23,6 @@ def build_losses(cfg: CfgNode) -> list[nn.Module]:
     return [LOSSES_REGISTRY.get(name)(cfg) for name in names]
 
 
-def add_loss_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
-    """Add the config keys of the losses that the raw yaml ``tmp_cfg`` names. Nothing calls this, as in upstream."""
-    for name in tmp_cfg.get("LOSSES", {}).get("NAMES", []):
-        LOSSES_REGISTRY.get(name).add_config(cfg)
-
-
 @LOSSES_REGISTRY.register()
 class CrossEntropy(nn.Module):
     """Mean over the words of -log p(word): logits (N, T, vocabulary), targets (N, T) with -1 on padding."""

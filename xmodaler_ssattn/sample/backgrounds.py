@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,8 @@ PLACES: tuple[Place, ...] = (
 PLACE_BY_NAME: dict[str, Place] = {place.name: place for place in PLACES}
 
 WATER: tuple[Colour, Colour] = ((118, 176, 208), (150, 204, 222))
+SIZES = ((400, 300), (400, 300), (400, 268), (300, 400))  # width, height of the pictures
+_GRAIN_SIDE = 400
 WATER_SHARE = 0.42  # of the beach below the horizon, counted from the horizon
 
 
@@ -59,6 +62,13 @@ def _soft_noise(rng: np.random.Generator, width: int, height: int, cells: tuple[
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
 
 
+@functools.cache
+def _grain() -> np.ndarray:
+    """Fine noise, made once; every picture shows another piece of it."""
+    side = _GRAIN_SIDE + max(max(size) for size in SIZES)
+    return 1.5 * np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+
+
 def draw_background(place: Place, width: int, height: int, horizon: float, seed: int) -> Image.Image:
     """The empty place as an RGB picture; `horizon` is the fraction of the height where the sky ends."""
     rng = np.random.default_rng(seed)
@@ -66,19 +76,21 @@ def draw_background(place: Place, width: int, height: int, horizon: float, seed:
     rows = np.concatenate([
         _gradient(*place.sky, line), _gradient(*WATER, shore - line), _gradient(*place.ground, height - shore),
     ])
-    texture = 1.5 * rng.standard_normal((height, width), dtype=np.float32)
+    shift = rng.integers(0, _GRAIN_SIDE, 2)
+    texture = _grain()[shift[0]:shift[0] + height, shift[1]:shift[1] + width].copy()
     texture[:line] += 1.5 * _soft_noise(rng, width, line, (5, 4))
     texture[line:] += 3.0 * _soft_noise(rng, width, height - line, (7, 6))
     texture[line:] += 3.0 * _soft_noise(rng, width, height - line, (14, 45))
-    canvas = rows[:, None, :] + texture[:, :, None]
-    picture = Image.fromarray(np.clip(canvas, 0, 255, out=canvas).astype(np.uint8))
+    # One plane after the other: numpy is several times as fast along a row as across three channels.
+    planes = [np.clip(rows[:, None, channel] + texture, 0, 255).astype(np.uint8) for channel in range(3)]
+    picture = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
     _add_distance(picture, place, line, rng)
     return picture
 
 
 def _add_distance(picture: Image.Image, place: Place, line: int, rng: np.random.Generator) -> None:
     """Pale clouds and the far skyline: hills, mountains or houses in the haze, soft and of low contrast."""
-    width, height = picture.size
+    width = picture.width
     # Drawn as two masks at half size: enlarging them gives the soft edge for nothing.
     half_width, half_line = width // 2, line // 2
     clouds, skyline = (Image.new("L", (half_width, half_line), 0) for _ in range(2))

@@ -95,7 +95,10 @@ class _Writer:
         if form < 0.35:
             return Caption((*self._noun(number), *self._place(item)))
         verb = self._verb(item)
-        return Caption((*self._noun(number), f"is {verb}" if form < 0.75 else verb, *self._place(item)))
+        if form < 0.6:
+            return Caption((*self._noun(number), verb, *self._place(item)))
+        place = self._place(item) if rng.random() < PLACE_CHANCE else ()
+        return Caption((*self._noun(number), f"is {verb}", *place))
 
     def _about_both(self, number: int) -> Caption:
         twins = self.twins[number]
@@ -149,10 +152,8 @@ class _Writer:
         return STILL.get(item.kind.name, item.pose)
 
     def _place(self, item: SceneObject | None) -> tuple[str | Phrase, ...]:
-        """Where the object is, or with None where the scene is set; half of the time nothing."""
+        """Where the object is, or with None where the scene is set."""
         rng = self.rng
-        if item is not None and rng.random() >= PLACE_CHANCE:
-            return ()
         if item is not None and item.kind.zone == "sky" and rng.random() < 0.6:
             return "in", Phrase("the sky", self.first_chain + _SKY, "scene")
         if item is not None and item.kind.zone == "water" and rng.random() < 0.6:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from xmodaler_ssattn.sample.backgrounds import PLACE_BY_NAME, PLACES, Place, draw_background, ground_starts
+from xmodaler_ssattn.sample.backgrounds import PLACE_BY_NAME, PLACES, SIZES, Place, draw_background, ground_starts
 from xmodaler_ssattn.sample.brush import Brush, Colour
 from xmodaler_ssattn.sample.kinds import COLOURS, KIND_BY_NAME, KINDS, Kind
 
-SIZES = ((400, 300), (400, 300), (400, 268), (300, 400))
 MIN_OBJECTS, MAX_OBJECTS = 5, 8
 DUPLICATE_CHANCE = 0.6  # that one kind comes twice in the picture
 SAME_COLOUR_CHANCE = 0.3  # that the second one then has the first one's colour too

@@ -40,7 +40,10 @@ class GroundedVideoDescription(Pack):
         if self._labels.ndim != 3 or self._labels.shape[2] < 6 or len(self._labels) != len(self._counts):
             raise UserError(f"{boxes}: dets_labels has shape {self._labels.shape} and nms_num {self._counts.shape}; "
                             "expected (N, 100, 6 or more) and (N,).")
-        images = read_json(dictionary, "GVD's dictionary").get("images", [])
+        content = read_json(dictionary, "GVD's dictionary")
+        images = content.get("images") if isinstance(content, dict) else None
+        if not isinstance(images, list):
+            raise UserError(f"{dictionary} has no list 'images'; expected GVD's dic_flickr30k.json.")
         if len(images) != len(self._labels):
             raise UserError(f"{dictionary} lists {len(images)} images, {boxes} has {len(self._labels)} rows; "
                             "they do not belong together.")

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from xmodaler_ssattn.data.region_file import ORDER_OF_SOURCE
 from xmodaler_ssattn.errors import UserError
 
 _DIGITS = re.compile(r"(\d+)$")
@@ -50,6 +51,7 @@ class Pack(abc.ABC):
         name: of the format, on the command line and in the file's ``source``.
         background: where the format's class probabilities have the background: "first", "last", or "none"
             when they have no such column; None when the format has no class probabilities.
+        source, order, vocabulary_sha256, weights_sha256: recorded in the region file.
         problems: what the listing found to be unusable, as sentences with file and line.
     """
 
@@ -58,6 +60,9 @@ class Pack(abc.ABC):
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.source = self.name
+        self.order = ORDER_OF_SOURCE
+        self.vocabulary_sha256 = self.weights_sha256 = ""
 
     @abc.abstractmethod
     def ids(self) -> list[int]:

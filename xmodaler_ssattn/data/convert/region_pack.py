@@ -12,11 +12,14 @@ class RegionPack(Pack):
     """A file that ``RegionWriter`` wrote."""
 
     name = "regions"
+    background = "first"
 
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__()
         self._store = RegionStore(path)
-        self.background = self._store.attributes.get("background", "first")
+        for name in ("background", "source", "order", "vocabulary_sha256", "weights_sha256"):
+            if name in self._store.attributes:
+                setattr(self, name, self._store.attributes[name])
 
     def ids(self) -> list[int]:
         return self._store.ids.tolist()

@@ -12,13 +12,14 @@ import h5py
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
 from xmodaler_ssattn.data.convert.pack import Pack, PackError
 from xmodaler_ssattn.data.convert.select import Converted, Rules, convert_image
-from xmodaler_ssattn.data.region_file import ORDER_BY_PROBABILITY, ORDER_OF_SOURCE
+from xmodaler_ssattn.data.problems import numbered
+from xmodaler_ssattn.data.region_file import ORDER_BY_PROBABILITY, ORDER_BY_SCORE
 from xmodaler_ssattn.data.region_writer import RegionWriter
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, sha256_of, write_json
 from xmodaler_ssattn.progress import progress
 
-PROBLEMS_SHOWN = 20
+FIRST_IMAGES = 20
 PROBLEMS_BEFORE_GIVING_UP = 200
 
 
@@ -89,10 +90,14 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
     num_classes = None if first.class_probs is None else first.class_probs.shape[1]
     cut_by = "order of the source" if rules.cut_by_order else "best class probability or detector confidence"
     feature_dim = first.features.shape[1]
+    order = pack.order
+    if rules.sort:
+        order = ORDER_BY_SCORE if num_classes is None else ORDER_BY_PROBABILITY
     writer = RegionWriter(
         out, chosen, num_regions, feature_dim, num_classes, feature_dtype=feature_dtype, probs_dtype=probs_dtype,
-        source=pack.name, order=ORDER_BY_PROBABILITY if rules.sort else ORDER_OF_SOURCE,
-        background=first.background, vocabulary_sha256=vocabulary_sha256, weights_sha256=weights_sha256,
+        source=pack.source, order=order, background=first.background,
+        vocabulary_sha256=vocabulary_sha256 or pack.vocabulary_sha256,
+        weights_sha256=weights_sha256 or pack.weights_sha256,
         attributes={"cut_by": cut_by, "min_score": "" if rules.min_score is None else str(rules.min_score),
                     "classifier_sha256": "" if rules.classifier is None else rules.classifier.sha256},
         resume=True, discard_other=overwrite, drop_missing=True)
@@ -159,16 +164,13 @@ def _first_good(pack: Pack, image_ids: Collection[int], rules: Rules,
             return convert_image(pack.read(image_id), rules, sizes.get(image_id))
         except PackError as error:
             errors.append(str(error))
-            if len(errors) == PROBLEMS_SHOWN:
+            if len(errors) == FIRST_IMAGES:
                 break
-    listed = "\n".join(f"  - {error}" for error in errors)
-    raise UserError(f"Not one of the first images can be converted:\n{listed}")
+    raise UserError(f"Not one of the first images can be converted:\n{numbered(errors)}")
 
 
 def _raise(problems: list[str], writer: RegionWriter) -> None:
-    shown = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems[:PROBLEMS_SHOWN], 1))
-    more = f"\n  ... and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
-    raise UserError(f"{len(problems)} problems, {writer.path} was not made:\n{shown}{more}\n"
+    raise UserError(f"{len(problems)} problem(s), {writer.path} was not made:\n{numbered(problems)}\n"
                     f"{len(writer.written)} good images are kept in {writer.partial}: mend the pack and start again, "
                     "or add --skip-bad to go without the others (their list is written), or delete it.")
 

