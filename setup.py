@@ -22,7 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["xmodaler_ssattn", "xmodaler_ssattn.*"]),
-    package_data={"xmodaler_ssattn": ["sample/configs/*.yaml", "data/resources/*", "runtime/README.md"]},
+    package_data={"xmodaler_ssattn": ["sample/configs/*.yaml", "data/resources/*", "evaluation/resources/*/*", "runtime/README.md"]},
     install_requires=[
         "torch>=2.3",
         "numpy>=1.26",

@@ -83,6 +83,11 @@ def add_ssattn_config(cfg: Any) -> None:
         SAMPLE_SCENES=0,
     )
     _defaults(
+        cfg.MODEL,
+        # Threads of torch's products on a CPU, set by `xmodaler train`; 0: torch's own choice.
+        CPU_THREADS=0,
+    )
+    _defaults(
         cfg.SOLVER,
         # bfloat16 products (tensor cores on a GPU, AMX on a CPU); states, softmax and losses stay float32.
         AMP=False,
@@ -96,7 +101,7 @@ def add_ssattn_config(cfg: Any) -> None:
         cfg.INFERENCE,
         # The weights whose argmax is a word's region: 'gamma' pools v-hat; 'alpha' and 'beta' for study.
         GROUND_BY="gamma",
-        # Scores while training, and those added after the last epoch and by `xmodaler eval`.
+        # Scores while training ("test/SPICE" asks for a metric on one split alone), and those added after the last epoch and by `xmodaler eval`.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
         FINAL_METRICS=["METEOR", "SPICE"],
         # Also force the reference captions and report the attention accuracy on them.

@@ -157,13 +157,16 @@ def _load_upstream() -> dict[str, Any]:
             )
         names.update({name: getattr(module, name) for name in wanted})
     names["comm"] = importlib.import_module("xmodaler.utils.comm")
+    names["HOST_ERRORS"] = ()
     return names
 
 
 def _load_embedded() -> dict[str, Any]:
     runtime = importlib.import_module("xmodaler_ssattn.runtime")
     wanted = [name for group in _UPSTREAM_MODULES.values() for name in group] + ["comm"]
-    return {name: getattr(runtime, name) for name in wanted}
+    # Mistakes that a person can mend, in the runtime's own classes; upstream has none of these.
+    errors = {"HOST_ERRORS": (runtime.ConfigError, runtime.CheckpointError)}
+    return errors | {name: getattr(runtime, name) for name in wanted}
 
 
 NAME, REASON = choose_host()

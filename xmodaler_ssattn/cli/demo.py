@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import json
+import subprocess
+import sys
 import time
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.errors import UserError
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.evaluation.results import Results
 
 ROWS = ("updown", "ss_attn")
 TITLES = {"updown": "Up-Down", "ss_attn": "SS attention"}
@@ -26,6 +32,8 @@ TABLE = (
     ("F1_loc", "F1_loc"),
 )
 PICTURES_SHOWN = 12
+SAMPLE_SCENES = 1500
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def add_parser(subparsers) -> None:
@@ -36,7 +44,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the training runs (default: 1)")
-    parser.add_argument("--images", type=int, default=1500, help="pictures to draw (default: 1500)")
+    parser.add_argument("--images", type=int, default=SAMPLE_SCENES, help=f"pictures to draw (default: {SAMPLE_SCENES})")
     parser.add_argument("--epochs", type=int, help="epochs of each model (default: the sample config's)")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.set_defaults(run=run)
@@ -50,7 +58,11 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
     print(host.describe(), flush=True)
-    scores = {row: train_row(row, out, args) for row in ROWS}
+    with resources.as_file(resources.files("xmodaler_ssattn.sample") / "configs") as folder:
+        commands = {row: command_of(row, folder, out, args) for row in ROWS}
+        train.prepare_sample(load_config(commands[ROWS[0]][0], commands[ROWS[0]][1], data=str(out / "data")))
+        train_rows(commands, out, args)
+    scores = {row: dict(last_results(out / row).header["scores"]) for row in ROWS}
     table = format_table(scores)
     pictures = draw_pictures(out)
     print(f"\nScores on the test scenes, in percent:\n\n{table}")
@@ -62,25 +74,91 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_row(row: str, out: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Train one model of the sample configs; returns its test scores by their short names."""
-    from xmodaler_ssattn import host
+def command_of(row: str, configs: Path, out: Path, args: argparse.Namespace) -> tuple[str, list[str]]:
+    """(config file, KEY VALUE options) of one model."""
+    opts = ["SEED", str(args.seed), "OUTPUT_DIR", str(out / row), "DATALOADER.SAMPLE_SCENES", str(args.images)]
+    if args.epochs is not None:
+        opts += ["SOLVER.EPOCH", str(args.epochs), "SOLVER.EVAL_PERIOD", str(args.epochs)]
+    if args.images != SAMPLE_SCENES:
+        # Fewer pictures show fewer words.
+        vocabulary = out / "data" / "vocabulary.txt"
+        if vocabulary.is_file():
+            opts += ["MODEL.VOCAB_SIZE", str(len(vocabulary.read_text(encoding="utf-8").split()) + 1)]
+    return str(configs / f"{row}.yaml"), opts
+
+
+def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argparse.Namespace) -> None:
+    """Train all rows at once, each in a process of its own on one core, and say how far they are.
+
+    Raises:
+        UserError: a row failed; its last words are in the message.
+    """
+    processes, logs = {}, {}
+    for row, (config, opts) in commands.items():
+        (out / row).mkdir(parents=True, exist_ok=True)
+        # A second run into the same folder starts afresh; the host appends to its metrics.
+        (out / row / "metrics.json").unlink(missing_ok=True)
+        logs[row] = open(out / row / "terminal.txt", "w", encoding="utf-8")  # noqa: SIM115  (closed below)
+        command = [sys.executable, "-m", "xmodaler_ssattn", "train", "--config-file", config, "--data", str(out / "data")]
+        if args.device:
+            command += ["--device", args.device]
+        processes[row] = subprocess.Popen(
+            [*command, *opts], stdout=logs[row], stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+    try:
+        watch(processes, out)
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        for log in logs.values():
+            log.close()
+    for row, process in processes.items():
+        if process.returncode:
+            last = (out / row / "terminal.txt").read_text(encoding="utf-8", errors="replace").strip()[-1500:]
+            raise UserError(f"Training {TITLES[row]} failed with exit code {process.returncode}:\n{last}")
+
+
+def watch(processes: dict[str, subprocess.Popen], out: Path) -> None:
+    """Report every few seconds how far the models are, until all have ended or one has failed."""
+    live = sys.stderr.isatty()
+    next_line = time.monotonic()
+    while any(process.poll() is None for process in processes.values()):
+        if any(process.poll() for process in processes.values()):
+            break
+        time.sleep(0.5)
+        if time.monotonic() >= next_line:
+            next_line = time.monotonic() + (1.0 if live else SECONDS_BETWEEN_LINES)
+            text = "   ".join(f"{TITLES[row]}: {state_of(out / row)}" for row in processes)
+            print(f"\r{text}\033[K" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
+    if live:
+        print(file=sys.stderr)
+
+
+def state_of(folder: Path) -> str:
+    """Where a run is, from its metrics file."""
+    metrics = folder / "metrics.json"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    for line in reversed(lines):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # being written
+        if "total_loss" in values:
+            left = f", {values['eta_seconds']:.0f} s left" if "eta_seconds" in values else ""
+            return f"step {values['iteration'] + 1}, loss {values['total_loss']:.2f}{left}"
+    return "starting"
+
+
+def last_results(folder: Path) -> Results:
+    """The results of a run's last evaluation on test."""
     from xmodaler_ssattn.evaluation.results import read_results
 
-    with resources.as_file(resources.files("xmodaler_ssattn.sample") / "configs") as folder:
-        opts = ["SEED", str(args.seed), "OUTPUT_DIR", str(out / row), "DATALOADER.SAMPLE_SCENES", str(args.images)]
-        if args.epochs is not None:
-            opts += ["SOLVER.EPOCH", str(args.epochs), "SOLVER.EVAL_PERIOD", str(args.epochs)]
-        config_file = str(folder / f"{row}.yaml")
-        cfg = load_config(config_file, opts, data=str(out / "data"), device=args.device)
-    train.prepare_sample(cfg)
-    print(f"\n{TITLES[row]}: {cfg.SOLVER.EPOCH} epochs on {cfg.MODEL.DEVICE}.", flush=True)
-    run_args = argparse.Namespace(config_file="", resume=False, eval_only=False)
-    host.launch(train.run_host, 1, args=(run_args, cfg))
-    # One process trains one model after the other: the next one's log must not go into this one's file.
-    logging.shutdown()
-    results = read_results(out / row / "results" / f"test_epoch_{cfg.SOLVER.EPOCH}.json")
-    return dict(results.header["scores"])
+    found = sorted((folder / "results").glob("test_epoch_*.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"{folder / 'results'}: there is no test_epoch_*.json; see {folder / 'terminal.txt'}.")
+    return read_results(found[-1])
 
 
 def format_table(scores: dict[str, dict[str, float]]) -> str:
@@ -97,14 +175,10 @@ def draw_pictures(out: Path) -> int:
     """Draw both models' test captions side by side into ``out/pictures``; returns how many."""
     from PIL import Image
 
-    from xmodaler_ssattn.evaluation.results import read_results
     from xmodaler_ssattn.files import atomic_path
     from xmodaler_ssattn.report.overlay import draw_captions
 
-    by_row = {}
-    for row in ROWS:
-        last = max((out / row / "results").glob("test_epoch_*.json"), key=lambda path: path.stat().st_mtime)
-        by_row[row] = read_results(last)
+    by_row = {row: last_results(out / row) for row in ROWS}
     captions = {row: {image.image_id: image.grounded for image in results.images} for row, results in by_row.items()}
     shown = list(captions[ROWS[0]])[:PICTURES_SHOWN]
     for image_id in shown:

@@ -8,7 +8,7 @@ import sys
 
 from xmodaler_ssattn import __version__
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import HostError
+from xmodaler_ssattn.host import HOST_ERRORS, HostError
 
 # In the order in which a person meets them.
 COMMANDS = ("demo", "prepare", "check", "train", "evaluate", "score", "export")
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except (UserError, HostError) as error:
+    except (UserError, HostError, *HOST_ERRORS) as error:
         print(f"xmodaler: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, raise_all
 
 
 def add_parser(subparsers) -> None:
@@ -67,18 +67,51 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
     Returns:
         with ``--eval-only`` the scores of val and test; else an empty dict (they are in metrics.json).
     """
+    import torch
+
     from xmodaler_ssattn import host
 
     cfg.freeze()
+    if cfg.MODEL.CPU_THREADS > 0:
+        torch.set_num_threads(cfg.MODEL.CPU_THREADS)
     host.default_setup(cfg, args)
     share_log_handlers()
     logging.getLogger(__name__).info(host.describe())
     trainer = host.build_engine(cfg)
+    if cfg.MODEL.WEIGHTS and not (args.resume and trainer.checkpointer.has_checkpoint()):
+        check_weights(cfg.MODEL.WEIGHTS, host.comm.unwrap_model(trainer.model))
     trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
         return evaluate_splits(trainer)
     trainer.train()
     return {}
+
+
+def check_weights(path: str, model: Any) -> None:
+    """Refuse weights that do not fit the model; the hosts load what fits and go on with random numbers.
+
+    Raises:
+        UserError: the file is no checkpoint, or its names or shapes are another model's; all are counted.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        raise UserError(f"MODEL.WEIGHTS: {path} cannot be read as a checkpoint of plain data: {error}") from error
+    stored = stored.get("model", stored)
+    wanted = model.state_dict()
+    problems = []
+    for what, names in (("lacks", wanted.keys() - stored.keys()), ("has unknown", stored.keys() - wanted.keys())):
+        if names:
+            shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            problems.append(f"it {what} {len(names)} weights: {shown}")
+    for name in sorted(wanted.keys() & stored.keys()):
+        if stored[name].shape != wanted[name].shape:
+            problems.append(f"{name} is {tuple(stored[name].shape)}, expected {tuple(wanted[name].shape)}")
+    raise_all(problems, f"MODEL.WEIGHTS: {path} does not fit this config's model")
 
 
 def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> dict[str, float]:

@@ -14,7 +14,7 @@ from xmodaler_ssattn.sample.salience import choose_first, choose_second
 from xmodaler_ssattn.sample.scenes import FIRST_IMAGE_ID, Scene, SceneObject
 
 CAPTIONS_PER_IMAGE = 5
-COLOUR_CHANCE = 0.75
+COLOUR_CHANCE = 0.8
 SIZE_CHANCE = 0.35
 TWO_OBJECTS_CHANCE = 0.6
 PLACE_CHANCE = 0.5
