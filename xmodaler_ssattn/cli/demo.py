@@ -79,11 +79,6 @@ def command_of(row: str, configs: Path, out: Path, args: argparse.Namespace) -> 
     opts = ["SEED", str(args.seed), "OUTPUT_DIR", str(out / row), "DATALOADER.SAMPLE_SCENES", str(args.images)]
     if args.epochs is not None:
         opts += ["SOLVER.EPOCH", str(args.epochs), "SOLVER.EVAL_PERIOD", str(args.epochs)]
-    if args.images != SAMPLE_SCENES:
-        # Fewer pictures show fewer words.
-        vocabulary = out / "data" / "vocabulary.txt"
-        if vocabulary.is_file():
-            opts += ["MODEL.VOCAB_SIZE", str(len(vocabulary.read_text(encoding="utf-8").split()) + 1)]
     return str(configs / f"{row}.yaml"), opts
 
 

@@ -129,15 +129,21 @@ def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> 
 
 
 def prepare_sample(cfg: Any) -> None:
-    """Draw the sample scenes when the config is one of theirs and they are not there yet."""
-    if not cfg.DATALOADER.get("SAMPLE_SCENES", 0):
+    """Draw the sample scenes when the config is one of theirs and they are not there yet.
+
+    How many words and kinds of objects occur depends on the number of scenes, so MODEL.VOCAB_SIZE and
+    MODEL.SS_ATTENTION.NUM_CLASSES follow what was drawn.
+    """
+    if not cfg.DATALOADER.SAMPLE_SCENES:
         return
     from xmodaler_ssattn.sample import draw_sample
 
     folder = Path(cfg.DATALOADER.ANNO_FOLDER)
     if not folder.exists():
         print(f"The sample scenes are not there yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
-    draw_sample(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=cfg.MODEL.VISUAL_EMBED.IN_DIM)
+    sample = draw_sample(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=cfg.MODEL.VISUAL_EMBED.IN_DIM)
+    cfg.MODEL.VOCAB_SIZE = sample.manifest["vocabulary_size"]
+    cfg.MODEL.SS_ATTENTION.NUM_CLASSES = sample.manifest["num_classes"]
 
 
 def share_log_handlers() -> None:

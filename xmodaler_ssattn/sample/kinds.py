@@ -67,7 +67,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("ball", "balls", "other", shapes_things.ball, 0.13, 1.0, "ground", _ANY, 1.7),
     Kind("balloon", "balloons", "other", shapes_things.balloon, 0.27, 0.68, "sky", _ANY, 0.6),
     Kind("umbrella", "umbrellas", "other", shapes_things.umbrella, 0.22, 1.0, "ground", _ANY, 0.9),
-    Kind("tree", "trees", "other", shapes_things.tree, 0.40, 0.78, "ground", ("green", "yellow", "red"), -0.7),
+    Kind("tree", "trees", "other", shapes_things.tree, 0.40, 0.78, "ground", ("green", "yellow", "red"), -0.2),
     Kind("house", "houses", "other", shapes_things.house, 0.36, 1.08, "ground",
          ("red", "blue", "yellow", "white", "brown"), -0.7),
 )

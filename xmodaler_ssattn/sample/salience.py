@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from xmodaler_ssattn.sample.scenes import Scene, SceneObject
 
-SIZE_WEIGHT = 2.0  # on the logarithm of the box's share of the picture
-CENTRE_WEIGHT = 7.0  # on the distance of the box's centre from the picture's, in picture diagonals
-APPEAL_WEIGHT = 2.5  # on the kind's appeal
+SIZE_WEIGHT = 3.0  # on the logarithm of the box's share of the picture
+CENTRE_WEIGHT = 9.0  # on the distance of the box's centre from the picture's, in picture diagonals
+APPEAL_WEIGHT = 3.8  # on the kind's appeal
 NEARNESS_WEIGHT = 5.0  # a second object is one near the first; distance in picture diagonals
 
 
