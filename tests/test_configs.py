@@ -69,6 +69,18 @@ def test_the_rows_of_table_1_differ_only_in_what_their_names_say(row, enabled, l
     assert cfg.dump() == base.dump()
 
 
+@pytest.mark.parametrize(
+    ("row", "spatial", "semantic"),
+    [("ss_attn_visual_only", "v", "v"), ("ss_attn_spatial_only", "p", "v"), ("ss_attn_semantic_only", "v", "c")],
+)
+def test_the_rows_of_table_2_replace_an_input_by_the_features_and_nothing_else(row, spatial, semantic):
+    full = load_config(str(ROWS / "ss_attn.yaml"), device="cpu")
+    cfg = load_config(str(ROWS / f"{row}.yaml"), device="cpu")
+    full.MODEL.SS_ATTENTION.SPATIAL_INPUT, full.MODEL.SS_ATTENTION.SEMANTIC_INPUT = spatial, semantic
+    full.OUTPUT_DIR = cfg.OUTPUT_DIR
+    assert cfg.dump() == full.dump()
+
+
 def write(tmp_path, text: str) -> str:
     path = tmp_path / "x.yaml"
     path.write_text(f"_BASE_: '{ROOT / 'configs/sample/ss_attn.yaml'}'\n{text}")

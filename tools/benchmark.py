@@ -1,6 +1,6 @@
 """Measure training and decoding at the paper's sizes, beside stock X-modaler on the same data.
 
-    python tools/benchmark.py [step] [decode] [memory] [baseline] [--captions FILE] [--json OUT]
+    python tools/benchmark.py [step] [decode] [memory] [baseline] [real] [--captions FILE] [--json OUT]
 
 Stock X-modaler's Up-Down takes part when XMODALER_HOME points to a clone; on a machine without CUDA its
 ``.cuda()`` calls are answered by the identity, in its own process. Every contestant lives in a process of
@@ -11,9 +11,10 @@ step      one training step (forward, losses, backward, clipping, optimiser): st
 decode    beam-3 decoding of 32 images
 memory    bytes that the backward pass keeps of a training step (saved-tensor hooks; the allocator on a GPU)
 baseline  SS attention + grounding loss against our own Up-Down, alternating steps, with a 95 % interval
+real      100 training steps on the words of --captions, vocabulary by GVD's rule, regions filled with noise
 
-Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz); their lengths are
-used, not their words. Without it lengths are drawn (mean 12.4, as on Flickr30k).
+Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz). All but ``real`` use
+their lengths alone; without the file lengths are drawn (mean 12.4, as on Flickr30k).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -74,6 +76,7 @@ class Ours:
         self.torch, self.options = torch, options
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         opts = ["INFERENCE.VOCAB", options["vocab"], "SOLVER.AMP", str(options.get("amp", False))]
+        opts += ["MODEL.VOCAB_SIZE", str(options.get("vocab_size", VOCAB))]
         if options.get("exact"):  # stock's function: tanh, no dropout
             opts += ["MODEL.SS_ATTENTION.ACTIVATION", "tanh", "MODEL.PRED_DROPOUT", "0.0"]
             opts += ["MODEL.TOKEN_EMBED.DROPOUT", "0.0", "MODEL.VISUAL_EMBED.DROPOUT", "0.0"]
@@ -109,12 +112,15 @@ class Ours:
             batch |= {keys.CAPTION_LENGTHS: data["lengths"], keys.NUM_WORDS: sum(data["lengths"])}
         return batch
 
-    def loss(self):
+    def loss_parts(self) -> dict:
         out = self.model({**self.batch(self.options["batch"], CAPTIONS), self.kfg.SS_PROB: self.options.get("ss", 0.0)})
         parts = {}
         for loss in self.losses:
             parts.update(loss(out))
-        return sum(parts.values())
+        return parts
+
+    def loss(self):
+        return sum(self.loss_parts().values())
 
     def decode(self) -> None:
         self.model.eval()
@@ -327,14 +333,65 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def real_sentences(path: str, steps: int, folder: Path) -> dict:
+    """Train on real sentences; returns losses, seconds a step and peak memory. Runs in this process."""
+    import resource
+
+    import torch
+
+    os.environ["XMODALER_SSATTN_HOST"] = "embedded"
+    sys.path.insert(0, str(ROOT))
+    from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
+
+    images = [[words_of(caption) for caption in image["captions"]] for image in read_captions(path).values()]
+    counts: dict[str, int] = {}
+    for word in (word for image in images for caption in image for word in caption):
+        counts[word] = counts.get(word, 0) + 1
+    vocabulary = build_vocabulary(counts)
+    write_vocabulary(folder / "vocabulary.txt", vocabulary)
+    options = {"vocab": str(folder / "vocabulary.txt"), "batch": 8, "lengths": [5], "vocab_size": vocabulary.model_size}
+    model = Ours(options)
+    rng = random.Random(0)
+    losses, seconds = [], []
+    for step in range(steps):
+        captions = [vocabulary.encode(c[:20]) for image in rng.sample(images, 8) for c in image[:CAPTIONS]]
+        width = max(map(len, captions)) + 1
+        tokens, targets = torch.zeros(len(captions), width, dtype=torch.long), torch.full((len(captions), width), -1)
+        for row, words in enumerate(captions):
+            tokens[row, 1 : len(words) + 1] = torch.tensor(words)
+            targets[row, : len(words) + 1] = torch.tensor([*words, 0])
+        model.data |= {"tokens": tokens, "targets": targets, "lengths": [len(words) + 1 for words in captions]}
+        start = time.perf_counter()
+        parts = model.loss_parts()
+        model.optimizer.zero_grad()
+        sum(parts.values()).backward()
+        model.optimizer.step()
+        seconds.append(time.perf_counter() - start)
+        losses.append(float(next(iter(parts.values())).detach()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    first, last = statistics.mean(losses[:5]), statistics.mean(losses[-5:])
+    print(f"\n{steps} steps on {len(images)} images' captions, vocabulary {len(vocabulary)} words: cross-entropy "
+          f"{first:.3f} (first five) -> {last:.3f} (last five); {statistics.median(seconds):.3f} s a step (median); "
+          f"peak memory {peak:.0f} MiB")
+    return {"vocabulary": len(vocabulary), "loss": losses, "seconds": statistics.median(seconds), "peak_mib": peak}
+
+
+def words_of(caption: str) -> list[str]:
+    """Lower-cased words; punctuation stands alone and is dropped."""
+    return re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", caption.lower())
+
+
+def read_captions(path: str) -> dict:
+    with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
 def caption_lengths(path: str | None) -> list[int]:
     """Words of each caption, cut at 20."""
     if path is None:
         rng = random.Random(0)
         return [min(20, max(4, round(rng.gauss(12.4, 5)))) for _ in range(5000)]
-    with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
-        images = json.load(file).values()
-    return [min(20, len(caption.split())) for image in images for caption in image["captions"]]
+    return [min(20, len(words_of(caption))) for image in read_captions(path).values() for caption in image["captions"]]
 
 
 def main() -> None:
@@ -389,12 +446,17 @@ def main() -> None:
                 group = [start("stock Up-Down, float32", kind="stock")] if stock else []
                 group += [start("ours, SS attention, float32"), start("ours, SS attention, bf16", amp=True)]
                 report["memory"] = table({c.name: [c.ask("memory") / 2**20] for c in group}, "MiB")
+            elif what == "real":
+                if not args.captions:
+                    raise SystemExit("real needs --captions FILE")
+                report["real"] = real_sentences(args.captions, 100, Path(folder))
+                continue
             elif what == "baseline":
                 print("\nSS attention + grounding loss against our Up-Down, same step:")
                 group = [start("Up-Down", row="updown"), start("SS attention + grounding loss")]
                 report["baseline"] = baseline(in_turn(group, "step", max(30, args.rounds), 3))
             else:
-                raise SystemExit(f"unknown benchmark {what!r}; choose from step, decode, memory, baseline")
+                raise SystemExit(f"unknown benchmark {what!r}; choose from step, decode, memory, baseline, real")
             [c.close() for c in group]
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")

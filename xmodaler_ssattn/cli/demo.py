@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
 def command_of(row: str, configs: Path, out: Path, args: argparse.Namespace) -> tuple[str, list[str]]:
     """(config file, KEY VALUE options) of one model."""
     opts = ["SEED", str(args.seed), "OUTPUT_DIR", str(out / row), "DATALOADER.SAMPLE_SCENES", str(args.images)]
+    opts += ["INFERENCE.SAVE_ATTENTION", "True"]  # the page shades the regions by it
     if args.epochs is not None:
         opts += ["SOLVER.EPOCH", str(args.epochs), "SOLVER.EVAL_PERIOD", str(args.epochs)]
     return str(configs / f"{row}.yaml"), opts

@@ -37,8 +37,6 @@ PLACES: tuple[Place, ...] = (
           (("in", "a field"), ("in", "the field"), ("in", "an open field"))),
 )
 
-PLACE_BY_NAME: dict[str, Place] = {place.name: place for place in PLACES}
-
 WATER: tuple[Colour, Colour] = ((118, 176, 208), (150, 204, 222))
 SIZES = ((400, 300), (400, 300), (400, 268), (300, 400))  # width, height of the pictures
 _GRAIN_SIDE = 400
@@ -96,7 +94,8 @@ def _add_distance(picture: Image.Image, place: Place, line: int, rng: np.random.
     clouds, skyline = (Image.new("L", (half_width, half_line), 0) for _ in range(2))
     draw = ImageDraw.Draw(clouds)
     for _ in range(int(rng.integers(1, 4))):
-        x, y, size = rng.uniform(0, half_width), rng.uniform(0.15, 0.6) * half_line, rng.uniform(0.04, 0.08) * half_width
+        x, y = rng.uniform(0, half_width), rng.uniform(0.15, 0.6) * half_line
+        size = rng.uniform(0.04, 0.08) * half_width
         for dx in (-1.1, 0.0, 1.0):
             cx, r = x + dx * size, size * (0.6 if dx else 0.85)
             draw.ellipse([cx - 1.3 * r, y - 0.6 * r, cx + 1.3 * r, y + 0.6 * r], fill=110)

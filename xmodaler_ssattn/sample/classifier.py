@@ -1,4 +1,4 @@
-"""The sample detector's class scores: softmax regression from descriptors, fitted in a second, always to the same result."""
+"""The sample detector's scores: softmax regression from descriptors, fitted in a second, always to the same result."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
 """From a crop's pixels to numbers: a small picture, its colours, and the directions of its edges.
 
 The descriptor knows nothing but the pixels of its crop, stretched to one size: not where the crop was, nor how large.
-A clear noise is part of it; the noise is drawn from a checksum of the crop, so the same pixels always give the same numbers.
+A clear noise is part of it; the noise is drawn from a checksum of the crop, so the same pixels always give the same
+numbers.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -18,10 +20,15 @@ NOISE = 0.7  # standard deviation, where every part of the descriptor varies by 
 
 
 def cut_crops(picture: Image.Image, boxes_px: np.ndarray) -> np.ndarray:
-    """(n, 4) xyxy pixels -> (n, CROP, CROP, 3) uint8, each box of the RGB picture stretched to one size."""
+    """(n, 4) xyxy pixels -> (n, CROP, CROP, 3) uint8, each box of the RGB picture stretched to one size.
+
+    A pixel that a box touches belongs to its crop. Crops are cut before they are stretched: `resize(box=...)` would mix in
+    the pixels around them.
+    """
     crops = np.empty((len(boxes_px), CROP, CROP, 3), dtype=np.uint8)
-    for row, box in enumerate(np.asarray(boxes_px, dtype=np.float64).tolist()):
-        crops[row] = np.asarray(picture.resize((CROP, CROP), Image.Resampling.BILINEAR, box=tuple(box)))
+    for row, (x1, y1, x2, y2) in enumerate(np.asarray(boxes_px, dtype=np.float64).tolist()):
+        crop = picture.crop((math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)))
+        crops[row] = np.asarray(crop.resize((CROP, CROP), Image.Resampling.BILINEAR))
     return crops
 
 

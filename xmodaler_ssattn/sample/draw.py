@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn import progress as progress_module
 from xmodaler_ssattn.data.prepare import prepare_annotations
 from xmodaler_ssattn.data.regions import RegionWriter
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, write_json
+from xmodaler_ssattn.progress import progress as plain_progress
 from xmodaler_ssattn.sample import official_layout
 from xmodaler_ssattn.sample.kinds import CLASS_NAMES, KINDS
 from xmodaler_ssattn.sample.manifest import MANIFEST, program_hash, why_not_usable
@@ -172,7 +172,7 @@ def _draw_into(folder: Path, parameters: Mapping[str, Any], lemma: Callable[[str
     ids = list(range(FIRST_IMAGE_ID, FIRST_IMAGE_ID + count))
     splits = {"train": ids[:train], "val": ids[train:train + val], "test": ids[train + val:]}
     official_layout.write_splits(folder, splits)
-    report = progress or progress_module.progress
+    report = progress or plain_progress
     drawing = draw_scenes(folder, parameters["seed"], count, parameters["num_regions"], workers)
     scenes = list(report(drawing, total=count, desc="drawing sample scenes"))
 
@@ -183,6 +183,7 @@ def _draw_into(folder: Path, parameters: Mapping[str, Any], lemma: Callable[[str
     maker = SampleRegionMaker.fit(
         np.concatenate([scene.descriptors for scene in scenes[:train]]),
         np.concatenate([scene.labels for scene in scenes[:train]]),
+        np.concatenate([scene.colours for scene in scenes[:train]]),
         parameters["feature_dim"], parameters["num_regions"])
     maker.save(folder / REGION_MAKER)
     right = _write_regions(folder / REGIONS, scenes, maker)
@@ -206,8 +207,8 @@ def _write_regions(path: Path, scenes: Sequence[DrawnScene], maker: SampleRegion
             batch = scenes[start:start + PICTURES_AT_ONCE]
             descriptors = np.concatenate([scene.descriptors for scene in batch])
             # float16 halves the file; what it rounds is far below the noise.
-            features = maker.features(descriptors).astype(np.float16)
             probs = maker.class_probs(descriptors)
+            features = maker.features(descriptors, probs).astype(np.float16)
             first = 0
             for scene in batch:
                 here = slice(first, first + len(scene.labels))

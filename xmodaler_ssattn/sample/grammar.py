@@ -1,7 +1,7 @@
 """The captions of a scene: a small grammar over what is in it.
 
-One or two objects a caption, chosen by their salience; colours and sizes now and then; verbs that say the pose; relations that hold
-in the picture; the place. Every object has one chain, whatever sentence names it.
+One or two objects a caption, chosen by their salience; colours and sizes now and then; verbs that say the pose;
+relations that hold in the picture; the place. Every object has one chain, whatever sentence names it.
 """
 
 from __future__ import annotations

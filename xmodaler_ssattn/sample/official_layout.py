@@ -47,7 +47,8 @@ def annotation_xml(scene: Scene, description: Description) -> str:
         box = "".join(f"\t\t\t<{tag}>{value}</{tag}>\n" for tag, value in corners)
         objects.append(_names(chains) + f"\t\t<bndbox>\n{box}\t\t</bndbox>\n")
     for is_scene, chains in ((0, description.without_box), (1, description.scenes)):
-        objects += [_names([chain]) + f"\t\t<scene>{is_scene}</scene>\n\t\t<nobndbox>1</nobndbox>\n" for chain in chains]
+        no_box = f"\t\t<scene>{is_scene}</scene>\n\t\t<nobndbox>1</nobndbox>\n"
+        objects += [_names([chain]) + no_box for chain in chains]
     size = f"\t\t<width>{scene.width}</width>\n\t\t<height>{scene.height}</height>\n\t\t<depth>3</depth>\n"
     body = "".join(f"\t<object>\n{item}\t</object>\n" for item in objects)
     return (f"<annotation>\n\t<filename>{scene.image_id}.jpg</filename>\n\t<size>\n{size}\t</size>\n{body}"

@@ -14,7 +14,7 @@ import numpy as np
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.sample.descriptors import cut_crops, describe_crops
 from xmodaler_ssattn.sample.grammar import describe
-from xmodaler_ssattn.sample.kinds import CLASS_NAMES
+from xmodaler_ssattn.sample.kinds import CLASS_NAMES, COLOUR_NAMES
 from xmodaler_ssattn.sample.official_layout import write_scene
 from xmodaler_ssattn.sample.proposals import NUM_REGIONS, propose_from_scene
 from xmodaler_ssattn.sample.scenes import Scene, make_scene
@@ -26,8 +26,9 @@ OBJECT_IOU = 0.5  # a region is an object's from this overlap on, else backgroun
 class DrawnScene:
     """What is needed of a scene once its files are written.
 
-    boxes_px: (K, 4) float32; descriptors: (K, E) float32; labels: (K,) int64, 0 background; reached: for each
-    object, whether a region overlaps it by more than OBJECT_IOU.
+    boxes_px: (K, 4) float32; descriptors: (K, E) float32; labels: (K,) int64, 0 background, else 1 + the place in
+    CLASS_NAMES; colours: (K,) int64, the place in COLOUR_NAMES, -1 for background; reached: for each object, whether a
+    region overlaps it by more than OBJECT_IOU.
     """
 
     image_id: int
@@ -36,6 +37,7 @@ class DrawnScene:
     boxes_px: np.ndarray
     descriptors: np.ndarray
     labels: np.ndarray
+    colours: np.ndarray
     reached: np.ndarray
 
 
@@ -53,11 +55,14 @@ def draw_scenes(folder: Path, seed: int, count: int, num_regions: int = NUM_REGI
         yield from pool.imap(_draw, tasks, chunksize=4)
 
 
-def label_regions(boxes_px: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) class of each region by its largest overlap with an object, and (objects,) whether each is reached."""
-    classes = np.asarray([1 + CLASS_NAMES.index(item.kind.name) for item in scene.objects], dtype=np.int64)
+def label_regions(boxes_px: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a detector would be told of each region, by its largest overlap with an object: `DrawnScene`'s fields
+    labels, colours and reached."""
+    kinds = np.asarray([1 + CLASS_NAMES.index(item.kind.name) for item in scene.objects], dtype=np.int64)
+    colours = np.asarray([COLOUR_NAMES.index(item.colour) for item in scene.objects], dtype=np.int64)
     overlaps = iou(boxes_px, np.asarray([item.box_px for item in scene.objects]))
-    return np.where(overlaps.max(axis=1) > OBJECT_IOU, classes[overlaps.argmax(axis=1)], 0), \
+    nearest, is_object = overlaps.argmax(axis=1), overlaps.max(axis=1) > OBJECT_IOU
+    return np.where(is_object, kinds[nearest], 0), np.where(is_object, colours[nearest], -1), \
         overlaps.max(axis=0) > OBJECT_IOU
 
 
@@ -66,9 +71,8 @@ def _draw(task: tuple[Path, int, int, int]) -> DrawnScene:
     scene = make_scene(seed, index)
     picture = write_scene(folder, scene, describe(scene))
     boxes = propose_from_scene(scene, num_regions)
-    labels, reached = label_regions(boxes, scene)
-    return DrawnScene(scene.image_id, scene.width, scene.height, boxes, describe_crops(cut_crops(picture, boxes)), labels,
-                      reached)
+    descriptors = describe_crops(cut_crops(picture, boxes))
+    return DrawnScene(scene.image_id, scene.width, scene.height, boxes, descriptors, *label_regions(boxes, scene))
 
 
 def _cores() -> int:

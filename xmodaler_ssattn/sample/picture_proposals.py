@@ -1,8 +1,9 @@
-"""Boxes for a sample scene of which nothing is known but its pixels: what stands out of the background, whole and in parts.
+"""Boxes for a sample scene of which nothing is known but its pixels: what stands out of the background.
 
-The background of a scene changes from top to bottom and hardly from left to right, and its colours at the left and right
-border are seldom hidden: a pixel far from both belongs to an object. Objects that touch are taken apart by their colours
-and outlines, and the parts are put together again, pair by pair, the tightest fit first; every union on the way is a box.
+The background of a scene changes from top to bottom and hardly from left to right, and its colours at the left and
+right border are seldom hidden: a pixel far from both belongs to an object. Objects that touch are taken apart by their
+colours and outlines, and the parts are put together again, pair by pair, the tightest fit first; every union on the way
+is a candidate. Which candidates show whole objects is left to the classifier.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TOUCHING = 4  # pixels between the boxes of two fragments that may belong togeth
 LONGEST_SIDE = 640  # larger pictures are searched at this size
 SAME_OBJECT = 0.7  # of the smaller box inside the other one: both show the same object
 SIZE_BONUS = 0.15  # exponent of the area: of a whole and a part of it, equally likely, the whole is taken
-SHIFT = 0.06  # of a side: likeness is the mean over the box and four copies moved by this much, which evens out its noise
+SHIFT = 0.06  # of a side: likeness is the mean over the box and four copies moved by this much, against the noise
 MIN_LIKENESS = 0.2  # less likely candidates are left out
 SHARE_OF_OBJECTS = 0.45  # of the boxes, as in the data set; the others are background
 

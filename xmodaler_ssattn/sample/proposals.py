@@ -1,7 +1,7 @@
 """36 boxes a picture: around the objects with errors, and of an object's size where nothing is.
 
-`propose_from_scene` knows where the objects are and errs as a detector would; it makes the boxes of the sample data set.
-`picture_proposals.propose_from_picture` does it from pixels alone.
+`propose_from_scene` knows where the objects are and errs as a detector would; it makes the boxes of the sample data
+set. `picture_proposals.propose_from_picture` does it from pixels alone.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,78 +14,86 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path
 from xmodaler_ssattn.sample.classifier import fit_softmax, softmax
 from xmodaler_ssattn.sample.descriptors import DESCRIPTOR_DIM, cut_crops, describe_crops
-from xmodaler_ssattn.sample.kinds import CLASS_NAMES
+from xmodaler_ssattn.sample.kinds import CLASS_NAMES, COLOUR_NAMES
 from xmodaler_ssattn.sample.picture_proposals import propose_from_picture
 from xmodaler_ssattn.sample.proposals import MIN_SIDE_PX, NUM_REGIONS
 
 PROJECTION_SEED = 20230507
-FEATURE_SPREAD = 1.0  # about the standard deviation of a feature before its ReLU
-CLASS_SHARE = 0.7  # of a feature's variance that comes from the class scores
-_SHAPES = {"mean": (DESCRIPTOR_DIM,), "projection": (DESCRIPTOR_DIM, -1), "weights": (DESCRIPTOR_DIM, -1), "bias": (-1,)}
+FEATURE_SPREAD = 1.5  # gives features of about the mean and spread of Bottom-Up's
+DESCRIPTOR_SHARE = 0.3  # spread of the raw descriptor within a feature; the detector's own findings have 1
+# Array names of a saved maker: E descriptor size, C classes, A colours, F what is projected, D feature size.
+_SHAPES = {"mean": "E", "kind_weights": "EC", "kind_bias": "C", "colour_weights": "EA", "colour_bias": "A",
+           "projection": "FD"}
 
 
 class SampleRegionMaker:
     """Makes the regions of one picture.
 
-    Letters: n regions, E descriptor size, D feature size, C classes (the fifteen kinds, after the background).
+    Letters: n regions, E descriptor size, D feature size, C classes (background, then the fifteen kinds), A colours.
 
-    V = ReLU((d - mean) P), with a fixed random P (E, D); c = softmax(d W + b). d is the descriptor of the region's pixels.
+        c = softmax(d W_kind + b_kind)                                  the class probabilities
+        a = softmax(d W_colour + b_colour)
+        V = ReLU([s (d - mean), c_1.., (1 - c_0) a] P)                  the features
+
+    d is the descriptor of the region's pixels, c_0 the background's probability, P a fixed random matrix. As in
+    Bottom-Up, whose network was trained to tell objects and their attributes, V holds what the detector makes of the
+    pixels beside the pixels themselves.
 
     Args:
-        mean: (E,) the mean descriptor of the training scenes.
-        projection: P, (E, D).
-        weights, bias: W (E, C) and b (C,).
+        arrays: mean (E,), kind_weights (E, C), kind_bias (C,), colour_weights (E, A), colour_bias (A,),
+            projection P (E + C - 1 + A, D) with s multiplied into its first E rows; all float32.
         class_names: C - 1 names, of the columns after the background.
         num_regions: regions a picture.
     """
 
-    def __init__(self, mean: np.ndarray, projection: np.ndarray, weights: np.ndarray, bias: np.ndarray,
-                 class_names: tuple[str, ...] = CLASS_NAMES, num_regions: int = NUM_REGIONS) -> None:
-        self.mean, self.projection, self.weights, self.bias = mean, projection, weights, bias
+    def __init__(self, arrays: dict[str, np.ndarray], class_names: tuple[str, ...] = CLASS_NAMES,
+                 num_regions: int = NUM_REGIONS) -> None:
+        self._arrays = arrays
         self.class_names, self.num_regions = tuple(class_names), num_regions
 
     @classmethod
-    def fit(cls, descriptors: np.ndarray, labels: np.ndarray, feature_dim: int,
+    def fit(cls, descriptors: np.ndarray, labels: np.ndarray, colours: np.ndarray, feature_dim: int,
             num_regions: int = NUM_REGIONS) -> SampleRegionMaker:
-        """Learn mean and class scores from the training scenes.
+        """Learn mean, kinds and colours from the regions of the training scenes.
 
         Args:
-            descriptors: (m, E) float32 of their regions.
+            descriptors: (m, E) float32.
             labels: (m,) integers: 0 background, else 1 + the place in CLASS_NAMES.
+            colours: (m,) integers: the place in COLOUR_NAMES; not read where the label is 0.
             feature_dim: D.
         """
-        weights, bias = fit_softmax(descriptors, labels, len(CLASS_NAMES) + 1)
+        objects = labels > 0
+        kind_weights, kind_bias = fit_softmax(descriptors, labels, len(CLASS_NAMES) + 1)
+        colour_weights, colour_bias = fit_softmax(descriptors[objects], colours[objects], len(COLOUR_NAMES))
         rng = np.random.default_rng(PROJECTION_SEED)
-        # A detector's features exist to tell its classes apart, so class scores make up most of their spread; the
-        # rest is what the pixels say besides. Both parts are linear in d, hence one matrix.
-        scores = weights / (descriptors @ weights).std(axis=0)
-        share = CLASS_SHARE**0.5, (1 - CLASS_SHARE) ** 0.5
-        parts = []
-        for part, weight in zip((scores, np.eye(DESCRIPTOR_DIM, dtype=np.float32)), share, strict=True):
-            projection = part @ rng.standard_normal((part.shape[1], feature_dim), dtype=np.float32)
-            spread = float(np.sqrt((descriptors @ part).var(axis=0, dtype=np.float64).sum()))
-            parts.append(projection * (weight * FEATURE_SPREAD / spread))
-        projection = (parts[0] + parts[1]).astype(np.float32)
-        return cls(descriptors.mean(axis=0, dtype=np.float64).astype(np.float32), projection, weights, bias,
-                   num_regions=num_regions)
+        inputs = DESCRIPTOR_DIM + len(CLASS_NAMES) + len(COLOUR_NAMES)
+        projection = FEATURE_SPREAD * rng.standard_normal((inputs, feature_dim), dtype=np.float32)
+        spread = np.sqrt(descriptors.var(axis=0, dtype=np.float64).sum())
+        projection[:DESCRIPTOR_DIM] *= np.float32(DESCRIPTOR_SHARE / spread)
+        arrays = {"mean": descriptors.mean(axis=0, dtype=np.float64).astype(np.float32), "projection": projection,
+                  "kind_weights": kind_weights, "kind_bias": kind_bias,
+                  "colour_weights": colour_weights, "colour_bias": colour_bias}
+        return cls(arrays, num_regions=num_regions)
 
     @property
     def feature_dim(self) -> int:
-        return self.projection.shape[1]
+        return self._arrays["projection"].shape[1]
 
     @property
     def num_classes(self) -> int:
         """C, with the background."""
-        return len(self.bias)
-
-    def features(self, descriptors: np.ndarray) -> np.ndarray:
-        """(n, E) -> V (n, D) float32, not negative."""
-        values = (descriptors - self.mean) @ self.projection
-        return np.maximum(values, 0.0, out=values)
+        return len(self._arrays["kind_bias"])
 
     def class_probs(self, descriptors: np.ndarray) -> np.ndarray:
         """(n, E) -> c (n, C) float32, background first; each row sums to 1."""
-        return softmax(descriptors @ self.weights + self.bias)
+        return softmax(descriptors @ self._arrays["kind_weights"] + self._arrays["kind_bias"])
+
+    def features(self, descriptors: np.ndarray, class_probs: np.ndarray) -> np.ndarray:
+        """(n, E) and their c (n, C) -> V (n, D) float32, not negative."""
+        colours = softmax(descriptors @ self._arrays["colour_weights"] + self._arrays["colour_bias"])
+        parts = [descriptors - self._arrays["mean"], class_probs[:, 1:], (1 - class_probs[:, :1]) * colours]
+        values = np.concatenate(parts, axis=1) @ self._arrays["projection"]
+        return np.maximum(values, 0.0, out=values)
 
     def order(self, class_probs: np.ndarray) -> np.ndarray:
         """(n,) row numbers, descending by the largest probability of a kind; equal ones keep their order."""
@@ -117,14 +126,14 @@ class SampleRegionMaker:
         descriptors = describe_crops(cut_crops(picture, boxes))
         probs = self.class_probs(descriptors)
         order = self.order(probs)
-        return Regions(image_id, picture.width, picture.height, boxes[order], self.features(descriptors[order]),
+        return Regions(image_id, picture.width, picture.height, boxes[order], self.features(descriptors, probs)[order],
                        probs[order])
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all of it as npz; nothing in it is pickled."""
         with atomic_path(path) as temporary:
-            np.savez(temporary, mean=self.mean, projection=self.projection, weights=self.weights, bias=self.bias,
-                     class_names=np.asarray(self.class_names), num_regions=np.asarray(self.num_regions))
+            np.savez(temporary, **self._arrays, class_names=np.asarray(self.class_names),
+                     num_regions=np.asarray(self.num_regions))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SampleRegionMaker:
@@ -140,14 +149,19 @@ class SampleRegionMaker:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"The region maker {path} cannot be read: {error}.") from error
+        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise UserError(f"The region maker {path} cannot be read: {error}. Draw the sample scenes again.") from error
         missing = [name for name in (*_SHAPES, "class_names", "num_regions") if name not in found]
         if missing:
-            raise UserError(f"The region maker {path} lacks {', '.join(missing)}; it has {', '.join(found) or 'nothing'}.")
-        for name, shape in _SHAPES.items():
-            if found[name].ndim != len(shape) or any(a not in (-1, b) for a, b in zip(shape, found[name].shape)):
-                raise UserError(f"The region maker {path}: {name} has shape {found[name].shape}, expected {shape} "
-                                "(-1: any). It was made by another version: draw the sample scenes again.")
-        return cls(found["mean"], found["projection"], found["weights"], found["bias"],
-                   tuple(found["class_names"].tolist()), int(found["num_regions"]))
+            raise UserError(f"The region maker {path} lacks {', '.join(missing)}; it has {', '.join(found) or 'nothing'}."
+                            " Draw the sample scenes again.")
+        names = found["class_names"].tolist()
+        sizes = {"E": DESCRIPTOR_DIM, "C": len(names) + 1, "A": len(COLOUR_NAMES)}
+        sizes["F"] = sizes["E"] + sizes["C"] - 1 + sizes["A"]
+        for name, letters in _SHAPES.items():
+            wanted = tuple(sizes.get(letter, "any") for letter in letters)
+            shape = found[name].shape
+            if len(shape) != len(wanted) or any(a != "any" and a != b for a, b in zip(wanted, shape)):
+                raise UserError(f"The region maker {path}: {name} has shape {shape}, expected {wanted}. It was made by "
+                                "another version: draw the sample scenes again.")
+        return cls({name: found[name] for name in _SHAPES}, tuple(names), int(found["num_regions"]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from xmodaler_ssattn.sample.backgrounds import PLACE_BY_NAME, PLACES, SIZES, Place, draw_background, ground_starts
+from xmodaler_ssattn.sample.backgrounds import PLACES, SIZES, Place, draw_background, ground_starts
 from xmodaler_ssattn.sample.brush import Brush, Colour
 from xmodaler_ssattn.sample.kinds import COLOURS, KIND_BY_NAME, KINDS, Kind
 
@@ -73,6 +73,13 @@ def make_scene(seed: int, index: int) -> Scene:
     """Scene number `index` of the world drawn from `seed`; the same two numbers always give the same scene."""
     key = f"{seed}/{index}"
     rng = random.Random(f"{key}/layout")
+    while True:  # a crowded picture may have no room for five
+        scene = _try_scene(rng, FIRST_IMAGE_ID + index, key)
+        if len(scene.objects) >= MIN_OBJECTS:
+            return scene
+
+
+def _try_scene(rng: random.Random, image_id: int, key: str) -> Scene:
     width, height = rng.choice(SIZES)
     place = rng.choice(PLACES)
     horizon = rng.uniform(0.34, 0.44)
@@ -82,7 +89,7 @@ def make_scene(seed: int, index: int) -> Scene:
         if item is not None:
             placed.append(item)
     placed.sort(key=lambda item: (item.box_px[3], item.box_px[0]))
-    return Scene(FIRST_IMAGE_ID + index, key, width, height, PLACE_BY_NAME[place.name], horizon, tuple(placed))
+    return Scene(image_id, key, width, height, place, horizon, tuple(placed))
 
 
 def _choose_objects(rng: random.Random, place: Place) -> list[tuple[Kind, str]]:

@@ -1,0 +1,131 @@
+"""``xmodaler train``, ``eval`` and ``demo`` as a person runs them, on a few drawn scenes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from xmodaler_ssattn.cli import train as train_command
+from xmodaler_ssattn.cli.main import main
+from xmodaler_ssattn.evaluation.results import read_results
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / "configs" / "sample" / "ss_attn.yaml")
+# 32 training pictures in batches of 8: 4 steps an epoch.
+SMALL = {
+    "DATALOADER.SAMPLE_SCENES": 40,
+    "DATALOADER.TRAIN_BATCH_SIZE": 8,
+    "MODEL.VISUAL_EMBED.IN_DIM": 32,
+    "MODEL.DECODER_DIM": 16,
+    "SOLVER.EPOCH": 2,
+    "SOLVER.EVAL_PERIOD": 2,
+    "INFERENCE.METRICS": "['CIDEr','F1']",
+    "INFERENCE.FINAL_METRICS": "[]",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("scenes") / "data"
+
+
+def options(**changes) -> list[str]:
+    merged = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    return [str(word) for pair in merged.items() for word in pair]
+
+
+def train(data: Path, out: Path, *flags: str, **changes) -> int:
+    return main(["train", "--config-file", CONFIG, "--data", str(data), *flags, *options(OUTPUT_DIR=out, **changes)])
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert train(data, out) == 0
+    return out
+
+
+def test_the_first_use_draws_the_scenes_and_training_leaves_what_people_need(data, run, capsys):
+    assert (data / "Images").is_dir() and (data / "regions.h5").is_file()
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.json", "log.txt", "model_final.pth", "last_checkpoint"} <= names
+    results = read_results(run / "results" / "test_epoch_2.json")
+    assert len(results.images) == 4 and all(image.grounded is not None for image in results.images)
+    lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+    assert any("val/CIDEr" in line for line in lines) and any("test/F1_all" in line for line in lines)
+    assert "Host: the embedded runtime" in (run / "log.txt").read_text()
+
+
+def test_eval_scores_a_checkpoint_as_training_did(data, run, tmp_path, capsys):
+    weights = str(run / "model_final.pth")
+    words = ["eval", "--weights", weights, "--config-file", CONFIG, "--data", str(data), *options(OUTPUT_DIR=tmp_path)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    trained = read_results(run / "results" / "test_epoch_2.json")
+    again = read_results(tmp_path / "results" / "test_eval.json")
+    assert [str(i.caption) for i in again.images] == [str(i.caption) for i in trained.images]
+    assert again.header["scores"]["CIDEr"] == pytest.approx(trained.header["scores"]["CIDEr"])
+    assert "test/CIDEr" in printed and "val/CIDEr" in printed
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(data, run, tmp_path):
+    # CHECKPOINT_PERIOD is 1: stop after the first of two epochs by training one, then go on.
+    assert train(data, tmp_path, SOLVER__EPOCH=1) == 0
+    assert train(data, tmp_path, "--resume") == 0
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (run, tmp_path))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_of_another_model_are_refused_with_what_does_not_fit(data, run, tmp_path, capsys):
+    code = train(data, tmp_path, MODEL__DECODER_DIM=24, MODEL__WEIGHTS=run / "model_final.pth")
+    message = capsys.readouterr().err
+    assert code == 2 and "does not fit this config's model" in message
+    assert "decoder.lstm1.weight_hh is (64, 16), expected (96, 24)" in message
+    code = train(data, tmp_path, MODEL__SS_ATTENTION__ENABLED=False, LOSSES__NAMES="['CrossEntropy']",
+                 MODEL__WEIGHTS=run / "model_final.pth")
+    assert code == 2 and "has unknown 5 weights: decoder.ss_attention" in capsys.readouterr().err
+
+
+def test_weights_that_hold_code_are_refused_and_do_not_run_it(data, tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    assert train(data, tmp_path, MODEL__WEIGHTS=tmp_path / "evil.pth") == 2
+    assert "cannot be read as a checkpoint of plain data" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_eval_only_needs_weights(data, tmp_path, capsys):
+    assert train(data, tmp_path, "--eval-only") == 2
+    assert "--eval-only needs MODEL.WEIGHTS" in capsys.readouterr().err
+
+
+def test_sizes_of_the_sample_follow_what_was_drawn(data):
+    from xmodaler_ssattn.cli.configuring import load_config
+
+    cfg = load_config(CONFIG, options(), data=str(data), device="cpu")
+    train_command.prepare_sample(cfg)
+    words = (data / "vocabulary.txt").read_text(encoding="utf-8").split()
+    assert len(words) + 1 == cfg.MODEL.VOCAB_SIZE
+    assert cfg.MODEL.SS_ATTENTION.NUM_CLASSES == 16
+
+
+def test_the_demo_trains_both_rows_and_reports_them_side_by_side(tmp_path, capsys):
+    out = tmp_path / "a folder"
+    assert main(["demo", "--out", str(out), "--images", "40", "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    table = printed[printed.index("Scores on the test scenes") :]
+    assert "Up-Down" in table and "SS attention" in table and "F1_loc" in table and "B@4" in table
+    for row in ("updown", "ss_attn"):
+        assert (out / row / "model_final.pth").is_file() and list((out / row / "results").glob("test_epoch_1.json"))
+    assert list((out / "pictures").glob("*.png"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_file_where_the_demos_folder_should_be_is_named(tmp_path, capsys):
+    (tmp_path / "x").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "x")]) == 2
+    assert "is a file, expected a folder" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""Pictures found by image id, and put beside a page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import atomic_path
+
+# What a browser and Pillow both show.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+def find_pictures(folder: str | os.PathLike, image_ids: Iterable[int]) -> dict[int, Path]:
+    """image id -> ``folder/{id}.jpg``, or another suffix of ``SUFFIXES``; ids without a picture are left out.
+
+    Names padded with zeros (``000000000139.jpg``) and after a prefix (``COCO_val2014_000000000139.jpg``) are found
+    too, when no picture is named by the plain id.
+
+    Raises:
+        UserError: no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--images: {folder} is no folder; expected one with pictures named by their image id.")
+    plain: dict[int, Path] = {}
+    padded: dict[int, Path] = {}
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        number = stem.rpartition("_")[2]
+        if suffix.lower() in SUFFIXES and number.isascii() and number.isdigit():
+            (plain if stem == str(int(number)) else padded).setdefault(int(number), folder / name)
+    return {i: found for i in image_ids if (found := plain.get(i) or padded.get(i)) is not None}
+
+
+def place_picture(picture: Path, page: Path, *, refer: bool = False) -> str:
+    """Make a picture reachable from the page; returns its address there.
+
+    Args:
+        refer: leave it where it is and point to it. Otherwise it is linked into ``page/pictures``, or copied where
+            the file system cannot link.
+    """
+    if refer:
+        return picture.resolve().as_uri()
+    target = page / "pictures" / picture.name
+    if not (target.exists() and os.path.samefile(picture, target)):
+        with atomic_path(target) as temporary:
+            temporary.unlink()
+            try:
+                os.link(picture.resolve(), temporary)
+            except OSError:
+                shutil.copyfile(picture, temporary)
+    return f"pictures/{quote(picture.name)}"

@@ -1,0 +1,209 @@
+"""What a page is made from: results files as models, the annotation folder as the truth about the images.
+
+Everything is optional but the results themselves. What is missing becomes a sentence in ``notices``, never an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.results import ImageResult, Results, read_results
+from xmodaler_ssattn.files import read_json
+
+ANNOTATIONS_SCHEMA = "xmodaler_ssattn/annotations"
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One results file under the name that the page shows.
+
+    Attributes:
+        name: unique among the models of a page.
+        results: the file's content.
+        images: image id -> its result; a repeated id counts once, the last.
+    """
+
+    name: str
+    results: Results
+    images: Mapping[int, ImageResult]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One image's annotations.
+
+    Attributes:
+        size: (width, height) pixels.
+        captions: the annotation file's captions: ``{"raw", "tokens", "phrases"}``.
+        boxes: class -> the boxes of its phrases over all captions, without repeats, xyxy pixels. Several boxes of one
+            phrase are their union, as in the published grounding metric.
+    """
+
+    size: tuple[float, float]
+    captions: tuple[Mapping[str, Any], ...]
+    boxes: Mapping[str, tuple[Box, ...]]
+
+
+@dataclass
+class Source:
+    """All that a page shows.
+
+    Attributes:
+        models: in the order of the command line.
+        image_ids: every image of any model, first seen first.
+        truths: image id -> its annotations; empty without an annotation folder.
+        splits: of the results, in order.
+        annotations: the annotation folder, or None.
+        notices: what is missing, one sentence each.
+    """
+
+    models: tuple[Model, ...]
+    image_ids: tuple[int, ...]
+    truths: Mapping[int, Truth] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+    annotations: Path | None = None
+    notices: list[str] = field(default_factory=list)
+
+
+def read_source(
+    paths: Sequence[str | os.PathLike], names: Sequence[str] = (), annotations: str | os.PathLike | None = None
+) -> Source:
+    """Read results files and, when given, the annotation folder that belongs to them.
+
+    Args:
+        paths: results files.
+        names: the models' names; default from the paths.
+        annotations: folder with ``{split}.json``.
+
+    Raises:
+        UserError: a file that cannot be read, as many names as paths expected, or a repeated name.
+    """
+    if names and len(names) != len(paths):
+        raise UserError(f"--names: expected one name for each of the {len(paths)} results files, got {len(names)}.")
+    if len(set(names)) != len(names):
+        raise UserError(f"--names: each model needs a name of its own, got {', '.join(names)}.")
+    models = []
+    for name, path in zip(names or default_names(paths), paths):
+        results = read_results(path)
+        models.append(Model(name, results, {image.image_id: image for image in results.images}))
+    image_ids = tuple(dict.fromkeys(i for model in models for i in model.images))
+    splits = tuple(dict.fromkeys(str(s) for m in models if (s := m.results.header.get("split"))))
+    source = Source(tuple(models), image_ids, splits=splits)
+    source.notices += _about_models(source)
+    if annotations is None:
+        source.notices.append(
+            "No annotations were given (--annotations): no references, no ground-truth boxes, and no word is "
+            "judged right or wrong."
+        )
+    else:
+        source.annotations = Path(annotations)
+        source.truths = _read_truths(Path(annotations), splits, source.notices)
+        absent = [i for i in image_ids if i not in source.truths]
+        if absent and source.truths:
+            source.notices.append(f"The annotations lack {_these(absent, len(image_ids))}.")
+    return source
+
+
+def default_names(paths: Sequence[str | os.PathLike]) -> list[str]:
+    """Short names that differ: the run's folder for ``RUN/results/FILE.json``, else the file's name, else the path."""
+
+    def short(path: Path) -> str:
+        return path.parent.parent.name if path.parent.name == "results" and path.parent.parent.name else path.stem
+
+    candidates = [
+        [short(Path(p)) for p in paths],
+        [f"{short(Path(p))} {Path(p).stem}" for p in paths],
+        [str(p) for p in paths],
+        [f"{p} ({i})" for i, p in enumerate(paths, 1)],
+    ]
+    return next(names for names in candidates if len(set(names)) == len(names))
+
+
+def _these(ids: Sequence[int], total: int) -> str:
+    """ "3 of 10 images: 4, 5, 6" """
+    return f"{len(ids)} of {total} images: {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}"
+
+
+def _about_models(source: Source) -> list[str]:
+    notices = []
+    if not source.image_ids:
+        notices.append("The results hold no image.")
+    if len(source.splits) > 1:
+        notices.append(f"The results are of different splits: {', '.join(source.splits)}.")
+    for model in source.models:
+        lacking = [i for i in source.image_ids if i not in model.images]
+        if lacking:
+            notices.append(f"{model.name} has no caption for {_these(lacking, len(source.image_ids))}.")
+        grounded = [image.grounded for image in model.images.values()]
+        if model.images and not any(grounded):
+            notices.append(f"{model.name}: its captions carry no boxes.")
+        elif model.images and not any(c is not None and c.attention is not None for c in grounded):
+            notices.append(
+                f"{model.name}: saved without attention, so nothing can be shaded; evaluate with "
+                "INFERENCE.SAVE_ATTENTION True."
+            )
+    return notices
+
+
+def _read_truths(folder: Path, splits: Iterable[str], notices: list[str]) -> dict[int, Truth]:
+    if not folder.is_dir():
+        raise UserError(f"--annotations: {folder} is no folder; expected the one with test.json of `xmodaler prepare`.")
+    truths: dict[int, Truth] = {}
+    splits = tuple(splits)
+    if not splits:
+        notices.append("The results do not name their split, so no annotations were read.")
+    for split in splits:
+        path = folder / f"{split}.json"
+        if not path.is_file():
+            notices.append(f"No annotations of split {split}: there is no {path}.")
+            continue
+        data = read_json(path, "Annotations")
+        if not isinstance(data, dict) or data.get("schema") != ANNOTATIONS_SCHEMA:
+            raise UserError(f'Annotations {path}: expected an object with "schema": "{ANNOTATIONS_SCHEMA}".')
+        for record in data.get("images", ()):
+            try:
+                truths[int(record["image_id"])] = _truth(record)
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"{type(error).__name__}: {error}"
+                raise UserError(
+                    f"Annotations {path}: image {record.get('image_id') if isinstance(record, dict) else record!r} is "
+                    f"not as `xmodaler prepare` writes it ({what})."
+                ) from error
+    return truths
+
+
+def _truth(record: Mapping[str, Any]) -> Truth:
+    boxes: dict[str, dict[Box, None]] = {}
+    for caption in record["captions"]:
+        for phrase in caption["phrases"]:
+            if phrase["class"] is not None and phrase["boxes"]:
+                boxes.setdefault(phrase["class"], {})[union_box(phrase["boxes"])] = None
+    size = (float(record["width"]), float(record["height"]))
+    return Truth(size, tuple(record["captions"]), {name: tuple(found) for name, found in boxes.items()})
+
+
+def union_box(boxes_px: Iterable[Sequence[float]]) -> Box:
+    """The smallest box around all boxes, xyxy pixels."""
+    x1, y1, x2, y2 = zip(*boxes_px)
+    return min(x1), min(y1), max(x2), max(y2)
+
+
+def versions(image: ImageResult) -> dict[str, str]:
+    """An image's captions by kind: "greedy", the one that grounding is scored on, and "main" when it is another.
+
+    A results file without a greedy caption has "main" alone.
+    """
+    greedy = getattr(image.caption, "greedy", None)
+    return {"main": image.caption} if greedy is None else {"greedy": greedy, "main": image.caption}
+
+
+def words_of(caption: str) -> list[str]:
+    """The words, as the page shows them."""
+    return [word.text for word in caption.words] if isinstance(caption, GroundedCaption) else caption.split()

@@ -1,0 +1,41 @@
+"""Whether a word rests on the right box, for the eye; the published score is in ``evaluation/grounding.py``.
+
+The metric compares one generated sentence with each of five references in turn, so one word can be right against one
+and wrong against another. On a page a word gets one verdict, against all references of its image together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
+from xmodaler_ssattn.report.source import Box
+
+RIGHT, WRONG, ABSENT = "r", "w", "n"
+"""On an annotated box of the word's class; annotated, but elsewhere; no box of the class annotated in the image."""
+
+
+def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
+    """RIGHT when the overlap with some annotated box is > 0.5 in the metric's convention, else WRONG; ABSENT for none."""
+    if not annotated:
+        return ABSENT
+    overlaps = iou_gvd([list(box_px)] * len(annotated), [list(box) for box in annotated])
+    return RIGHT if bool((overlaps > IOU_THRESHOLD).any()) else WRONG
+
+
+def verdicts(caption: str, object_words: Mapping[str, str], boxes: Mapping[str, Sequence[Box]] | None) -> str:
+    """One letter for each object word of the caption, in order.
+
+    Args:
+        caption: "" is returned for one without boxes.
+        object_words: word -> class.
+        boxes: class -> annotated boxes of the image; None when the image is not annotated, which also gives "".
+    """
+    if boxes is None or not isinstance(caption, GroundedCaption):
+        return ""
+    return "".join(
+        verdict_of(word.box_px, boxes.get(object_words[word.text], ()))
+        for word in caption.words
+        if word.text in object_words
+    )
