@@ -51,5 +51,5 @@ def test_files_and_names_that_the_readme_mentions_exist():
 
 
 def test_the_ci_script_finds_the_test_command():
-    found = re.search(r"<!-- test command -->\n```\n(.*?)\n```", README, re.S).group(1)
+    found = re.search(r"<!-- test command -->\n```\n(.*?)\n```", README, re.DOTALL).group(1)
     assert found == 'pip install "torch==2.13.0" -e ".[test]" && python -m pytest'

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from toys import for_test, toy_config, toy_sample
 
 import xmodaler_ssattn
+from toys import for_test, toy_config, toy_sample
 from xmodaler_ssattn import host
 from xmodaler_ssattn.caption import GroundedCaption
 

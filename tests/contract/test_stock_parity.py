@@ -1,8 +1,8 @@
 """Our decoder against the host's own UpDownDecoder: with tanh and copied weights they are the same function."""
 
 import torch
-from toys import for_test, toy_config, toy_model, toy_sample
 
+from toys import for_test, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import UpDownDecoder, kfg
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toys import toy_config, toy_model, toy_sample
 
+from toys import toy_config, toy_model, toy_sample
 from xmodaler_ssattn.host import build_losses, kfg
 from xmodaler_ssattn.modeling.collate import CaptionPlan
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder

@@ -6,6 +6,7 @@ import torch
 from toys import VOCAB_SIZE, WORDS, for_test, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.modeling.searchers import best_candidates
 
 UNK = len(WORDS)  # ids count from 1
 
@@ -55,6 +56,60 @@ def test_beam_search_equals_the_slow_beam_with_words_score_and_regions(tmp_path,
             assert str(caption) == " ".join(WORDS[w - 1] for w in words)
             assert caption.log_prob == pytest.approx(score, abs=1e-5)
             assert [w.region for w in caption.words] == regions
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_equal_scores_go_to_the_better_beam_and_the_earlier_word(tmp_path, width):
+    model = toy_model(tmp_path, DECODE_STRATEGY__BEAM_SIZE=width).eval()
+    with torch.no_grad():
+        model.predictor.logits.weight.zero_()  # every word is as probable as every other, at every step
+        model.predictor.logits.bias.zero_()
+        sample = for_test(toy_sample(1, 3))
+        (caption,) = model(model.preprocess_batch([sample]), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+        words, score, regions = slow_beam(model, sample, width, 6)
+    assert caption.split() == [WORDS[w - 1] for w in words] and caption.log_prob == pytest.approx(score, abs=1e-5)
+    assert [w.region for w in caption.words] == regions
+
+
+def test_the_best_candidates_of_tied_scores_are_the_first():
+    scores = torch.tensor([[[0.5, 1.0, 1.0], [1.0, 0.5, 2.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, float("-inf")]]])
+    assert best_candidates(scores, 3).tolist() == [[5, 1, 2], [0, 1, 2]]
+
+
+def test_images_that_end_early_leave_the_batch_and_change_nothing(tmp_path, monkeypatch):
+    model = toy_model(tmp_path, seed=2).eval()
+    samples = [for_test(toy_sample(i, 3)) for i in range(1, 9)]
+    original = type(model.beam_searcher)._log_probs
+    rows_seen = []
+
+    def ends_at(sample) -> int:
+        return sample[kfg.IDS] % 5  # 1 2 3 4 0 1 2 3 words, then the end is all but certain
+
+    @torch.no_grad()
+    def decode(chosen):
+        embedded = [model.encode(model.preprocess_batch([s]))[kfg.ATT_FEATS][0] for s in chosen]
+        step = iter(range(6))
+
+        def log_probs(searcher, inputs, captioner):
+            logp, t = original(searcher, inputs, captioner), next(step)
+            width = len(logp) // len(inputs[kfg.ATT_FEATS])
+            for row, feats in enumerate(inputs[kfg.ATT_FEATS]):
+                which = next(i for i, known in enumerate(embedded) if torch.allclose(known, feats, atol=1e-5))
+                logp[row * width : (row + 1) * width, 0] += 50.0 if t >= ends_at(chosen[which]) else -50.0
+            rows_seen.append(len(inputs[kfg.ATT_FEATS]))
+            return logp
+
+        monkeypatch.setattr(type(model.beam_searcher), "_log_probs", log_probs)
+        return model.decode_beam_search(model.preprocess_batch(chosen), True)[kfg.OUTPUT]
+
+    together = decode(samples)
+    # image 5 ends before step 1 (7 of 8 are too many to copy for), 1 and 6 before step 2, and so on
+    assert rows_seen == [8, 8, 5, 3, 1]
+    assert [len(caption.words) for caption in together] == [1, 2, 3, 4, 0, 1, 2, 3]
+    for sample, caption in zip(samples, together, strict=True):
+        (alone,) = decode([sample])
+        assert alone == caption and [w.region for w in alone.words] == [w.region for w in caption.words]
+        assert alone.log_prob == pytest.approx(caption.log_prob, abs=1e-4)
 
 
 def test_greedy_equals_the_beam_searcher_called_directly_with_one_beam(tmp_path):

@@ -23,6 +23,8 @@ from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_de
 from xmodaler_ssattn.modeling.ss_attention import at_least_float32
 
 UNK = "UNK"
+# Images that have ended leave the batch when so few are left: each copy of the features must pay for itself.
+SHRINK_AT = 0.75
 
 
 def check_vocabulary(cfg) -> None:
@@ -183,47 +185,50 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
     """Beam search over the sum of log-probabilities, without length normalisation, as in X-modaler.
 
     A finished beam stays in the race with its score and can only be continued by 0. The search ends
-    when every beam of every image is finished, or after MODEL.MAX_SEQ_LEN words. With ``OUT_SIZE`` in
+    when every beam of every image is finished, or after MODEL.MAX_SEQ_LEN words; images that are finished
+    leave the batch before that. With ``OUT_SIZE`` in
     the batch the best OUT_SIZE beams come out, (B, OUT_SIZE, T); OUTPUT always speaks of the best.
     """
 
     def _forward(self, batched_inputs: dict, model) -> dict:
         inputs = dict(batched_inputs)
         images = inputs[kfg.ATT_FEATS].shape[0]
+        active = torch.arange(images, device=inputs[kfg.ATT_FEATS].device)  # images still being searched
         scores = inputs[kfg.ATT_FEATS].new_zeros((images, 1), dtype=torch.float32)
         finished = torch.zeros_like(scores, dtype=torch.bool)
         word = torch.full_like(scores, self.bos_token_id, dtype=torch.long)
+        final_scores = None
         steps: list[_BeamStep] = []
         for t in range(self.max_seq_len):
             width = scores.shape[1]
-            model.step(inputs, word.view(-1), t)
-            logp = self._log_probs(inputs, model).view(images, width, -1)
-            vocab = logp.shape[-1]
+            model.step(inputs, word.reshape(-1), t)
+            logp = self._log_probs(inputs, model).view(len(active), width, -1)
             # A finished beam has one continuation, the end, at no cost.
             logp = logp.masked_fill(finished.unsqueeze(-1), float("-inf"))
             logp[..., self.eos_token_id] = logp[..., self.eos_token_id].masked_fill(finished, 0.0)
-            candidates = (scores.unsqueeze(-1) + logp).view(images, -1)
-            scores, flat = candidates.topk(min(self.beam_size, candidates.shape[1]), dim=1)
-            parent = torch.div(flat, vocab, rounding_mode="floor")
-            word = flat - parent * vocab
-            steps.append(
-                _BeamStep(
-                    parent,
-                    word,
-                    logp.view(images, -1).gather(1, flat),
-                    inputs[keys.ALPHA].view(images, width, -1),
-                    inputs[keys.GAMMA].view(images, width, -1),
-                )
-            )
+            flat = best_candidates(scores.unsqueeze(-1) + logp, self.beam_size)
+            parent = torch.div(flat, logp.shape[-1], rounding_mode="floor")
+            word = flat - parent * logp.shape[-1]
+            word_logp = logp.view(len(active), -1).gather(1, flat)
+            scores = scores.gather(1, parent) + word_logp
+            attention = (inputs[key].view(len(active), width, -1) for key in (keys.ALPHA, keys.GAMMA))
+            steps.append(_BeamStep(active, parent, word, word_logp, *attention))
             finished = finished.gather(1, parent) | (word == self.eos_token_id)
-            if finished.all():
-                break
-            rows = (parent + width * torch.arange(images, device=parent.device).unsqueeze(1)).view(-1)
+            if final_scores is None:
+                final_scores = scores.new_empty((images, scores.shape[1]))
+            final_scores[active] = scores
+            rows = (parent + width * torch.arange(len(active), device=parent.device).unsqueeze(1)).view(-1)
             for key in (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES):
                 inputs[key] = [state.index_select(0, rows) for state in inputs[key]]
+            going = (~finished.all(dim=1)).nonzero().squeeze(1)
+            if len(going) == 0:
+                break
+            if len(going) <= SHRINK_AT * len(active):
+                active, scores, finished, word = (x[going] for x in (active, scores, finished, word))
+                self._keep_images(inputs, going)
 
-        out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), scores.shape[1])
-        paths = _backtrack(steps, out_size)
+        out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), final_scores.shape[1])
+        paths = _backtrack(steps, images, out_size)
         sents = _pad_steps(paths.sents, self.max_seq_len, self.eos_token_id)
         logp = _pad_steps(paths.logp, self.max_seq_len, 0.0)
         best = Decoded(sents[:, 0], logp[:, 0], paths.alpha[:, 0].float(), paths.gamma[:, 0].float())
@@ -234,26 +239,66 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
             keys.DECODED: best,
         }
 
+    @staticmethod
+    def _keep_images(inputs: dict, going: Tensor) -> None:
+        """Drop the images whose beams have all ended: what the decoder reads a step, and the states."""
+        images = inputs[kfg.ATT_FEATS].shape[0]
+        for key in _READ_PER_STEP:
+            if inputs.get(key) is not None:
+                inputs[key] = inputs[key].index_select(0, going)
+        for key in (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES):
+            inputs[key] = [s.view(images, -1, s.shape[-1])[going].flatten(0, 1) for s in inputs[key]]
+
+
+# One row an image, read by the decoder at every step.
+_READ_PER_STEP = (kfg.ATT_FEATS, kfg.P_ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS, keys.BETA)
+
+
+def best_candidates(scores: Tensor, count: int) -> Tensor:
+    """The ``count`` largest of each image's (B, W, V) scores: (B, count) indices into its W V numbers, best first.
+
+    Ties go to the lower index, that is, to the better beam and then to the earlier word; ``topk`` alone
+    leaves their order open. In float64 a slope of 1e-12 an index separates equal float32 scores and is too
+    small to reorder different ones (log-probabilities that differ by less than 1e-7 are the same).
+    """
+    flat = scores.flatten(1).double()
+    slope = torch.arange(flat.shape[1], device=flat.device, dtype=torch.float64) * 1e-12
+    return (flat - slope).topk(min(count, flat.shape[1]), dim=1).indices
+
 
 class _BeamStep(NamedTuple):
-    parent: Tensor  # (B, W) the beam of the step before that each new beam continues
-    word: Tensor  # (B, W)
-    logp: Tensor  # (B, W)
-    alpha: Tensor  # (B, W of the step before, K): one row a beam that was extended
+    """One step of the images that were still being searched; rows as in ``active``."""
+
+    active: Tensor  # (b,) which images
+    parent: Tensor  # (b, W) the beam of the step before that each new beam continues
+    word: Tensor  # (b, W)
+    logp: Tensor  # (b, W)
+    alpha: Tensor  # (b, W of the step before, K): one row a beam that was extended
     gamma: Tensor
 
 
-def _backtrack(steps: list[_BeamStep], out_size: int) -> Decoded:
-    """Follow the best ``out_size`` beams from the last step to the first; shapes gain an axis W after B."""
-    beam = torch.arange(out_size, device=steps[0].word.device).expand(steps[0].word.shape[0], -1)
+def _backtrack(steps: list[_BeamStep], images: int, out_size: int) -> Decoded:
+    """Follow the best ``out_size`` beams from the last step to the first; shapes gain an axis W after B.
+
+    An image that had ended keeps its beams and says nothing more: the end again, at no cost.
+    """
+    first = steps[0]
+    regions = first.alpha.shape[-1]
+    beam = torch.arange(out_size, device=first.word.device).repeat(images, 1)
     sents, logps, alphas, gammas = [], [], [], []
     for step in reversed(steps):
-        sents.append(step.word.gather(1, beam))
-        logps.append(step.logp.gather(1, beam))
-        beam = step.parent.gather(1, beam)
-        rows = beam.unsqueeze(-1).expand(-1, -1, step.alpha.shape[-1])
-        alphas.append(step.alpha.gather(1, rows))
-        gammas.append(step.gamma.gather(1, rows))
+        here = beam[step.active]
+        parent = step.parent.gather(1, here)
+        rows = parent.unsqueeze(-1).expand(-1, -1, regions)
+        for collected, empty, values in (
+            (sents, first.word.new_zeros(images, out_size), step.word.gather(1, here)),
+            (logps, first.logp.new_zeros(images, out_size), step.logp.gather(1, here)),
+            (alphas, first.alpha.new_zeros(images, out_size, regions), step.alpha.gather(1, rows)),
+            (gammas, first.gamma.new_zeros(images, out_size, regions), step.gamma.gather(1, rows)),
+        ):
+            empty[step.active] = values
+            collected.append(empty)
+        beam = beam.index_copy(0, step.active, parent)
     return Decoded(*(torch.stack(parts[::-1], dim=2) for parts in (sents, logps, alphas, gammas)))
 
 

@@ -1,0 +1,186 @@
+"""A training run as curves: losses, learning rate and scores from ``metrics.json``, as inline SVG."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.report.overlay import COLOURS
+
+WIDTH, HEIGHT = 420, 230
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+MOST_POINTS = 300
+# Of no interest beside losses and scores.
+SKIPPED = ("data_time", "time", "eta_seconds", "iteration")
+SCORES_FIRST = ("CIDEr", "Bleu_4", "METEOR", "ROUGE_L", "SPICE", "F1_all", "F1_loc")
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The scalars of one run.
+
+    Attributes:
+        name: as shown.
+        series: scalar name -> [(iteration, value), ...] in order of iteration; finite values only.
+        epochs: iteration of an evaluation -> its epoch, when the results files tell.
+    """
+
+    name: str
+    series: dict[str, list[Point]]
+    epochs: dict[float, int]
+
+
+def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
+    """Read ``folder/metrics.json``: one JSON object a line, as both hosts write it.
+
+    Raises:
+        UserError: no such file, or a line that is no JSON object (a last line cut short is passed over: the run may
+            still be writing it).
+    """
+    folder = Path(folder)
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise UserError(f"--run: there is no {path}; expected the OUTPUT_DIR of a training run.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    values: dict[str, dict[float, float]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"--run: {path}, line {number} is no JSON ({error.msg}).") from error
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), (int, float)):
+            raise UserError(f"--run: {path}, line {number}: expected an object with an iteration.")
+        for key, value in record.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                # A resumed run writes its steps again; the later value holds.
+                values.setdefault(key, {})[float(record["iteration"])] = float(value)
+    series = {key: sorted(points.items()) for key, points in values.items() if key not in SKIPPED}
+    return Run(name or folder.resolve().name, series, _epochs(folder, series))
+
+
+def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
+    """The evaluations are in order, and so are the results files named by epoch; {} when their numbers differ."""
+    epochs: dict[float, int] = {}
+    for split in ("val", "test"):
+        found = [re.fullmatch(rf"{split}_epoch_(\d+)\.json", p.name) for p in folder.glob(f"results/{split}_epoch_*.json")]
+        numbers = sorted(int(match.group(1)) for match in found if match)
+        steps = sorted({x for key, points in series.items() if key.startswith(f"{split}/") for x, _ in points})
+        if len(numbers) == len(steps):
+            epochs.update(zip(steps, numbers))
+    return epochs
+
+
+def curves_html(runs: Sequence[Run]) -> str:
+    """All plots of all runs; "" for no run. Every text is escaped."""
+    if not runs:
+        return ""
+    names = list(dict.fromkeys(key for run in runs for key in run.series))
+    losses = [n for n in names if "loss" in n.lower()]
+    losses.sort(key=lambda n: n != "total_loss")
+    scores = sorted((n for n in names if n.startswith(("val/", "test/"))), key=_score_order)
+    rates = [n for n in names if n == "lr"]
+    rest = [n for n in names if n not in (*losses, *scores, *rates)]
+    shown = [n for n in scores if n.split("/")[1] in SCORES_FIRST and n.startswith("val/")]
+    folded = [n for n in scores if n not in shown] + rest
+    parts = ['<section id="run" aria-labelledby="run-title"><h2 id="run-title">Training</h2>', _legend(runs)]
+    parts += ['<div class="plots">', *(_plot(n, runs) for n in (*losses, *rates, *shown)), "</div>"]
+    if folded:
+        parts.append(f"<details><summary>{len(folded)} more curves</summary>")
+        parts += ['<div class="plots">', *(_plot(n, runs) for n in folded), "</div></details>"]
+    return "\n".join([*parts, "</section>"])
+
+
+def _score_order(name: str) -> tuple:
+    split, _, score = name.partition("/")
+    place = SCORES_FIRST.index(score) if score in SCORES_FIRST else len(SCORES_FIRST)
+    return split != "val", place, name
+
+
+def _legend(runs: Sequence[Run]) -> str:
+    items = [
+        f'<li><svg width="28" height="10" aria-hidden="true">{_line([(1, 5), (27, 5)], i)}</svg> {escape(run.name)}</li>'
+        for i, run in enumerate(runs)
+    ]
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most ``most`` points, each the mean of its neighbours; short series stay as they are."""
+    if len(points) <= most:
+        return list(points)
+    size = math.ceil(len(points) / most)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from ``low`` to ``high``, steps of 1, 2 or 5 times a power of ten."""
+    span = high - low
+    if span <= 0:
+        return [low]
+    step = 10.0 ** math.floor(math.log10(span / most))
+    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _plot(name: str, runs: Sequence[Run]) -> str:
+    by_epoch = all(x in run.epochs for run in runs for x, _ in run.series.get(name, ()))
+    series = []
+    for run in runs:
+        points = [(float(run.epochs[x]) if by_epoch else x + 1, y) for x, y in run.series.get(name, ())]
+        series.append(thin(points))
+    xs = [x for points in series for x, _ in points]
+    ys = [y for points in series for _, y in points]
+    if not xs:
+        return ""
+    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
+    if y_low == y_high:
+        y_low, y_high = y_low - (abs(y_low) or 1) * 0.1, y_high + (abs(y_high) or 1) * 0.1
+    if x_low == x_high:
+        x_low, x_high = x_low - 1, x_high + 1
+
+    def place(x: float, y: float) -> Point:
+        return (
+            LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM),
+        )
+
+    label = escape(name)
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
+    for y in ticks(y_low, y_high):
+        height = place(x_low, y)[1]
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{y:.4g}</text>')
+    for x in ticks(x_low, x_high):
+        parts.append(f'<text x="{place(x, y_low)[0]:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{x:.5g}</text>')
+    parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">')
+    parts.append(f"{'epoch' if by_epoch else 'step'}</text>")
+    for i, points in enumerate(series):
+        placed = [place(x, y) for x, y in points]
+        parts.append(_line(placed, i))
+        if len(points) <= 40:
+            for (x, y), (px, py) in zip(points, placed):
+                title = f"<title>{escape(runs[i].name)}, {x:g}: {y:.4g}</title>"
+                colour = COLOURS[i % len(COLOURS)]
+                parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}">{title}</circle>')
+    return f"<figure><figcaption>{label}</figcaption>{''.join(parts)}</svg></figure>"
+
+
+def _line(points: Sequence[Point], i: int) -> str:
+    """A run's line: a colour of its own, from the second on also dashes, so that colour is not needed."""
+    dash = ("", "6 3", "2 3", "8 3 2 3")[i % 4]
+    text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<polyline points="{text}" fill="none" stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="1.8"{dashes}/>'

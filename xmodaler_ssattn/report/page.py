@@ -1,0 +1,253 @@
+"""The page: a folder that opens from disk in any browser, without a server and without the network.
+
+``index.html`` with ``page.css`` and a few scripts; ``data/index.js`` with what lists and filters need of every image;
+``data/part_0000.js`` ... with boxes, attention and references of ``PART`` images each, loaded when one of them is
+seen; ``pictures/``. A browser may not read other files of a disk, but it may run scripts: so data is in scripts.
+
+The texts of results and annotations reach the page only as JSON, and the scripts write them only as text nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.results import ImageResult, encode_array
+from xmodaler_ssattn.files import write_text
+from xmodaler_ssattn.progress import progress
+from xmodaler_ssattn.report.curves import Run, curves_html
+from xmodaler_ssattn.report.overlay import COLOURS
+from xmodaler_ssattn.report.pictures import find_pictures, place_picture
+from xmodaler_ssattn.report.scores import Numbers, numbers_of
+from xmodaler_ssattn.report.source import Model, Source, Truth, versions, words_of
+from xmodaler_ssattn.report.verdicts import verdicts
+
+PART = 50
+"""Images in one data file: about 200 kB with the attention of two models."""
+SCRIPTS = ("base.js", "attention.js", "state.js", "summary.js", "card.js", "page.js")
+STYLE = "page.css"
+
+MAIN_SCORES = {
+    "Bleu_1": "BLEU-1", "Bleu_4": "BLEU-4", "METEOR": "METEOR", "ROUGE_L": "ROUGE-L", "CIDEr": "CIDEr",
+    "SPICE": "SPICE", "F1_all": "F1 all", "F1_loc": "F1 loc", "attention_accuracy": "attention accuracy",
+}  # fmt: skip
+"""The scores shown first: those of the paper's Table 1, and attention accuracy."""
+
+
+def write_page(
+    out: Path,
+    source: Source,
+    *,
+    images: Path | None = None,
+    refer: bool = False,
+    runs: Sequence[Run] = (),
+    title: str = "Grounded captions",
+    replicates: int | None = None,
+) -> Path:
+    """Write the page into ``out``; a page that is there already is written anew.
+
+    Args:
+        source: models and annotations.
+        images: folder of pictures; None draws the boxes on blank frames.
+        refer: point to the pictures where they are instead of putting them into ``out``.
+        runs: training runs whose curves are shown.
+        replicates: see ``numbers_of``.
+
+    Returns:
+        the path of ``index.html``.
+
+    Raises:
+        UserError: ``out`` holds something else, or ``images`` is no folder.
+    """
+    _check_folder(out)
+    numbers = numbers_of(source, replicates)
+    found = {} if images is None else find_pictures(images, source.image_ids)
+    source.notices += _about_pictures(source, images, found)
+    parts = [source.image_ids[i : i + PART] for i in range(0, len(source.image_ids), PART)]
+    rows: list[dict[str, Any]] = []
+    for number, ids in enumerate(progress(parts, desc="Page")):
+        addresses = {i: place_picture(found[i], out, refer=refer) for i in ids if i in found}
+        rows += [_row(source, numbers, i, addresses.get(i)) for i in ids]
+        details = {str(i): _details(source, i) for i in ids}
+        _write_data(out / "data" / f"part_{number:04d}.js", f"ssattn.part({number}, ", details)
+    for stale in (out / "data").glob("part_*.js"):
+        if int(stale.stem.partition("_")[2]) >= len(parts):
+            stale.unlink()
+    _write_data(out / "data" / "index.js", "ssattn.index(", {**_header(source, numbers, title), "images": rows})
+    templates = resources.files("xmodaler_ssattn.report") / "templates"
+    for name in (STYLE, *SCRIPTS):
+        write_text(out / name, (templates / name).read_text(encoding="utf-8"))
+    text = (templates / "index.html").read_text(encoding="utf-8")
+    scripts = "".join(f'<script src="{name}"></script>\n' for name in (*SCRIPTS, "data/index.js"))
+    text = text.replace("<!-- title -->", escape(title)).replace("<!-- scripts -->", scripts)
+    write_text(out / "index.html", text.replace("<!-- curves -->", curves_html(runs)))
+    return out / "index.html"
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file, expected a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / SCRIPTS[0]).is_file() and not (out / "data").is_dir():
+        raise UserError(f"--out: {out} holds something that is no page of ours; name a new folder.")
+
+
+def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Path]) -> list[str]:
+    if images is None:
+        return ["No pictures were given (--images): boxes are drawn on blank frames."] if source.image_ids else []
+    absent = [i for i in source.image_ids if i not in found]
+    if not absent:
+        return []
+    names = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+    return [f"{images} lacks the pictures of {len(absent)} of {len(source.image_ids)} images: {names}."]
+
+
+def _write_data(path: Path, call: str, value: Any) -> None:
+    """``ssattn.NAME(JSON);`` in plain ASCII, so that no separator or encoding can break the script."""
+    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    write_text(path, f"{call}{text});\n")
+
+
+def _finite(value: Any) -> Any:
+    """NaN -> None and numpy numbers -> Python's, through lists and dicts."""
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+# --- what the page reads at once --------------------------------------------------------------------------------------
+
+
+def _header(source: Source, numbers: Numbers, title: str) -> dict[str, Any]:
+    names = dict.fromkeys(name for scores in numbers.scores for name in scores)
+    main = [name for name in MAIN_SCORES if name in names]
+    return {
+        "title": title,
+        "splits": source.splits,
+        "part": PART,
+        "colours": COLOURS,
+        "notices": source.notices,
+        "annotated": bool(source.truths),
+        "models": [_model_header(model) for model in source.models],
+        "scores": [_score_row(name, numbers) for name in (*main, *(n for n in names if n not in main))],
+        "main_scores": len(main),
+        "replicates": numbers.replicates,
+        "classes": numbers.classes,
+        "cider": any(numbers.cider),
+    }
+
+
+def _model_header(model: Model) -> dict[str, Any]:
+    header = model.results.header
+    return {
+        "name": model.name,
+        "epoch": header.get("epoch"),
+        "split": header.get("split"),
+        "ground_by": header.get("ground_by"),
+        "object_words": model.results.object_words,
+        "greedy": any("greedy" in versions(image) for image in model.images.values()),
+        "attention": any(
+            getattr(c, "attention", None) is not None for image in model.images.values() for c in versions(image).values()
+        ),
+    }
+
+
+def _score_row(name: str, numbers: Numbers) -> dict[str, Any]:
+    greedy, plain = name.startswith("greedy_"), name.removeprefix("greedy_")
+    label = MAIN_SCORES.get(plain, plain.replace("Bleu_", "BLEU-").replace("_", " "))
+    return {
+        "name": name,
+        "label": f"{label} (greedy)" if greedy else label,
+        "values": [scores.get(name) for scores in numbers.scores],
+        "intervals": [spread.get(name) for spread in numbers.intervals],
+        "comparison": numbers.comparison.get(name),
+    }
+
+
+def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -> dict[str, Any]:
+    """One image in the index: ``m`` one entry a model, null where it has no caption, each kind -> text and verdicts."""
+    truth = source.truths.get(image_id)
+    size = _size(source, image_id, truth)
+    models: list[dict[str, Any] | None] = []
+    for model, cider in zip(source.models, numbers.cider):
+        image = model.images.get(image_id)
+        entry = None
+        if image is not None:
+            entry = {}
+            for kind, caption in versions(image).items():
+                judged = verdicts(caption, model.results.object_words, truth.boxes if truth else None)
+                entry[kind] = {"t": " ".join(words_of(caption)), "v": judged}
+                if image_id in cider.get(kind, ()):
+                    entry[kind]["c"] = round(cider[kind][image_id], 4)
+        models.append(entry)
+    row = {"i": image_id, "s": size, "p": picture, "m": models}
+    if truth is not None:
+        row["k"] = list(truth.boxes)
+    return row
+
+
+def _size(source: Source, image_id: int, truth: Truth | None) -> list[float] | None:
+    for model in source.models:
+        image = model.images.get(image_id)
+        for caption in () if image is None else versions(image).values():
+            if getattr(caption, "image_size", None) is not None:
+                return [float(v) for v in caption.image_size]
+    return None if truth is None else list(truth.size)
+
+
+# --- what it reads when an image is seen ------------------------------------------------------------------------------
+
+
+def _details(source: Source, image_id: int) -> dict[str, Any]:
+    truth = source.truths.get(image_id)
+    details: dict[str, Any] = {"models": [_grounding(model.images.get(image_id)) for model in source.models]}
+    if truth is not None:
+        details["references"] = [
+            {
+                "raw": caption["raw"],
+                "tokens": caption["tokens"],
+                "phrases": [
+                    {key: phrase[key] for key in ("start", "end", "class", "boxes")}
+                    for phrase in caption["phrases"]
+                    if phrase["boxes"]
+                ],
+            }
+            for caption in truth.captions
+        ]
+    return details
+
+
+def _grounding(image: ImageResult | None) -> dict[str, Any] | None:
+    """Boxes, weights and attention of each kind of caption; None where there is nothing to draw."""
+    kinds = {} if image is None else {k: c for k, c in versions(image).items() if isinstance(c, GroundedCaption)}
+    if not kinds:
+        return None
+    boxes_px = next((c.boxes_px for c in kinds.values() if c.boxes_px is not None), None)
+    return {
+        "regions": None if boxes_px is None else [[round(float(v), 1) for v in box] for box in boxes_px],
+        **{kind: _caption_grounding(caption) for kind, caption in kinds.items()},
+    }
+
+
+def _caption_grounding(caption: GroundedCaption) -> dict[str, Any]:
+    grounding: dict[str, Any] = {
+        "boxes": [[round(v, 1) for v in word.box_px] for word in caption.words],
+        "regions": [word.region for word in caption.words],
+        "weights": [round(word.weight, 4) for word in caption.words],
+    }
+    if caption.attention is not None and caption.boxes_px is not None:
+        arrays = caption.attention._asdict()
+        grounding["attention"] = {k: None if a is None else encode_array(a)["base64"] for k, a in arrays.items()}
+    return grounding
