@@ -208,7 +208,7 @@ def test_a_broken_annotation_file_is_named(files):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"targets": "caption"}, "TARGETS must be one of image, sentence"),
-    ({"cache": "disk"}, "CACHE must be one of none, ram, device"),
+    ({"cache": "disk"}, "CACHE must be one of none, ram"),
     ({"seq_per_sample": 0}, "SEQ_PER_SAMPLE"),
 ])
 def test_settings_that_cannot_work_are_refused(files, change, message):

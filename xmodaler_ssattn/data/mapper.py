@@ -28,7 +28,7 @@ CLASSIFIER_HINT = ("recompute them from the features with the detector's classif
                    "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
                    "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v")
 TARGETS = ("image", "sentence")
-CACHES = ("none", "ram", "device")
+CACHES = ("none", "ram")
 # Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
 MAX_REFERENCE_WORDS = 40
 IDS_SHOWN = 10
