@@ -11,7 +11,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import HOST_ERRORS, HostError
 
 # In the order in which a person meets them.
-COMMANDS = ("demo", "prepare", "check", "train", "evaluate", "score", "export")
+COMMANDS = ("demo", "prepare", "check", "train", "evaluate", "score", "report", "export")
 
 EPILOG = """\
 typical order with the real data set:
@@ -19,6 +19,7 @@ typical order with the real data set:
   xmodaler prepare regions --help         any feature pack -> one HDF5 file
   xmodaler check --config-file configs/flickr30k_entities/ss_attn.yaml
   xmodaler train --config-file configs/flickr30k_entities/ss_attn.yaml
+  xmodaler report RESULTS --images DIR    a page of captions, boxes and attention
 without it:
   xmodaler demo --out demo                draws sample scenes, trains, captions, scores
 """

@@ -24,7 +24,9 @@ def add_parser(subparsers) -> None:
         help="folder of `xmodaler prepare`: references, ground-truth boxes, right and wrong, intervals, classes",
     )
     parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="the models' names (default: from paths)")
-    parser.add_argument("--run", nargs="+", default=[], metavar="OUTPUT_DIR", help="also draw the curves of these runs")
+    parser.add_argument(
+        "--run", nargs="+", default=[], dest="runs", metavar="OUTPUT_DIR", help="also draw the curves of these runs"
+    )
     parser.add_argument("--title", default="Grounded captions", help="the page's title")
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples for intervals; 0: none (default: 1000)")
     parser.add_argument(
@@ -40,5 +42,54 @@ def add_parser(subparsers) -> None:
         metavar="ID",
         help="images of the figure, top to bottom (default: three where the last model is right and the first is not)",
     )
-    parser.set_defaults(run_command=run)
     parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.report.curves import read_run
+    from xmodaler_ssattn.report.page import write_page
+    from xmodaler_ssattn.report.source import read_source
+
+    if not args.results and not args.runs:
+        raise UserError("report: give results files, --run OUTPUT_DIR, or both.")
+    if args.bootstrap is not None and args.bootstrap < 0:
+        raise UserError(f"--bootstrap: expected a number of resamples >= 0, got {args.bootstrap}.")
+    images = None if args.images is None else Path(args.images)
+    if args.figure:
+        return write_figure(args, images)
+    runs = [read_run(folder, name) for folder, name in zip(args.runs, run_names(args.runs))]
+    source = read_source(args.results, args.names, args.annotations)
+    page = write_page(
+        Path(args.out),
+        source,
+        images=images,
+        refer=args.refer,
+        runs=runs,
+        title=args.title,
+        replicates=args.bootstrap,
+    )
+    for notice in source.notices:
+        print(f"note: {notice}")
+    print(f"Open {page.resolve()}")
+    return 0
+
+
+def run_names(folders: list[str]) -> list[str]:
+    """The folders' own names, or their whole paths when two are the same."""
+    short = [Path(folder).resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else list(folders)
+
+
+def write_figure(args: argparse.Namespace, images: Path | None) -> int:
+    from xmodaler_ssattn.report.figure import choose_images, save_figure
+    from xmodaler_ssattn.report.pictures import find_pictures
+    from xmodaler_ssattn.report.source import read_source
+
+    if not args.results:
+        raise UserError("--figure: give the results files of the models to show.")
+    source = read_source(args.results, args.names, args.annotations)
+    chosen = choose_images(source, args.figure_images)
+    pictures = {} if images is None else find_pictures(images, chosen)
+    for path in save_figure(Path(args.figure), source, chosen, pictures):
+        print(f"Wrote {path.resolve()}")
+    return 0

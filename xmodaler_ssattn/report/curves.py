@@ -81,8 +81,8 @@ def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
     return epochs
 
 
-def curves_html(runs: Sequence[Run]) -> str:
-    """All plots of all runs; "" for no run. Every text is escaped."""
+def curves_html(runs: Sequence[Run], *, opened: bool = True) -> str:
+    """All plots of all runs, in a fold; "" for no run. Every text is escaped."""
     if not runs:
         return ""
     names = list(dict.fromkeys(key for run in runs for key in run.series))
@@ -93,12 +93,13 @@ def curves_html(runs: Sequence[Run]) -> str:
     rest = [n for n in names if n not in (*losses, *scores, *rates)]
     shown = [n for n in scores if n.split("/")[1] in SCORES_FIRST and n.startswith("val/")]
     folded = [n for n in scores if n not in shown] + rest
-    parts = ['<section id="run" aria-labelledby="run-title"><h2 id="run-title">Training</h2>', _legend(runs)]
+    fold = '<details id="run" open>' if opened else '<details id="run">'
+    parts = [f"{fold}<summary><h2>Training</h2></summary>", _legend(runs)]
     parts += ['<div class="plots">', *(_plot(n, runs) for n in (*losses, *rates, *shown)), "</div>"]
     if folded:
         parts.append(f"<details><summary>{len(folded)} more curves</summary>")
         parts += ['<div class="plots">', *(_plot(n, runs) for n in folded), "</div></details>"]
-    return "\n".join([*parts, "</section>"])
+    return "\n".join([*parts, "</details>"])
 
 
 def _score_order(name: str) -> tuple:

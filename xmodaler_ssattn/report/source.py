@@ -97,6 +97,8 @@ def read_source(
     splits = tuple(dict.fromkeys(str(s) for m in models if (s := m.results.header.get("split"))))
     source = Source(tuple(models), image_ids, splits=splits)
     source.notices += _about_models(source)
+    if not models:
+        return source
     if annotations is None:
         source.notices.append(
             "No annotations were given (--annotations): no references, no ground-truth boxes, and no word is "
@@ -133,7 +135,7 @@ def _these(ids: Sequence[int], total: int) -> str:
 
 def _about_models(source: Source) -> list[str]:
     notices = []
-    if not source.image_ids:
+    if source.models and not source.image_ids:
         notices.append("The results hold no image.")
     if len(source.splits) > 1:
         notices.append(f"The results are of different splits: {', '.join(source.splits)}.")

@@ -43,6 +43,6 @@ ssattn.el = (tag, attributes, ...children) => build(document.createElement(tag),
 ssattn.svg = (tag, attributes, ...children) =>
   build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-ssattn.percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(1));
+ssattn.percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(1).replace("-", "−"));
 ssattn.colour = (place) => ssattn.data.colours[place % ssattn.data.colours.length];
 ssattn.plural = (count, word) => count.toLocaleString("en") + " " + word + (count === 1 ? "" : "s");

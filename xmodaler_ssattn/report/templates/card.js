@@ -1,9 +1,10 @@
 "use strict";
 // One image: for each model the picture with its boxes, the caption as words; below, references on demand.
-const VERDICTS = {
-  r: ["✓", "right: on an annotated box of its class"],
-  w: ["✗", "wrong: its class is annotated elsewhere"],
-  n: ["?", "not judged: no box of its class is annotated"],
+const MOST_HEIGHT = 420;
+ssattn.VERDICTS = {
+  r: ["✓", "right: overlaps by more than half with an annotated box of its class"],
+  w: ["✗", "wrong: the boxes of its class are elsewhere"],
+  n: ["?", "not judged: no box of its class is annotated in the image"],
 };
 
 // An empty card that keeps the place; ssattn.fillCard gives it content when it comes near.
@@ -46,7 +47,7 @@ function buildFigure(card, model) {
   const size = row.s || [4, 3];
   const overlay = svg("svg", { class: "overlay", viewBox: "0 0 " + size[0] + " " + size[1], preserveAspectRatio: "none", "aria-hidden": "true" });
   const frame = el("div", { class: "frame" + (row.p ? "" : " blank") });
-  frame.style.aspectRatio = size[0] + " / " + size[1];
+  shape(frame, size);
   const figure = { model, overlay, word: null, size: row.s, reading: el("p", { class: "reading", role: "status" }) };
   if (row.p) {
     const picture = el("img", { src: row.p, alt: "Image " + row.i, loading: "lazy", decoding: "async", width: size[0], height: size[1] });
@@ -68,13 +69,19 @@ function buildFigure(card, model) {
   return figure;
 }
 
+// The frame has the picture's shape, and tall ones are not taller than the screen.
+function shape(frame, [width, height]) {
+  frame.style.aspectRatio = width + " / " + height;
+  frame.style.maxWidth = Math.round((MOST_HEIGHT * width) / height) + "px";
+}
+
 // Without a size in the data the picture's own decides; with one, a picture of another shape is said to be so.
 function checkSize(card, figure, frame, picture) {
   const { naturalWidth: width, naturalHeight: height } = picture;
   if (!figure.size) {
     figure.size = [width, height];
     figure.overlay.setAttribute("viewBox", "0 0 " + width + " " + height);
-    frame.style.aspectRatio = width + " / " + height;
+    shape(frame, figure.size);
     drawFigure(card, figure);
   } else if (Math.abs(width / height - figure.size[0] / figure.size[1]) > 0.02) {
     figure.reading.textContent = "This picture is " + width + " × " + height + ", its boxes are for " + figure.size.join(" × ") + ".";
@@ -89,7 +96,7 @@ function captionWords(card, figure) {
   const objects = new Map(ssattn.objects(card.row, figure.model).map((object) => [object.word, object]));
   return ssattn.words(caption).flatMap((text, word) => {
     const object = objects.get(word);
-    const [mark, meaning] = (object && VERDICTS[object.verdict]) || ["", ""];
+    const [mark, meaning] = (object && ssattn.VERDICTS[object.verdict]) || ["", ""];
     const node = el("span", {
       class: object ? "word object" : "word", role: "button", tabindex: object ? 0 : -1, "data-word": word,
       "aria-label": object && meaning ? text + ", " + meaning : null, title: meaning || null,
@@ -128,7 +135,10 @@ function drawFigure(card, figure) {
   const caption = grounding && entry && grounding[ssattn.kind(entry)];
   const objects = entry ? ssattn.objects(card.row, figure.model) : [];
   const size = figure.size || extent(grounding, caption);
-  if (!figure.size && size) overlay.setAttribute("viewBox", "0 0 " + size[0] + " " + size[1]);
+  if (!figure.size && size && !card.row.p) {
+    overlay.setAttribute("viewBox", "0 0 " + size[0] + " " + size[1]);
+    shape(figure.frame, size);
+  }
   const weights = view.show === "box" || !size ? null : ssattn.weights(grounding || {}, caption, view.show, word);
   if (weights) layers.push(ssattn.veil("veil-" + card.row.i + "-" + figure.model, size, grounding.regions, weights));
   const active = objects.find((object) => object.word === word);
@@ -173,7 +183,7 @@ function readingOf(caption, figure, weights, active) {
   if (!caption) return "This caption carries no boxes.";
   const { word } = figure;
   const letter = LETTERS[view.show];
-  const meaning = active && VERDICTS[active.verdict] ? "; " + VERDICTS[active.verdict][1] : "";
+  const meaning = active && ssattn.VERDICTS[active.verdict] ? "; " + ssattn.VERDICTS[active.verdict][1] : "";
   if (!letter) return "region " + caption.regions[word] + ", weight " + caption.weights[word].toFixed(2) + meaning;
   if (!caption.attention) return "Saved without attention.";
   if (!caption.attention[view.show]) return "This model has no " + letter + ".";

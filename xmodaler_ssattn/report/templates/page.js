@@ -76,16 +76,19 @@ function buildToolbar() {
       ...(data.annotated ? [["verdicts", "in right and wrong"], ...names.map(([i, name]) => [i, "only " + name + " is right"])] : [])]) : null,
     measures.length ? [choice("by", "Score", [["", "none"], ...measures]),
       choice("sort", "Order", [["", "as in the file"], ["low", "lowest first"], ["high", "highest first"]]),
-      entry("min", "from", { type: "number", step: "any", class: "short" }), entry("max", "to", { type: "number", step: "any", class: "short" })] : null,
+      entry("min", "at least", { type: "number", step: "any", class: "short" }), entry("max", "at most", { type: "number", step: "any", class: "short" })] : null,
     el("button", { type: "button", id: "clear" }, "Clear")));
   const looks = el("div", { class: "row looks" },
     segments("show", "At a word", [["box", "box"], ["alpha", "α", "visual attention"], ["beta", "β", "spatial-semantic attention"], ["gamma", "γ", "their sum"]]),
     data.models.some((model) => model.greedy)
       ? segments("caption", "Caption", [["greedy", "greedy", "the caption that grounding is scored on"], ["main", "beam", "the caption that is scored as text"]]) : null,
     tick("boxes", "boxes of all object words"), data.annotated ? tick("truth", "ground truth") : null,
-    el("details", { class: "keys" }, el("summary", {}, "Keys"), el("p", {},
-      "Tab: next object word. ← →: every word. j, k: next and previous image. /: search. 1 to 4: box, α, β, γ. t: ground truth.")));
-  document.getElementById("toolbar").append(filters, looks);
+    el("details", { class: "keys" }, el("summary", {}, "Help"), el("div", {},
+      data.annotated ? Object.values(ssattn.VERDICTS).map(([mark, meaning]) => el("p", {}, mark + " " + meaning)) : null,
+      el("p", {}, "Light over a picture: a region is as bright as its weight at the word, the largest fully."),
+      el("p", {}, "Keys: Tab, next object word. ← →, every word. j and k, next and previous image. /, search. 1 to 4, box, α, β, γ. t, ground truth."))));
+  document.getElementById("toolbar").append(filters);
+  document.getElementById("toolbar").after(looks);
   document.getElementById("clear").addEventListener("click", () => {
     ssattn.clearFilters();
     ssattn.refresh();
