@@ -82,8 +82,13 @@ def test_weights_of_another_model_are_refused_with_what_does_not_fit(data, run, 
     message = capsys.readouterr().err
     assert code == 2 and "does not fit this config's model" in message
     assert "decoder.lstm1.weight_hh is (64, 16), expected (96, 24)" in message
-    code = train(data, tmp_path, MODEL__SS_ATTENTION__ENABLED=False, LOSSES__NAMES="['CrossEntropy']",
-                 MODEL__WEIGHTS=run / "model_final.pth")
+    code = train(
+        data,
+        tmp_path,
+        MODEL__SS_ATTENTION__ENABLED=False,
+        LOSSES__NAMES="['CrossEntropy']",
+        MODEL__WEIGHTS=run / "model_final.pth",
+    )
     assert code == 2 and "has unknown 5 weights: decoder.ss_attention" in capsys.readouterr().err
 
 

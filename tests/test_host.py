@@ -82,7 +82,17 @@ def test_an_imported_x_modaler_wins_and_contradictions_are_errors(tmp_path):
 def test_the_contract_holds_on_upstream():
     """The tests of the model, its losses and the contract once more, inside the clone, in their own process."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract", "tests/modeling", "tests/losses"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/contract",
+            "tests/modeling",
+            "tests/losses",
+        ],
         env=os.environ | {"SSATTN_TEST_HOST": "upstream"},
         cwd=ROOT,
         capture_output=True,

@@ -20,7 +20,9 @@ def test_groups_with_equal_settings_are_joined_in_order():
 def test_fused_adam_takes_the_steps_of_the_hosts_adam(tmp_path, overrides):
     weights = {}
     for name in ("Adam", "FusedAdam"):
-        cfg = toy_config(tmp_path, SOLVER__NAME=name, SOLVER__GRAD_CLIP=0.1, SOLVER__GRAD_CLIP_TYPE="value", **overrides)
+        cfg = toy_config(
+            tmp_path, SOLVER__NAME=name, SOLVER__GRAD_CLIP=0.1, SOLVER__GRAD_CLIP_TYPE="value", **overrides
+        )
         model = toy_model(tmp_path).train()
         optimizer = build_optimizer(cfg, model)
         for step in range(5):

@@ -298,7 +298,8 @@ def table(times: dict[str, list[float]], unit: str) -> dict:
     for name, values in times.items():
         median = statistics.median(values)
         rows[name] = {"median": median, "min": min(values), "max": max(values), "ratio": first / median}
-        print(f"  {name:34s} {median:9.3f} {unit}  (min {min(values):.3f}, max {max(values):.3f})  {first / median:5.2f} x")
+        spread = f"(min {min(values):.3f}, max {max(values):.3f})"
+        print(f"  {name:34s} {median:9.3f} {unit}  {spread}  {first / median:5.2f} x")
     return rows
 
 
@@ -321,15 +322,20 @@ def machine(threads: int) -> dict:
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - start)
         facts[f"gflops_{name}"] = 2 * size**3 / best / 1e9
-    print(f"{facts['name']}, {threads} threads, torch {facts['torch']}, load {facts['load']:.1f}; product peak "
-          f"{facts['gflops_float32']:.0f} GFLOP/s float32, {facts['gflops_bfloat16']:.0f} bfloat16")
+    print(
+        f"{facts['name']}, {threads} threads, torch {facts['torch']}, load {facts['load']:.1f}; product peak "
+        f"{facts['gflops_float32']:.0f} GFLOP/s float32, {facts['gflops_bfloat16']:.0f} bfloat16"
+    )
     return facts
 
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -353,7 +359,7 @@ def real_sentences(path: str, steps: int, folder: Path) -> dict:
     model = Ours(options)
     rng = random.Random(0)
     losses, seconds = [], []
-    for step in range(steps):
+    for _ in range(steps):
         captions = [vocabulary.encode(c[:20]) for image in rng.sample(images, 8) for c in image[:CAPTIONS]]
         width = max(map(len, captions)) + 1
         tokens, targets = torch.zeros(len(captions), width, dtype=torch.long), torch.full((len(captions), width), -1)
@@ -370,9 +376,11 @@ def real_sentences(path: str, steps: int, folder: Path) -> dict:
         losses.append(float(next(iter(parts.values())).detach()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     first, last = statistics.mean(losses[:5]), statistics.mean(losses[-5:])
-    print(f"\n{steps} steps on {len(images)} images' captions, vocabulary {len(vocabulary)} words: cross-entropy "
-          f"{first:.3f} (first five) -> {last:.3f} (last five); {statistics.median(seconds):.3f} s a step (median); "
-          f"peak memory {peak:.0f} MiB")
+    print(
+        f"\n{steps} steps on {len(images)} images' captions, vocabulary {len(vocabulary)} words: cross-entropy "
+        f"{first:.3f} (first five) -> {last:.3f} (last five); {statistics.median(seconds):.3f} s a step (median); "
+        f"peak memory {peak:.0f} MiB"
+    )
     return {"vocabulary": len(vocabulary), "loss": losses, "seconds": statistics.median(seconds), "peak_mib": peak}
 
 
@@ -470,8 +478,9 @@ def baseline(times: dict[str, list[float]]) -> dict:
     rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
     low, high = medians[49], medians[1949]
-    print(f"  ratio, median of {len(ratios)} pairs: {statistics.median(ratios):.3f} (95 % interval {low:.3f} to {high:.3f})")
-    return rows | {"paired_ratio": {"median": statistics.median(ratios), "low": low, "high": high}}
+    middle = statistics.median(ratios)
+    print(f"  ratio, median of {len(ratios)} pairs: {middle:.3f} (95 % interval {low:.3f} to {high:.3f})")
+    return rows | {"paired_ratio": {"median": middle, "low": low, "high": high}}
 
 
 if __name__ == "__main__":

@@ -35,8 +35,14 @@ def make(folder: Path, images: int, regions: int, dim: int, classes: int) -> tup
         for image_id in range(images):
             corner = rng.random((regions, 2), dtype=np.float32) * 200
             probs = rng.random((regions, classes), dtype=np.float32)
-            writer.write(image_id, 500, 375, np.concatenate([corner, corner + 100], 1),
-                         rng.random((regions, dim), dtype=np.float32), probs / probs.sum(1, keepdims=True))
+            writer.write(
+                image_id,
+                500,
+                375,
+                np.concatenate([corner, corner + 100], 1),
+                rng.random((regions, dim), dtype=np.float32),
+                probs / probs.sum(1, keepdims=True),
+            )
     export_npz(RegionStore(path), folder / "npz")
     return path, folder / "npz"
 
@@ -109,9 +115,11 @@ def main() -> None:
         order = list(range(args.images))
         random.Random(0).shuffle(order)
         store = RegionStore(path)
-        ways = {"sequential read": lambda: read_sequentially(path, row),
-                "store, random order": lambda: read_store(store, order),
-                "npz folder, random order": lambda: read_npz(npz, order)}
+        ways = {
+            "sequential read": lambda: read_sequentially(path, row),
+            "store, random order": lambda: read_store(store, order),
+            "npz folder, random order": lambda: read_npz(npz, order),
+        }
         times: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(args.rounds + 1):  # in turns, so that all see the same load; the first round warms the cache
             for way, work in ways.items():
@@ -121,14 +129,25 @@ def main() -> None:
             print(f"{way:26s} {args.images / value:8.0f} images/s  {total / value / 1e9:6.2f} GB/s")
         share = median["sequential read"] / median["store, random order"]
         factor = median["npz folder, random order"] / median["store, random order"]
-        print(f"store: {100 * share:.0f} % of the sequential rate, {factor:.1f} times the npz folder; "
-              f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        print(
+            f"store: {100 * share:.0f} % of the sequential rate, {factor:.1f} times the npz folder; "
+            f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        )
         memory = memory_of_workers(path, order, args.workers)
-        print(f"{args.workers} workers reading all {total / 1e6:.0f} MB: "
-              + ", ".join(f"{name} {value:.0f} MB" for name, value in memory.items()) + " each at the most")
+        print(
+            f"{args.workers} workers reading all {total / 1e6:.0f} MB: "
+            + ", ".join(f"{name} {value:.0f} MB" for name, value in memory.items())
+            + " each at the most"
+        )
         if args.json:
-            figures = {"seconds": median, "share_of_sequential": share, "times_npz": factor, "bytes": total,
-                       "worker_memory_mb": memory, "load": os.getloadavg()[0]}
+            figures = {
+                "seconds": median,
+                "share_of_sequential": share,
+                "times_npz": factor,
+                "bytes": total,
+                "worker_memory_mb": memory,
+                "load": os.getloadavg()[0],
+            }
             Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path.cwd()), str(Path(__file__).resolve().parents[1])]
 
-from xmodaler_ssattn.cli.main import main  # noqa: E402  (after the path is set)
+from xmodaler_ssattn.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -62,7 +62,7 @@ class GroundedCaption(str):
     references: tuple[GroundedCaption, ...]
     log_prob: float | None
 
-    def __new__(  # noqa: PYI034  (typing.Self needs Python 3.11)
+    def __new__(
         cls,
         words: Iterable[GroundedWord],
         *,

@@ -101,7 +101,8 @@ def add_ssattn_config(cfg: Any) -> None:
         cfg.INFERENCE,
         # The weights whose argmax is a word's region: 'gamma' pools v-hat; 'alpha' and 'beta' for study.
         GROUND_BY="gamma",
-        # Scores while training ("test/SPICE" asks for a metric on one split alone), and those added after the last epoch and by `xmodaler eval`.
+        # Scores while training, and those added after the last epoch and by `xmodaler eval`;
+        # "test/SPICE" asks for a metric on one split alone.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
         FINAL_METRICS=["METEOR", "SPICE"],
         # Also force the reference captions and report the attention accuracy on them.

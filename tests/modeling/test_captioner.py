@@ -21,7 +21,7 @@ def total_loss(cfg, model, samples, ss_prob=0.0):
 
 
 def slow_loss(model, samples) -> torch.Tensor:
-    """The obvious way: one caption at a time, one word at a time, features of one image, all paper equations spelled out."""
+    """The obvious way: one caption, one word, one image at a time, with the paper's equations spelled out."""
     total, words = 0.0, 0
     decoder = model.decoder
     for sample in samples:
@@ -163,9 +163,7 @@ def test_common_weights_do_not_depend_on_the_ss_attention(tmp_path):
 def test_the_ss_attention_follows_the_seed_of_the_run(tmp_path):
     one, two = (toy_model(tmp_path, seed=s).decoder.ss_attention.w_c.weight for s in (1, 2))
     assert not torch.equal(one, two)
-    fixed = [
-        toy_model(tmp_path, seed=s, MODEL__SS_ATTENTION__SEED=9).decoder.ss_attention.w_c.weight for s in (1, 2)
-    ]
+    fixed = [toy_model(tmp_path, seed=s, MODEL__SS_ATTENTION__SEED=9).decoder.ss_attention.w_c.weight for s in (1, 2)]
     assert torch.equal(*fixed)
 
 

@@ -33,7 +33,9 @@ def slow_beam(model, sample, width: int, length: int) -> tuple[list[int], float,
                 continue
             logp, gamma = word_log_probs(model, sample, words)
             for word in range(VOCAB_SIZE):
-                candidates.append((words + [word], score + float(logp[word]), regions + [int(gamma.argmax())], word == 0))
+                candidates.append(
+                    (words + [word], score + float(logp[word]), regions + [int(gamma.argmax())], word == 0)
+                )
         beams = sorted(candidates, key=lambda c: -c[1])[:width]
         if all(done for *_, done in beams):
             break
@@ -141,9 +143,7 @@ def test_greedy_takes_the_most_probable_word_at_every_step(tmp_path):
 @pytest.mark.parametrize("beam", [1, 3])
 def test_unk_is_suppressed_by_default_and_only_then(tmp_path, beam):
     for suppress in (True, False):
-        model = toy_model(
-            tmp_path, DECODE_STRATEGY__SUPPRESS_UNK=suppress, DECODE_STRATEGY__BEAM_SIZE=beam
-        ).eval()
+        model = toy_model(tmp_path, DECODE_STRATEGY__SUPPRESS_UNK=suppress, DECODE_STRATEGY__BEAM_SIZE=beam).eval()
         with torch.no_grad():
             model.predictor.logits.bias[UNK] = 50.0  # UNK is always the best word
         batch = model.preprocess_batch([for_test(toy_sample(1, 3))])

@@ -174,5 +174,12 @@ def _convert(value: Any, default: Any) -> Any:
 
 
 def _type_name(value: Any) -> str:
-    names = {bool: "True or False", int: "an integer", float: "a number", str: "a text", list: "a list", tuple: "a list"}
+    names = {
+        bool: "True or False",
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        tuple: "a list",
+    }
     return names.get(type(value), type(value).__name__)

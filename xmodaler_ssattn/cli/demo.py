@@ -65,11 +65,13 @@ def run(args: argparse.Namespace) -> int:
     scores = {row: dict(last_results(out / row).header["scores"]) for row in ROWS}
     table = format_table(scores)
     pictures = draw_pictures(out)
+    page = write_report(out)
     print(f"\nScores on the test scenes, in percent:\n\n{table}")
     print(f"\nEverything is in {out.resolve()}:")
     print("  data/                     pictures, annotations in the official layout, regions")
     print("  updown/ and ss_attn/      model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
+    print(f"To look at captions, boxes and attention, open {page.resolve()}")
     print(f"Done in {time.monotonic() - started:.0f} seconds.")
     return 0
 
@@ -151,10 +153,14 @@ def last_results(folder: Path) -> Results:
     """The results of a run's last evaluation on test."""
     from xmodaler_ssattn.evaluation.results import read_results
 
+    return read_results(last_results_file(folder))
+
+
+def last_results_file(folder: Path) -> Path:
     found = sorted((folder / "results").glob("test_epoch_*.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"{folder / 'results'}: there is no test_epoch_*.json; see {folder / 'terminal.txt'}.")
-    return read_results(found[-1])
+    return found[-1]
 
 
 def format_table(scores: dict[str, dict[str, float]]) -> str:
@@ -190,6 +196,18 @@ def draw_pictures(out: Path) -> int:
         with atomic_path(out / "pictures" / f"{image_id}.png") as temporary:
             sheet.save(temporary)
     return len(shown)
+
+
+def write_report(out: Path) -> Path:
+    """Write both models' page into ``out/page``; returns the file to open."""
+    from xmodaler_ssattn.report.curves import read_run
+    from xmodaler_ssattn.report.page import write_page
+    from xmodaler_ssattn.report.source import read_source
+
+    results = [last_results_file(out / row) for row in ROWS]
+    source = read_source(results, [TITLES[row] for row in ROWS], out / "data")
+    runs = [read_run(out / row, TITLES[row]) for row in ROWS]
+    return write_page(out / "page", source, images=out / "data" / "Images", runs=runs, title="Sample scenes")
 
 
 def picture_file(data: Path, image_id: int) -> Path:

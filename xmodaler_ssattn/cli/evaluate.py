@@ -14,7 +14,9 @@ def add_parser(subparsers) -> None:
         help="caption and score val and test with trained weights",
         description="The same as `xmodaler train --eval-only MODEL.WEIGHTS FILE`.",
     )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, e.g. OUTPUT_DIR/model_final.pth")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a checkpoint, e.g. OUTPUT_DIR/model_final.pth"
+    )
     train.add_arguments(parser)
     parser.set_defaults(run=run)
 

@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     images = None if args.images is None else Path(args.images)
     if args.figure:
         return write_figure(args, images)
-    runs = [read_run(folder, name) for folder, name in zip(args.runs, run_names(args.runs))]
+    names = args.names if len(args.names) == len(args.runs) else run_names(args.runs)
+    runs = [read_run(folder, name) for folder, name in zip(args.runs, names)]
     source = read_source(args.results, args.names, args.annotations)
     page = write_page(
         Path(args.out),

@@ -85,7 +85,8 @@ def run(
         p: (N, K, A) W_v v_i. v: (N, K, E). Rows ordered by caption length, longest first.
         lambda_beta: (N, K) lambda beta, or None for the baseline.
         ext_mask: (N, K), 0 or -1e4, or None.
-        weights: in the type that the products shall have (float32 or bfloat16); states are float32 (float64 when the weights are).
+        weights: in the type that the products shall have (float32 or bfloat16); states are float32
+            (float64 when the weights are).
         activation: ``relu`` or ``tanh``.
     """
     total, hidden = sum(sizes), weights.w1b.shape[1]
@@ -200,7 +201,13 @@ class Rollout(torch.autograd.Function):
             lambda_beta = None
         weights = Weights(*saved[11:])
         with torch.no_grad():
-            return None, None, None, None, *_backward(trace, ctx.sizes, ctx.activation, p, v, lambda_beta, weights, grad_h2)
+            return (
+                None,
+                None,
+                None,
+                None,
+                *_backward(trace, ctx.sizes, ctx.activation, p, v, lambda_beta, weights, grad_h2),
+            )
 
 
 def _backward(

@@ -103,7 +103,9 @@ class GroundedDecodeStrategy(DecodeStrategy):
         if cfg.INFERENCE.GROUND_BY == "beta" and not cfg.MODEL.SS_ATTENTION.ENABLED:
             raise UserError("INFERENCE.GROUND_BY is 'beta', but MODEL.SS_ATTENTION.ENABLED is False: there is no beta.")
         if cfg.DECODE_STRATEGY.BEAM_SIZE < 1:
-            raise UserError(f"DECODE_STRATEGY.BEAM_SIZE: expected an integer >= 1, got {cfg.DECODE_STRATEGY.BEAM_SIZE}.")
+            raise UserError(
+                f"DECODE_STRATEGY.BEAM_SIZE: expected an integer >= 1, got {cfg.DECODE_STRATEGY.BEAM_SIZE}."
+            )
         return {
             "vocab_path": cfg.INFERENCE.VOCAB,
             "beam_size": cfg.DECODE_STRATEGY.BEAM_SIZE,
