@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from xmodaler_ssattn.cli import demo as demo_command
 from xmodaler_ssattn.cli import train as train_command
 from xmodaler_ssattn.cli.main import main
+from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -134,3 +136,45 @@ def test_a_file_where_the_demos_folder_should_be_is_named(tmp_path, capsys):
     (tmp_path / "x").write_text("")
     assert main(["demo", "--out", str(tmp_path / "x")]) == 2
     assert "is a file, expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {"model": [1]}, "text"])
+def test_a_file_without_weights_by_name_is_no_checkpoint(content, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth holds no weights by name"):
+        train_command.check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
+
+
+def test_a_checkpoint_of_python_objects_is_refused_without_advice_to_load_it_all_the_same(tmp_path):
+    torch.save({"model": Path("x")}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth is no checkpoint of plain data") as caught:
+        train_command.check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
+    assert "weights_only" not in str(caught.value)
+
+
+def test_all_missing_data_files_stand_in_one_message(tmp_path, capsys):
+    config = str(ROOT / "configs" / "flickr30k_entities" / "ss_attn.yaml")
+    out = tmp_path / "out"
+    assert main(["train", "--config-file", config, "--data", str(tmp_path / "none"), "OUTPUT_DIR", str(out)]) == 2
+    message = capsys.readouterr().err
+    for name in ("vocabulary.txt", "regions.h5", "train.json", "val.json", "test.json", "captions_val.json",
+                 "captions_test.json"):
+        assert message.count(f"none/{name} does not exist") == 1, name
+    assert not out.exists()
+
+
+def test_a_path_that_cannot_be_made_is_an_error_and_no_traceback(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--images", "10", "--out", str(tmp_path / "file" / "demo")]) == 2
+    assert "xmodaler: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--images", "0"), ("--images", "2"), ("--epochs", "0")])
+def test_a_demo_of_no_pictures_or_no_epochs_is_refused_before_anything_is_drawn(flag, value, tmp_path, capsys):
+    assert main(["demo", flag, value, "--out", str(tmp_path / "demo")]) == 2
+    assert f"{flag}: expected" in capsys.readouterr().err and not (tmp_path / "demo").exists()
+
+
+def test_of_a_failed_run_the_demo_shows_the_error_and_not_the_config():
+    assert demo_command.last_words("Host\nVERSION: 1\nxmodaler: error: no room\n") == "xmodaler: error: no room"
+    assert demo_command.last_words("x" * 2000 + "end\n").endswith("xend")

@@ -157,3 +157,27 @@ def test_an_architecture_named_on_the_command_line_brings_its_keys(tmp_path):
     names += ["MODEL.DECODER", "SSAttentionDecoder", "MODEL.PREDICTOR", "BasePredictor"]
     cfg = load_config(str(path), [*names, "MODEL.SS_ATTENTION.LAMBDA", "0.25"], device="cpu")
     assert cfg.MODEL.SS_ATTENTION.LAMBDA == 0.25
+
+
+def test_classes_that_nobody_registered_come_in_one_message_with_the_known_ones(tmp_path):
+    options = ["LOSSES.NAMES", "['CrossEntropy','Foo']", "SOLVER.NAME", "Bar", "DATASETS.VAL", "Baz"]
+    with pytest.raises(UserError) as caught:
+        load_config(write(tmp_path, ""), options, device="cpu")
+    message = str(caught.value)
+    assert "LOSSES.NAMES: no class is registered as 'Foo'; known are CrossEntropy, GroundingLoss" in message
+    assert "SOLVER.NAME" in message and "'Bar'" in message and "DATASETS.VAL" in message and "'Baz'" in message
+
+
+def test_a_device_that_is_none_or_is_not_there_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="MODEL.DEVICE: expected .*, got 'gpu'"):
+        load_config(write(tmp_path, ""), device="gpu")
+    with pytest.raises(UserError, match="MODEL.DEVICE is cuda:1, but PyTorch sees no CUDA device"):
+        load_config(write(tmp_path, ""), device="cuda:1")
+
+
+def test_a_value_where_the_model_keys_should_be_is_named(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("MODEL: 3\n")
+    with pytest.raises(UserError, match="MODEL must hold keys of its own, got 3"):
+        load_config(str(path))

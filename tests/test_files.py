@@ -50,6 +50,10 @@ def test_reading_json_names_the_file_and_the_place(tmp_path):
     (tmp_path / "x.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):
         read_json(tmp_path / "x.json", "The table")
+    for text in ("[" * 200_000, "9" * 5000):  # deeper, and longer, than Python's own limits
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(UserError, match=r"x\.json (cannot be read as|is not valid) JSON"):
+            read_json(tmp_path / "x.json", "The table")
     with pytest.raises(UserError, match="is a folder"):
         read_json(tmp_path, "The table")
 

@@ -8,7 +8,8 @@ its own and does one step when told to, in turn (A B C A B C ...), so that all s
 table gives medians, and ratios of medians. The product peak of the machine is measured in the same run.
 
 step      one training step (forward, losses, backward, clipping, optimiser): stock, ours float32, ours bf16
-decode    beam-3 decoding of 32 images
+decode    beam-3 decoding of 32 images; with --captions by an Up-Down that has first learned from them for 100
+          steps and so knows how to end a sentence, else with random weights, whose captions never end
 memory    bytes that the backward pass keeps of a training step (saved-tensor hooks; the allocator on a GPU)
 baseline  SS attention + grounding loss against our own Up-Down, alternating steps, with a 95 % interval
 real      100 training steps on the words of --captions, vocabulary by GVD's rule, regions filled with noise
@@ -150,12 +151,14 @@ class Stock(Ours):
         cfg = get_cfg()
         add_config(cfg, cfg.load_from_file_tmp(file, allow_unsafe=False))
         cfg.merge_from_file(file, allow_unsafe=False)
-        opts = ["MODEL.VOCAB_SIZE", VOCAB, "MODEL.DEVICE", self.device, "INFERENCE.VOCAB", options["vocab"]]
+        opts = ["MODEL.VOCAB_SIZE", options.get("vocab_size", VOCAB), "MODEL.DEVICE", self.device, "INFERENCE.VOCAB", options["vocab"]]
         if options.get("exact"):
             opts += ["MODEL.PRED_DROPOUT", 0.0, "MODEL.TOKEN_EMBED.DROPOUT", 0.0, "MODEL.VISUAL_EMBED.DROPOUT", 0.0]
         cfg.merge_from_list(opts)
         torch.manual_seed(0)
         self.model = build_model(cfg).train()
+        if options.get("weights"):
+            self.model.load_state_dict(torch.load(options["weights"], weights_only=True))
         if options.get("save"):
             torch.save(self.model.state_dict(), options["save"])
         self.optimizer, self.losses = build_optimizer(cfg, self.model), build_losses(cfg)
@@ -339,8 +342,11 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def real_sentences(path: str, steps: int, folder: Path) -> dict:
-    """Train on real sentences; returns losses, seconds a step and peak memory. Runs in this process."""
+def real_sentences(path: str, steps: int, folder: Path, **options) -> dict:
+    """Train on real sentences; returns losses, seconds a step and peak memory. Runs in this process.
+
+    The vocabulary and the weights are left in ``folder`` as vocabulary.txt and learned.pth.
+    """
     import resource
 
     import torch
@@ -355,8 +361,8 @@ def real_sentences(path: str, steps: int, folder: Path) -> dict:
         counts[word] = counts.get(word, 0) + 1
     vocabulary = build_vocabulary(counts)
     write_vocabulary(folder / "vocabulary.txt", vocabulary)
-    options = {"vocab": str(folder / "vocabulary.txt"), "batch": 8, "lengths": [5], "vocab_size": vocabulary.model_size}
-    model = Ours(options)
+    options |= {"vocab": str(folder / "vocabulary.txt"), "batch": 8, "lengths": [5]}
+    model = Ours(options | {"vocab_size": vocabulary.model_size})
     rng = random.Random(0)
     losses, seconds = [], []
     for _ in range(steps):
@@ -374,6 +380,7 @@ def real_sentences(path: str, steps: int, folder: Path) -> dict:
         model.optimizer.step()
         seconds.append(time.perf_counter() - start)
         losses.append(float(next(iter(parts.values())).detach()))
+    torch.save(model.model.state_dict(), folder / "learned.pth")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     first, last = statistics.mean(losses[:5]), statistics.mean(losses[-5:])
     print(
@@ -381,7 +388,7 @@ def real_sentences(path: str, steps: int, folder: Path) -> dict:
         f"{first:.3f} (first five) -> {last:.3f} (last five); {statistics.median(seconds):.3f} s a step (median); "
         f"peak memory {peak:.0f} MiB"
     )
-    return {"vocabulary": len(vocabulary), "loss": losses, "seconds": statistics.median(seconds), "peak_mib": peak}
+    return {"vocabulary": vocabulary.model_size, "loss": losses, "seconds": statistics.median(seconds), "peak_mib": peak}
 
 
 def words_of(caption: str) -> list[str]:
@@ -444,10 +451,15 @@ def main() -> None:
                 group += [start("ours, float32, 25 % sampled words", ss=0.25)]
                 report["step"] = table(in_turn(group, "step", args.rounds, 3), "s")
             elif what == "decode":
-                print("\nbeam-3 decoding of 32 images:")
-                group = [start("stock Up-Down, float32", kind="stock", batch=32)] if stock else []
-                group += [start("ours, SS attention, float32", batch=32)]
-                group += [start("ours, SS attention, bf16", batch=32, amp=True)]
+                learned = {}
+                if args.captions:
+                    size = real_sentences(args.captions, 100, Path(folder), row="updown", exact=True)["vocabulary"]
+                    learned = {"vocab_size": size, "weights": str(Path(folder) / "learned.pth")}
+                    learned |= {"vocab": str(Path(folder) / "vocabulary.txt"), "row": "updown", "exact": True}
+                print(f"\nbeam-3 decoding of 32 images ({'learned' if learned else 'random'} weights):")
+                group = [start("stock Up-Down, float32", kind="stock", batch=32, **learned)] if stock else []
+                group += [start("ours, float32", batch=32, **learned)]
+                group += [start("ours, bf16", batch=32, amp=True, **learned)]
                 report["decode"] = table(in_turn(group, "decode", args.rounds, 1), "s")
             elif what == "memory":
                 print("\nkept for the backward pass of a training step:")

@@ -95,17 +95,14 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
             f"{what}: {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
             "is the file complete?"
         ) from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or as many brackets
+        raise UserError(f"{what}: {path} cannot be read as JSON: {error}.") from error
 
 
 def sha256_of(path: str | os.PathLike) -> str:
     """The sha256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:
-    """``hashlib.file_digest`` for Python 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Every feature pack becomes the same region file; what is wrong in a pack is named."""
 
+import base64
 import json
 import multiprocessing
 import os
@@ -316,3 +317,38 @@ def test_killed_at_any_moment_and_started_again_the_bytes_are_those_of_one_run(t
     assert report.resumed == kept[-1]
     assert (tmp_path / "whole.h5").read_bytes() == (tmp_path / "killed.h5").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["killed.h5", "pack", "whole.h5"]
+
+
+def test_an_unfinished_file_is_not_gone_on_with_from_another_pack(tmp_path):
+    damaged = [caffe_line(3), shortened(caffe_line(7)), caffe_line(11)]
+    with pytest.raises(UserError, match="1 problem"):
+        convert(damaged_tsv(tmp_path, damaged), tmp_path / "r.h5", sizes={})
+    # the same images, the features of image 3 negated: another detector's
+    features = base64.b64encode((-content(3)["features"]).tobytes()).decode()
+    other = "\t".join([*caffe_line(3).split("\t")[:5], features])
+    with pytest.raises(UserError, match=r"r\.h5\.partial was begun from another pack: image 3"):
+        convert(damaged_tsv(tmp_path, [other, caffe_line(7), caffe_line(11)]), tmp_path / "r.h5", sizes={})
+    assert not (tmp_path / "r.h5").exists()
+    mended = damaged_tsv(tmp_path, [caffe_line(3), caffe_line(7), caffe_line(11)])
+    assert convert(mended, tmp_path / "r.h5", sizes={}).resumed == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_that_are_not_finite_are_named_with_their_file_and_pass_a_classifier_in_silence(tmp_path):
+    pack = rewrite(tmp_path, features=np.full((4, DIM), np.nan, np.float32), cls_prob=None)
+    rules = Rules(classifier=Classifier(classifier_file(tmp_path / "classifier.npz")))
+    with pytest.raises(UserError, match=r"pack/7\.npz: features\[0, 0\] is nan: not a finite number"):
+        convert(pack, tmp_path / "r.h5", rules, wanted=[7, 3])
+
+
+def test_a_file_given_for_a_folder_or_the_reverse_is_said_to_be_one(tmp_path):
+    (tmp_path / "a.tsv").write_text("x")
+    with pytest.raises(UserError, match=r"a\.tsv is a file, this format has a folder"):
+        XmodalerNpz(tmp_path / "a.tsv")
+    with pytest.raises(UserError, match="these are folders"):
+        CaffeTsv([tmp_path])
+
+
+def test_a_pack_without_one_good_line_shows_its_lines(tmp_path):
+    with pytest.raises(UserError, match=r"(?s)the pack has 0 images.*line 1: 1 columns, expected 6"):
+        convert(damaged_tsv(tmp_path, ["no table"]), tmp_path / "r.h5")

@@ -106,6 +106,7 @@ def test_a_missing_image_is_scored_and_named_in_a_warning(files, capsys):
         ({"1": []}, r"image 1, field results: gen mode wants 1 sentence\(s\), got 0"),
         ({"1": [{**SENTENCE, "bbox": [[1, 2, 3]]}]}, r"image 1, sentence 0, field bbox\[0\]: .* got 3 numbers"),
         ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, float("nan")]]}]}, r"image 1, .*bbox\[0\]: .* finite.*got nan"),
+        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, 10**400]]}]}, r"image 1, .*bbox\[0\]: .* finite.*got 1000"),
         ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, "4"]]}]}, r"image 1, .*bbox\[0\].*got '4'"),
         ({"1": [{**SENTENCE, "clss": ["unicorn"]}]}, "image 1, sentence 0, field clss: 'unicorn' is not one of the 2"),
         ({"1": [{**SENTENCE, "clss": ["man", "dog"]}]}, "image 1, .*equal lengths.*clss has 2"),

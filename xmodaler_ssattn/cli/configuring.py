@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from xmodaler_ssattn import host
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import add_config, get_cfg
 
@@ -41,6 +42,8 @@ def load_config(config_file: str, opts: list[str] = (), *, data: str | None = No
     loaded = _read_yaml(cfg, config_file)
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
     model = loaded.setdefault("MODEL", type(cfg)())
+    if not isinstance(model, dict):
+        raise UserError(f"{config_file}: MODEL must hold keys of its own, got {model!r}.")
     for name in _ARCHITECTURE_KEYS:
         model.setdefault(name, cfg.MODEL[name])
     for key, value in pairs:
@@ -61,6 +64,8 @@ def load_config(config_file: str, opts: list[str] = (), *, data: str | None = No
         cfg.MODEL.DEVICE = device
     elif cfg.MODEL.DEVICE == "cuda" and not _cuda_available():
         cfg.MODEL.DEVICE = "cpu"
+    _check_device(cfg.MODEL.DEVICE)
+    _check_names(cfg, config_file)
     if cfg.MODEL.WEIGHTS.endswith(".pkl"):
         raise UserError(
             f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is a pickle file, and reading one runs whatever code it holds. "
@@ -87,6 +92,36 @@ def _cuda_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"MODEL.DEVICE: expected a device such as cpu, cuda or cuda:1, got {name!r}.") from None
+    if device.type == "cuda" and not _cuda_available():
+        raise UserError(f"MODEL.DEVICE is {name}, but PyTorch sees no CUDA device; take --device cpu.")
+
+
+def _check_names(cfg: Any, config_file: str) -> None:
+    """Classes that the host would look up later, one at a time; all unknown ones in one error."""
+    registries = {
+        "ENGINE.NAME": host.ENGINE_REGISTRY, "SOLVER.NAME": host.SOLVER_REGISTRY,
+        "LR_SCHEDULER.NAME": host.LR_SCHEDULER_REGISTRY, "LOSSES.NAMES": host.LOSSES_REGISTRY,
+        "INFERENCE.NAME": host.EVALUATION_REGISTRY, "DECODE_STRATEGY.NAME": host.DECODE_STRATEGY_REGISTRY,
+        **{f"DATASETS.{stage}": host.DATASETS_REGISTRY for stage in ("TRAIN", "VAL", "TEST")},
+    }
+    problems = []
+    for key, registry in registries.items():
+        group, last = key.split(".")
+        value = cfg[group][last]
+        for name in value if isinstance(value, (list, tuple)) else [value]:
+            if name and name not in registry:
+                known = ", ".join(sorted(known for known, _ in registry))
+                problems.append(f"{key}: no class is registered as {name!r}; known are {known}.")
+    raise_all(problems, f"{config_file} and the KEY VALUE options")
 
 
 def _read_yaml(cfg: Any, config_file: str) -> Any:

@@ -52,11 +52,16 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.evaluation.captions import what_can_run
 
     started = time.monotonic()
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
+    if args.images < 3:
+        raise UserError(f"--images: expected 3 or more, one each for train, val and test; got {args.images}.")
+    if args.epochs is not None and args.epochs < 1:
+        raise UserError(f"--epochs: expected 1 or more, got {args.epochs}.")
     print(host.describe(), flush=True)
     with resources.as_file(resources.files("xmodaler_ssattn.sample") / "configs") as folder:
         commands = {row: command_of(row, folder, out, args) for row in ROWS}
@@ -67,11 +72,15 @@ def run(args: argparse.Namespace) -> int:
     pictures = draw_pictures(out)
     page = write_report(out)
     print(f"\nScores on the test scenes, in percent:\n\n{table}")
+    for metric, reason in what_can_run().items():
+        if reason:
+            print(f"\n{metric} was left out: {reason}.")
     print(f"\nEverything is in {out.resolve()}:")
     print("  data/                     pictures, annotations in the official layout, regions")
     print("  updown/ and ss_attn/      model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
+    print("  page/                     a page of both models' captions, boxes and attention: open page/index.html")
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
-    print(f"To look at captions, boxes and attention, open {page.resolve()}")
+    print(f"Open {page.resolve()}")
     print(f"Done in {time.monotonic() - started:.0f} seconds.")
     return 0
 
@@ -114,8 +123,17 @@ def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argp
             log.close()
     for row, process in processes.items():
         if process.returncode:
-            last = (out / row / "terminal.txt").read_text(encoding="utf-8", errors="replace").strip()[-1500:]
-            raise UserError(f"Training {TITLES[row]} failed with exit code {process.returncode}:\n{last}")
+            terminal = out / row / "terminal.txt"
+            last = last_words(terminal.read_text(encoding="utf-8", errors="replace"))
+            raise UserError(
+                f"Training {TITLES[row]} failed with exit code {process.returncode} (all it said: {terminal}):\n{last}"
+            )
+
+
+def last_words(text: str) -> str:
+    """The error message at the end of a run's output; else the end of the output."""
+    found = text.rfind("xmodaler: error: ")
+    return text[found:].strip() if found >= 0 else text.strip()[-1500:]
 
 
 def watch(processes: dict[str, subprocess.Popen], out: Path) -> None:
@@ -183,6 +201,9 @@ def draw_pictures(out: Path) -> int:
     by_row = {row: last_results(out / row) for row in ROWS}
     captions = {row: {image.image_id: image.grounded for image in results.images} for row, results in by_row.items()}
     shown = list(captions[ROWS[0]])[:PICTURES_SHOWN]
+    for old in (out / "pictures").glob("*.png"):  # of an earlier run with other scenes
+        if old.stem.isdecimal() and int(old.stem) not in shown:
+            old.unlink()
     for image_id in shown:
         both = {TITLES[row]: captions[row][image_id] for row in ROWS}
         positions = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 
@@ -10,6 +11,9 @@ from xmodaler_ssattn import __version__
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import HOST_ERRORS, HostError
 
+# What a person can mend about a path: no rights, a read-only or full disk, a file where a folder should be.
+MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+            errno.ENOENT, errno.ENAMETOOLONG)
 # In the order in which a person meets them.
 COMMANDS = ("demo", "prepare", "check", "train", "evaluate", "score", "report", "export")
 
@@ -46,6 +50,13 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args) or 0
     except (UserError, HostError, *HOST_ERRORS) as error:
         print(f"xmodaler: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"xmodaler: error: {where}{error.strerror}. Give another path, or make room or rights for it.",
+              file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("xmodaler: interrupted.", file=sys.stderr)

@@ -23,7 +23,9 @@ def add_parser(subparsers) -> None:
         metavar="DIR",
         help="folder of `xmodaler prepare`: references, ground-truth boxes, right and wrong, intervals, classes",
     )
-    parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="the models' names (default: from paths)")
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME", help="the models' names (default: from paths)"
+    )
     parser.add_argument(
         "--run", nargs="+", default=[], dest="runs", metavar="OUTPUT_DIR", help="also draw the curves of these runs"
     )

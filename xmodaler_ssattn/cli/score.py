@@ -46,7 +46,7 @@ def add_parser(subparsers) -> None:
     compare = kinds.add_parser(
         "compare",
         help="the paired difference of two result files",
-        description="Score A and B on the images that both hold and give B - A with a 95 %% interval over images. "
+        description="Score A and B on the images that both hold and give B - A with a 95 % interval over images. "
         "Give --references for caption metrics, --reference for grounding, or both.",
     )
     compare.add_argument("a", metavar="A", help="predictions, submission or results file")

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
     print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
     prepare_sample(cfg)
+    check_files(cfg)
     if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE at the end, or --resume for the last checkpoint.")
     host.launch(
@@ -87,6 +88,30 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
     return {}
 
 
+def check_files(cfg: Any) -> None:
+    """Name every file of our data set that is not there, at once; what is in them is checked as they are read.
+
+    Raises:
+        UserError: the missing files, with their config keys.
+    """
+    annotations, regions = "`xmodaler prepare annotations`", "`xmodaler prepare regions`"
+    problems = []
+    for stage in ("TRAIN", "VAL", "TEST"):
+        if cfg.DATASETS[stage] != "Flickr30kEntitiesDataset":
+            continue
+        wanted = [
+            ("INFERENCE.VOCAB", cfg.INFERENCE.VOCAB, annotations),
+            ("DATALOADER.REGIONS", cfg.DATALOADER.REGIONS, regions),
+            ("DATALOADER.ANNO_FOLDER", Path(cfg.DATALOADER.ANNO_FOLDER) / f"{stage.lower()}.json", annotations),
+        ]
+        if stage != "TRAIN":
+            key = f"{stage}_ANNFILE"
+            wanted.append((f"INFERENCE.{key}", cfg.INFERENCE[key], annotations))
+        problems += [f"{key}: the file {path} does not exist; {command} writes it."
+                     for key, path, command in wanted if not Path(path).is_file()]
+    raise_all(dict.fromkeys(problems), "The data are not all there (--data DIR sets all paths at once)")
+
+
 def check_weights(path: str, model: Any) -> None:
     """Refuse weights that do not fit the model; the hosts load what fits and go on with random numbers.
 
@@ -100,8 +125,12 @@ def check_weights(path: str, model: Any) -> None:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise UserError(f"MODEL.WEIGHTS: {path} cannot be read as a checkpoint of plain data: {error}") from error
-    stored = stored.get("model", stored)
+        # Not torch's own words: they advise to load the file all the same, which runs its code.
+        raise UserError(f"MODEL.WEIGHTS: {path} is no checkpoint of plain data: it is damaged or cut short, or holds "
+                        "Python objects, which could run code and are not read.") from error
+    stored = stored.get("model", stored) if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not all(isinstance(weight, torch.Tensor) for weight in stored.values()):
+        raise UserError(f"MODEL.WEIGHTS: {path} holds no weights by name, which a checkpoint has under \"model\".")
     wanted = model.state_dict()
     problems = []
     for what, names in (("lacks", wanted.keys() - stored.keys()), ("has unknown", stored.keys() - wanted.keys())):

@@ -272,8 +272,8 @@ def _raise_problems(problems: Sequence[Problem], skip_bad: bool) -> None:
 def _check_not_empty(report: PrepareReport, splits: Mapping[str, Sequence[int]]) -> None:
     empty = [split for split in splits if not report.counts[split]["images"]]
     if empty:
-        raise UserError(f"No usable image is left in the split {', '.join(empty)}; first problems: "
-                        + " ".join(problem.message for problem in report.left_out[:3]))
+        reason = " ".join(problem.message for problem in report.left_out[:3]) or "its list of image ids is empty."
+        raise UserError(f"No usable image is left in the split {', '.join(empty)}: {reason}")
 
 
 def _drop_captions(record: dict[str, Any], positions: Collection[int], problems: list[Problem]) -> int:

@@ -160,7 +160,8 @@ class RegionWriter:
 
     # --- rows ---------------------------------------------------------------------------------------
     def write(self, image_id: int, width: int, height: int, boxes_px: np.ndarray, features: np.ndarray,
-              class_probs: np.ndarray | None = None, *, source_boxes: int | None = None) -> None:
+              class_probs: np.ndarray | None = None, *, source_boxes: int | None = None,
+              where: str | None = None) -> None:
         """Write one image.
 
         Args:
@@ -169,12 +170,13 @@ class RegionWriter:
             features: (k, D).
             class_probs: (k, C), background first; None exactly when the file has none.
             source_boxes: how many regions the source had, when some were cut.
+            where: file and line of the source, for messages.
 
         Raises:
             UserError: wrong shapes, no region, numbers that are not finite, inverted boxes, probabilities outside 0..1.
         """
         row = self._row(image_id)
-        where = f"Image {image_id} for {self.path}"
+        where = where or f"Image {image_id} for {self.path}"
         values = {"boxes": boxes_px, "features": features}
         if (class_probs is None) != (self.num_classes is None):
             raise UserError(f"{where}: class probabilities are {'missing' if class_probs is None else 'given'}, "
@@ -216,6 +218,17 @@ class RegionWriter:
         self._pending.append(row)
         if len(self._pending) >= ROWS_PER_SYNC:
             self._sync()
+
+    def holds(self, image_id: int, boxes_px: np.ndarray, features: np.ndarray) -> bool:
+        """Whether these boxes and features are the ones written for an image; arguments as of ``write``."""
+        row = self._row(image_id)
+        for name, value in (("boxes", boxes_px), ("features", features)):
+            field = self._fields[name]
+            data = os.pread(self._fd, field.row_bytes, field.offset + row * field.row_bytes)
+            stored = np.frombuffer(data, dtype=field.dtype).reshape(field.shape[1:])[: int(self._num_boxes[row])]
+            if not np.array_equal(stored, np.asarray(value).astype(field.dtype)):
+                return False
+        return True
 
     def _row(self, image_id: int) -> int:
         try:

@@ -56,9 +56,16 @@ def _box_problem(box: Any) -> str | None:
         length = f"{len(box)} numbers" if isinstance(box, (list, tuple)) else repr(box)
         return f"expected 4 numbers x1, y1, x2, y2, got {length}"
     for value in box:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            return f"expected 4 finite numbers x1, y1, x2, y2, got {value!r} in {list(box)}"
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+            return f"expected 4 finite numbers x1, y1, x2, y2, got {value!r:.60} in {list(box)!r:.200}"
     return None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's integers have no limit
+        return False
 
 
 def _is_position(value: Any) -> bool:

@@ -73,7 +73,9 @@ def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
     """The evaluations are in order, and so are the results files named by epoch; {} when their numbers differ."""
     epochs: dict[float, int] = {}
     for split in ("val", "test"):
-        found = [re.fullmatch(rf"{split}_epoch_(\d+)\.json", p.name) for p in folder.glob(f"results/{split}_epoch_*.json")]
+        found = [
+            re.fullmatch(rf"{split}_epoch_(\d+)\.json", p.name) for p in folder.glob(f"results/{split}_epoch_*.json")
+        ]
         numbers = sorted(int(match.group(1)) for match in found if match)
         steps = sorted({x for key, points in series.items() if key.startswith(f"{split}/") for x, _ in points})
         if len(numbers) == len(steps):
@@ -110,7 +112,7 @@ def _score_order(name: str) -> tuple:
 
 def _legend(runs: Sequence[Run]) -> str:
     items = [
-        f'<li><svg width="28" height="10" aria-hidden="true">{_line([(1, 5), (27, 5)], i)}</svg> {escape(run.name)}</li>'
+        f'<li><svg width="28" height="10" aria-hidden="true">{_line([(1, 5), (27, 5)], i)}</svg>{escape(run.name)}</li>'
         for i, run in enumerate(runs)
     ]
     return f'<ul class="legend">{"".join(items)}</ul>'

@@ -192,10 +192,11 @@ def draw(shapes: Sequence[Shape], size: tuple[float, float], scale: float = PIXE
 
 def to_svg(shapes: Sequence[Shape], size: tuple[float, float]) -> str:
     """The shapes as SVG text; pictures are inside it, every text is escaped."""
-    parts = [
+    head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{size[0]:g}pt" height="{size[1]:g}pt" '
         f'viewBox="0 0 {size[0]:g} {size[1]:g}" font-family="Helvetica, Arial, sans-serif" font-size="{TEXT}">'
-    ]
+    )
+    parts = [head]
     for shape in shapes:
         where = f'x="{shape.x:.2f}" y="{shape.y:.2f}"'
         extent = f'width="{max(0, shape.width):.2f}" height="{max(0, shape.height):.2f}"'

@@ -14,7 +14,9 @@ _TEXT, _PAPER, _MARGIN, _LINE = "#222222", "#FFFFFF", 8, 20
 
 
 def draw_captions(
-    picture: Image.Image, captions: dict[str, GroundedCaption], object_words: Collection[int] | dict[str, Collection[int]]
+    picture: Image.Image,
+    captions: dict[str, GroundedCaption],
+    object_words: Collection[int] | dict[str, Collection[int]],
 ) -> Image.Image:
     """The picture once a model, side by side, each with its caption below and the boxes of its object words.
 

@@ -159,7 +159,9 @@ def _model_header(model: Model) -> dict[str, Any]:
         "object_words": model.results.object_words,
         "greedy": any("greedy" in versions(image) for image in model.images.values()),
         "attention": any(
-            getattr(c, "attention", None) is not None for image in model.images.values() for c in versions(image).values()
+            getattr(c, "attention", None) is not None
+            for image in model.images.values()
+            for c in versions(image).values()
         ),
     }
 
@@ -188,7 +190,10 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
             entry = {}
             for kind, caption in versions(image).items():
                 judged = verdicts(caption, model.results.object_words, truth.boxes if truth else None)
-                entry[kind] = {"t": " ".join(words_of(caption)), "v": judged}
+                words = words_of(caption)
+                entry[kind] = {"t": " ".join(words), "v": judged}
+                if words and " ".join(words).split(" ") != words:
+                    entry[kind]["w"] = words  # a word that holds a blank: the text alone would shift the boxes
                 if image_id in cider.get(kind, ()):
                     entry[kind]["c"] = round(cider[kind][image_id], 4)
         models.append(entry)

@@ -202,7 +202,7 @@ class _Grounding:
         if not images:
             return {}, {}
         matches = self._matches(model, images)
-        scores = {k: v for k, v in generated_scores(matches, undefined=0.0).items()}
+        scores = generated_scores(matches, undefined=0.0)
         weights = bootstrap.image_weights(len(images), replicates) if replicates else None
         values = {} if weights is None else bootstrap.grounding_replicates(matches, weights)
         forced = [image for image in model.images.values() if image.forced]

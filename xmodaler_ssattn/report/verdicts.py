@@ -17,7 +17,7 @@ RIGHT, WRONG, ABSENT = "r", "w", "n"
 
 
 def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
-    """RIGHT when the overlap with some annotated box is > 0.5 in the metric's convention, else WRONG; ABSENT for none."""
+    """RIGHT when some annotated box overlaps by > 0.5 in the metric's convention, else WRONG; ABSENT for no box."""
     if not annotated:
         return ABSENT
     overlaps = iou_gvd([list(box_px)] * len(annotated), [list(box) for box in annotated])

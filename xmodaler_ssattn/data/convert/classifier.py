@@ -58,10 +58,11 @@ class Classifier:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(n, D) -> (n, C) float32 probabilities, columns as the classifier has them."""
-        scores = np.asarray(features, dtype=np.float32) @ self._weight.T + self._bias
-        scores -= scores.max(axis=1, keepdims=True)
-        np.exp(scores, out=scores)
-        return scores / scores.sum(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore", over="ignore"):  # who writes them names the features that are not finite
+            scores = np.asarray(features, dtype=np.float32) @ self._weight.T + self._bias
+            scores -= scores.max(axis=1, keepdims=True)
+            np.exp(scores, out=scores)
+            return scores / scores.sum(axis=1, keepdims=True)
 
 
 def background_first(probs: np.ndarray, background: str) -> np.ndarray:

@@ -91,7 +91,8 @@ def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> 
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"The folder {folder} does not exist.")
+        reason = "is a file, this format has a folder" if folder.exists() else "does not exist"
+        raise UserError(f"The folder {folder} {reason}.")
     found: dict[int, Path] = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if not entry.name.endswith(suffix):

@@ -83,7 +83,8 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
     if not chosen:
         raise UserError(f"No image to convert: the pack has {len(available)} images"
                         + ("." if wanted is None else f", and none of the {len(wanted)} images of the data set. "
-                           "Are the ids of the same data set?"))
+                           "Are the ids of the same data set?")
+                        + (f"\n{numbered(problems[:FIRST_IMAGES])}" if pack.problems else ""))
     sizes = sizes or {}
     first = _first_good(pack, chosen, rules, sizes)
     num_regions = rules.limit or max(progress((pack.count(image_id) for image_id in chosen), len(chosen), "counting"))
@@ -103,13 +104,15 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
         resume=True, discard_other=overwrite, drop_missing=True)
     with writer:
         resumed = len(writer.written)
+        _check_same_pack(writer, pack, rules, sizes)
         for image_id in progress(chosen, desc="regions"):
             if writer.is_written(image_id):
                 continue
             try:
-                image = convert_image(pack.read(image_id), rules, sizes.get(image_id))
+                packed = pack.read(image_id)
+                image = convert_image(packed, rules, sizes.get(image_id))
                 writer.write(image_id, image.width, image.height, image.boxes_px, image.features, image.class_probs,
-                             source_boxes=image.source_boxes)
+                             source_boxes=image.source_boxes, where=packed.where)
             except UserError as error:
                 problems.append(str(error))
                 if not skip_bad and len(problems) >= PROBLEMS_BEFORE_GIVING_UP:
@@ -167,6 +170,20 @@ def _first_good(pack: Pack, image_ids: Collection[int], rules: Rules,
             if len(errors) == FIRST_IMAGES:
                 break
     raise UserError(f"Not one of the first images can be converted:\n{numbered(errors)}")
+
+
+def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Mapping[int, tuple[int, int]]) -> None:
+    """The first, middle and last image of an unfinished file must be those of this pack, or two packs would mix."""
+    written = writer.written.tolist()
+    for image_id in dict.fromkeys(written[at] for at in (0, len(written) // 2, -1) if written):
+        try:
+            image = convert_image(pack.read(image_id), rules, sizes.get(image_id))
+            same = writer.holds(image_id, image.boxes_px, image.features)
+        except PackError:
+            same = False
+        if not same:
+            raise UserError(f"The unfinished file {writer.partial} was begun from another pack: image {image_id} has "
+                            "other boxes or features there. Delete it to begin anew, or give another --out.")
 
 
 def _raise(problems: list[str], writer: RegionWriter) -> None:

@@ -36,6 +36,9 @@ class TsvPack(Pack):
         super().__init__()
         self.paths = [Path(path) for path in paths]
         missing = [str(path) for path in self.paths if not path.is_file()]
+        folders = [str(path) for path in self.paths if path.is_dir()]
+        if folders:
+            raise UserError(f"This format has tsv files, but these are folders: {', '.join(folders)}.")
         if missing:
             raise UserError(f"These files do not exist: {', '.join(missing)}.")
         # image id -> (file, line number, first byte, length)

@@ -155,8 +155,19 @@ function drawFigure(card, figure) {
     else if (view.boxes && !card.phrase) layers.push(...objects.map((object) => boxOf(card, caption, object.word, object, "box")));
   }
   overlay.replaceChildren(...layers);
+  if (size && figure.frame.classList.contains("blank")) nameBoxes(overlay, size);
   if (word !== null || view.show !== "box") figure.reading.textContent = readingOf(caption, figure, weights, active);
   else if (!figure.reading.textContent.startsWith("This picture")) figure.reading.textContent = "";
+}
+
+// On a blank frame a box says what it is.
+function nameBoxes(overlay, size) {
+  for (const rect of overlay.querySelectorAll("rect[data-class]")) {
+    const [x, y, height] = ["x", "y", "height"].map((name) => Number(rect.getAttribute(name)));
+    const letters = Math.min(...size) / 24;
+    const down = rect.classList.contains("truth") ? height - letters / 3 : 1.1 * letters;
+    rect.after(ssattn.svg("text", { x: x + letters / 3, y: y + down, "font-size": letters }, rect.dataset.class));
+  }
 }
 
 // Without any known size the boxes themselves say how large the frame must be.
@@ -173,7 +184,7 @@ function rectangle([x1, y1, x2, y2], colour, attributes) {
 }
 
 const boxOf = (card, caption, word, object, kind) =>
-  rectangle(caption.boxes[word], object ? card.classes.get(object.class) : "#444", { class: kind, "data-word": word });
+  rectangle(caption.boxes[word], object ? card.classes.get(object.class) : "#444", { class: kind, "data-word": word, "data-class": object ? object.class : null });
 
 const truthBoxes = (card, boxes) =>
   boxes.map(([name, box]) => rectangle(box, card.classes.get(name) || "#444", { class: "truth", "data-class": name }));

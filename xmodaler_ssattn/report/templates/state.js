@@ -53,7 +53,7 @@ ssattn.objects = function (row, model) {
   });
   return found;
 };
-ssattn.words = (caption) => (caption.t === "" ? [] : caption.t.split(" "));
+ssattn.words = (caption) => caption.w || (caption.t === "" ? [] : caption.t.split(" "));
 
 // A number to sort and filter by; null where an image has none. "cider:1", "right:0"; "cider:d" is the second
 // model's minus the first's.

@@ -10,7 +10,7 @@ ssattn.showSummary = function () {
   document.getElementById("subtitle").append(parts.filter(Boolean).join(" · "));
   if (data.notices.length) {
     document.getElementById("notices").append(
-      el("details", { class: "notice", open: data.notices.length < 4 },
+      el("details", { class: "notice", open: data.notices.length < 7 },
         el("summary", {}, data.notices.length === 1 ? "One thing is missing" : data.notices.length + " things are missing"),
         el("ul", {}, data.notices.map((text) => el("li", {}, text)))));
   }
@@ -81,7 +81,8 @@ function classSection() {
 function classRow(row) {
   const { el, percent } = ssattn;
   const bars = row.models.map((values, i) => {
-    const f1 = values ? values.F1 : null;
+    // F1 of precision 0 and recall 0 is 0/0: words were said and annotated, none was right.
+    const f1 = values && values.F1 === null && values.precision === 0 && values.recall === 0 ? 0 : values && values.F1;
     const bar = el("span", { class: "bar model" + (i % 6) });
     bar.style.width = 100 * (f1 || 0) + "%";
     return el("span", { class: "track" }, bar, el("b", {}, percent(f1)));

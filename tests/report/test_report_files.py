@@ -1,0 +1,262 @@
+"""Reading results and annotations, finding pictures, the page's files, curves, figures, and the command."""
+
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from report import made_up
+from xmodaler_ssattn.cli.main import main
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.report.curves import Run, curves_html, read_run, thin, ticks
+from xmodaler_ssattn.report.figure import choose_images, layout, save_figure, to_svg
+from xmodaler_ssattn.report.page import write_page
+from xmodaler_ssattn.report.pictures import find_pictures
+from xmodaler_ssattn.report.source import default_names, read_source, union_box
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_named_by_their_run_and_by_more_when_that_is_not_enough():
+    assert default_names(["out/ours/results/test_epoch_3.json", "b/base.json"]) == ["ours", "base"]
+    assert default_names(["r/results/a.json", "r/results/b.json"]) == ["r a", "r b"]
+    assert default_names(["a/x.json", "b/x.json"]) == ["a/x.json", "b/x.json"]
+    assert len(set(default_names(["x.json", "x.json"]))) == 2
+
+
+def test_wrong_numbers_of_names_and_repeated_names_are_refused(tmp_path):
+    path = made_up.write(tmp_path / "a.json", {1: made_up.caption()})
+    with pytest.raises(UserError, match="one name for each of the 2 results files, got 1"):
+        read_source([path, path], ["a"])
+    with pytest.raises(UserError, match="a name of its own"):
+        read_source([path, path], ["a", "a"])
+
+
+def test_a_broken_annotation_is_named_with_its_image(tmp_path):
+    path = made_up.write(tmp_path / "a.json", {7: made_up.caption()})
+    record = made_up.annotated(7)
+    del record["width"]
+    folder = made_up.write_annotations(tmp_path / "annotations", [record])
+    with pytest.raises(UserError, match=r"image 7 is not as .*\(KeyError: 'width'\)"):
+        read_source([path], annotations=folder)
+
+
+def test_an_annotation_folder_without_the_split_is_a_notice_and_a_missing_folder_an_error(tmp_path):
+    path = made_up.write(tmp_path / "a.json", {1: made_up.caption()})
+    source = read_source([path], annotations=tmp_path)
+    assert source.truths == {} and any("No annotations of split test" in notice for notice in source.notices)
+    with pytest.raises(UserError, match="is no folder"):
+        read_source([path], annotations=tmp_path / "absent")
+
+
+def test_boxes_of_one_phrase_become_their_union():
+    assert union_box([[10, 20, 30, 40], [5, 25, 12, 60]]) == (5, 20, 30, 60)
+
+
+def test_pictures_are_found_by_id_with_any_suffix_padding_or_prefix(tmp_path):
+    for name in ("1.png", "000000000002.jpg", "COCO_val2014_000000000003.JPG", "4.txt", "x5.png", "000001.png"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_pictures(tmp_path, [1, 2, 3, 4, 5])
+    assert {i: path.name for i, path in found.items()} == {
+        1: "1.png", 2: "000000000002.jpg", 3: "COCO_val2014_000000000003.JPG",
+    }  # fmt: skip
+
+
+# --- the page's files ---------------------------------------------------------------------------------------------
+
+
+def test_a_page_needs_nothing_outside_its_folder(tmp_path):
+    made_up.draw_picture(tmp_path / "Images" / "1.png")
+    source = read_source([made_up.write(tmp_path / "a.json", {1: made_up.caption()})])
+    page = write_page(tmp_path / "page", source, images=tmp_path / "Images")
+    texts = [path.read_text() for path in page.parent.rglob("*") if path.suffix in (".html", ".js", ".css")]
+    for text in texts:
+        stripped = text.replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in stripped and "https:" not in stripped and "//cdn" not in stripped
+        assert "innerHTML" not in text and "fetch(" not in text and "eval(" not in text
+        assert str(tmp_path) not in text
+    assert Image.open(page.parent / "pictures" / "1.png").size == (400, 300)
+
+
+def test_pictures_can_be_left_where_they_are(tmp_path):
+    made_up.draw_picture(tmp_path / "My Images" / "1.png")
+    source = read_source([made_up.write(tmp_path / "a.json", {1: made_up.caption()})])
+    page = write_page(tmp_path / "page", source, images=tmp_path / "My Images", refer=True)
+    assert not (page.parent / "pictures").exists()
+    assert (tmp_path / "My Images" / "1.png").as_uri() in (page.parent / "data" / "index.js").read_text()
+
+
+def test_pictures_are_copied_where_the_file_system_cannot_link(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError("no links here")
+
+    made_up.draw_picture(tmp_path / "Images" / "1.png")
+    monkeypatch.setattr(os, "link", refuse)
+    source = read_source([made_up.write(tmp_path / "a.json", {1: made_up.caption()})])
+    page = write_page(tmp_path / "page", source, images=tmp_path / "Images")
+    assert (page.parent / "pictures" / "1.png").read_bytes() == (tmp_path / "Images" / "1.png").read_bytes()
+
+
+def test_a_page_is_written_anew_without_leftovers_but_never_over_something_else(tmp_path):
+    big = read_source([made_up.write(tmp_path / "a.json", dict.fromkeys(range(120), "x"))])
+    page = write_page(tmp_path / "page", big)
+    assert len(list((page.parent / "data").glob("part_*.js"))) == 3  # 50, 50, 20
+    small = read_source([made_up.write(tmp_path / "a.json", {1: "x"})])
+    write_page(tmp_path / "page", small)
+    assert [path.name for path in (page.parent / "data").glob("part_*.js")] == ["part_0000.js"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    with pytest.raises(UserError, match="no page of ours"):
+        write_page(tmp_path / "mine", small)
+
+
+# --- curves ---------------------------------------------------------------------------------------------------------
+
+
+def write_metrics(folder, lines):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_a_run_is_read_with_its_resumed_steps_once_and_a_cut_last_line_passed_over(tmp_path):
+    lines = [
+        '{"iteration": 0, "total_loss": 3.0, "time": 1}',
+        '{"iteration": 9, "total_loss": 2.0, "val/CIDEr": 0.1}',
+        '{"iteration": 9, "total_loss": 1.5, "val/CIDEr": 0.2, "val/SPICE": NaN}',
+        '{"iteration": 19, "val/CIDEr": 0.3}',
+        '{"iteration": 20, "tot',
+    ]
+    folder = write_metrics(tmp_path / "run", lines)
+    (folder / "results").mkdir()
+    for name in ("val_epoch_2.json", "val_epoch_10.json"):
+        (folder / "results" / name).write_text("{}")
+    run = read_run(folder)
+    assert run.series == {"total_loss": [(0, 3.0), (9, 1.5)], "val/CIDEr": [(9, 0.2), (19, 0.3)]}
+    assert run.epochs == {9: 2, 19: 10}  # by number, not by name
+
+
+def test_a_broken_line_in_the_middle_and_a_missing_file_are_errors(tmp_path):
+    with pytest.raises(UserError, match=r"there is no .*metrics.json"):
+        read_run(tmp_path)
+    with pytest.raises(UserError, match="line 1 is no JSON"):
+        read_run(write_metrics(tmp_path / "run", ["{", '{"iteration": 1}']))
+
+
+def test_ticks_are_round_numbers_inside_the_range():
+    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.13, 0.31) == pytest.approx([0.15, 0.2, 0.25, 0.3])
+    assert ticks(5, 5) == [5]
+
+
+def test_long_series_are_thinned_to_means():
+    points = [(float(i), float(i % 2)) for i in range(1000)]
+    short = thin(points, 250)
+    assert len(short) == 250
+    assert short[0] == (1.5, 0.5)  # the mean of steps 0 to 3, of 0 1 0 1
+    assert thin(points[:5]) == points[:5]
+
+
+def test_names_in_curves_are_escaped_and_runs_differ_without_colour():
+    runs = [Run("<b>", {"total_loss": [(0, 1.0), (1, 0.5)]}, {}), Run("b", {"total_loss": [(0, 2.0)]}, {})]
+    html = curves_html(runs)
+    assert "<b>" not in html and "&lt;b&gt;" in html
+    assert "stroke-dasharray" in html
+    assert curves_html([]) == ""
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def figure_source(tmp_path):
+    ids = (1, 2, 3)
+    first = {i: made_up.caption(made_up.DOG_WRONG if i == 3 else made_up.RIGHT) for i in ids}
+    paths = [
+        made_up.write(tmp_path / "a.json", first),
+        made_up.write(tmp_path / "b.json", {i: made_up.caption() for i in ids}),
+    ]
+    folder = made_up.write_annotations(tmp_path / "annotations", [made_up.annotated(i) for i in ids])
+    return read_source(paths, ["<base>", "ours"], folder)
+
+
+def test_a_figure_starts_with_the_images_where_ours_is_right_and_the_baseline_wrong(figure_source):
+    assert choose_images(figure_source, None) == [3, 1, 2]
+    assert choose_images(figure_source, [2]) == [2]
+    with pytest.raises(UserError, match="no results for image 9"):
+        choose_images(figure_source, [9])
+
+
+def test_a_figures_boxes_lie_where_the_words_rest(figure_source, tmp_path):
+    shapes, (width, _) = layout(figure_source, [3], {})
+    assert width == 240 + 12 + 240
+    boxes = [shape for shape in shapes if shape.kind == "box"]
+    # 400 pixels become 240 points, a factor of 0.6: the dog's box 50 .. 150 lies at 30, 60 wide; on the left it is the
+    # car's, 220 .. 340 at 132, 72 wide; the right column starts at 252
+    assert [(round(b.x), round(b.width)) for b in boxes] == [(132, 72), (132, 72), (252 + 30, 60), (252 + 132, 72)]
+    assert boxes[0].colour == boxes[2].colour != boxes[1].colour
+
+
+def test_figures_come_as_png_pdf_and_svg(figure_source, tmp_path):
+    picture = made_up.draw_picture(tmp_path / "3.png")
+    paths = save_figure(tmp_path / "figures" / "fig.3", figure_source, [3, 1], {3: picture})
+    assert [path.name for path in paths] == ["fig.3.png", "fig.3.pdf", "fig.3.svg"]
+    png = Image.open(paths[0])
+    assert png.width == round(492 * 300 / 72)
+    scale = 300 / 72
+    assert png.getpixel((round((252 + 60) * scale), round((18 + 66) * scale)))[0] > 180  # the red dog on the right
+    assert paths[1].read_bytes().startswith(b"%PDF")
+    svg = paths[2].read_text()
+    assert "<base>" not in svg and "&lt;base&gt;" in svg and "data:image/png;base64," in svg
+    assert to_svg(*layout(figure_source, [1], {})).count("<rect") == 2 * (1 + 2)  # blank frame, two boxes, two models
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_page_and_prints_its_path(tmp_path, capsys):
+    made_up.draw_picture(tmp_path / "Images" / "1.png")
+    results = made_up.write(tmp_path / "a.json", {1: made_up.caption()})
+    run = write_metrics(tmp_path / "run", ['{"iteration": 0, "total_loss": 3.0}'])
+    arguments = ["--images", str(tmp_path / "Images"), "--run", str(run), "--out", str(tmp_path / "page")]
+    assert main(["report", str(results), *arguments]) == 0
+    assert f"Open {tmp_path / 'page' / 'index.html'}" in capsys.readouterr().out
+    assert "total_loss" in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_a_run_alone_makes_a_page(tmp_path, capsys):
+    run = write_metrics(tmp_path / "run", ['{"iteration": 0, "total_loss": 3.0, "lr": 0.1}'])
+    assert main(["report", "--run", str(run), "--out", str(tmp_path / "page")]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_the_command_writes_figures(tmp_path, capsys):
+    results = made_up.write(tmp_path / "a.json", {1: made_up.caption()})
+    assert main(["report", str(results), "--figure", str(tmp_path / "fig"), "--figure-images", "1"]) == 0
+    assert sorted(path.suffix for path in tmp_path.glob("fig.*")) == [".pdf", ".png", ".svg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "give results files"), (["absent.json"], "does not exist"), (["--figure", "x", "--run", "y"], "--figure")],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, capsys):
+    assert main(["report", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_demo_writes_a_page_of_both_its_models(tmp_path):
+    from xmodaler_ssattn.cli import demo
+
+    for row in demo.ROWS:
+        made_up.write(tmp_path / row / "results" / "test_epoch_2.json", {1: made_up.caption()})
+        write_metrics(tmp_path / row, ['{"iteration": 0, "total_loss": 3.0}'])
+    made_up.write_annotations(tmp_path / "data", [made_up.annotated(1)])
+    made_up.draw_picture(tmp_path / "data" / "Images" / "1.png")
+    page = demo.write_report(tmp_path)
+    assert page == tmp_path / "page" / "index.html"
+    index = (tmp_path / "page" / "data" / "index.js").read_text()
+    data = json.loads(index.removeprefix("ssattn.index(").rstrip().removesuffix(");"))
+    assert [model["name"] for model in data["models"]] == ["Up-Down", "SS attention"]
+    assert all(model["attention"] for model in data["models"]) and data["notices"] == []
