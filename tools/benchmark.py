@@ -151,7 +151,14 @@ class Stock(Ours):
         cfg = get_cfg()
         add_config(cfg, cfg.load_from_file_tmp(file, allow_unsafe=False))
         cfg.merge_from_file(file, allow_unsafe=False)
-        opts = ["MODEL.VOCAB_SIZE", options.get("vocab_size", VOCAB), "MODEL.DEVICE", self.device, "INFERENCE.VOCAB", options["vocab"]]
+        opts = [
+            "MODEL.VOCAB_SIZE",
+            options.get("vocab_size", VOCAB),
+            "MODEL.DEVICE",
+            self.device,
+            "INFERENCE.VOCAB",
+            options["vocab"],
+        ]
         if options.get("exact"):
             opts += ["MODEL.PRED_DROPOUT", 0.0, "MODEL.TOKEN_EMBED.DROPOUT", 0.0, "MODEL.VISUAL_EMBED.DROPOUT", 0.0]
         cfg.merge_from_list(opts)
@@ -388,7 +395,12 @@ def real_sentences(path: str, steps: int, folder: Path, **options) -> dict:
         f"{first:.3f} (first five) -> {last:.3f} (last five); {statistics.median(seconds):.3f} s a step (median); "
         f"peak memory {peak:.0f} MiB"
     )
-    return {"vocabulary": vocabulary.model_size, "loss": losses, "seconds": statistics.median(seconds), "peak_mib": peak}
+    return {
+        "vocabulary": vocabulary.model_size,
+        "loss": losses,
+        "seconds": statistics.median(seconds),
+        "peak_mib": peak,
+    }
 
 
 def words_of(caption: str) -> list[str]:

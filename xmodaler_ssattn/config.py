@@ -105,6 +105,8 @@ def add_ssattn_config(cfg: Any) -> None:
         # "test/SPICE" asks for a metric on one split alone.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
         FINAL_METRICS=["METEOR", "SPICE"],
+        # Folder of pictures named by image id, for the overlays in TensorBoard; "": ANNO_FOLDER/Images when there.
+        PICTURES="",
         # Also force the reference captions and report the attention accuracy on them.
         GT_ATTENTION=False,
         # Write the K boxes, beta, and alpha and gamma of every word into the results file.

@@ -48,7 +48,7 @@ _UPSTREAM_MODULES: dict[str, tuple[str, ...]] = {
     "evaluation.build": ("EVALUATION_REGISTRY", "build_evaluation"),
     "optim.build": ("SOLVER_REGISTRY", "build_optimizer"),
     "lr_scheduler.build": ("LR_SCHEDULER_REGISTRY", "build_lr_scheduler"),
-    "engine": ("DefaultTrainer", "default_argument_parser", "default_setup", "launch", "build_engine"),
+    "engine": ("DefaultTrainer", "default_argument_parser", "default_setup", "launch", "build_engine", "HookBase"),
     "engine.build": ("ENGINE_REGISTRY",),
     "checkpoint": ("XmodalerCheckpointer",),
     "utils.events": ("EventStorage", "get_event_storage"),

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     print(host.describe(), flush=True)
     with resources.as_file(resources.files("xmodaler_ssattn.sample") / "configs") as folder:
         commands = {row: command_of(row, folder, out, args) for row in ROWS}
-        train.prepare_sample(load_config(commands[ROWS[0]][0], commands[ROWS[0]][1], data=str(out / "data")))
+        config, opts = commands[ROWS[0]]
+        train.prepare_sample(load_config(config, opts, data=str(out / "data"), device=args.device))
         train_rows(commands, out, args)
     scores = {row: dict(last_results(out / row).header["scores"]) for row in ROWS}
     table = format_table(scores)

@@ -71,6 +71,7 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
     import torch
 
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.cli.overlays import overlay_hook
 
     cfg.freeze()
     if cfg.MODEL.CPU_THREADS > 0:
@@ -84,6 +85,9 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
     trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
         return evaluate_splits(trainer)
+    hook = overlay_hook(cfg)
+    if hook is not None:
+        trainer.register_hooks([hook])
     trainer.train()
     return {}
 

@@ -1,0 +1,90 @@
+"""A few captions drawn onto their pictures after every evaluation, for TensorBoard.
+
+A hook of our own beside the host's: it reads what the evaluator wrote and adds an events file to
+OUTPUT_DIR, which TensorBoard shows together with the host's. Works the same on both hosts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from xmodaler_ssattn.evaluation.results import read_results
+from xmodaler_ssattn.host import HookBase, comm
+from xmodaler_ssattn.report.overlay import draw_captions
+from xmodaler_ssattn.report.pictures import find_pictures
+
+PICTURES_AN_EVALUATION = 4
+
+
+def overlay_hook(cfg: Any) -> Overlays | None:
+    """The hook for a config, or None: no pictures at hand, no TensorBoard, or not the main process."""
+    folder = Path(cfg.INFERENCE.PICTURES or Path(cfg.DATALOADER.ANNO_FOLDER) / "Images")
+    if not comm.is_main_process() or not folder.is_dir():
+        return None
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return None
+    return Overlays(Path(cfg.OUTPUT_DIR), folder)
+
+
+class Overlays(HookBase):
+    """Draws the first pictures of each new results file of ``output_dir / results``.
+
+    Args:
+        output_dir: the run's folder.
+        pictures: folder of pictures named by image id.
+    """
+
+    def __init__(self, output_dir: Path, pictures: Path):
+        self._results = output_dir / "results"
+        self._pictures = pictures
+        self._writer = None
+        self._output_dir = output_dir
+        self._seen = set(self._files())  # an earlier run's, when this one resumes
+
+    def _files(self) -> list[Path]:
+        return sorted(self._results.glob("*_epoch_*.json"))
+
+    def after_step(self) -> None:
+        # Evaluations come at the ends of epochs; looking into the folder costs nothing then.
+        if (self.trainer.iter + 1) % self.trainer.iters_per_epoch == 0:
+            self._draw_new()
+
+    def after_train(self) -> None:
+        self._draw_new()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _draw_new(self) -> None:
+        for path in self._files():
+            if path not in self._seen:
+                self._seen.add(path)
+                self._draw(path)
+
+    def _draw(self, path: Path) -> None:
+        split, epoch = re.fullmatch(r"(\w+)_epoch_(\d+)", path.stem).groups()
+        results = read_results(path)
+        grounded = {image.image_id: image.grounded for image in results.images if image.grounded is not None}
+        found = find_pictures(self._pictures, list(grounded)[:PICTURES_AN_EVALUATION])
+        if not found:
+            logging.getLogger(__name__).warning("No overlays: no picture of %s in %s.", path.name, self._pictures)
+        for image_id, file in found.items():
+            caption = grounded[image_id]
+            objects = [i for i, word in enumerate(caption.words) if word.text in results.object_words]
+            with Image.open(file) as picture:
+                sheet = draw_captions(picture, {f"epoch {epoch}": caption}, objects)
+            self._write().add_image(f"{split}/{image_id}", np.asarray(sheet), int(epoch), dataformats="HWC")
+
+    def _write(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._output_dir), filename_suffix=".overlays")
+        return self._writer
