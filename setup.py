@@ -22,7 +22,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["xmodaler_ssattn", "xmodaler_ssattn.*"]),
-    package_data={"xmodaler_ssattn": ["sample/configs/*.yaml", "data/resources/*", "evaluation/resources/*/*", "report/templates/*", "runtime/README.md"]},
+    py_modules=["xmodaler_ssattn_command"],
+    package_data={
+        "xmodaler_ssattn": [
+            "sample/configs/*.yaml",
+            "data/resources/*",
+            "evaluation/resources/*/*",
+            "report/templates/*",
+            "runtime/README.md",
+        ]
+    },
     install_requires=[
         "torch>=2.3",
         "numpy>=1.26",
@@ -39,5 +48,5 @@ setup(
         "lemminflect>=0.2.3",
     ],
     extras_require={"test": ["pytest>=7.4", "ruff>=0.6", "selenium>=4.11"]},
-    entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn.cli.main:main"]},
+    entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},
 )

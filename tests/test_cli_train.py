@@ -52,6 +52,10 @@ def test_the_first_use_draws_the_scenes_and_training_leaves_what_people_need(dat
     assert (data / "Images").is_dir() and (data / "regions.h5").is_file()
     names = {path.name for path in run.iterdir()}
     assert {"config.yaml", "metrics.json", "log.txt", "model_final.pth", "last_checkpoint"} <= names
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next(run.glob("events.out.tfevents.*.overlays")))).Reload()
+    assert len(events.Tags()["images"]) == 8  # four pictures of val, four of test
     results = read_results(run / "results" / "test_epoch_2.json")
     assert len(results.images) == 4 and all(image.grounded is not None for image in results.images)
     lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]

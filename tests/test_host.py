@@ -78,6 +78,20 @@ def test_an_imported_x_modaler_wins_and_contradictions_are_errors(tmp_path):
     assert alone.returncode != 0 and "xmodaler.config has no CfgNode" in alone.stderr
 
 
+def test_the_command_says_so_without_a_traceback(tmp_path):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("XMODALER")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "xmodaler_ssattn_command.py", "check", "--config-file", "x.yaml"],
+        env=clean | {"PYTHONPATH": str(ROOT), "XMODALER_HOME": "/nowhere/at/all"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("xmodaler: error: XMODALER_HOME=/nowhere/at/all: expected the folder")
+
+
 @pytest.mark.skipif(not os.environ.get("XMODALER_HOME"), reason="XMODALER_HOME does not point to an X-modaler clone")
 def test_the_contract_holds_on_upstream():
     """The tests of the model, its losses and the contract once more, inside the clone, in their own process."""

@@ -14,12 +14,14 @@ import pytest
 
 from data import pack_writers
 from data.pack_writers import CLASSES, COUNTS, DIM, HAVE_PROBS, HAVE_SCORES, SIZES, WRITERS, caffe_line, content
+from xmodaler_ssattn.data import region_writer
 from xmodaler_ssattn.data.convert.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.data.convert.classifier import Classifier, background_first, best_scores
 from xmodaler_ssattn.data.convert.region_pack import RegionPack
 from xmodaler_ssattn.data.convert.run import convert_regions, read_sizes
 from xmodaler_ssattn.data.convert.select import Rules
 from xmodaler_ssattn.data.convert.xmodaler_npz import XmodalerNpz, export_npz
+from xmodaler_ssattn.data.region_writer import RegionWriter
 from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.errors import UserError
 
@@ -298,23 +300,36 @@ def _convert_many(folder, out):
     convert(many_images(folder, 300), out, sizes={})
 
 
+def _killed_in_write(pack, out, count: int) -> None:
+    """Convert, and be killed when so many images were written by this process."""
+    original, seen = RegionWriter.write, []
+
+    def write(self, image_id, width, height, boxes_px, features, class_probs, **more):
+        if len(seen) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen.append(image_id)
+        return original(self, image_id, width, height, boxes_px, features, class_probs, **more)
+
+    region_writer.ROWS_PER_SYNC = 5  # rows are vouched for five at a time
+    RegionWriter.write = write
+    _convert_many(pack, out)
+
+
 def test_killed_at_any_moment_and_started_again_the_bytes_are_those_of_one_run(tmp_path):
     _convert_many(tmp_path / "pack", tmp_path / "whole.h5")
     context = multiprocessing.get_context("fork")
     kept = []
-    for wait in (0.05, 0.2, 0.45):
-        child = context.Process(target=_convert_many, args=(tmp_path / "pack", tmp_path / "killed.h5"))
+    for count in (0, 7, 120, 1):  # of 300 images; each run goes on where the one before was killed
+        child = context.Process(target=_killed_in_write, args=(tmp_path / "pack", tmp_path / "killed.h5", count))
         child.start()
-        time.sleep(wait)
-        os.kill(child.pid, signal.SIGKILL)
         child.join()
+        assert child.exitcode == -signal.SIGKILL
         assert not (tmp_path / "killed.h5").exists()
-        if (tmp_path / "killed.h5.partial").exists():
-            with h5py.File(tmp_path / "killed.h5.partial") as file:
-                kept.append(int((file["num_boxes"][...] >= 0).sum()))
-    assert kept and kept[-1] > 0
+        with h5py.File(tmp_path / "killed.h5.partial") as file:
+            kept.append(int((file["num_boxes"][...] >= 0).sum()))
+    assert kept == [0, 5, 125, 125]  # 7 written: 5 vouched for; 120 more: all; 1 more: not yet
     report = convert(many_images(tmp_path / "pack", 300), tmp_path / "killed.h5", sizes={})
-    assert report.resumed == kept[-1]
+    assert report.resumed == 125
     assert (tmp_path / "whole.h5").read_bytes() == (tmp_path / "killed.h5").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["killed.h5", "pack", "whole.h5"]
 

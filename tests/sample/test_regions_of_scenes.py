@@ -109,7 +109,8 @@ def test_descriptor_parts_by_hand():
     np.testing.assert_allclose(values[256:], 0.0, atol=1e-3)
     crop[0, :, 16:, 2] = 0  # now black on the right: the edge runs down, its gradient points along x (direction 0)
     edges = describe_crops(crop, noise=0.0)[0, 256:].reshape(4, 4, 8)
-    assert (edges[:, 1:3, 0] > 0.1).all() and np.abs(edges[:, :, 1:]).max() < 1e-6 and np.abs(edges[:, [0, 3]]).max() < 1e-6
+    assert (edges[:, 1:3, 0] > 0.1).all()
+    assert np.abs(edges[:, :, 1:]).max() < 1e-6 and np.abs(edges[:, [0, 3]]).max() < 1e-6
 
 
 # --- classes --------------------------------------------------------------------------------------------

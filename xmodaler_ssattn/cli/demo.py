@@ -44,7 +44,9 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the training runs (default: 1)")
-    parser.add_argument("--images", type=int, default=SAMPLE_SCENES, help=f"pictures to draw (default: {SAMPLE_SCENES})")
+    parser.add_argument(
+        "--images", type=int, default=SAMPLE_SCENES, help=f"pictures to draw (default: {SAMPLE_SCENES})"
+    )
     parser.add_argument("--epochs", type=int, help="epochs of each model (default: the sample config's)")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.set_defaults(run=run)
@@ -107,7 +109,16 @@ def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argp
         # A second run into the same folder starts afresh; the host appends to its metrics.
         (out / row / "metrics.json").unlink(missing_ok=True)
         logs[row] = open(out / row / "terminal.txt", "w", encoding="utf-8")  # noqa: SIM115  (closed below)
-        command = [sys.executable, "-m", "xmodaler_ssattn", "train", "--config-file", config, "--data", str(out / "data")]
+        command = [
+            sys.executable,
+            "-m",
+            "xmodaler_ssattn",
+            "train",
+            "--config-file",
+            config,
+            "--data",
+            str(out / "data"),
+        ]
         if args.device:
             command += ["--device", args.device]
         processes[row] = subprocess.Popen(
@@ -165,7 +176,7 @@ def state_of(folder: Path) -> str:
         if "total_loss" in values:
             left = f", {values['eta_seconds']:.0f} s left" if "eta_seconds" in values else ""
             return f"step {values['iteration'] + 1}, loss {values['total_loss']:.2f}{left}"
-    return "starting"
+    return "starting up"
 
 
 def last_results(folder: Path) -> Results:

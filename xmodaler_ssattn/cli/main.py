@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 
 from xmodaler_ssattn import __version__
@@ -58,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"xmodaler: error: {where}{error.strerror}. Give another path, or make room or rights for it.",
               file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("xmodaler: interrupted.", file=sys.stderr)
         return 130

@@ -82,6 +82,8 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
     trainer = host.build_engine(cfg)
     if cfg.MODEL.WEIGHTS and not (args.resume and trainer.checkpointer.has_checkpoint()):
         check_weights(cfg.MODEL.WEIGHTS, host.comm.unwrap_model(trainer.model))
+    if args.resume and not trainer.checkpointer.has_checkpoint():
+        logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
         return evaluate_splits(trainer)

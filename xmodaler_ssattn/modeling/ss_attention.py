@@ -188,6 +188,7 @@ def dead_share_warning(share_c: float, share_p: float) -> str | None:
         return None
     return (
         f"{' and '.join(dead)} of the spatial-semantic attention: the ReLU is 0 on every region of the batch, so no "
-        "gradient reaches it. Try another MODEL.SS_ATTENTION.SEED, MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT 1.0, or a "
+        "gradient reaches it now. Training goes on; the paper's single value a slot can start so, and may stay so. To "
+        "avoid it try another MODEL.SS_ATTENTION.SEED, MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT 1.0, or a "
         "larger MODEL.SS_ATTENTION.DIM."
     )

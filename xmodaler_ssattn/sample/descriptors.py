@@ -22,8 +22,8 @@ NOISE = 0.7  # standard deviation, where every part of the descriptor varies by 
 def cut_crops(picture: Image.Image, boxes_px: np.ndarray) -> np.ndarray:
     """(n, 4) xyxy pixels -> (n, CROP, CROP, 3) uint8, each box of the RGB picture stretched to one size.
 
-    A pixel that a box touches belongs to its crop. Crops are cut before they are stretched: `resize(box=...)` would mix in
-    the pixels around them.
+    A pixel that a box touches belongs to its crop. Crops are cut before they are stretched: `resize(box=...)` would
+    mix in the pixels around them.
     """
     crops = np.empty((len(boxes_px), CROP, CROP, 3), dtype=np.uint8)
     for row, (x1, y1, x2, y2) in enumerate(np.asarray(boxes_px, dtype=np.float64).tolist()):

@@ -150,11 +150,12 @@ class SampleRegionMaker:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
         except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise UserError(f"The region maker {path} cannot be read: {error}. Draw the sample scenes again.") from error
+            message = f"The region maker {path} cannot be read: {error}. Draw the sample scenes again."
+            raise UserError(message) from error
         missing = [name for name in (*_SHAPES, "class_names", "num_regions") if name not in found]
         if missing:
-            raise UserError(f"The region maker {path} lacks {', '.join(missing)}; it has {', '.join(found) or 'nothing'}."
-                            " Draw the sample scenes again.")
+            raise UserError(f"The region maker {path} lacks {', '.join(missing)}; it has "
+                            f"{', '.join(found) or 'nothing'}. Draw the sample scenes again.")
         names = found["class_names"].tolist()
         sizes = {"E": DESCRIPTOR_DIM, "C": len(names) + 1, "A": len(COLOUR_NAMES)}
         sizes["F"] = sizes["E"] + sizes["C"] - 1 + sizes["A"]
