@@ -33,7 +33,7 @@ setup(
         ]
     },
     install_requires=[
-        "torch>=2.3",
+        "torch>=2.4",
         "numpy>=1.26",
         "h5py>=3.8",
         "pillow>=10",
