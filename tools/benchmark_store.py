@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where to make the files (default: the system's temporary folder)")
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args()
+    if args.folder:
+        os.makedirs(args.folder, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         path, npz = make(Path(name), args.images, args.regions, args.dim, args.classes)
         row = args.regions * (args.dim + args.classes + 4) * 4
