@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     pictures = draw_pictures(out)
     page = write_report(out)
     print(f"\nScores on the test scenes, in percent:\n\n{table}")
+    if not any(row.get("CIDEr") for row in scores.values()):
+        print("\nNothing but zeros: so few pictures and epochs do not teach a word. Leave out --images and --epochs.")
     for metric, reason in what_can_run().items():
         if reason:
             print(f"\n{metric} was left out: {reason}.")
