@@ -39,6 +39,12 @@ def add_ss_attention_config(cfg: Any) -> None:
         ENABLED=True,
         # lambda in gamma = alpha + lambda beta; the paper's 0.5. Write 0.0, not 0: the host checks types.
         LAMBDA=0.5,
+        # How alpha and beta become gamma. 'sum': the paper's alpha + lambda beta. 'log', beyond the paper:
+        # softmax(a + kappa log beta) with a learned kappa that starts at 1; LAMBDA is then unused.
+        FUSION="sum",
+        # Beyond the paper: above 0, the state shifts beta between the classes, beta_t = softmax(log beta +
+        # (W_s h_t)^T (W_e c_i)), with so many numbers on either side of the product. Trains word by word.
+        STATE_DIM=0,
         # Outputs of W_c and W_p each; the paper's "1-dimensional vector, i.e. a value".
         DIM=1,
         # Biases of W_c and W_p. The equations show none, but a scalar ReLU without bias is often dead.
@@ -91,6 +97,9 @@ def add_ssattn_config(cfg: Any) -> None:
         cfg.SOLVER,
         # bfloat16 products (tensor cores on a GPU, AMX on a CPU); states, softmax and losses stay float32.
         AMP=False,
+        # A score such as "val/CIDEr": keep the weights of the epoch where it is highest (model_best.pth) and the last
+        # checkpoint, and remove the others as training goes on. "": keep every checkpoint, as the host does.
+        KEEP_BEST="",
     )
     _defaults(
         cfg.DECODE_STRATEGY,

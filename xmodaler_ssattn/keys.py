@@ -59,6 +59,12 @@ IMAGE_EXT_MASK = "SSATTN_IMAGE_EXT_MASK"
 BETA = "SSATTN_BETA"
 """(rows of ATT_FEATS, K): the spatial-semantic distribution, constant in time; absent in the baseline."""
 
+ROW_LOG_BETA = "SSATTN_ROW_LOG_BETA"
+"""(rows of ATT_FEATS, K): log beta, for the fusions that need the logarithm."""
+
+STATE_KEYS = "SSATTN_STATE_KEYS"
+"""(rows of ATT_FEATS, K, STATE_DIM): what a state is compared with to give beta_t; absent without it."""
+
 LOG_BETA = "SSATTN_LOG_BETA"
 """(B, K) float32: log beta, what the grounding loss reads (log of a softmax taken in one step)."""
 

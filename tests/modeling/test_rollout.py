@@ -49,6 +49,13 @@ def test_loss_and_every_gradient_equal_the_word_by_word_loop(tmp_path, monkeypat
     assert_same(*both_ways(monkeypatch, cfg, toy_model(tmp_path, **overrides).train()))
 
 
+def test_the_product_of_alpha_and_beta_equals_the_loop_and_teaches_kappa(tmp_path, monkeypatch):
+    overrides = {"MODEL__SS_ATTENTION__FUSION": "log"}
+    fast, slow = both_ways(monkeypatch, toy_config(tmp_path, **overrides), toy_model(tmp_path, **overrides).train())
+    assert_same(fast, slow)
+    assert fast[1]["decoder.kappa"].abs() > 1e-6
+
+
 def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_loop(tmp_path, monkeypatch):
     cfg = toy_config(tmp_path)
     model = toy_model(tmp_path).train()
@@ -121,6 +128,17 @@ def test_dropout_inside_the_recurrence_takes_the_loop(tmp_path):
         assert model.eval().decoder.rolls_out
         total, _ = gradients(toy_config(tmp_path), model.train(), ss_prob=0.5)
         assert torch.isfinite(total)
+
+
+def test_a_beta_that_depends_on_the_state_takes_the_loop(tmp_path):
+    overrides = {"MODEL__SS_ATTENTION__STATE_DIM": 2}
+    model = toy_model(tmp_path, **overrides)
+    assert not model.train().decoder.rolls_out
+    assert not model.eval().decoder.rolls_out
+    _, grads = gradients(toy_config(tmp_path, **overrides), model.train())
+    # W_s starts at 0: it learns at once, W_e from the second step on.
+    assert grads["decoder.state_condition.w_s.weight"].abs().max() > 0
+    assert not grads["decoder.state_condition.w_e.weight"].any()
 
 
 def test_a_plan_orders_captions_longest_first_and_packs_step_after_step():

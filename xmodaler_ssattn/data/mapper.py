@@ -76,7 +76,11 @@ class Flickr30kEntitiesDataset:
     @classmethod
     def from_config(cls, cfg: Any, stage: str = "train") -> dict[str, Any]:
         attention = cfg.MODEL.SS_ATTENTION
-        reads_classes = attention.ENABLED and attention.SEMANTIC_INPUT == "c"
+        # The paper's semantic slot, and the embedding of the control that puts c into V.
+        reads_classes = (
+            (attention.ENABLED and attention.SEMANTIC_INPUT == "c")
+            or cfg.MODEL.VISUAL_EMBED.NAME == "SpatialSemanticEmbedding"
+        )
         limit = cfg.DATALOADER.MAX_FEAT_NUM
         return {
             "stage": stage,

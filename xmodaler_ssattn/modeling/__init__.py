@@ -3,5 +3,12 @@
 from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.searchers import GroundedBeamSearcher, GroundedGreedyDecoder
+from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
-__all__ = ["GroundedBeamSearcher", "GroundedCaptioner", "GroundedGreedyDecoder", "SSAttentionDecoder"]
+__all__ = [
+    "GroundedBeamSearcher",
+    "GroundedCaptioner",
+    "GroundedGreedyDecoder",
+    "SSAttentionDecoder",
+    "SpatialSemanticEmbedding",
+]

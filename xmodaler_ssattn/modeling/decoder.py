@@ -20,12 +20,21 @@ from xmodaler_ssattn.config import add_ss_attention_config
 from xmodaler_ssattn.errors import raise_all
 from xmodaler_ssattn.host import DECODER_REGISTRY, META_ARCH_REGISTRY, Decoder, configurable, kfg
 from xmodaler_ssattn.modeling import rollout
-from xmodaler_ssattn.modeling.ss_attention import ACTIVATIONS, SpatialSemanticAttention, TopDownAttention, fuse, pool
+from xmodaler_ssattn.modeling.ss_attention import (
+    ACTIVATIONS,
+    SPATIAL_SIZE,
+    SpatialSemanticAttention,
+    StateCondition,
+    TopDownAttention,
+    fuse,
+    fuse_log,
+    pool,
+)
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.modeling.words import WordSource
 
-SPATIAL_SIZE = 5  # p_i = [x1, x2, y1, y2, s]
+FUSIONS = ("sum", "log")
 
 
 @DECODER_REGISTRY.register()
@@ -48,6 +57,9 @@ class SSAttentionDecoder(Decoder):
         spatial_input: what the spatial slot reads, ``p`` or ``v``.
         semantic_input: what the semantic slot reads, ``c`` or ``v``.
         ss_attention: the module that gives log beta, or None for the Up-Down baseline.
+        fusion: ``sum``, the paper's gamma = alpha + lambda beta, or ``log``, softmax(a + kappa log beta) with a
+            learned kappa that starts at 1.
+        state_condition: the module that turns beta into beta_t, or None.
     """
 
     @configurable
@@ -66,6 +78,8 @@ class SSAttentionDecoder(Decoder):
         spatial_input: str = "p",
         semantic_input: str = "c",
         ss_attention: SpatialSemanticAttention | None = None,
+        fusion: str = "sum",
+        state_condition: StateCondition | None = None,
     ):
         super().__init__()
         self.num_layers = 2
@@ -85,22 +99,30 @@ class SSAttentionDecoder(Decoder):
         )
         self.p_att_feats = nn.Linear(visual_embed_dim, att_embed_size)
         self.ss_attention = ss_attention
+        self.kappa = nn.Parameter(torch.ones(())) if ss_attention is not None and fusion == "log" else None
+        self.state_condition = state_condition
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         _check(cfg)
         ss, updown = cfg.MODEL.SS_ATTENTION, cfg.MODEL.UPDOWN
         raw = cfg.MODEL.VISUAL_EMBED.IN_DIM
-        ss_attention = None
+        semantic_size = ss.NUM_CLASSES if ss.SEMANTIC_INPUT == "c" else raw
+        # initial_seed() reads the run's seed without drawing from the generator.
+        seed = ss.SEED if ss.SEED >= 0 else torch.initial_seed()
+        ss_attention = state_condition = None
         if ss.ENABLED:
             ss_attention = SpatialSemanticAttention(
                 spatial_size=SPATIAL_SIZE if ss.SPATIAL_INPUT == "p" else raw,
-                semantic_size=ss.NUM_CLASSES if ss.SEMANTIC_INPUT == "c" else raw,
+                semantic_size=semantic_size,
                 dim=ss.DIM,
                 bias=ss.BIAS,
                 positive_bias_init=ss.POSITIVE_BIAS_INIT,
-                # initial_seed() reads the run's seed without drawing from the generator.
-                seed=ss.SEED if ss.SEED >= 0 else torch.initial_seed(),
+                seed=seed,
+            )
+        if ss.ENABLED and ss.STATE_DIM > 0:
+            state_condition = StateCondition(
+                hidden_size=cfg.MODEL.DECODER_DIM, semantic_size=semantic_size, dim=ss.STATE_DIM, seed=seed
             )
         return {
             "hidden_size": cfg.MODEL.DECODER_DIM,
@@ -115,6 +137,8 @@ class SSAttentionDecoder(Decoder):
             "spatial_input": ss.SPATIAL_INPUT,
             "semantic_input": ss.SEMANTIC_INPUT,
             "ss_attention": ss_attention,
+            "fusion": ss.FUSION,
+            "state_condition": state_condition,
         }
 
     @classmethod
@@ -129,7 +153,7 @@ class SSAttentionDecoder(Decoder):
 
         Returns:
             a new dict with P_ATT_FEATS, G_HIDDEN_STATES, G_CELL_STATES and, when enabled, LOG_BETA (one
-            row an image) and BETA (one row a feature row).
+            row an image), BETA and ROW_LOG_BETA (one row a feature row), and STATE_KEYS for a beta_t.
         """
         feats = batched_inputs[kfg.ATT_FEATS]
         inputs = dict(batched_inputs)
@@ -139,8 +163,11 @@ class SSAttentionDecoder(Decoder):
             spatial, semantic = self.slots(inputs)
             log_beta = self.ss_attention(spatial, semantic, inputs.get(keys.IMAGE_EXT_MASK))
             inputs[keys.LOG_BETA] = log_beta
-            beta, images = log_beta.exp(), inputs.get(keys.IMAGE_OF_ROW)
-            inputs[keys.BETA] = beta if images is None else beta[images]
+            images = inputs.get(keys.IMAGE_OF_ROW)
+            rows = {keys.BETA: log_beta.exp(), keys.ROW_LOG_BETA: log_beta}
+            if self.state_condition is not None:
+                rows[keys.STATE_KEYS] = self.state_condition.keys(semantic)
+            inputs.update(rows if images is None else {key: value[images] for key, value in rows.items()})
         return inputs
 
     def slots(self, inputs: dict) -> tuple[Tensor, Tensor]:
@@ -167,7 +194,8 @@ class SSAttentionDecoder(Decoder):
         """One word: reads the word embedding and the states, returns the new states, alpha and gamma.
 
         Reads G_TOKEN_EMBED (N, word embedding), GLOBAL_FEATS (B, E), ATT_FEATS (B, K, E), P_ATT_FEATS
-        (B, K, A), EXT_ATT_MASKS (B, K) or None, the states [(N, H), (N, H)], and BETA (B, K) when enabled.
+        (B, K, A), EXT_ATT_MASKS (B, K) or None, the states [(N, H), (N, H)], and when enabled BETA and
+        ROW_LOG_BETA (B, K), and STATE_KEYS.
 
         Returns:
             G_HIDDEN_STATES and G_CELL_STATES, lists of two (N, H); ALPHA and GAMMA (N, K).
@@ -184,10 +212,9 @@ class SSAttentionDecoder(Decoder):
             mean_feats = mean_feats.repeat_interleave(rows, dim=0)
         h1, c1 = self.lstm1(self.dropout1(torch.cat([h2, mean_feats, word], dim=1)), (h1, c1))
 
-        alpha = self.att(h1, batched_inputs[kfg.P_ATT_FEATS], batched_inputs.get(kfg.EXT_ATT_MASKS))
-        gamma = alpha
-        if self.ss_attention is not None:
-            gamma = fuse(alpha, batched_inputs[keys.BETA].to(alpha.dtype), self.lambda_)
+        scores = self.att.scores(h1, batched_inputs[kfg.P_ATT_FEATS], batched_inputs.get(kfg.EXT_ATT_MASKS))
+        alpha = F.softmax(scores, dim=-1)
+        gamma = alpha if self.ss_attention is None else self._fuse(scores, alpha, h1, batched_inputs)
         v_hat = pool(gamma.to(feats.dtype), feats).view(images * rows, -1)
 
         h2, c2 = self.lstm2(self.dropout2(torch.cat([v_hat, h1], dim=1)), (h2, c2))
@@ -198,12 +225,26 @@ class SSAttentionDecoder(Decoder):
             keys.GAMMA: gamma.reshape(images * rows, regions),
         }
 
+    def _fuse(self, scores: Tensor, alpha: Tensor, h1: Tensor, inputs: dict) -> Tensor:
+        """gamma_t (B, R, K) from a_t, alpha_t (B, R, K), the state (N, H) and beta."""
+        if self.state_condition is None and self.kappa is None:
+            return fuse(alpha, inputs[keys.BETA].to(alpha.dtype), self.lambda_)
+        log_beta = inputs[keys.ROW_LOG_BETA].to(alpha.dtype)
+        if self.state_condition is not None:
+            log_beta = self.state_condition(h1, inputs[keys.STATE_KEYS], log_beta)
+        if self.kappa is not None:
+            return fuse_log(scores, log_beta, self.kappa)
+        return alpha + self.lambda_ * log_beta.exp()
+
     @property
     def rolls_out(self) -> bool:
         """Whether ``roll_out`` may stand in for ``forward`` word by word.
 
-        Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files) needs the loop.
+        Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files) and a beta that
+        depends on the state need the loop.
         """
+        if self.state_condition is not None:
+            return False
         inside = (self.dropout1, self.dropout2, self.att.dropout)
         return not self.training or all(dropout.p == 0 for dropout in inside)
 
@@ -234,15 +275,18 @@ class SSAttentionDecoder(Decoder):
             b2=self.lstm2.bias_ih + self.lstm2.bias_hh,
         )
         constant = F.linear(inputs[kfg.GLOBAL_FEATS].to(half), w1[1]) + self.lstm1.bias_ih + self.lstm1.bias_hh
-        beta = inputs.get(keys.BETA)
-        lambda_beta = self.lambda_ * beta if beta is not None else None
+        lambda_beta = prior = None
+        if self.kappa is not None:
+            prior = self.kappa * inputs[keys.ROW_LOG_BETA]
+        elif self.ss_attention is not None:
+            lambda_beta = self.lambda_ * inputs[keys.BETA]
         p, ext_mask = inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS)
         words.prepare(w1[2], constant)
         trace = rollout.run(
-            words.x1_of_step, words.sizes, p, feats, lambda_beta, ext_mask, weights, self.att.activation
+            words.x1_of_step, words.sizes, p, feats, lambda_beta, prior, ext_mask, weights, self.att.activation
         )
         return rollout.Rollout.apply(
-            trace, words.sizes, self.att.activation, ext_mask, words.x1(), p, feats, lambda_beta, *weights
+            trace, words.sizes, self.att.activation, words.x1(), p, feats, lambda_beta, prior, *weights
         )
 
 
@@ -261,6 +305,7 @@ def _check(cfg) -> None:
         ("ACTIVATION", tuple(ACTIVATIONS)),
         ("SPATIAL_INPUT", ("p", "v")),
         ("SEMANTIC_INPUT", ("c", "v")),
+        ("FUSION", FUSIONS),
     ):
         if ss[name] not in allowed:
             problems.append(f"MODEL.SS_ATTENTION.{name}: expected one of {allowed}, got {ss[name]!r}.")
@@ -269,6 +314,8 @@ def _check(cfg) -> None:
     for name in ("DIM", "NUM_CLASSES"):
         if ss[name] < 1:
             problems.append(f"MODEL.SS_ATTENTION.{name}: expected an integer >= 1, got {ss[name]!r}.")
+    if ss.STATE_DIM < 0:
+        problems.append(f"MODEL.SS_ATTENTION.STATE_DIM: expected 0 (off) or more, got {ss.STATE_DIM!r}.")
     if ss.POSITIVE_BIAS_INIT and not ss.BIAS:
         problems.append("MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT needs MODEL.SS_ATTENTION.BIAS True.")
     raise_all(problems, "The SS attention cannot be built from this config")

@@ -15,8 +15,11 @@ Letters: N captions, K regions, A attention size, E embedded feature size, H hid
 in all (the sum of ``sizes``).
 
     z1_t = x1_t + W1a h2_{t-1} + W1b h1_{t-1}                    -> h1_t, c1_t
-    alpha_t = softmax(w_alpha f(W_h h1_t + P)),  gamma_t = alpha_t + lambda beta,  v-hat_t = gamma_t V
+    alpha_t = softmax(w_alpha f(W_h h1_t + P) + prior),  gamma_t = alpha_t + lambda beta,  v-hat_t = gamma_t V
     z2_t = W2a v-hat_t + W2b h1_t + W2c h2_{t-1} + b2            -> h2_t, c2_t
+
+The paper's fusion has lambda beta and no prior; the product of the two distributions has the prior
+kappa log beta and no lambda beta, and what is called alpha_t above is then gamma_t itself.
 """
 
 from __future__ import annotations
@@ -72,6 +75,7 @@ def run(
     p: Tensor,
     v: Tensor,
     lambda_beta: Tensor | None,
+    prior: Tensor | None,
     ext_mask: Tensor | None,
     weights: Weights,
     activation: str,
@@ -84,6 +88,7 @@ def run(
         sizes: captions that have a word at each step, not increasing, the last > 0.
         p: (N, K, A) W_v v_i. v: (N, K, E). Rows ordered by caption length, longest first.
         lambda_beta: (N, K) lambda beta, or None for the baseline.
+        prior: (N, K) added to every step's scores, or None.
         ext_mask: (N, K), 0 or -1e4, or None.
         weights: in the type that the products shall have (float32 or bfloat16); states are float32
             (float64 when the weights are).
@@ -99,6 +104,7 @@ def run(
     at = step_slices(sizes)
     zero = v.new_zeros((sizes[0], hidden), dtype=state)
     half = weights.w1a.dtype
+    bias = ext_mask if prior is None else prior if ext_mask is None else prior + ext_mask
     before = None
     for t, n in enumerate(sizes):
         now = at[t]
@@ -114,7 +120,7 @@ def run(
 
         query = h1[now].to(half) @ weights.w_h.t()
         scores = _inner(p[:n], query, activation) @ weights.w_alpha
-        scores = scores.to(state) if ext_mask is None else scores.to(state) + ext_mask[:n]
+        scores = scores.to(state) if bias is None else scores.to(state) + bias[:n]
         torch.softmax(scores, dim=1, out=alpha[now])
         gamma = alpha[now] if lambda_beta is None else alpha[now] + lambda_beta[:n]
         v_hat[now] = torch.bmm(gamma.to(v.dtype).unsqueeze(1), v[:n]).squeeze(1)
@@ -187,9 +193,9 @@ class Rollout(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, trace, sizes, activation, ext_mask, x1, p, v, lambda_beta, *weights):
+    def forward(ctx, trace, sizes, activation, x1, p, v, lambda_beta, prior, *weights):
         ctx.sizes, ctx.activation = sizes, activation
-        ctx.has_beta = lambda_beta is not None
+        ctx.has_beta, ctx.has_prior = lambda_beta is not None, prior is not None
         ctx.save_for_backward(*trace, p, v, lambda_beta if ctx.has_beta else p.new_empty(0), *weights)
         return trace.h2.clone()
 
@@ -205,8 +211,7 @@ class Rollout(torch.autograd.Function):
                 None,
                 None,
                 None,
-                None,
-                *_backward(trace, ctx.sizes, ctx.activation, p, v, lambda_beta, weights, grad_h2),
+                *_backward(trace, ctx.sizes, ctx.activation, p, v, lambda_beta, ctx.has_prior, weights, grad_h2),
             )
 
 
@@ -217,10 +222,11 @@ def _backward(
     p: Tensor,
     v: Tensor,
     lambda_beta: Tensor | None,
+    has_prior: bool,
     weights: Weights,
     grad_h2: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x1, p, v, lambda_beta and the weights, in that order."""
+    """Gradients of x1, p, v, lambda_beta, prior and the weights, in that order."""
     at = step_slices(sizes)
     rows, hidden = sizes[0], weights.w1b.shape[1]
     half = weights.w1a.dtype
@@ -232,6 +238,7 @@ def _backward(
     gamma_all = v.new_zeros((rows, len(sizes), v.shape[1]), dtype=half)
     dv_hat_all = v.new_zeros((rows, len(sizes), v.shape[2]), dtype=half)
     d_beta = torch.zeros_like(lambda_beta) if lambda_beta is not None else None
+    d_prior = torch.zeros_like(trace.alpha[: len(p)]) if has_prior else None
     dh1, dh2, dc1, dc2 = (grad_h2.new_zeros((rows, hidden)) for _ in range(4))
     for t in range(len(sizes) - 1, -1, -1):
         n, now = sizes[t], at[t]
@@ -253,6 +260,8 @@ def _backward(
         if d_beta is not None:
             d_beta[:n] += d_gamma
         d_scores = alpha * (d_gamma - (alpha * d_gamma).sum(1, keepdim=True))
+        if d_prior is not None:
+            d_prior[:n] += d_scores
         joint = _inner(p[:n], trace.h1[now].to(half) @ weights.w_h.t(), activation)
         d_alpha_weight += torch.mv(joint.view(-1, joint.shape[2]).t(), d_scores.to(joint.dtype).view(-1))
         slope = (joint > 0).to(joint.dtype) if activation == "relu" else 1 - joint * joint
@@ -285,7 +294,7 @@ def _backward(
         b2=dz2_all.sum(0).to(weights.b2.dtype),
     )
     dv = torch.bmm(gamma_all.transpose(1, 2), dv_hat_all)
-    return dz1_all, dp.to(p.dtype), dv.to(v.dtype), d_beta, *grads
+    return dz1_all, dp.to(p.dtype), dv.to(v.dtype), d_beta, d_prior, *grads
 
 
 def _shifted(states: Tensor, at: list[slice]) -> Tensor:

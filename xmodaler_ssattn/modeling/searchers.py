@@ -253,7 +253,10 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
 
 
 # One row an image, read by the decoder at every step.
-_READ_PER_STEP = (kfg.ATT_FEATS, kfg.P_ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS, keys.BETA)
+_READ_PER_STEP = (
+    kfg.ATT_FEATS, kfg.P_ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS,
+    keys.BETA, keys.ROW_LOG_BETA, keys.STATE_KEYS,
+)  # fmt: skip
 
 
 def best_candidates(scores: Tensor, count: int) -> Tensor:

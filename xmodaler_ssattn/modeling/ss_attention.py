@@ -4,6 +4,9 @@
     b_i     = W_b ReLU([W_c c_i, W_p p_i])  beta    = softmax(b)
     gamma_t = alpha_t + lambda beta         v-hat_t = sum_i gamma_it v_i
 
+Beyond the paper, off by default: gamma_t = softmax(a_t + kappa log beta) (``fuse_log``), and a beta that
+depends on the state (``StateCondition``).
+
 Letters: B images, R rows (captions or beams) an image, N = B R, K regions, C classes, D raw feature
 size, E embedded feature size, A attention size, H hidden size.
 
@@ -19,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+
+SPATIAL_SIZE = 5  # p_i = [x1, x2, y1, y2, s]
 
 # X-modaler adds this to the scores of padded regions (its EXT_ATT_MASKS). exp(-1e4) is 0 in float32.
 MASKED_SCORE = -1e4
@@ -42,6 +47,21 @@ def fuse(alpha: Tensor, beta: Tensor, lambda_: float) -> Tensor:
         beta: (B, K), shared by an image's rows.
     """
     return alpha + lambda_ * beta.unsqueeze(1)
+
+
+def fuse_log(scores: Tensor, log_beta: Tensor, kappa: Tensor) -> Tensor:
+    """gamma_t = softmax(a_t + kappa log beta): alpha_t times beta^kappa, normalised. Sums to 1.
+
+    The sum adds the same beta to every word's weights, so that a region with a large beta keeps its weight
+    whatever the word; the product lets beta decide only between regions that the word's alpha admits.
+
+    Args:
+        scores: (B, R, K) a_t, masked.
+        log_beta: (B, K), shared by an image's rows, or (B, R, K).
+        kappa: (), how much beta counts; 0 gives alpha_t.
+    """
+    prior = kappa * (log_beta if log_beta.dim() == 3 else log_beta.unsqueeze(1))
+    return F.softmax(scores + prior, dim=-1)
 
 
 def pool(gamma: Tensor, v: Tensor) -> Tensor:
@@ -70,8 +90,8 @@ class TopDownAttention(nn.Module):
         self.dropout = nn.Dropout(att_embed_dropout)
         self.activation = activation
 
-    def forward(self, h: Tensor, p_att_feats: Tensor, ext_mask: Tensor | None) -> Tensor:
-        """The distribution alpha_t over the regions.
+    def scores(self, h: Tensor, p_att_feats: Tensor, ext_mask: Tensor | None) -> Tensor:
+        """a_t, whose softmax over the regions is alpha_t.
 
         Args:
             h: (N, H) hidden state of the attention LSTM.
@@ -79,7 +99,7 @@ class TopDownAttention(nn.Module):
             ext_mask: (B, K) from ``extended_mask``, or None when nothing is padded.
 
         Returns:
-            (B, R, K) with R = N / B; every row sums to 1.
+            (B, R, K) with R = N / B, float32 or wider; padding is at ``MASKED_SCORE`` and below.
         """
         images, regions, size = p_att_feats.shape
         query = self.w_h(h).view(images, -1, 1, size)
@@ -87,7 +107,11 @@ class TopDownAttention(nn.Module):
         scores = at_least_float32(self.w_alpha(self.dropout(joint)).squeeze(-1))
         if ext_mask is not None:
             scores = scores + ext_mask.unsqueeze(1)
-        return F.softmax(scores, dim=-1)
+        return scores
+
+    def forward(self, h: Tensor, p_att_feats: Tensor, ext_mask: Tensor | None) -> Tensor:
+        """The distribution alpha_t over the regions: ``scores`` after the softmax, every row sums to 1."""
+        return F.softmax(self.scores(h, p_att_feats, ext_mask), dim=-1)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation}"
@@ -179,6 +203,39 @@ class SpatialSemanticAttention(nn.Module):
         valid = mask > 0
         count = valid.sum().clamp(min=1)
         return float((dead_c & valid).sum() / count), float((dead_p & valid).sum() / count)
+
+
+class StateCondition(nn.Module):
+    """beta_t: what the sentence needs now shifts beta between the classes.
+
+    beta_t = softmax(log beta + (W_s h_t)^T (W_e s_i)), s_i the input of the semantic slot. W_s starts at 0,
+    so that beta_t starts as beta; the grounding loss stays on beta, which needs no word.
+
+    Args:
+        hidden_size: H. semantic_size: width of the semantic slot's input. dim: width of the comparison.
+        seed: of the generator that draws W_e; the global generator is left alone.
+    """
+
+    def __init__(self, *, hidden_size: int, semantic_size: int, dim: int, seed: int = 0):
+        super().__init__()
+        self.w_s = nn.utils.skip_init(nn.Linear, hidden_size, dim, bias=False)
+        self.w_e = nn.utils.skip_init(nn.Linear, semantic_size, dim, bias=False)
+        # Not the same numbers as W_c's, which is drawn from ``seed`` itself.
+        generator = torch.Generator().manual_seed(seed + 1)
+        bound = semantic_size**-0.5
+        with torch.no_grad():
+            self.w_s.weight.zero_()
+            self.w_e.weight.copy_(torch.empty(dim, semantic_size).uniform_(-bound, bound, generator=generator))
+
+    def keys(self, semantic: Tensor) -> Tensor:
+        """W_e s_i of every region: (B, K, C or D) -> (B, K, dim), once an image."""
+        return self.w_e(semantic)
+
+    def forward(self, h: Tensor, keys: Tensor, log_beta: Tensor) -> Tensor:
+        """log beta_t: h (N, H), keys (B, K, dim), log_beta (B, K) -> (B, R, K), R = N / B, float32 or wider."""
+        query = self.w_s(h).view(len(keys), -1, keys.shape[2])
+        shift = at_least_float32(torch.bmm(query, keys.to(query.dtype).transpose(1, 2)))
+        return F.log_softmax(log_beta.unsqueeze(1) + shift, dim=-1)
 
 
 def dead_share_warning(share_c: float, share_p: float) -> str | None:

@@ -1,0 +1,32 @@
+"""A visual embedding that reads positions and class probabilities beside the features: a control, not the paper's.
+
+Does the spatial-semantic branch help because of how it uses p and c, or only because the model gets to see them?
+The Up-Down baseline with this embedding sees both, as part of V.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.host import EMBEDDING_REGISTRY, VisualBaseEmbedding, kfg
+from xmodaler_ssattn.modeling.ss_attention import SPATIAL_SIZE
+
+
+@EMBEDDING_REGISTRY.register()
+class SpatialSemanticEmbedding(VisualBaseEmbedding):
+    """[V, p, c] (B, K, D + 5 + C) -> (B, K, E), with the layers of the host's ``VisualBaseEmbedding`` after it.
+
+    MODEL.VISUAL_EMBED.IN_DIM stays D, the width of the stored features; MODEL.SS_ATTENTION.NUM_CLASSES is C.
+    """
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        arguments = super().from_config(cfg)
+        arguments["in_dim"] += SPATIAL_SIZE + cfg.MODEL.SS_ATTENTION.NUM_CLASSES
+        return arguments
+
+    def forward(self, batched_inputs: dict) -> dict:
+        """Replace ATT_FEATS (B, K, D) by the embedding of [ATT_FEATS, SPATIAL, CLASS_PROBS]."""
+        parts = [batched_inputs[key] for key in (kfg.ATT_FEATS, keys.SPATIAL, keys.CLASS_PROBS)]
+        return super().forward({**batched_inputs, kfg.ATT_FEATS: torch.cat(parts, dim=-1)})
