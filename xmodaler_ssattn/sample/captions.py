@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xmodaler_ssattn.data.official_writer import marked
+
 NOT_VISUAL = 0  # the chain of phrases that belong to no object
 
 
@@ -32,7 +34,7 @@ class Caption:
 
     def markup(self) -> str:
         """The sentence with markup: '[/EN#3/other A red ball] on [/EN#9/scene the beach] .'"""
-        return self._join(lambda phrase, words: f"[/EN#{phrase.chain}/{phrase.entity_type} {words}]")
+        return self._join(lambda phrase, words: marked(words, phrase.chain, phrase.entity_type))
 
     def _join(self, write) -> str:
         written = []

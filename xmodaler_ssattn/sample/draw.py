@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from xmodaler_ssattn.data import official_writer
 from xmodaler_ssattn.data.prepare import prepare_annotations
 from xmodaler_ssattn.data.regions import RegionWriter
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.progress import progress as plain_progress
-from xmodaler_ssattn.sample import official_layout
 from xmodaler_ssattn.sample.kinds import CLASS_NAMES, KINDS
 from xmodaler_ssattn.sample.manifest import MANIFEST, program_hash, why_not_usable
 from xmodaler_ssattn.sample.parallel import DrawnScene, draw_scenes
@@ -56,7 +56,7 @@ class SampleData:
 
     @property
     def images(self) -> Path:
-        return self.folder / official_layout.IMAGES
+        return self.folder / official_writer.IMAGES
 
     @property
     def regions(self) -> Path:
@@ -166,19 +166,19 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _draw_into(folder: Path, parameters: Mapping[str, Any], lemma: Callable[[str], str], workers: int | None,
                progress: Callable[..., Iterator] | None) -> dict[str, Any]:
-    for name in (official_layout.IMAGES, official_layout.SENTENCES, official_layout.ANNOTATIONS):
+    for name in (official_writer.IMAGES, official_writer.SENTENCES, official_writer.ANNOTATIONS):
         (folder / name).mkdir(parents=True)
     count, (train, val, _) = parameters["num_images"], parameters["splits"]
     ids = list(range(FIRST_IMAGE_ID, FIRST_IMAGE_ID + count))
     splits = {"train": ids[:train], "val": ids[train:train + val], "test": ids[train + val:]}
-    official_layout.write_splits(folder, splits)
+    official_writer.write_splits(folder, splits)
     report = progress or plain_progress
     drawing = draw_scenes(folder, parameters["seed"], count, parameters["num_regions"], workers)
     scenes = list(report(drawing, total=count, desc="drawing sample scenes"))
 
     prepared = prepare_annotations(
-        folder, splits, lemma=lemma, sentences_dir=folder / official_layout.SENTENCES,
-        annotations_dir=folder / official_layout.ANNOTATIONS, classes=list(CLASS_NAMES), source="sample", workers=1)
+        folder, splits, lemma=lemma, sentences_dir=folder / official_writer.SENTENCES,
+        annotations_dir=folder / official_writer.ANNOTATIONS, classes=list(CLASS_NAMES), source="sample", workers=1)
 
     maker = SampleRegionMaker.fit(
         np.concatenate([scene.descriptors for scene in scenes[:train]]),

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xmodaler_ssattn.data import region_file
+from xmodaler_ssattn.data import official_writer, region_file
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json
-from xmodaler_ssattn.sample import official_layout
 
 MANIFEST = "sample.json"
 
@@ -51,7 +50,7 @@ def why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
     missing = sorted(set(found.get("files", ())) - present)
     if missing:
         reasons.append(f"{', '.join(missing)} is missing")
-    for name in (official_layout.IMAGES, official_layout.SENTENCES, official_layout.ANNOTATIONS):
+    for name in (official_writer.IMAGES, official_writer.SENTENCES, official_writer.ANNOTATIONS):
         count = len(os.listdir(folder / name)) if name in present else 0
         if name in present and count != wanted["parameters"]["num_images"]:
             reasons.append(f"{name} holds {count} files")
