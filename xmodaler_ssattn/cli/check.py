@@ -25,7 +25,8 @@ def add_parser(subparsers: Any) -> None:
         "check", help="check everything that a config needs before training",
         description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. Exit code 2 when "
                     "something would stop or spoil the run.")
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml config")
+    parser.add_argument("--config-file", metavar="FILE", help="a yaml config")
+    parser.add_argument("--regions", metavar="FILE", help="look at this region file alone, without a config")
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.add_argument("--all", action="store_true", help=f"read all features, not those of {SAMPLE_IMAGES} images")
@@ -34,6 +35,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.regions:
+        return run_regions(args)
+    if not args.config_file:
+        raise UserError("check: give --config-file FILE, or --regions FILE to look at a region file alone.")
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.configuring import load_config
 
@@ -47,6 +52,33 @@ def run(args: argparse.Namespace) -> int:
     check_metrics(cfg, check)
     check_model_and_disk(cfg, check)
     print(check.text())
+    return 2 if check.problems else 0
+
+
+def run_regions(args: argparse.Namespace) -> int:
+    """A region file alone: its header, all boxes, and the numbers of some images or of all."""
+    from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
+    from xmodaler_ssattn.data.regions import RegionStore
+
+    given = [name for name in ("config_file", "data", "device", "opts") if getattr(args, name)]
+    if given:
+        raise UserError(f"check --regions looks at one file alone; it has no use for {', '.join(given)}.")
+    check, store = Check(), RegionStore(args.regions)
+    ids = store.ids.tolist()
+    empty = [image_id for image_id in ids if store.num_boxes(image_id) == 0]
+    if empty:
+        check.problem(f"{store.path}: {len(empty)} images have no region, e.g. {empty[:10]}; attention needs at least "
+                      "one.")
+    ids = [image_id for image_id in ids if store.num_boxes(image_id)]
+    step = 1 if args.all else max(len(ids) // SAMPLE_IMAGES, 1)
+    probs = "no class probabilities" if store.num_classes is None else f"{store.num_classes} class probabilities"
+    check.fact(f"{store.path}: up to {store.num_regions} regions an image, {store.feature_dim} numbers, {probs}")
+    check.fact(f"source: {store.attributes.get('source')}; order: {store.attributes.get('order')}")
+    for found in (inspect_boxes(store, ids), inspect_numbers(store, ids[::step], store.num_classes is not None)):
+        check.problem(*found.problems)
+        check.warn(*found.warnings)
+        check.fact(*found.facts)
+    print(check.text("The file can be used."))
     return 2 if check.problems else 0
 
 
@@ -74,13 +106,13 @@ class Check:
     def _add(known: list[str], sentences: Iterable[str]) -> None:
         known.extend(sentence for sentence in dict.fromkeys(sentences) if sentence not in known)
 
-    def text(self) -> str:
-        """The report."""
+    def text(self, good: str = "Everything that the run needs is there.") -> str:
+        """The report; ``good`` is its last line when there is no problem."""
         lines = [f"  ok    {fact}" for fact in self.facts]
         lines += [f"  note  {warning}" for warning in self.warnings]
         lines += [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
         count = len(self.problems)
-        lines.append("Everything that the run needs is there." if not count else
+        lines.append(good if not count else
                      f"{count} problem{'s' if count > 1 else ''} to mend before training.")
         return "\n".join(lines)
 

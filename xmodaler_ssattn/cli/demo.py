@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -86,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
     print("  page/                     a page of both models' captions, boxes and attention: open page/index.html")
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
     print(f"Open {page.resolve()}")
+    words = ["xmodaler", "caption", str(picture_of_test(out)), "--weights", str(out / ROWS[-1])]
+    print("Caption a picture from its pixels alone (data/region_maker.npz is the scenes' detector):\n  "
+          f"{shlex.join(words)} --report caption.html")
     print(f"Done in {time.monotonic() - started:.0f} seconds.")
     return 0
 
@@ -243,6 +247,11 @@ def write_report(out: Path) -> Path:
     source = read_source(results, [TITLES[row] for row in ROWS], out / "data")
     runs = [read_run(out / row, TITLES[row]) for row in ROWS]
     return write_page(out / "page", source, images=out / "data" / "Images", runs=runs, title="Sample scenes")
+
+
+def picture_of_test(out: Path) -> Path:
+    """The first picture that neither model was trained on."""
+    return picture_file(out / "data", last_results(out / ROWS[0]).images[0].image_id)
 
 
 def picture_file(data: Path, image_id: int) -> Path:

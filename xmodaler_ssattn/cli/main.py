@@ -16,7 +16,7 @@ from xmodaler_ssattn.host import HOST_ERRORS, HostError
 MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
             errno.ENOENT, errno.ENAMETOOLONG)
 # In the order in which a person meets them.
-COMMANDS = ("demo", "prepare", "check", "train", "evaluate", "score", "report", "export")
+COMMANDS = ("demo", "prepare", "extract", "check", "train", "evaluate", "score", "report", "caption", "export")
 
 EPILOG = """\
 typical order with the real data set:
@@ -25,7 +25,10 @@ typical order with the real data set:
   xmodaler check --config-file configs/flickr30k_entities/ss_attn.yaml
   xmodaler train --config-file configs/flickr30k_entities/ss_attn.yaml
   xmodaler report RESULTS --images DIR    a page of captions, boxes and attention
-without it:
+with own photographs:
+  xmodaler caption photo.jpg --weights CAPTIONER --detector WEIGHTS --report page.html
+  xmodaler extract --images DIR --weights WEIGHTS --out regions.h5
+without either:
   xmodaler demo --out demo                draws sample scenes, trains, captions, scores
 """
 
@@ -45,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a mistake in the input, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 2 a mistake in the input, 3 done but for the pictures listed, 130
+    interrupted."""
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0

@@ -43,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_annotations(commands)
     _add_regions(commands)
+    _add_classifier(commands)
     _add_npz(commands)
 
 
@@ -228,6 +229,27 @@ def _reject(args: argparse.Namespace, **options: str | None) -> None:
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise UserError(f"--format {args.format} has no use for {', '.join(given)}.")
+
+
+# --- classifier ----------------------------------------------------------------------------------------
+def _add_classifier(commands: Any) -> None:
+    parser = commands.add_parser(
+        "classifier", help="a detector's weights -> the small file that `prepare regions --classifier` takes",
+        description="Write the last layer of a Bottom-Up detector (1601 x 2048 and bias, 13 MB). With it the class "
+                    "probabilities of a feature pack of that very detector are computed again from its features.")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="the detector's weights, from their authors")
+    parser.add_argument("--out", default="classifier.npz", metavar="FILE", help="the file (default: classifier.npz)")
+    parser.set_defaults(run=run_classifier)
+
+
+def run_classifier(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.regions.classifier import export_classifier
+
+    made = export_classifier(args.weights, args.out)
+    print(f"Weights: {args.weights} ({made.dialect}), sha256 {made.weights_sha256}")
+    print(f"{made.num_classes:,} classes, background first, of features of {made.feature_dim:,} numbers: written to "
+          f"{args.out}.")
+    return 0
 
 
 # --- npz -----------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class RegionWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
-            self._sync()
+            self.sync()
             if kind is None:
                 self._finish()
         finally:
@@ -217,7 +217,7 @@ class RegionWriter:
         self._num_boxes[row] = count
         self._pending.append(row)
         if len(self._pending) >= ROWS_PER_SYNC:
-            self._sync()
+            self.sync()
 
     def holds(self, image_id: int, boxes_px: np.ndarray, features: np.ndarray) -> bool:
         """Whether these boxes and features are the ones written for an image; arguments as of ``write``."""
@@ -245,7 +245,8 @@ class RegionWriter:
         self._num_boxes[row] = count
         self._put("num_boxes", row, np.array(count, dtype="<i4"))
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Let the rows so far count as written, whatever happens next; done now and then by itself."""
         if not self._pending:
             return
         if self._resume:

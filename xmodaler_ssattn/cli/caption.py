@@ -1,0 +1,200 @@
+"""``xmodaler caption``: a sentence for a photograph, and for each object word the box it rests on."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from xmodaler_ssattn.cli.extract import list_failed
+from xmodaler_ssattn.errors import UserError
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.caption import GroundedCaption
+    from xmodaler_ssattn.cli.captioning import Captioner
+    from xmodaler_ssattn.data.regions import Regions
+
+AT_ONCE = 8  # captioned together, when a detector gives the regions; printed as they come
+REGION_MAKER = "region_maker.npz"
+PAGES = (".html", ".htm")
+
+TEXT = """\
+Captions photographs with a trained model, and says for each object word the box it rests on (x1 y1 x2 y2 in pixels)
+and the attention on it. The model's config.yaml and vocabulary are found from the checkpoint.
+
+  xmodaler caption photo.jpg --weights run/model_final.pth --detector detector.pth --report page.html
+  xmodaler caption demo/data/Images/100001.jpg --weights demo/ss_attn            a sample scene: nothing else needed
+  xmodaler caption --regions regions.h5 --ids 17 18 --weights run/model_final.pth
+"""
+
+
+class Job(NamedTuple):
+    """One image to caption: its id, the name that people see, its picture if there is one, and its regions."""
+
+    image_id: int
+    name: str
+    picture: Path | None
+    regions: Regions
+
+
+def add_parser(subparsers: Any) -> None:
+    from xmodaler_ssattn.cli.detectors import add_detector_arguments
+
+    parser = subparsers.add_parser("caption", help="caption own photographs, with boxes", description=TEXT,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("photos", nargs="*", metavar="PHOTO", help="picture files")
+    add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
+    add("--detector", metavar="FILE", help="the detector's weights, from their authors (default: region_maker.npz of "
+        "the sample scenes, when the captioner was trained on them)")
+    add("--regions", metavar="FILE", help="take the regions from this file instead of a detector")
+    add("--ids", nargs="+", type=int, metavar="ID", help="with --regions: these images (default: all)")
+    add("--images", metavar="DIR", help="with --regions: pictures, named by image id, for the report")
+    add("--report", metavar="FILE", help="write a page of the captions, one HTML file: page.html")
+    add("--json", metavar="FILE", help="write a results file, as `xmodaler report` and `xmodaler export` read it")
+    add_detector_arguments(parser)
+    add("--config-file", metavar="FILE", help="the captioner's config (default: config.yaml beside the checkpoint)")
+    add("--vocabulary", metavar="FILE", help="the captioner's vocabulary (default: as in its config)")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config options, e.g. DECODE_STRATEGY.BEAM_SIZE 5")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.cli.captioning import caption_regions, load_captioner
+
+    _check_arguments(args)
+    shown = ["INFERENCE.SAVE_ATTENTION", "True"] if args.report or args.json else []
+    captioner = load_captioner(args.weights, config_file=args.config_file, vocabulary=args.vocabulary,
+                               device=args.device, opts=[*shown, *args.opts])
+    failed: list[str] = []
+    jobs = _from_store(captioner, args) if args.regions else _from_photos(captioner, args, failed)
+    spoken = ObjectWords(captioner.cfg.INFERENCE.VOCAB)
+    captions: list[tuple[Job, GroundedCaption]] = []
+    while chunk := list(islice(jobs, AT_ONCE)):
+        for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
+            print(as_text(job.name, caption, spoken), flush=True)
+            captions.append((job._replace(regions=None), caption))
+    if captions and (args.json or args.report):
+        _write(captioner, captions, spoken, args)
+    return list_failed(failed, len(captions) + len(failed))
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if args.regions and (args.photos or args.detector):
+        raise UserError("caption: --regions takes the place of photos and --detector; give the one or the other.")
+    if not args.regions and not args.photos:
+        raise UserError("caption: give picture files, or --regions FILE.")
+    if args.report and Path(args.report).suffix.lower() not in PAGES:
+        raise UserError(f"--report: {args.report} will be one HTML file; give it a name that ends in .html.")
+    given = [f"--{name}" for name in ("ids", "images") if getattr(args, name)]
+    if given and not args.regions:
+        raise UserError(f"caption: {' and '.join(given)} go with --regions FILE.")
+
+
+# --- where regions come from ---------------------------------------------------------------------------
+def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]:
+    from xmodaler_ssattn.cli.captioning import check_fit
+    from xmodaler_ssattn.data.regions import RegionStore
+    from xmodaler_ssattn.report.pictures import find_pictures
+
+    store = RegionStore(args.regions)
+    check_fit(captioner, store.feature_dim, store.num_classes, args.regions)
+    ids = store.ids.tolist() if args.ids is None else list(dict.fromkeys(args.ids))
+    for image_id in ids:
+        store.row(image_id)  # all of them are there, before the first one is captioned
+    pictures = find_pictures(args.images, ids) if args.images else {}
+    for image_id in ids:
+        yield Job(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
+
+
+def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[Job]:
+    from xmodaler_ssattn.cli.captioning import check_fit
+    from xmodaler_ssattn.cli.detectors import open_detector
+    from xmodaler_ssattn.data.regions import Regions
+    from xmodaler_ssattn.regions.extract import detect_all
+
+    weights = args.detector or _sample_detector(captioner)
+    detector, _ = open_detector(weights, args)
+    check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
+    print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
+    photos = list(enumerate(map(Path, dict.fromkeys(args.photos)), 1))
+    for number, path, found in detect_all(detector, photos, args.batch):
+        if not isinstance(found, UserError) and not len(found.boxes_px):
+            found = UserError(f"{path}: the detector found no region in it.")
+        if isinstance(found, UserError):
+            failed.append(str(found))
+            continue
+        regions = Regions(number, found.width, found.height, found.boxes_px, found.features, found.class_probs)
+        yield Job(number, str(path), path, regions)
+
+
+def _sample_detector(captioner: Captioner) -> Path:
+    """The region maker beside the vocabulary of a captioner of sample scenes."""
+    path = Path(captioner.cfg.INFERENCE.VOCAB).parent / REGION_MAKER
+    if not path.is_file():
+        raise UserError("--detector: give the weights of the detector whose regions the captioner was trained on "
+                        f"(only the sample scenes bring their own; there is no {path}).")
+    return path
+
+
+# --- what comes out ------------------------------------------------------------------------------------
+class ObjectWords:
+    """word -> object class, for the words that name one of Flickr30k's object classes (those of the sample scenes
+    are among them)."""
+
+    def __init__(self, vocabulary: str) -> None:
+        from xmodaler_ssattn.evaluation.classes import flickr30k_classes
+        from xmodaler_ssattn.evaluation.lemmas import Lemmas, class_of_lemma
+
+        self._lemma = Lemmas()
+        words = Path(vocabulary).read_text(encoding="utf-8").split()
+        self._classes = class_of_lemma(flickr30k_classes(), self._lemma, words)
+
+    def __call__(self, word: str) -> str | None:
+        return self._classes.get(self._lemma(word))
+
+
+def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
+    """The caption, and a line for each object word: its box (x1, y1, x2, y2, pixels) and the weight that chose it."""
+    lines = [name, f"  {caption or '(no word)'}"]
+    objects = [word for word in caption.words if spoken(word.text)]
+    width = max((len(word.text) for word in objects), default=0)
+    for word in objects:
+        box = " ".join(f"{side:6.0f}" for side in word.box_px)
+        lines.append(f"    {word.text:{width}}  {box}   {word.weight:.2f}")
+    return "\n".join(lines)
+
+
+def _name_of(weights: Path) -> str:
+    """The run's name: its folder's."""
+    weights = weights.resolve()
+    return weights.name if weights.is_dir() else weights.parent.name
+
+
+def _write(captioner: Captioner, captions: Sequence[tuple[Job, GroundedCaption]], spoken: ObjectWords,
+           args: argparse.Namespace) -> None:
+    from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
+    from xmodaler_ssattn.regions.pictures import open_upright
+    from xmodaler_ssattn.report.single_file import write_single_file
+    from xmodaler_ssattn.report.source import read_source
+
+    captions = [(job, caption.with_companions()) for job, caption in captions]  # the printed ones alone
+    said = {word.text for _, caption in captions for word in caption.words}
+    objects = {word: name for word in sorted(said) if (name := spoken(word))}
+    header = {"ground_by": captioner.cfg.INFERENCE.GROUND_BY, "config": captioner.cfg.dump(),
+              "pictures": {str(job.image_id): job.name for job, _ in captions}}
+    results = Results(tuple(ImageResult(job.image_id, caption) for job, caption in captions), objects, header)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(args.json) if args.json else Path(folder) / "captions.json"
+        write_results(path, results, save_attention=True)
+        if args.json:
+            print(f"Written to {path}.")
+        if args.report:
+            source = read_source([path], [_name_of(Path(args.weights))])
+            source.notices.clear()  # about annotations, which photographs do not have
+            pictures = ((job.image_id, open_upright(job.picture)) for job, _ in captions if job.picture is not None)
+            write_single_file(Path(args.report), source, pictures, title="Captions")
+            print(f"Open {Path(args.report).resolve()}")

@@ -1,0 +1,164 @@
+"""A trained captioner from its checkpoint alone, and captions from regions without a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.boxes import spatial_vectors
+from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.cli.train import check_weights
+from xmodaler_ssattn.data.regions import Regions
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.host import XmodalerCheckpointer, build_model, kfg
+
+CONFIG, VOCABULARY = "config.yaml", "vocabulary.txt"
+# In a run's folder, the one to take.
+CHECKPOINTS = ("model_best.pth", "model_final.pth")
+
+
+class Captioner(NamedTuple):
+    """A model that is ready to caption.
+
+    Attributes:
+        model: the host's, in evaluation mode.
+        cfg: its config, with the paths as they are here.
+        feature_dim: D that it reads.
+        num_classes: C with background, or None when it reads no class probabilities.
+        max_regions: it reads so many regions of an image; None: all.
+    """
+
+    model: Any
+    cfg: Any
+    feature_dim: int
+    num_classes: int | None
+    max_regions: int | None
+
+
+def load_captioner(weights: str | os.PathLike, *, config_file: str | None = None, vocabulary: str | None = None,
+                   device: str | None = None, opts: Sequence[str] = ()) -> Captioner:
+    """Build the model of a checkpoint and load it.
+
+    Args:
+        weights: a checkpoint, or the folder of a run.
+        config_file: default: ``config.yaml`` beside the checkpoint, which every run writes.
+        vocabulary: default: the config's, which is also looked for where it lay relative to the checkpoint.
+        device: ``cpu``, ``cuda``, ...; default: the config's, or the CPU when there is no GPU.
+        opts: KEY VALUE config options.
+
+    Raises:
+        UserError: a file that is not there, or weights, config and vocabulary that do not belong together.
+    """
+    checkpoint = find_checkpoint(Path(weights))
+    if config_file is None:
+        config_file = str(checkpoint.parent / CONFIG)
+        if not Path(config_file).is_file():
+            raise UserError(f"There is no {config_file}, which training writes beside its checkpoints; give the "
+                            "model's config with --config-file.")
+    cfg = load_config(config_file, [*opts, "MODEL.WEIGHTS", str(checkpoint)], device=device)
+    cfg.INFERENCE.VOCAB = vocabulary or str(find_vocabulary(cfg.INFERENCE.VOCAB, cfg.OUTPUT_DIR, checkpoint.parent))
+    try:
+        model = build_model(cfg)
+    except (KeyError, AssertionError) as error:
+        raise UserError(f"{config_file}: the model cannot be built from this config: {error}") from error
+    if not getattr(model, "carries_region_inputs", False):
+        raise UserError(f"{config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, whose captions "
+                        "carry no boxes; a GroundedCaptioner is needed.")
+    check_weights(str(checkpoint), model)
+    XmodalerCheckpointer(model).load(str(checkpoint), checkpointables=[])
+    model.eval()
+    attention = cfg.MODEL.SS_ATTENTION
+    reads_classes = attention.ENABLED and attention.SEMANTIC_INPUT == "c"
+    return Captioner(model, cfg, cfg.MODEL.VISUAL_EMBED.IN_DIM, attention.NUM_CLASSES if reads_classes else None,
+                     cfg.DATALOADER.MAX_FEAT_NUM if cfg.DATALOADER.MAX_FEAT_NUM > 0 else None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint itself, or the best (else the last) one of a run's folder."""
+    if not path.is_dir():
+        return path
+    for name in CHECKPOINTS:
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"--weights: {path} holds none of {', '.join(CHECKPOINTS)}; name a checkpoint in it.")
+
+
+def find_vocabulary(path: str, output_dir: str, folder: Path) -> Path:
+    """The vocabulary of a run whose folder may have been moved, or whose config has relative paths.
+
+    Args:
+        path: INFERENCE.VOCAB of the run's config.
+        output_dir: OUTPUT_DIR of the run's config.
+        folder: where the checkpoint lies now.
+
+    Raises:
+        UserError: it is in none of the places; all are named.
+    """
+    from_run = os.path.relpath(path, output_dir) if path and output_dir else VOCABULARY
+    # Relative to the run first: a relative path may lead to another run's vocabulary from here.
+    places = dict.fromkeys([Path(os.path.normpath(folder / from_run)), folder / VOCABULARY, Path(path)])
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError("The captioner's vocabulary is in none of these places: "
+                    f"{', '.join(map(str, places))}. Give it with --vocabulary.")
+
+
+def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, source: str) -> None:
+    """Refuse regions that the captioner was not trained on.
+
+    Args:
+        feature_dim: D of the regions.
+        num_classes: their C with background; None when they have no class probabilities.
+        source: where they come from, for the message.
+
+    Raises:
+        UserError: what does not fit, with both numbers.
+    """
+    problems = []
+    if feature_dim != captioner.feature_dim:
+        problems.append(f"the features have {feature_dim} numbers, the captioner was trained on "
+                        f"{captioner.feature_dim}")
+    if captioner.num_classes is not None and num_classes is None:
+        problems.append(f"the captioner reads {captioner.num_classes} class probabilities of each region, and there "
+                        "are none; with the detector's classifier they can be added (`xmodaler prepare classifier`, "
+                        "then `xmodaler prepare regions --format regions --classifier FILE`)")
+    elif captioner.num_classes is not None and num_classes != captioner.num_classes:
+        problems.append(f"there are {num_classes} class probabilities (background included), the captioner was "
+                        f"trained on {captioner.num_classes}")
+    raise_all(problems, f"The captioner does not fit the regions of {source}")
+
+
+@torch.inference_mode()
+def caption_regions(captioner: Captioner, images: Sequence[Regions]) -> list[GroundedCaption]:
+    """One caption an image, by beam search; each carries the greedy one (``caption.greedy``).
+
+    Raises:
+        UserError: a number that is not finite; names the image.
+    """
+    samples = [_sample(captioner, regions) for regions in images]
+    batch = captioner.model.preprocess_batch(samples)
+    return captioner.model(batch, use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+
+
+def _sample(captioner: Captioner, regions: Regions) -> dict[str, Any]:
+    """What the mapper makes of an image of val or test."""
+    regions.check_finite(f"image {regions.image_id}")
+    keep = slice(captioner.max_regions)
+    boxes = regions.boxes_px[keep]
+    sample = {
+        kfg.IDS: regions.image_id,
+        kfg.ATT_FEATS: torch.from_numpy(regions.features[keep]),
+        keys.BOXES_PX: torch.from_numpy(boxes),
+        keys.SPATIAL: torch.from_numpy(spatial_vectors(boxes, regions.width, regions.height)),
+        keys.IMAGE_SIZE: torch.tensor([regions.width, regions.height], dtype=torch.float32),
+    }
+    if captioner.num_classes is not None:
+        sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs[keep])
+    return sample

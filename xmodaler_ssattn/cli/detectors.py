@@ -1,0 +1,90 @@
+"""Detectors by their weights file: a Bottom-Up network, or the sample scenes' own region maker."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import sha256_of
+from xmodaler_ssattn.regions.detected import Detected, Detector
+from xmodaler_ssattn.regions.loading import BACKENDS, load_detector
+from xmodaler_ssattn.sample.region_maker import SampleRegionMaker
+
+MIN_MAX = (36, 36)
+
+
+class SampleDetector:
+    """``SampleRegionMaker`` as a ``Detector``; ``max_boxes`` is the number of regions of a picture."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._maker = SampleRegionMaker.load(path)
+        self.feature_dim = self._maker.feature_dim
+        self.num_classes = self._maker.num_classes - 1
+        self.max_boxes = self._maker.num_regions
+        self.source = "sample scenes: region maker, from pictures alone"
+        self.weights_sha256 = sha256_of(path)
+
+    def detect(self, image_bgr: np.ndarray) -> Detected:
+        regions = self._maker(Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1])))
+        kinds = regions.class_probs[:, 1:]
+        return Detected(regions.width, regions.height, regions.boxes_px, regions.features, regions.class_probs,
+                        kinds.max(axis=1), kinds.argmax(axis=1))
+
+    def detect_many(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:
+        return [self.detect(image) for image in images_bgr]
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+    """--backend, --device, --min-max-boxes, --batch."""
+    parser.add_argument("--backend", choices=BACKENDS, default="auto",
+                        help="what runs a Bottom-Up network (default: detectron2 where it is installed, else torch)")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
+    parser.add_argument("--min-max-boxes", metavar="MIN,MAX", help="regions of a picture: 36,36 (default) always as "
+                        "many, 10,100 as many as are sure enough")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once, for a GPU (default: 1)")
+
+
+def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[Detector, int]:
+    """The detector for a weights file, and the most regions that it gives a picture.
+
+    Args:
+        args: those of ``add_detector_arguments``.
+
+    Raises:
+        UserError: no such file, no weights of a known network, or options that it has no use for.
+    """
+    if args.batch < 1:
+        raise UserError(f"--batch: expected 1 or more, got {args.batch}.")
+    boxes = MIN_MAX if args.min_max_boxes is None else parse_min_max(args.min_max_boxes)
+    if Path(path).suffix == ".npz":
+        if args.min_max_boxes is not None or args.backend != "auto":
+            raise UserError(f"{path} is a region maker of the sample scenes: --backend and --min-max-boxes are for "
+                            "Bottom-Up networks.")
+        detector = SampleDetector(path)
+        return detector, detector.max_boxes
+    _check_device(args.device)
+    return load_detector(path, backend=args.backend, device=args.device, min_max_boxes=boxes), boxes[1]
+
+
+def _check_device(name: str | None) -> None:
+    try:
+        device = torch.device("cpu" if name is None else name)
+    except RuntimeError:
+        raise UserError(f"--device: expected cpu, cuda or cuda:1, got {name!r}.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device is {name}, but PyTorch sees no CUDA device; take --device cpu.")
+
+
+def parse_min_max(text: str) -> tuple[int, int]:
+    """``"10,100"`` -> (10, 100)."""
+    low, comma, high = text.partition(",")
+    if not (comma and low.strip().isdecimal() and high.strip().isdecimal() and 1 <= int(low) <= int(high)):
+        raise UserError(f"--min-max-boxes: expected MIN,MAX with 1 <= MIN <= MAX, such as 36,36; got {text!r}.")
+    return int(low), int(high)

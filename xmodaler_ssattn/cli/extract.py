@@ -1,0 +1,105 @@
+"""``xmodaler extract``: photographs -> one file of region features."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from xmodaler_ssattn.errors import UserError
+
+SOME_FAILED = 3  # the exit code when the file is written without some of the pictures
+
+TEXT = """\
+Runs a Bottom-Up detector over a folder of pictures and writes their regions into one HDF5 file. A stopped run goes on
+where it was: start it again. Pictures that fail are listed at the end, with exit code 3; mended, they are added to the
+file by the same command.
+
+An image's id is the number that ends its picture's name (123.jpg, COCO_val2014_000000000139.jpg). For other names give
+--ids FILE: a JSON object name -> id, written with 1, 2, 3, ... when it does not exist, and kept from then on.
+
+Several machines: --shard 1/4 ... --shard 4/4, each with an --out of its own; then
+  xmodaler extract --join part1.h5 part2.h5 part3.h5 part4.h5 --out regions.h5
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    from xmodaler_ssattn.cli.detectors import add_detector_arguments
+
+    parser = subparsers.add_parser("extract", help="region features of own photographs", description=TEXT,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--images", metavar="DIR", help="folder of pictures: JPEG, PNG, WebP, TIFF, ...")
+    add("--weights", metavar="FILE", help="the detector's weights, from their authors; or region_maker.npz of the "
+        "sample scenes")
+    add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
+    add("--recursive", action="store_true", help="also the pictures in subfolders")
+    add("--ids", metavar="FILE", help="JSON name -> id, read or written; names are relative to --images")
+    add("--shard", metavar="I/N", help="this part of the pictures alone, e.g. 2/4")
+    add("--join", nargs="+", metavar="FILE", help="put finished files into one, instead of extracting")
+    add_detector_arguments(parser)
+    add("--float16", action="store_true", help="store features and class probabilities in half precision")
+    add("--vocabulary", metavar="FILE", help="the detector's class list; its sha256 is recorded")
+    add("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.join:
+        return run_join(args)
+    missing = [name for name in ("--images", "--weights") if getattr(args, name[2:]) is None]
+    if missing:
+        raise UserError(f"extract: give {' and '.join(missing)} (or --join FILES, to put finished files into one).")
+    from xmodaler_ssattn.cli.detectors import open_detector
+    from xmodaler_ssattn.data.convert.run import sha256_or_empty
+    from xmodaler_ssattn.regions.extract import extract_regions
+    from xmodaler_ssattn.regions.folder import ids_from_file, ids_from_names, list_pictures, take_shard
+
+    listing = list_pictures(args.images, args.recursive)
+    ids = ids_from_file(listing.names, args.ids) if args.ids else ids_from_names(listing.names)
+    chosen = take_shard(list(ids), args.shard) if args.shard else list(ids)
+    vocabulary = sha256_or_empty(args.vocabulary)
+    print(f"{len(listing.names):,} pictures in {listing.folder}" + _passed_over(listing)
+          + (f" Shard {args.shard}: {len(chosen):,} of them." if args.shard else ""), flush=True)
+    detector, most = open_detector(args.weights, args)
+    print(f"Detector: {detector.source}; {args.weights}, sha256 {detector.weights_sha256}", flush=True)
+    report = extract_regions(
+        detector, {image_id: listing.folder / ids[image_id] for image_id in chosen}, args.out, num_regions=most,
+        batch=args.batch, float16=args.float16, vocabulary_sha256=vocabulary,
+        attributes={"min_max_boxes": args.min_max_boxes or f"{most},{most}"}, overwrite=args.overwrite)
+    print(f"{report.images:,} images with up to {most} regions of {detector.feature_dim} numbers and "
+          f"{detector.num_classes + 1} class probabilities (background first).")
+    if report.resumed:
+        print(f"{report.resumed:,} of them were there from an earlier run.")
+    print(f"Written to {report.path}. Look at it: xmodaler check --regions {report.path}")
+    return list_failed(report.failed, len(chosen))
+
+
+def run_join(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.regions.join import join_regions
+
+    if args.images or args.weights or args.shard:
+        raise UserError("--join puts finished files into one; it has no use for --images, --weights and --shard.")
+    count = join_regions(args.join, args.out, overwrite=args.overwrite)
+    print(f"{count:,} images of {len(args.join)} files written to {args.out}.")
+    return 0
+
+
+def list_failed(failed: list[str], total: int) -> int:
+    """Print every picture that failed, and why; returns the exit code."""
+    if not failed:
+        return 0
+    print(f"{len(failed):,} of {total:,} pictures failed:")
+    for number, reason in enumerate(failed, 1):
+        print(f"  {number}. {reason}")
+    return SOME_FAILED
+
+
+def _passed_over(listing: Any) -> str:
+    """What is in the folder and not among its pictures."""
+    parts = []
+    for found, what in ((listing.others, "files that are no pictures"),
+                        (listing.subfolders, "subfolders (see --recursive)")):
+        if found:
+            shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            parts.append(f"{len(found):,} {what}: {shown}")
+    return f"; not looked at: {'; '.join(parts)}." if parts else "."

@@ -1,0 +1,148 @@
+"""The pictures of a folder and their image ids.
+
+An id is the number that ends a picture's name: ``1000092795.jpg``, ``000000000139.jpg`` and
+``COCO_val2014_000000000139.jpg`` have one. `xmodaler report` finds pictures by the same rule. Where names do not say
+it, an id list does: a JSON object name -> id, written at the first run and kept from then on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodaler_ssattn.data.problems import numbered
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_json, write_json
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".mpo")
+# Pictures all the same: they are listed as failed, not passed over.
+UNREADABLE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf")
+LARGEST_ID = 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+        folder: the folder.
+        names: of the pictures, relative to it, with ``/``, sorted.
+        others: of files that are no pictures by their suffix.
+        subfolders: that were not looked into.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    others: tuple[str, ...]
+    subfolders: tuple[str, ...]
+
+
+def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing:
+    """The pictures of a folder, by suffix; names that begin with a dot are left alone.
+
+    Args:
+        recursive: also those in subfolders, except in linked ones.
+
+    Raises:
+        UserError: no such folder, or no picture in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--images: {folder} is no folder; expected one with pictures.")
+    names, others, subfolders = [], [], []
+    for place, below, files in os.walk(folder):
+        here = Path(place).relative_to(folder)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if not recursive:
+            subfolders += below
+            below.clear()
+        for name in files:
+            if not name.startswith("."):
+                known = name.lower().endswith(SUFFIXES + UNREADABLE_SUFFIXES)
+                (names if known else others).append((here / name).as_posix())
+    if not names:
+        hint = f" Its subfolders are searched with --recursive: {', '.join(subfolders[:5])}." if subfolders else ""
+        raise UserError(f"--images: {folder} holds no picture ({', '.join(SUFFIXES)}).{hint}")
+    return Listing(folder, tuple(sorted(names)), tuple(sorted(others)), tuple(subfolders))
+
+
+def number_in(name: str) -> int | None:
+    """The number that ends a file's name before its suffix, alone or after the last underscore; None without one."""
+    digits = os.path.splitext(os.path.basename(name))[0].rpartition("_")[2]
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    return number if (number := int(digits)) <= LARGEST_ID else None
+
+
+def ids_from_names(names: Sequence[str]) -> dict[int, str]:
+    """image id -> name, by the number in the name, ascending.
+
+    Raises:
+        UserError: names without a number, and names that share one; all of them.
+    """
+    found: dict[int, str] = {}
+    problems = []
+    for name in names:
+        number = number_in(name)
+        if number is None:
+            problems.append(f"{name} does not end with a number")
+        elif number in found:
+            problems.append(f"{found[number]} and {name} have the same number, {number}")
+        else:
+            found[number] = name
+    if problems:
+        raise UserError(f"Image ids come from the pictures' names, and {len(problems)} of {len(names)} give none:\n"
+                        f"{numbered(problems)}\nRename them, or give --ids FILE: a JSON object name -> id, which is "
+                        "written with the numbers 1, 2, 3, ... when it does not exist.")
+    return dict(sorted(found.items()))
+
+
+def ids_from_file(names: Sequence[str], path: str | os.PathLike) -> dict[int, str]:
+    """image id -> name, by the id list in ``path``, ascending.
+
+    Names that it lacks get the next numbers, in the order of ``names``, and the list is written again: an id once
+    given stays. Names of the list that are not in ``names`` are left in it.
+
+    Raises:
+        UserError: no JSON object of names and whole numbers, or an id that stands twice.
+    """
+    path = Path(path)
+    known = read_json(path, "--ids") if path.exists() else {}
+    if not isinstance(known, dict):
+        raise UserError(f"--ids: {path} holds a {type(known).__name__}, expected an object name -> id.")
+    owner: dict[int, str] = {}
+    problems = []
+    for name, number in known.items():
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST_ID:
+            problems.append(f"{name} has the id {number!r}, expected a whole number from 0 on")
+        elif number in owner:
+            problems.append(f"{owner[number]} and {name} have the same id, {number}")
+        else:
+            owner[number] = name
+    if problems:
+        raise UserError(f"--ids: {path} cannot be used:\n{numbered(problems)}")
+    following = max(owner, default=0) + 1
+    new = [name for name in names if name not in known]
+    if following + len(new) - 1 > LARGEST_ID:
+        raise UserError(f"--ids: {path}: after {following - 1} there are no numbers left for {len(new)} new pictures.")
+    if new:
+        known = {**known, **{name: following + place for place, name in enumerate(new)}}
+        write_json(path, known, indent=1)
+    return dict(sorted((known[name], name) for name in names))
+
+
+def take_shard(ids: Sequence[int], shard: str) -> list[int]:
+    """Every n-th id from the i-th on, for ``"i/n"`` with 1 <= i <= n.
+
+    Raises:
+        UserError: another text, or a shard without a picture.
+    """
+    first, slash, count = shard.partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise UserError(f"--shard: expected i/n with 1 <= i <= n, such as 2/4; got {shard!r}.")
+    taken = list(ids)[int(first) - 1 :: int(count)]
+    if not taken:
+        raise UserError(f"--shard {shard}: there are only {len(ids)} pictures, so this shard has none.")
+    return taken

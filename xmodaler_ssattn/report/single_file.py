@@ -1,0 +1,67 @@
+"""The page as one HTML file, for a handful of pictures: to be kept, sent and opened anywhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from xmodaler_ssattn.files import write_text
+from xmodaler_ssattn.report.page import STYLE, write_page
+from xmodaler_ssattn.report.source import Source
+
+LONGEST_SIDE = 1200  # of a picture in the page, pixels; the boxes stay in those of the original
+QUALITY = 88
+
+
+def write_single_file(
+    path: Path, source: Source, pictures: Iterable[tuple[int, Image.Image]], *, title: str
+) -> Path:
+    """Write the page of ``write_page`` with its style, scripts, data and pictures inside one file.
+
+    Args:
+        source: models and annotations.
+        pictures: (image id, its picture, upright), each asked for when it is written; an id without one is shown as
+            a blank frame.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        images, page = Path(temporary) / "images", Path(temporary) / "page"
+        images.mkdir()
+        for image_id, picture in pictures:
+            (images / f"{image_id}.jpg").write_bytes(_as_jpeg(picture))
+        given = images if any(images.iterdir()) else None
+        text = write_page(page, source, images=given, title=title).read_text(encoding="utf-8")
+        parts = "".join(f'<script src="data/{part.name}"></script>\n' for part in sorted(page.glob("data/part_*.js")))
+        index = '<script src="data/index.js"></script>'
+        text = text.replace(index, parts + index)  # all parts are there before the index asks for them
+        text = text.replace(f'<link rel="stylesheet" href="{STYLE}">',
+                            f"<style>\n{(page / STYLE).read_text(encoding='utf-8')}</style>")
+        text = re.sub(r'<script src="([^"]+)"></script>', lambda found: _inline(page / found[1], images), text)
+    write_text(path, text)
+    return path
+
+
+def _as_jpeg(picture: Image.Image) -> bytes:
+    picture = picture.convert("RGB")
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def _inline(script: Path, images: Path) -> str:
+    text = script.read_text(encoding="utf-8")
+    if script.parent.name == "data":
+        text = re.sub(r'"p":"pictures/([^"]+)"', lambda found: f'"p":"{_data_address(images / found[1])}"', text)
+        # Inside JSON "<" stands in strings alone; as an escape it can neither end the script nor begin a comment.
+        text = text.replace("<", "\\u003c")
+    return f"<script>\n{text}</script>"
+
+
+def _data_address(picture: Path) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
