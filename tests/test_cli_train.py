@@ -185,3 +185,16 @@ def test_a_demo_of_no_pictures_epochs_or_device_is_refused_before_anything_is_dr
 def test_of_a_failed_run_the_demo_shows_the_error_and_not_the_config():
     assert demo_command.last_words("Host\nVERSION: 1\nxmodaler: error: no room\n") == "xmodaler: error: no room"
     assert demo_command.last_words("x" * 2000 + "end\n").endswith("xend")
+
+
+def test_partial_weights_name_what_keeps_its_draw_and_still_refuse_another_model(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
+    path = str(tmp_path / "w.pth")
+    torch.save({"model": {"0.weight": torch.ones(1, 1), "0.bias": torch.ones(1)}}, path)
+    with pytest.raises(UserError, match="it lacks 2 weights: 1.bias, 1.weight"):
+        train_command.check_weights(path, model)
+    assert train_command.check_weights(path, model, partial=True) == ["1.bias", "1.weight"]
+    torch.save({"model": {"other": torch.ones(1)}}, path)
+    with pytest.raises(UserError, match="it holds none of the model's weights") as error:
+        train_command.check_weights(path, model, partial=True)
+    assert "it has unknown 1 weights: other" in str(error.value)

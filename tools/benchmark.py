@@ -1,18 +1,20 @@
-"""Measure training and decoding at the paper's sizes, beside stock X-modaler on the same data.
+"""Measure training, decoding and loading at the paper's sizes, beside stock X-modaler on the same data.
 
-    python tools/benchmark.py [step] [decode] [memory] [baseline] [real] [--captions FILE] [--json OUT]
+    python tools/benchmark.py [WHAT ...] [--captions FILE] [--json OUT]
 
-Stock X-modaler's Up-Down takes part when XMODALER_HOME points to a clone; on a machine without CUDA its
-``.cuda()`` calls are answered by the identity, in its own process. Every contestant lives in a process of
-its own and does one step when told to, in turn (A B C A B C ...), so that all see the same machine; the
-table gives medians, and ratios of medians. The product peak of the machine is measured in the same run.
+Stock X-modaler's Up-Down takes part when XMODALER_HOME points to a clone; on a machine without CUDA its ``.cuda()``
+calls are answered by the identity, in its own process. Every contestant lives in a process of its own and does one
+step when told to, in turn (A B C A B C ...), so that all see the same machine; the table gives medians, and ratios of
+medians. The machine's product peaks and its copy rate are measured in the same run.
 
-step      one training step (forward, losses, backward, clipping, optimiser): stock, ours float32, ours bf16
+step      one training step (forward, losses, backward, clipping, optimiser), and what it reaches of those peaks
 decode    beam-3 decoding of 32 images; with --captions by an Up-Down that has first learned from them for 100
           steps and so knows how to end a sentence, else with random weights, whose captions never end
 memory    bytes that the backward pass keeps of a training step (saved-tensor hooks; the allocator on a GPU)
 baseline  SS attention + grounding loss against our own Up-Down, alternating steps, with a 95 % interval
 real      100 training steps on the words of --captions, vocabulary by GVD's rule, regions filled with noise
+loading   the share of the time that the hosts' own trainers wait for data from a region file
+largest   images a second at 8, 16, 32, ... images a step, as far as the memory goes (--memory, --patience)
 
 Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz). All but ``real`` use
 their lengths alone; without the file lengths are drawn (mean 12.4, as on Flickr30k).
@@ -21,332 +23,178 @@ their lengths alone; without the file lengths are drawn (mean 12.4, as on Flickr
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
-import platform
 import random
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-VOCAB, REGIONS, FEATURES, CLASSES, CAPTIONS = 8640, 36, 2048, 1601, 5
+from benchmark_contestants import ROOT, Contestant, Ours, in_turn
+from benchmark_data import CAPTIONS, caption_lengths, pad, read_captions, words_of, write_vocabulary
+from benchmark_loading import loading
+from benchmark_measures import available_gib, machine, paired_ratio, peak_mib, rates, table
+
+SHARED_DROPOUT = ["MODEL.SHARE_REGION_DROPOUT", "True"]
+FUSED_LOSS = ["LOSSES.NAMES", "['FusedCrossEntropy','GroundingLoss']"]
+CAPTURED = ["MODEL.CAPTURE_GRAPHS", "True"]
+# Of the memory that is free at the start.
+MEMORY_SHARE = 0.8
 
 
-# --- the contestants, each in its own process ---------------------------------------------------------------------
-def draw_batch(batch: int, lengths: list[int], device) -> dict:
-    """The same arrays for everybody: features, boxes, classes, tokens and targets of ``batch`` images."""
-    import torch
+class Benchmark:
+    """One run: what all contestants have in common, and the report."""
 
-    generator = torch.Generator().manual_seed(0)
-    rng = random.Random(0)
-    captions = [[rng.randrange(1, VOCAB) for _ in range(n)] for n in rng.choices(lengths, k=batch * CAPTIONS)]
-    width = max(map(len, captions)) + 1
-    tokens, targets = torch.zeros(len(captions), width, dtype=torch.long), torch.full((len(captions), width), -1)
-    for row, words in enumerate(captions):
-        tokens[row, 1 : len(words) + 1] = torch.tensor(words)
-        targets[row, : len(words) + 1] = torch.tensor([*words, 0])
-    corners = torch.rand(batch, REGIONS, 2, generator=generator) * 0.6
-    p = torch.cat([corners, corners + 0.3], -1)
-    return {
-        "feats": torch.randn(batch, REGIONS, FEATURES, generator=generator).relu(),
-        "boxes": p * 500,
-        "p": torch.cat([p[..., [0, 2, 1, 3]], torch.full((batch, REGIONS, 1), 0.09)], -1),
-        "c": torch.randn(batch, REGIONS, CLASSES, generator=generator).mul(3).softmax(-1),
-        "sigma": (torch.rand(batch, 1, REGIONS, generator=generator) < 0.1).float(),
-        "tokens": tokens.to(device),
-        "targets": targets.to(device),
-        "lengths": [len(words) + 1 for words in captions],
-    }
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        self.args, self.folder = args, folder
+        self.lengths = caption_lengths(args.captions)[:20000]
+        self.common = {"vocab": str(write_vocabulary(folder)), "lengths": self.lengths, "threads": args.threads}
+        self.stock = bool(os.environ.get("XMODALER_HOME"))
+        self.facts = machine(args.threads)
+        self.cuda = self.facts["device"] == "cuda"
+        self.report = {"machine": self.facts, "batch": args.batch}
+        if not self.stock:
+            print("XMODALER_HOME is not set: stock X-modaler does not take part.")
 
+    def start(self, name: str, **options) -> Contestant:
+        return Contestant(name, **{"kind": "ours", "batch": self.args.batch, **self.common, **options})
 
-class Ours:
-    """This package on its embedded runtime: Up-Down or SS attention, float32 or bf16."""
+    def group(self, *ours: tuple[str, dict], **options) -> list[Contestant]:
+        """Stock, when it is there, and the given variants of ours."""
+        stock = [self.start("stock Up-Down, float32", kind="stock", **options)] if self.stock else []
+        return stock + [self.start(name, **options, **more) for name, more in ours]
 
-    def __init__(self, options: dict):
-        import torch
-
-        from xmodaler_ssattn import host
-        from xmodaler_ssattn.cli.configuring import load_config
-
-        self.torch, self.options = torch, options
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        opts = ["INFERENCE.VOCAB", options["vocab"], "SOLVER.AMP", str(options.get("amp", False))]
-        opts += ["MODEL.VOCAB_SIZE", str(options.get("vocab_size", VOCAB))]
-        if options.get("exact"):  # stock's function: tanh, no dropout
-            opts += ["MODEL.SS_ATTENTION.ACTIVATION", "tanh", "MODEL.PRED_DROPOUT", "0.0"]
-            opts += ["MODEL.TOKEN_EMBED.DROPOUT", "0.0", "MODEL.VISUAL_EMBED.DROPOUT", "0.0"]
-        row = options.get("row", "ss_attn")
-        cfg = load_config(str(ROOT / f"configs/flickr30k_entities/{row}.yaml"), opts, device=self.device)
-        torch.manual_seed(0)
-        self.model = host.build_model(cfg).train()
-        if options.get("weights"):
-            self.model.load_state_dict(torch.load(options["weights"], weights_only=True))
-        self.optimizer, self.losses = host.build_optimizer(cfg, self.model), host.build_losses(cfg)
-        self.kfg = host.kfg
-        self.data = draw_batch(options["batch"], options["lengths"], self.device)
-
-    def batch(self, images: int, captions: int) -> dict:
-        from xmodaler_ssattn import keys
-
-        data, kfg, torch = self.data, self.kfg, self.torch
-        batch = {
-            kfg.IDS: list(range(images)),
-            kfg.ATT_FEATS: data["feats"],
-            kfg.ATT_MASKS: torch.ones(images, REGIONS),
-            keys.BOXES_PX: data["boxes"],
-            keys.SPATIAL: data["p"],
-            keys.CLASS_PROBS: data["c"],
-            keys.IMAGE_SIZE: torch.full((images, 2), 500.0),
-            keys.SIGMA: data["sigma"],
-            keys.HAS_BOXES: torch.ones(images, 1),
-        }
-        batch = {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in batch.items()}
-        batch |= {keys.NUM_REGIONS: [REGIONS] * images, keys.CAPTIONS_PER_IMAGE: captions}
-        if captions > 1:
-            batch |= {kfg.G_TOKENS_IDS: data["tokens"], kfg.G_TARGET_IDS: data["targets"]}
-            batch |= {keys.CAPTION_LENGTHS: data["lengths"], keys.NUM_WORDS: sum(data["lengths"])}
-        return batch
-
-    def loss_parts(self) -> dict:
-        out = self.model({**self.batch(self.options["batch"], CAPTIONS), self.kfg.SS_PROB: self.options.get("ss", 0.0)})
-        parts = {}
-        for loss in self.losses:
-            parts.update(loss(out))
-        return parts
-
-    def loss(self):
-        return sum(self.loss_parts().values())
-
-    def decode(self) -> None:
-        self.model.eval()
-        with self.torch.no_grad():
-            # The searcher alone, as the stock model is asked; the greedy companion is an extra of ours.
-            self.model.decode_beam_search(self.batch(self.options["batch"], 1), True)
-
-
-class Stock(Ours):
-    """Upstream X-modaler's Up-Down with its own embedding, loop, loss and optimiser."""
-
-    def __init__(self, options: dict):
-        import torch
-
-        if not torch.cuda.is_available():
-            torch.Tensor.cuda = lambda self, *_, **__: self
-        sys.path.insert(0, os.environ["XMODALER_HOME"])
-        sys.path.append(str(ROOT / "tests" / "standins"))
-        from xmodaler.config import get_cfg, kfg
-        from xmodaler.losses import build_losses
-        from xmodaler.modeling import add_config, build_model
-        from xmodaler.optim import build_optimizer
-
-        self.torch, self.options, self.kfg = torch, options, kfg
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        file = str(Path(os.environ["XMODALER_HOME"]) / "configs/image_caption/updown/updown.yaml")
-        cfg = get_cfg()
-        add_config(cfg, cfg.load_from_file_tmp(file, allow_unsafe=False))
-        cfg.merge_from_file(file, allow_unsafe=False)
-        opts = [
-            "MODEL.VOCAB_SIZE",
-            options.get("vocab_size", VOCAB),
-            "MODEL.DEVICE",
-            self.device,
-            "INFERENCE.VOCAB",
-            options["vocab"],
+    def step(self) -> None:
+        if self.stock:
+            weights = str(self.folder / "stock.pth")
+            pair = [self.start("stock", kind="stock", exact=True, save=weights)]
+            pair.append(self.start("ours", exact=True, row="updown", weights=weights))
+            losses = [c.ask("loss") for c in pair]
+            print(f"\nloss with equal weights, no dropout: stock {losses[0]:.6f}, ours {losses[1]:.6f}")
+            self.report["loss"] = losses
+            close(pair)
+        print(f"\ntraining step, {self.args.batch} images x {CAPTIONS} captions:")
+        ours = [
+            ("ours, SS attention, float32", {}),
+            ("ours, SS attention, bf16", {"amp": True}),
+            ("ours, float32, 25 % sampled words", {"ss": 0.25}),
+            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
+            ("ours, bf16, fused loss", {"amp": True, "set": FUSED_LOSS}),
+            ("ours, float32, shared dropout", {"set": SHARED_DROPOUT}),
         ]
-        if options.get("exact"):
-            opts += ["MODEL.PRED_DROPOUT", 0.0, "MODEL.TOKEN_EMBED.DROPOUT", 0.0, "MODEL.VISUAL_EMBED.DROPOUT", 0.0]
-        cfg.merge_from_list(opts)
-        torch.manual_seed(0)
-        self.model = build_model(cfg).train()
-        if options.get("weights"):
-            self.model.load_state_dict(torch.load(options["weights"], weights_only=True))
-        if options.get("save"):
-            torch.save(self.model.state_dict(), options["save"])
-        self.optimizer, self.losses = build_optimizer(cfg, self.model), build_losses(cfg)
-        self.data = draw_batch(options["batch"], options["lengths"], self.device)
-
-    def batch(self, images: int, captions: int) -> dict:
-        # As BaseEncoderDecoder.preprocess_batch leaves it: features repeated once a caption.
-        data, kfg, torch = self.data, self.kfg, self.torch
-        feats = data["feats"].repeat_interleave(captions, 0).to(self.device)
-        batch = {kfg.IDS: list(range(images)), kfg.ATT_FEATS: feats}
-        batch[kfg.ATT_MASKS] = torch.ones(images * captions, REGIONS, device=self.device)
-        if captions > 1:
-            batch |= {kfg.G_TOKENS_IDS: data["tokens"].clone(), kfg.G_TARGET_IDS: data["targets"].clone()}
-        return batch
+        if self.cuda:
+            ours += [("ours, bf16, captured", {"amp": True, "set": CAPTURED}),
+                     ("ours, bf16, captured, 25 % sampled", {"amp": True, "ss": 0.25, "set": CAPTURED})]
+        group = self.group(*ours)
+        times = in_turn(group, "step", self.args.rounds, 3)
+        self.report["step"] = table(times, "s")
+        print("\nof the machine's peaks:")
+        for contestant in group:
+            name, kind = contestant.name, "bfloat16" if contestant.options.get("amp") else "float32"
+            peak = contestant.ask("peak")  # before counting, which takes memory of its own
+            # A replayed graph dispatches nothing that could be counted: its work is that of the same step without.
+            plain = contestant
+            if contestant.options.get("set") == CAPTURED:
+                plain = self.start(name, **{**contestant.options, "set": []})
+            seconds, work = statistics.median(times[name]), plain.ask("work")
+            self.report["step"][name] |= rates(name, seconds, self.args.batch, work, peak, self.facts, kind)
+            if plain is not contestant:
+                plain.close()
+        close(group)
 
     def decode(self) -> None:
-        self.model.eval()
-        with self.torch.no_grad():
-            self.model(self.batch(self.options["batch"], 1), use_beam_search=True, output_sents=True)
+        learned = {}
+        if self.args.captions:
+            size = real_sentences(self.args.captions, 100, self.folder, row="updown", exact=True)["vocabulary"]
+            learned = {"vocab_size": size, "weights": str(self.folder / "learned.pth"), "row": "updown", "exact": True}
+            learned |= {"vocab": str(self.folder / "vocabulary.txt")}
+        print(f"\nbeam-3 decoding of 32 images ({'learned' if learned else 'random'} weights):")
+        group = self.group(("ours, float32", {}), ("ours, bf16", {"amp": True}), **{"batch": 32, **learned})
+        self.report["decode"] = table(in_turn(group, "decode", self.args.rounds, 1), "s")
+        close(group)
 
-
-def serve(options: dict) -> None:
-    """Answer ``step``, ``decode``, ``memory`` and ``loss`` on stdin with a JSON line each."""
-    import torch
-
-    torch.set_num_threads(options["threads"])
-    contestant = (Stock if options["kind"] == "stock" else Ours)(options)
-    cuda = contestant.device == "cuda"
-
-    def timed(work) -> float:
-        if cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        if cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    def step() -> None:
-        loss = contestant.loss()
-        contestant.optimizer.zero_grad()
-        loss.backward()
-        contestant.optimizer.step()
-
-    print("ready", flush=True)
-    for command in map(str.strip, sys.stdin):
-        if command == "step":
-            answer = timed(step)
-        elif command == "decode":
-            answer = timed(contestant.decode)
-        elif command == "loss":
-            answer = float(contestant.loss().detach())
-        else:
-            answer = kept_bytes(contestant, step, cuda)
-        print(json.dumps(answer), flush=True)
-
-
-def kept_bytes(contestant, step, cuda: bool) -> int:
-    """Bytes alive between forward and backward beside weights, gradients and optimiser state."""
-    import torch
-
-    if cuda:
-        step()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    ours = {p.untyped_storage().data_ptr() for p in contestant.model.parameters()}
-    seen: dict[int, int] = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in ours:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = contestant.loss()  # alive while we count, so that no address is used twice
-    total = sum(seen.values())
-    del kept
-    return total
-
-
-# --- the parent ----------------------------------------------------------------------------------------------------
-class Contestant:
-    """A process that does one thing when told to."""
-
-    def __init__(self, name: str, **options):
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("XMODALER_SSATTN")}
-        if options["kind"] == "ours":
-            environ |= {"XMODALER_SSATTN_HOST": "embedded"}
-        environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), environ.get("PYTHONPATH", "")])
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if options.get("quiet", True) else None,
-            text=True,
-            env=environ,
+    def memory(self) -> None:
+        print("\nkept for the backward pass of a training step:")
+        group = self.group(
+            ("ours, SS attention, float32", {}),
+            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
+            ("ours, float32, shared dropout", {"set": SHARED_DROPOUT}),
+            ("ours, SS attention, bf16", {"amp": True}),
+            ("ours, bf16, fused loss", {"amp": True, "set": FUSED_LOSS}),
         )
-        line = ""
-        while line.strip() != "ready":
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit(f"{name}: the process ended before it was ready; run its worker by hand to see why")
+        self.report["memory"] = table({c.name: [c.ask("memory") / 2**20] for c in group}, "MiB")
+        close(group)
 
-    def ask(self, command: str) -> float:
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        while True:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit(f"{self.name}: the process ended during {command!r}")
-            try:
-                return json.loads(line)
-            except json.JSONDecodeError:
-                continue  # something that the host printed
+    def baseline(self) -> None:
+        print("\nSS attention + grounding loss against our Up-Down, same step:")
+        group = [self.start("Up-Down", row="updown"), self.start("SS attention + grounding loss")]
+        times = in_turn(group, "step", max(30, self.args.rounds), 3)
+        self.report["baseline"] = table(times, "s") | {"paired_ratio": paired_ratio(times)}
+        close(group)
 
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+    def real(self) -> None:
+        if not self.args.captions:
+            raise SystemExit("real needs --captions FILE")
+        self.report["real"] = real_sentences(self.args.captions, 100, self.folder)
 
+    def loading(self) -> None:
+        args = self.args
+        self.report["loading"] = loading(self.lengths, threads=args.threads, batch=args.batch, steps=args.steps,
+                                         folder=args.folder, stock=self.stock)
 
-def in_turn(contestants: list[Contestant], command: str, rounds: int, warmup: int) -> dict[str, list[float]]:
-    """Seconds of each contestant, one after the other in every round."""
-    times: dict[str, list[float]] = {c.name: [] for c in contestants}
-    for turn in range(warmup + rounds):
-        for contestant in contestants:
-            seconds = contestant.ask(command)
-            if turn >= warmup:
-                times[contestant.name].append(seconds)
-    return times
+    def largest(self) -> None:
+        budget = (self.args.memory or MEMORY_SHARE * available_gib()) * 1024
+        print(f"\nlargest batch in {budget / 1024:.1f} GiB, or of {self.args.patience:.0f} s a step:")
+        ways = [("stock Up-Down, float32", {"kind": "stock"})] if self.stock else []
+        ways += [("ours, SS attention, float32", {}), ("ours, float32, fused loss", {"set": FUSED_LOSS}),
+                 ("ours, SS attention, bf16", {"amp": True})]
+        self.report["largest"] = {name: self._grow(name, budget, options) for name, options in ways}
 
+    def _grow(self, name: str, budget_mib: float, options: dict) -> dict:
+        """Double the batch until its memory, as the last two sizes foretell it, or its time, is too much."""
+        rows: dict[int, dict] = {}
+        images, why = 8, ""
+        while not why:
+            found = self._at(name, images, options)
+            if found is None or found["peak_mib"] > budget_mib:
+                why = "memory"
+                break
+            rows[images] = found
+            before = rows.get(images // 2, {"peak_mib": 0.0})["peak_mib"]
+            # The first process holds weights and libraries; from the second size on the growth is the batch's.
+            growth = 2 * (found["peak_mib"] - before) if before else 0.0
+            if found["peak_mib"] + growth > budget_mib:
+                why = "memory"
+            elif 2 * found["seconds"] > self.args.patience:
+                why = "patience"
+            images *= 2
+        if not rows:
+            print(f"  {name:38s} not even 8 images fit")
+            return {"stopped_by": why}
+        largest = max(rows)
+        row = rows[largest]
+        print(
+            f"  {name:38s} {largest:6d} images  {row['seconds']:8.3f} s a step  "
+            f"{row['images_a_second']:8.1f} images/s  peak {row['peak_mib']:8.0f} MiB  (stopped by {why})"
+        )
+        return {"largest": largest, "stopped_by": why, "sizes": rows}
 
-def table(times: dict[str, list[float]], unit: str) -> dict:
-    """Print and return medians; ratios against the first name."""
-    first = statistics.median(next(iter(times.values())))
-    rows = {}
-    for name, values in times.items():
-        median = statistics.median(values)
-        rows[name] = {"median": median, "min": min(values), "max": max(values), "ratio": first / median}
-        spread = f"(min {min(values):.3f}, max {max(values):.3f})"
-        print(f"  {name:34s} {median:9.3f} {unit}  {spread}  {first / median:5.2f} x")
-    return rows
-
-
-def machine(threads: int) -> dict:
-    """What ran, and its own product peak, so that numbers of two machines can be compared."""
-    import torch
-
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    facts = {"torch": torch.__version__, "device": device, "threads": threads, "load": os.getloadavg()[0]}
-    facts["name"] = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
-    size = 8192 if device == "cuda" else 2048
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        a = torch.randn(size, size, device=device).to(dtype)
-        best = float("inf")
-        for _ in range(6):
-            start = time.perf_counter()
-            a @ a
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-        facts[f"gflops_{name}"] = 2 * size**3 / best / 1e9
-    print(
-        f"{facts['name']}, {threads} threads, torch {facts['torch']}, load {facts['load']:.1f}; product peak "
-        f"{facts['gflops_float32']:.0f} GFLOP/s float32, {facts['gflops_bfloat16']:.0f} bfloat16"
-    )
-    return facts
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    def _at(self, name: str, images: int, options: dict) -> dict | None:
+        """Three steps at that size; None when the memory does not suffice."""
+        try:
+            contestant = self.start(name, **{**options, "batch": images})
+            seconds = [contestant.ask("step") for _ in range(4)][1:]
+            if "out of memory" in seconds:
+                contestant.close()
+                return None
+            peak = contestant.ask("peak")
+        except EOFError:  # the system ended it
+            return None
+        contestant.close()
+        median = statistics.median(seconds)
+        return {"seconds": median, "images_a_second": images / median, "peak_mib": peak}
 
 
 def real_sentences(path: str, steps: int, folder: Path, **options) -> dict:
@@ -354,12 +202,8 @@ def real_sentences(path: str, steps: int, folder: Path, **options) -> dict:
 
     The vocabulary and the weights are left in ``folder`` as vocabulary.txt and learned.pth.
     """
-    import resource
-
     import torch
 
-    os.environ["XMODALER_SSATTN_HOST"] = "embedded"
-    sys.path.insert(0, str(ROOT))
     from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
 
     images = [[words_of(caption) for caption in image["captions"]] for image in read_captions(path).values()]
@@ -374,137 +218,59 @@ def real_sentences(path: str, steps: int, folder: Path, **options) -> dict:
     losses, seconds = [], []
     for _ in range(steps):
         captions = [vocabulary.encode(c[:20]) for image in rng.sample(images, 8) for c in image[:CAPTIONS]]
-        width = max(map(len, captions)) + 1
-        tokens, targets = torch.zeros(len(captions), width, dtype=torch.long), torch.full((len(captions), width), -1)
-        for row, words in enumerate(captions):
-            tokens[row, 1 : len(words) + 1] = torch.tensor(words)
-            targets[row, : len(words) + 1] = torch.tensor([*words, 0])
+        tokens, targets = (part.to(model.device) for part in pad(captions))
         model.data |= {"tokens": tokens, "targets": targets, "lengths": [len(words) + 1 for words in captions]}
         start = time.perf_counter()
         parts = model.loss_parts()
         model.optimizer.zero_grad()
         sum(parts.values()).backward()
         model.optimizer.step()
-        seconds.append(time.perf_counter() - start)
         losses.append(float(next(iter(parts.values())).detach()))
+        seconds.append(time.perf_counter() - start)
     torch.save(model.model.state_dict(), folder / "learned.pth")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mib(model.device == "cuda")
     first, last = statistics.mean(losses[:5]), statistics.mean(losses[-5:])
     print(
         f"\n{steps} steps on {len(images)} images' captions, vocabulary {len(vocabulary)} words: cross-entropy "
         f"{first:.3f} (first five) -> {last:.3f} (last five); {statistics.median(seconds):.3f} s a step (median); "
         f"peak memory {peak:.0f} MiB"
     )
-    return {
-        "vocabulary": vocabulary.model_size,
-        "loss": losses,
-        "seconds": statistics.median(seconds),
-        "peak_mib": peak,
-    }
+    found = {"vocabulary": vocabulary.model_size, "loss": losses, "seconds": statistics.median(seconds)}
+    return found | {"peak_mib": peak}
 
 
-def words_of(caption: str) -> list[str]:
-    """Lower-cased words; punctuation stands alone and is dropped."""
-    return re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", caption.lower())
-
-
-def read_captions(path: str) -> dict:
-    with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def caption_lengths(path: str | None) -> list[int]:
-    """Words of each caption, cut at 20."""
-    if path is None:
-        rng = random.Random(0)
-        return [min(20, max(4, round(rng.gauss(12.4, 5)))) for _ in range(5000)]
-    return [min(20, len(words_of(caption))) for image in read_captions(path).values() for caption in image["captions"]]
+def close(contestants: list[Contestant]) -> None:
+    for contestant in contestants:
+        contestant.close()
 
 
 def main() -> None:
+    names = ["step", "decode", "memory", "baseline", "real", "loading", "largest"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["step", "decode", "memory", "baseline"])
+    parser.add_argument("what", nargs="*", default=["step", "decode", "memory", "baseline"], metavar="WHAT",
+                        help=f"any of {', '.join(names)} (default: the first four)")
     parser.add_argument("--captions", help="real captions, for their lengths")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, default=8, help="images of a training step (default: 8)")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=20, help="loading: steps that are timed (default: 20)")
+    parser.add_argument("--folder", help="loading: where to make its files, 4.2 MB a step (default: the system's)")
+    parser.add_argument("--memory", type=float, help="largest: GiB that may be taken (default: 80 %% of what is free)")
+    parser.add_argument("--patience", type=float, default=30, help="largest: seconds a step may take (default: 30)")
     parser.add_argument("--json", help="also write the numbers here")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        serve(json.loads(args.worker))
-        return
-
-    report = {"machine": machine(args.threads), "batch": args.batch}
-    stock = bool(os.environ.get("XMODALER_HOME"))
-    if not stock:
-        print("XMODALER_HOME is not set: stock X-modaler does not take part.")
+    unknown = [name for name in args.what if name not in names]
+    if unknown:
+        raise SystemExit(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(names)}")
+    # What this process itself uses of the package; the contestants choose their hosts.
+    os.environ["XMODALER_SSATTN_HOST"] = "embedded"
+    sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder:
-        vocab = Path(folder) / "vocabulary.txt"
-        vocab.write_text("".join(f"w{i}\n" for i in range(VOCAB - 2)) + "UNK\n")
-        common = {"vocab": str(vocab), "lengths": caption_lengths(args.captions)[:20000], "threads": args.threads}
-
-        def start(name: str, **options) -> Contestant:
-            return Contestant(name, **{"kind": "ours", "batch": args.batch, **common, **options})
-
+        benchmark = Benchmark(args, Path(folder))
         for what in args.what:
-            if what == "step":
-                if stock:
-                    weights = str(Path(folder) / "stock.pth")
-                    pair = [start("stock", kind="stock", exact=True, save=weights)]
-                    pair.append(start("ours", exact=True, row="updown", weights=weights))
-                    losses = [c.ask("loss") for c in pair]
-                    print(f"\nloss with equal weights, no dropout: stock {losses[0]:.6f}, ours {losses[1]:.6f}")
-                    report["loss"] = losses
-                    [c.close() for c in pair]
-                print(f"\ntraining step, {args.batch} images x {CAPTIONS} captions:")
-                group = [start("stock Up-Down, float32", kind="stock")] if stock else []
-                group += [start("ours, SS attention, float32"), start("ours, SS attention, bf16", amp=True)]
-                group += [start("ours, float32, 25 % sampled words", ss=0.25)]
-                report["step"] = table(in_turn(group, "step", args.rounds, 3), "s")
-            elif what == "decode":
-                learned = {}
-                if args.captions:
-                    size = real_sentences(args.captions, 100, Path(folder), row="updown", exact=True)["vocabulary"]
-                    learned = {"vocab_size": size, "weights": str(Path(folder) / "learned.pth")}
-                    learned |= {"vocab": str(Path(folder) / "vocabulary.txt"), "row": "updown", "exact": True}
-                print(f"\nbeam-3 decoding of 32 images ({'learned' if learned else 'random'} weights):")
-                group = [start("stock Up-Down, float32", kind="stock", batch=32, **learned)] if stock else []
-                group += [start("ours, float32", batch=32, **learned)]
-                group += [start("ours, bf16", batch=32, amp=True, **learned)]
-                report["decode"] = table(in_turn(group, "decode", args.rounds, 1), "s")
-            elif what == "memory":
-                print("\nkept for the backward pass of a training step:")
-                group = [start("stock Up-Down, float32", kind="stock")] if stock else []
-                group += [start("ours, SS attention, float32"), start("ours, SS attention, bf16", amp=True)]
-                report["memory"] = table({c.name: [c.ask("memory") / 2**20] for c in group}, "MiB")
-            elif what == "real":
-                if not args.captions:
-                    raise SystemExit("real needs --captions FILE")
-                report["real"] = real_sentences(args.captions, 100, Path(folder))
-                continue
-            elif what == "baseline":
-                print("\nSS attention + grounding loss against our Up-Down, same step:")
-                group = [start("Up-Down", row="updown"), start("SS attention + grounding loss")]
-                report["baseline"] = baseline(in_turn(group, "step", max(30, args.rounds), 3))
-            else:
-                raise SystemExit(f"unknown benchmark {what!r}; choose from step, decode, memory, baseline, real")
-            [c.close() for c in group]
+            getattr(benchmark, what)()
     if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
-
-
-def baseline(times: dict[str, list[float]]) -> dict:
-    """Paired ratio of the two, mean and 95 % interval over the rounds (bootstrap of the pairs)."""
-    rows = table(times, "s")
-    first, second = times.values()
-    ratios = [b / a for a, b in zip(first, second, strict=True)]
-    rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
-    low, high = medians[49], medians[1949]
-    middle = statistics.median(ratios)
-    print(f"  ratio, median of {len(ratios)} pairs: {middle:.3f} (95 % interval {low:.3f} to {high:.3f})")
-    return rows | {"paired_ratio": {"median": middle, "low": low, "high": high}}
+        Path(args.json).write_text(json.dumps(benchmark.report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Importing this package registers its classes in X-modaler's registries (upstream
 imported, else those of the embedded runtime; see ``host.py``):
 
     SSAttentionDecoder, GroundedCaptioner, GroundedBeamSearcher, GroundedGreedyDecoder   modeling/
-    GroundingLoss                                                                        losses/
+    GroundingLoss, SelfCriticalLoss, FusedCrossEntropy                                   losses/
+    SelfCriticalTrainer                                                                  engine/
+    GroundedScorer, CiderD                                                               scorer/
     Flickr30kEntitiesDataset                                                             data/
     Flickr30kEntitiesEvaler                                                              evaluation/
     FusedAdam                                                                            optim.py
@@ -14,8 +16,9 @@ After that their names work in any X-modaler yaml, in any script that builds fro
 
 from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
+from xmodaler_ssattn.engine.rl_trainer import SelfCriticalTrainer
 from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler
-from xmodaler_ssattn.losses import GroundingLoss
+from xmodaler_ssattn.losses import FusedCrossEntropy, GroundingLoss, SelfCriticalLoss
 from xmodaler_ssattn.modeling import (
     GroundedBeamSearcher,
     GroundedCaptioner,
@@ -23,18 +26,24 @@ from xmodaler_ssattn.modeling import (
     SSAttentionDecoder,
 )
 from xmodaler_ssattn.optim import FusedAdam
+from xmodaler_ssattn.scorer import CiderD, GroundedScorer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CiderD",
     "Flickr30kEntitiesDataset",
     "Flickr30kEntitiesEvaler",
     "FusedAdam",
+    "FusedCrossEntropy",
     "GroundedBeamSearcher",
     "GroundedCaption",
     "GroundedCaptioner",
     "GroundedGreedyDecoder",
+    "GroundedScorer",
     "GroundedWord",
     "GroundingLoss",
     "SSAttentionDecoder",
+    "SelfCriticalLoss",
+    "SelfCriticalTrainer",
 ]

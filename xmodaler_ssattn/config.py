@@ -83,15 +83,25 @@ def add_ssattn_config(cfg: Any) -> None:
         cfg.DATALOADER,
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",
-        # 'none': read rows through the memory map; 'ram': read the file once at the start.
+        # 'none': read rows through the memory map; 'ram': read the file once at the start; 'device': keep the training
+        # images' regions on MODEL.DEVICE, so that no feature crosses the bus in a step (else 'ram', with a warning).
         CACHE="none",
         # Above 0: the data folder holds drawn sample scenes, and so many are drawn when it is not there yet.
         SAMPLE_SCENES=0,
     )
     _defaults(
         cfg.MODEL,
+        # Training may start from MODEL.WEIGHTS that lack some of the model's weights, such as a stock Up-Down's; those
+        # keep their draw and are named in the log. False: such a file is refused, as it always is for evaluation.
+        PARTIAL_WEIGHTS=False,
         # Threads of torch's products on a CPU, set by `xmodaler train`; 0: torch's own choice.
         CPU_THREADS=0,
+        # True: an image's captions share one dropout mask on its embedded regions, so that W_v V, too, is computed once
+        # an image. False: a mask a caption, as in the stock model.
+        SHARE_REGION_DROPOUT=False,
+        # CUDA alone: record the encoding and the recurrence of a training step as graphs, one for each number of words
+        # (rounded up to a multiple of 4), and replay them. Not yet run on a GPU.
+        CAPTURE_GRAPHS=False,
     )
     _defaults(
         cfg.SOLVER,
@@ -100,6 +110,16 @@ def add_ssattn_config(cfg: Any) -> None:
         # A score such as "val/CIDEr": keep the weights of the epoch where it is highest (model_best.pth) and the last
         # checkpoint, and remove the others as training goes on. "": keep every checkpoint, as the host does.
         KEEP_BEST="",
+    )
+    _defaults(
+        # Self-critical training. The host's NAME, TYPES, WEIGHTS and EOS_ID keep their meaning; GT_PATH '' is the
+        # train.json of DATALOADER.ANNO_FOLDER, and CIDER_CACHED stays ''.
+        cfg.SCORER,
+        # What a drawn caption has to beat: 'greedy', the reward of the image's greedy caption, or 'mean', the mean of
+        # the image's other drawn captions (no greedy decoding then).
+        BASELINE="greedy",
+        # Weight of the share of drawn object words whose region hits their object, beside CIDEr-D (0 to 10).
+        GROUNDING_WEIGHT=0.0,
     )
     _defaults(
         cfg.DECODE_STRATEGY,

@@ -44,6 +44,7 @@ _UPSTREAM_MODULES: dict[str, tuple[str, ...]] = {
     "modeling.decode_strategy.build": ("DECODE_STRATEGY_REGISTRY",),
     "modeling.decode_strategy.decode_strategy": ("DecodeStrategy",),
     "losses.build": ("LOSSES_REGISTRY", "build_losses"),
+    "scorer.build": ("SCORER_REGISTRY", "build_scorer"),
     "datasets.build": ("DATASETS_REGISTRY", "build_xmodaler_train_loader", "build_xmodaler_valtest_loader"),
     "evaluation.build": ("EVALUATION_REGISTRY", "build_evaluation"),
     "optim.build": ("SOLVER_REGISTRY", "build_optimizer"),

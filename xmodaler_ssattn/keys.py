@@ -30,6 +30,13 @@ HAS_BOXES = "SSATTN_HAS_BOXES"
 REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
 """(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
 
+RESIDENT = "SSATTN_RESIDENT"
+"""str, in a sample alone: the table of ``resident.py`` that holds this image's regions. The sample then carries neither
+ATT_FEATS, BOXES_PX, SPATIAL, CLASS_PROBS nor IMAGE_SIZE; the captioner takes them from the table."""
+
+RESIDENT_ROW = "SSATTN_RESIDENT_ROW"
+"""int, in a sample alone: the image's row in that table."""
+
 # --- plain Python facts that the captioner adds, known without asking the device ----------------------
 CAPTIONS_PER_IMAGE = "SSATTN_CAPTIONS_PER_IMAGE"
 """int: S."""
@@ -76,3 +83,16 @@ GAMMA = "SSATTN_GAMMA"
 
 DECODED = "SSATTN_DECODED"
 """a ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions."""
+
+CROSS_ENTROPY = "SSATTN_CROSS_ENTROPY"
+"""() float32: the mean cross-entropy of the words, in place of G_LOGITS when LOSSES.NAMES holds FusedCrossEntropy."""
+
+CAPTION_OF_WORD = "SSATTN_CAPTION_OF_WORD"
+"""(M,) int64: the caption (of N) of each of the M predicted words, in the order of G_LOGITS and G_TARGET_IDS."""
+
+# --- in self-critical training ------------------------------------------------------------------------
+WORD_REGIONS = "SSATTN_WORD_REGIONS"
+"""(N, T) int64: the region that each drawn word rests on."""
+
+SUPPRESSED_WORD = "SSATTN_SUPPRESSED_WORD"
+"""int or None: the word that decoding never says (UNK); probabilities are those among the other words."""

@@ -65,7 +65,7 @@ def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_loop(tmp_
         drawn.append(len(hidden))
         return model.predictor.logits(hidden).argmax(1)
 
-    monkeypatch.setattr(model, "_draw_words", best)
+    monkeypatch.setattr(model, "draw_words", best)
     fast, slow = both_ways(monkeypatch, cfg, model, ss_prob=1.0)
     assert_same(fast, slow)
     # lengths with the end are 4 3 | 2 5 | 3 1: after the first step 5, 4, 2, 1 captions still have a word
@@ -76,7 +76,7 @@ def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_loop(tmp_
 
 def test_scheduled_sampling_with_dropout_on_words_uses_one_mask_for_both_passes(tmp_path, monkeypatch):
     model = toy_model(tmp_path, MODEL__TOKEN_EMBED__DROPOUT=0.5).train()
-    monkeypatch.setattr(model, "_draw_words", lambda hidden: torch.full((len(hidden),), 2))
+    monkeypatch.setattr(model, "draw_words", lambda hidden: torch.full((len(hidden),), 2))
     seen = []
     original = SSAttentionDecoder.roll_out
 
@@ -149,7 +149,8 @@ def test_a_plan_orders_captions_longest_first_and_packs_step_after_step():
     # flattened index = caption * 4 + step: step 0 of captions 1, 0, 2; step 1 of 1, 0; step 2 of 1
     assert plan.words.tolist() == [4, 0, 8, 5, 1, 6]
     assert plan.rows.tolist() == [0, 1, 2, 0, 1, 0]
-    assert plan.grid.tolist() == [[True] * 3, [True, True, False], [True, False, False], [False] * 3]
+    # a (T, N) grid of steps and places in the order, flattened: step 0 of all three, step 1 of two, step 2 of one
+    assert plan.cells.tolist() == [0, 1, 2, 3, 4, 6]
 
 
 def test_captions_of_equal_length_keep_their_order():

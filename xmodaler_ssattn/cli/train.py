@@ -72,6 +72,7 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
 
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.overlays import overlay_hook
+    from xmodaler_ssattn.engine.best import best_hook
 
     cfg.freeze()
     if cfg.MODEL.CPU_THREADS > 0:
@@ -81,15 +82,17 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
     logging.getLogger(__name__).info(host.describe())
     trainer = host.build_engine(cfg)
     if cfg.MODEL.WEIGHTS and not (args.resume and trainer.checkpointer.has_checkpoint()):
-        check_weights(cfg.MODEL.WEIGHTS, host.comm.unwrap_model(trainer.model))
+        partial = cfg.MODEL.PARTIAL_WEIGHTS and not args.eval_only
+        fresh = check_weights(cfg.MODEL.WEIGHTS, host.comm.unwrap_model(trainer.model), partial=partial)
+        if fresh:
+            logging.getLogger(__name__).info(
+                "%s lacks %d weights, which keep their draw: %s", cfg.MODEL.WEIGHTS, len(fresh), ", ".join(fresh))
     if args.resume and not trainer.checkpointer.has_checkpoint():
         logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
         return evaluate_splits(trainer)
-    hook = overlay_hook(cfg)
-    if hook is not None:
-        trainer.register_hooks([hook])
+    trainer.register_hooks([hook for hook in (overlay_hook(cfg), best_hook(cfg)) if hook is not None])
     trainer.train()
     return {}
 
@@ -118,8 +121,14 @@ def check_files(cfg: Any) -> None:
     raise_all(dict.fromkeys(problems), "The data are not all there (--data DIR sets all paths at once)")
 
 
-def check_weights(path: str, model: Any) -> None:
+def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
     """Refuse weights that do not fit the model; the hosts load what fits and go on with random numbers.
+
+    Args:
+        partial: the file may lack weights of the model, such as a stock Up-Down's for the SS attention.
+
+    Returns:
+        the names of the weights that the file lacks; empty unless ``partial``.
 
     Raises:
         UserError: the file is no checkpoint, or its names or shapes are another model's; all are counted.
@@ -139,7 +148,10 @@ def check_weights(path: str, model: Any) -> None:
         raise UserError(f"MODEL.WEIGHTS: {path} holds no weights by name, which a checkpoint has under \"model\".")
     wanted = model.state_dict()
     problems = []
-    for what, names in (("lacks", wanted.keys() - stored.keys()), ("has unknown", stored.keys() - wanted.keys())):
+    fresh = sorted(wanted.keys() - stored.keys())
+    if partial and len(fresh) == len(wanted):
+        problems.append("it holds none of the model's weights")
+    for what, names in (("lacks", [] if partial else fresh), ("has unknown", stored.keys() - wanted.keys())):
         if names:
             shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
             problems.append(f"it {what} {len(names)} weights: {shown}")
@@ -147,6 +159,7 @@ def check_weights(path: str, model: Any) -> None:
         if stored[name].shape != wanted[name].shape:
             problems.append(f"{name} is {tuple(stored[name].shape)}, expected {tuple(wanted[name].shape)}")
     raise_all(problems, f"MODEL.WEIGHTS: {path} does not fit this config's model")
+    return fresh if partial else []
 
 
 def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> dict[str, float]:

@@ -18,17 +18,19 @@ import torch
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
+from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.data.sigma import positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
+from xmodaler_ssattn.resident import ResidentRegions
 
 CLASSIFIER_HINT = ("recompute them from the features with the detector's classifier: "
                    "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
                    "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v")
 TARGETS = ("image", "sentence")
-CACHES = ("none", "ram")
+CACHES = ("none", "ram", "device")
 # Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
 MAX_REFERENCE_WORDS = 40
 IDS_SHOWN = 10
@@ -50,14 +52,17 @@ class Flickr30kEntitiesDataset:
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
         min_iou: see ``sigma.positives``.
         gt_attention: give the reference captions in val and test.
-        cache: "ram" reads the region file once at the start.
+        cache: for training, "ram" reads the region file once at the start; "device" keeps the regions on
+            ``device``, where the captioner gathers them, and samples carry a row's number instead. What does not
+            fit there falls back to "ram" or "none" with a warning.
+        device: MODEL.DEVICE; only read with cache "device".
     """
 
     @configurable
     def __init__(self, *, stage: str, annotation_file: str, vocabulary_file: str, regions_file: str,
                  seq_per_sample: int, max_regions: int | None, max_seq_len: int, vocab_size: int, feature_dim: int,
                  num_classes: int | None, targets: str | None, min_iou: float = 0.0, gt_attention: bool = False,
-                 cache: str = "none") -> None:
+                 cache: str = "none", device: str = "cpu") -> None:
         for name, value, allowed in (("LOSSES.GROUNDING.TARGETS", targets, (*TARGETS, None)),
                                      ("DATALOADER.CACHE", cache, CACHES)):
             if value not in allowed:
@@ -70,7 +75,10 @@ class Flickr30kEntitiesDataset:
         self.seq_per_sample, self.max_regions, self.max_seq_len = seq_per_sample, max_regions, max_seq_len
         self.vocab_size, self.feature_dim, self.num_classes = vocab_size, feature_dim, num_classes
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
+        self.device = device
         self._store: RegionStore | None = None
+        self._resident: ResidentRegions | None = None  # held here, in the process that loaded the data
+        self._resident_name: str | None = None
         self.cut_captions = 0  # training captions longer than max_seq_len, counted by collect()
 
     @classmethod
@@ -97,7 +105,12 @@ class Flickr30kEntitiesDataset:
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "gt_attention": cfg.INFERENCE.GT_ATTENTION,
             "cache": cfg.DATALOADER.CACHE,
+            "device": cfg.MODEL.DEVICE,
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker that does not share our memory gets the table's name, not the table."""
+        return {**self.__dict__, "_resident": None}
 
     # --- once -----------------------------------------------------------------------------------------
     def load_data(self, cfg: Any) -> list[dict[str, Any]]:
@@ -105,18 +118,31 @@ class Flickr30kEntitiesDataset:
 
         Returns:
             One record an image: ``image_id``, ``captions`` (token ids), ``positives`` (region indices, one row an
-            image or one a caption) and ``has_boxes``.
+            image or one a caption) and ``has_boxes``; ``row`` when the regions are resident on the device.
 
         Raises:
             UserError: all that is missing or does not fit, in one message.
         """
         records, problems = self.collect()
         raise_all(problems, f"The {self.stage} data cannot be used")
-        if self.cache == "ram" and self.stage == "train":
-            self._store.warm_up()
+        if self.stage == "train":
+            self._fill_cache(records)
         logging.getLogger(__name__).info("%s: %d images, %d captions cut at %d words, %s", self.stage, len(records),
                                          self.cut_captions, self.max_seq_len, self.annotation_file)
         return records
+
+    def _fill_cache(self, records: list[dict[str, Any]]) -> None:
+        cache = self.cache
+        if cache == "device":
+            self._resident, cache = resident_regions(
+                self._store, [record["image_id"] for record in records], self.device, limit=self.max_regions,
+                class_probs=self.num_classes is not None)
+        if self._resident is not None:
+            self._resident_name = self._resident.name
+            for row, record in enumerate(records):
+                record["row"] = row
+        elif cache == "ram":
+            self._store.warm_up()
 
     def collect(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The records of the images that can be used, and a sentence for everything that is missing or does not fit."""
@@ -204,42 +230,56 @@ class Flickr30kEntitiesDataset:
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """One record -> one sample, keys and shapes as in ``keys.py`` without the batch dimension.
 
+        A tensor costs a worker's reader a file handle, some 0.1 ms each: whatever is small is an array instead.
+
         Raises:
             UserError: names an image that has no region, or a number that is not finite.
         """
         if self._store is None:
             self._store = RegionStore(self.regions_file)
-        regions = self._store.read(record["image_id"], limit=self.max_regions, class_probs=self.num_classes is not None)
+        if "row" in record:
+            image_id = record["image_id"]
+            count = self._store.num_boxes(image_id)
+            count = count if self.max_regions is None else min(count, self.max_regions)
+            sample = {kfg.IDS: image_id, keys.RESIDENT: self._resident_name, keys.RESIDENT_ROW: record["row"]}
+        else:
+            sample = self._regions_of(record["image_id"])
+            count = len(sample[kfg.ATT_FEATS])
+        if self.stage == "train":
+            self._add_captions(sample, record, count)
+        elif self.gt_attention:
+            sample[keys.REF_TOKENS_IDS] = [np.array([0, *ids], dtype=np.int64) for ids in record["captions"]]
+        return sample
+
+    def _regions_of(self, image_id: int) -> dict[str, Any]:
+        """V and c as tensors, which travel from a worker through shared memory; small things as arrays."""
+        regions = self._store.read(image_id, limit=self.max_regions, class_probs=self.num_classes is not None)
         regions.check_finite(self.regions_file)
         sample = {
             kfg.IDS: regions.image_id,
             kfg.ATT_FEATS: torch.from_numpy(regions.features),
-            keys.BOXES_PX: torch.from_numpy(regions.boxes_px),
-            keys.SPATIAL: torch.from_numpy(spatial_vectors(regions.boxes_px, regions.width, regions.height)),
-            keys.IMAGE_SIZE: torch.tensor([regions.width, regions.height], dtype=torch.float32),
+            keys.BOXES_PX: regions.boxes_px,
+            keys.SPATIAL: spatial_vectors(regions.boxes_px, regions.width, regions.height),
+            keys.IMAGE_SIZE: np.array([regions.width, regions.height], dtype=np.float32),
         }
         if self.num_classes is not None:
             sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs)
-        if self.stage == "train":
-            self._add_captions(sample, record, len(regions.features))
-        elif self.gt_attention:
-            sample[keys.REF_TOKENS_IDS] = [torch.tensor([0, *ids], dtype=torch.int64) for ids in record["captions"]]
         return sample
 
     def _add_captions(self, sample: dict[str, Any], record: dict[str, Any], num_regions: int) -> None:
         captions = record["captions"]
         chosen = draw_captions(len(captions), self.seq_per_sample)
-        sample[kfg.SEQ_PER_SAMPLE] = torch.tensor(self.seq_per_sample)
-        sample[kfg.G_TOKENS_IDS] = [torch.tensor([0, *captions[i]], dtype=torch.int64) for i in chosen]
-        sample[kfg.G_TARGET_IDS] = [torch.tensor([*captions[i], 0], dtype=torch.int64) for i in chosen]
+        sample[kfg.SEQ_PER_SAMPLE] = self.seq_per_sample
+        sample[kfg.G_TOKENS_IDS] = [np.array([0, *captions[i]], dtype=np.int64) for i in chosen]
+        sample[kfg.G_TARGET_IDS] = [np.array([*captions[i], 0], dtype=np.int64) for i in chosen]
         if self.targets is None:
             return
         rows = [0] if self.targets == "image" else chosen
-        sigma = torch.zeros(len(rows), num_regions)
+        sigma = np.zeros((len(rows), num_regions), dtype=np.float32)
         for place, row in enumerate(rows):
             sigma[place, record["positives"][row]] = 1.0
         sample[keys.SIGMA] = sigma
-        sample[keys.HAS_BOXES] = torch.tensor([record["has_boxes"][row] for row in rows])
+        sample[keys.HAS_BOXES] = np.array([record["has_boxes"][row] for row in rows], dtype=np.float32)
 
 
 def draw_captions(count: int, wanted: int) -> list[int]:

@@ -176,7 +176,24 @@ class RegionStore:
                             "one. Extract it again, or leave the image out of the split.")
         return count if limit is None else min(count, limit)
 
+    def field_dtype(self, name: str) -> np.dtype:
+        """The file's own type of ``features``, ``boxes`` or ``class_probs``."""
+        return self._header.fields[name].dtype
+
+    def copy_rows(self, name: str, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy whole rows, padding included, in the file's own type.
+
+        Args:
+            name: ``features``, ``boxes`` or ``class_probs``.
+            rows: (n,) rows of the file, rising.
+            out: (n, K', ...) with K' up to K.
+        """
+        out[...] = self._array(name)[rows, : out.shape[1]]
+
     def _read(self, name: str, row: int, count: int) -> np.ndarray:
+        return np.array(self._array(name)[row, :count], dtype=np.float32)
+
+    def _array(self, name: str) -> np.ndarray:
         if self._pid != os.getpid():  # an h5py handle must not cross a fork
             self._file, self._arrays, self._pid = None, {}, os.getpid()
         array = self._arrays.get(name)
@@ -190,4 +207,4 @@ class RegionStore:
                 array = np.memmap(self.path, dtype=field.dtype, mode="r", offset=field.offset, shape=field.shape)
                 array = array.view(np.ndarray)  # slicing a memmap object costs several times as much
             self._arrays[name] = array
-        return np.array(array[row, :count], dtype=np.float32)
+        return array

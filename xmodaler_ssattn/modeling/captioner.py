@@ -23,16 +23,20 @@ from xmodaler_ssattn.host import (
     DECODE_STRATEGY_REGISTRY,
     META_ARCH_REGISTRY,
     BaseEncoderDecoder,
+    BasePredictor,
     VisualBaseEmbedding,
     configurable,
     get_event_storage,
     kfg,
 )
-from xmodaler_ssattn.modeling.collate import CaptionPlan, collate
+from xmodaler_ssattn.losses.vocabulary import linear_cross_entropy
+from xmodaler_ssattn.modeling.capture import CapturedForcing
+from xmodaler_ssattn.modeling.collate import collate
 from xmodaler_ssattn.modeling.grounded_output import captions_from_decoding
-from xmodaler_ssattn.modeling.searchers import GroundedDecodeStrategy, check_vocabulary
+from xmodaler_ssattn.modeling.searchers import READ_PER_STEP, GroundedDecodeStrategy, check_vocabulary
 from xmodaler_ssattn.modeling.ss_attention import at_least_float32, dead_share_warning, extended_mask
-from xmodaler_ssattn.modeling.words import WordSource, packs
+from xmodaler_ssattn.modeling.teacher_forcing import word_states
+from xmodaler_ssattn.modeling.words import draw_words
 
 # How often the share of dead ReLUs in the SS attention is measured; one small product each time.
 STEPS_BETWEEN_DEAD_CHECKS = 200
@@ -49,14 +53,34 @@ class GroundedCaptioner(BaseEncoderDecoder):
     Args:
         gt_attention: in evaluation also force the reference captions (INFERENCE.GT_ATTENTION).
         amp: products in bfloat16 (SOLVER.AMP); parameters, states, softmax and losses stay float32.
+        share_region_dropout: one mask an image on the embedded regions (MODEL.SHARE_REGION_DROPOUT).
+        capture_graphs: replay training steps of one shape as graphs (MODEL.CAPTURE_GRAPHS; CUDA alone).
+        fuse_loss: give the cross-entropy instead of the logits (LOSSES.NAMES holds FusedCrossEntropy).
     """
 
     # SSAttentionDecoder looks for this: batches of this class carry p, c and V.
     carries_region_inputs = True
 
     @configurable
-    def __init__(self, *, gt_attention: bool = False, amp: bool = False, **modules):
+    def __init__(
+        self,
+        *,
+        gt_attention: bool = False,
+        amp: bool = False,
+        share_region_dropout: bool = False,
+        fuse_loss: bool = False,
+        capture_graphs: bool = False,
+        **modules,
+    ):
         super().__init__(**modules)
+        if fuse_loss and not isinstance(self.predictor, BasePredictor):
+            raise UserError(
+                "LOSSES.NAMES holds FusedCrossEntropy, which multiplies by the predictor's own matrix and knows "
+                f"BasePredictor's alone, got {type(self.predictor).__name__}. Take CrossEntropy."
+            )
+        self.share_region_dropout = share_region_dropout
+        self.fuse_loss = fuse_loss
+        self.captured = CapturedForcing() if capture_graphs else None
         self.gt_attention = gt_attention
         self.amp = amp
         self._steps_seen = 0
@@ -75,6 +99,9 @@ class GroundedCaptioner(BaseEncoderDecoder):
         arguments["greedy_decoder"] = DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg)
         arguments["gt_attention"] = cfg.INFERENCE.GT_ATTENTION
         arguments["amp"] = cfg.SOLVER.AMP
+        arguments["share_region_dropout"] = cfg.MODEL.SHARE_REGION_DROPOUT
+        arguments["capture_graphs"] = cfg.MODEL.CAPTURE_GRAPHS
+        arguments["fuse_loss"] = "FusedCrossEntropy" in cfg.LOSSES.NAMES
         return arguments
 
     @classmethod
@@ -105,8 +132,9 @@ class GroundedCaptioner(BaseEncoderDecoder):
                 as it is, so that two decodings share the work.
             images: (N,) the image of each caption, in the order in which captions shall be processed; for
                 training. Dropout on the region embedding is then drawn once a caption, as in the stock
-                model; what comes before it, and beta, is still computed once an image. Without it
-                features stay at one row an image, and captions or beams share them.
+                model (with ``share_region_dropout`` once an image); what comes before it, and beta, is still
+                computed once an image. Without it features stay at one row an image, and captions or beams
+                share them.
 
         Returns:
             a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row an image)
@@ -114,13 +142,18 @@ class GroundedCaptioner(BaseEncoderDecoder):
         """
         if kfg.P_ATT_FEATS in batched_inputs:
             return batched_inputs
+        if images is not None and self.share_region_dropout:
+            once = self.encode(batched_inputs)
+            rows = {key: once[key][images] for key in READ_PER_STEP if once.get(key) is not None}
+            return {**once, **rows, keys.IMAGE_OF_ROW: images}
         inputs = dict(batched_inputs)
         inputs.update(self.get_extended_attention_mask(inputs))
         inputs[keys.RAW_FEATS] = inputs[kfg.ATT_FEATS]
         inputs[keys.IMAGE_MASK], inputs[keys.IMAGE_EXT_MASK] = inputs[kfg.ATT_MASKS], inputs[kfg.EXT_ATT_MASKS]
         inputs[keys.IMAGE_OF_ROW] = images
         # X-modaler's order of the same five numbers, for embeddings that add a location.
-        inputs[kfg.ATT_FEATS_LOC] = inputs[keys.SPATIAL][..., [0, 2, 1, 3, 4]]
+        x1, x2, y1, rest = inputs[keys.SPATIAL].split((1, 1, 1, 2), dim=-1)
+        inputs[kfg.ATT_FEATS_LOC] = torch.cat((x1, y1, x2, rest), dim=-1)
         inputs[kfg.ATT_FEATS] = self._embed_regions(inputs, images)
         if images is not None:
             for key in (kfg.ATT_MASKS, kfg.EXT_ATT_MASKS):
@@ -165,48 +198,37 @@ class GroundedCaptioner(BaseEncoderDecoder):
     def _forward(self, batched_inputs: dict) -> dict:
         """Teacher forcing, with scheduled sampling when SS_PROB is above 0 in training.
 
-        Captions are ordered by length, longest first, and their words packed step after step.
-
         Returns:
-            the batch with G_LOGITS (M, V) and G_TARGET_IDS (M,) over the M predicted words of the batch
-            alone (what the host's losses flatten anyway), and LOG_BETA for the grounding loss.
+            the batch with G_LOGITS (M, V), G_TARGET_IDS (M,) and CAPTION_OF_WORD (M,) over the M predicted
+            words of the batch alone (what the host's losses flatten anyway), and LOG_BETA for the grounding loss.
+            With ``fuse_loss`` CROSS_ENTROPY stands in for G_LOGITS.
         """
-        tokens, targets = batched_inputs[kfg.G_TOKENS_IDS], batched_inputs[kfg.G_TARGET_IDS]
-        plan = CaptionPlan.of(batched_inputs[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
-        images = plan.order.div(batched_inputs[keys.CAPTIONS_PER_IMAGE], rounding_mode="floor")
-        inputs = self.encode(batched_inputs, images)
-        self._watch_dead_units(inputs)
-        ss_prob = float(inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
-        if self.decoder.rolls_out and packs(self.token_embed):
-            words = WordSource(
-                self.token_embed, tokens.reshape(-1)[plan.words], plan.sizes, plan.rows, ss_prob, self._draw_words
-            )
-            hidden = self.decoder.roll_out(inputs, words)
-        else:
-            hidden = self._step_through(inputs, tokens[plan.order], ss_prob)
-            hidden = hidden.transpose(0, 1)[plan.grid]
-        logits = at_least_float32(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
-        return {**inputs, kfg.G_LOGITS: logits, kfg.G_TARGET_IDS: targets.reshape(-1)[plan.words]}
+        ss_prob = float(batched_inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
+        states = self.captured.word_states(self, batched_inputs, ss_prob) if self.captured is not None else None
+        if states is None:
+            states = word_states(self, batched_inputs, ss_prob)
+        self._watch_dead_units(states.inputs)
+        targets = batched_inputs[kfg.G_TARGET_IDS].reshape(-1)[states.words]
+        return {
+            **states.inputs,
+            **self._predict(states.hidden, targets),
+            kfg.G_TARGET_IDS: targets,
+            keys.CAPTION_OF_WORD: states.captions,
+        }
 
-    def _step_through(self, inputs: dict, tokens: Tensor, ss_prob: float) -> Tensor:
-        """The decoder word by word over (N, T) tokens; (N, T, H) hidden states of the language LSTM."""
-        state = self.with_rows(inputs, tokens.shape[0])
-        hidden: list[Tensor] = []
-        for t in range(tokens.shape[1]):
-            word = tokens[:, t]
-            if ss_prob > 0 and t > 0:
-                chosen = (torch.rand(len(word), device=word.device) < ss_prob).nonzero().squeeze(1)
-                if len(chosen):
-                    word = word.index_copy(0, chosen, self._draw_words(hidden[-1][chosen]))
-            self.step(state, word, t)
-            hidden.append(state[kfg.G_HIDDEN_STATES][-1])
-        return torch.stack(hidden, dim=1)
+    def _predict(self, hidden: Tensor, targets: Tensor) -> dict:
+        """G_LOGITS (M, V) of the states (M, H) of M words, or their CROSS_ENTROPY ()."""
+        if not self.fuse_loss:
+            return {kfg.G_LOGITS: at_least_float32(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])}
+        predictor = self.predictor
+        hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
+        layer = predictor.logits
+        return {keys.CROSS_ENTROPY: linear_cross_entropy(hidden, layer.weight, layer.bias, targets)}
 
     @torch.no_grad()
-    def _draw_words(self, hidden: Tensor) -> Tensor:
+    def draw_words(self, hidden: Tensor) -> Tensor:
         """(n, H) states of the language LSTM -> (n,) words drawn from the model's distribution."""
-        logits = self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS]
-        return torch.multinomial(logits.float().softmax(dim=-1), 1).squeeze(1)
+        return draw_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
 
     def _watch_dead_units(self, inputs: dict) -> None:
         """Now and then log how much of the SS attention is dead; warn when a slot is dead everywhere."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from xmodaler_ssattn import keys
+from xmodaler_ssattn import keys, resident
 from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.resident import send
 
-# Per-region tensors (k, ...) that are padded with zeros to the batch's largest K.
+# Per-region values (k, ...) that are padded with zeros to the batch's largest K.
 _REGION_KEYS = (kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.CLASS_PROBS)
 _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE)
 
@@ -22,9 +23,10 @@ _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZ
 def collate(samples: list[dict], device: torch.device) -> dict:
     """Collate what Flickr30kEntitiesDataset returns; keys and shapes as in ``keys.py``.
 
-    Region tensors are padded with zeros and ATT_MASKS (B, K) says which are real. Captions are padded
+    Region values are padded with zeros and ATT_MASKS (B, K) says which are real. Captions are padded
     with 0 in G_TOKENS_IDS and with -1 (ignored) in G_TARGET_IDS, both (B S, T). Nothing is repeated
-    per caption here.
+    per caption here. Values may be tensors or arrays; regions that are resident on the device
+    (RESIDENT in the samples) are gathered there.
 
     Raises:
         KeyError: a sample lacks a key of the contract.
@@ -32,25 +34,16 @@ def collate(samples: list[dict], device: torch.device) -> dict:
     """
     if not samples:
         raise ValueError("collate: the batch is empty.")
-    for sample in samples:
-        missing = [key for key in _REQUIRED if key not in sample]
-        if missing:
-            raise KeyError(
-                f"The sample of image {sample.get(kfg.IDS, '(no id)')} lacks {', '.join(missing)}. GroundedCaptioner "
-                "works on samples of Flickr30kEntitiesDataset; set DATASETS.TRAIN, VAL and TEST to it, or return the "
-                "keys that xmodaler_ssattn/keys.py describes from your own dataset."
-            )
-        if sample[kfg.ATT_FEATS].shape[0] == 0:
-            raise ValueError(f"Image {sample[kfg.IDS]} has no region (K = 0): there is nothing to attend to.")
-
     first = samples[0]
-    batch: dict = {}
-    for key in _REGION_KEYS:
-        if key in first:
-            batch[key] = pad_sequence([sample[key] for sample in samples], batch_first=True)
-    counts = torch.tensor([sample[kfg.ATT_FEATS].shape[0] for sample in samples])
-    batch[kfg.ATT_MASKS] = (torch.arange(int(counts.max())) < counts.unsqueeze(1)).float()
-    batch[keys.IMAGE_SIZE] = torch.stack([sample[keys.IMAGE_SIZE] for sample in samples])
+    if keys.RESIDENT in first:
+        rows = [sample[keys.RESIDENT_ROW] for sample in samples]
+        on_device, counts = resident.find(first[keys.RESIDENT]).gather(rows, device)
+        batch: dict = {}
+    else:
+        on_device, counts = {}, _region_counts(samples)
+        batch = {key: _pad([sample[key] for sample in samples], 0) for key in _REGION_KEYS if key in first}
+        batch[keys.IMAGE_SIZE] = _stack([sample[keys.IMAGE_SIZE] for sample in samples])
+    batch[kfg.ATT_MASKS] = (torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)).float()
 
     captions = 1
     if kfg.SEQ_PER_SAMPLE in first:
@@ -58,15 +51,15 @@ def collate(samples: list[dict], device: torch.device) -> dict:
         batch[kfg.G_TOKENS_IDS] = _pad([ids for sample in samples for ids in sample[kfg.G_TOKENS_IDS]], 0)
         batch[kfg.G_TARGET_IDS] = _pad([ids for sample in samples for ids in sample[kfg.G_TARGET_IDS]], -1)
         if keys.SIGMA in first:
-            batch[keys.SIGMA] = _pad_last([sample[keys.SIGMA] for sample in samples])
-            batch[keys.HAS_BOXES] = torch.stack([sample[keys.HAS_BOXES] for sample in samples])
+            batch[keys.SIGMA] = _pad_last([torch.as_tensor(sample[keys.SIGMA]) for sample in samples])
+            batch[keys.HAS_BOXES] = _stack([sample[keys.HAS_BOXES] for sample in samples])
     if keys.REF_TOKENS_IDS in first:
         batch[keys.REF_TOKENS_IDS] = _stack_ragged([sample[keys.REF_TOKENS_IDS] for sample in samples])
 
-    batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    batch = {key: send(value, device) for key, value in batch.items()} | on_device
     # Plain Python facts, known here without asking the device.
     batch[keys.CAPTIONS_PER_IMAGE] = captions
-    batch[keys.NUM_REGIONS] = counts.tolist()
+    batch[keys.NUM_REGIONS] = counts
     batch[kfg.IDS] = [sample[kfg.IDS] for sample in samples]
     if kfg.SEQ_PER_SAMPLE in first:
         lengths = [len(ids) for sample in samples for ids in sample[kfg.G_TARGET_IDS]]
@@ -75,8 +68,27 @@ def collate(samples: list[dict], device: torch.device) -> dict:
     return batch
 
 
-def _pad(sequences: list[Tensor], value: int) -> Tensor:
-    return pad_sequence(sequences, batch_first=True, padding_value=value)
+def _region_counts(samples: list[dict]) -> list[int]:
+    """The true number of regions of each image; refuses samples that are not ours, and images without regions."""
+    for sample in samples:
+        missing = [key for key in _REQUIRED if key not in sample]
+        if missing:
+            raise KeyError(
+                f"The sample of image {sample.get(kfg.IDS, '(no id)')} lacks {', '.join(missing)}. GroundedCaptioner "
+                "works on samples of Flickr30kEntitiesDataset; set DATASETS.TRAIN, VAL and TEST to it, or return the "
+                "keys that xmodaler_ssattn/keys.py describes from your own dataset."
+            )
+        if len(sample[kfg.ATT_FEATS]) == 0:
+            raise ValueError(f"Image {sample[kfg.IDS]} has no region (K = 0): there is nothing to attend to.")
+    return [len(sample[kfg.ATT_FEATS]) for sample in samples]
+
+
+def _stack(values: list) -> Tensor:
+    return torch.stack([torch.as_tensor(value) for value in values])
+
+
+def _pad(sequences: list, value: int) -> Tensor:
+    return pad_sequence([torch.as_tensor(s) for s in sequences], batch_first=True, padding_value=value)
 
 
 def _pad_last(rows: list[Tensor]) -> Tensor:
@@ -85,15 +97,26 @@ def _pad_last(rows: list[Tensor]) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row, (0, widest - row.shape[-1])) for row in rows])
 
 
-def _stack_ragged(images: list[list[Tensor]]) -> Tensor:
+def _stack_ragged(images: list[list]) -> Tensor:
     """B lists of caption ids, of differing number and length -> (B, S, T) padded with -1."""
     captions = max(len(image) for image in images)
     words = max((len(ids) for image in images for ids in image), default=1)
     out = torch.full((len(images), captions, words), -1, dtype=torch.long)
     for b, image in enumerate(images):
         for s, ids in enumerate(image):
-            out[b, s, : len(ids)] = ids
+            out[b, s, : len(ids)] = torch.as_tensor(ids)
     return out
+
+
+def words_by_step(lengths: list[int], width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the M words of N captions lie, captions in their own order, step after step.
+
+    Returns:
+        (index in the flattened (N, width) tokens, index in a flattened (steps, N) grid, caption), each (M,) int64.
+    """
+    grid = torch.arange(width).unsqueeze(1) < torch.tensor(lengths).unsqueeze(0)
+    steps, rows = grid.nonzero(as_tuple=True)
+    return send(rows * width + steps, device), send(steps * len(lengths) + rows, device), send(rows, device)
 
 
 class CaptionPlan(NamedTuple):
@@ -104,14 +127,14 @@ class CaptionPlan(NamedTuple):
         sizes: captions that have a word at each step; as many as the longest caption has words.
         words: (M,) int64, index of each word in the flattened (N, T) tokens.
         rows: (M,) int64, place of each word's caption in ``order``.
-        grid: (longest, N) bool, over (step, place in ``order``): whether there is a word.
+        cells: (M,) int64, index of each word in a flattened (T, N) grid of steps and places in ``order``.
     """
 
     order: Tensor
     sizes: list[int]
     words: Tensor
     rows: Tensor
-    grid: Tensor
+    cells: Tensor
 
     @classmethod
     def of(cls, lengths: list[int], width: int, device: torch.device) -> CaptionPlan:
@@ -120,12 +143,7 @@ class CaptionPlan(NamedTuple):
         order = sizes_of.argsort(descending=True, stable=True)
         grid = torch.arange(width).unsqueeze(1) < sizes_of[order].unsqueeze(0)
         steps, rows = grid.nonzero(as_tuple=True)
-        words = order[rows] * width + steps
         sizes = grid.sum(1)
-        return cls(
-            order.to(device, non_blocking=True),
-            sizes[sizes > 0].tolist(),
-            words.to(device, non_blocking=True),
-            rows.to(device, non_blocking=True),
-            grid.to(device, non_blocking=True),
-        )
+        parts = (order, order[rows] * width + steps, rows, steps * len(lengths) + rows)
+        order, words, rows, cells = (send(part, device) for part in parts)
+        return cls(order, sizes[sizes > 0].tolist(), words, rows, cells)

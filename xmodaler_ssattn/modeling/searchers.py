@@ -245,7 +245,7 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
     def _keep_images(inputs: dict, going: Tensor) -> None:
         """Drop the images whose beams have all ended: what the decoder reads a step, and the states."""
         images = inputs[kfg.ATT_FEATS].shape[0]
-        for key in _READ_PER_STEP:
+        for key in READ_PER_STEP:
             if inputs.get(key) is not None:
                 inputs[key] = inputs[key].index_select(0, going)
         for key in (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES):
@@ -253,7 +253,7 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
 
 
 # One row an image, read by the decoder at every step.
-_READ_PER_STEP = (
+READ_PER_STEP = (
     kfg.ATT_FEATS, kfg.P_ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS,
     keys.BETA, keys.ROW_LOG_BETA, keys.STATE_KEYS,
 )  # fmt: skip

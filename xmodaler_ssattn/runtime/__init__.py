@@ -50,10 +50,12 @@ from .registry import (
     LR_SCHEDULER_REGISTRY,
     META_ARCH_REGISTRY,
     PREDICTOR_REGISTRY,
+    SCORER_REGISTRY,
     SOLVER_REGISTRY,
     Registry,
 )
 from .rng import seed_all_rng
+from .scorer import build_scorer
 from .setup import default_argument_parser, default_setup
 from .train_loop import HookBase, TrainerBase
 from .trainer import DefaultTrainer, build_engine
@@ -71,6 +73,7 @@ __all__ = [
     "LR_SCHEDULER_REGISTRY",
     "META_ARCH_REGISTRY",
     "PREDICTOR_REGISTRY",
+    "SCORER_REGISTRY",
     "SGD",
     "SOLVER_REGISTRY",
     "Adam",
@@ -127,6 +130,7 @@ __all__ = [
     "build_model",
     "build_optimizer",
     "build_predictor",
+    "build_scorer",
     "build_xmodaler_train_loader",
     "build_xmodaler_valtest_loader",
     "comm",

@@ -82,7 +82,7 @@ DEFAULTS = CfgNode(
         },
         "LR_SCHEDULER": {"NAME": "StepLR", "STEP_SIZE": 3, "GAMMA": 0.1},
         "LOSSES": {"NAMES": [""], "LABELSMOOTHING": 0.1},
-        # Upstream's reward for reinforcement learning: its captioning base file sets these keys, nothing reads them.
+        # The reward in reinforcement learning, read by the scorer that NAME names; the runtime has none of its own.
         "SCORER": {
             "NAME": "",
             "TYPES": [""],

@@ -1,0 +1,99 @@
+"""Captions, batches and files at the paper's sizes for the benchmarks; features are noise."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+from pathlib import Path
+
+VOCAB, REGIONS, FEATURES, CLASSES, CAPTIONS = 8640, 36, 2048, 1601, 5
+
+
+def words_of(caption: str) -> list[str]:
+    """Lower-cased words; punctuation stands alone and is dropped."""
+    return re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", caption.lower())
+
+
+def read_captions(path: str) -> dict:
+    with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def caption_lengths(path: str | None) -> list[int]:
+    """Words of each caption, cut at 20."""
+    if path is None:
+        rng = random.Random(0)
+        return [min(20, max(4, round(rng.gauss(12.4, 5)))) for _ in range(5000)]
+    return [min(20, len(words_of(caption))) for image in read_captions(path).values() for caption in image["captions"]]
+
+
+def write_vocabulary(folder: Path) -> Path:
+    path = folder / "vocabulary.txt"
+    path.write_text("".join(f"w{i}\n" for i in range(VOCAB - 2)) + "UNK\n")
+    return path
+
+
+def draw_batch(batch: int, lengths: list[int], device) -> dict:
+    """The same arrays for everybody: features, boxes, classes, tokens and targets of ``batch`` images."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    rng = random.Random(0)
+    captions = [[rng.randrange(1, VOCAB) for _ in range(n)] for n in rng.choices(lengths, k=batch * CAPTIONS)]
+    tokens, targets = pad(captions)
+    corners = torch.rand(batch, REGIONS, 2, generator=generator) * 0.6
+    p = torch.cat([corners, corners + 0.3], -1)
+    arrays = {
+        "feats": torch.randn(batch, REGIONS, FEATURES, generator=generator).relu(),
+        "boxes": p * 500,
+        "p": torch.cat([p[..., [0, 2, 1, 3]], torch.full((batch, REGIONS, 1), 0.09)], -1),
+        "c": torch.randn(batch, REGIONS, CLASSES, generator=generator).mul(3).softmax(-1),
+        "sigma": (torch.rand(batch, 1, REGIONS, generator=generator) < 0.1).float(),
+        "tokens": tokens,
+        "targets": targets,
+    }
+    arrays = {name: value.to(device) for name, value in arrays.items()}
+    return arrays | {"lengths": [len(words) + 1 for words in captions]}
+
+
+def pad(captions: list[list[int]]) -> tuple:
+    """Word ids of N captions -> tokens (N, T) that begin with 0, targets (N, T) that end with 0, then -1."""
+    import torch
+
+    width = max(map(len, captions)) + 1
+    tokens, targets = torch.zeros(len(captions), width, dtype=torch.long), torch.full((len(captions), width), -1)
+    for row, words in enumerate(captions):
+        tokens[row, 1 : len(words) + 1] = torch.tensor(words)
+        targets[row, : len(words) + 1] = torch.tensor([*words, 0])
+    return tokens, targets
+
+
+def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
+    """train.json, regions.h5 and vocabulary.txt of ``images`` images, as `xmodaler prepare` would leave them."""
+    import numpy as np
+
+    from xmodaler_ssattn.data.annotations import annotation_header, json_list
+    from xmodaler_ssattn.data.regions import RegionWriter
+
+    write_vocabulary(folder)
+    rng, draw = random.Random(0), np.random.default_rng(0)
+    header = annotation_header("train", "benchmark", False, "noise", ["thing"])
+    with json_list(folder / "train.json", header, "images") as out:
+        for image_id in range(images):
+            captions = []
+            for _ in range(CAPTIONS):
+                tokens = [f"w{rng.randrange(VOCAB - 2)}" for _ in range(max(rng.choice(lengths), 1))]
+                box = [rng.randrange(300), rng.randrange(200)]
+                phrase = {"start": 0, "end": 1, "head": 0, "class": "thing", "chain": "1",
+                          "boxes": [[*box, box[0] + 99, box[1] + 99]]}
+                captions.append({"raw": " ".join(tokens), "tokens": tokens, "phrases": [phrase]})
+            out.add({"image_id": image_id, "width": 500, "height": 375, "captions": captions})
+    with RegionWriter(folder / "regions.h5", range(images), REGIONS, FEATURES, CLASSES, source="noise") as writer:
+        for image_id in range(images):
+            corner = draw.random((REGIONS, 2), dtype=np.float32) * 200
+            probs = draw.random((REGIONS, CLASSES), dtype=np.float32)
+            features = draw.random((REGIONS, FEATURES), dtype=np.float32)
+            writer.write(image_id, 500, 375, np.concatenate([corner, corner + 100], 1), features,
+                         probs / probs.sum(1, keepdims=True))

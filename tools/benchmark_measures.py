@@ -1,0 +1,210 @@
+"""What the benchmarks measure: the machine's peaks, a step's arithmetic and memory traffic, medians and their ratios.
+
+A step's floating-point operations are those of its matrix products, counted as they are dispatched, in custom
+backward passes too. Its traffic is what its operators read and write if nothing were found in a cache: an upper bound
+of what reaches the memory, so that a share above 100 % of the memory's rate means that caches served.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+aten = torch.ops.aten
+# Read as much as they give, not the whole table.
+_GATHERS = {"index", "index_select", "embedding", "gather"}
+# Make memory without touching it.
+_UNTOUCHED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+
+
+# --- the machine --------------------------------------------------------------------------------------------
+def machine(threads: int) -> dict:
+    """What ran, its product peaks and its copy rate, measured now, so that numbers of two machines can be compared."""
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    facts = {"torch": torch.__version__, "device": device, "threads": threads, "load": os.getloadavg()[0]}
+    facts["name"] = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
+    size = 8192 if device == "cuda" else 2048
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a = torch.randn(size, size, device=device).to(dtype)
+        facts[f"gflops_{name}"] = 2 * size**3 / _best_seconds(lambda a=a: a @ a, device) / 1e9
+    source = torch.ones(2**28 if device == "cuda" else 2**26, device=device)
+    target = torch.empty_like(source)
+    facts["gigabytes_a_second"] = 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device) / 1e9
+    print(
+        f"{facts['name']}, {threads} threads, torch {facts['torch']}, load {facts['load']:.1f}; product peak "
+        f"{facts['gflops_float32']:.0f} GFLOP/s float32, {facts['gflops_bfloat16']:.0f} bfloat16; copy "
+        f"{facts['gigabytes_a_second']:.0f} GB/s"
+    )
+    return facts
+
+
+def _best_seconds(work: Callable[[], object], device: str) -> float:
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def available_gib() -> float:
+    """Memory that is free now: the GPU's, or the machine's (0 when it does not say)."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] / 2**30
+    info = Path("/proc/meminfo")
+    rows = dict(line.split(":") for line in info.read_text().splitlines()) if info.exists() else {}
+    return int(rows.get("MemAvailable", "0").split()[0]) / 2**20
+
+
+# --- a step -------------------------------------------------------------------------------------------------
+def work_of(step: Callable[[], object]) -> dict:
+    """Floating-point operations of ``step``'s products and bytes that its operators read and write."""
+    # Products that torch's counter leaves out.
+    more = {aten.mv: _mv_flop, aten.addmv: _addmv_flop, aten.addmm_: _addmm_flop}
+    with FlopCounterMode(display=False, custom_mapping=more) as flop, Traffic() as traffic:
+        step()
+    return {"gflop": flop.get_total_flops() / 1e9, "gigabytes": traffic.bytes / 1e9}
+
+
+def _mv_flop(matrix, vector, *_, out_shape=None, **__) -> int:
+    return 2 * matrix[0] * matrix[1]
+
+
+def _addmv_flop(base, matrix, vector, *_, out_shape=None, **__) -> int:
+    return 2 * matrix[0] * matrix[1]
+
+
+def _addmm_flop(base, one, other, *_, out_shape=None, **__) -> int:
+    return 2 * one[0] * one[1] * other[1]
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes that operators read and write, as if there were no cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        name = function.__name__.split(".")[0]
+        if function.is_view or name in _UNTOUCHED:
+            return result
+        values = list(zip(function._schema.arguments, args, strict=False))
+        values += [(arg, kwargs[arg.name]) for arg in function._schema.arguments if arg.name in kwargs]
+        written = sum(_size(result_) for result_, info in zip(_as_tuple(result), function._schema.returns, strict=False)
+                      if info.alias_info is None)
+        for argument, value in values:
+            changes = argument.alias_info is not None and argument.alias_info.is_write
+            written += _size(value) if changes else 0
+            if not argument.is_out and name not in _GATHERS:
+                self.bytes += _size(value)
+        self.bytes += written * (2 if name in _GATHERS else 1)
+        return result
+
+
+def _as_tuple(result) -> tuple:
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+def _size(value) -> int:
+    """Bytes of all tensors in ``value``; what is merely expanded counts once."""
+    tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
+
+
+def kept_bytes(model: torch.nn.Module, forward: Callable[[], object], step: Callable[[], object], cuda: bool) -> int:
+    """Bytes alive between forward and backward beside weights, gradients and optimiser state."""
+    if cuda:
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    ours = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ours:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = forward()  # alive while we count, so that no address is used twice
+    total = sum(seen.values())
+    del kept
+    return total
+
+
+def peak_mib(cuda: bool) -> float:
+    """The most memory that this process has had."""
+    if cuda:
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# --- statistics ---------------------------------------------------------------------------------------------
+def table(times: dict[str, list[float]], unit: str) -> dict:
+    """Print and return medians; ratios against the first name."""
+    first = statistics.median(next(iter(times.values())))
+    rows = {}
+    for name, values in times.items():
+        median = statistics.median(values)
+        rows[name] = {"median": median, "min": min(values), "max": max(values), "ratio": first / median}
+        spread = f"(min {min(values):.3f}, max {max(values):.3f})"
+        print(f"  {name:38s} {median:9.3f} {unit}  {spread}  {first / median:5.2f} x")
+    return rows
+
+
+def rates(name: str, seconds: float, images: int, work: dict, peak: float, facts: dict, kind: str) -> dict:
+    """Print and return what a step of ``seconds`` reaches of the machine's peaks; ``kind``: float32 or bfloat16."""
+    row = {
+        "steps_a_second": 1 / seconds,
+        "images_a_second": images / seconds,
+        **work,
+        "share_of_product_peak": work["gflop"] / seconds / facts[f"gflops_{kind}"],
+        "share_of_copy_rate": work["gigabytes"] / seconds / facts["gigabytes_a_second"],
+        "peak_mib": peak,
+    }
+    print(
+        f"  {name:38s} {row['steps_a_second']:7.2f} steps/s  {row['images_a_second']:8.1f} images/s  "
+        f"{work['gflop']:6.1f} GFLOP = {row['share_of_product_peak']:4.0%} of the {kind} peak  "
+        f"{work['gigabytes']:5.1f} GB = {row['share_of_copy_rate']:4.0%} of the copy rate  peak {peak:6.0f} MiB"
+    )
+    return row
+
+
+def paired_ratio(times: dict[str, list[float]]) -> dict:
+    """Of two contestants, second over first: the median of the pairs and its 95 % interval (bootstrap of the pairs)."""
+    first, second = times.values()
+    ratios = [b / a for a, b in zip(first, second, strict=True)]
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
+    low, high = medians[49], medians[1949]
+    middle = statistics.median(ratios)
+    print(f"  ratio, median of {len(ratios)} pairs: {middle:.3f} (95 % interval {low:.3f} to {high:.3f})")
+    return {"median": middle, "low": low, "high": high}

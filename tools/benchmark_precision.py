@@ -1,0 +1,90 @@
+"""Does bfloat16 cost quality? Train the same config in float32 and with SOLVER.AMP over several seeds, compare a score.
+
+    python tools/benchmark_precision.py --seeds 3 --out output/precision
+
+Runs `xmodaler train` twice for each seed, one run after the other, and reads the last score of each from its
+metrics.json. The question is whether the two means differ by more than seeds do: their difference stands beside the
+standard deviation over seeds. A run that is already in --out is not done again. The default config is the paper's
+model on the drawn sample scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {"float32": "False", "bfloat16": "True"}
+
+
+def last_score(folder: Path, name: str) -> float:
+    """The last value of a score in a run's metrics.json."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    values = [line[name] for line in lines if line.get(name) is not None]
+    if not values:
+        known = sorted({key for line in lines for key in line if "/" in key})
+        raise SystemExit(f"{folder / 'metrics.json'} holds no {name}; it holds {', '.join(known) or 'no scores'}.")
+    return values[-1]
+
+
+def compare(scores: dict[str, list[float]]) -> dict:
+    """Means, the larger of the two standard deviations over seeds, and the difference of the means.
+
+    Args:
+        scores: float32 and bfloat16 -> one score a seed, at least two, in the same order of seeds.
+    """
+    one, other = scores["float32"], scores["bfloat16"]
+    means = {kind: statistics.mean(values) for kind, values in scores.items()}
+    spread = max(statistics.stdev(one), statistics.stdev(other))
+    difference = means["bfloat16"] - means["float32"]
+    return {
+        "mean": means,
+        "deviation_over_seeds": spread,
+        "difference": difference,
+        "within_seeds": abs(difference) <= spread,
+        "paired": [b - a for a, b in zip(one, other, strict=True)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default=str(ROOT / "configs/sample/ss_attn.yaml"))
+    parser.add_argument("--data", help="folder of the data (default: the config's)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1, 2, ..., at least two (default: 3)")
+    parser.add_argument("--score", default="test/CIDEr")
+    parser.add_argument("--out", required=True, help="folder for the runs and precision.json")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options for all runs")
+    args = parser.parse_args()
+    if args.seeds < 2:
+        raise SystemExit(f"--seeds: expected at least 2, or nothing can be said about seeds; got {args.seeds}.")
+    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for seed in range(1, args.seeds + 1):
+        for kind, amp in KINDS.items():
+            folder = Path(args.out) / f"{kind}_{seed}"
+            if not (folder / "model_final.pth").is_file():
+                command = [sys.executable, "-m", "xmodaler_ssattn", "train", "--config-file", args.config_file]
+                command += ["--data", args.data] if args.data else []
+                command += ["OUTPUT_DIR", str(folder), "SEED", str(seed), "SOLVER.AMP", amp, *args.opts]
+                path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+                subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path})
+            scores[kind].append(last_score(folder, args.score))
+            print(f"seed {seed}, {kind}: {args.score} {scores[kind][-1]:.4f}", flush=True)
+    found = compare(scores)
+    for kind, values in scores.items():
+        print(f"{kind:9s} mean {found['mean'][kind]:.4f} over seeds " + ", ".join(f"{value:.4f}" for value in values))
+    verdict = "no more than" if found["within_seeds"] else "MORE THAN"
+    print(
+        f"bfloat16 - float32: {found['difference']:+.4f}, {verdict} the standard deviation over seeds, "
+        f"{found['deviation_over_seeds']:.4f}"
+    )
+    report = {"score": args.score, "scores": scores, **found}
+    (Path(args.out) / "precision.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""SelfCriticalTrainer: the second stage, which trains for the captions' scores themselves, on either host.
+
+One step:
+
+1. draw S captions an image from the model, without gradient, all on the image's one encoding;
+2. score them, and the baseline, against the image's training references (``scorer/``), in this process alone;
+3. run the drawn words through the model as teacher forcing does, with gradient, and weight their log-probabilities.
+
+X-modaler's own trainers keep the graph of the word-by-word drawing instead. The gradient is the same (the words are
+constants either way), the one rollout over whole captions is much faster.
+
+Dropout is off in both passes: the probabilities that are differentiated are those that the words were drawn with, and
+those of the model that decodes. The grounding loss, when LOSSES.NAMES has it, is added as before. Scheduled sampling
+does not apply: all words are the model's own.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.engine.advantages import BASELINES, over_greedy, over_others
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.host import (
+    ENGINE_REGISTRY,
+    SCORER_REGISTRY,
+    DefaultTrainer,
+    build_scorer,
+    comm,
+    get_event_storage,
+    kfg,
+)
+from xmodaler_ssattn.modeling import GroundedCaptioner
+from xmodaler_ssattn.modeling.sampling import draw_captions
+from xmodaler_ssattn.scorer.caption_reward import unread_files
+
+LOSS = "SelfCriticalLoss"
+# Losses of word by word targets: on drawn words they would teach the model to repeat whatever it said.
+WORD_LOSSES = ("CrossEntropy", "FusedCrossEntropy", "LabelSmoothing", "RewardCriterion")
+
+
+@ENGINE_REGISTRY.register()
+class SelfCriticalTrainer(DefaultTrainer):
+    """The host's trainer with another step. ``SCORER.BASELINE`` chooses what a caption has to beat.
+
+    DATALOADER.SEQ_PER_SAMPLE is S, the captions drawn for an image. The event storage gets ``rl/reward`` and
+    ``rl/baseline``, means over the batch and the processes, ``rl/length``, words with the end, and each term of the
+    reward, such as ``rl/CiderD``.
+
+    Raises:
+        UserError: settings that cannot work, all at once, before any data is read; without MODEL.WEIGHTS, and nothing
+            to resume, ``resume_or_load`` refuses.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        check_config(cfg)
+        super().__init__(cfg)
+        model = comm.unwrap_model(self.model)
+        if not isinstance(model, GroundedCaptioner):
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE: SelfCriticalTrainer draws captions from a GroundedCaptioner, got "
+                f"{cfg.MODEL.META_ARCHITECTURE!r}. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
+            )
+        self.scorer = build_scorer(cfg)
+        self.baseline = cfg.SCORER.BASELINE
+        self.samples = cfg.DATALOADER.SEQ_PER_SAMPLE
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        if not self.cfg.MODEL.WEIGHTS and not (resume and self.checkpointer.has_checkpoint()):
+            raise UserError(
+                "MODEL.WEIGHTS is empty, but self-critical training starts from a trained model: random captions have "
+                "next to no reward, so there is next to nothing to learn from. Train with cross-entropy first and give "
+                "its checkpoint: MODEL.WEIGHTS OUTPUT_DIR/model_best.pth or model_final.pth (or --resume this stage)."
+            )
+        super().resume_or_load(resume=resume)
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        samples = self._next_samples()
+        data_time = time.perf_counter() - start
+        batch = comm.unwrap_model(self.model).preprocess_batch(samples)
+        self.model.eval()
+        try:
+            batch, metrics = self._draw_and_score(batch)
+            outputs = self.model(batch)
+        finally:
+            self.model.train()
+        losses: dict[str, Tensor] = {}
+        for loss in self.losses:
+            losses.update(loss(outputs))
+        self.optimizer.zero_grad()
+        sum(value for name, value in losses.items() if "acc" not in name).backward()
+        self._write_metrics(losses, data_time)
+        self._write_rewards(metrics)
+        self.optimizer.step()
+        if getattr(self, "ema", None) is not None:  # upstream's averaged weights
+            self.ema.update(self.model)
+
+    def _next_samples(self) -> list[dict]:
+        """The next batch; a new shuffle when the epoch is over. None as iterator: a resumed run begins an epoch."""
+        iterator = self._train_data_loader_iter
+        samples = next(iterator, None) if iterator is not None else None
+        if samples is None:
+            if comm.get_world_size() > 1:
+                self.train_data_loader.sampler.set_epoch(self.iter // self.iters_per_epoch)
+            self._train_data_loader_iter = iter(self.train_data_loader)
+            samples = next(self._train_data_loader_iter)
+        return samples
+
+    def _draw_and_score(self, batch: dict) -> tuple[dict, dict[str, float]]:
+        """The batch to differentiate on, with the advantages in REWARDS; and what to log."""
+        model = comm.unwrap_model(self.model)
+        greedy = self.baseline == "greedy"
+        drawn = draw_captions(model, batch, self.samples, greedy_first=greedy)
+        images = len(batch[kfg.IDS])
+        # (B, captions an image, T); copying the words is the one wait for the device.
+        sents, regions = (part.cpu().view(images, self.samples + int(greedy), -1) for part in drawn)
+        scores = self._score(batch, sents[:, int(greedy) :], regions[:, int(greedy) :])
+        rewards = scores.pop(kfg.REWARDS)
+        if greedy:
+            baseline = self._score(batch, sents[:, :1], regions[:, :1])[kfg.REWARDS].squeeze(1)
+            advantages = over_greedy(rewards, baseline)
+        else:
+            baseline, advantages = rewards, over_others(rewards)
+        forced = forced_batch(batch, sents[:, int(greedy) :].flatten(0, 1), model.greedy_decoder.eos_token_id)
+        forced[kfg.REWARDS] = advantages.reshape(-1).float().to(model.device)
+        forced[keys.SUPPRESSED_WORD] = model.greedy_decoder.unk_token_id
+        metrics = {"reward": float(rewards.mean()), "baseline": float(baseline.mean())}
+        metrics["length"] = forced[keys.NUM_WORDS] / rewards.numel()
+        return forced, metrics | {name: float(value) for name, value in scores.items()}
+
+    def _score(self, batch: dict, sents: Tensor, regions: Tensor) -> dict:
+        """What the scorer says of (B, S, T) captions, its REWARDS as (B, S) float64."""
+        scores = self.scorer(
+            {
+                **{key: batch[key] for key in (keys.BOXES_PX, keys.NUM_REGIONS)},
+                kfg.IDS: [image_id for image_id in batch[kfg.IDS] for _ in range(sents.shape[1])],
+                kfg.G_SENTS_IDS: sents.flatten(0, 1),
+                keys.WORD_REGIONS: regions.flatten(0, 1),
+            }
+        )
+        return {**scores, kfg.REWARDS: torch.as_tensor(scores[kfg.REWARDS], dtype=torch.float64).view(sents.shape[:2])}
+
+    def _write_rewards(self, metrics: dict[str, float]) -> None:
+        """Put the rewards, averaged over the processes, into the storage."""
+        gathered = comm.gather(metrics)
+        if comm.is_main_process():
+            means = {f"rl/{name}": sum(each[name] for each in gathered) / len(gathered) for name in metrics}
+            get_event_storage().put_scalars(**means)
+
+
+def forced_batch(batch: dict, sents: Tensor, end: int = 0) -> dict:
+    """A training batch whose captions are drawn ones.
+
+    Args:
+        batch: B images, from ``preprocess_batch``.
+        sents: (N, T) int64 on the CPU, N = B S, ``end`` from a caption's end on.
+
+    Returns:
+        a copy of ``batch`` with the captions' own keys replaced: up to its end, which is the last word to predict, or
+        all T words of a caption without end.
+    """
+    device = batch[kfg.ATT_FEATS].device
+    ended = (sents == end).int()
+    lengths = torch.where(ended.any(dim=1), ended.argmax(dim=1) + 1, sents.shape[1])
+    longest = int(lengths.max())
+    words = sents[:, :longest]
+    tokens = torch.cat([torch.full_like(words[:, :1], end), words[:, :-1]], dim=1)
+    targets = words.masked_fill(torch.arange(longest) >= lengths.unsqueeze(1), -1)
+    return {
+        **batch,
+        kfg.G_TOKENS_IDS: tokens.to(device, non_blocking=True),
+        kfg.G_TARGET_IDS: targets.to(device, non_blocking=True),
+        keys.CAPTION_LENGTHS: lengths.tolist(),
+        keys.CAPTIONS_PER_IMAGE: len(sents) // len(batch[kfg.IDS]),
+        keys.NUM_WORDS: int(lengths.sum()),
+    }
+
+
+def check_config(cfg: Any) -> None:
+    """Refuse settings of the self-critical stage that cannot work, all at once.
+
+    Raises:
+        UserError: what is wrong, with the value to set.
+    """
+    problems = []
+    if cfg.SCORER.BASELINE not in BASELINES:
+        problems.append(
+            f"SCORER.BASELINE: expected one of {BASELINES}, got {cfg.SCORER.BASELINE!r} (a beam is no baseline here)."
+        )
+    elif cfg.SCORER.BASELINE == "mean" and cfg.DATALOADER.SEQ_PER_SAMPLE < 2:
+        problems.append(
+            "SCORER.BASELINE is 'mean', the mean of the image's other captions, so DATALOADER.SEQ_PER_SAMPLE must be "
+            f"at least 2; got {cfg.DATALOADER.SEQ_PER_SAMPLE}."
+        )
+    if cfg.SCORER.NAME not in SCORER_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in SCORER_REGISTRY))
+        problems.append(f"SCORER.NAME: expected a registered scorer such as GroundedScorer, got {cfg.SCORER.NAME!r}; "
+                        f"known are {known}.")
+    names = list(cfg.LOSSES.NAMES)
+    wrong = [name for name in names if name in WORD_LOSSES]
+    if LOSS not in names:
+        problems.append(f"LOSSES.NAMES: expected {LOSS!r} among them, got {names!r}.")
+    if wrong:
+        problems.append(f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat whatever it drew; take it "
+                        f"out, {LOSS} stands in its place.")
+    problems += unread_files(cfg)
+    raise_all(problems, "ENGINE.NAME SelfCriticalTrainer cannot work with this config")

@@ -1,0 +1,127 @@
+"""The vocabulary product and the cross-entropy in one, without ever holding the (M, V) logits.
+
+    z = h W^T + b,   L = - 1/M sum_m log softmax(z_m)[y_m],   dL/dz = (softmax(z) - onehot(y)) / M
+
+The plain loss keeps log softmax(z), M x V numbers, for the backward pass. This one goes through the vocabulary in
+slices, keeps one number a word (the logarithm of the softmax's denominator), and computes each slice of z anew in the
+backward pass: four products of that size instead of three. A slice of W's gradient is written once and never added to.
+
+Letters: M words to predict, V vocabulary, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
+
+# Words of the vocabulary at once: wide enough for a fast product, M x 1024 numbers of memory.
+SLICE = 1024
+IGNORED = -1
+# Losses that read the logits, which are not there when this loss takes their place.
+NEED_LOGITS = ("CrossEntropy", "LabelSmoothing", "SelfCriticalLoss")
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """The mean of -log softmax(h W^T + b)[y] over the words whose target is not -1.
+
+    Under autocast the products have its type; the softmax and the sums are float32 always.
+
+    Args:
+        hidden: (M, H). weight: (V, H). bias: (V,). targets: (M,) int64.
+
+    Returns:
+        () float32 (float64 when ``hidden`` is). NaN without a single target, as torch's own mean.
+    """
+    kind = hidden.device.type
+    product = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, product)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, product: torch.dtype) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        log_sum = torch.full(targets.shape, float("-inf"), dtype=wide, device=hidden.device)
+        chosen = torch.zeros_like(log_sum)
+        for part, z in _slices(hidden, weight, bias, product):
+            log_sum = torch.logaddexp(log_sum, z.logsumexp(1))
+            place = targets - part.start
+            here = (place >= 0) & (place < z.shape[1])
+            found = z.gather(1, place.clamp(0, z.shape[1] - 1).unsqueeze(1)).squeeze(1)
+            chosen = torch.where(here, found, chosen)
+        counted = (targets != IGNORED).to(wide)
+        words = counted.sum()
+        ctx.save_for_backward(hidden, weight, bias, targets, log_sum, counted / words)
+        ctx.product = product
+        return ((log_sum - chosen) * counted).sum() / words
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        hidden, weight, bias, targets, log_sum, share = ctx.saved_tensors
+        scale = (grad * share).unsqueeze(1)
+        states = hidden.to(ctx.product)
+        d_hidden = torch.zeros(hidden.shape, dtype=log_sum.dtype, device=hidden.device)
+        d_weight, d_bias = torch.empty_like(weight), torch.empty_like(bias)
+        for part, z in _slices(hidden, weight, bias, ctx.product):
+            dz = z.sub_(log_sum.unsqueeze(1)).exp_()
+            place = (targets - part.start).unsqueeze(1)
+            here = (place >= 0) & (place < z.shape[1])
+            dz.scatter_add_(1, place.clamp(0, z.shape[1] - 1), -here.to(dz.dtype))
+            dz *= scale
+            d_bias[part] = dz.sum(0)
+            dz = dz.to(ctx.product)
+            d_hidden += dz @ weight[part].to(ctx.product)
+            d_weight[part] = dz.t() @ states
+        return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None
+
+
+def _slices(hidden: Tensor, weight: Tensor, bias: Tensor, product: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """(slice of the vocabulary, its logits (M, SLICE) in float32 or wider)."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    states = hidden.to(product)
+    for start in range(0, len(weight), SLICE):
+        part = slice(start, min(start + SLICE, len(weight)))
+        yield part, F.linear(states, weight[part].to(product), bias[part].to(product)).to(wide)
+
+
+@LOSSES_REGISTRY.register()
+class FusedCrossEntropy(nn.Module):
+    """The host's CrossEntropy where memory is short: the captioner hands over the loss instead of the logits.
+
+    In LOSSES.NAMES it takes the place of CrossEntropy; metrics keep that one's name. It computes a quarter more in
+    the vocabulary product, so it is worth its time only when the batch would not fit otherwise.
+    """
+
+    @configurable
+    def __init__(self):
+        super().__init__()
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        both = [name for name in cfg.LOSSES.NAMES if name in NEED_LOGITS]
+        if both:
+            raise UserError(
+                f"LOSSES.NAMES holds FusedCrossEntropy and {' and '.join(both)}, which reads logits that the fused "
+                "loss never makes. Keep one of them."
+            )
+        return {}
+
+    @classmethod
+    def add_config(cls, cfg, tmp_cfg=None) -> None:
+        """No keys of its own."""
+
+    def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
+        """``outputs_dict``: the captioner's training output; returns ``{"CrossEntropy Loss(G)": L}``."""
+        if keys.CROSS_ENTROPY not in outputs_dict:
+            raise KeyError(
+                f"FusedCrossEntropy needs {keys.CROSS_ENTROPY} in the model's output. It comes from "
+                "GroundedCaptioner, when LOSSES.NAMES of its config holds FusedCrossEntropy."
+            )
+        return {"CrossEntropy Loss(G)": outputs_dict[keys.CROSS_ENTROPY]}

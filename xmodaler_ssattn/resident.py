@@ -1,0 +1,85 @@
+"""Region features that stay on the model's device for the whole run (DATALOADER.CACHE: device). torch alone.
+
+The data side fills a table once and keeps it. A sample then carries two small things, the table's name and a row in
+it, and the captioner gathers the batch on the device. Names travel between processes, tables do not: a loader's
+worker never touches one, and of several training processes each has its own.
+
+Letters: n images in the table, B images of a batch, K regions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+_TABLES: weakref.WeakValueDictionary[str, ResidentRegions] = weakref.WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to ``device`` without waiting for it: from pinned memory the copy runs beside us."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class ResidentRegions:
+    """The regions of n images on one device, found again by ``name`` within this process.
+
+    It lives as long as somebody holds it; the table of names does not.
+
+    Args:
+        per_region: name of a field -> (n, K, ...), zeros on padding, in any floating type.
+        per_image: name of a field -> (n, ...).
+        counts: true number of regions of each image, known on the host.
+    """
+
+    def __init__(self, per_region: Mapping[str, Tensor], per_image: Mapping[str, Tensor], counts: Sequence[int]):
+        self._per_region, self._per_image = dict(per_region), dict(per_image)
+        self._counts = list(counts)
+        self.device = next(iter(self._per_region.values())).device
+        self.name = f"resident-{os.getpid()}-{next(_NUMBERS)}"
+        _TABLES[self.name] = self
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def gather(self, rows: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], list[int]]:
+        """One batch: every field as float32, (B, K, ...) with K the most that one of these images has.
+
+        Returns:
+            the fields, and the true number of regions of each image.
+
+        Raises:
+            RuntimeError: the model is on another device than the table.
+        """
+        if torch.empty(0, device=device).device != self.device:
+            raise RuntimeError(
+                f"The region features are resident on {self.device}, but the model is on {device}. Set MODEL.DEVICE to "
+                "the device that the model shall run on, or DATALOADER.CACHE to ram or none."
+            )
+        counts = [self._counts[row] for row in rows]
+        index, widest = send(torch.tensor(rows), device), max(counts)
+        fields = {key: table[:, :widest].index_select(0, index).float() for key, table in self._per_region.items()}
+        fields |= {key: table.index_select(0, index).float() for key, table in self._per_image.items()}
+        return fields, counts
+
+
+def find(name: str) -> ResidentRegions:
+    """The table of that name.
+
+    Raises:
+        RuntimeError: there is none in this process, or nobody holds it any more.
+    """
+    table = _TABLES.get(name)
+    if table is None:
+        raise RuntimeError(
+            f"The resident region table {name} is not in this process. It lives where the dataset was loaded; a batch "
+            "that was made in another process needs DATALOADER.CACHE ram or none."
+        )
+    return table

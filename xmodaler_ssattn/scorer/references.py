@@ -1,0 +1,115 @@
+"""The training captions and boxes that rewards are measured against, read once from the training annotations."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xmodaler_ssattn.data.annotations import file_name, gvd_reference, open_annotations
+from xmodaler_ssattn.data.vocabulary import END, Vocabulary, read_vocabulary
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.lemmas import Lemmas, class_of_lemma, read_lemma_table
+from xmodaler_ssattn.scorer.cider import MAX_WORD
+
+NO_CLASS = -1
+
+
+class Objects(NamedTuple):
+    """The annotated objects of one image, from all its captions, each once.
+
+    Attributes:
+        classes: (G,) int64, index of the class.
+        boxes_px: (G, 4) float64, xyxy pixels; of several boxes of a phrase the box around them, as GVD takes it.
+    """
+
+    classes: np.ndarray
+    boxes_px: np.ndarray
+
+
+class References(NamedTuple):
+    """What the training split says about its images.
+
+    Attributes:
+        path: the file it comes from.
+        captions: image -> its captions as word ids with the end (0), whole. A word that is not in the vocabulary has
+            an id of its own beyond it: nobody can say it, and UNK stands for none of them.
+        objects: image -> its objects; empty when they were not asked for.
+        class_of_word: (V,) int64, the class that each word of the vocabulary names, or ``NO_CLASS``; empty likewise.
+    """
+
+    path: Path
+    captions: dict[int, list[list[int]]]
+    objects: dict[int, Objects]
+    class_of_word: np.ndarray
+
+
+def references_path(cfg: Any) -> Path:
+    """SCORER.GT_PATH, else the training annotations of DATALOADER.ANNO_FOLDER."""
+    return Path(cfg.SCORER.GT_PATH or Path(cfg.DATALOADER.ANNO_FOLDER) / file_name("train"))
+
+
+@functools.lru_cache(maxsize=1)
+def read_references(
+    path: str | os.PathLike, vocabulary_file: str, *, objects: bool = False, lemma_file: str | None = None
+) -> References:
+    """Read the training annotations; the last result is kept, since every part of a reward asks for it.
+
+    Args:
+        path: ``train.json``.
+        vocabulary_file: ``vocabulary.txt``.
+        objects: also the annotated objects, and the class of each word.
+        lemma_file: ``lemmas.json``, for ``objects``; None, or a file that is not there: the fallback of
+            ``evaluation.lemmas``.
+
+    Raises:
+        UserError: a file is missing or broken, or the vocabulary is too large for ``cider``.
+    """
+    vocabulary = read_vocabulary(vocabulary_file)
+    if vocabulary.model_size > MAX_WORD:
+        raise UserError(f"{vocabulary_file} has {len(vocabulary)} words; a reward by n-grams admits {MAX_WORD - 1}.")
+    header, images = open_annotations(path, "train")
+    classes = list(header.get("classes", ()))
+    index = {name: number for number, name in enumerate(classes)}
+    captions, found, others = {}, {}, {}
+    for image in images:
+        captions[image["image_id"]] = [
+            [*_encode(caption["tokens"], vocabulary, others), END] for caption in image["captions"]
+        ]
+        if objects:
+            found[image["image_id"]] = _objects(image, index)
+    class_of_word = np.full(vocabulary.model_size if objects else 0, NO_CLASS, dtype=np.int64)
+    if objects:
+        lemmas = Lemmas(read_lemma_table(lemma_file) if lemma_file and Path(lemma_file).is_file() else None)
+        named = class_of_lemma(classes, lemmas, vocabulary.words)
+        for number, word in enumerate(vocabulary.words, 1):
+            class_of_word[number] = index.get(named.get(lemmas(word)), NO_CLASS)
+    return References(Path(path), captions, found, class_of_word)
+
+
+def _encode(tokens: Sequence[str], vocabulary: Vocabulary, others: dict[str, int]) -> list[int]:
+    ids = vocabulary.encode(tokens)
+    for place, token in enumerate(tokens):
+        if ids[place] == vocabulary.unk:
+            # When the 16 bits of an id are used up, the rarest words share the last one.
+            ids[place] = min(others.setdefault(token, vocabulary.model_size + len(others)), MAX_WORD)
+    return ids
+
+
+def _objects(image: dict[str, Any], index: dict[str, int]) -> Objects:
+    """As GVD's reference has them: the phrases with a class and a box."""
+    found = {
+        (index[name], tuple(map(float, box)))
+        for caption in gvd_reference(image)["captions"]
+        for name, box in zip(caption["process_clss"], caption["process_bnd_box"])
+        if name in index
+    }
+    ordered = sorted(found)
+    return Objects(
+        np.array([number for number, _ in ordered], dtype=np.int64),
+        np.array([box for _, box in ordered], dtype=np.float64).reshape(-1, 4),
+    )
