@@ -106,6 +106,7 @@ def test_the_contract_holds_on_upstream():
             "tests/contract",
             "tests/modeling",
             "tests/losses",
+            "tests/engine",
         ],
         env=os.environ | {"SSATTN_TEST_HOST": "upstream"},
         cwd=ROOT,
