@@ -1,0 +1,122 @@
+"""Scores and replicates of one results file, and the record of a study made from them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.reproduce.scoring import (
+    REPLICATES,
+    Scored,
+    read_replicates,
+    same_images,
+    score_captions,
+    write_replicates,
+)
+
+
+class Scorer:
+    """Scores each caption by its length over ten: what a ``CaptionScorer`` returns, without Java."""
+
+    def score_many(self, sets, metrics):
+        from xmodaler_ssattn.evaluation.captions import CaptionScores
+        from xmodaler_ssattn.evaluation.corpus import MeanMetric
+
+        found = {}
+        for prefix, captions in sets.items():
+            rows = np.array([len(text.split()) / 10 for text in captions.values()])
+            metric = MeanMetric("CIDEr", rows)
+            found[prefix] = CaptionScores(
+                {"CIDEr": float(rows.mean())}, {"SPICE": "no models"}, tuple(captions), {"CIDEr": metric}
+            )
+        return found
+
+
+def results(*captions):
+    from xmodaler_ssattn.evaluation.results import ImageResult, Results
+
+    return Results(tuple(ImageResult(10 + i, caption) for i, caption in enumerate(captions)))
+
+
+def test_replicates_are_the_scores_of_resampled_images():
+    # Two captions of 1 and 3 words: every resample of two images has mean .1, .2 or .3.
+    scored = score_captions(results("a", "a b c"), Scorer(), ["CIDEr", "SPICE"])
+    assert scored.scores == pytest.approx({"CIDEr": 0.2})
+    assert scored.not_computed == {"SPICE": "no models"}
+    assert sorted(set(np.round(scored.replicates["CIDEr"], 6))) == [0.1, 0.2, 0.3]
+    assert len(scored.replicates["CIDEr"]) == REPLICATES
+    assert scored.images["captions"].tolist() == [10, 11]
+    assert scored.rows["CIDEr"].tolist() == pytest.approx([0.1, 0.3])
+
+
+def test_two_models_are_resampled_with_the_same_images():
+    # b's captions are one word longer everywhere, so each replicate differs by exactly .1.
+    a = score_captions(results("a", "a b c", "a b"), Scorer(), ["CIDEr"])
+    b = score_captions(results("a a", "a b c a", "a b a"), Scorer(), ["CIDEr"])
+    assert b.replicates["CIDEr"] - a.replicates["CIDEr"] == pytest.approx(np.full(REPLICATES, 0.1))
+
+
+def test_replicates_are_written_and_read_back_without_the_rows(tmp_path):
+    scored = Scored(
+        replicates={"CIDEr": np.array([0.1, 0.2]), "F1_all": np.array([0.0, 0.5])},
+        images={"captions": np.array([1, 2]), "grounding": np.array([2])},
+        rows={"CIDEr": np.array([0.3])},
+    )
+    write_replicates(tmp_path / "replicates.npz", scored)
+    values, images = read_replicates(tmp_path / "replicates.npz")
+    assert {name: array.tolist() for name, array in values.items()} == {"CIDEr": [0.1, 0.2], "F1_all": [0.0, 0.5]}
+    assert {name: array.tolist() for name, array in images.items()} == {"captions": [1, 2], "grounding": [2]}
+
+
+def test_a_file_of_replicates_that_is_missing_or_cut_short_is_named(tmp_path):
+    with pytest.raises(UserError, match="replicates.npz cannot be read"):
+        read_replicates(tmp_path / "replicates.npz")
+    write_replicates(tmp_path / "replicates.npz", Scored(replicates={"CIDEr": np.zeros(1000)}))
+    content = (tmp_path / "replicates.npz").read_bytes()
+    (tmp_path / "replicates.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="remove it and run again with --resume"):
+        read_replicates(tmp_path / "replicates.npz")
+
+
+def test_scores_of_other_images_are_not_paired():
+    one = {"captions": np.array([1, 2]), "grounding": np.array([1])}
+    other = {"captions": np.array([1, 2]), "grounding": np.array([2])}
+    assert same_images(one, other, "CIDEr") and same_images(one, other, "greedy_CIDEr")
+    assert not same_images(one, other, "F1_loc")
+    assert not same_images(one, {"captions": np.array([2, 1])}, "CIDEr")
+    assert not same_images(one, {}, "CIDEr")
+
+
+def test_epochs_are_cut_where_the_evaluations_say():
+    from xmodaler_ssattn.reproduce.curves import split_epochs
+
+    # Ten steps an epoch (the second ends at step 19): points at 4 and 9 are the first epoch's, 10 and 14 the second's.
+    series = {"total_loss": [(4, 4.0), (9, 2.0), (10, 1.0), (14, 3.0)], "val/CIDEr": [(9, 0.5)]}
+    assert split_epochs(series, {1: 9, 2: 19}) == {1: {"total_loss": 3.0}, 2: {"total_loss": 2.0}}
+    # Evaluated every second epoch alone.
+    assert split_epochs(series, {2: 19}) == {1: {"total_loss": 3.0}, 2: {"total_loss": 2.0}}
+    assert split_epochs(series, {}) == {}
+
+
+def test_the_summarys_lists_stand_on_one_line_each():
+    from xmodaler_ssattn.reproduce.collecting import as_text
+
+    value = {"a": [1, 2.5, None], "b": {"c": ["x [1]", "y"], "d": []}, "e": [{"f": 1}]}
+    text = as_text(value)
+    assert json.loads(text) == value
+    assert '"a": [1, 2.5, null]' in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the file /home/me/data/x.h5 does not exist", "the file x.h5 does not exist"),
+        ("no models in /opt/lib/python/site-packages/spice/lib.", "no models in lib."),
+        ("val/CIDEr and https://example.org/a/b stay", "val/CIDEr and https://example.org/a/b stay"),
+    ],
+)
+def test_the_folders_of_a_machine_are_left_out_of_the_summary(text, shown):
+    from xmodaler_ssattn.reproduce.collecting import public
+
+    assert public(text) == shown

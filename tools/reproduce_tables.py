@@ -1,0 +1,19 @@
+"""The paper's Tables 1 and 2, or any other plan: train every row with every seed, score, compare, write the tables.
+
+    python tools/reproduce_tables.py --data DIR --seeds 0 1 2 --out output/tables
+    python tools/reproduce_tables.py --data DIR --seeds 0 1 2 --out output/tables --resume     after a kill
+
+See --help, and xmodaler_ssattn/reproduce/plan.py for what a plan is.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# The working directory first, so that an X-modaler clone there is the host.
+sys.path[:0] = [str(Path.cwd()), str(ROOT)]
+
+from xmodaler_ssattn.reproduce.command import main
+
+if __name__ == "__main__":
+    sys.exit(main(None, ROOT / "configs" / "flickr30k_entities" / "tables.plan.yaml"))

@@ -1,0 +1,159 @@
+"""``tools/reproduce_tables.py``: train and score the rows of a plan, and write their tables."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn import host
+from xmodaler_ssattn.cli.main import MENDABLE
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.evaluation.captions import METRICS, metric_names
+from xmodaler_ssattn.files import write_text
+from xmodaler_ssattn.reproduce import jobs
+from xmodaler_ssattn.reproduce.collecting import as_text, collect
+from xmodaler_ssattn.reproduce.plan import read_plan, restricted
+from xmodaler_ssattn.reproduce.running import run_all
+from xmodaler_ssattn.reproduce.settings import Machine, read_data_folder
+from xmodaler_ssattn.reproduce.smoke import draw_data, smoke_plan
+from xmodaler_ssattn.reproduce.study import Study
+from xmodaler_ssattn.reproduce.tables import markdown
+
+SUMMARY, TABLES = "summary.json", "tables.md"
+EXIT_FAILED = 3
+
+
+def build_parser(plan: Path) -> argparse.ArgumentParser:
+    """The flags; ``plan`` is the default plan."""
+    parser = argparse.ArgumentParser(
+        prog="reproduce_tables.py",
+        description="Train each row of a plan with each seed, score the best and the last weights on test, and write "
+        "the tables (OUT/tables.md, OUT/summary.json). Exit code 0: all runs are done; 3: some failed or are missing, "
+        "the tables say which; 2: a mistake in the input.",
+        epilog="Machines that share OUT take one shard each. Without a shared folder, gather the run folders "
+        "(OUT/ROW/seed_N) in one OUT afterwards and write the tables with --table-only. A run whose loss diverged is "
+        "not tried again; remove its folder to do so.",
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`")
+    parser.add_argument("--plan", default=str(plan), metavar="FILE", help=f"default: {plan.parent.name}/{plan.name}")
+    parser.add_argument("--out", metavar="DIR", help="default: output/tables, with --smoke output/smoke")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the plan's")
+    parser.add_argument("--resume", action="store_true", help="go on with the runs in OUT")
+    parser.add_argument("--table-only", action="store_true", help="run nothing; write the tables of what is in OUT")
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once (default: 1, with --smoke 2)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of each run")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
+    parser.add_argument(
+        "--smoke", action="store_true", help="all rows on small sample scenes, in minutes; draws its data into OUT/data"
+    )
+    parser.add_argument("--metrics", nargs="+", default=list(METRICS), metavar="M", help="caption metrics on test")
+    return parser
+
+
+def main(argv: Sequence[str] | None, default_plan: Path) -> int:
+    """The tool; see ``build_parser``."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(default_plan).parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run(args, argv)
+    except (UserError, host.HostError, *host.HOST_ERRORS) as error:
+        print(f"xmodaler: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(f"xmodaler: error: {error.filename}: {error.strerror}. Mend that; --resume goes on.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("xmodaler: interrupted; the same command with --resume goes on.", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Check everything, run, write the tables; returns the exit code."""
+    study = study_of(args)
+    print(host.describe(), flush=True)
+    shard = jobs.parse_shard(args.shard)
+    wanted = jobs.shard_of(jobs.job_list(restricted(study.plan, args.rows, None)), shard)
+    command = command_of(argv)
+    if not args.table_only:
+        if not args.resume:
+            refuse_old_runs(study, wanted)
+        print(f"{len(wanted)} runs into {study.out}", flush=True)
+        run_all(study, wanted, args.jobs, lambda: write(study, command))
+    summary = write(study, command)
+    bad = [
+        f"{job.name}: {entry['status']}. {entry['reason']}"
+        for job in wanted
+        if (entry := summary["rows"][job.row]["seeds"][str(job.seed)])["status"] != jobs.DONE
+    ]
+    print(f"Tables: {study.out / TABLES}", flush=True)
+    for line in bad:
+        print(line, file=sys.stderr)
+    return EXIT_FAILED if bad else 0
+
+
+def study_of(args: argparse.Namespace) -> Study:
+    """The study that the flags name.
+
+    Raises:
+        UserError: no data, a bad plan, shard, row or number.
+    """
+    if args.jobs < 0 or args.threads < 0:
+        raise UserError(f"--jobs and --threads must be at least 1, got {args.jobs} and {args.threads}.")
+    if args.seeds and (min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds)):
+        raise UserError(f"--seeds: expected different numbers >= 0, got {' '.join(map(str, args.seeds))}.")
+    if not args.data and not args.smoke:
+        raise UserError("--data: which folder? The one that `xmodaler prepare` wrote. (--smoke draws its own.)")
+    plan = read_plan(args.plan)
+    plan = restricted(smoke_plan(plan) if args.smoke else plan, None, args.seeds)
+    restricted(plan, args.rows, None)  # a row that is not there is refused before anything is read or drawn
+    out = Path(args.out or ("output/smoke" if args.smoke else "output/tables")).resolve()
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file, expected a folder.")
+    if args.smoke:
+        args.data = args.data or str(out / "data")
+        draw_data(Path(args.data))
+        args.jobs, args.threads = args.jobs or 2, args.threads or 1
+    args.jobs = args.jobs or 1
+    return Study(plan, read_data_folder(args.data), out, Machine(args.device, args.threads), metric_names(args.metrics))
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """The command line for the record; of an absolute path its name alone, the rest is this machine's affair."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
+    return shlex.join(["python", "tools/reproduce_tables.py", *words])
+
+
+def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:
+    """Raise when a folder of a wanted run is there already."""
+    there = [job for job in wanted if (job.folder(study.out) / jobs.RUN_FILE).is_file()]
+    raise_all(
+        [f"{job.folder(study.out)} holds a run already." for job in there],
+        "--resume goes on with the runs that are there; another --out begins anew",
+    )
+
+
+def write(study: Study, command: str) -> dict[str, Any]:
+    """Write the tables of whatever results exist; returns the summary."""
+    summary = collect(study)
+    summary["command"] = command
+    write_text(study.out / SUMMARY, as_text(summary))
+    write_text(study.out / TABLES, markdown(study.plan, summary, command))
+    return summary
+
+

@@ -1,0 +1,121 @@
+"""Caption test with a run's weights and score it, once for each evaluation. A process of its own:
+
+    python -m xmodaler_ssattn.reproduce.evaluate RUN/evaluate.json
+
+The job file holds the config, its values, the data folder and, for each evaluation, weights and settings; what comes
+out is ``RUN/eval/NAME/``: ``results/test_eval.json``, ``replicates.npz``, and ``evaluation.json``, which is written
+last, so that its presence says that the evaluation is complete.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_json, write_json
+
+EVALUATION_FILE = "evaluation.json"
+# The evaluator grounds the captions; the caption metrics are counted afterwards, with their rows.
+EVALUATOR_METRICS = {"INFERENCE.METRICS": ["F1"], "INFERENCE.FINAL_METRICS": []}
+
+
+def evaluation_folder(run: Path, name: str) -> Path:
+    return run / "eval" / name
+
+
+def evaluate(job: Mapping[str, Any]) -> int:
+    """Do all evaluations of a job file; one that fails leaves its reason and the next goes on.
+
+    Returns:
+        0, or 3 when one failed.
+    """
+    from xmodaler_ssattn.evaluation.caption_files import read_references
+    from xmodaler_ssattn.evaluation.captions import CaptionScorer
+    from xmodaler_ssattn.evaluation.java import JavaError
+    from xmodaler_ssattn.reproduce.settings import Machine, read_data_folder
+
+    run = Path(job["run"])
+    data = read_data_folder(job["data"])
+    machine = Machine(job["device"], job["threads"])
+    scorers: dict[str, CaptionScorer] = {}
+    code = 0
+    for name, entry in job["evaluations"].items():
+        folder = evaluation_folder(run, name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        started = time.monotonic()
+        record: dict[str, Any] = {"set": entry["set"], "weights": entry["weights"]}
+        try:
+            cfg = _config(job, entry["set"], folder, data, machine)
+            _caption(cfg, run / entry["weights"])
+            references = cfg.INFERENCE.TEST_ANNFILE
+            if references not in scorers:
+                scorers[references] = CaptionScorer(read_references(references))
+            record |= _score(cfg, folder, scorers[references], job["metrics"])
+        except (UserError, JavaError) as error:
+            record["failed"] = str(error)
+            code = 3
+        record["seconds"] = round(time.monotonic() - started, 1)
+        write_json(folder / EVALUATION_FILE, record, indent=1)
+        print(f"{name}: {record.get('failed') or record['scores']}, {record['seconds']} s", flush=True)
+    return code
+
+
+def _config(job: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, data: Any, machine: Any) -> Any:
+    from xmodaler_ssattn.reproduce.settings import DATA, config_of
+
+    placed = {k: v.replace(DATA, str(data.path)) if isinstance(v, str) else v for k, v in changes.items()}
+    # The weights are this job's affair, not those that the run began with.
+    values = {**job["values"], **placed, **EVALUATOR_METRICS, "OUTPUT_DIR": str(folder), "MODEL.WEIGHTS": ""}
+    return config_of(job["config"], values, data, machine)
+
+
+def _caption(cfg: Any, weights: Path) -> None:
+    """Decode test; the evaluator writes the captions with their boxes to OUTPUT_DIR/results/test_eval.json."""
+    import torch
+
+    from xmodaler_ssattn import host
+    from xmodaler_ssattn.cli.train import check_files, check_weights
+
+    check_files(cfg)
+    cfg.freeze()
+    if cfg.MODEL.CPU_THREADS > 0:
+        torch.set_num_threads(cfg.MODEL.CPU_THREADS)
+    host.seed_all_rng(cfg.SEED)
+    model = host.build_model(cfg)
+    check_weights(str(weights), model)
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["model"])
+    model.to(torch.device(cfg.MODEL.DEVICE))
+    loader = host.build_xmodaler_valtest_loader(cfg, stage="test")
+    evaluator = host.build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, cfg.OUTPUT_DIR)
+    host.DefaultTrainer.test(cfg, model, loader, evaluator, -1)
+
+
+def _score(cfg: Any, folder: Path, scorer: Any, metrics: list[str]) -> dict[str, Any]:
+    import math
+
+    from xmodaler_ssattn.evaluation.captions import METRICS
+    from xmodaler_ssattn.reproduce.scoring import score_results
+
+    results = folder / "results" / "test_eval.json"
+    scored = score_results(results, scorer, metrics, Path(cfg.DATALOADER.ANNO_FOLDER))
+    return {
+        "scores": {name: None if math.isnan(value) else value for name, value in scored.scores.items()},
+        "not_computed": scored.not_computed | {m: "it was not asked for" for m in METRICS if m not in metrics},
+        "images": {name: len(ids) for name, ids in scored.images.items()},
+    }
+
+
+if __name__ == "__main__":
+    import xmodaler_ssattn  # noqa: F401  (registers our classes)
+
+    try:
+        sys.exit(evaluate(read_json(sys.argv[1], "The evaluation job")))
+    except UserError as error:
+        print(f"xmodaler: error: {error}", file=sys.stderr)
+        sys.exit(2)

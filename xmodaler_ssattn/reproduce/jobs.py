@@ -1,0 +1,137 @@
+"""Which runs there are, which of them are this machine's, and what is to be done with a run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_json, write_json
+from xmodaler_ssattn.reproduce.plan import Plan
+
+RUN_FILE = "run.json"
+SCHEMA, VERSION = "xmodaler_ssattn/run", 1
+# Of a run's record.
+RUNNING, DONE, FAILED, DIVERGED = "running", "done", "failed", "diverged"
+# Of a run in a table, beside those.
+MISSING, OTHER, NO_CONFIG = "missing", "other config", "no config"
+
+
+MOST_SHOWN = 5  # of the keys in which two configs differ
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a row with one seed."""
+
+    row: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.row} seed {self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        return out / self.row / f"seed_{self.seed}"
+
+
+def job_list(plan: Plan) -> list[Job]:
+    """All runs, the first seed of every row before the second of any: a table that was cut short has all rows."""
+    most = max(len(row.seeds) for row in plan.rows.values())
+    return [Job(row.name, row.seeds[i]) for i in range(most) for row in plan.rows.values() if i < len(row.seeds)]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "2/3" -> (2, 3), the second of three machines.
+
+    Raises:
+        UserError: anything else than two numbers with 1 <= i <= n.
+    """
+    first, slash, second = text.partition("/")
+    if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
+        return int(first), int(second)
+    raise UserError(f"--shard: expected i/n with 1 <= i <= n, such as 2/3, got {text!r}.")
+
+
+def shard_of(jobs: Sequence[Job], shard: tuple[int, int]) -> list[Job]:
+    """Every n-th run, from the i-th: the shards 1/n to n/n hold every run once."""
+    i, n = shard
+    return list(jobs[i - 1 :: n])
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The run's record; None when there is none.
+
+    Raises:
+        UserError: a file that is no such record.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    record = read_json(path, "A run's record")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("version") != VERSION:
+        raise UserError(f'{path}: expected an object with "schema": "{SCHEMA}" and "version": {VERSION}.')
+    return record
+
+
+def new_record(job: Job, identity: Mapping[str, Any], config_sha256: str) -> dict[str, Any]:
+    """The record of a run that has not begun."""
+    return {
+        "schema": SCHEMA, "version": VERSION, "row": job.row, "seed": job.seed, "status": RUNNING, "reason": "",
+        "config_sha256": config_sha256, "config": dict(identity), "trained": False, "host": "",
+        "seconds": {"train": 0.0, "evaluate": 0.0}, "best_epoch": None, "epochs": {}, "evaluations": {},
+    }  # fmt: skip
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json``; it appears whole."""
+    write_json(folder / RUN_FILE, record, indent=1)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with a run.
+
+    Attributes:
+        train: train it (from its last checkpoint when there is one).
+        evaluate: these evaluations are to be done.
+        status: what the table shows when neither is to be done.
+        reason: why, for people.
+    """
+
+    train: bool = False
+    evaluate: tuple[str, ...] = ()
+    status: str = DONE
+    reason: str = ""
+
+
+def decide(
+    record: Mapping[str, Any] | None, changed: Sequence[str], evaluations: Mapping[str, Mapping[str, Any]]
+) -> Decision:
+    """What is to be done with a run.
+
+    Args:
+        record: of the run's folder; None when it has none.
+        changed: ``settings.differences`` between the record's config and the wanted one.
+        evaluations: name -> settings, all that are wanted (best and last, too).
+    """
+    if record is None:
+        return Decision(True, tuple(evaluations))
+    if changed:
+        more = f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
+        return Decision(status=OTHER, reason="; ".join(changed[:MOST_SHOWN]) + more)
+    if record["status"] == DIVERGED:  # it would again: a run is a function of its config and seed
+        return Decision(status=DIVERGED, reason=record["reason"])
+    done = record["evaluations"]
+    open_ones = tuple(
+        name for name, settings in evaluations.items()
+        if name not in done or done[name].get("failed") or done[name]["set"] != _plain(settings)
+    )  # fmt: skip
+    return Decision(not record["trained"], open_ones)
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(dict(settings)))

@@ -1,0 +1,100 @@
+"""Is b above a? The difference of two rows on the same test images and the same seeds, with a paired interval.
+
+A replicate draws test images with replacement and scores both rows on them; the difference is averaged over the seeds
+that both rows have. The interval therefore speaks of the test images. How much seeds differ is in ``by_seed``, and an
+ordering whose seeds disagree is never called held or not held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xmodaler_ssattn.evaluation import bootstrap
+from xmodaler_ssattn.reproduce.plan import GREATER
+
+HELD, NOT_HELD, UNDECIDED, NO_DATA = "held", "not held", "undecided", "no data"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One score of two rows with one seed: the scores and their replicates, as fractions."""
+
+    a: float
+    b: float
+    a_values: np.ndarray
+    b_values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """b - a in points (percent).
+
+    Attributes:
+        a, b: means over seeds, in percent.
+        difference, low, high: mean difference and the central 95 % over resampled test images.
+        p: two-sided bootstrap p-value.
+        by_seed: seed -> difference.
+    """
+
+    a: float = math.nan
+    b: float = math.nan
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+
+
+def paired(pairs: Mapping[int, Pair]) -> Difference:
+    """Pool the seeds; NaN everywhere when there is no seed."""
+    if not pairs:
+        return Difference()
+    a = np.mean([pair.a_values for pair in pairs.values()], axis=0)
+    b = np.mean([pair.b_values for pair in pairs.values()], axis=0)
+    spread = bootstrap.difference(a, b)
+    by_seed = {seed: 100 * (pair.b - pair.a) for seed, pair in pairs.items()}
+    return Difference(
+        100 * float(np.mean([pair.a for pair in pairs.values()])),
+        100 * float(np.mean([pair.b for pair in pairs.values()])),
+        float(np.mean(list(by_seed.values()))),
+        100 * spread["low"],
+        100 * spread["high"],
+        spread["p"],
+        by_seed,
+    )
+
+
+def verdict(found: Difference, claim: str = GREATER, margin: float = 0.0) -> str:
+    """HELD, NOT_HELD, UNDECIDED, or NO_DATA.
+
+    ``greater`` is held when the interval and every seed lie above 0, and not held when they all lie below.
+    ``no_gain`` is held when the interval's upper end and every seed are at most ``margin`` points, and not held when
+    the lower end and every seed are above it.
+    """
+    if not found.by_seed or math.isnan(found.low):
+        return NO_DATA
+    seeds = found.by_seed.values()
+    bound = 0.0 if claim == GREATER else margin
+    above = found.low > bound and all(value > bound for value in seeds)
+    if claim == GREATER:
+        below = found.high < bound and all(value < bound for value in seeds)
+        return HELD if above else NOT_HELD if below else UNDECIDED
+    below = found.high <= bound and all(value <= bound for value in seeds)
+    return HELD if below else NOT_HELD if above else UNDECIDED
+
+
+def in_the_paper(a: float | None, b: float | None) -> str:
+    """The paper's own difference, e.g. "+2.20", or "" when it gives none."""
+    return "" if a is None or b is None else f"{b - a:+.2f}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1); the deviation is NaN for fewer than two values, both for none."""
+    finite = [value for value in values if value is not None and not math.isnan(value)]
+    if not finite:
+        return math.nan, math.nan
+    return float(np.mean(finite)), float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan

@@ -1,0 +1,215 @@
+"""From a row and a seed to one config, and what makes two configs the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.data.region_file import read_header
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.host import add_config, get_cfg
+from xmodaler_ssattn.reproduce.plan import Plan, Row
+
+# Where and on what a run is computed, not what is computed.
+NOT_OF_THE_RUN = (
+    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE",
+)  # fmt: skip
+MANIFESTS = ("simulated.json", "sample.json")
+BASE = "base.yaml"
+DATA = "{data}"
+_ARCHITECTURE = ("META_ARCHITECTURE", "ENCODER", "DECODER", "PREDICTOR")
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder written by `xmodaler prepare`, the sample scenes or the simulation.
+
+    Attributes:
+        path: absolute.
+        sizes: the config values that follow from what is in it: vocabulary, classes, width of a feature.
+        sha256: of its words, its test captions and its manifest; another data set has another.
+        regions_sha256: of the region file's description of itself (source, weights, shapes), not of its numbers.
+    """
+
+    path: Path
+    sizes: Mapping[str, Any]
+    sha256: str
+    regions_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run is computed: ``device`` None for the host's choice, ``threads`` 0 for the config's."""
+
+    device: str | None = None
+    threads: int = 0
+
+
+def read_data_folder(folder: str | Path) -> DataFolder:
+    """Sizes and identity of a data folder.
+
+    Raises:
+        UserError: no folder, no vocabulary.txt or captions_test.json, or an unreadable region file.
+    """
+    folder = Path(folder).resolve()
+    words = folder / "vocabulary.txt"
+    needed = [words, folder / "captions_test.json", folder / "regions.h5"]
+    absent = [path.name for path in needed if not path.is_file()]
+    if absent:
+        raise UserError(f"--data: {folder} lacks {', '.join(absent)}; expected a folder written by `xmodaler prepare`.")
+    header = read_header(folder / "regions.h5")
+    sizes = {
+        "MODEL.VOCAB_SIZE": len(words.read_text(encoding="utf-8").splitlines()) + 1,
+        "MODEL.VISUAL_EMBED.IN_DIM": header.fields["features"].shape[2],
+    }
+    if "class_probs" in header.fields:
+        sizes["MODEL.SS_ATTENTION.NUM_CLASSES"] = header.fields["class_probs"].shape[2]
+    digest = hashlib.sha256(words.read_bytes() + needed[1].read_bytes())
+    for name in MANIFESTS:
+        if (folder / name).is_file():
+            manifest = read_json(folder / name, "The data folder's manifest")
+            digest.update((folder / name).read_bytes())
+            keys = {"vocabulary_size": "MODEL.VOCAB_SIZE", "num_classes": "MODEL.SS_ATTENTION.NUM_CLASSES"}
+            sizes |= {key: manifest[entry] for entry, key in keys.items() if entry in manifest}
+    described = {name: (field.shape, str(field.dtype)) for name, field in header.fields.items()}
+    described |= {name: str(value) for name, value in header.attributes.items()}
+    regions = hashlib.sha256(json.dumps(dict(sorted(described.items()))).encode("utf-8"))
+    return DataFolder(folder, sizes, digest.hexdigest(), regions.hexdigest())
+
+
+def difference_of(config: Path) -> dict[str, Any]:
+    """What a row's yaml, with its bases, changes against the ``base.yaml`` at the end of the chain, by dotted key.
+
+    OUTPUT_DIR is left out. The values of the file itself win over those of its bases.
+
+    Raises:
+        UserError: a missing or broken file, or a chain without a ``base.yaml``.
+    """
+    own = _raw(config)
+    base = own.pop("_BASE_", None)
+    if base is None:
+        raise UserError(
+            f"{config}: expected a chain of _BASE_ that ends in {BASE}; only then is a row's own difference known, "
+            "and can be laid on another base."
+        )
+    parent = (config.parent / base).resolve()
+    inherited = {} if parent.name == BASE else difference_of(parent)
+    flat = inherited | dict(flatten(own))
+    flat.pop("OUTPUT_DIR", None)
+    flat.pop("VERSION", None)
+    return flat
+
+
+def _raw(config: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the config {config} does not exist.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{config}: not valid yaml: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{config}: expected config keys, got {data!r:.60}.")
+    return data
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """{"A": {"B": 1}} -> [("A.B", 1)]."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        pairs += flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str, dict[str, Any]]:
+    """(config file, values by dotted key on top of it) of a row's run; later ones win:
+
+    sizes of the data, the row's difference (with another base), the plan's common values, the row's, the seed.
+
+    Raises:
+        UserError: the row's config is missing or broken.
+    """
+    if not row.config.is_file():
+        raise UserError(f"the config {row.config} does not exist.")
+    values = dict(data.sizes)
+    config = row.config
+    if plan.base is not None:
+        config = plan.base
+        # The sample scenes' own config would draw them anew; the data are given here.
+        values |= {"DATALOADER.SAMPLE_SCENES": 0} | difference_of(row.config)
+    values |= {**plan.common, **row.set, "SEED": seed}
+    return str(config.resolve()), {key: _placed(value, data) for key, value in values.items()}
+
+
+def training_values(values: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """``values`` with what this program decides while training: val after every epoch, test at the end from outside."""
+    defaults = {"INFERENCE.FINAL_METRICS": [], "SOLVER.KEEP_BEST": "val/CIDEr"}
+    return {**defaults, **values, "DATASETS.TEST": "", "OUTPUT_DIR": str(output)}
+
+
+def _placed(value: Any, data: DataFolder) -> Any:
+    if isinstance(value, str):
+        return value.replace(DATA, str(data.path))
+    return [_placed(item, data) for item in value] if isinstance(value, list) else value
+
+
+def words_of(values: Mapping[str, Any]) -> list[str]:
+    """KEY VALUE words as a command line takes them."""
+    return [word for key, value in values.items() for word in (key, value if isinstance(value, str) else repr(value))]
+
+
+def config_of(config: str, values: Mapping[str, Any], data: DataFolder, machine: Machine) -> Any:
+    """The full config.
+
+    Raises:
+        UserError: see ``load_config``.
+    """
+    if machine.threads:
+        values = {**values, "MODEL.CPU_THREADS": machine.threads}
+    return load_config(config, words_of(values), data=str(data.path), device=machine.device)
+
+
+def identity_of(cfg: Any, data: DataFolder) -> dict[str, Any]:
+    """Every value that decides what a run computes, by dotted key, as plain JSON; the data folder as ``{data}``.
+
+    OUTPUT_DIR, device, threads, workers and cache are left out: a run can move to another folder or machine.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value.replace(str(data.path), DATA) if isinstance(value, str) else value
+
+    flat = {key: plain(value) for key, value in flatten(cfg) if key not in NOT_OF_THE_RUN}
+    return dict(sorted(flat.items())) | {"data_sha256": data.sha256, "regions_sha256": data.regions_sha256}
+
+
+def identity_sha256(identity: Mapping[str, Any]) -> str:
+    """One number for ``identity_of``."""
+    return hashlib.sha256(json.dumps(dict(sorted(identity.items()))).encode("utf-8")).hexdigest()
+
+
+def defaults_of(cfg: Any) -> dict[str, Any]:
+    """The host's and our defaults for the same architecture, by dotted key."""
+    fresh = get_cfg()
+    node = type(fresh)
+    add_config(fresh, node({"MODEL": node({name: cfg.MODEL[name] for name in _ARCHITECTURE})}))
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(fresh)}
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """What makes a stored run another one than the wanted, one phrase a key; [] when it is the same.
+
+    A key that came into being after the run counts as unchanged while it has its default. One that the program no
+    longer has is not looked at: what it did is not there to be compared.
+    """
+    before = {**defaults, **stored}
+    keys = [key for key in sorted(wanted) if key in before and before[key] != wanted[key]]
+    return [f"{key} was {before[key]!r}, now {wanted[key]!r}" for key in keys]

@@ -1,0 +1,174 @@
+"""The summary as Markdown: tables with the paper's numbers, orderings, comparisons, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xmodaler_ssattn.reproduce.jobs import DONE
+from xmodaler_ssattn.reproduce.plan import BEST, GREATER, LAST, METRICS, PAPER_METRICS, Plan, Table
+
+GROUNDING = ("F1_all", "F1_loc")
+
+
+def markdown(plan: Plan, summary: Mapping[str, Any], command: str = "") -> str:
+    """The whole text."""
+    parts = [f"# {plan.title}", ""]
+    if plan.note:
+        parts += [plan.note, ""]
+    if command:
+        parts += ["```", command, "```", ""]
+    parts += [
+        f"Data: `{summary['data']['folder']}` ({summary['data']['sha256'][:12]}). Scores on test, in percent: mean ± "
+        "standard deviation over seeds, and in brackets the paper's number. Captions are those of the beam search "
+        "unless a title says greedy; F1 is always that of the greedy captions. \"Best\" are the weights of the epoch "
+        "with the highest CIDEr on val.", "",
+    ]  # fmt: skip
+    for table in plan.tables:
+        kept = Table(table.title, tuple(name for name in table.rows if name in plan.rows), table.metrics)
+        if not kept.rows:
+            continue
+        parts += _table(kept, summary, BEST, "best", paper=True)
+        parts += _table(kept, summary, BEST, "best, greedy captions", greedy=True)
+        parts += _table(kept, summary, LAST, "last epoch")
+    parts += _evaluations(plan, summary)
+    parts += _orderings(summary)
+    parts += _comparisons(summary)
+    parts += [line for problem in summary["problems"] for line in (f"Problem: {problem}", "")]
+    parts += _runs(summary)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    align = ["---"] + ["---:"] * (len(head) - 1)
+    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (head, align, *rows)]
+    return ["| " + " | ".join(row) + " |" for row in cells] + [""]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people; "n/a" when there is none."""
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def cell(entry: Mapping[str, Any] | None, paper: float | None = None) -> str:
+    """ "61.20 ± 0.31 (63.4)"; a single seed has no deviation; "n/a" for a score that was not computed."""
+    text = "n/a" if entry is None or entry["mean"] is None else f"{entry['mean']:.2f}"
+    if entry is not None and entry["deviation"] is not None:
+        text += f" ± {entry['deviation']:.2f}"
+    return text if paper is None else f"{text} ({float(paper)})"
+
+
+def seeds_of(row: Mapping[str, Any], evaluation: str = BEST) -> str:
+    """ "3/3", or "1/3 (1: diverged, 2: missing)" """
+    bad = {}
+    for seed, run in row["seeds"].items():
+        if "scores" not in run["evaluations"].get(evaluation, {}):
+            bad[seed] = run["status"] if run["status"] != DONE else "not evaluated"
+    total = len(row["seeds"])
+    states = f" ({', '.join(f'{seed}: {status}' for seed, status in bad.items())})" if bad else ""
+    return f"{total - len(bad)}/{total}{states}"
+
+
+def _scores_row(
+    row: Mapping[str, Any], label: str, evaluation: str, metrics: Sequence[str], greedy: bool, paper: bool
+) -> list[str]:
+    scores = row["evaluations"].get(evaluation, {})
+    cells = []
+    for metric in metrics:
+        name = METRICS[metric]
+        entry = scores.get(f"greedy_{name}" if greedy and metric not in GROUNDING else name)
+        cells.append(cell(entry, row["paper"].get(metric) if paper else None))
+    return [label, *cells, seeds_of(row, evaluation)]
+
+
+def _table(
+    table: Table, summary: Mapping[str, Any], evaluation: str, what: str, *, greedy: bool = False, paper: bool = False
+) -> list[str]:
+    metrics = [metric for metric in table.metrics if not greedy or metric not in GROUNDING]
+    rows = [
+        _scores_row(summary["rows"][name], summary["rows"][name]["label"], evaluation, metrics, greedy, paper)
+        for name in table.rows
+    ]
+    lines = [f"## {table.title}: {what}", "", *_lines(["", *metrics, "seeds"], rows)]
+    return lines + _not_computed(summary, table.rows, evaluation)
+
+
+def _not_computed(summary: Mapping[str, Any], rows: Sequence[str], evaluation: str) -> list[str]:
+    reasons: dict[str, str] = {}
+    for name in rows:
+        for run in summary["rows"][name]["seeds"].values():
+            reasons |= run["evaluations"].get(evaluation, {}).get("not_computed", {})
+    return [line for metric, reason in reasons.items() for line in (f"n/a: {metric} was not computed: {reason}.", "")]
+
+
+def _evaluations(plan: Plan, summary: Mapping[str, Any]) -> list[str]:
+    rows = [
+        _scores_row(summary["rows"][name], f"{summary['rows'][name]['label']} / {evaluation}", evaluation,
+                    PAPER_METRICS, False, False)
+        for name, row in plan.rows.items() for evaluation in row.evaluations
+    ]  # fmt: skip
+    if not rows:
+        return []
+    return ["## Further evaluations of the best weights", "", *_lines(["", *PAPER_METRICS, "seeds"], rows)]
+
+
+def _interval(entry: Mapping[str, Any]) -> list[str]:
+    if entry["low"] is None:
+        return ["n/a", "", "", ""]
+    signs = [value for value in entry["by_seed"].values() if value > 0]
+    return [
+        f"{entry['difference']:+.2f}",
+        f"[{entry['low']:+.2f}, {entry['high']:+.2f}]",
+        f"{len(signs)}/{len(entry['by_seed'])}",
+        number(entry["p"], 3),
+    ]
+
+
+def _orderings(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["orderings"]:
+        return []
+    rows = []
+    for entry in summary["orderings"]:
+        sign = "b > a" if entry["claim"] == GREATER else f"b gains at most {entry['margin']:g}"
+        rows.append([entry["name"], f"{entry['a']} -> {entry['b']}", entry["metric"], sign, entry["paper"],
+                     *_interval(entry), f"**{entry['verdict']}**"])  # fmt: skip
+    counts: dict[str, int] = {}
+    for entry in summary["orderings"]:
+        counts[entry["verdict"]] = counts.get(entry["verdict"], 0) + 1
+    text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    notes = dict.fromkeys(f"{entry['name']}: {entry['note']}" for entry in summary["orderings"] if entry["note"])
+    return [
+        "## Orderings", "",
+        "b - a in points on the same test images with the same seeds: mean over seeds, its 95 % interval over "
+        "resampled images, in how many seeds b is above a, and p. Held: the interval and every seed are on the claimed "
+        "side; not held: all are on the other; else undecided.", "",
+        *_lines(["claim", "a -> b", "metric", "claimed", "paper", "b - a", "95 %", "seeds up", "p", "verdict"], rows),
+        f"In all: {text}.", "",
+        *[line for note in notes for line in (note, "")],
+    ]  # fmt: skip
+
+
+def _comparisons(summary: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [f"{entry['a']} -> {entry['b']}", entry["metric"], number(entry["mean_a"]), number(entry["mean_b"]),
+         *_interval(entry)]
+        for entry in summary["comparisons"]
+    ]  # fmt: skip
+    if not rows:
+        return []
+    head = ["a -> b", "metric", "a", "b", "b - a", "95 %", "seeds up", "p"]
+    return ["## Differences", "", "Paired as above, without any claim.", "", *_lines(head, rows)]
+
+
+def _runs(summary: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, row in summary["rows"].items():
+        for seed, run in row["seeds"].items():
+            seconds = sum(run.get("seconds", {}).values())
+            best = run.get("best_epoch")
+            epochs = len(run["curves"].get("epoch", ()))
+            rows.append([name, seed, run["status"], "" if best is None else f"{best}/{epochs}",
+                         f"{seconds:.0f}" if seconds else "", run.get("config_sha256", "")[:12], run["reason"]])
+    notes = [f"{name}: {row['note']}" for name, row in summary["rows"].items() if row["note"]]
+    head = ["row", "seed", "status", "best epoch", "seconds", "config", ""]
+    return ["## Runs", "", *_lines(head, rows), *[line for note in notes for line in (note, "")]]
