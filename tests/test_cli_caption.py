@@ -358,3 +358,24 @@ def test_mistakes_in_the_command_are_explained(demo, capsys, words, message):
         words = ["--ids", "3", "--", "a.jpg"]
     assert caption(demo, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_captioner_that_is_not_there_is_what_the_message_names(capsys):
+    assert main(["caption", "photo.jpg", "--weights", "nowhere/model_final.pth"]) == 2
+    assert "--weights: nowhere/model_final.pth does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option, name", [("--report", "page.html"), ("--json", "results.json")])
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_captioned(tmp_path, capsys, option, name):
+    (tmp_path / name).mkdir()
+    assert main(["caption", "photo.jpg", "--weights", "unread", option, str(tmp_path / name)]) == 2
+    assert f"{option}: {tmp_path / name} is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, value", [
+    ("DECODE_STRATEGY.BEAM_SIZE", "0"), ("DECODE_STRATEGY.BEAM_SIZE", "93"), ("MODEL.MAX_SEQ_LEN", "0"),
+])  # fmt: skip
+def test_lengths_that_no_search_can_work_with_are_refused_by_their_keys(key, value):
+    """The sample's vocabulary has 92 words, so a beam of 93 finds no 93 first words."""
+    with pytest.raises(UserError, match=rf"{key}: expected 1 .*got {value}\."):
+        load_config(CONFIG, [key, value], device="cpu")

@@ -1,6 +1,8 @@
 """``xmodaler train``, ``eval`` and ``demo`` as a person runs them, on a few drawn scenes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,21 @@ def test_partial_weights_name_what_keeps_its_draw_and_still_refuse_another_model
     with pytest.raises(UserError, match="it holds none of the model's weights") as error:
         train_command.check_weights(path, model, partial=True)
     assert "it has unknown 1 weights: other" in str(error.value)
+
+
+def test_the_loss_of_drawn_captions_asks_for_their_trainer(data, tmp_path, capsys):
+    assert train(data, tmp_path, LOSSES__NAMES="['SelfCriticalLoss']") == 2
+    assert "LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is DefaultTrainer" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_traceback():
+    """`xmodaler ... | head -1`: what is printed after head has gone meets a broken pipe."""
+    script = ("import sys; from types import SimpleNamespace as N; from xmodaler_ssattn.cli import main as m;"
+              "m.build_parser = lambda: N(parse_args=lambda argv: N(run=lambda args: print('line', flush=True)));"
+              "sys.stdin.read(); sys.exit(m.main([]))")
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, cwd=ROOT)
+    process.stdout.close()  # before the line is printed
+    process.stdin.close()
+    assert (process.wait(), process.stderr.read()) == (141, b"")
+    process.stderr.close()

@@ -161,6 +161,11 @@ def test_broken_files_are_named_with_the_reason(tmp_path):
         RegionStore(path)
 
 
+def test_a_folder_in_the_place_of_a_region_file_is_called_one(tmp_path):
+    with pytest.raises(UserError, match="is a folder, expected an HDF5 file"):
+        RegionStore(tmp_path)
+
+
 def test_all_wrong_shapes_stand_in_one_message(tmp_path):
     path = write_file(tmp_path / "r.h5")
     with h5py.File(path, "r+") as file:

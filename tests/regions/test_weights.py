@@ -277,3 +277,10 @@ def test_a_missing_file_a_folder_and_a_text_are_named(tmp_path):
     (tmp_path / "text.pth").write_text("not weights\n" * 20)
     with pytest.raises(UserError, match=r"text\.pth is no intact weights file"):
         read_weights(tmp_path / "text.pth")
+
+
+def test_an_npz_file_is_called_a_zip_file_that_is_not_of_torch(tmp_path):
+    """Its records lie in no folder, so that below "the folder" all of them would have the same, empty name."""
+    np.savez(tmp_path / "detector.npz", weight=np.ones(3), bias=np.ones(3))
+    with pytest.raises(UserError, match="not one of torch: it has no data.pkl"):
+        read_weights(tmp_path / "detector.npz")

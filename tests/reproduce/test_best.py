@@ -88,6 +88,15 @@ def test_the_weights_of_the_best_epoch_and_the_last_checkpoint_stay_and_no_other
     assert {epoch: entry["iteration"] for epoch, entry in record["epochs"].items()} == {"1": 2, "2": 5, "3": 8, "4": 11}
 
 
+def test_nothing_is_removed_while_no_epoch_has_had_the_score(tmp_path):
+    run = Run(tmp_path)
+    run.train_epoch(1, None)
+    run.train_epoch(2, None)
+    assert run.checkpoints() == ["model_Epoch_00001", "model_Epoch_00002"]
+    run.train_epoch(3, 0.2)
+    assert run.checkpoints() == ["model_Epoch_00003"]
+
+
 def test_a_resumed_run_remembers_the_best_epoch_of_the_time_before(tmp_path):
     run = Run(tmp_path)
     run.train_epoch(1, 0.6)

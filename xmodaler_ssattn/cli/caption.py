@@ -89,6 +89,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UserError("caption: give picture files, or --regions FILE.")
     if args.report and Path(args.report).suffix.lower() not in PAGES:
         raise UserError(f"--report: {args.report} will be one HTML file; give it a name that ends in .html.")
+    for option, path in (("--report", args.report), ("--json", args.json)):
+        if path and Path(path).is_dir():
+            raise UserError(f"{option}: {path} is a folder, expected the name of a file.")
     given = [f"--{name}" for name in ("ids", "images") if getattr(args, name)]
     if given and not args.regions:
         raise UserError(f"caption: {' and '.join(given)} go with --regions FILE.")

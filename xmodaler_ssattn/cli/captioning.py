@@ -81,8 +81,10 @@ def load_captioner(weights: str | os.PathLike, *, config_file: str | None = None
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint itself, or the best (else the last) one of a run's folder."""
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():
+        raise UserError(f"--weights: {path} does not exist; give a checkpoint, or the folder of a run.")
     for name in CHECKPOINTS:
         if (path / name).is_file():
             return path / name

@@ -60,7 +60,8 @@ def run_regions(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
     from xmodaler_ssattn.data.regions import RegionStore
 
-    given = [name for name in ("config_file", "data", "device", "opts") if getattr(args, name)]
+    options = {"config_file": "--config-file", "data": "--data", "device": "--device", "opts": "KEY VALUE"}
+    given = [option for name, option in options.items() if getattr(args, name)]
     if given:
         raise UserError(f"check --regions looks at one file alone; it has no use for {', '.join(given)}.")
     check, store = Check(), RegionStore(args.regions)

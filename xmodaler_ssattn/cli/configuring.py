@@ -66,6 +66,7 @@ def load_config(config_file: str, opts: list[str] = (), *, data: str | None = No
         cfg.MODEL.DEVICE = "cpu"
     _check_device(cfg.MODEL.DEVICE)
     _check_names(cfg, config_file)
+    _check_decoding(cfg, config_file)
     if cfg.MODEL.WEIGHTS.endswith(".pkl"):
         raise UserError(
             f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is a pickle file, and reading one runs whatever code it holds. "
@@ -121,6 +122,17 @@ def _check_names(cfg: Any, config_file: str) -> None:
             if name and name not in registry:
                 known = ", ".join(sorted(known for known, _ in registry))
                 problems.append(f"{key}: no class is registered as {name!r}; known are {known}.")
+    raise_all(problems, f"{config_file} and the KEY VALUE options")
+
+
+def _check_decoding(cfg: Any, config_file: str) -> None:
+    """Lengths that no search can work with; the hosts meet them after minutes of training, at the first caption."""
+    problems = []
+    beams, words = cfg.DECODE_STRATEGY.BEAM_SIZE, cfg.MODEL.VOCAB_SIZE
+    if not 1 <= beams <= words:
+        problems.append(f"DECODE_STRATEGY.BEAM_SIZE: expected 1 to MODEL.VOCAB_SIZE, {words}; got {beams}.")
+    if cfg.MODEL.MAX_SEQ_LEN < 1:
+        problems.append(f"MODEL.MAX_SEQ_LEN: expected 1 or more words, got {cfg.MODEL.MAX_SEQ_LEN}.")
     raise_all(problems, f"{config_file} and the KEY VALUE options")
 
 

@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, HostError, *HOST_ERRORS) as error:
         print(f"xmodaler: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
@@ -63,9 +66,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"xmodaler: error: {where}{error.strerror}. Give another path, or make room or rights for it.",
               file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except KeyboardInterrupt:
         print("xmodaler: interrupted.", file=sys.stderr)
         return 130

@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     check_files(cfg)
     if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE at the end, or --resume for the last checkpoint.")
+    if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
+        raise UserError(f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: drawn captions "
+                        "and their rewards come from SelfCriticalTrainer alone; the *_rl.yaml configs set both.")
     host.launch(
         run_host,
         args.num_gpus,

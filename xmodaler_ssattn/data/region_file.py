@@ -119,6 +119,8 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
             all that is wrong in one message.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"The region file {path} is a folder, expected an HDF5 file.")
     if not path.is_file():
         raise UserError(f"The region file {path} does not exist. Write it with `xmodaler prepare regions`.")
     with open_hdf5(path, "Region file") as file:

@@ -109,8 +109,10 @@ class KeepBest(HookBase):
         results = self._folder / "results" / f"{self._split}_epoch_{epoch}.json"
         if due and epoch not in self._epochs and results.is_file():
             self._record(epoch, iterations - 1, read_json(results, "The epoch's results").get("scores") or {})
-        for path in obsolete(self._folder):
-            path.unlink()
+        # While no epoch has had the score (no evaluation gives that name, say), the host's checkpoints are all there is.
+        if (self._folder / BEST_WEIGHTS).is_file():
+            for path in obsolete(self._folder):
+                path.unlink()
 
     def _record(self, epoch: int, iteration: int, scores: Mapping[str, float | None]) -> None:
         self._epochs[epoch] = {"iteration": iteration, "scores": dict(scores)}
@@ -120,7 +122,9 @@ class KeepBest(HookBase):
             with atomic_path(self._folder / BEST_WEIGHTS) as temporary:
                 torch.save({"model": comm.unwrap_model(self.trainer.model).state_dict(), "epoch": epoch}, temporary)
         if best is None:
-            logger.warning("No %s/%s after epoch %d, so no best weights are kept.", self._split, self._metric, epoch)
+            known = ", ".join(sorted(name for name, value in scores.items() if value is not None)) or "none"
+            logger.warning("SOLVER.KEEP_BEST: no %s/%s after epoch %d, so no best weights are kept; scores are: %s.",
+                           self._split, self._metric, epoch, known)
         write_json(
             self._folder / BEST_RECORD,
             {"metric": f"{self._split}/{self._metric}", "best": best, "epochs": self._epochs},

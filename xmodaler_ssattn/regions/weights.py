@@ -112,6 +112,8 @@ def _members(path: str, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.partition("/")[2]
+        if not name:
+            continue  # beside the folder: no record of torch's; an npz file holds nothing else
         if name in members:
             raise UserError(f"{WHAT}: {path} is refused: it holds {info.filename} twice.")
         members[name] = info

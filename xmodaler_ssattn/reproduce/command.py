@@ -45,10 +45,12 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the plan's")
     parser.add_argument("--resume", action="store_true", help="go on with the runs in OUT")
-    parser.add_argument("--table-only", action="store_true", help="run nothing; write the tables of what is in OUT")
+    parser.add_argument(
+        "--table-only", action="store_true", help="run nothing; write the tables of what is in OUT (needs --data, too)"
+    )
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once (default: 1, with --smoke 2)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of each run")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1, with --smoke 2)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each run")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.add_argument(
         "--smoke", action="store_true", help="all rows on small sample scenes, in minutes; draws its data into OUT/data"
@@ -113,8 +115,10 @@ def study_of(args: argparse.Namespace) -> Study:
     Raises:
         UserError: no data, a bad plan, shard, row or number.
     """
-    if args.jobs < 0 or args.threads < 0:
-        raise UserError(f"--jobs and --threads must be at least 1, got {args.jobs} and {args.threads}.")
+    for name in ("jobs", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    jobs.parse_shard(args.shard)  # a shard that cannot be is refused before anything is read or drawn
     if args.seeds and (min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds)):
         raise UserError(f"--seeds: expected different numbers >= 0, got {' '.join(map(str, args.seeds))}.")
     if not args.data and not args.smoke:
@@ -130,7 +134,8 @@ def study_of(args: argparse.Namespace) -> Study:
         draw_data(Path(args.data))
         args.jobs, args.threads = args.jobs or 2, args.threads or 1
     args.jobs = args.jobs or 1
-    return Study(plan, read_data_folder(args.data), out, Machine(args.device, args.threads), metric_names(args.metrics))
+    machine = Machine(args.device, args.threads or 0)
+    return Study(plan, read_data_folder(args.data), out, machine, metric_names(args.metrics))
 
 
 def command_of(argv: Sequence[str]) -> str:
