@@ -109,7 +109,7 @@ class KeepBest(HookBase):
         results = self._folder / "results" / f"{self._split}_epoch_{epoch}.json"
         if due and epoch not in self._epochs and results.is_file():
             self._record(epoch, iterations - 1, read_json(results, "The epoch's results").get("scores") or {})
-        # While no epoch has had the score (no evaluation gives that name, say), the host's checkpoints are all there is.
+        # While no epoch has had the score (no evaluation gives that name, say), the host's checkpoints are all we have.
         if (self._folder / BEST_WEIGHTS).is_file():
             for path in obsolete(self._folder):
                 path.unlink()
