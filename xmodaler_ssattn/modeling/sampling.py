@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.modeling.words import draw_words
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
@@ -60,7 +61,7 @@ def draw_captions(model: GroundedCaptioner, batch: dict, samples: int, *, greedy
         for t in range(strategy.max_seq_len):
             model.step(inputs, word, t)
             logp = strategy._log_probs(inputs, model)
-            word = torch.multinomial(logp.exp(), 1).squeeze(1)
+            word = draw_words(logp)
             if greedy_first:
                 word[::rows] = logp[::rows].argmax(dim=1)
             word = torch.where(unfinished, word, strategy.eos_token_id)

@@ -21,6 +21,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_decoding
 from xmodaler_ssattn.modeling.ss_attention import at_least_float32
+from xmodaler_ssattn.modeling.words import draw_words
 
 UNK = "UNK"
 # Images that have ended leave the batch when so few are left: each copy of the features must pay for itself.
@@ -156,7 +157,7 @@ class GroundedGreedyDecoder(GroundedDecodeStrategy):
         for t in range(self.max_seq_len):
             model.step(inputs, word, t)
             logp = self._log_probs(inputs, model)
-            word = torch.multinomial(logp.exp(), 1).squeeze(1) if sample else logp.argmax(dim=1)
+            word = draw_words(logp) if sample else logp.argmax(dim=1)
             logps.append(logp.gather(1, word.unsqueeze(1)).squeeze(1) * unfinished)
             word = torch.where(unfinished, word, self.eos_token_id)
             sents.append(word)
