@@ -9,10 +9,11 @@ from PIL import Image
 from report import made_up
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.report.curves import Run, curves_html, read_run, thin, ticks
+from xmodaler_ssattn.report.curves import Run, curves_html, read_run, thin
 from xmodaler_ssattn.report.figure import choose_images, layout, save_figure, to_svg
 from xmodaler_ssattn.report.page import write_page
 from xmodaler_ssattn.report.pictures import find_pictures
+from xmodaler_ssattn.report.plot import ticks
 from xmodaler_ssattn.report.source import default_names, read_source, union_box
 
 # --- reading ------------------------------------------------------------------------------------------------------

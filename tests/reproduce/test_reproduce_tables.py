@@ -121,6 +121,7 @@ def test_what_is_bad_is_reported_and_the_rest_goes_on(place, stopped, resumed):
     assert "gone seed 0: no config." in done.stderr
     assert "full seed 0: failed. shuffled: The data are not all there" in done.stderr and "none.h5" in done.stderr
     text = (place / "out" / "tables.md").read_text()
+    assert (place / "out" / "curves.svg").read_text().startswith("<svg ")
     full = next(line for line in text.splitlines() if line.startswith("| full |"))
     assert full.endswith("| 1/1 |")  # its best weights were scored all the same
     assert "| nan | 0 | diverged |" in text and "| gone | 0 | no config |" in text

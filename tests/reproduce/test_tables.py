@@ -128,7 +128,9 @@ def test_orderings_pair_the_seeds_that_both_rows_have(study):
     assert "In all: 1 held, 1 not held." in text
     assert summary["orderings"][0]["by_seed"] == {"0": 3.0}
     assert "| updown -> full | C | 60.00 | 63.00 | +3.00 |" in text  # and without a claim, since full names updown
-    assert "| full -> full/alpha | C | 63.00 | 63.00 | +0.00 |" in text
+    # alpha chooses other boxes for the same captions; here the boxes are as good, too.
+    assert "| full -> full/alpha |" not in text
+    assert "The same in every image: full -> full/alpha, C, F1_loc." in text
 
 
 def test_rows_scored_on_other_images_are_not_paired(study):

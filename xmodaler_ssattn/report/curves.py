@@ -12,16 +12,12 @@ from html import escape
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.report.overlay import COLOURS
+from xmodaler_ssattn.report.plot import HEIGHT, WIDTH, Line, Point, axes_and_lines, polyline
 
-WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
 MOST_POINTS = 300
 # Of no interest beside losses and scores.
 SKIPPED = ("data_time", "time", "eta_seconds", "iteration")
 SCORES_FIRST = ("CIDEr", "Bleu_4", "METEOR", "ROUGE_L", "SPICE", "F1_all", "F1_loc")
-
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,8 @@ def _score_order(name: str) -> tuple:
 
 def _legend(runs: Sequence[Run]) -> str:
     items = [
-        f'<li><svg width="28" height="10" aria-hidden="true">{_line([(1, 5), (27, 5)], i)}</svg>{escape(run.name)}</li>'
+        f'<li><svg width="28" height="10" aria-hidden="true">{polyline([(1, 5), (27, 5)], i)}</svg>'
+        f"{escape(run.name)}</li>"
         for i, run in enumerate(runs)
     ]
     return f'<ul class="legend">{"".join(items)}</ul>'
@@ -127,63 +124,18 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``, steps of 1, 2 or 5 times a power of ten."""
-    span = high - low
-    if span <= 0:
-        return [low]
-    step = 10.0 ** math.floor(math.log10(span / most))
-    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def _plot(name: str, runs: Sequence[Run]) -> str:
     by_epoch = all(x in run.epochs for run in runs for x, _ in run.series.get(name, ()))
     series = []
     for run in runs:
         points = [(float(run.epochs[x]) if by_epoch else x + 1, y) for x, y in run.series.get(name, ())]
         series.append(thin(points))
-    xs = [x for points in series for x, _ in points]
-    ys = [y for points in series for _, y in points]
-    if not xs:
+    drawn = axes_and_lines(
+        [Line(run.name, points, i) for i, (run, points) in enumerate(zip(runs, series))],
+        "epoch" if by_epoch else "step",
+    )
+    if not drawn:
         return ""
-    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
-    if y_low == y_high:
-        y_low, y_high = y_low - (abs(y_low) or 1) * 0.1, y_high + (abs(y_high) or 1) * 0.1
-    if x_low == x_high:
-        x_low, x_high = x_low - 1, x_high + 1
-
-    def place(x: float, y: float) -> Point:
-        return (
-            LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM),
-        )
-
     label = escape(name)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
-    for y in ticks(y_low, y_high):
-        height = place(x_low, y)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{y:.4g}</text>')
-    for x in ticks(x_low, x_high):
-        parts.append(f'<text x="{place(x, y_low)[0]:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{x:.5g}</text>')
-    parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">')
-    parts.append(f"{'epoch' if by_epoch else 'step'}</text>")
-    for i, points in enumerate(series):
-        placed = [place(x, y) for x, y in points]
-        parts.append(_line(placed, i))
-        if len(points) <= 40:
-            for (x, y), (px, py) in zip(points, placed):
-                title = f"<title>{escape(runs[i].name)}, {x:g}: {y:.4g}</title>"
-                colour = COLOURS[i % len(COLOURS)]
-                parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}">{title}</circle>')
-    return f"<figure><figcaption>{label}</figcaption>{''.join(parts)}</svg></figure>"
-
-
-def _line(points: Sequence[Point], i: int) -> str:
-    """A run's line: a colour of its own, from the second on also dashes, so that colour is not needed."""
-    dash = ("", "6 3", "2 3", "8 3 2 3")[i % 4]
-    text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<polyline points="{text}" fill="none" stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="1.8"{dashes}/>'
+    box = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{drawn}</svg>'
+    return f"<figure><figcaption>{label}</figcaption>{box}</figure>"

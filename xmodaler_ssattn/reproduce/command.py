@@ -17,6 +17,7 @@ from xmodaler_ssattn.evaluation.captions import METRICS, metric_names
 from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.reproduce import jobs
 from xmodaler_ssattn.reproduce.collecting import as_text, collect
+from xmodaler_ssattn.reproduce.figure import curves_svg
 from xmodaler_ssattn.reproduce.plan import read_plan, restricted
 from xmodaler_ssattn.reproduce.running import run_all
 from xmodaler_ssattn.reproduce.settings import Machine, read_data_folder
@@ -24,7 +25,7 @@ from xmodaler_ssattn.reproduce.smoke import draw_data, smoke_plan
 from xmodaler_ssattn.reproduce.study import Study
 from xmodaler_ssattn.reproduce.tables import markdown
 
-SUMMARY, TABLES = "summary.json", "tables.md"
+SUMMARY, TABLES, CURVES = "summary.json", "tables.md", "curves.svg"
 EXIT_FAILED = 3
 
 
@@ -33,8 +34,8 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="reproduce_tables.py",
         description="Train each row of a plan with each seed, score the best and the last weights on test, and write "
-        "the tables (OUT/tables.md, OUT/summary.json). Exit code 0: all runs are done; 3: some failed or are missing, "
-        "the tables say which; 2: a mistake in the input.",
+        "the tables and curves (OUT/tables.md, summary.json, curves.svg). Exit code 0: all runs are done; 3: some "
+        "failed or are missing, the tables say which; 2: a mistake in the input.",
         epilog="Machines that share OUT take one shard each. Without a shared folder, gather the run folders "
         "(OUT/ROW/seed_N) in one OUT afterwards and write the tables with --table-only. A run whose loss diverged is "
         "not tried again; remove its folder to do so.",
@@ -154,11 +155,13 @@ def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:
 
 
 def write(study: Study, command: str) -> dict[str, Any]:
-    """Write the tables of whatever results exist; returns the summary."""
+    """Write tables and curves of whatever results exist; returns the summary."""
     summary = collect(study)
     summary["command"] = command
     write_text(study.out / SUMMARY, as_text(summary))
     write_text(study.out / TABLES, markdown(study.plan, summary, command))
+    if figure := curves_svg(study.plan, summary):
+        write_text(study.out / CURVES, figure)
     return summary
 
 

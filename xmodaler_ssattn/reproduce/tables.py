@@ -149,15 +149,28 @@ def _orderings(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _comparisons(summary: Mapping[str, Any]) -> list[str]:
+    differing = [entry for entry in summary["comparisons"] if not _same(entry)]
     rows = [
         [f"{entry['a']} -> {entry['b']}", entry["metric"], number(entry["mean_a"]), number(entry["mean_b"]),
          *_interval(entry)]
-        for entry in summary["comparisons"]
+        for entry in differing
     ]  # fmt: skip
-    if not rows:
+    if not summary["comparisons"]:
         return []
     head = ["a -> b", "metric", "a", "b", "b - a", "95 %", "seeds up", "p"]
-    return ["## Differences", "", "Paired as above, without any claim.", "", *_lines(head, rows)]
+    alike: dict[str, list[str]] = {}
+    for entry in summary["comparisons"]:
+        if _same(entry):
+            alike.setdefault(f"{entry['a']} -> {entry['b']}", []).append(entry["metric"])
+    notes = [f"The same in every image: {pair}, {', '.join(metrics)}." for pair, metrics in alike.items()]
+    table = _lines(head, rows) if rows else []
+    return ["## Differences", "", "Paired as above, without any claim.", "", *table,
+            *[line for note in notes for line in (note, "")]]  # fmt: skip
+
+
+def _same(entry: Mapping[str, Any]) -> bool:
+    """Whether two evaluations agree in every image, as captions do that only another chooser of the box grounds."""
+    return entry["low"] == entry["high"] == 0 and not any(entry["by_seed"].values())
 
 
 def _runs(summary: Mapping[str, Any]) -> list[str]:
