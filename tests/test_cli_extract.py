@@ -201,6 +201,23 @@ def test_names_without_numbers_need_an_id_list_which_is_written(scenes, tmp_path
     assert RegionStore(tmp_path / "r.h5").ids.tolist() == [1, 2, 3]
 
 
+def test_a_file_begun_with_an_id_list_takes_no_pictures_without_it(scenes, tmp_path, capsys):
+    maker, images = scenes / "region_maker.npz", scenes / "Images"
+    assert extract(images, maker, tmp_path / "r.h5", "--ids", tmp_path / "ids.json") == 0
+    before = (tmp_path / "r.h5").read_bytes()
+    assert extract(images, maker, tmp_path / "r.h5") == 2
+    assert "image_ids: 'from a list' there, 'from the names' now" in capsys.readouterr().err
+    assert (tmp_path / "r.h5").read_bytes() == before
+
+
+def test_another_file_as_out_is_refused_before_the_detector_is_loaded(scenes, tmp_path, capsys):
+    out = tmp_path / "photo.jpg"
+    out.write_bytes(next((scenes / "Images").iterdir()).read_bytes())
+    assert extract(scenes / "Images", tmp_path / "not_there.pth", out) == 2
+    error = capsys.readouterr().err
+    assert "photo.jpg" in error and "not_there.pth" not in error
+
+
 def test_what_is_not_looked_at_is_said(scenes, tmp_path, capsys):
     folder = tmp_path / "in"
     (folder / "more").mkdir(parents=True)

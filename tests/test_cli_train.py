@@ -77,6 +77,13 @@ def test_eval_scores_a_checkpoint_as_training_did(data, run, tmp_path, capsys):
     assert "test/CIDEr" in printed and "val/CIDEr" in printed
 
 
+def test_eval_offers_no_flags_of_training(capsys):
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    shown = capsys.readouterr().out
+    assert "--data" in shown and "--resume" not in shown
+
+
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(data, run, tmp_path):
     # CHECKPOINT_PERIOD is 1: stop after the first of two epochs by training one, then go on.
     assert train(data, tmp_path, SOLVER__EPOCH=1) == 0

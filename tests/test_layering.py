@@ -20,7 +20,7 @@ ALLOWED = {
     "sample": {"data"},
     "regions": {"data"},
     "simulated": {"data"},
-    "engine": {"host", "modeling", "scorer"},
+    "engine": {"host", "modeling", "scorer", "evaluation"},
     "scorer": {"host", "data", "evaluation"},
     "cli": {"host", "data", "engine", "evaluation", "modeling", "report", "sample", "regions"},
     # Above the command line: it runs `xmodaler train` and scores what came out.

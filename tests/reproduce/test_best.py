@@ -158,8 +158,9 @@ def config(tmp_path, keep_best, val="Flickr30kEntitiesDataset"):
         __getattr__ = dict.__getitem__
 
     return Node(
-        SOLVER=Node(KEEP_BEST=keep_best, EVAL_PERIOD=1), DATASETS=Node(VAL=val, TEST=""), OUTPUT_DIR=str(tmp_path)
-    )
+        SOLVER=Node(KEEP_BEST=keep_best, EVAL_PERIOD=1), DATASETS=Node(VAL=val, TEST=""), OUTPUT_DIR=str(tmp_path),
+        INFERENCE=Node(NAME="Flickr30kEntitiesEvaler", METRICS=["Bleu", "CIDEr", "test/SPICE", "F1"]),
+    )  # fmt: skip
 
 
 def test_the_hook_is_off_by_default_and_refuses_what_cannot_be_scored(tmp_path):
@@ -169,3 +170,17 @@ def test_the_hook_is_off_by_default_and_refuses_what_cannot_be_scored(tmp_path):
         best_hook(config(tmp_path, "CIDEr"))
     with pytest.raises(UserError, match="DATASETS.TEST is empty"):
         best_hook(config(tmp_path, "test/CIDEr"))
+
+
+def test_a_score_that_no_epoch_will_have_is_refused_before_training(tmp_path):
+    for name in ("Bleu_4", "greedy_CIDEr", "F1_loc", "F1_all_per_sentence"):
+        best_hook(config(tmp_path, f"val/{name}"))
+    for name in ("CIDErr", "METEOR", "SPICE", "attention_accuracy"):  # SPICE is asked for on test alone
+        with pytest.raises(UserError, match=f"does not give {name} after every epoch; it gives Bleu_1, .*F1_all"):
+            best_hook(config(tmp_path, f"val/{name}"))
+    cfg = config(tmp_path, "val/attention_accuracy")
+    cfg.INFERENCE["GT_ATTENTION"] = True
+    best_hook(cfg)
+    cfg = config(tmp_path, "val/whatever")
+    cfg.INFERENCE["NAME"] = "SomebodysEvaler"
+    best_hook(cfg)

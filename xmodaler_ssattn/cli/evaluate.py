@@ -17,13 +17,12 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="a checkpoint, e.g. OUTPUT_DIR/model_final.pth"
     )
-    train.add_arguments(parser)
+    train.add_arguments(parser, training=False)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     if "MODEL.WEIGHTS" in args.opts:
         raise UserError("--weights and MODEL.WEIGHTS are both given; use one.")
-    args.eval_only = True
     args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
     return train.run(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"extract: give {' and '.join(missing)} (or --join FILES, to put finished files into one).")
     from xmodaler_ssattn.cli.detectors import open_detector
     from xmodaler_ssattn.data.convert.run import sha256_or_empty
+    from xmodaler_ssattn.data.region_file import read_header
     from xmodaler_ssattn.regions.extract import extract_regions
     from xmodaler_ssattn.regions.folder import ids_from_file, ids_from_names, list_pictures, take_shard
 
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     ids = ids_from_file(listing.names, args.ids) if args.ids else ids_from_names(listing.names)
     chosen = take_shard(list(ids), args.shard) if args.shard else list(ids)
     vocabulary = sha256_or_empty(args.vocabulary)
+    if os.path.exists(args.out) and not args.overwrite:
+        read_header(args.out)  # some other file, given by mistake, is refused before the detector takes its time
     print(f"{len(listing.names):,} pictures in {listing.folder}" + _passed_over(listing)
           + (f" Shard {args.shard}: {len(chosen):,} of them." if args.shard else ""), flush=True)
     detector, most = open_detector(args.weights, args)
@@ -65,7 +69,10 @@ def run(args: argparse.Namespace) -> int:
     report = extract_regions(
         detector, {image_id: listing.folder / ids[image_id] for image_id in chosen}, args.out, num_regions=most,
         batch=args.batch, float16=args.float16, vocabulary_sha256=vocabulary,
-        attributes={"min_max_boxes": args.min_max_boxes or f"{most},{most}"}, overwrite=args.overwrite)
+        attributes={"min_max_boxes": args.min_max_boxes or f"{most},{most}",
+                    # One picture must not come in twice, under the number in its name and under that of a list.
+                    "image_ids": "from a list" if args.ids else "from the names"},
+        overwrite=args.overwrite)
     print(f"{report.images:,} images with up to {most} regions of {detector.feature_dim} numbers and "
           f"{detector.num_classes + 1} class probabilities (background first).")
     if report.resumed:

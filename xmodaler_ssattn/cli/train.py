@@ -23,13 +23,16 @@ def add_parser(subparsers) -> None:
     parser.set_defaults(run=run)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """X-modaler's train_net.py flags, and --data and --device."""
+def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> None:
+    """X-modaler's train_net.py flags, and --data and --device; without ``training`` those of an evaluation."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml config")
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or the last checkpoint)")
+    if training:
+        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+        parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or the last checkpoint)")
+    else:
+        parser.set_defaults(resume=False, eval_only=True)
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")

@@ -94,7 +94,8 @@ def create_layout(path: Path, fields: Mapping[str, tuple[tuple[int, ...], str]],
     time stamps are stored: the same content gives the same bytes.
     """
     with h5py.File(path, "w", libver=("earliest", "v110"), alignment_threshold=4096, alignment_interval=4096) as file:
-        for name, value in attributes.items():
+        # Sorted, as they are read again: a joined file then has the bytes of one that was written at once.
+        for name, value in sorted(attributes.items()):
             file.attrs[name] = value
         for name, (shape, dtype) in fields.items():
             plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler, scores_after_each_epoch
 from xmodaler_ssattn.files import atomic_path, read_json, write_json
 from xmodaler_ssattn.host import HookBase, comm
 
@@ -51,7 +52,8 @@ def best_hook(cfg: Any) -> KeepBest | None:
     """The hook for a config, or None when ``SOLVER.KEEP_BEST`` is empty.
 
     Raises:
-        UserError: the key is not of the form split/score, or the config has no data set for the split.
+        UserError: the key is not of the form split/score, the config has no data set for the split, or our evaluator
+            would not give that score after every epoch.
     """
     name = cfg.SOLVER.get("KEEP_BEST", "")
     if not name:
@@ -61,6 +63,13 @@ def best_hook(cfg: Any) -> KeepBest | None:
         raise UserError(f"SOLVER.KEEP_BEST: expected a split and a score such as val/CIDEr, got {name!r}.")
     if not cfg.DATASETS[split.upper()]:
         raise UserError(f"SOLVER.KEEP_BEST is {name}, but DATASETS.{split.upper()} is empty: nothing would be scored.")
+    if cfg.INFERENCE.NAME == Flickr30kEntitiesEvaler.__name__:
+        given = scores_after_each_epoch(cfg, split)
+        if metric not in given:
+            raise UserError(
+                f"SOLVER.KEEP_BEST is {name}, but INFERENCE.METRICS does not give {metric} after every epoch; it gives "
+                f"{', '.join(given) or 'nothing'}."
+            )
     return KeepBest(Path(cfg.OUTPUT_DIR), split, metric, period=cfg.SOLVER.EVAL_PERIOD)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.evaluation.caption_files import keep_common, read_references
-from xmodaler_ssattn.evaluation.captions import CaptionScorer, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.captions import SCORES_OF, CaptionScorer, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.grounding_scorer import GroundingScorer
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
@@ -53,6 +54,21 @@ def metrics_of(names: Iterable[str], split: str) -> tuple[str, ...]:
     """The metrics for a split: plain names, and those that are written for it alone ("test/SPICE")."""
     pairs = [name.rpartition("/") for name in names]
     return tuple(metric for place, _, metric in pairs if place in ("", split))
+
+
+def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
+    """The names of the scores that ``INFERENCE.METRICS`` gives a split, where the machine can compute them.
+
+    Raises:
+        UserError: an unknown metric.
+    """
+    metrics = metrics_of(cfg.INFERENCE.get("METRICS", DEFAULT_METRICS), split)
+    captions = [name for metric in metric_names(m for m in metrics if m != GROUNDING) for name in SCORES_OF[metric]]
+    names = [*captions, *(f"greedy_{name}" for name in captions)]
+    if GROUNDING in metrics:
+        names += GENERATED_SCORES
+        names += ["attention_accuracy"] if cfg.INFERENCE.get("GT_ATTENTION", False) else []
+    return tuple(names)
 
 
 @EVALUATION_REGISTRY.register()

@@ -30,6 +30,11 @@ import numpy as np
 
 IOU_THRESHOLD = 0.5
 MODES = ("all", "loc")
+GENERATED_SCORES = (
+    *(f"{part}_{mode}" for mode in MODES for part in ("F1", "precision", "recall")),
+    *(f"F1_{mode}_per_sentence" for mode in MODES),
+)
+"""The names of what ``generated_scores`` returns."""
 
 
 def iou_gvd(predicted_px: np.ndarray, reference_px: np.ndarray) -> np.ndarray:
@@ -273,8 +278,7 @@ def generated_scores(
         image_weights: (images,) how often each reference image counts; default once each.
 
     Returns:
-        F1_all, precision_all, recall_all, F1_loc, precision_loc, recall_loc, F1_all_per_sentence,
-        F1_loc_per_sentence.
+        what ``GENERATED_SCORES`` names.
     """
     num_classes = len(matches.classes)
     labels = matches.annotated[:, 1]
