@@ -1,0 +1,82 @@
+"""What do the regions of a data set tell by themselves? Linear probes, without any captioner.
+
+    python tools/probe_regions.py --data data/flickr30k_entities [--images 5000] [--json OUT]
+
+Prints how often a linear layer on V, p, c finds the class of an annotated object, and how well (AUC) it tells the
+regions that captions talk about from the others; on test images, chosen on val. Use it to judge a region file before
+training, or what a simulated data set gives away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
+from xmodaler_ssattn.data.probe import STEPS, covered_objects, report, report_talked_about, talked_about
+from xmodaler_ssattn.data.regions import RegionStore
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import write_json
+
+ALL_REGIONS_OF = 8  # one image of so many gives all its regions to the second probe: 36 each are plenty
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder written by `xmodaler prepare`")
+    parser.add_argument("--regions", metavar="FILE", help="another region file than DIR/regions.h5")
+    parser.add_argument("--images", type=int, default=5000, metavar="N", help="at most so many images of a "
+                        "split (default: 5000); memory is some N x 10 x (D + C) x 4 bytes")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    for name in ("images", "steps"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    folder = Path(args.data)
+    store = RegionStore(args.regions or folder / "regions.h5")
+    objects, regions = {}, {}
+    classes: list[str] = []
+    for split in SPLITS:
+        header, images = open_annotations(folder / file_name(split), split)
+        classes = header["classes"]
+        images = [image for image in islice(images, args.images) if image["image_id"] in store]
+        objects[split] = covered_objects(store, images, classes)
+        regions[split] = talked_about(store, images[: max(1, args.images // ALL_REGIONS_OF)])
+        count = len(objects[split].labels)
+        print(f"{split}: {len(images):,} images, {count:,} objects with a region over them", flush=True)
+        if not count:
+            raise UserError(f"{folder / file_name(split)}: no annotated object of these images has a region over it.")
+    which = report(*(objects[split] for split in SPLITS), classes, args.steps)
+    about = report_talked_about(*(regions[split] for split in SPLITS), args.steps)
+    print("\nWhich object is it? Accuracy in percent.\n")
+    print_table(which)
+    print("\nIs it talked about? AUC in percent (50: no better than chance).\n")
+    print_table(about)
+    if args.json:
+        write_json(Path(args.json), {"class": which, "talked_about": about}, indent=1)
+
+
+def print_table(found: dict[str, float]) -> None:
+    for name, value in found.items():
+        print(f"| {name} | {100 * value:.1f} |")
+
+
+def main() -> int:
+    try:
+        run(build_parser().parse_args())
+    except UserError as error:
+        print(f"probe_regions: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
