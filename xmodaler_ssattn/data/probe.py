@@ -21,7 +21,7 @@ from torch import Tensor
 
 from xmodaler_ssattn.boxes import iou, spatial_vectors
 from xmodaler_ssattn.data.classes import union_box
-from xmodaler_ssattn.data.regions import RegionStore
+from xmodaler_ssattn.data.regions import Regions, RegionStore
 from xmodaler_ssattn.data.sigma import indicator
 
 MIN_IOU = 0.5  # a region covers an object from here on; the metric's threshold
@@ -57,7 +57,7 @@ def objects_of(image: Mapping[str, Any]) -> dict[str, list[list[float]]]:
 def covered_objects(store: RegionStore, images: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> Samples:
     """Each annotated object with the region that covers it best, if one has an IoU above ``MIN_IOU``."""
     column = {name: i for i, name in enumerate(classes)}
-    rows: list[tuple[Any, ...]] = []
+    rows = []
     for image in images:
         regions = store.read(image["image_id"])
         p = spatial_vectors(regions.boxes_px, regions.width, regions.height)
@@ -65,13 +65,13 @@ def covered_objects(store: RegionStore, images: Iterable[Mapping[str, Any]], cla
             for overlap in iou(np.asarray(boxes), regions.boxes_px):
                 best = int(overlap.argmax())
                 if overlap[best] > MIN_IOU:
-                    rows.append((regions, p, best, column[name]))
+                    rows.append(_row(regions, p, best, column[name]))
     return _gather(rows)
 
 
 def talked_about(store: RegionStore, images: Iterable[Mapping[str, Any]]) -> Samples:
     """All regions, with the paper's sigma over all captions of their image as label."""
-    rows: list[tuple[Any, ...]] = []
+    rows = []
     for image in images:
         regions = store.read(image["image_id"])
         p = spatial_vectors(regions.boxes_px, regions.width, regions.height)
@@ -79,21 +79,22 @@ def talked_about(store: RegionStore, images: Iterable[Mapping[str, Any]]) -> Sam
             box for caption in image["captions"] for phrase in caption["phrases"] for box in phrase["boxes"]
         ]
         sigma = indicator(regions.boxes_px, np.asarray(boxes, dtype=np.float64).reshape(-1, 4))
-        rows += [(regions, p, i, int(value)) for i, value in enumerate(sigma)]
+        rows += [_row(regions, p, i, int(value)) for i, value in enumerate(sigma)]
     return _gather(rows)
 
 
-def _gather(rows: Sequence[tuple[Any, ...]]) -> Samples:
-    labels = np.array([row[3] for row in rows], dtype=np.int64)
-    if not rows:
-        return Samples({}, labels)
-    inputs = {
-        "V": np.stack([regions.features[i] for regions, _, i, _ in rows]),
-        "p": np.stack([p[i] for _, p, i, _ in rows]),
-    }
-    if rows[0][0].class_probs is not None:
-        inputs["c"] = np.stack([regions.class_probs[i] for regions, _, i, _ in rows])
-    return Samples({name: value.astype(np.float32, copy=False) for name, value in inputs.items()}, labels)
+def _row(regions: Regions, p: np.ndarray, i: int, label: int) -> tuple[dict[str, np.ndarray], int]:
+    """Region ``i``, copied: a view would keep the whole image in memory."""
+    inputs = {"V": regions.features[i].copy(), "p": p[i]}
+    if regions.class_probs is not None:
+        inputs["c"] = regions.class_probs[i].copy()
+    return inputs, label
+
+
+def _gather(rows: Sequence[tuple[dict[str, np.ndarray], int]]) -> Samples:
+    labels = np.array([label for _, label in rows], dtype=np.int64)
+    names = rows[0][0] if rows else ()
+    return Samples({name: np.stack([inputs[name] for inputs, _ in rows]) for name in names}, labels)
 
 
 def linear_scores(
