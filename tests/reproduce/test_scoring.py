@@ -12,6 +12,7 @@ from xmodaler_ssattn.reproduce.scoring import (
     read_replicates,
     same_images,
     score_captions,
+    score_grounding,
     write_replicates,
 )
 
@@ -57,6 +58,36 @@ def test_two_models_are_resampled_with_the_same_images():
     assert b.replicates["CIDEr"] - a.replicates["CIDEr"] == pytest.approx(np.full(REPLICATES, 0.1))
 
 
+def test_forced_captions_have_their_accuracy_resampled(tmp_path):
+    """Two images, each with one annotated man at (0, 0, 9, 9): forced right in the first and wrong in the second."""
+    from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
+    from xmodaler_ssattn.evaluation.results import ImageResult, Results
+
+    man = (0.0, 0.0, 9.0, 9.0)
+    entry = {"tokens": ["a", "man"], "process_idx": [1], "process_clss": ["man"], "process_bnd_box": [man]}
+    images = [{"image_id": i, "image_size": [99, 99], "captions": [entry]} for i in (1, 2)]
+    text = json.dumps({"vocab": ["man"], "annotations": images})
+    (tmp_path / "grounding_test.json").write_text(text)
+    caption = GroundedCaption(
+        [GroundedWord("man", 0, man, 1.0)], boxes_px=np.array([man], dtype=np.float32), image_size=(99.0, 99.0)
+    )
+
+    def forced(box):
+        return ({"clss": ["man"], "idx_in_sent": [1], "bbox": [box]},)
+
+    results = Results(
+        (ImageResult(1, caption, forced(man)), ImageResult(2, caption, forced((50.0, 50.0, 80.0, 80.0)))),
+        {"man": "man"}, {"scores": {"F1_all": 1.0, "F1_loc": 1.0, "attention_accuracy": 0.5}},
+    )  # fmt: skip
+    scored = score_grounding(results, tmp_path)
+    # Both images, the first twice or the second twice: 1/2, 1 or 0. The generated captions are right everywhere.
+    assert sorted(set(scored.replicates["attention_accuracy"])) == [0.0, 0.5, 1.0]
+    assert set(scored.replicates["F1_loc_per_sentence"]) == {1.0} == set(scored.replicates["F1_all"])
+    assert scored.scores["attention_accuracy"] == 0.5 and scored.images["grounding"].tolist() == [1, 2]
+    unforced = Results((ImageResult(1, caption), ImageResult(2, caption)), results.object_words, results.header)
+    assert "attention_accuracy" not in score_grounding(unforced, tmp_path).replicates
+
+
 def test_replicates_are_written_and_read_back_without_the_rows(tmp_path):
     scored = Scored(
         replicates={"CIDEr": np.array([0.1, 0.2]), "F1_all": np.array([0.0, 0.5])},
@@ -83,7 +114,7 @@ def test_scores_of_other_images_are_not_paired():
     one = {"captions": np.array([1, 2]), "grounding": np.array([1])}
     other = {"captions": np.array([1, 2]), "grounding": np.array([2])}
     assert same_images(one, other, "CIDEr") and same_images(one, other, "greedy_CIDEr")
-    assert not same_images(one, other, "F1_loc")
+    assert not same_images(one, other, "F1_loc") and not same_images(one, other, "attention_accuracy")
     assert not same_images(one, {"captions": np.array([2, 1])}, "CIDEr")
     assert not same_images(one, {}, "CIDEr")
 

@@ -12,7 +12,7 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.reproduce import jobs, orderings
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
-from xmodaler_ssattn.reproduce.plan import BEST, METRICS, PAPER_METRICS, Ordering, Plan, split_reference
+from xmodaler_ssattn.reproduce.plan import ACCURACY, BEST, METRICS, PAPER_METRICS, Ordering, Plan, split_reference
 from xmodaler_ssattn.reproduce.scoring import REPLICATES_FILE, read_replicates, same_images
 from xmodaler_ssattn.reproduce.study import Study, decision_of, evaluations_of, prepare
 
@@ -178,7 +178,7 @@ def _comparisons(plan: Plan, arrays: _Arrays) -> list[dict[str, Any]]:
     pairs += [(name, f"{name}/{evaluation}") for name, row in plan.rows.items() for evaluation in row.evaluations]
     entries = []
     for a, b in pairs:
-        for metric in PAPER_METRICS:
+        for metric in (*PAPER_METRICS, ACCURACY):
             found = arrays.difference(a, b, METRICS[metric])
             if found.by_seed:
                 entries.append({"a": a, "b": b, "metric": metric, **_entry(found)})

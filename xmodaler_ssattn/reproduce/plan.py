@@ -22,6 +22,10 @@ One yaml file (paths in it are relative to it; ``{data}`` in a value is the data
     orderings:
       - {name: ..., a: ROW, b: ROW/EVALUATION, metrics: [C, F1_loc], claim: greater, note: ...}
 
+Metrics are B@1 to B@4, M(ETEOR), R(OUGE-L), C(IDEr), S(PICE), F1_all, F1_loc, the same per sentence (F1_all/s,
+F1_loc/s), and acc, the attention accuracy on forced reference captions, which an evaluation with INFERENCE.GT_ATTENTION
+has.
+
 An ordering claims that b is above a in each of its metrics (``greater``), or that b gains nothing worth the name
 (``no_gain``: at most ``margin`` points, default 0).
 """
@@ -42,8 +46,11 @@ from xmodaler_ssattn.errors import UserError, raise_all
 # Title in tables and plans -> the evaluator's score name.
 METRICS = {
     "B@1": "Bleu_1", "B@2": "Bleu_2", "B@3": "Bleu_3", "B@4": "Bleu_4", "M": "METEOR", "R": "ROUGE_L", "C": "CIDEr",
-    "S": "SPICE", "F1_all": "F1_all", "F1_loc": "F1_loc",
+    "S": "SPICE", "F1_all": "F1_all", "F1_loc": "F1_loc", "F1_all/s": "F1_all_per_sentence",
+    "F1_loc/s": "F1_loc_per_sentence", "acc": "attention_accuracy",
 }  # fmt: skip
+ACCURACY = "acc"  # of further evaluations alone: forcing the reference captions is a pass of its own
+GROUNDING_METRICS = ("F1_all", "F1_loc", "F1_all/s", "F1_loc/s", ACCURACY)
 PAPER_METRICS = ("B@1", "B@4", "M", "C", "S", "F1_all", "F1_loc")
 GREATER, NO_GAIN = "greater", "no_gain"
 BEST, LAST = "best", "last"

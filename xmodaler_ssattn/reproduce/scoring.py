@@ -18,6 +18,7 @@ import numpy as np
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation import bootstrap
 from xmodaler_ssattn.evaluation.captions import CaptionScorer
+from xmodaler_ssattn.evaluation.forced import match_forced
 from xmodaler_ssattn.evaluation.grounding import match_generated
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
@@ -26,7 +27,9 @@ from xmodaler_ssattn.files import atomic_path
 
 REPLICATES = 1000
 REPLICATES_FILE = "replicates.npz"
-GROUNDING_SCORES = ("F1_all", "F1_loc")
+GENERATED_SCORES = ("F1_all", "F1_loc", "F1_all_per_sentence", "F1_loc_per_sentence")
+FORCED_SCORE = "attention_accuracy"
+GROUNDING_SCORES = (*GENERATED_SCORES, FORCED_SCORE)
 CAPTIONS, GROUNDING = "captions", "grounding"
 
 
@@ -72,7 +75,10 @@ def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[st
 
 
 def score_grounding(results: Results, annotations: Path, split: str = "test") -> Scored:
-    """The bootstrap of F1; the scores themselves are the evaluator's, already in the results file."""
+    """The bootstrap of F1, and of the attention accuracy of an evaluation that forced the reference captions.
+
+    The scores themselves are the evaluator's, already in the results file.
+    """
     path = annotations / f"grounding_{split}.json"
     known = results.header.get("scores") or {}
     if not path.is_file() or known.get("F1_all") is None:
@@ -84,10 +90,16 @@ def score_grounding(results: Results, annotations: Path, split: str = "test") ->
     matches = match_generated(reference.images, gvd_predictions(results.images, results.object_words), lemmas)
     weights = bootstrap.image_weights(len(matches.image_ids), REPLICATES)
     values = bootstrap.grounding_replicates(matches, weights)
+    # A resample without any object word is 0/0, which the evaluator counts as 0.
+    replicates = {name: np.nan_to_num(values[name], nan=0.0) for name in GENERATED_SCORES}
+    forced = [result for result in results.images if result.forced]
+    if forced:
+        predictions = gvd_predictions(forced, results.object_words, mode="gt")
+        (accuracy,) = bootstrap.forced_replicates(match_forced(reference.images, predictions), weights).values()
+        replicates[FORCED_SCORE] = np.nan_to_num(accuracy, nan=0.0)
     return Scored(
         scores={name: float(value) for name, value in known.items() if value is not None},
-        # A resample without any object word is 0/0, which the evaluator counts as 0.
-        replicates={name: np.nan_to_num(values[name], nan=0.0) for name in GROUNDING_SCORES},
+        replicates=replicates,
         images={GROUNDING: np.array(matches.image_ids, dtype=np.int64)},
     )
 

@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xmodaler_ssattn.reproduce.jobs import DONE
-from xmodaler_ssattn.reproduce.plan import BEST, GREATER, LAST, METRICS, PAPER_METRICS, Plan, Table
-
-GROUNDING = ("F1_all", "F1_loc")
+from xmodaler_ssattn.reproduce.plan import (
+    ACCURACY,
+    BEST,
+    GREATER,
+    GROUNDING_METRICS,
+    LAST,
+    METRICS,
+    PAPER_METRICS,
+    Plan,
+    Table,
+)
 
 
 def markdown(plan: Plan, summary: Mapping[str, Any], command: str = "") -> str:
@@ -76,7 +84,7 @@ def _scores_row(
     cells = []
     for metric in metrics:
         name = METRICS[metric]
-        entry = scores.get(f"greedy_{name}" if greedy and metric not in GROUNDING else name)
+        entry = scores.get(f"greedy_{name}" if greedy and metric not in GROUNDING_METRICS else name)
         cells.append(cell(entry, row["paper"].get(metric) if paper else None))
     return [label, *cells, seeds_of(row, evaluation)]
 
@@ -84,7 +92,7 @@ def _scores_row(
 def _table(
     table: Table, summary: Mapping[str, Any], evaluation: str, what: str, *, greedy: bool = False, paper: bool = False
 ) -> list[str]:
-    metrics = [metric for metric in table.metrics if not greedy or metric not in GROUNDING]
+    metrics = [metric for metric in table.metrics if not greedy or metric not in GROUNDING_METRICS]
     rows = [
         _scores_row(summary["rows"][name], summary["rows"][name]["label"], evaluation, metrics, greedy, paper)
         for name in table.rows
@@ -102,14 +110,15 @@ def _not_computed(summary: Mapping[str, Any], rows: Sequence[str], evaluation: s
 
 
 def _evaluations(plan: Plan, summary: Mapping[str, Any]) -> list[str]:
+    metrics = (*PAPER_METRICS, ACCURACY)
     rows = [
         _scores_row(summary["rows"][name], f"{summary['rows'][name]['label']} / {evaluation}", evaluation,
-                    PAPER_METRICS, False, False)
+                    metrics, False, False)
         for name, row in plan.rows.items() for evaluation in row.evaluations
     ]  # fmt: skip
     if not rows:
         return []
-    return ["## Further evaluations of the best weights", "", *_lines(["", *PAPER_METRICS, "seeds"], rows)]
+    return ["## Further evaluations of the best weights", "", *_lines(["", *metrics, "seeds"], rows)]
 
 
 def _interval(entry: Mapping[str, Any]) -> list[str]:
