@@ -43,6 +43,15 @@ def test_the_interval_pairs_replicate_with_replicate_and_averages_over_seeds_fir
     assert found.p == pytest.approx(0.5)
 
 
+def test_the_replicates_spread_lies_around_the_difference_that_was_measured():
+    # b - a: .5, .6, .7 in the replicates (mean .6), .2 as measured: shifted by -.4 they are .1, .2, .3.
+    found = paired({0: pair(0.4, 0.6, [0.1, 0.1, 0.1], [0.6, 0.7, 0.8])})
+    # Quantiles .025 and .975 of .1, .2, .3: .1 + .05 * .1 and .3 - .05 * .1.
+    assert (found.difference, found.low, found.high) == pytest.approx((20.0, 10.5, 29.5))
+    nan = [math.nan] * 3
+    assert math.isnan(paired({0: pair(0.4, 0.6, nan, nan)}).low)
+
+
 def test_no_seed_gives_no_data():
     assert paired({}).by_seed == {} and math.isnan(paired({}).difference)
     assert verdict(paired({})) == NO_DATA

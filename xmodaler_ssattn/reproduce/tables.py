@@ -148,9 +148,9 @@ def _orderings(summary: Mapping[str, Any]) -> list[str]:
     notes = dict.fromkeys(f"{entry['name']}: {entry['note']}" for entry in summary["orderings"] if entry["note"])
     return [
         "## Orderings", "",
-        "b - a in points on the same test images with the same seeds: mean over seeds, its 95 % interval over "
-        "resampled images, in how many seeds b is above a, and p. Held: the interval and every seed are on the claimed "
-        "side; not held: all are on the other; else undecided.", "",
+        "b - a in points on the same test images with the same seeds: mean over seeds, its 95 % interval (the spread "
+        "over resampled images around it), in how many seeds b is above a, and p. Held: the interval and every seed "
+        "are on the claimed side; not held: all are on the other; else undecided.", "",
         *_lines(["claim", "a -> b", "metric", "claimed", "paper", "b - a", "95 %", "seeds up", "p", "verdict"], rows),
         f"In all: {text}.", "",
         *[line for note in notes for line in (note, "")],
