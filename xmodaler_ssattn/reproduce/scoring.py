@@ -19,7 +19,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation import bootstrap
 from xmodaler_ssattn.evaluation.captions import CaptionScorer
 from xmodaler_ssattn.evaluation.forced import match_forced
-from xmodaler_ssattn.evaluation.grounding import match_generated
+from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, match_generated
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
 from xmodaler_ssattn.evaluation.results import Results, gvd_predictions, read_results, write_results
@@ -27,7 +27,6 @@ from xmodaler_ssattn.files import atomic_path
 
 REPLICATES = 1000
 REPLICATES_FILE = "replicates.npz"
-GENERATED_SCORES = ("F1_all", "F1_loc", "F1_all_per_sentence", "F1_loc_per_sentence")
 FORCED_SCORE = "attention_accuracy"
 GROUNDING_SCORES = (*GENERATED_SCORES, FORCED_SCORE)
 CAPTIONS, GROUNDING = "captions", "grounding"
