@@ -1,7 +1,13 @@
-"""Files that appear whole: written under a temporary name in the same folder, then renamed."""
+"""Reading and writing files: the one reader of text, and writers whose files appear whole.
+
+Every text that somebody else may have written (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so that a
+byte order mark, UTF-16 or the line ends of another system never become part of a word. Files are written under a temporary
+name in the same folder, then renamed.
+"""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -74,22 +80,93 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None
         file.write("\n")
 
 
+# UTF-32 before UTF-16, whose mark begins the same way.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def decode_text(data: bytes, what: str) -> str:
+    """Bytes of a text file as a string whose lines end in ``\\n``.
+
+    UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one. ``\\r\\n`` and ``\\r`` become ``\\n``; no other
+    character is changed.
+
+    Args:
+        data: the content of a file.
+        what: the file and its role, the beginning of the error messages.
+
+    Raises:
+        UserError: the bytes are not text of such an encoding; the message names the line and the byte.
+
+    >>> decode_text(b"\\xef\\xbb\\xbfdog\\r\\ncat", "words.txt")
+    'dog\\ncat'
+    """
+    mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
+    try:
+        text = data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        line = 1 + error.object[: error.start].decode(encoding, "ignore").count("\n")
+        name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
+        raise UserError(
+            f"{what} is not valid {name} text: line {line}, byte {len(mark) + error.start} is "
+            f"0x{error.object[error.start]:02x} ({error.reason}). Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise UserError(
+            f"{what} is not text: it contains a NUL character at position {text.index(chr(0))}. If it is UTF-16 without a "
+            "byte order mark, save it as UTF-8."
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_text(path: str | os.PathLike, what: str) -> str:
+    """Read a text file with ``decode_text``; ``what`` names its role in the error messages.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not text.
+    """
+    return decode_text(read_bytes(path, what), f"{what}: {path}")
+
+
+def read_lines(path: str | os.PathLike, what: str) -> list[str]:
+    """The lines of a text file, without their ends and without an empty last one; errors as ``read_text``.
+
+    Only line feeds end a line: ``str.splitlines`` would also break at characters that occur inside captions.
+    """
+    lines = read_text(path, what).split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_bytes(path: str | os.PathLike, what: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: the file is missing, is a folder, or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{what}: the file {path} does not exist.") from None
+    except IsADirectoryError:
+        raise UserError(f"{what}: {path} is a folder, expected a file.") from None
+    except OSError as error:
+        raise UserError(f"{what}: {path} cannot be read ({error.strerror or error}).") from error
+
+
 def read_json(path: str | os.PathLike, what: str) -> Any:
     """Read a JSON file; ``what`` names its role in the error messages.
 
     Raises:
-        UserError: the file is missing, is no UTF-8 text, or is no complete JSON.
+        UserError: the file cannot be read as text (``read_text``), or is not one complete JSON value.
     """
-    path = Path(path)
+    text = read_text(path, what)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{what}: the file {path} does not exist.") from None
-    except IsADirectoryError:
-        raise UserError(f"{what}: {path} is a folder, expected a JSON file.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what}: {path} is not UTF-8 text ({error}).") from error
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{what}: {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
