@@ -1,8 +1,8 @@
 """Reading and writing files: the one reader of text, and writers whose files appear whole.
 
-Every text that somebody else may have written (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so that a
-byte order mark, UTF-16 or the line ends of another system never become part of a word. Files are written under a temporary
-name in the same folder, then renamed.
+Every text that somebody else may have written (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so
+that a byte order mark, UTF-16 or the line ends of another system never become part of a word. Files are written under a
+temporary name in the same folder, then renamed.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ _MARKS = (
 def decode_text(data: bytes, what: str) -> str:
     """Bytes of a text file as a string whose lines end in ``\\n``.
 
-    UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one. ``\\r\\n`` and ``\\r`` become ``\\n``; no other
-    character is changed.
+    UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one. ``\\r\\n`` and ``\\r`` become ``\\n``; no
+    other character is changed.
 
     Args:
         data: the content of a file.
@@ -118,8 +118,8 @@ def decode_text(data: bytes, what: str) -> str:
         ) from error
     if "\0" in text:
         raise UserError(
-            f"{what} is not text: it contains a NUL character at position {text.index(chr(0))}. If it is UTF-16 without a "
-            "byte order mark, save it as UTF-8."
+            f"{what} is not text: it contains a NUL character at position {text.index(chr(0))}. If it is UTF-16 "
+            "without a byte order mark, save it as UTF-8."
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
