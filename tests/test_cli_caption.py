@@ -210,7 +210,7 @@ def test_text_that_would_end_a_script_cannot(tmp_path):
     script = tmp_path / "data" / "index.js"
     script.parent.mkdir()
     script.write_text('ssattn.index({"title":"</script><b>"});')
-    assert "</script><b>" not in single_file._inline(script, tmp_path)[:-len("</script>")]
+    assert "</script><b>" not in single_file._inline(script, tmp_path)[: -len("</script>")]
 
 
 def test_a_page_of_another_name_is_refused(demo, tmp_path, capsys):
@@ -227,11 +227,14 @@ def write_store(path, dim=32, classes=16):
     return path
 
 
-@pytest.mark.parametrize("dim, classes, message", [
-    (64, 16, "the features have 64 numbers, the captioner was trained on 32"),
-    (32, 1601, r"1601 class probabilities \(background included\), the captioner was trained on 16"),
-    (32, None, "the captioner reads 16 class probabilities of each region, and there are none"),
-])
+@pytest.mark.parametrize(
+    "dim, classes, message",
+    [
+        (64, 16, "the features have 64 numbers, the captioner was trained on 32"),
+        (32, 1601, r"1601 class probabilities \(background included\), the captioner was trained on 16"),
+        (32, None, "the captioner reads 16 class probabilities of each region, and there are none"),
+    ],
+)
 def test_regions_that_the_captioner_was_not_trained_on_are_refused(demo, tmp_path, capsys, dim, classes, message):
     assert caption(demo, "--regions", write_store(tmp_path / "r.h5", dim, classes)) == 2
     error = capsys.readouterr().err
@@ -347,12 +350,15 @@ def test_config_options_can_be_given(demo, evaluated, tmp_path, capsys):
     assert "KEY VALUE pairs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words, message", [
-    ([], "give picture files, or --regions FILE"),
-    (["a.jpg", "--regions", "r.h5"], "--regions takes the place of photos and --detector"),
-    (["a.jpg", "--ids", "3"], "--ids go with --regions FILE"),
-    (["--regions", "none.h5"], "The region file none.h5 does not exist"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "give picture files, or --regions FILE"),
+        (["a.jpg", "--regions", "r.h5"], "--regions takes the place of photos and --detector"),
+        (["a.jpg", "--ids", "3"], "--ids go with --regions FILE"),
+        (["--regions", "none.h5"], "The region file none.h5 does not exist"),
+    ],
+)
 def test_mistakes_in_the_command_are_explained(demo, capsys, words, message):
     if "--ids" in words:
         words = ["--ids", "3", "--", "a.jpg"]

@@ -139,10 +139,16 @@ def test_bad_pictures_are_listed_with_their_reasons_and_the_others_go_on(photos,
     hostile(photos)
     assert extract(photos, detector_weights, tmp_path / "r.h5", "--device", "cpu") == 3
     out = capsys.readouterr().out
-    listed = out[out.index("7 of 13 pictures failed:"):]
-    for name, reason in (("7.jpg", "no picture"), ("8.jpg", "cut short"), ("9.png", "1 x 1 pixels"),
-                         ("10.png", "100 million pixels"), ("11.jpg", "no picture"), ("12.heic", "HEIC"),
-                         ("13.png", "20000 x 40")):
+    listed = out[out.index("7 of 13 pictures failed:") :]
+    for name, reason in (
+        ("7.jpg", "no picture"),
+        ("8.jpg", "cut short"),
+        ("9.png", "1 x 1 pixels"),
+        ("10.png", "100 million pixels"),
+        ("11.jpg", "no picture"),
+        ("12.heic", "HEIC"),
+        ("13.png", "20000 x 40"),
+    ):
         assert re.search(rf"{name}: .*{reason}", listed), name
     assert RegionStore(tmp_path / "r.h5").ids.tolist() == [1, 2, 3, 4, 5, 6]
 
@@ -256,12 +262,15 @@ def test_the_same_command_again_goes_on(scenes, tmp_path, capsys):
     assert len(RegionStore(tmp_path / "r.h5")) == 3
 
 
-@pytest.mark.parametrize("words, message", [
-    ([], "extract: give --images and --weights"),
-    (["--images", "x", "--weights", "w.pth"], "--images: x is no folder"),
-    (["--join", "a.h5", "--shard", "1/2"], "it has no use for --images, --weights and --shard"),
-    (["--join", "a.h5"], "a.h5 does not exist"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "extract: give --images and --weights"),
+        (["--images", "x", "--weights", "w.pth"], "--images: x is no folder"),
+        (["--join", "a.h5", "--shard", "1/2"], "it has no use for --images, --weights and --shard"),
+        (["--join", "a.h5"], "a.h5 does not exist"),
+    ],
+)
 def test_mistakes_in_the_command_are_explained(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     assert main(["extract", *words, "--out", "r.h5"]) == 2

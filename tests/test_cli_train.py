@@ -170,8 +170,15 @@ def test_all_missing_data_files_stand_in_one_message(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["train", "--config-file", config, "--data", str(tmp_path / "none"), "OUTPUT_DIR", str(out)]) == 2
     message = capsys.readouterr().err
-    for name in ("vocabulary.txt", "regions.h5", "train.json", "val.json", "test.json", "captions_val.json",
-                 "captions_test.json"):
+    for name in (
+        "vocabulary.txt",
+        "regions.h5",
+        "train.json",
+        "val.json",
+        "test.json",
+        "captions_val.json",
+        "captions_test.json",
+    ):
         assert message.count(f"none/{name} does not exist") == 1, name
     assert not out.exists()
 
@@ -216,11 +223,14 @@ def test_the_loss_of_drawn_captions_asks_for_their_trainer(data, tmp_path, capsy
 
 def test_a_reader_that_has_seen_enough_ends_the_command_without_a_traceback():
     """`xmodaler ... | head -1`: what is printed after head has gone meets a broken pipe."""
-    script = ("import sys; from types import SimpleNamespace as N; from xmodaler_ssattn.cli import main as m;"
-              "m.build_parser = lambda: N(parse_args=lambda argv: N(run=lambda args: print('line', flush=True)));"
-              "sys.stdin.read(); sys.exit(m.main([]))")
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, cwd=ROOT)
+    script = (
+        "import sys; from types import SimpleNamespace as N; from xmodaler_ssattn.cli import main as m;"
+        "m.build_parser = lambda: N(parse_args=lambda argv: N(run=lambda args: print('line', flush=True)));"
+        "sys.stdin.read(); sys.exit(m.main([]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
     process.stdout.close()  # before the line is printed
     process.stdin.close()
     assert (process.wait(), process.stderr.read()) == (141, b"")

@@ -85,8 +85,10 @@ class Benchmark:
             ("ours, float32, shared dropout", {"set": SHARED_DROPOUT}),
         ]
         if self.cuda:
-            ours += [("ours, bf16, captured", {"amp": True, "set": CAPTURED}),
-                     ("ours, bf16, captured, 25 % sampled", {"amp": True, "ss": 0.25, "set": CAPTURED})]
+            ours += [
+                ("ours, bf16, captured", {"amp": True, "set": CAPTURED}),
+                ("ours, bf16, captured, 25 % sampled", {"amp": True, "ss": 0.25, "set": CAPTURED}),
+            ]
         group = self.group(*ours)
         times = in_turn(group, "step", self.args.rounds, 3)
         self.report["step"] = table(times, "s")
@@ -141,15 +143,19 @@ class Benchmark:
 
     def loading(self) -> None:
         args = self.args
-        self.report["loading"] = loading(self.lengths, threads=args.threads, batch=args.batch, steps=args.steps,
-                                         folder=args.folder, stock=self.stock)
+        self.report["loading"] = loading(
+            self.lengths, threads=args.threads, batch=args.batch, steps=args.steps, folder=args.folder, stock=self.stock
+        )
 
     def largest(self) -> None:
         budget = (self.args.memory or MEMORY_SHARE * available_gib()) * 1024
         print(f"\nlargest batch in {budget / 1024:.1f} GiB, or of {self.args.patience:.0f} s a step:")
         ways = [("stock Up-Down, float32", {"kind": "stock"})] if self.stock else []
-        ways += [("ours, SS attention, float32", {}), ("ours, float32, fused loss", {"set": FUSED_LOSS}),
-                 ("ours, SS attention, bf16", {"amp": True})]
+        ways += [
+            ("ours, SS attention, float32", {}),
+            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
+            ("ours, SS attention, bf16", {"amp": True}),
+        ]
         self.report["largest"] = {name: self._grow(name, budget, options) for name, options in ways}
 
     def _grow(self, name: str, budget_mib: float, options: dict) -> dict:
@@ -247,8 +253,13 @@ def close(contestants: list[Contestant]) -> None:
 def main() -> None:
     names = ["step", "decode", "memory", "baseline", "real", "loading", "largest"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["step", "decode", "memory", "baseline"], metavar="WHAT",
-                        help=f"any of {', '.join(names)} (default: the first four)")
+    parser.add_argument(
+        "what",
+        nargs="*",
+        default=["step", "decode", "memory", "baseline"],
+        metavar="WHAT",
+        help=f"any of {', '.join(names)} (default: the first four)",
+    )
     parser.add_argument("--captions", help="real captions, for their lengths")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, default=8, help="images of a training step (default: 8)")

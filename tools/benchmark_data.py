@@ -86,8 +86,14 @@ def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
             for _ in range(CAPTIONS):
                 tokens = [f"w{rng.randrange(VOCAB - 2)}" for _ in range(max(rng.choice(lengths), 1))]
                 box = [rng.randrange(300), rng.randrange(200)]
-                phrase = {"start": 0, "end": 1, "head": 0, "class": "thing", "chain": "1",
-                          "boxes": [[*box, box[0] + 99, box[1] + 99]]}
+                phrase = {
+                    "start": 0,
+                    "end": 1,
+                    "head": 0,
+                    "class": "thing",
+                    "chain": "1",
+                    "boxes": [[*box, box[0] + 99, box[1] + 99]],
+                }
                 captions.append({"raw": " ".join(tokens), "tokens": tokens, "phrases": [phrase]})
             out.add({"image_id": image_id, "width": 500, "height": 375, "captions": captions})
     with RegionWriter(folder / "regions.h5", range(images), REGIONS, FEATURES, CLASSES, source="noise") as writer:
@@ -95,5 +101,11 @@ def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
             corner = draw.random((REGIONS, 2), dtype=np.float32) * 200
             probs = draw.random((REGIONS, CLASSES), dtype=np.float32)
             features = draw.random((REGIONS, FEATURES), dtype=np.float32)
-            writer.write(image_id, 500, 375, np.concatenate([corner, corner + 100], 1), features,
-                         probs / probs.sum(1, keepdims=True))
+            writer.write(
+                image_id,
+                500,
+                375,
+                np.concatenate([corner, corner + 100], 1),
+                features,
+                probs / probs.sum(1, keepdims=True),
+            )

@@ -38,9 +38,20 @@ def loading(lengths: list[int], *, threads: int, batch: int, steps: int, folder:
         write_training_files(data, batch * (steps + WARMUP), lengths)
         for host, cache, workers in ways:
             label = f"{host} host, cache {cache}, {workers} workers"
-            options = {"host": host, "data": name, "threads": threads, "set": [
-                "DATALOADER.CACHE", cache, "DATALOADER.NUM_WORKERS", str(workers),
-                "DATALOADER.TRAIN_BATCH_SIZE", str(batch), *fast]}
+            options = {
+                "host": host,
+                "data": name,
+                "threads": threads,
+                "set": [
+                    "DATALOADER.CACHE",
+                    cache,
+                    "DATALOADER.NUM_WORKERS",
+                    str(workers),
+                    "DATALOADER.TRAIN_BATCH_SIZE",
+                    str(batch),
+                    *fast,
+                ],
+            }
             row = rows[label] = _in_a_process(options)
             row["paper_hours"] = row["step"] / batch * IMAGES_OF_THE_PAPER / 3600
             print(
@@ -57,8 +68,14 @@ def _in_a_process(options: dict) -> dict:
     environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), environ.get("PYTHONPATH", "")])
     if options["host"] == "upstream":
         environ["PYTHONPATH"] = os.pathsep.join([os.environ["XMODALER_HOME"], environ["PYTHONPATH"]])
-    done = subprocess.run([sys.executable, __file__, json.dumps(options)], env=environ, cwd=options["data"],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(options)],
+        env=environ,
+        cwd=options["data"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"loading, {options}:\n{(done.stdout + done.stderr)[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -98,8 +115,14 @@ def train(options: dict) -> dict:
         histories[name] = [value for value, _ in trainer.storage.history(name).values()]
     steps = min(len(histories["time"]), len(collated) - WARMUP)
     step, waited, collate = (sum(v[-steps:]) / steps for v in (histories["time"], histories["data_time"], collated))
-    return {"step": step, "waited": waited, "collated": collate, "share_waited": waited / step,
-            "share_collated": collate / step, "steps": steps}
+    return {
+        "step": step,
+        "waited": waited,
+        "collated": collate,
+        "share_waited": waited / step,
+        "share_collated": collate / step,
+        "steps": steps,
+    }
 
 
 if __name__ == "__main__":

@@ -113,8 +113,11 @@ class Traffic(TorchDispatchMode):
             return result
         values = list(zip(function._schema.arguments, args, strict=False))
         values += [(arg, kwargs[arg.name]) for arg in function._schema.arguments if arg.name in kwargs]
-        written = sum(_size(result_) for result_, info in zip(_as_tuple(result), function._schema.returns, strict=False)
-                      if info.alias_info is None)
+        written = sum(
+            _size(result_)
+            for result_, info in zip(_as_tuple(result), function._schema.returns, strict=False)
+            if info.alias_info is None
+        )
         for argument, value in values:
             changes = argument.alias_info is not None and argument.alias_info.is_write
             written += _size(value) if changes else 0

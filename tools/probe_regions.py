@@ -29,8 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR", help="folder written by `xmodaler prepare`")
     parser.add_argument("--regions", metavar="FILE", help="another region file than DIR/regions.h5")
-    parser.add_argument("--images", type=int, default=5000, metavar="N", help="at most so many images of a "
-                        "split (default: 5000); memory is some N x 10 x (D + C) x 4 bytes")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="at most so many images of a split (default: 5000); memory is some N x 10 x (D + C) x 4 bytes",
+    )
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
     return parser

@@ -43,10 +43,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--test-images", type=int, metavar="N", help="the same")
     add("--feature-dim", type=int, default=2048, metavar="D", help="size of a region feature (default: 2048)")
     add("--regions", type=int, default=36, metavar="K", help="regions of an image (default: 36)")
-    add("--num-classes", type=int, default=1601, metavar="C", help="class probabilities, with the background "
-        "(default: 1601)")
-    add("--dtype", choices=("float16", "float32"), default="float16", help="of features and class probabilities in the "
-        "file (default: float16)")
+    add(
+        "--num-classes",
+        type=int,
+        default=1601,
+        metavar="C",
+        help="class probabilities, with the background (default: 1601)",
+    )
+    add(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of features and class probabilities in the file (default: float16)",
+    )
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=1, help="processes; the result is the same (default: 1)")
     add("--shuffled", action="store_true", help="also write regions_shuffled.h5, the leak test's")
@@ -54,8 +63,13 @@ def build_parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(Assumptions):
         kind = int if isinstance(field.default, int) else float
         reason = field.metadata["reason"].replace("%", "%%")
-        group.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, metavar="X",
-                           help=f"{reason} (default: {field.default})")
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            default=field.default,
+            metavar="X",
+            help=f"{reason} (default: {field.default})",
+        )
     return parser
 
 
@@ -65,20 +79,26 @@ def run(args: argparse.Namespace) -> None:
     counts = None
     if args.images is not None:
         scaled = min(SCALED, args.images)
-        counts = (args.images, scaled if args.val_images is None else args.val_images,
-                  scaled if args.test_images is None else args.test_images)
+        counts = (
+            args.images,
+            scaled if args.val_images is None else args.val_images,
+            scaled if args.test_images is None else args.test_images,
+        )
     elif args.val_images is not None or args.test_images is not None:
         raise UserError("--val-images and --test-images need --images N.")
     assumptions = Assumptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Assumptions)})
     settings = Settings(args.seed, counts, args.regions, args.feature_dim, args.num_classes, args.dtype, args.shuffled)
-    manifest, made = simulate(args.captions, args.out, settings, assumptions, classes, noun_lemma, splits=splits,
-                              workers=args.workers)
+    manifest, made = simulate(
+        args.captions, args.out, settings, assumptions, classes, noun_lemma, splits=splits, workers=args.workers
+    )
     found = ", ".join(f"{split} {counts['images']:,}" for split, counts in manifest["counts"].items())
-    print(f"{'Made' if made else 'It was there already:'} {args.out}: images {found}; a region reaches (IoU > 0.5) "
-          f"{100 * manifest['reach']:.1f} % of the boxes.\nBoxes and features are simulated. Train with\n"
-          f"  --data {args.out} MODEL.VOCAB_SIZE {manifest['vocabulary_size']} MODEL.SS_ATTENTION.NUM_CLASSES "
-          f"{manifest['num_classes']} MODEL.VISUAL_EMBED.IN_DIM {manifest['feature_dim']} "
-          f"DATALOADER.MAX_FEAT_NUM {manifest['num_regions']}")
+    print(
+        f"{'Made' if made else 'It was there already:'} {args.out}: images {found}; a region reaches (IoU > 0.5) "
+        f"{100 * manifest['reach']:.1f} % of the boxes.\nBoxes and features are simulated. Train with\n"
+        f"  --data {args.out} MODEL.VOCAB_SIZE {manifest['vocabulary_size']} MODEL.SS_ATTENTION.NUM_CLASSES "
+        f"{manifest['num_classes']} MODEL.VISUAL_EMBED.IN_DIM {manifest['feature_dim']} "
+        f"DATALOADER.MAX_FEAT_NUM {manifest['num_regions']}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

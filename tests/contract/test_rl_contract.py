@@ -81,12 +81,18 @@ def test_both_hosts_draw_the_same_captions_and_take_the_same_steps(tmp_path):
     found = {}
     for name in ("embedded", "upstream"):
         code = CURVE.format(
-            root=str(ROOT), tests=str(ROOT / "tests"), standins=str(ROOT / "tests" / "standins"),
+            root=str(ROOT),
+            tests=str(ROOT / "tests"),
+            standins=str(ROOT / "tests" / "standins"),
             folder=str(tmp_path / name),
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"XMODALER_SSATTN_HOST": name}, cwd=tmp_path,
-            capture_output=True, text=True, check=False,
+            [sys.executable, "-c", code],
+            env=os.environ | {"XMODALER_SSATTN_HOST": name},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("curves:")]

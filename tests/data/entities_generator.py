@@ -46,20 +46,26 @@ def markup(caption: str, classes: set[str], chains: dict[str, str]) -> str:
 def xml_of(image_id: str, chains: dict[str, str], width: int, height: int, rng: random.Random) -> str:
     """The image's XML; coordinates count from 1 as the official files do."""
     parts = []
-    parts.append(f"<annotation>\n\t<filename>{image_id}.jpg</filename>\n\t<size>\n\t\t<width>{width}</width>\n"
-                 f"\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n\t</size>\n")
+    parts.append(
+        f"<annotation>\n\t<filename>{image_id}.jpg</filename>\n\t<size>\n\t\t<width>{width}</width>\n"
+        f"\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
+    )
     for number, chain in enumerate(chains.values()):
         if number % 7 == 6:
             scene = rng.randrange(2)
-            parts.append(f"\t<object>\n\t\t<name>{chain}</name>\n\t\t<scene>{scene}</scene>\n"
-                         f"\t\t<nobndbox>{1 - scene}</nobndbox>\n\t</object>\n")
+            parts.append(
+                f"\t<object>\n\t\t<name>{chain}</name>\n\t\t<scene>{scene}</scene>\n"
+                f"\t\t<nobndbox>{1 - scene}</nobndbox>\n\t</object>\n"
+            )
             continue
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             x1, x2 = sorted(rng.sample(range(1, width + 1), 2))
             y1, y2 = sorted(rng.sample(range(1, height + 1), 2))
-            parts.append(f"\t<object>\n\t\t<name>{chain}</name>\n\t\t<bndbox>\n\t\t\t<xmin>{x1}</xmin>\n"
-                         f"\t\t\t<ymin>{y1}</ymin>\n\t\t\t<xmax>{x2}</xmax>\n\t\t\t<ymax>{y2}</ymax>\n\t\t</bndbox>\n"
-                         "\t</object>\n")
+            parts.append(
+                f"\t<object>\n\t\t<name>{chain}</name>\n\t\t<bndbox>\n\t\t\t<xmin>{x1}</xmin>\n"
+                f"\t\t\t<ymin>{y1}</ymin>\n\t\t\t<xmax>{x2}</xmax>\n\t\t\t<ymax>{y2}</ymax>\n\t\t</bndbox>\n"
+                "\t</object>\n"
+            )
     return "".join(parts) + "</annotation>\n"
 
 

@@ -29,8 +29,12 @@ def content(image_id: int) -> dict[str, np.ndarray]:
     corner = rng.random((count, 2)) * (np.array([width, height]) - 20)
     probs = rng.random((count, CLASSES)).astype(np.float32)
     probs /= probs.sum(1, keepdims=True)
-    return {"boxes": np.concatenate([corner, corner + 5 + rng.random((count, 2)) * 10], 1).astype(np.float32),
-            "features": rng.random((count, DIM)).astype(np.float32), "probs": probs, "scores": probs[:, 1:].max(1)}
+    return {
+        "boxes": np.concatenate([corner, corner + 5 + rng.random((count, 2)) * 10], 1).astype(np.float32),
+        "features": rng.random((count, DIM)).astype(np.float32),
+        "probs": probs,
+        "scores": probs[:, 1:].max(1),
+    }
 
 
 def _base64(array: np.ndarray) -> str:
@@ -56,8 +60,25 @@ def lxmert_tsv(folder: Path) -> LxmertTsv:
     for image_id, (width, height) in SIZES.items():
         c, count = content(image_id), COUNTS[image_id]
         ids = np.zeros(count, np.int64)
-        lines.append("\t".join(map(str, (image_id, height, width, _base64(ids), _base64(c["scores"]), _base64(ids),
-                                         _base64(c["scores"]), count, _base64(c["boxes"]), _base64(c["features"])))))
+        lines.append(
+            "\t".join(
+                map(
+                    str,
+                    (
+                        image_id,
+                        height,
+                        width,
+                        _base64(ids),
+                        _base64(c["scores"]),
+                        _base64(ids),
+                        _base64(c["scores"]),
+                        count,
+                        _base64(c["boxes"]),
+                        _base64(c["features"]),
+                    ),
+                )
+            )
+        )
     (folder / "a.tsv").write_text("\n".join(lines) + "\n")
     return LxmertTsv([folder / "a.tsv"])
 
@@ -66,8 +87,16 @@ def xmodaler_npz(folder: Path) -> XmodalerNpz:
     folder.mkdir()
     for image_id, (width, height) in SIZES.items():
         c = content(image_id)
-        np.savez_compressed(folder / f"{image_id}.npz", image_id=str(image_id), image_w=[width], image_h=[height],
-                            num_boxes=[COUNTS[image_id]], boxes=c["boxes"], features=c["features"], cls_prob=c["probs"])
+        np.savez_compressed(
+            folder / f"{image_id}.npz",
+            image_id=str(image_id),
+            image_w=[width],
+            image_h=[height],
+            num_boxes=[COUNTS[image_id]],
+            boxes=c["boxes"],
+            features=c["features"],
+            cls_prob=c["probs"],
+        )
     return XmodalerNpz(folder)
 
 
@@ -77,8 +106,15 @@ def milvlg_npz(folder: Path) -> MilvlgNpz:
     for image_id, (width, height) in SIZES.items():
         c = content(image_id)
         features = c["features"].T if image_id == 3 else c["features"]
-        np.savez(folder / f"{image_id}.npz", x=features, bbox=c["boxes"], num_bbox=COUNTS[image_id], image_w=width,
-                 image_h=height, info=np.array({"objects_id": 1}, dtype=object))
+        np.savez(
+            folder / f"{image_id}.npz",
+            x=features,
+            bbox=c["boxes"],
+            num_bbox=COUNTS[image_id],
+            image_w=width,
+            image_h=height,
+            info=np.array({"objects_id": 1}, dtype=object),
+        )
     return MilvlgNpz(folder)
 
 
@@ -129,7 +165,8 @@ def gic(folder: Path) -> GroundedImageCaptioning:
     return GroundedImageCaptioning(folder / "att", folder / "box")
 
 
-WRITERS = {writer.__name__: writer for writer in
-           (caffe_tsv, lxmert_tsv, xmodaler_npz, milvlg_npz, gvd, vlp, vlp_parts, gic)}
+WRITERS = {
+    writer.__name__: writer for writer in (caffe_tsv, lxmert_tsv, xmodaler_npz, milvlg_npz, gvd, vlp, vlp_parts, gic)
+}
 HAVE_PROBS = {"xmodaler_npz", "vlp", "vlp_parts"}
 HAVE_SCORES = HAVE_PROBS | {"lxmert_tsv", "gvd"}

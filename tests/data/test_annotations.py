@@ -15,12 +15,27 @@ from xmodaler_ssattn.data.annotations import (
 from xmodaler_ssattn.errors import UserError
 
 IMAGE = {
-    "image_id": 12, "width": 500, "height": 400, "captions": [{
-        "raw": "Two men watch a dog .", "tokens": ["two", "men", "watch", "a", "dog"], "phrases": [
-            {"start": 0, "end": 2, "head": 1, "class": "man", "chain": "7",
-             "boxes": [[0, 10, 20, 40], [30, 5, 50, 30]]},
-            {"start": 3, "end": 5, "head": None, "class": None, "chain": "8", "boxes": [[1, 1, 2, 2]]},
-            {"start": 4, "end": 5, "head": 4, "class": "dog", "chain": "9", "boxes": []}]}],
+    "image_id": 12,
+    "width": 500,
+    "height": 400,
+    "captions": [
+        {
+            "raw": "Two men watch a dog .",
+            "tokens": ["two", "men", "watch", "a", "dog"],
+            "phrases": [
+                {
+                    "start": 0,
+                    "end": 2,
+                    "head": 1,
+                    "class": "man",
+                    "chain": "7",
+                    "boxes": [[0, 10, 20, 40], [30, 5, 50, 30]],
+                },
+                {"start": 3, "end": 5, "head": None, "class": None, "chain": "8", "boxes": [[1, 1, 2, 2]]},
+                {"start": 4, "end": 5, "head": 4, "class": "dog", "chain": "9", "boxes": []},
+            ],
+        }
+    ],
 }
 
 
@@ -65,18 +80,24 @@ def test_a_file_cut_short_is_named(tmp_path):
         read_annotations(path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda image: image.update(image_id="12"), "image_id must be a whole number, found '12'"),
-    (lambda image: image.pop("width"), "the key 'width' is missing"),
-    (lambda image: image.update(height=0), "must be positive"),
-    (lambda image: image.update(captions=[]), "no captions"),
-    (lambda image: image["captions"][0].pop("raw"), "caption 0: the key 'raw' is missing"),
-    (lambda image: image["captions"][0]["tokens"].append(""), "none empty"),
-    (lambda image: image["captions"][0]["phrases"][0].update(end=6), "phrase 0 to 6, head 1, does not fit 5 tokens"),
-    (lambda image: image["captions"][0]["phrases"][0].update(head=3), "head 3, does not fit"),
-    (lambda image: image["captions"][0]["phrases"][0].update({"class": None}), "both a class and a head"),
-    (lambda image: image["captions"][0]["phrases"][0].update(boxes=[[5, 0, 4, 9]]), "is not x1 <= x2"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: image.update(image_id="12"), "image_id must be a whole number, found '12'"),
+        (lambda image: image.pop("width"), "the key 'width' is missing"),
+        (lambda image: image.update(height=0), "must be positive"),
+        (lambda image: image.update(captions=[]), "no captions"),
+        (lambda image: image["captions"][0].pop("raw"), "caption 0: the key 'raw' is missing"),
+        (lambda image: image["captions"][0]["tokens"].append(""), "none empty"),
+        (
+            lambda image: image["captions"][0]["phrases"][0].update(end=6),
+            "phrase 0 to 6, head 1, does not fit 5 tokens",
+        ),
+        (lambda image: image["captions"][0]["phrases"][0].update(head=3), "head 3, does not fit"),
+        (lambda image: image["captions"][0]["phrases"][0].update({"class": None}), "both a class and a head"),
+        (lambda image: image["captions"][0]["phrases"][0].update(boxes=[[5, 0, 4, 9]]), "is not x1 <= x2"),
+    ],
+)
 def test_a_broken_record_is_named_with_file_image_and_key(tmp_path, change, message):
     broken = copy.deepcopy(IMAGE)
     broken["image_id"] = 99
@@ -101,9 +122,17 @@ def test_missing_foreign_and_repeated_are_named(tmp_path):
 def test_the_grounding_reference_has_phrases_with_class_and_box_and_their_union():
     # boxes of chain 7: x 0..20 and 30..50, y 10..40 and 5..30 -> union 0, 5, 50, 40; the others lack a class or a box
     assert gvd_reference(IMAGE) == {
-        "image_id": 12, "image_size": [500, 400], "captions": [{
-            "tokens": ["two", "men", "watch", "a", "dog"],
-            "process_idx": [1], "process_clss": ["man"], "process_bnd_box": [[0, 5, 50, 40]]}]}
+        "image_id": 12,
+        "image_size": [500, 400],
+        "captions": [
+            {
+                "tokens": ["two", "men", "watch", "a", "dog"],
+                "process_idx": [1],
+                "process_clss": ["man"],
+                "process_bnd_box": [[0, 5, 50, 40]],
+            }
+        ],
+    }
 
 
 def test_the_caption_reference_has_the_sentences_as_written():

@@ -38,8 +38,16 @@ def entities(tmp_path):
 
 
 def annotations(folder, *more):
-    return command("annotations", "--entities", folder / "entities", "--split-ids", folder / "ids.json",
-                   "--out", folder / "data", *more)
+    return command(
+        "annotations",
+        "--entities",
+        folder / "entities",
+        "--split-ids",
+        folder / "ids.json",
+        "--out",
+        folder / "data",
+        *more,
+    )
 
 
 def test_annotations_end_with_the_counts_found_beside_those_to_expect(entities, capsys):
@@ -76,19 +84,37 @@ def test_what_is_missing_on_the_command_line_is_said(entities):
         command("regions", "--format", "xmodaler-npz", "--input", "x", "--boxes", "b", "--out", "z")
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("caffe_tsv", ["caffe-tsv", "a.tsv", "b.tsv"]), ("lxmert_tsv", ["lxmert-tsv", "a.tsv"]),
-    ("xmodaler_npz", ["xmodaler-npz", ""]), ("milvlg_npz", ["milvlg-npz", ""]),
-    ("gvd", ["gvd", "", "--boxes", "boxes.h5", "--dictionary", "dic.json"]),
-    ("vlp", ["vlp", "", "--boxes", "boxes.h5"]),
-    ("gic", ["gic", "att", "--boxes", "box"]),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("caffe_tsv", ["caffe-tsv", "a.tsv", "b.tsv"]),
+        ("lxmert_tsv", ["lxmert-tsv", "a.tsv"]),
+        ("xmodaler_npz", ["xmodaler-npz", ""]),
+        ("milvlg_npz", ["milvlg-npz", ""]),
+        ("gvd", ["gvd", "", "--boxes", "boxes.h5", "--dictionary", "dic.json"]),
+        ("vlp", ["vlp", "", "--boxes", "boxes.h5"]),
+        ("gic", ["gic", "att", "--boxes", "box"]),
+    ],
+)
 def test_every_format_has_its_command(tmp_path, capsys, name, words):
     WRITERS[name](tmp_path / "pack")
     (tmp_path / "sizes.json").write_text('{"7": [100, 80], "3": [90, 120], "11": [64, 64]}')
     paths = [word if word.startswith("--") else tmp_path / "pack" / word for word in words[1:]]
-    assert command("regions", "--format", words[0], "--input", *paths, "--image-sizes", tmp_path / "sizes.json",
-                   "--float16", "--out", tmp_path / "r.h5") == 0
+    assert (
+        command(
+            "regions",
+            "--format",
+            words[0],
+            "--input",
+            *paths,
+            "--image-sizes",
+            tmp_path / "sizes.json",
+            "--float16",
+            "--out",
+            tmp_path / "r.h5",
+        )
+        == 0
+    )
     store = RegionStore(tmp_path / "r.h5")
     assert len(store) == 3 and store.attributes["source"] == words[0]
     out = capsys.readouterr().out
@@ -109,14 +135,26 @@ def test_regions_of_the_data_set_alone_are_taken_and_those_that_the_pack_lacks_a
     with RegionWriter(packed, range(2, 9), 3, 6, None, source="test") as writer:
         for image_id in range(2, 9):
             writer.write(image_id, 900, 900, np.tile([0, 0, 50, 60], (3, 1)), np.ones((3, 6)))
-    words = ["regions", "--format", "regions", "--input", packed, "--annotations", entities / "data", "--out",
-             entities / "data" / "regions.h5"]
+    words = [
+        "regions",
+        "--format",
+        "regions",
+        "--input",
+        packed,
+        "--annotations",
+        entities / "data",
+        "--out",
+        entities / "data" / "regions.h5",
+    ]
     # image 1 is missing; the sizes of the others contradict the annotations
     with pytest.raises(UserError, match="the pack says 900 x 900, the annotations"):
         command(*words)
     with RegionWriter(packed, range(2, 9), 3, 6, None, source="test") as writer:
-        sizes = {image["image_id"]: (image["width"], image["height"]) for name in ("train", "val", "test")
-                 for image in json.loads((entities / "data" / f"{name}.json").read_text())["images"]}
+        sizes = {
+            image["image_id"]: (image["width"], image["height"])
+            for name in ("train", "val", "test")
+            for image in json.loads((entities / "data" / f"{name}.json").read_text())["images"]
+        }
         for image_id in range(2, 9):
             writer.write(image_id, *sizes.get(image_id, (90, 90)), np.tile([0, 0, 50, 60], (3, 1)), np.ones((3, 6)))
     with pytest.raises(UserError, match="1 problem.*\n.*image 1 of the data set is not in the pack"):
@@ -136,19 +174,35 @@ def ready(entities):
         for image_id in range(1, 7):
             corner = rng.random((5, 2)) * 100
             probs = rng.random((5, 4))
-            writer.write(image_id, 333, 333, np.concatenate([corner, corner + 200], 1), rng.standard_normal((5, 6)),
-                         probs / probs.sum(1, keepdims=True))
+            writer.write(
+                image_id,
+                333,
+                333,
+                np.concatenate([corner, corner + 200], 1),
+                rng.standard_normal((5, 6)),
+                probs / probs.sum(1, keepdims=True),
+            )
     return folder
 
 
 def checked(folder, **overrides):
     words = len((folder / "vocabulary.txt").read_text().split())
-    cfg = toy_config(folder.parent, **{
-        "DATASETS.TRAIN": check.DATASET, "DATASETS.VAL": check.DATASET, "DATASETS.TEST": check.DATASET,
-        "DATALOADER.ANNO_FOLDER": str(folder), "DATALOADER.REGIONS": str(folder / "regions.h5"),
-        "INFERENCE.VOCAB": str(folder / "vocabulary.txt"), "MODEL.VOCAB_SIZE": words + 1,
-        "INFERENCE.VAL_ANNFILE": str(folder / "captions_val.json"), "OUTPUT_DIR": str(folder.parent / "output"),
-        "INFERENCE.TEST_ANNFILE": str(folder / "captions_test.json"), **overrides})
+    cfg = toy_config(
+        folder.parent,
+        **{
+            "DATASETS.TRAIN": check.DATASET,
+            "DATASETS.VAL": check.DATASET,
+            "DATASETS.TEST": check.DATASET,
+            "DATALOADER.ANNO_FOLDER": str(folder),
+            "DATALOADER.REGIONS": str(folder / "regions.h5"),
+            "INFERENCE.VOCAB": str(folder / "vocabulary.txt"),
+            "MODEL.VOCAB_SIZE": words + 1,
+            "INFERENCE.VAL_ANNFILE": str(folder / "captions_val.json"),
+            "OUTPUT_DIR": str(folder.parent / "output"),
+            "INFERENCE.TEST_ANNFILE": str(folder / "captions_test.json"),
+            **overrides,
+        },
+    )
     report = check.Check()
     check.check_data(cfg, report)
     check.check_model_and_disk(cfg, report)
@@ -171,8 +225,14 @@ def test_all_problems_stand_in_one_list_each_once(ready):
         file["num_boxes"][4] = 0  # image 5 is the val split
     (ready / "captions_test.json").unlink()
     report = checked(ready, **{"MODEL.VOCAB_SIZE": 99, "MODEL.SS_ATTENTION.NUM_CLASSES": 1601})
-    expected = ("MODEL.VOCAB_SIZE is 99", "NUM_CLASSES is 1601", "Image 1 in", "captions_test.json",
-                "1 images have a box that leaves the picture", "1 image of the val split without a region")
+    expected = (
+        "MODEL.VOCAB_SIZE is 99",
+        "NUM_CLASSES is 1601",
+        "Image 1 in",
+        "captions_test.json",
+        "1 images have a box that leaves the picture",
+        "1 image of the val split without a region",
+    )
     for sentence in expected:
         assert sum(sentence in problem for problem in report.problems) == 1, (sentence, report.problems)
     assert report.text().splitlines()[-1] == f"{len(report.problems)} problems to mend before training."
@@ -184,8 +244,13 @@ def test_missing_files_are_problems_and_not_exceptions(ready):
     (ready / "vocabulary.txt").write_text("a\n")
     report = checked(ready)
     text = report.text()
-    for sentence in ("regions.h5 does not exist", "last word must be UNK", "train.json does not exist",
-                     "captions_val.json does not exist", "grounding will not be scored on val"):
+    for sentence in (
+        "regions.h5 does not exist",
+        "last word must be UNK",
+        "train.json does not exist",
+        "captions_val.json does not exist",
+        "grounding will not be scored on val",
+    ):
         assert sentence in text
 
 
@@ -221,7 +286,15 @@ def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2
     args = parser.parse_args(["check", "--config-file", str(config), "--data", "nowhere", "--device", "cpu"])
     assert args.run(args) == 2
     out = capsys.readouterr().out
-    for name in ("train.json", "val.json", "test.json", "vocabulary.txt", "regions.h5", "captions_val.json",
-                 "captions_test.json", "grounding_val.json"):
+    for name in (
+        "train.json",
+        "val.json",
+        "test.json",
+        "vocabulary.txt",
+        "regions.h5",
+        "captions_val.json",
+        "captions_test.json",
+        "grounding_val.json",
+    ):
         assert out.count(f"nowhere/{name}") == 1, name
     assert out.rstrip().endswith("7 problems to mend before training.")

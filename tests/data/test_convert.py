@@ -122,8 +122,9 @@ def test_the_packs_own_probabilities_win_over_the_classifier_and_are_rolled_when
     rules = Rules(classifier=classifier, background="last")
     convert(WRITERS["xmodaler_npz"](tmp_path / "pack"), tmp_path / "r.h5", rules)
     expected = content(7)["probs"]
-    np.testing.assert_array_equal(RegionStore(tmp_path / "r.h5").read(7).class_probs,
-                                  np.concatenate([expected[:, 4:], expected[:, :4]], 1))
+    np.testing.assert_array_equal(
+        RegionStore(tmp_path / "r.h5").read(7).class_probs, np.concatenate([expected[:, 4:], expected[:, :4]], 1)
+    )
 
 
 def test_probabilities_without_a_background_column_are_kept_as_they_are(tmp_path):
@@ -180,7 +181,7 @@ def test_sizes_come_from_the_annotations_where_the_pack_has_none_and_must_agree_
     (tmp_path / "sizes.json").write_text('{"7": [100, 80]}')
     assert read_sizes(tmp_path / "sizes.json") == {7: (100, 80)}
     (tmp_path / "sizes.json").write_text('{"7": 100}')
-    with pytest.raises(UserError, match="expected {\"image id\": \\[width, height\\]"):
+    with pytest.raises(UserError, match='expected {"image id": \\[width, height\\]'):
         read_sizes(tmp_path / "sizes.json")
 
 
@@ -194,16 +195,19 @@ def shortened(line):
     return line[:-4]
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda line: line[:60], r"a\.tsv, line 2: 5 columns, expected 6 .*is the line cut short\?"),
-    (shortened, r"a\.tsv, line 2 \(image 7\): features has \d+ bytes, expected a multiple of 16 bytes for 4 boxes"),
-    (lambda line: line[:-3], r"line 2 \(image 7\): features is no base64 text"),
-    (lambda line: line.replace("\t4\t", "\t3\t"), r"boxes has 64 bytes, expected 48 bytes for 3 boxes"),
-    (lambda line: line.replace("\t4\t", "\tx\t"), "num_boxes is b'x', expected a whole number"),
-    (lambda line: line.replace("7\t", "seven\t", 1), "line 2: the image id b'seven' is no integer"),
-    (lambda line: caffe_line(3), r"line 2: image 3 stands in .*a\.tsv, line 1, too"),
-    (lambda line: line.replace("\t100\t", "\t10\t"), r"leaves the image of 10 x 80"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda line: line[:60], r"a\.tsv, line 2: 5 columns, expected 6 .*is the line cut short\?"),
+        (shortened, r"a\.tsv, line 2 \(image 7\): features has \d+ bytes, expected a multiple of 16 bytes for 4 boxes"),
+        (lambda line: line[:-3], r"line 2 \(image 7\): features is no base64 text"),
+        (lambda line: line.replace("\t4\t", "\t3\t"), r"boxes has 64 bytes, expected 48 bytes for 3 boxes"),
+        (lambda line: line.replace("\t4\t", "\tx\t"), "num_boxes is b'x', expected a whole number"),
+        (lambda line: line.replace("7\t", "seven\t", 1), "line 2: the image id b'seven' is no integer"),
+        (lambda line: caffe_line(3), r"line 2: image 3 stands in .*a\.tsv, line 1, too"),
+        (lambda line: line.replace("\t100\t", "\t10\t"), r"leaves the image of 10 x 80"),
+    ],
+)
 def test_a_damaged_tsv_line_is_named_and_skip_bad_goes_on(tmp_path, damage, message):
     lines = [caffe_line(3), damage(caffe_line(7)), caffe_line(11)]
     with pytest.raises(UserError, match=message):
@@ -224,20 +228,26 @@ def rewrite(tmp_path, image_id=7, **change):
     return XmodalerNpz(tmp_path / "pack")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"boxes": None, "image_w": None}, r"7\.npz: the keys image_w, boxes are missing; it has cls_prob, features"),
-    ({"features": np.array([{"a": 1}] * 4, dtype=object)}, r"7\.npz, key 'features': it needs pickle"),
-    ({"image_h": np.array([1, 2])}, "key 'image_h': expected one whole number"),
-    ({"num_boxes": np.array([5])}, "num_boxes is 5, but features has 4 rows"),
-    ({"boxes": np.zeros((3, 4))}, r"boxes of shape \(3, 4\) for 4 features"),
-    ({"cls_prob": np.zeros((3, 5))}, r"class probabilities of shape \(3, 5\), expected \(4, C\)"),
-    ({"cls_prob": np.full((4, 7), 0.1)}, r"class_probs has shape \(4, 7\), expected \(4, 5\)"),
-    ({"features": np.full((4, DIM), np.nan, np.float32)}, r"features\[0, 0\] is nan"),
-    ({"boxes": np.tile([9, 0, 8, 5], (4, 1))}, "has x2 < x1"),
-    ({"boxes": np.tile([0, 0, 0.5, 0.5], (4, 1))}, "these are fractions, expected pixels"),
-    ({"features": np.zeros((20 << 20,), np.int8)}, r"features of shape|num_boxes is 4"),
-    ({"features": np.zeros((80 << 20,), np.int8)}, r"7\.npz: the keys .* unpack to 8\d,\d{3},\d{3} bytes, more than"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": None, "image_w": None}, r"7\.npz: the keys image_w, boxes are missing; it has cls_prob, features"),
+        ({"features": np.array([{"a": 1}] * 4, dtype=object)}, r"7\.npz, key 'features': it needs pickle"),
+        ({"image_h": np.array([1, 2])}, "key 'image_h': expected one whole number"),
+        ({"num_boxes": np.array([5])}, "num_boxes is 5, but features has 4 rows"),
+        ({"boxes": np.zeros((3, 4))}, r"boxes of shape \(3, 4\) for 4 features"),
+        ({"cls_prob": np.zeros((3, 5))}, r"class probabilities of shape \(3, 5\), expected \(4, C\)"),
+        ({"cls_prob": np.full((4, 7), 0.1)}, r"class_probs has shape \(4, 7\), expected \(4, 5\)"),
+        ({"features": np.full((4, DIM), np.nan, np.float32)}, r"features\[0, 0\] is nan"),
+        ({"boxes": np.tile([9, 0, 8, 5], (4, 1))}, "has x2 < x1"),
+        ({"boxes": np.tile([0, 0, 0.5, 0.5], (4, 1))}, "these are fractions, expected pixels"),
+        ({"features": np.zeros((20 << 20,), np.int8)}, r"features of shape|num_boxes is 4"),
+        (
+            {"features": np.zeros((80 << 20,), np.int8)},
+            r"7\.npz: the keys .* unpack to 8\d,\d{3},\d{3} bytes, more than",
+        ),
+    ],
+)
 def test_a_bad_npz_is_named_with_its_key_and_skip_bad_goes_on(tmp_path, change, message):
     pack = rewrite(tmp_path, **change)
     with pytest.raises(UserError, match=message):
@@ -277,8 +287,9 @@ def test_a_broken_classifier_is_named(tmp_path):
         Classifier(tmp_path / "c.npz")
     np.savez(tmp_path / "c.npz", weight=np.zeros((5, 7)), bias=np.zeros(5))
     with pytest.raises(UserError, match="features of 6 numbers, the classifier .* takes 7"):
-        convert(WRITERS["caffe_tsv"](tmp_path / "pack"), tmp_path / "r.h5",
-                Rules(classifier=Classifier(tmp_path / "c.npz")))
+        convert(
+            WRITERS["caffe_tsv"](tmp_path / "pack"), tmp_path / "r.h5", Rules(classifier=Classifier(tmp_path / "c.npz"))
+        )
 
 
 def many_images(folder, count):

@@ -31,33 +31,61 @@ def files(tmp_path, request):
     with json_list(tmp_path / "train.json", annotation_header("train", "t", False, "r", ["man"]), "images") as out:
         for image_id in sorted(IDS):
             box = {"start": 0, "end": 1, "head": 0, "class": "man", "chain": "1", "boxes": [[0, 0, 9, 9]]}
-            out.add({"image_id": image_id, "width": 100, "height": 80, "captions": [
-                {"raw": "A man .", "tokens": ["a", "man"], "phrases": [box]},
-                {"raw": "A dog sees .", "tokens": ["a", "dog", "sees"], "phrases": []}]})
+            out.add(
+                {
+                    "image_id": image_id,
+                    "width": 100,
+                    "height": 80,
+                    "captions": [
+                        {"raw": "A man .", "tokens": ["a", "man"], "phrases": [box]},
+                        {"raw": "A dog sees .", "tokens": ["a", "dog", "sees"], "phrases": []},
+                    ],
+                }
+            )
     (tmp_path / "vocabulary.txt").write_text("a\nman\ndog\nruns\nwith\nUNK\n")
     rng = np.random.default_rng(0)
-    with RegionWriter(tmp_path / "regions.h5", IDS, 4, 6, 4, source="test", feature_dtype=request.param,
-                      probs_dtype=request.param) as writer:
+    with RegionWriter(
+        tmp_path / "regions.h5", IDS, 4, 6, 4, source="test", feature_dtype=request.param, probs_dtype=request.param
+    ) as writer:
         for image_id in IDS:
             corner = rng.random((COUNTS[image_id], 2)) * 50
             probs = rng.random((COUNTS[image_id], 4))
-            writer.write(image_id, 100 + image_id, 80, np.concatenate([corner, corner + 10], 1),
-                         rng.standard_normal((COUNTS[image_id], 6)), probs / probs.sum(1, keepdims=True))
+            writer.write(
+                image_id,
+                100 + image_id,
+                80,
+                np.concatenate([corner, corner + 10], 1),
+                rng.standard_normal((COUNTS[image_id], 6)),
+                probs / probs.sum(1, keepdims=True),
+            )
     return tmp_path
 
 
 def dataset(files, **change):
-    return Flickr30kEntitiesDataset(**{
-        "stage": "train", "annotation_file": str(files / "train.json"), "regions_file": str(files / "regions.h5"),
-        "vocabulary_file": str(files / "vocabulary.txt"), "seq_per_sample": 2, "max_regions": None, "max_seq_len": 20,
-        "vocab_size": 7, "feature_dim": 6, "num_classes": 4, "targets": "image", **change})
+    return Flickr30kEntitiesDataset(
+        **{
+            "stage": "train",
+            "annotation_file": str(files / "train.json"),
+            "regions_file": str(files / "regions.h5"),
+            "vocabulary_file": str(files / "vocabulary.txt"),
+            "seq_per_sample": 2,
+            "max_regions": None,
+            "max_seq_len": 20,
+            "vocab_size": 7,
+            "feature_dim": 6,
+            "num_classes": 4,
+            "targets": "image",
+            **change,
+        }
+    )
 
 
 def batches(files, model, workers=0, **change):
     """Two epochs through the host's own loader and our captioner, in batches of two of three images."""
     mapper = dataset(files, **change)
-    loader = build_xmodaler_train_loader(mapper.load_data(None), dataset_mapper=mapper, batch_size=2,
-                                         num_workers=workers)
+    loader = build_xmodaler_train_loader(
+        mapper.load_data(None), dataset_mapper=mapper, batch_size=2, num_workers=workers
+    )
     torch.manual_seed(3)
     random.seed(3)
     return [model.preprocess_batch(samples) for _ in range(2) for samples in loader]

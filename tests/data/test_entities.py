@@ -36,7 +36,10 @@ def test_a_marked_sentence_becomes_tokens_and_phrases():
     assert caption.tokens == ["two", "young", "white", "men", "watch", "it", "in", "the", "yard"]
     assert caption.raw == "Two young , White men watch it in the yard ."
     assert [(p.start, p.end, p.chain, p.types) for p in caption.phrases] == [
-        (0, 4, "1", ("people",)), (5, 6, None, ("notvisual",)), (7, 9, "4", ("scene",))]
+        (0, 4, "1", ("people",)),
+        (5, 6, None, ("notvisual",)),
+        (7, 9, "4", ("scene",)),
+    ]
 
 
 def test_a_phrase_may_have_several_types_and_words_keep_hyphens_and_signs():
@@ -50,14 +53,17 @@ def test_a_phrase_of_punctuation_alone_is_dropped():
     assert caption.phrases == [] and caption.tokens == ["men", "with", "here"]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[/EN#1/people Two men are here .", "line 3: the bracket at '.*' opens a phrase that is not closed"),
-    ("[/EN#1/people Two [/EN#2/people men] are", "opens a phrase that is not closed"),
-    ("Two men] are here", "closes a phrase that was not opened"),
-    ("[/EN#x/people Two men] are here", "not written"),
-    ("[/EN#1/people  ] are here", "the phrase of chain 1 has no words"),
-    (". , !", "no words"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[/EN#1/people Two men are here .", "line 3: the bracket at '.*' opens a phrase that is not closed"),
+        ("[/EN#1/people Two [/EN#2/people men] are", "opens a phrase that is not closed"),
+        ("Two men] are here", "closes a phrase that was not opened"),
+        ("[/EN#x/people Two men] are here", "not written"),
+        ("[/EN#1/people  ] are here", "the phrase of chain 1 has no words"),
+        (". , !", "no words"),
+    ],
+)
 def test_broken_markup_is_named_with_file_and_line(text, message):
     with pytest.raises(MarkupError, match=message) as caught:
         parse_caption(text, "Sentences/12.txt", 3)
@@ -76,8 +82,14 @@ def test_a_file_with_four_sentences_or_other_bytes_is_named(tmp_path):
 
 
 def test_boxes_count_from_zero_and_chains_collect_their_boxes(tmp_path):
-    found = objects_of(tmp_path, xml(box(1, 2, 30, 40) + box(11, 12, 500, 400, names=("7", "8"))
-                                     + "<object><name>9</name><scene>1</scene><nobndbox>0</nobndbox></object>"))
+    found = objects_of(
+        tmp_path,
+        xml(
+            box(1, 2, 30, 40)
+            + box(11, 12, 500, 400, names=("7", "8"))
+            + "<object><name>9</name><scene>1</scene><nobndbox>0</nobndbox></object>"
+        ),
+    )
     assert (found.width, found.height) == (500, 400)
     assert found.boxes_px == {"7": [[0, 1, 29, 39], [10, 11, 499, 399]], "8": [[10, 11, 499, 399]]}
     assert found.without_box == {"9"} and found.problems == [] and found.clipped == 0
@@ -88,13 +100,16 @@ def test_a_box_one_pixel_over_the_border_is_clipped_and_counted(tmp_path):
     assert found.boxes_px == {"7": [[0, 0, 499, 399]]} and found.clipped == 1
 
 
-@pytest.mark.parametrize(("corners", "message"), [
-    ((30, 2, 20, 40), "has xmax < xmin"),
-    ((1, 40, 20, 2), "ymax < ymin"),
-    ((1, 2, 502, 40), "leaves the image of 500 x 400"),
-    ((-5, 2, 30, 40), "leaves the image"),
-    ((1, 2, 30), "lacks ymax"),
-])
+@pytest.mark.parametrize(
+    ("corners", "message"),
+    [
+        ((30, 2, 20, 40), "has xmax < xmin"),
+        ((1, 40, 20, 2), "ymax < ymin"),
+        ((1, 2, 502, 40), "leaves the image of 500 x 400"),
+        ((-5, 2, 30, 40), "leaves the image"),
+        ((1, 2, 30), "lacks ymax"),
+    ],
+)
 def test_an_impossible_box_is_a_problem_with_its_line_and_the_others_stay(tmp_path, corners, message):
     found = objects_of(tmp_path, xml(box(5, 5, 9, 9, names=("3",)) + "\n" + box(*corners)))
     assert found.boxes_px == {"3": [[4, 4, 8, 8]]} and found.without_box == {"7"}
@@ -103,13 +118,16 @@ def test_an_impossible_box_is_a_problem_with_its_line_and_the_others_stay(tmp_pa
         raise found.problems[0]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("<annotation><size>", r"12\.xml, line 1: not well-formed"),
-    (xml("", size=""), "positive width and height"),
-    (xml(box("a", 2, 3, 4)), "line 3: <xmin> is 'a', expected a whole number"),
-    (xml("<object><bndbox></bndbox></object>"), "an object without a name"),
-    ('<!DOCTYPE x [<!ENTITY a "b">]>' + xml(""), "DOCTYPE is not allowed"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotation><size>", r"12\.xml, line 1: not well-formed"),
+        (xml("", size=""), "positive width and height"),
+        (xml(box("a", 2, 3, 4)), "line 3: <xmin> is 'a', expected a whole number"),
+        (xml("<object><bndbox></bndbox></object>"), "an object without a name"),
+        ('<!DOCTYPE x [<!ENTITY a "b">]>' + xml(""), "DOCTYPE is not allowed"),
+    ],
+)
 def test_broken_xml_is_named_with_file_and_line(tmp_path, text, message):
     with pytest.raises(MarkupError, match=message):
         objects_of(tmp_path, text)
@@ -142,7 +160,10 @@ def test_the_real_sentence_files_parse_and_agree_with_a_plain_reading():
 def test_real_boxes_survive_the_way_through_the_official_layout(tmp_path):
     for image in json.loads((shared_data() / "flickr30k" / "two_images_captions_and_boxes.json").read_text()):
         width, height, _ = image["image_size"]
-        text = "".join(box(*(value + 1 for value in corners), names=(chain,))
-                       for chain, boxes in image["boxes"].items() for corners in boxes)
+        text = "".join(
+            box(*(value + 1 for value in corners), names=(chain,))
+            for chain, boxes in image["boxes"].items()
+            for corners in boxes
+        )
         found = objects_of(tmp_path, xml(text, f"<width>{width}</width><height>{height}</height>"))
         assert found.boxes_px == image["boxes"] and found.problems == []

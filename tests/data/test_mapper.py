@@ -28,11 +28,20 @@ def phrase(start, end, boxes, head=None, name=None):
 
 
 def image(image_id):
-    return {"image_id": image_id, "width": 100, "height": 80, "captions": [
-        {"raw": "A man sees a dog .", "tokens": ["a", "man", "sees", "a", "dog"],
-         "phrases": [phrase(0, 2, [MAN], 1, "man"), phrase(3, 5, [DOG], 4, "dog")]},
-        {"raw": "A man .", "tokens": ["a", "man"], "phrases": [phrase(0, 2, [MAN], 1, "man")]},
-        {"raw": "Green grass .", "tokens": ["green", "grass"], "phrases": []}]}
+    return {
+        "image_id": image_id,
+        "width": 100,
+        "height": 80,
+        "captions": [
+            {
+                "raw": "A man sees a dog .",
+                "tokens": ["a", "man", "sees", "a", "dog"],
+                "phrases": [phrase(0, 2, [MAN], 1, "man"), phrase(3, 5, [DOG], 4, "dog")],
+            },
+            {"raw": "A man .", "tokens": ["a", "man"], "phrases": [phrase(0, 2, [MAN], 1, "man")]},
+            {"raw": "Green grass .", "tokens": ["green", "grass"], "phrases": []},
+        ],
+    }
 
 
 @pytest.fixture
@@ -47,16 +56,29 @@ def files(tmp_path):
     with RegionWriter(tmp_path / "regions.h5", [12, 11], 4, 6, 5, source="test") as writer:
         for image_id, count in ((11, 4), (12, 3)):
             probs = rng.random((count, 5))
-            writer.write(image_id, 100, 80, BOXES[:count], rng.standard_normal((count, 6)),
-                         probs / probs.sum(1, keepdims=True))
+            writer.write(
+                image_id, 100, 80, BOXES[:count], rng.standard_normal((count, 6)), probs / probs.sum(1, keepdims=True)
+            )
     return tmp_path
 
 
 def dataset(files, stage="train", **change):
-    return Flickr30kEntitiesDataset(**{
-        "stage": stage, "annotation_file": str(files / f"{stage}.json"), "regions_file": str(files / "regions.h5"),
-        "vocabulary_file": str(files / "vocabulary.txt"), "seq_per_sample": 2, "max_regions": None, "max_seq_len": 20,
-        "vocab_size": 6, "feature_dim": 6, "num_classes": 5, "targets": "image", **change})
+    return Flickr30kEntitiesDataset(
+        **{
+            "stage": stage,
+            "annotation_file": str(files / f"{stage}.json"),
+            "regions_file": str(files / "regions.h5"),
+            "vocabulary_file": str(files / "vocabulary.txt"),
+            "seq_per_sample": 2,
+            "max_regions": None,
+            "max_seq_len": 20,
+            "vocab_size": 6,
+            "feature_dim": 6,
+            "num_classes": 5,
+            "targets": "image",
+            **change,
+        }
+    )
 
 
 def test_the_dataset_is_registered_under_the_designs_name():
@@ -68,8 +90,13 @@ def test_a_training_sample_has_exactly_the_keys_shapes_and_types_of_the_contract
     sample = mapper(mapper.load_data(None)[0])
     regions = RegionStore(files / "regions.h5").read(11)
     assert sample[kfg.IDS] == 11 and isinstance(sample[kfg.IDS], int)
-    expected = {kfg.ATT_FEATS: regions.features, keys.BOXES_PX: BOXES, keys.CLASS_PROBS: regions.class_probs,
-                keys.SPATIAL: spatial_vectors(BOXES, 100, 80), keys.IMAGE_SIZE: np.array([100, 80])}
+    expected = {
+        kfg.ATT_FEATS: regions.features,
+        keys.BOXES_PX: BOXES,
+        keys.CLASS_PROBS: regions.class_probs,
+        keys.SPATIAL: spatial_vectors(BOXES, 100, 80),
+        keys.IMAGE_SIZE: np.array([100, 80]),
+    }
     for key, value in expected.items():
         # V and c travel as tensors, through shared memory; a file handle each. Small things are arrays.
         assert torch.is_tensor(sample[key]) == (key in (kfg.ATT_FEATS, keys.CLASS_PROBS))
@@ -77,15 +104,23 @@ def test_a_training_sample_has_exactly_the_keys_shapes_and_types_of_the_contract
         np.testing.assert_array_equal(np.asarray(sample[key]), value)
     assert int(sample[kfg.SEQ_PER_SAMPLE]) == 2 and len(sample[kfg.G_TOKENS_IDS]) == 2
     assert sample[keys.SIGMA].tolist() == [[1, 1, 0, 0]] and sample[keys.HAS_BOXES].tolist() == [1]
-    assert set(sample) == {kfg.IDS, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS, keys.SIGMA, keys.HAS_BOXES,
-                           *expected}
+    assert set(sample) == {
+        kfg.IDS,
+        kfg.SEQ_PER_SAMPLE,
+        kfg.G_TOKENS_IDS,
+        kfg.G_TARGET_IDS,
+        keys.SIGMA,
+        keys.HAS_BOXES,
+        *expected,
+    }
 
 
 def test_inputs_begin_with_0_and_targets_end_with_0_and_unknown_words_are_unk(files):
     mapper = dataset(files, seq_per_sample=3)
     sample = mapper(mapper.load_data(None)[0])
-    pairs = sorted((tokens.tolist(), target.tolist())
-                   for tokens, target in zip(sample[kfg.G_TOKENS_IDS], sample[kfg.G_TARGET_IDS]))
+    pairs = sorted(
+        (tokens.tolist(), target.tolist()) for tokens, target in zip(sample[kfg.G_TOKENS_IDS], sample[kfg.G_TARGET_IDS])
+    )
     # a man sees a dog = 1 2 3 1 4; a man = 1 2; green grass = UNK UNK = 5 5
     assert pairs == [([0, 1, 2], [1, 2, 0]), ([0, 1, 2, 3, 1, 4], [1, 2, 3, 1, 4, 0]), ([0, 5, 5], [5, 5, 0])]
     assert sample[kfg.G_TOKENS_IDS][0].dtype == np.int64
@@ -136,8 +171,14 @@ def test_what_nobody_needs_is_not_there(files):
     mapper = dataset(files, "val")
     records = mapper.load_data(None)
     assert records == [{"image_id": 11}, {"image_id": 12}]
-    assert set(mapper(records[1])) == {kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE,
-                                       keys.CLASS_PROBS}
+    assert set(mapper(records[1])) == {
+        kfg.IDS,
+        kfg.ATT_FEATS,
+        keys.BOXES_PX,
+        keys.SPATIAL,
+        keys.IMAGE_SIZE,
+        keys.CLASS_PROBS,
+    }
 
 
 def test_reference_captions_come_in_order_and_uncut_when_attention_on_them_is_asked_for(files):
@@ -157,8 +198,11 @@ def test_mapper_and_records_travel_to_a_worker(files):
 
 def test_everything_that_does_not_fit_is_told_at_once(files):
     mapper = dataset(files, vocab_size=9, num_classes=1601, feature_dim=2048)
-    with pytest.raises(UserError, match=r"(?s)3 problems.*VOCAB_SIZE is 9, but .* has 5 words; set it to 6.*"
-                                        r"IN_DIM is 2048.*set it to 6.*NUM_CLASSES is 1601.*have 5 columns"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)3 problems.*VOCAB_SIZE is 9, but .* has 5 words; set it to 6.*"
+        r"IN_DIM is 2048.*set it to 6.*NUM_CLASSES is 1601.*have 5 columns",
+    ):
         mapper.load_data(None)
 
 
@@ -208,11 +252,14 @@ def test_a_broken_annotation_file_is_named(files):
         dataset(files).load_data(None)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"targets": "caption"}, "TARGETS must be one of image, sentence"),
-    ({"cache": "disk"}, "CACHE must be one of none, ram, device"),
-    ({"seq_per_sample": 0}, "SEQ_PER_SAMPLE"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": "caption"}, "TARGETS must be one of image, sentence"),
+        ({"cache": "disk"}, "CACHE must be one of none, ram, device"),
+        ({"seq_per_sample": 0}, "SEQ_PER_SAMPLE"),
+    ],
+)
 def test_settings_that_cannot_work_are_refused(files, change, message):
     with pytest.raises(UserError, match=message):
         dataset(files, **change)
@@ -220,8 +267,15 @@ def test_settings_that_cannot_work_are_refused(files, change, message):
 
 def test_the_config_decides_and_only_from_config_reads_it(files, tmp_path):
     def build(stage="train", **overrides):
-        cfg = toy_config(tmp_path / "toy", **{"DATALOADER.ANNO_FOLDER": str(files), "DATALOADER.REGIONS": "r.h5",
-                                              "DATALOADER.SEQ_PER_SAMPLE": 2, **overrides})
+        cfg = toy_config(
+            tmp_path / "toy",
+            **{
+                "DATALOADER.ANNO_FOLDER": str(files),
+                "DATALOADER.REGIONS": "r.h5",
+                "DATALOADER.SEQ_PER_SAMPLE": 2,
+                **overrides,
+            },
+        )
         return DATASETS_REGISTRY.get("Flickr30kEntitiesDataset")(cfg, stage)
 
     (tmp_path / "toy").mkdir()

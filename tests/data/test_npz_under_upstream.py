@@ -18,9 +18,17 @@ def test_mscoco_dataset_of_upstream_reads_the_exported_npz(tmp_path):
     mscoco = importlib.import_module("xmodaler.datasets.images.mscoco")
     convert_regions(WRITERS["xmodaler_npz"](tmp_path / "pack"), tmp_path / "r.h5", Rules())
     export_npz(RegionStore(tmp_path / "r.h5"), tmp_path / "npz")
-    dataset = mscoco.MSCoCoDataset(stage="val", anno_file="", seq_per_img=5, max_feat_num=50, max_seq_len=20,
-                                   feats_folder=str(tmp_path / "npz"), relation_file="", gv_feat_file="",
-                                   attribute_file="")
+    dataset = mscoco.MSCoCoDataset(
+        stage="val",
+        anno_file="",
+        seq_per_img=5,
+        max_feat_num=50,
+        max_seq_len=20,
+        feats_folder=str(tmp_path / "npz"),
+        relation_file="",
+        gv_feat_file="",
+        attribute_file="",
+    )
     for image_id, (width, height) in SIZES.items():
         sample = dataset({"image_id": str(image_id)})
         expected = content(image_id)

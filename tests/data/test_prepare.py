@@ -14,9 +14,13 @@ from xmodaler_ssattn.data.splits import overlap_warnings, read_splits, read_unre
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
 
-SENTENCES = ["[/EN#1/people Two men] watch [/EN#2/animals a dog] .", "[/EN#1/people Men] and [/EN#2/animals a dog] .",
-             "A dog with [/EN#3/scene the park bench] .", "[/EN#0/notvisual They] watch [/EN#2/other it] .",
-             "[/EN#1/people The guys] watch ."]
+SENTENCES = [
+    "[/EN#1/people Two men] watch [/EN#2/animals a dog] .",
+    "[/EN#1/people Men] and [/EN#2/animals a dog] .",
+    "A dog with [/EN#3/scene the park bench] .",
+    "[/EN#0/notvisual They] watch [/EN#2/other it] .",
+    "[/EN#1/people The guys] watch .",
+]
 XML = """<annotation><size><width>100</width><height>80</height></size>
 <object><name>1</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>11</xmax><ymax>21</ymax></bndbox></object>
 <object><name>1</name><bndbox><xmin>31</xmin><ymin>1</ymin><xmax>41</xmax><ymax>41</ymax></bndbox></object>
@@ -44,8 +48,13 @@ def official(tmp_path):
 
 
 def prepare(folder, out, splits=SPLITS, **options):
-    options = {"lemma": lemma, "sentences_dir": folder / "Sentences", "annotations_dir": folder / "Annotations",
-               "classes": CLASSES, **options}
+    options = {
+        "lemma": lemma,
+        "sentences_dir": folder / "Sentences",
+        "annotations_dir": folder / "Annotations",
+        "classes": CLASSES,
+        **options,
+    }
     return prepare_annotations(out, splits, **options)
 
 
@@ -58,20 +67,40 @@ def test_an_image_becomes_a_record_with_classes_heads_and_boxes(official, tmp_pa
     assert (image["image_id"], image["width"], image["height"], len(image["captions"])) == (11, 100, 80, 5)
     men, dog = image["captions"][0]["phrases"]
     # XML counts from 1: 1..11 -> 0..10
-    assert men == {"start": 0, "end": 2, "head": 1, "class": "man", "chain": "1",
-                   "boxes": [[0, 0, 10, 20], [30, 0, 40, 40]]}
+    assert men == {
+        "start": 0,
+        "end": 2,
+        "head": 1,
+        "class": "man",
+        "chain": "1",
+        "boxes": [[0, 0, 10, 20], [30, 0, 40, 40]],
+    }
     assert dog == {"start": 3, "end": 5, "head": 4, "class": "dog", "chain": "2", "boxes": [[50, 50, 60, 60]]}
     they, it = image["captions"][3]["phrases"]
     assert they["chain"] is None and they["boxes"] == [] and it["class"] is None and it["boxes"] == [[50, 50, 60, 60]]
-    assert image["captions"][2]["phrases"][0] == {"start": 3, "end": 6, "head": 5, "class": "bench", "chain": "3",
-                                                  "boxes": []}
+    assert image["captions"][2]["phrases"][0] == {
+        "start": 3,
+        "end": 6,
+        "head": 5,
+        "class": "bench",
+        "chain": "3",
+        "boxes": [],
+    }
 
 
 def test_all_files_of_the_folder_are_there_and_belong_together(official, tmp_path):
     report = prepare(official, tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out")) == [
-        "captions_test.json", "captions_train.json", "captions_val.json", "grounding_test.json", "grounding_val.json",
-        "test.json", "train.json", "val.json", "vocabulary.txt"]
+        "captions_test.json",
+        "captions_train.json",
+        "captions_val.json",
+        "grounding_test.json",
+        "grounding_val.json",
+        "test.json",
+        "train.json",
+        "val.json",
+        "vocabulary.txt",
+    ]
     coco = json.loads((tmp_path / "out" / "captions_val.json").read_text())
     assert coco["type"] == "captions" and coco["images"] == [{"id": 12}]
     assert coco["annotations"][0]["caption"] == "Two men watch a dog ."
@@ -82,8 +111,14 @@ def test_all_files_of_the_folder_are_there_and_belong_together(official, tmp_pat
     assert image["captions"][0]["process_clss"] == ["man", "dog"] and image["captions"][0]["process_idx"] == [1, 4]
     assert image["captions"][0]["process_bnd_box"] == [[0, 0, 40, 40], [50, 50, 60, 60]]
     # five captions: man 2 times with boxes, dog 2 times; "the park bench" has no box, "it" and "guys" no class
-    assert report.counts["val"] == {"images": 1, "captions": 5, "long_captions": 0, "phrases": 8, "grounded_words": 4,
-                                    "boxes": 3}
+    assert report.counts["val"] == {
+        "images": 1,
+        "captions": 5,
+        "long_captions": 0,
+        "phrases": 8,
+        "grounded_words": 4,
+        "boxes": 3,
+    }
 
 
 def test_words_are_counted_over_all_images_also_those_of_no_split(official, tmp_path):
@@ -110,8 +145,11 @@ def damage(official):
     (sentences / "11.txt").write_text("\n".join(["[/EN#1/people Two men watch .", *SENTENCES[1:]]))
     (annotations / "12.xml").write_text(XML.replace("<xmax>61</xmax>", "<xmax>999</xmax>"))
     (sentences / "13.txt").write_text("\n".join([*SENTENCES[:4], "[/EN#77/people The guys] watch ."]))
-    return (r"11\.txt, line 1: the bracket", r"12\.xml, line 4: the box of chain 2.*leaves the image of 100 x 80",
-            r"13\.txt, line 5: chain 77 of the phrase 'the guys' is not in .*13\.xml")
+    return (
+        r"11\.txt, line 1: the bracket",
+        r"12\.xml, line 4: the box of chain 2.*leaves the image of 100 x 80",
+        r"13\.txt, line 5: chain 77 of the phrase 'the guys' is not in .*13\.xml",
+    )
 
 
 def test_all_bad_things_are_told_at_once_and_nothing_is_written(official, tmp_path):
@@ -126,7 +164,10 @@ def test_skip_bad_goes_on_and_lists_what_it_left_out(official, tmp_path):
     report = prepare(official, tmp_path / "out", splits={"train": [11, 14], "val": [12], "test": [13]}, skip_bad=True)
     left_out = json.loads((tmp_path / "out" / "left_out.json").read_text())
     assert [(entry["image_id"], entry["left_out"]) for entry in left_out] == [
-        (11, "image"), (12, "box"), (13, "boxes of the phrase")]
+        (11, "image"),
+        (12, "box"),
+        (13, "boxes of the phrase"),
+    ]
     assert [image["image_id"] for image in read_annotations(tmp_path / "out" / "train.json").images] == [14]
     (image,) = read_annotations(tmp_path / "out" / "val.json").images
     assert image["captions"][0]["phrases"][1]["boxes"] == []  # the dog lost its only box
@@ -165,7 +206,10 @@ def test_unrelated_captions_leave_the_training_split_alone(official, tmp_path):
     report = prepare(official, tmp_path / "out", unrelated=unrelated)
     (image,) = read_annotations(tmp_path / "out" / "train.json").images
     assert [caption["raw"] for caption in image["captions"]] == [
-        "Two men watch a dog .", "A dog with the park bench .", "They watch it ."]
+        "Two men watch a dog .",
+        "A dog with the park bench .",
+        "They watch it .",
+    ]
     assert report.unrelated == 2 and report.counts["val"]["captions"] == 5
     (tmp_path / "UNRELATED_CAPTIONS").write_text("11 five\n")
     with pytest.raises(UserError, match="line 1: expected 'image-id sentence-number', found '11 five'"):
@@ -173,16 +217,29 @@ def test_unrelated_captions_leave_the_training_split_alone(official, tmp_path):
 
 
 def gvd_files(tmp_path, **change):
-    caption = {"tokens": ["Two", "men", "", "watch", "a", "dog", ""], "process_idx": [1, 5],
-               "process_clss": ["man", "dog"], "process_bnd_box": [[0, 0, 40, 40], [50, 50, 60, 60]], **change}
-    images = [{"image_id": image_id, "image_size": [100, 80], "captions": [caption] * 5}
-              for image_id in (11, 12, 13, 14)]
+    caption = {
+        "tokens": ["Two", "men", "", "watch", "a", "dog", ""],
+        "process_idx": [1, 5],
+        "process_clss": ["man", "dog"],
+        "process_bnd_box": [[0, 0, 40, 40], [50, 50, 60, 60]],
+        **change,
+    }
+    images = [
+        {"image_id": image_id, "image_size": [100, 80], "captions": [caption] * 5} for image_id in (11, 12, 13, 14)
+    ]
     cleaned = tmp_path / "flickr30k_cleaned_class.json"
     cleaned.write_text(json.dumps({"vocab": CLASSES, "annotations": images}))
     words = ["two", "men", "watch", "a", "dog", "UNK"]
     dictionary = tmp_path / "dic_flickr30k.json"
-    dictionary.write_text(json.dumps({"ix_to_word": {str(i): word for i, word in enumerate(words, 1)},
-                                      "wtod": {"dog": 0, "man": 1, "bench": 2}, "wtol": {"men": "man"}}))
+    dictionary.write_text(
+        json.dumps(
+            {
+                "ix_to_word": {str(i): word for i, word in enumerate(words, 1)},
+                "wtod": {"dog": 0, "man": 1, "bench": 2},
+                "wtol": {"men": "man"},
+            }
+        )
+    )
     return {"official": cleaned, "dictionary": dictionary}
 
 
@@ -194,20 +251,29 @@ def test_gvds_own_files_are_taken_as_they_are(official, tmp_path):
     caption = annotations.images[0]["captions"][0]
     # the empty token at position 2 is dropped, so "dog" moves from 5 to 4
     assert caption["tokens"] == ["two", "men", "watch", "a", "dog"] and caption["raw"] == "Two men watch a dog"
-    assert caption["phrases"][1] == {"start": 4, "end": 5, "head": 4, "class": "dog", "chain": None,
-                                     "boxes": [[50, 50, 60, 60]]}
+    assert caption["phrases"][1] == {
+        "start": 4,
+        "end": 5,
+        "head": 4,
+        "class": "dog",
+        "chain": None,
+        "boxes": [[50, 50, 60, 60]],
+    }
     assert report.vocabulary.words == ["two", "men", "watch", "a", "dog", "UNK"]
     assert json.loads((tmp_path / "out" / "lemmas.json").read_text()) == {"men": "man"}
     grounding = json.loads((tmp_path / "out" / "grounding_test.json").read_text())
     assert grounding["annotations"][0]["captions"][0]["tokens"][2] == ""  # the reference stays as published
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"process_idx": [1, 2]}, "process_idx 2 is not the position of a word"),
-    ({"process_clss": ["man", "cat"]}, "the class 'cat' is not in 'vocab'"),
-    ({"process_clss": ["man"]}, "have 2, 1 and 2 entries"),
-    ({"process_bnd_box": [[0, 0, 40, 40], [9, 0, 8, 1]]}, "is not x1 <= x2"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"process_idx": [1, 2]}, "process_idx 2 is not the position of a word"),
+        ({"process_clss": ["man", "cat"]}, "the class 'cat' is not in 'vocab'"),
+        ({"process_clss": ["man"]}, "have 2, 1 and 2 entries"),
+        ({"process_bnd_box": [[0, 0, 40, 40], [9, 0, 8, 1]]}, "is not x1 <= x2"),
+    ],
+)
 def test_contradictions_in_gvds_file_are_named(official, tmp_path, change, message):
     with pytest.raises(UserError, match=rf"flickr30k_cleaned_class\.json, image 11: .*{message}"):
         prepare(official, tmp_path / "out", **gvd_files(tmp_path, **change))
@@ -251,8 +317,10 @@ def test_only_overlaps_that_matter_are_warned_about():
     assert len(overlap_warnings(ours, {"train": [], "val": [5], "test": [6]}, "X")) == 0
 
 
-@pytest.mark.skipif(not (shared_data() / "flickr30k" / "captions.json.gz").is_file(),
-                    reason=f"no real captions in {shared_data()}; set SSATTN_TEST_DATA")
+@pytest.mark.skipif(
+    not (shared_data() / "flickr30k" / "captions.json.gz").is_file(),
+    reason=f"no real captions in {shared_data()}; set SSATTN_TEST_DATA",
+)
 def test_real_captions_go_through_the_official_layout(tmp_path):
     captions = dict(list(real_captions().items())[::200])
     splits = write_entities(tmp_path / "entities", captions, set(read_classes()))

@@ -20,7 +20,9 @@ def made_up(image_id, count=3, dim=4, classes=5):
     corner = rng.integers(0, 80, (count, 2)).astype(np.float32)
     probs = rng.random((count, classes)).astype(np.float32)
     return {
-        "width": 100 + image_id, "height": 90, "boxes_px": np.concatenate([corner, corner + 10], axis=1),
+        "width": 100 + image_id,
+        "height": 90,
+        "boxes_px": np.concatenate([corner, corner + 10], axis=1),
         "features": rng.standard_normal((count, dim)).astype(np.float32),
         "class_probs": probs / probs.sum(1, keepdims=True),
     }
@@ -185,15 +187,21 @@ def test_repeated_ids_and_impossible_counts_are_found(tmp_path):
         RegionStore(path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"boxes_px": np.zeros((0, 4)), "features": np.zeros((0, 4)), "class_probs": np.zeros((0, 5))}, "it has 0 regions"),
-    ({"features": np.zeros((3, 3))}, r"features has shape \(3, 3\), expected \(3, 4\)"),
-    ({"features": np.full((3, 4), np.nan)}, r"features\[0, 0\] is nan"),
-    ({"boxes_px": np.tile([5, 0, 4, 9], (3, 1))}, "x2 < x1"),
-    ({"class_probs": np.full((3, 5), 2.0)}, "before the softmax"),
-    ({"class_probs": None}, "class probabilities are missing"),
-    ({"width": 0}, "must be positive"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"boxes_px": np.zeros((0, 4)), "features": np.zeros((0, 4)), "class_probs": np.zeros((0, 5))},
+            "it has 0 regions",
+        ),
+        ({"features": np.zeros((3, 3))}, r"features has shape \(3, 3\), expected \(3, 4\)"),
+        ({"features": np.full((3, 4), np.nan)}, r"features\[0, 0\] is nan"),
+        ({"boxes_px": np.tile([5, 0, 4, 9], (3, 1))}, "x2 < x1"),
+        ({"class_probs": np.full((3, 5), 2.0)}, "before the softmax"),
+        ({"class_probs": None}, "class probabilities are missing"),
+        ({"width": 0}, "must be positive"),
+    ],
+)
 def test_a_bad_image_is_refused_by_name_and_nothing_is_left(tmp_path, change, message):
     with (
         pytest.raises(UserError, match=message) as caught,

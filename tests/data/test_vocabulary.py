@@ -31,13 +31,16 @@ def test_the_host_reads_the_same_words_at_the_same_indices(tmp_path):
     assert list(load_vocab(str(tmp_path / "vocabulary.txt")))[1:] == ["a", "man", "UNK"]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("a\nb\n", "last word must be UNK, found 'b'"),
-    ("", "is not one word|last word must be UNK"),
-    ("a\n\nUNK\n", "line 2: '' is not one word"),
-    ("a\nb c\nUNK\n", "line 2: 'b c' is not one word"),
-    ("a\na\nUNK\n", "line 2: 'a' stands in line 1 already"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\nb\n", "last word must be UNK, found 'b'"),
+        ("", "is not one word|last word must be UNK"),
+        ("a\n\nUNK\n", "line 2: '' is not one word"),
+        ("a\nb c\nUNK\n", "line 2: 'b c' is not one word"),
+        ("a\na\nUNK\n", "line 2: 'a' stands in line 1 already"),
+    ],
+)
 def test_a_broken_file_is_named_with_its_line(tmp_path, text, message):
     (tmp_path / "vocabulary.txt").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -49,8 +52,10 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
         read_vocabulary(tmp_path / "vocabulary.txt")
 
 
-@pytest.mark.skipif(not (shared_data() / "flickr30k" / "captions.json.gz").is_file(),
-                    reason=f"no real captions in {shared_data()}; set SSATTN_TEST_DATA")
+@pytest.mark.skipif(
+    not (shared_data() / "flickr30k" / "captions.json.gz").is_file(),
+    reason=f"no real captions in {shared_data()}; set SSATTN_TEST_DATA",
+)
 def test_all_real_captions_give_a_vocabulary_of_plausible_size():
     counts: Counter[str] = Counter()
     long_captions = captions = 0

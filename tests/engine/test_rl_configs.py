@@ -14,8 +14,16 @@ ROOT = Path(__file__).parents[2]
 PAPERS = ROOT / "configs" / "flickr30k_entities"
 SAMPLE = ROOT / "configs" / "sample"
 # What may differ between the stages: nothing that the weights, the data or the scores of the test depend on.
-MAY_DIFFER = {"ENGINE.NAME", "DATALOADER.TRAIN_BATCH_SIZE", "LOSSES.NAMES", "LR_SCHEDULER.NAME", "OUTPUT_DIR",
-              "SOLVER.BASE_LR", "SOLVER.EPOCH", "SOLVER.EVAL_PERIOD"}
+MAY_DIFFER = {
+    "ENGINE.NAME",
+    "DATALOADER.TRAIN_BATCH_SIZE",
+    "LOSSES.NAMES",
+    "LR_SCHEDULER.NAME",
+    "OUTPUT_DIR",
+    "SOLVER.BASE_LR",
+    "SOLVER.EPOCH",
+    "SOLVER.EVAL_PERIOD",
+}
 
 
 def flat(node, prefix=""):

@@ -107,8 +107,9 @@ def test_a_plural_names_its_class_as_in_the_published_metric(tmp_path):
 def test_any_object_of_the_words_class_will_do_and_overlap_must_be_above_a_half():
     boxes = np.array([[0.0, 0, 9, 9], [20, 0, 29, 9]])  # both of class 4, 10 x 10 pixels each
     regions = np.array([[0.0, 0, 9, 4], [0, 0, 9, 5], [20, 0, 29, 9]])  # overlaps with the first: 0.5, 0.6, 0
-    said = grounded_share([[4], [4], [4], [4, 4], [3], []], [[0], [1], [2], [0, 1], [2], []], np.array([4, 4]), boxes,
-                          regions)
+    said = grounded_share(
+        [[4], [4], [4], [4, 4], [3], []], [[0], [1], [2], [0, 1], [2], []], np.array([4, 4]), boxes, regions
+    )
     assert said.tolist() == [0.0, 1.0, 1.0, 0.5, 0.0, 0.0]
 
 

@@ -85,9 +85,15 @@ def test_the_loss_is_the_advantage_times_the_log_probability_of_the_drawn_words(
     forced, metrics = trainer._draw_and_score(batch)
     torch.manual_seed(1)
     drawn = draw_captions(trainer.model, batch, 12, greedy_first=True).sents.view(4, 13, -1)
-    rewards = np.array([[trainer.scorer({
-        kfg.IDS: [image_id], kfg.G_SENTS_IDS: caption.unsqueeze(0)})[kfg.REWARDS][0] for caption in captions]
-        for image_id, captions in zip((11, 12, 13, 14), drawn)])
+    rewards = np.array(
+        [
+            [
+                trainer.scorer({kfg.IDS: [image_id], kfg.G_SENTS_IDS: caption.unsqueeze(0)})[kfg.REWARDS][0]
+                for caption in captions
+            ]
+            for image_id, captions in zip((11, 12, 13, 14), drawn)
+        ]
+    )
     np.testing.assert_allclose(forced[kfg.REWARDS].view(4, 12), rewards[:, 1:] - rewards[:, :1], atol=1e-6)
     assert metrics["reward"] == pytest.approx(rewards[:, 1:].mean()) == pytest.approx(metrics["CiderD"])
     assert metrics["baseline"] == pytest.approx(rewards[:, 0].mean())

@@ -107,9 +107,7 @@ def slow_attention(reference, predictions):
     for record in reference:
         image = str(record["image_id"])
         for i, caption in enumerate(record["captions"]):
-            for position, name, box in zip(
-                caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]
-            ):
+            for position, name, box in zip(caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]):
                 if image not in predictions or position not in predictions[image][i]["idx_in_sent"]:
                     hits[name].append(0)
                 else:

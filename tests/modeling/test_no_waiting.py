@@ -18,8 +18,19 @@ from xmodaler_ssattn.resident import ResidentRegions
 
 SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
 # Each of these makes a GPU's host wait: a value or a size goes back.
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "multinomial", "is_nonzero", "equal", "_unique2",
-           "unique_consecutive", "unique_dim", "bincount", "repeat_interleave.Tensor"}
+WAITING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "multinomial",
+    "is_nonzero",
+    "equal",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim",
+    "bincount",
+    "repeat_interleave.Tensor",
+}
 
 
 class NoWaiting(TorchDispatchMode):

@@ -8,16 +8,25 @@ from xmodaler_ssattn.regions.anchors import caffe_cell_anchors, detectron2_cell_
 
 def test_the_original_twelve_in_their_order():
     assert caffe_cell_anchors().tolist() == [
-        [-38, -16, 53, 31], [-84, -40, 99, 55], [-176, -88, 191, 103], [-360, -184, 375, 199],
-        [-24, -24, 39, 39], [-56, -56, 71, 71], [-120, -120, 135, 135], [-248, -248, 263, 263],
-        [-14, -36, 29, 51], [-36, -80, 51, 95], [-80, -168, 95, 183], [-168, -344, 183, 359],
+        [-38, -16, 53, 31],
+        [-84, -40, 99, 55],
+        [-176, -88, 191, 103],
+        [-360, -184, 375, 199],
+        [-24, -24, 39, 39],
+        [-56, -56, 71, 71],
+        [-120, -120, 135, 135],
+        [-248, -248, 263, 263],
+        [-14, -36, 29, 51],
+        [-36, -80, 51, 95],
+        [-80, -168, 95, 183],
+        [-168, -344, 183, 359],
     ]
 
 
 def test_detectron2_goes_size_by_size_about_zero_without_rounding():
     anchors = detectron2_cell_anchors((32, 64))
     width, height = (anchors[:, 2:] - anchors[:, :2]).T
-    np.testing.assert_allclose(width * height, [32 ** 2] * 3 + [64 ** 2] * 3, rtol=1e-6)
+    np.testing.assert_allclose(width * height, [32**2] * 3 + [64**2] * 3, rtol=1e-6)
     np.testing.assert_allclose(height / width, [0.5, 1, 2] * 2, rtol=1e-6)
     assert (anchors[:, :2] == -anchors[:, 2:]).all()
     assert anchors[1].tolist() == [-16, -16, 16, 16]

@@ -18,7 +18,9 @@ from xmodaler_ssattn.regions.torch_backend import TorchDetector
 
 # The last two: the ResNeXt of MILVLG, and a network without attributes.
 NETWORKS = {
-    "caffe": ("caffe", {}), "airsplay": ("airsplay", {}), "milvlg_d2": ("milvlg_d2", {}),
+    "caffe": ("caffe", {}),
+    "airsplay": ("airsplay", {}),
+    "milvlg_d2": ("milvlg_d2", {}),
     "grouped": ("milvlg_d2", {"groups": 2, "group_width": 8, "stride_in_1x1": False, "pool_size": 7}),
     "plain": ("airsplay", {"num_attributes": None}),
 }
@@ -112,7 +114,8 @@ def test_the_anchors_are_set_whatever_detectron2_computes(tmp_path):
         for part in ("weight", "bias"):
             tensor = weights[f"proposal_generator.rpn_head.{layer}.{part}"]
             weights[f"proposal_generator.rpn_head.{layer}.{part}"] = (
-                tensor.view(12, rows, *tensor.shape[1:]).flip(0).reshape(tensor.shape))
+                tensor.view(12, rows, *tensor.shape[1:]).flip(0).reshape(tensor.shape)
+            )
     torch.save({**weights, CELL_ANCHORS: torch.from_numpy(backwards)}, tmp_path / "w.pth")
     file = open_weights(tmp_path / "w.pth")
     theirs = build_detectron2_network(file.weights, file.dialect, file.anchors_px)

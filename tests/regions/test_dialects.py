@@ -51,8 +51,9 @@ def test_a_network_written_in_a_dialect_and_read_again_says_the_same(kind, seed)
         # From here on alike, lest a rounding of the trunk decides which of two equal proposals is kept.
         trunk = network.trunk(PICTURE)
         boxes = network.propose(trunk, 96, 128, 1.0).boxes_px[:20]
-        described = [each.describe(each.features(each.pool(trunk, boxes)[:]), boxes, 96, 128)
-                     for each in (network, again)]
+        described = [
+            each.describe(each.features(each.pool(trunk, boxes)[:]), boxes, 96, 128) for each in (network, again)
+        ]
     assert len(boxes) == 20
     for ours, theirs in zip(*described):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 if seed else 0)
@@ -118,8 +119,12 @@ def test_a_file_without_attribute_head_is_a_network_without_one(kind):
 
 
 def test_what_detectron2_keeps_beside_the_weights_is_no_problem(caffe):
-    extra = {"pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1), "backbone.res2.0.conv1.norm.num_batches_tracked": (),
-             "proposal_generator.anchor_generator.cell_anchors.0": (12, 4)}
+    extra = {
+        "pixel_mean": (3, 1, 1),
+        "pixel_std": (3, 1, 1),
+        "backbone.res2.0.conv1.norm.num_batches_tracked": (),
+        "proposal_generator.anchor_generator.cell_anchors.0": (12, 4),
+    }
     assert dialect_of({**caffe, **extra}) == dialect_of(caffe)
     without = {name: shape for name, shape in caffe.items() if "bbox_pred" not in name}
     assert len(without) < len(caffe) and dialect_of(without) == dialect_of(caffe)
@@ -128,15 +133,19 @@ def test_what_detectron2_keeps_beside_the_weights_is_no_problem(caffe):
 def test_everything_that_is_missing_unknown_or_of_another_shape_is_said_at_once(caffe):
     shapes = dict(caffe)
     del shapes["roi_heads.res5.1.conv2.norm.bias"], shapes["roi_heads.box_predictor.cls_score.bias"]
-    shapes |= {"roi_heads.mask_head.weight": (4, 4), "head.cls_score.weight": (13, 128),
-               "backbone.res3.0.conv2.weight": (9, 8, 3, 3)}
+    shapes |= {
+        "roi_heads.mask_head.weight": (4, 4),
+        "head.cls_score.weight": (13, 128),
+        "backbone.res3.0.conv2.weight": (9, 8, 3, 3),
+    }
     with pytest.raises(UserError) as error:
         dialect_of(shapes, "w.pth")
     assert str(error.value) == (
         "Detector weights: w.pth are read as milvlg-caffe and cannot be used; 3 problems:\n"
         "  1. tensors are missing: 2: roi_heads.res5.1.conv2.norm.bias, roi_heads.box_predictor.cls_score.bias\n"
         "  2. tensors are not known: 2: roi_heads.mask_head.weight, head.cls_score.weight\n"
-        "  3. shapes are wrong: 1: backbone.res3.0.conv2.weight is 9 x 8 x 3 x 3, expected 8 x 8 x 3 x 3")
+        "  3. shapes are wrong: 1: backbone.res3.0.conv2.weight is 9 x 8 x 3 x 3, expected 8 x 8 x 3 x 3"
+    )
 
 
 def test_a_block_that_is_missing_at_full_size_is_named_and_no_smaller_network_assumed():
@@ -161,17 +170,23 @@ def test_attribute_names_of_one_dialect_do_not_pass_in_another(caffe):
 
 def test_a_network_of_another_kind_is_told_what_it_lacks():
     captioner = {"encoder.embed.weight": (1000, 2048), "decoder.lstm.weight_ih": (4000, 1000), "decoder.fc.bias": (9,)}
-    with pytest.raises(UserError, match=r"model\.pth: no Bottom-Up detector\. It lacks backbone\.stem\.conv1\.weight, "
-                                        r".*cls_score\.weight; what it has is 3: encoder\.embed\.weight, decoder"):
+    with pytest.raises(
+        UserError,
+        match=r"model\.pth: no Bottom-Up detector\. It lacks backbone\.stem\.conv1\.weight, "
+        r".*cls_score\.weight; what it has is 3: encoder\.embed\.weight, decoder",
+    ):
         dialect_of(captioner, "model.pth")
 
 
-@pytest.mark.parametrize("name, words", [
-    ("backbone.stem.norm.weight", "norms come before its convolutions"),
-    ("roi_heads.res5_bn.running_mean", "norms come before its convolutions"),
-    ("backbone.fpn.fpn_inner2.weight", "a feature pyramid"),
-    ("module.backbone.fpn.fpn_layer1.bias", "a feature pyramid"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("backbone.stem.norm.weight", "norms come before its convolutions"),
+        ("roi_heads.res5_bn.running_mean", "norms come before its convolutions"),
+        ("backbone.fpn.fpn_inner2.weight", "a feature pyramid"),
+        ("module.backbone.fpn.fpn_layer1.bias", "a feature pyramid"),
+    ],
+)
 def test_relatives_that_are_not_supported_are_called_by_their_names(caffe, name, words):
     with pytest.raises(UserError, match=f"{words}.*It is not supported"):
         dialect_of({**caffe, name: (64,)})
@@ -180,16 +195,24 @@ def test_relatives_that_are_not_supported_are_called_by_their_names(caffe, name,
 @pytest.mark.parametrize("logits, deltas", [(12, 60), (9, 36), (30, 60)])
 def test_other_numbers_of_anchors_are_refused(caffe, logits, deltas):
     head = "proposal_generator.rpn_head"
-    shapes = {**caffe, f"{head}.objectness_logits.weight": (logits, 16, 1, 1),
-              f"{head}.anchor_deltas.weight": (deltas, 16, 1, 1)}
+    shapes = {
+        **caffe,
+        f"{head}.objectness_logits.weight": (logits, 16, 1, 1),
+        f"{head}.anchor_deltas.weight": (deltas, 16, 1, 1),
+    }
     with pytest.raises(UserError, match=rf"has {logits} rows and .* {deltas}; expected 24 and 48 \(milvlg-caffe\), 12"):
         dialect_of(shapes)
 
 
-@pytest.mark.parametrize("name, shape", [
-    ("backbone.stem.conv1.weight", (0, 3, 7, 7)), ("backbone.res2.0.conv2.weight", (4, 0, 3, 3)),
-    ("roi_heads.box_predictor.cls_score.weight", (13,)), ("proposal_generator.rpn_head.anchor_deltas.weight", ()),
-])
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("backbone.stem.conv1.weight", (0, 3, 7, 7)),
+        ("backbone.res2.0.conv2.weight", (4, 0, 3, 3)),
+        ("roi_heads.box_predictor.cls_score.weight", (13,)),
+        ("proposal_generator.rpn_head.anchor_deltas.weight", ()),
+    ],
+)
 def test_shapes_from_which_nothing_follows_are_an_error_not_a_crash(caffe, name, shape):
     with pytest.raises(UserError, match=re.escape(name)):
         dialect_of({**caffe, name: shape})

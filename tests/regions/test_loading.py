@@ -66,8 +66,9 @@ def test_every_dialect_in_every_container_is_the_network_that_was_written(tmp_pa
         trunk = network.trunk(PICTURE)
         assert torch.equal(trunk, again.trunk(PICTURE))
         boxes = network.propose(trunk, 96, 128, 1.0).boxes_px[:10]
-        for ours, theirs in zip(*(each.describe(each.features(each.pool(trunk, boxes)[:]), boxes, 96, 128)
-                                  for each in (network, again))):
+        for ours, theirs in zip(
+            *(each.describe(each.features(each.pool(trunk, boxes)[:]), boxes, 96, 128) for each in (network, again))
+        ):
             assert torch.equal(ours, theirs)
 
 
@@ -127,17 +128,24 @@ def test_anchors_in_the_file_are_used_where_they_differ_by_a_pixel_or_in_their_o
         caplog.clear()
 
 
-@pytest.mark.parametrize("theirs", [
-    cell_anchors("detectron2", (64, 128, 256, 512)),
-    cell_anchors("caffe", (32, 64, 128, 256)),
-    cell_anchors("caffe", (64, 128, 256, 512))[:9],
-    np.repeat(cell_anchors("caffe", (64, 128, 256, 512))[:1], 12, axis=0),
-    cell_anchors("caffe", (64, 128, 256, 512)) + np.float32(5),
-], ids=["detectron2's", "of other sizes", "too few", "one twelve times", "moved by 5 pixels"])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        cell_anchors("detectron2", (64, 128, 256, 512)),
+        cell_anchors("caffe", (32, 64, 128, 256)),
+        cell_anchors("caffe", (64, 128, 256, 512))[:9],
+        np.repeat(cell_anchors("caffe", (64, 128, 256, 512))[:1], 12, axis=0),
+        cell_anchors("caffe", (64, 128, 256, 512)) + np.float32(5),
+    ],
+    ids=["detectron2's", "of other sizes", "too few", "one twelve times", "moved by 5 pixels"],
+)
 def test_anchors_of_another_network_are_refused(tmp_path, networks, theirs):
     weights = weights_of(networks["caffe"], **{CELL_ANCHORS: torch.from_numpy(theirs)})
-    with pytest.raises(UserError, match=r"w\.pth has other anchors than milvlg-caffe\. First of the file: .* expected "
-                                        r"\[-38\.0, -16\.0, 53\.0, 31\.0"):
+    with pytest.raises(
+        UserError,
+        match=r"w\.pth has other anchors than milvlg-caffe\. First of the file: .* expected "
+        r"\[-38\.0, -16\.0, 53\.0, 31\.0",
+    ):
         open_weights(saved(tmp_path / "w.pth", weights))
 
 
@@ -171,9 +179,15 @@ def test_asking_for_detectron2_where_there_is_none_says_where_to_get_it(tmp_path
         load_detector(path, backend="detectron2")
 
 
-@pytest.mark.parametrize("state", [
-    {"weight": torch.ones(3, 2)}, {"weight": torch.ones(2, 2), "gain": torch.ones(2)}, {},
-], ids=["another shape", "one too many", "none"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"weight": torch.ones(3, 2)},
+        {"weight": torch.ones(2, 2), "gain": torch.ones(2)},
+        {},
+    ],
+    ids=["another shape", "one too many", "none"],
+)
 def test_a_detectron2_that_builds_another_network_is_not_used(state):
     """A linear layer without bias wants a weight of 2 x 2 and nothing else."""
     layer = torch.nn.Linear(2, 2, bias=False)

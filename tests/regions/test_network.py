@@ -44,8 +44,9 @@ def test_a_bottleneck_is_three_convolutions_and_a_shortcut(stride, dilation, in_
     x = torch.randn(1, 6, 9, 8)
     first, second = (stride, 1) if in_1x1 else (1, stride)
     expected = F.conv2d(x, block.conv1.weight, block.conv1.bias, stride=first).relu()
-    expected = F.conv2d(expected, block.conv2.weight, block.conv2.bias, stride=second, padding=dilation,
-                        dilation=dilation).relu()
+    expected = F.conv2d(
+        expected, block.conv2.weight, block.conv2.bias, stride=second, padding=dilation, dilation=dilation
+    ).relu()
     expected = F.conv2d(expected, block.conv3.weight, block.conv3.bias)
     expected = (expected + F.conv2d(x, block.shortcut.weight, block.shortcut.bias, stride=stride)).relu()
     torch.testing.assert_close(block(x.clone()), expected)
@@ -74,8 +75,9 @@ def test_the_full_sizes():
         assert retrained.res5(torch.empty(2, 1024, 14, 14)).shape == (2, 2048, 7, 7)
         resnext = resnet_stage(DetectorSpec.milvlg_d2(depth=152, groups=32, group_width=8, stride_in_1x1=False), 3)
         assert resnext[0].conv2.weight.shape == (512, 16, 3, 3) and resnext[0].conv2.stride == (2, 2)
-    assert [len(stage) for stage in (network.backbone.res2, network.backbone.res3, network.backbone.res4,
-                                     network.res5)] == [3, 4, 23, 3]
+    assert [
+        len(stage) for stage in (network.backbone.res2, network.backbone.res3, network.backbone.res4, network.res5)
+    ] == [3, 4, 23, 3]
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert shapes["rpn.logits.weight"] == (24, 512, 1, 1) and shapes["head.cls_score.weight"] == (1601, 2048)
     assert shapes["head.attribute_hidden.weight"] == (512, 2304) and shapes["head.attribute_score.weight"] == (401, 512)
@@ -87,11 +89,23 @@ def test_the_full_sizes():
 def test_the_names_of_the_state_dict():
     spec = DetectorSpec.tiny("airsplay", blocks_per_stage=(1, 1, 1, 1))
     block = [f"{conv}.{kind}" for conv in ("conv1", "conv2", "conv3", "shortcut") for kind in ("weight", "bias")]
-    expected = {f"{stage}.0.{name}" for stage in ("backbone.res2", "backbone.res3", "backbone.res4", "res5")
-                for name in block}
-    expected |= {f"{layer}.{kind}" for kind in ("weight", "bias")
-                 for layer in ("backbone.stem.conv1", "rpn.conv", "rpn.logits", "rpn.deltas", "head.cls_score",
-                               "head.bbox_pred", "head.attribute_hidden", "head.attribute_score")}
+    expected = {
+        f"{stage}.0.{name}" for stage in ("backbone.res2", "backbone.res3", "backbone.res4", "res5") for name in block
+    }
+    expected |= {
+        f"{layer}.{kind}"
+        for kind in ("weight", "bias")
+        for layer in (
+            "backbone.stem.conv1",
+            "rpn.conv",
+            "rpn.logits",
+            "rpn.deltas",
+            "head.cls_score",
+            "head.bbox_pred",
+            "head.attribute_hidden",
+            "head.attribute_score",
+        )
+    }
     assert set(BottomUpNetwork(spec).state_dict()) == expected | {"head.attribute_embedding.weight"}
     plain = BottomUpNetwork(DetectorSpec.tiny(num_attributes=None))
     assert not [name for name in plain.state_dict() if "attribute" in name or "bbox_pred" in name]
@@ -107,7 +121,7 @@ def test_a_pair_of_logits_is_all_backgrounds_then_all_foregrounds():
     y, x, anchor = 1, 0, 2
     row = (y * 2 + x) * 3 + anchor
     torch.testing.assert_close(scores[row], logits[[anchor, 3 + anchor], y, x].softmax(0)[1])
-    torch.testing.assert_close(moved[row], deltas[4 * anchor:4 * anchor + 4, y, x])
+    torch.testing.assert_close(moved[row], deltas[4 * anchor : 4 * anchor + 4, y, x])
 
 
 @torch.no_grad()
@@ -132,8 +146,9 @@ def test_background_comes_out_first_wherever_it_was():
     torch.testing.assert_close(probs.sum(1), torch.ones(5))
 
 
-@pytest.mark.parametrize(("where", "rows"), [("first", slice(1, None)), ("last", slice(0, -1)),
-                                             ("absent", slice(None))])
+@pytest.mark.parametrize(
+    ("where", "rows"), [("first", slice(1, None)), ("last", slice(0, -1)), ("absent", slice(None))]
+)
 def test_the_attribute_none_is_never_the_answer(where, rows):
     head = RegionHead(DetectorSpec.tiny(no_attribute=where))
     features, best = torch.rand(20, 128), torch.arange(20) % 13
@@ -166,7 +181,7 @@ def test_forward_is_its_parts_in_a_row(networks, image, dialect):
     else:
         best = probs[:, 1:].argmax(1)
         deltas = network.head.bbox_pred(features)
-        deltas = torch.stack([row[4 * c:4 * c + 4] for row, c in zip(deltas, best)])
+        deltas = torch.stack([row[4 * c : 4 * c + 4] for row, c in zip(deltas, best)])
         moved = move_boxes(proposals.boxes_px, deltas, geometry="detectron2", weights=(10, 10, 5, 5))
         expected = torch.minimum(moved.clamp(min=0), torch.tensor([96.0, 72, 96, 72]))
         torch.testing.assert_close(described.boxes_px, expected, atol=1e-4, rtol=1e-4)
@@ -196,8 +211,10 @@ def test_no_proposal_is_an_empty_answer(image):
     assert described.class_probs.shape == (0, 13) and described.attributes.shape == (0,)
 
 
-@pytest.mark.parametrize(("field", "value"), [("geometry", "fast"), ("anchors", "yolo"), ("boxes", "all"),
-                                              ("depth", 18), ("align_samples", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("geometry", "fast"), ("anchors", "yolo"), ("boxes", "all"), ("depth", 18), ("align_samples", 0)],
+)
 def test_a_spec_that_cannot_be(field, value):
     with pytest.raises(ValueError, match=field):
         DetectorSpec(**{field: value})

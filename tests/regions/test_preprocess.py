@@ -59,8 +59,9 @@ def slowly(image: np.ndarray, short: int, long: int, mean: np.ndarray) -> np.nda
     return out
 
 
-@pytest.mark.parametrize(("size", "short", "long"), [((7, 11), 16, 40), ((30, 22), 9, 20), ((5, 5), 5, 9),
-                                                     ((3, 50), 8, 60), ((1, 1), 8, 10)])
+@pytest.mark.parametrize(
+    ("size", "short", "long"), [((7, 11), 16, 40), ((30, 22), 9, 20), ((5, 5), 5, 9), ((3, 50), 8, 60), ((1, 1), 8, 10)]
+)
 def test_it_is_bilinear_larger_and_smaller(size, short, long):
     image, mean = picture(*size), np.array([3.0, 50.0, 100.0])
     tensor, _ = preprocess(image, short=short, long=long, mean=tuple(mean))
@@ -72,8 +73,9 @@ def test_it_equals_opencv(size):
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: the resize was compared with a slow loop only")
     image, mean = picture(*size), np.float32([102.9801, 115.9465, 122.7717])
     tensor, scale = preprocess(image, short=60, long=100)
-    resized = cv2.resize(image.astype(np.float32) - mean, None, None, fx=scale, fy=scale,
-                         interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(
+        image.astype(np.float32) - mean, None, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR
+    )
     np.testing.assert_allclose(tensor.permute(1, 2, 0).numpy(), resized, atol=1e-3)
 
 
@@ -94,8 +96,15 @@ def test_a_thread_of_a_picture_is_refused_with_its_sizes():
         preprocess(picture(3, 2000))
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8),
-                                   np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
 def test_only_colour_pictures_of_bytes(image):
     with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
         preprocess(image)

@@ -20,12 +20,17 @@ def test_moving_a_box_on_paper():
     delta = torch.tensor([[0.1, 0.0, math.log(2), 0.0]])
     torch.testing.assert_close(move_boxes(boxes([0, 0, 9, 9]), delta, geometry="caffe"), boxes([-4, 0, 16, 10]))
     # without + 1: 9 wide, centre 4.5 + 0.9
-    torch.testing.assert_close(move_boxes(boxes([0, 0, 9, 9]), delta, geometry="detectron2"),
-                               boxes([-3.6, 0, 14.4, 9]))
+    torch.testing.assert_close(move_boxes(boxes([0, 0, 9, 9]), delta, geometry="detectron2"), boxes([-3.6, 0, 14.4, 9]))
     # offsets are divided by their weights
     torch.testing.assert_close(
-        move_boxes(boxes([0, 0, 9, 9]), torch.tensor([[1.0, 0, 5 * math.log(2), 0]]), geometry="detectron2",
-                   weights=(10, 10, 5, 5)), boxes([-3.6, 0, 14.4, 9]))
+        move_boxes(
+            boxes([0, 0, 9, 9]),
+            torch.tensor([[1.0, 0, 5 * math.log(2), 0]]),
+            geometry="detectron2",
+            weights=(10, 10, 5, 5),
+        ),
+        boxes([-3.6, 0, 14.4, 9]),
+    )
 
 
 def test_no_box_grows_more_than_62_times():

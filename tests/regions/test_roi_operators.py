@@ -44,8 +44,13 @@ def pool_slowly(features: torch.Tensor, boxes: torch.Tensor, bins: int) -> np.nd
     def ranges(low: np.float32, high: np.float32, size: int) -> list[tuple[int, int]]:
         start, end = rounded(low * np.float32(1 / STRIDE)), rounded(high * np.float32(1 / STRIDE))
         length = np.float32(max(end - start + 1, 1)) / np.float32(bins)
-        return [(min(max(int(np.floor(np.float32(k) * length)) + start, 0), size),
-                 min(max(int(np.ceil(np.float32(k + 1) * length)) + start, 0), size)) for k in range(bins)]
+        return [
+            (
+                min(max(int(np.floor(np.float32(k) * length)) + start, 0), size),
+                min(max(int(np.ceil(np.float32(k + 1) * length)) + start, 0), size),
+            )
+            for k in range(bins)
+        ]
 
     for r, (x1, y1, x2, y2) in enumerate(boxes.numpy()):
         for i, (top, bottom) in enumerate(ranges(y1, y2, height)):
@@ -104,8 +109,9 @@ def align_slowly(features: torch.Tensor, boxes: torch.Tensor, bins: int, samples
         top, left = int(y), int(x)
         bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
         v, u = y - top, x - left
-        return ((maps[:, top, left] * (1 - u) + maps[:, top, right] * u) * (1 - v)
-                + (maps[:, bottom, left] * (1 - u) + maps[:, bottom, right] * u) * v)
+        return (maps[:, top, left] * (1 - u) + maps[:, top, right] * u) * (1 - v) + (
+            maps[:, bottom, left] * (1 - u) + maps[:, bottom, right] * u
+        ) * v
 
     for r, (x1, y1, x2, y2) in enumerate(boxes.numpy()):
         for i in range(bins):
@@ -113,7 +119,7 @@ def align_slowly(features: torch.Tensor, boxes: torch.Tensor, bins: int, samples
                 for a in range(samples):
                     for b in range(samples):
                         out[r, :, i, j] += sample(position(y1, y2, i, a), position(x1, x2, j, b))
-    return out / samples ** 2
+    return out / samples**2
 
 
 def test_samples_on_paper():

@@ -57,8 +57,12 @@ def test_descending_confidence_between_min_and_max():
     confidence = best_surviving_scores(boxes, probs)
     passing = int((confidence >= 0.5).sum())
     assert 10 < passing < 60
-    for least, most, expected in ((36, 36, 36), (1, 100, passing), (passing + 5, 100, passing + 5),
-                                  (1, passing - 5, passing - 5)):
+    for least, most, expected in (
+        (36, 36, 36),
+        (1, 100, passing),
+        (passing + 5, 100, passing + 5),
+        (1, passing - 5, passing - 5),
+    ):
         chosen = select_regions(boxes, probs, features, min_regions=least, max_regions=most, threshold=0.5)
         assert len(chosen.indices) == expected
         assert (np.diff(chosen.confidence) <= 0).all()

@@ -35,7 +35,7 @@ def slowly(found: np.ndarray, scores: np.ndarray, threshold: float, geometry: st
         if i in gone:
             continue
         kept.append(i)
-        for j in order[place + 1:]:
+        for j in order[place + 1 :]:
             w = max(np.float32(0), min(found[i, 2], found[j, 2]) - max(found[i, 0], found[j, 0]) + one)
             h = max(np.float32(0), min(found[i, 3], found[j, 3]) - max(found[i, 1], found[j, 1]) + one)
             union = area[i] + area[j] - w * h
@@ -79,7 +79,8 @@ def test_none_one_and_equal_scores(geometry):
     assert suppress(same, np.zeros(3, np.float32), 0.5, geometry=geometry).tolist() == [0, 1]
     points = boxes([5, 5, 5, 5], [5, 5, 5, 5])  # without + 1 their overlap is 0 / 0: neither suppresses the other
     assert suppress(points, np.zeros(2, np.float32), 0.5, geometry=geometry).tolist() == (
-        [0] if geometry == "caffe" else [0, 1])
+        [0] if geometry == "caffe" else [0, 1]
+    )
 
 
 @BOTH

@@ -50,7 +50,8 @@ def test_what_comes_out(dialect):
     assert found.boxes_px.shape == (36, 4) and found.features.shape == (36, 128)
     assert found.class_probs.shape == (36, 13) and found.attributes.shape == (36,)
     assert {found.boxes_px.dtype, found.features.dtype, found.class_probs.dtype, found.confidence.dtype} == {
-        np.dtype("float32")}
+        np.dtype("float32")
+    }
     assert found.objects.dtype == found.attributes.dtype == np.int64
     assert (np.diff(found.confidence) <= 0).all() and (found.features >= 0).all()
     assert np.array_equal(found.objects, found.class_probs[:, 1:].argmax(1)) and found.attributes.max() < 5
@@ -145,6 +146,7 @@ def test_half_precision_says_about_the_same():
 
 def test_a_box_beyond_the_rounded_border_ends_at_the_picture():
     probs = np.float32([[0.1, 0.9]])
-    found = select_detected(100, 50, np.float32([[-1, 2, 100.4, 50.2]]), np.ones((1, 4), np.float32), probs, None,
-                            SelectionRule())
+    found = select_detected(
+        100, 50, np.float32([[-1, 2, 100.4, 50.2]]), np.ones((1, 4), np.float32), probs, None, SelectionRule()
+    )
     assert found.boxes_px.tolist() == [[0, 2, 100, 50]] and found.attributes is None

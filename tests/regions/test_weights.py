@@ -44,8 +44,11 @@ def same(read, expected):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w, "iteration": 7}, lambda w: {"state_dict": w}],
-                         ids=["bare", "model", "state_dict"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda w: w, lambda w: {"model": w, "iteration": 7}, lambda w: {"state_dict": w}],
+    ids=["bare", "model", "state_dict"],
+)
 def test_both_forms_of_torch_give_the_tensors_that_were_saved(tmp_path, legacy, wrap):
     path = saved(tmp_path / "w.pth", wrap(WEIGHTS), _use_new_zipfile_serialization=not legacy)
     same(read_weights(path), WEIGHTS)
@@ -60,9 +63,11 @@ def test_a_pickle_of_numpy_arrays_gives_them_as_tensors(tmp_path, protocol):
 
 def test_a_pickle_of_python_2_is_read(tmp_path):
     """There bytes were strings: opcode U, a string of one length byte. 0x3f800000 is 1.0 in float32."""
-    code = (b"\x80\x02}U\x01aCnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-            b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-            b"\x89U\x04\x00\x00\x80\x3ftbs.").replace(b"aCnumpy", b"acnumpy")
+    code = (
+        b"\x80\x02}U\x01aCnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x04\x00\x00\x80\x3ftbs."
+    ).replace(b"aCnumpy", b"acnumpy")
     path = tmp_path / "old.pkl"
     path.write_bytes(code)
     same(read_weights(path), {"a": torch.tensor([1.0])})
@@ -78,15 +83,27 @@ def test_numbers_of_numpy_among_tensors_do_not_stop_the_reading(tmp_path, legacy
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_views_parameters_and_shared_storages_come_out_as_they_were(tmp_path, legacy):
     whole = torch.arange(12.0).reshape(3, 4)
-    content = OrderedDict(turned=whole.t(), corner=whole[1:, 2:], whole=whole, learned=torch.nn.Parameter(whole[0]),
-                          none=torch.zeros(0, 4), one=torch.tensor(5), half=torch.ones(2, dtype=torch.bfloat16))
+    content = OrderedDict(
+        turned=whole.t(),
+        corner=whole[1:, 2:],
+        whole=whole,
+        learned=torch.nn.Parameter(whole[0]),
+        none=torch.zeros(0, 4),
+        one=torch.tensor(5),
+        half=torch.ones(2, dtype=torch.bfloat16),
+    )
     path = saved(tmp_path / "w.pth", content, _use_new_zipfile_serialization=not legacy)
     same(read_weights(path), {name: tensor.detach() for name, tensor in content.items()})
 
 
 def test_arrays_keep_their_order_type_and_bytes(tmp_path):
-    content = {"fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "big": np.arange(3, dtype=">f4"),
-               "half": np.ones(2, np.float16), "empty": np.zeros((0, 4), np.float32), "flag": np.bool_(True)}
+    content = {
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big": np.arange(3, dtype=">f4"),
+        "half": np.ones(2, np.float16),
+        "empty": np.zeros((0, 4), np.float32),
+        "flag": np.bool_(True),
+    }
     read = read_weights(pickled(tmp_path / "w.pkl", content))
     assert torch.equal(read["fortran"], torch.arange(6.0, dtype=torch.float64).reshape(2, 3))
     assert torch.equal(read["big"], torch.tensor([0.0, 1.0, 2.0]))
@@ -94,8 +111,11 @@ def test_arrays_keep_their_order_type_and_bytes(tmp_path):
 
 
 def test_training_state_beside_the_weights_is_left_alone(tmp_path):
-    content = {"model": OrderedDict(WEIGHTS), "scheduler": {"milestones": Counter({10: 1}), "last": [1, 2, (3, None)]},
-               "optimizer": {"state": {0: {"momentum": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}}
+    content = {
+        "model": OrderedDict(WEIGHTS),
+        "scheduler": {"milestones": Counter({10: 1}), "last": [1, 2, (3, None)]},
+        "optimizer": {"state": {0: {"momentum": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+    }
     same(read_weights(saved(tmp_path / "w.pth", content)), WEIGHTS)
 
 
@@ -120,12 +140,23 @@ def test_a_pickle_that_calls_the_system_is_refused_and_does_not_get_to_call_it(t
     assert mark.exists()  # the trap itself works
 
 
-@pytest.mark.parametrize("module, name", [
-    ("builtins", "eval"), ("builtins", "getattr"), ("os", "system"), ("subprocess", "Popen"), ("torch", "load"),
-    ("torch.hub", "load"), ("numpy", "load"), ("importlib", "import_module"), ("copyreg", "_reconstructor"),
-    ("numpy", "core.multiarray.scalar"), ("torch._utils", "_rebuild_tensor_v2.__globals__"),
-    ("xmodaler_ssattn.regions.weights", "read_weights"),
-])
+@pytest.mark.parametrize(
+    "module, name",
+    [
+        ("builtins", "eval"),
+        ("builtins", "getattr"),
+        ("os", "system"),
+        ("subprocess", "Popen"),
+        ("torch", "load"),
+        ("torch.hub", "load"),
+        ("numpy", "load"),
+        ("importlib", "import_module"),
+        ("copyreg", "_reconstructor"),
+        ("numpy", "core.multiarray.scalar"),
+        ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+        ("xmodaler_ssattn.regions.weights", "read_weights"),
+    ],
+)
 def test_no_other_global_is_looked_up(tmp_path, module, name):
     def text(word):
         return b"\x8c" + bytes([len(word)]) + word.encode()
@@ -161,11 +192,15 @@ def test_an_array_of_objects_is_refused(tmp_path):
         read_weights(pickled(tmp_path / "w.pkl", {"a": np.array([WEIGHTS], dtype=object)}))
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: pickled(path, {n: t.numpy() for n, t in WEIGHTS.items()}),
-    lambda path: saved(path, WEIGHTS),
-    lambda path: saved(path, WEIGHTS, _use_new_zipfile_serialization=False),
-], ids=["pkl", "zip", "legacy"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: pickled(path, {n: t.numpy() for n, t in WEIGHTS.items()}),
+        lambda path: saved(path, WEIGHTS),
+        lambda path: saved(path, WEIGHTS, _use_new_zipfile_serialization=False),
+    ],
+    ids=["pkl", "zip", "legacy"],
+)
 def test_a_file_cut_short_anywhere_is_an_error_that_names_it(tmp_path, make):
     whole = make(tmp_path / "whole").read_bytes()
     path = tmp_path / "cut.pth"
@@ -175,11 +210,15 @@ def test_a_file_cut_short_anywhere_is_an_error_that_names_it(tmp_path, make):
             read_weights(path)
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: pickled(path, {n: t.numpy() for n, t in WEIGHTS.items()}),
-    lambda path: saved(path, WEIGHTS),
-    lambda path: saved(path, WEIGHTS, _use_new_zipfile_serialization=False),
-], ids=["pkl", "zip", "legacy"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: pickled(path, {n: t.numpy() for n, t in WEIGHTS.items()}),
+        lambda path: saved(path, WEIGHTS),
+        lambda path: saved(path, WEIGHTS, _use_new_zipfile_serialization=False),
+    ],
+    ids=["pkl", "zip", "legacy"],
+)
 def test_a_file_with_damaged_bytes_is_read_or_refused_but_never_crashes(tmp_path, make):
     whole = make(tmp_path / "whole").read_bytes()
     path = tmp_path / "w.pth"
@@ -242,8 +281,10 @@ def test_a_zip_file_of_something_else_is_named(tmp_path):
 
 def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path):
     """Two numbers are stored; a shape of (2,) with stride 2 would need three."""
-    path = rewritten(saved(tmp_path / "w.pth", {"a": torch.zeros(2)}),
-                     lambda n, d: d.replace(b"K\x01\x85", b"K\x02\x85") if n.endswith("data.pkl") else d)
+    path = rewritten(
+        saved(tmp_path / "w.pth", {"a": torch.zeros(2)}),
+        lambda n, d: d.replace(b"K\x01\x85", b"K\x02\x85") if n.endswith("data.pkl") else d,
+    )
     with pytest.raises(UserError, match=r"a tensor of shape \(2,\) needs more than the 2 numbers"):
         read_weights(path)
 
@@ -255,12 +296,15 @@ def test_an_array_cannot_have_more_numbers_than_bytes(tmp_path):
         read_weights(path)
 
 
-@pytest.mark.parametrize("content, words", [
-    ([1, 2], "holds of the type list"),
-    ({"model": {"a": "text"}}, "'a' is of the type str, expected a tensor"),
-    ({}, r"a dictionary with the keys \(none\)"),
-    ({"epoch": {"a": 1}}, "'epoch' is a dictionary with the keys a"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ([1, 2], "holds of the type list"),
+        ({"model": {"a": "text"}}, "'a' is of the type str, expected a tensor"),
+        ({}, r"a dictionary with the keys \(none\)"),
+        ({"epoch": {"a": 1}}, "'epoch' is a dictionary with the keys a"),
+    ],
+)
 def test_what_is_no_set_of_tensors_is_described(tmp_path, content, words):
     with pytest.raises(UserError, match=words):
         read_weights(pickled(tmp_path / "w.pkl", content))

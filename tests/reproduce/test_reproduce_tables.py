@@ -219,9 +219,7 @@ def test_a_killed_process_is_named_by_its_signal(tmp_path):
     assert why(1, terminal) == ("failed", "exit code 1: KeyError: 'x'")
 
 
-@pytest.mark.parametrize(
-    ("content", "kept"), [("", ""), ("{}\n", "{}\n"), ('{}\n{"a": 1', "{}\n"), ('{"a"', "")]
-)
+@pytest.mark.parametrize(("content", "kept"), [("", ""), ("{}\n", "{}\n"), ('{}\n{"a": 1', "{}\n"), ('{"a"', "")])
 def test_a_line_that_a_killed_process_did_not_end_is_cut_off(tmp_path, content, kept):
     from xmodaler_ssattn.reproduce.running import mend_lines
 

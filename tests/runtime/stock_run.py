@@ -1,6 +1,6 @@
 """Train the toy with the host that RUNTIME_TOY_HOST names; write what it did. A script: one process, one host.
 
-    python stock_run.py FOLDER [KEY VALUE ...]
+python stock_run.py FOLDER [KEY VALUE ...]
 """
 
 import json

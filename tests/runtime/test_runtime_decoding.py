@@ -82,9 +82,7 @@ def test_a_beam_of_all_words_finds_the_best_sentence_of_two_words(seed):
 def all_two_word(model: TwoWordMemory, image: int) -> list[tuple[float, tuple[int, ...]]]:
     logp = model.table[image].log_softmax(-1)
     ended = [(float(logp[0, 0, 0]), (0, 0))]
-    return ended + [
-        (float(logp[0, 0, a] + logp[0, a, b]), (a, b)) for a in range(1, V) for b in range(V)
-    ]
+    return ended + [(float(logp[0, 0, a] + logp[0, a, b]), (a, b)) for a in range(1, V) for b in range(V)]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -33,8 +33,9 @@ def test_the_markup_parses_into_the_same_words_and_chains():
         for caption in describe(scene).captions:
             parsed = parse_caption(caption.markup())
             assert parsed.raw == caption.text()
-            assert [phrase.chain for phrase in parsed.phrases] == \
-                [str(phrase.chain) if phrase.chain else None for phrase in caption.phrases]
+            assert [phrase.chain for phrase in parsed.phrases] == [
+                str(phrase.chain) if phrase.chain else None for phrase in caption.phrases
+            ]
 
 
 def test_a_chain_names_one_object_in_all_sentences_and_its_words_name_its_kind_and_colour():

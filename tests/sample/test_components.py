@@ -19,8 +19,11 @@ def flood(values):
             if labels[y, x] or values[y, x] != values[tuple(start)]:
                 continue
             labels[y, x] = count
-            waiting += [(y + dy, x + dx) for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))
-                        if 0 <= y + dy < values.shape[0] and 0 <= x + dx < values.shape[1]]
+            waiting += [
+                (y + dy, x + dx)
+                for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))
+                if 0 <= y + dy < values.shape[0] and 0 <= x + dx < values.shape[1]
+            ]
     return labels
 
 

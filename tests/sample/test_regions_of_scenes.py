@@ -141,7 +141,7 @@ def test_features_are_not_negative_and_follow_their_equation(maker):
     assert features.shape == (72, 64) and features.min() == 0.0 and (features > 0).mean() > 0.3
     arrays = maker._arrays
     for row in (0, 40):
-        colours = softmax(descriptors[row:row + 1] @ arrays["colour_weights"] + arrays["colour_bias"])[0]
+        colours = softmax(descriptors[row : row + 1] @ arrays["colour_weights"] + arrays["colour_bias"])[0]
         inputs = [*(descriptors[row] - arrays["mean"]), *probs[row, 1:], *((1 - probs[row, 0]) * colours)]
         expected = [max(0.0, sum(x * p for x, p in zip(inputs, column))) for column in arrays["projection"].T]
         np.testing.assert_allclose(features[row], expected, atol=1e-4)

@@ -85,5 +85,5 @@ def test_every_place_can_be_drawn_at_every_size():
         picture = draw_background(scene.place, scene.width, scene.height, scene.horizon, 1)
         assert picture.size == (scene.width, scene.height) and picture.mode == "RGB"
         # Soft: neighbouring pixels of the ground differ little, or the texture would look like objects.
-        ground = np.asarray(picture, dtype=float)[ground_starts(scene.place, scene.height, scene.horizon) + 2:]
+        ground = np.asarray(picture, dtype=float)[ground_starts(scene.place, scene.height, scene.horizon) + 2 :]
         assert np.abs(np.diff(ground, axis=1)).mean() < 6

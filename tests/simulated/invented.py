@@ -13,8 +13,23 @@ from xmodaler_ssattn.simulated import Assumptions
 from xmodaler_ssattn.simulated.captions import Talk, learn_habits, listen
 from xmodaler_ssattn.simulated.world import World, make_world
 
-CLASSES = ["man", "guy", "woman", "dog", "ball", "shirt", "hat", "street", "tree", "car", "bench", "bird", "guitar",
-           "ladder", "bucket"]
+CLASSES = [
+    "man",
+    "guy",
+    "woman",
+    "dog",
+    "ball",
+    "shirt",
+    "hat",
+    "street",
+    "tree",
+    "car",
+    "bench",
+    "bird",
+    "guitar",
+    "ladder",
+    "bucket",
+]
 WHO = ["man", "guy", "woman"]
 WHAT = ["dog", "ball", "car", "bench", "bird", "guitar", "tree"]
 WORN = ["shirt", "hat"]
@@ -42,8 +57,10 @@ def invent(image_id: int) -> list[str]:
 
 def invented_captions(train: int, val: int, test: int, first: int = 1000) -> dict[str, dict]:
     splits = ["train"] * train + ["val"] * val + ["test"] * test
-    return {str(first + 7 * number): {"split": split, "captions": invent(first + 7 * number)}
-            for number, split in enumerate(splits)}
+    return {
+        str(first + 7 * number): {"split": split, "captions": invent(first + 7 * number)}
+        for number, split in enumerate(splits)
+    }
 
 
 def write_captions(path: Path, captions: dict[str, dict]) -> Path:
@@ -56,13 +73,28 @@ def hear(captions: list[str]) -> Talk:
     return listen(captions, frozenset(CLASSES), lemma)
 
 
-def small_world(seed: int = 0, num_regions: int = 36, feature_dim: int = 32, num_classes: int = 40, talks: int = 60,
-                **assumptions: float) -> World:
+def small_world(
+    seed: int = 0,
+    num_regions: int = 36,
+    feature_dim: int = 32,
+    num_classes: int = 40,
+    talks: int = 60,
+    **assumptions: float,
+) -> World:
     """A world whose habits come from the first `talks` invented pictures."""
     heard = [hear(invent(number)) for number in range(talks)]
     words = {word for talk in heard for word in talk.others} | {
-        word for talk in heard for item in talk.objects for word in item.modifiers}
+        word for talk in heard for item in talk.objects for word in item.modifiers
+    }
     # what the tests say beside the invented captions
     words |= {"old", "rains", "running"}
-    return make_world(Assumptions(**assumptions), seed, CLASSES, words, learn_habits(heard), num_regions=num_regions,
-                      feature_dim=feature_dim, num_classes=num_classes)
+    return make_world(
+        Assumptions(**assumptions),
+        seed,
+        CLASSES,
+        words,
+        learn_habits(heard),
+        num_regions=num_regions,
+        feature_dim=feature_dim,
+        num_classes=num_classes,
+    )

@@ -52,8 +52,16 @@ def test_the_id_does_not_show():
     numbers = []
     for image_id in range(300):
         scene, regions = make_image(world, image_id, talk)
-        numbers.append([scene.width, len(scene.columns), *regions.boxes_px.mean(axis=0), *regions.class_probs[0, :8],
-                        *regions.features.mean(axis=0)[:8], *regions.features[0, :2]])
+        numbers.append(
+            [
+                scene.width,
+                len(scene.columns),
+                *regions.boxes_px.mean(axis=0),
+                *regions.class_probs[0, :8],
+                *regions.features.mean(axis=0)[:8],
+                *regions.features[0, :2],
+            ]
+        )
     table = np.array(numbers)
     for column in table.T:
         assert abs(np.corrcoef(np.arange(len(table)), column)[0, 1]) < 0.25
@@ -65,8 +73,8 @@ def test_unmentioned_objects_are_described_as_richly_as_mentioned_ones():
     for number in range(400):
         scene = make_scene(world, number, hear(invent(number)))
         counts = [len(words) for words in scene.modifiers]
-        told += counts[:scene.mentioned]
-        others += counts[scene.mentioned:]
+        told += counts[: scene.mentioned]
+        others += counts[scene.mentioned :]
     assert np.mean(others) == pytest.approx(np.mean(told), rel=0.15)
 
 

@@ -5,34 +5,42 @@ import pytest
 from simulated.invented import lemma
 from xmodaler_ssattn.simulated.phrases import MANY, object_phrases, other_words, split_words
 
-CLASSES = frozenset({"man", "people", "group", "dog", "street", "shirt", "stand", "ball", "table", "park", "hand",
-                     "city", "boy"})
+CLASSES = frozenset(
+    {"man", "people", "group", "dog", "street", "shirt", "stand", "ball", "table", "park", "hand", "city", "boy"}
+)
 
 
 def found(caption):
     words = split_words(caption)
-    return [(" ".join(words[phrase.start:phrase.end]), phrase.name, phrase.modifiers)
-            for phrase in object_phrases(words, CLASSES, lemma)]
+    return [
+        (" ".join(words[phrase.start : phrase.end]), phrase.name, phrase.modifiers)
+        for phrase in object_phrases(words, CLASSES, lemma)
+    ]
 
 
-@pytest.mark.parametrize("caption, expected", [
-    ("A man in a blue shirt.", [("A man", "man", ()), ("a blue shirt", "shirt", ("blue",))]),
-    ("Two old men wearing red shirts", [("Two old men", "man", ("two", "old", MANY)),
-                                        ("red shirts", "shirt", ("red", MANY))]),
-    # a class word before a class word describes it
-    ("Dogs on a city street.", [("Dogs", "dog", (MANY,)), ("a city street", "street", ("city",))]),
-    # collectives belong to what they are made of
-    ("A group of young people eat.", [("A group of young people", "people", ("young",))]),
-    ("A group eats.", [("A group", "group", ())]),
-    # a noun and a verb
-    ("A man stands.", [("A man", "man", ())]),
-    ("A man at a fruit stand.", [("A man", "man", ()), ("a fruit stand", "stand", ("fruit",))]),
-    ("They park near the park", [("the park", "park", ())]),
-    # what stands between two objects is not the second one's
-    ("A boy holding ball", [("A boy", "boy", ()), ("ball", "ball", ())]),
-    ("A man's dog", [("A man", "man", ()), ("dog", "dog", ())]),
-    ("It is raining.", []),
-])
+@pytest.mark.parametrize(
+    "caption, expected",
+    [
+        ("A man in a blue shirt.", [("A man", "man", ()), ("a blue shirt", "shirt", ("blue",))]),
+        (
+            "Two old men wearing red shirts",
+            [("Two old men", "man", ("two", "old", MANY)), ("red shirts", "shirt", ("red", MANY))],
+        ),
+        # a class word before a class word describes it
+        ("Dogs on a city street.", [("Dogs", "dog", (MANY,)), ("a city street", "street", ("city",))]),
+        # collectives belong to what they are made of
+        ("A group of young people eat.", [("A group of young people", "people", ("young",))]),
+        ("A group eats.", [("A group", "group", ())]),
+        # a noun and a verb
+        ("A man stands.", [("A man", "man", ())]),
+        ("A man at a fruit stand.", [("A man", "man", ()), ("a fruit stand", "stand", ("fruit",))]),
+        ("They park near the park", [("the park", "park", ())]),
+        # what stands between two objects is not the second one's
+        ("A boy holding ball", [("A boy", "boy", ()), ("ball", "ball", ())]),
+        ("A man's dog", [("A man", "man", ()), ("dog", "dog", ())]),
+        ("It is raining.", []),
+    ],
+)
 def test_objects_and_what_describes_them(caption, expected):
     assert found(caption) == expected
 

@@ -33,7 +33,7 @@ def test_every_image_has_k_regions_with_probabilities_that_sum_to_one_in_descend
 def test_a_region_overlaps_nearly_every_mentioned_object_by_more_than_half():
     reached = []
     for _, scene, regions in images(small_world(), 150):
-        reached += (iou(scene.boxes_px[:scene.mentioned], regions.boxes_px).max(axis=1) > 0.5).tolist()
+        reached += (iou(scene.boxes_px[: scene.mentioned], regions.boxes_px).max(axis=1) > 0.5).tolist()
     # 4 % are missed, though a loose region may still reach them
     assert 0.93 < np.mean(reached) < 1
 
@@ -88,8 +88,11 @@ def test_adjectives_and_other_words_show_in_the_features():
         regions = make_regions(world, 5, talk, changed)
         return regions.features[iou(regions.boxes_px, scene.boxes_px)[:, 0].argmax()]
 
-    red, blue, running = features(plain, ("red",)), features(plain, ("blue",)), features(hear(["A man running."] * 5),
-                                                                                         ("red",))
+    red, blue, running = (
+        features(plain, ("red",)),
+        features(plain, ("blue",)),
+        features(hear(["A man running."] * 5), ("red",)),
+    )
     assert np.abs(red - blue).max() > 0.1 and np.abs(red - running).max() > 0.1
     np.testing.assert_array_equal(red, features(plain, ("red",)))
 
@@ -143,8 +146,12 @@ def test_classes_and_words_have_vectors_of_their_own_whatever_else_there_is():
 
 
 def test_random_numbers_belong_to_their_names():
-    draws = {generator(0, "scene", 1).random(), generator(0, "scene", 2).random(), generator(0, "boxes", 1).random(),
-             generator(1, "scene", 1).random()}
+    draws = {
+        generator(0, "scene", 1).random(),
+        generator(0, "scene", 2).random(),
+        generator(0, "boxes", 1).random(),
+        generator(1, "scene", 1).random(),
+    }
     assert len(draws) == 4 and generator(0, "scene", 1).random() in draws
 
 

@@ -78,10 +78,10 @@ def test_what_nobody_mentions_is_smaller_nearer_to_the_rim_and_of_no_mentioned_c
     for scene, talk in drawn:
         assert scene.mentioned == len(talk.objects)
         named = {world.columns[phrase.name] for each in talk.phrases for phrase in each}
-        assert not named & set(scene.columns[scene.mentioned:].tolist())
+        assert not named & set(scene.columns[scene.mentioned :].tolist())
         size = np.log(area(scene.boxes_px) / (scene.width * scene.height))
-        told += size[:scene.mentioned].tolist()
-        others += size[scene.mentioned:].tolist()
+        told += size[: scene.mentioned].tolist()
+        others += size[scene.mentioned :].tolist()
     assert np.mean(told) - np.mean(others) > 0.5
     only = [scene for scene, _ in drawn]
     far = away(only, lambda scene: np.arange(len(scene.columns)) >= scene.mentioned)[:, 0].mean()
@@ -96,7 +96,7 @@ def test_half_of_what_nobody_mentions_is_of_no_named_class_and_the_rest_of_seldo
     chance = world.unmentioned_chance
     named = len(CLASSES)
     assert chance[0] == 0 and chance.sum() == pytest.approx(1)
-    assert chance[1 + named:].sum() == pytest.approx(0.5)
+    assert chance[1 + named :].sum() == pytest.approx(0.5)
     # ladder is never mentioned, street often
     ladder, street = (chance[world.columns[name]] for name in ("ladder", "street"))
     times = world.habits.mentions["street"]

@@ -132,8 +132,11 @@ def test_in_the_shuffled_file_every_image_has_another_ones_regions_of_its_split(
             [giver] = [name for name, value in features.items() if value == came.features.tobytes()]
             assert giver != image_id and (came.width, came.height) == own.image_size(image_id)
             source = own.read(giver)
-            np.testing.assert_allclose(spatial_vectors(came.boxes_px, came.width, came.height),
-                                       spatial_vectors(source.boxes_px, source.width, source.height), atol=1e-5)
+            np.testing.assert_allclose(
+                spatial_vectors(came.boxes_px, came.width, came.height),
+                spatial_vectors(source.boxes_px, source.width, source.height),
+                atol=1e-5,
+            )
             np.testing.assert_array_equal(came.class_probs, source.class_probs)
             givers.append(giver)
         assert sorted(givers) == sorted(ids)
@@ -142,14 +145,30 @@ def test_in_the_shuffled_file_every_image_has_another_ones_regions_of_its_split(
 # --- check and train take it ----------------------------------------------------------------------------
 def options(folder, manifest, out, **more):
     values = {
-        "MODEL.VOCAB_SIZE": manifest["vocabulary_size"], "MODEL.SS_ATTENTION.NUM_CLASSES": manifest["num_classes"],
-        "MODEL.VISUAL_EMBED.IN_DIM": manifest["feature_dim"], "MODEL.DECODER_DIM": 16, "MODEL.ENCODER_DIM": 16,
-        "MODEL.TOKEN_EMBED.DIM": 16, "MODEL.VISUAL_EMBED.OUT_DIM": 16, "MODEL.UPDOWN.ATT_EMBED_SIZE": 16,
-        "OUTPUT_DIR": out, "INFERENCE.METRICS": "['CIDEr','F1']", "INFERENCE.FINAL_METRICS": "[]",
-        "DATALOADER.NUM_WORKERS": 0, "SOLVER.EPOCH": 1, **more,
+        "MODEL.VOCAB_SIZE": manifest["vocabulary_size"],
+        "MODEL.SS_ATTENTION.NUM_CLASSES": manifest["num_classes"],
+        "MODEL.VISUAL_EMBED.IN_DIM": manifest["feature_dim"],
+        "MODEL.DECODER_DIM": 16,
+        "MODEL.ENCODER_DIM": 16,
+        "MODEL.TOKEN_EMBED.DIM": 16,
+        "MODEL.VISUAL_EMBED.OUT_DIM": 16,
+        "MODEL.UPDOWN.ATT_EMBED_SIZE": 16,
+        "OUTPUT_DIR": out,
+        "INFERENCE.METRICS": "['CIDEr','F1']",
+        "INFERENCE.FINAL_METRICS": "[]",
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.EPOCH": 1,
+        **more,
     }
-    return ["--config-file", CONFIG, "--data", str(folder), "--device", "cpu",
-            *(str(word) for pair in values.items() for word in pair)]
+    return [
+        "--config-file",
+        CONFIG,
+        "--data",
+        str(folder),
+        "--device",
+        "cpu",
+        *(str(word) for pair in values.items() for word in pair),
+    ]
 
 
 def test_check_accepts_it(made, tmp_path, capsys):
@@ -192,12 +211,15 @@ def test_an_images_data_do_not_depend_on_how_many_others_are_taken(made, caption
                 assert (tmp_path / "few" / name).read_bytes() == (folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("changes, reason", [
-    ({"seed": 4}, r"settings.seed was 3, now 4"),
-    ({"feature_dim": 8}, "settings.feature_dim was 16, now 8"),
-    ({"counts": (20, 4, 4)}, r"settings.counts was \[24, 4, 4\], now \[20, 4, 4\]"),
-    ({"assumptions": Assumptions(jitter=0.2)}, "assumptions.jitter was 0.09, now 0.2"),
-])
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"seed": 4}, r"settings.seed was 3, now 4"),
+        ({"feature_dim": 8}, "settings.feature_dim was 16, now 8"),
+        ({"counts": (20, 4, 4)}, r"settings.counts was \[24, 4, 4\], now \[20, 4, 4\]"),
+        ({"assumptions": Assumptions(jitter=0.2)}, "assumptions.jitter was 0.09, now 0.2"),
+    ],
+)
 def test_a_folder_made_otherwise_is_refused_and_kept(made, captions, changes, reason):
     folder, _ = made
     with pytest.raises(UserError, match=reason):
@@ -251,8 +273,23 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_made(captions, tmp_
 def command(tool, captions, out, *flags):
     classes = captions.parent / "classes.txt"
     classes.write_text("\n".join(CLASSES))
-    return tool.main(["--captions", str(captions), "--classes", str(classes), "--out", str(out), "--feature-dim", "8",
-                      "--num-classes", "20", "--seed", "3", *flags])
+    return tool.main(
+        [
+            "--captions",
+            str(captions),
+            "--classes",
+            str(classes),
+            "--out",
+            str(out),
+            "--feature-dim",
+            "8",
+            "--num-classes",
+            "20",
+            "--seed",
+            "3",
+            *flags,
+        ]
+    )
 
 
 def test_the_command_makes_the_data_set_and_says_how_to_train(tool, captions, tmp_path, capsys):
@@ -294,8 +331,25 @@ def test_real_captions_become_a_data_set(tool, shared_data, tmp_path, capsys):
         whole = json.load(file)
     part = {key: whole[key] for key in list(whole)[::40]}
     out = tmp_path / "data"
-    assert tool.main(["--captions", str(write_captions(tmp_path / "part.json.gz", part)), "--out", str(out), "--images",
-                      "60", "--val-images", "10", "--test-images", "10", "--feature-dim", "32"]) == 0
+    assert (
+        tool.main(
+            [
+                "--captions",
+                str(write_captions(tmp_path / "part.json.gz", part)),
+                "--out",
+                str(out),
+                "--images",
+                "60",
+                "--val-images",
+                "10",
+                "--test-images",
+                "10",
+                "--feature-dim",
+                "32",
+            ]
+        )
+        == 0
+    )
     manifest = json.loads((out / "simulated.json").read_text())
     assert manifest["num_classes"] == 1601 and manifest["reach"] > 0.93
     counts = manifest["counts"]["train"]

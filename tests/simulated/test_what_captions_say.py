@@ -9,8 +9,13 @@ from simulated.invented import hear, invented_captions, write_captions
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.simulated.captions import choose_images, learn_habits, read_captions
 
-FIVE = ["A man throws a red ball.", "A guy with a ball near the street.", "A dog runs.", "A man and a dog.",
-        "The man in a hat watches a woman."]
+FIVE = [
+    "A man throws a red ball.",
+    "A guy with a ball near the street.",
+    "A dog runs.",
+    "A man and a dog.",
+    "The man in a hat watches a woman.",
+]
 
 
 def test_how_often_and_how_early_objects_are_mentioned():
@@ -59,8 +64,13 @@ def test_a_captions_file_is_read_plain_and_compressed(tmp_path):
 
 def test_all_bad_entries_are_named_at_once(tmp_path):
     good = {"split": "train", "captions": ["A dog."] * 5}
-    content = {"1": good, "x": good, "2": {**good, "split": "night"}, "3": {**good, "captions": ["A dog."]},
-               "4": {**good, "captions": ["A dog."] * 4 + [" . "]}}
+    content = {
+        "1": good,
+        "x": good,
+        "2": {**good, "split": "night"},
+        "3": {**good, "captions": ["A dog."]},
+        "4": {**good, "captions": ["A dog."] * 4 + [" . "]},
+    }
     path = tmp_path / "captions.json"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError) as caught:
@@ -73,8 +83,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match="nothing.json does not exist"):
         read_captions(tmp_path / "nothing.json")
     whole = gzip.compress(b'{"1": 2, "long": "' + bytes(range(65, 91)) * 9 + b'"}')
-    for name, data in (("cut.gz", whole[:-12]), ("bent.gz", whole[:12] + b"\xff\xff" + whole[14:]), ("text", b"{no"),
-                       ("bytes", b"\x80\x81")):
+    for name, data in (
+        ("cut.gz", whole[:-12]),
+        ("bent.gz", whole[:12] + b"\xff\xff" + whole[14:]),
+        ("text", b"{no"),
+        ("bytes", b"\x80\x81"),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=f"{name} is no complete JSON"):
             read_captions(tmp_path / name)

@@ -43,13 +43,21 @@ class Job(NamedTuple):
 def add_parser(subparsers: Any) -> None:
     from xmodaler_ssattn.cli.detectors import add_detector_arguments
 
-    parser = subparsers.add_parser("caption", help="caption own photographs, with boxes", description=TEXT,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = subparsers.add_parser(
+        "caption",
+        help="caption own photographs, with boxes",
+        description=TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="picture files")
     add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
-    add("--detector", metavar="FILE", help="the detector's weights, from their authors (default: region_maker.npz of "
-        "the sample scenes, when the captioner was trained on them)")
+    add(
+        "--detector",
+        metavar="FILE",
+        help="the detector's weights, from their authors (default: region_maker.npz of "
+        "the sample scenes, when the captioner was trained on them)",
+    )
     add("--regions", metavar="FILE", help="take the regions from this file instead of a detector")
     add("--ids", nargs="+", type=int, metavar="ID", help="with --regions: these images (default: all)")
     add("--images", metavar="DIR", help="with --regions: pictures, named by image id, for the report")
@@ -67,8 +75,13 @@ def run(args: argparse.Namespace) -> int:
 
     _check_arguments(args)
     shown = ["INFERENCE.SAVE_ATTENTION", "True"] if args.report or args.json else []
-    captioner = load_captioner(args.weights, config_file=args.config_file, vocabulary=args.vocabulary,
-                               device=args.device, opts=[*shown, *args.opts])
+    captioner = load_captioner(
+        args.weights,
+        config_file=args.config_file,
+        vocabulary=args.vocabulary,
+        device=args.device,
+        opts=[*shown, *args.opts],
+    )
     failed: list[str] = []
     jobs = _from_store(captioner, args) if args.regions else _from_photos(captioner, args, failed)
     spoken = ObjectWords(captioner.cfg.INFERENCE.VOCAB)
@@ -138,8 +151,10 @@ def _sample_detector(captioner: Captioner) -> Path:
     """The region maker beside the vocabulary of a captioner of sample scenes."""
     path = Path(captioner.cfg.INFERENCE.VOCAB).parent / REGION_MAKER
     if not path.is_file():
-        raise UserError("--detector: give the weights of the detector whose regions the captioner was trained on "
-                        f"(only the sample scenes bring their own; there is no {path}).")
+        raise UserError(
+            "--detector: give the weights of the detector whose regions the captioner was trained on "
+            f"(only the sample scenes bring their own; there is no {path})."
+        )
     return path
 
 
@@ -177,8 +192,9 @@ def _name_of(weights: Path) -> str:
     return weights.name if weights.is_dir() else weights.parent.name
 
 
-def _write(captioner: Captioner, captions: Sequence[tuple[Job, GroundedCaption]], spoken: ObjectWords,
-           args: argparse.Namespace) -> None:
+def _write(
+    captioner: Captioner, captions: Sequence[tuple[Job, GroundedCaption]], spoken: ObjectWords, args: argparse.Namespace
+) -> None:
     from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
     from xmodaler_ssattn.regions.pictures import open_upright
     from xmodaler_ssattn.report.single_file import write_single_file
@@ -187,8 +203,11 @@ def _write(captioner: Captioner, captions: Sequence[tuple[Job, GroundedCaption]]
     captions = [(job, caption.with_companions()) for job, caption in captions]  # the printed ones alone
     said = {word.text for _, caption in captions for word in caption.words}
     objects = {word: name for word in sorted(said) if (name := spoken(word))}
-    header = {"ground_by": captioner.cfg.INFERENCE.GROUND_BY, "config": captioner.cfg.dump(),
-              "pictures": {str(job.image_id): job.name for job, _ in captions}}
+    header = {
+        "ground_by": captioner.cfg.INFERENCE.GROUND_BY,
+        "config": captioner.cfg.dump(),
+        "pictures": {str(job.image_id): job.name for job, _ in captions},
+    }
     results = Results(tuple(ImageResult(job.image_id, caption) for job, caption in captions), objects, header)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(args.json) if args.json else Path(folder) / "captions.json"

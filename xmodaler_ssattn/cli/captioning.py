@@ -41,8 +41,14 @@ class Captioner(NamedTuple):
     max_regions: int | None
 
 
-def load_captioner(weights: str | os.PathLike, *, config_file: str | None = None, vocabulary: str | None = None,
-                   device: str | None = None, opts: Sequence[str] = ()) -> Captioner:
+def load_captioner(
+    weights: str | os.PathLike,
+    *,
+    config_file: str | None = None,
+    vocabulary: str | None = None,
+    device: str | None = None,
+    opts: Sequence[str] = (),
+) -> Captioner:
     """Build the model of a checkpoint and load it.
 
     Args:
@@ -59,8 +65,10 @@ def load_captioner(weights: str | os.PathLike, *, config_file: str | None = None
     if config_file is None:
         config_file = str(checkpoint.parent / CONFIG)
         if not Path(config_file).is_file():
-            raise UserError(f"There is no {config_file}, which training writes beside its checkpoints; give the "
-                            "model's config with --config-file.")
+            raise UserError(
+                f"There is no {config_file}, which training writes beside its checkpoints; give the "
+                "model's config with --config-file."
+            )
     cfg = load_config(config_file, [*opts, "MODEL.WEIGHTS", str(checkpoint)], device=device)
     cfg.INFERENCE.VOCAB = vocabulary or str(find_vocabulary(cfg.INFERENCE.VOCAB, cfg.OUTPUT_DIR, checkpoint.parent))
     try:
@@ -68,15 +76,22 @@ def load_captioner(weights: str | os.PathLike, *, config_file: str | None = None
     except (KeyError, AssertionError) as error:
         raise UserError(f"{config_file}: the model cannot be built from this config: {error}") from error
     if not getattr(model, "carries_region_inputs", False):
-        raise UserError(f"{config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, whose captions "
-                        "carry no boxes; a GroundedCaptioner is needed.")
+        raise UserError(
+            f"{config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, whose captions "
+            "carry no boxes; a GroundedCaptioner is needed."
+        )
     check_weights(str(checkpoint), model)
     XmodalerCheckpointer(model).load(str(checkpoint), checkpointables=[])
     model.eval()
     attention = cfg.MODEL.SS_ATTENTION
     reads_classes = attention.ENABLED and attention.SEMANTIC_INPUT == "c"
-    return Captioner(model, cfg, cfg.MODEL.VISUAL_EMBED.IN_DIM, attention.NUM_CLASSES if reads_classes else None,
-                     cfg.DATALOADER.MAX_FEAT_NUM if cfg.DATALOADER.MAX_FEAT_NUM > 0 else None)
+    return Captioner(
+        model,
+        cfg,
+        cfg.MODEL.VISUAL_EMBED.IN_DIM,
+        attention.NUM_CLASSES if reads_classes else None,
+        cfg.DATALOADER.MAX_FEAT_NUM if cfg.DATALOADER.MAX_FEAT_NUM > 0 else None,
+    )
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -108,8 +123,10 @@ def find_vocabulary(path: str, output_dir: str, folder: Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise UserError("The captioner's vocabulary is in none of these places: "
-                    f"{', '.join(map(str, places))}. Give it with --vocabulary.")
+    raise UserError(
+        "The captioner's vocabulary is in none of these places: "
+        f"{', '.join(map(str, places))}. Give it with --vocabulary."
+    )
 
 
 def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, source: str) -> None:
@@ -125,15 +142,20 @@ def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, s
     """
     problems = []
     if feature_dim != captioner.feature_dim:
-        problems.append(f"the features have {feature_dim} numbers, the captioner was trained on "
-                        f"{captioner.feature_dim}")
+        problems.append(
+            f"the features have {feature_dim} numbers, the captioner was trained on {captioner.feature_dim}"
+        )
     if captioner.num_classes is not None and num_classes is None:
-        problems.append(f"the captioner reads {captioner.num_classes} class probabilities of each region, and there "
-                        "are none; with the detector's classifier they can be added (`xmodaler prepare classifier`, "
-                        "then `xmodaler prepare regions --format regions --classifier FILE`)")
+        problems.append(
+            f"the captioner reads {captioner.num_classes} class probabilities of each region, and there "
+            "are none; with the detector's classifier they can be added (`xmodaler prepare classifier`, "
+            "then `xmodaler prepare regions --format regions --classifier FILE`)"
+        )
     elif captioner.num_classes is not None and num_classes != captioner.num_classes:
-        problems.append(f"there are {num_classes} class probabilities (background included), the captioner was "
-                        f"trained on {captioner.num_classes}")
+        problems.append(
+            f"there are {num_classes} class probabilities (background included), the captioner was "
+            f"trained on {captioner.num_classes}"
+        )
     raise_all(problems, f"The captioner does not fit the regions of {source}")
 
 

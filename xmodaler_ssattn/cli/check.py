@@ -22,9 +22,11 @@ BYTES_PER_WEIGHT = 12  # the weight and Adam's two averages, float32
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "check", help="check everything that a config needs before training",
+        "check",
+        help="check everything that a config needs before training",
         description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. Exit code 2 when "
-                    "something would stop or spoil the run.")
+        "something would stop or spoil the run.",
+    )
     parser.add_argument("--config-file", metavar="FILE", help="a yaml config")
     parser.add_argument("--regions", metavar="FILE", help="look at this region file alone, without a config")
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
@@ -68,8 +70,9 @@ def run_regions(args: argparse.Namespace) -> int:
     ids = store.ids.tolist()
     empty = [image_id for image_id in ids if store.num_boxes(image_id) == 0]
     if empty:
-        check.problem(f"{store.path}: {len(empty)} images have no region, e.g. {empty[:10]}; attention needs at least "
-                      "one.")
+        check.problem(
+            f"{store.path}: {len(empty)} images have no region, e.g. {empty[:10]}; attention needs at least one."
+        )
     ids = [image_id for image_id in ids if store.num_boxes(image_id)]
     step = 1 if args.all else max(len(ids) // SAMPLE_IMAGES, 1)
     probs = "no class probabilities" if store.num_classes is None else f"{store.num_classes} class probabilities"
@@ -113,8 +116,7 @@ class Check:
         lines += [f"  note  {warning}" for warning in self.warnings]
         lines += [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
         count = len(self.problems)
-        lines.append(good if not count else
-                     f"{count} problem{'s' if count > 1 else ''} to mend before training.")
+        lines.append(good if not count else f"{count} problem{'s' if count > 1 else ''} to mend before training.")
         return "\n".join(lines)
 
 
@@ -126,8 +128,9 @@ def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
 
     stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
     foreign = [stage for stage in stages if cfg.DATASETS[stage.upper()] != DATASET]
-    check.warn(*(f"DATASETS.{stage.upper()} is {cfg.DATASETS[stage.upper()]}, which is not checked here."
-                 for stage in foreign))
+    check.warn(
+        *(f"DATASETS.{stage.upper()} is {cfg.DATASETS[stage.upper()]}, which is not checked here." for stage in foreign)
+    )
     ids: dict[str, list[int]] = {}
     for stage in stages:
         if stage in foreign:
@@ -146,8 +149,10 @@ def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
             continue
         check.fact(f"{stage}: {len(records):,} usable images in {dataset.annotation_file}")
         step = 1 if read_all else max(len(records) // SAMPLE_IMAGES, 1)
-        for found in (inspect_boxes(dataset.store, ids[stage], dataset.max_regions),
-                      inspect_numbers(dataset.store, ids[stage][::step], dataset.num_classes is not None)):
+        for found in (
+            inspect_boxes(dataset.store, ids[stage], dataset.max_regions),
+            inspect_numbers(dataset.store, ids[stage][::step], dataset.num_classes is not None),
+        ):
             check.problem(*found.problems)
             check.warn(*found.warnings)
             check.fact(*(f"{stage}: {fact}" for fact in found.facts))
@@ -161,19 +166,25 @@ def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
 
 def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesDataset, check: Check) -> None:
     total = sum(len(record["captions"]) for record in records)
-    check.fact(f"train: {100 * dataset.cut_captions / total:.1f} % of {total:,} captions have more than "
-               f"{dataset.max_seq_len} words (MODEL.MAX_SEQ_LEN) and are cut")
+    check.fact(
+        f"train: {100 * dataset.cut_captions / total:.1f} % of {total:,} captions have more than "
+        f"{dataset.max_seq_len} words (MODEL.MAX_SEQ_LEN) and are cut"
+    )
     if dataset.targets is None:
         return
     rows = [(row, has) for record in records for row, has in zip(record["positives"], record["has_boxes"])]
     with_boxes = sum(has for _, has in rows)
     if not with_boxes:
-        check.problem(f"{dataset.annotation_file}: not one ground-truth box, so GroundingLoss has nothing to learn; "
-                      "take it out of LOSSES.NAMES, or prepare the annotations with boxes")
+        check.problem(
+            f"{dataset.annotation_file}: not one ground-truth box, so GroundingLoss has nothing to learn; "
+            "take it out of LOSSES.NAMES, or prepare the annotations with boxes"
+        )
         return
     reached = sum(bool(row) for row, _ in rows)
-    check.fact(f"train: {100 * reached / len(rows):.1f} % of the targets ({dataset.targets}) have a positive region, "
-               f"{100 * with_boxes / len(rows):.1f} % have a box")
+    check.fact(
+        f"train: {100 * reached / len(rows):.1f} % of the targets ({dataset.targets}) have a positive region, "
+        f"{100 * with_boxes / len(rows):.1f} % have a box"
+    )
 
 
 def _check_references(cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEntitiesDataset, check: Check) -> None:
@@ -205,15 +216,20 @@ def _check_references(cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEn
         return
     drawn = cfg.DATALOADER.get("SAMPLE_SCENES", 0)
     if not drawn and not read_json(path, "Grounding reference").get("gvd_identical", True):
-        check.warn("The grounding references follow the fallback rule, not GVD's file: scores are not comparable with "
-                   "published ones (`xmodaler prepare annotations --official FILE --dictionary FILE`).")
+        check.warn(
+            "The grounding references follow the fallback rule, not GVD's file: scores are not comparable with "
+            "published ones (`xmodaler prepare annotations --official FILE --dictionary FILE`)."
+        )
     if not ids:
         return
     regions = {str(image_id): dataset.store.boxes_px(image_id, dataset.max_regions) for image_id in ids}
-    share = reachable_share([record for record in reference.images if str(record["image_id"]) in regions], regions,
-                            undefined=0.0)
-    check.fact(f"{stage}: a region reaches (IoU > 0.5) {100 * share:.1f} % of the annotated boxes: the ceiling of the "
-               "grounding recall")
+    share = reachable_share(
+        [record for record in reference.images if str(record["image_id"]) in regions], regions, undefined=0.0
+    )
+    check.fact(
+        f"{stage}: a region reaches (IoU > 0.5) {100 * share:.1f} % of the annotated boxes: the ceiling of the "
+        "grounding recall"
+    )
 
 
 # --- machine ----------------------------------------------------------------------------------------------
@@ -259,8 +275,10 @@ def check_model_and_disk(cfg: Any, check: Check) -> None:
         check.problem(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: no permission in {folder}")
     count = max(cfg.SOLVER.EPOCH // max(cfg.SOLVER.CHECKPOINT_PERIOD, 1), 1) + 1  # and the final one
     needed, free = count * weights * BYTES_PER_WEIGHT, shutil.disk_usage(folder).free
-    sizes = (f"{count} checkpoints of {weights * BYTES_PER_WEIGHT / 1e6:,.0f} MB need {needed / 1e9:.1f} GB, "
-             f"{folder} has {free / 1e9:.1f} GB free")
+    sizes = (
+        f"{count} checkpoints of {weights * BYTES_PER_WEIGHT / 1e6:,.0f} MB need {needed / 1e9:.1f} GB, "
+        f"{folder} has {free / 1e9:.1f} GB free"
+    )
     if needed > free:
         check.problem(f"{sizes}; set SOLVER.CHECKPOINT_PERIOD higher, or OUTPUT_DIR to another disk")
     else:

@@ -109,9 +109,12 @@ def _check_device(name: str) -> None:
 def _check_names(cfg: Any, config_file: str) -> None:
     """Classes that the host would look up later, one at a time; all unknown ones in one error."""
     registries = {
-        "ENGINE.NAME": host.ENGINE_REGISTRY, "SOLVER.NAME": host.SOLVER_REGISTRY,
-        "LR_SCHEDULER.NAME": host.LR_SCHEDULER_REGISTRY, "LOSSES.NAMES": host.LOSSES_REGISTRY,
-        "INFERENCE.NAME": host.EVALUATION_REGISTRY, "DECODE_STRATEGY.NAME": host.DECODE_STRATEGY_REGISTRY,
+        "ENGINE.NAME": host.ENGINE_REGISTRY,
+        "SOLVER.NAME": host.SOLVER_REGISTRY,
+        "LR_SCHEDULER.NAME": host.LR_SCHEDULER_REGISTRY,
+        "LOSSES.NAMES": host.LOSSES_REGISTRY,
+        "INFERENCE.NAME": host.EVALUATION_REGISTRY,
+        "DECODE_STRATEGY.NAME": host.DECODE_STRATEGY_REGISTRY,
         **{f"DATASETS.{stage}": host.DATASETS_REGISTRY for stage in ("TRAIN", "VAL", "TEST")},
     }
     problems = []

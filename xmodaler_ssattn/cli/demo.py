@@ -88,8 +88,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
     print(f"Open {page.resolve()}")
     words = ["xmodaler", "caption", str(picture_of_test(out)), "--weights", str(out / ROWS[-1])]
-    print("Caption a picture from its pixels alone (data/region_maker.npz is the scenes' detector):\n  "
-          f"{shlex.join(words)} --report caption.html")
+    print(
+        "Caption a picture from its pixels alone (data/region_maker.npz is the scenes' detector):\n  "
+        f"{shlex.join(words)} --report caption.html"
+    )
     print(f"Done in {time.monotonic() - started:.0f} seconds.")
     return 0
 

@@ -34,8 +34,15 @@ class SampleDetector:
     def detect(self, image_bgr: np.ndarray) -> Detected:
         regions = self._maker(Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1])))
         kinds = regions.class_probs[:, 1:]
-        return Detected(regions.width, regions.height, regions.boxes_px, regions.features, regions.class_probs,
-                        kinds.max(axis=1), kinds.argmax(axis=1))
+        return Detected(
+            regions.width,
+            regions.height,
+            regions.boxes_px,
+            regions.features,
+            regions.class_probs,
+            kinds.max(axis=1),
+            kinds.argmax(axis=1),
+        )
 
     def detect_many(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:
         return [self.detect(image) for image in images_bgr]
@@ -43,11 +50,18 @@ class SampleDetector:
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     """--backend, --device, --min-max-boxes, --batch."""
-    parser.add_argument("--backend", choices=BACKENDS, default="auto",
-                        help="what runs a Bottom-Up network (default: detectron2 where it is installed, else torch)")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what runs a Bottom-Up network (default: detectron2 where it is installed, else torch)",
+    )
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
-    parser.add_argument("--min-max-boxes", metavar="MIN,MAX", help="regions of a picture: 36,36 (default) always as "
-                        "many, 10,100 as many as are sure enough")
+    parser.add_argument(
+        "--min-max-boxes",
+        metavar="MIN,MAX",
+        help="regions of a picture: 36,36 (default) always as many, 10,100 as many as are sure enough",
+    )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once, for a GPU (default: 1)")
 
 
@@ -65,8 +79,10 @@ def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[De
     boxes = MIN_MAX if args.min_max_boxes is None else parse_min_max(args.min_max_boxes)
     if Path(path).suffix == ".npz":
         if args.min_max_boxes is not None or args.backend != "auto":
-            raise UserError(f"{path} is a region maker of the sample scenes: --backend and --min-max-boxes are for "
-                            "Bottom-Up networks.")
+            raise UserError(
+                f"{path} is a region maker of the sample scenes: --backend and --min-max-boxes are for "
+                "Bottom-Up networks."
+            )
         detector = SampleDetector(path)
         return detector, detector.max_boxes
     _check_device(args.device)

@@ -26,12 +26,19 @@ Several machines: --shard 1/4 ... --shard 4/4, each with an --out of its own; th
 def add_parser(subparsers: Any) -> None:
     from xmodaler_ssattn.cli.detectors import add_detector_arguments
 
-    parser = subparsers.add_parser("extract", help="region features of own photographs", description=TEXT,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = subparsers.add_parser(
+        "extract",
+        help="region features of own photographs",
+        description=TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--images", metavar="DIR", help="folder of pictures: JPEG, PNG, WebP, TIFF, ...")
-    add("--weights", metavar="FILE", help="the detector's weights, from their authors; or region_maker.npz of the "
-        "sample scenes")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="the detector's weights, from their authors; or region_maker.npz of the sample scenes",
+    )
     add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
     add("--recursive", action="store_true", help="also the pictures in subfolders")
     add("--ids", metavar="FILE", help="JSON name -> id, read or written; names are relative to --images")
@@ -62,19 +69,33 @@ def run(args: argparse.Namespace) -> int:
     vocabulary = sha256_or_empty(args.vocabulary)
     if os.path.exists(args.out) and not args.overwrite:
         read_header(args.out)  # some other file, given by mistake, is refused before the detector takes its time
-    print(f"{len(listing.names):,} pictures in {listing.folder}" + _passed_over(listing)
-          + (f" Shard {args.shard}: {len(chosen):,} of them." if args.shard else ""), flush=True)
+    print(
+        f"{len(listing.names):,} pictures in {listing.folder}"
+        + _passed_over(listing)
+        + (f" Shard {args.shard}: {len(chosen):,} of them." if args.shard else ""),
+        flush=True,
+    )
     detector, most = open_detector(args.weights, args)
     print(f"Detector: {detector.source}; {args.weights}, sha256 {detector.weights_sha256}", flush=True)
     report = extract_regions(
-        detector, {image_id: listing.folder / ids[image_id] for image_id in chosen}, args.out, num_regions=most,
-        batch=args.batch, float16=args.float16, vocabulary_sha256=vocabulary,
-        attributes={"min_max_boxes": args.min_max_boxes or f"{most},{most}",
-                    # One picture must not come in twice, under the number in its name and under that of a list.
-                    "image_ids": "from a list" if args.ids else "from the names"},
-        overwrite=args.overwrite)
-    print(f"{report.images:,} images with up to {most} regions of {detector.feature_dim} numbers and "
-          f"{detector.num_classes + 1} class probabilities (background first).")
+        detector,
+        {image_id: listing.folder / ids[image_id] for image_id in chosen},
+        args.out,
+        num_regions=most,
+        batch=args.batch,
+        float16=args.float16,
+        vocabulary_sha256=vocabulary,
+        attributes={
+            "min_max_boxes": args.min_max_boxes or f"{most},{most}",
+            # One picture must not come in twice, under the number in its name and under that of a list.
+            "image_ids": "from a list" if args.ids else "from the names",
+        },
+        overwrite=args.overwrite,
+    )
+    print(
+        f"{report.images:,} images with up to {most} regions of {detector.feature_dim} numbers and "
+        f"{detector.num_classes + 1} class probabilities (background first)."
+    )
     if report.resumed:
         print(f"{report.resumed:,} of them were there from an earlier run.")
     print(f"Written to {report.path}. Look at it: xmodaler check --regions {report.path}")
@@ -104,8 +125,10 @@ def list_failed(failed: list[str], total: int) -> int:
 def _passed_over(listing: Any) -> str:
     """What is in the folder and not among its pictures."""
     parts = []
-    for found, what in ((listing.others, "files that are no pictures"),
-                        (listing.subfolders, "subfolders (see --recursive)")):
+    for found, what in (
+        (listing.others, "files that are no pictures"),
+        (listing.subfolders, "subfolders (see --recursive)"),
+    ):
         if found:
             shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             parts.append(f"{len(found):,} {what}: {shown}")

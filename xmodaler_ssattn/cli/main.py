@@ -13,8 +13,17 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import HOST_ERRORS, HostError
 
 # What a person can mend about a path: no rights, a read-only or full disk, a file where a folder should be.
-MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-            errno.ENOENT, errno.ENAMETOOLONG)
+MENDABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+)
 # In the order in which a person meets them.
 COMMANDS = ("demo", "prepare", "extract", "check", "train", "evaluate", "score", "report", "caption", "export")
 
@@ -63,8 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno not in MENDABLE:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"xmodaler: error: {where}{error.strerror}. Give another path, or make room or rights for it.",
-              file=sys.stderr)
+        print(
+            f"xmodaler: error: {where}{error.strerror}. Give another path, or make room or rights for it.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("xmodaler: interrupted.", file=sys.stderr)

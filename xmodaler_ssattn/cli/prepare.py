@@ -38,8 +38,11 @@ formats and their inputs:
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("prepare", help="make annotations and region files from official files and packs",
-                                   description="Make the files that training reads.")
+    parser = subparsers.add_parser(
+        "prepare",
+        help="make annotations and region files from official files and packs",
+        description="Make the files that training reads.",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_annotations(commands)
     _add_regions(commands)
@@ -49,21 +52,37 @@ def add_parser(subparsers: Any) -> None:
 
 # --- annotations ---------------------------------------------------------------------------------------
 def _add_annotations(commands: Any) -> None:
-    parser = commands.add_parser("annotations", help="official files -> annotations and vocabulary",
-                                 description=ANNOTATIONS_TEXT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.add_parser(
+        "annotations",
+        help="official files -> annotations and vocabulary",
+        description=ANNOTATIONS_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--entities", metavar="DIR", help="folder with Sentences/ and Annotations/")
-    add("--split-ids", metavar="PATH", help="split_ids_flickr30k_entities.json, or a folder with train.txt, val.txt, "
-        "test.txt; default with --split-scheme plummer: the lists in --entities")
+    add(
+        "--split-ids",
+        metavar="PATH",
+        help="split_ids_flickr30k_entities.json, or a folder with train.txt, val.txt, "
+        "test.txt; default with --split-scheme plummer: the lists in --entities",
+    )
     add("--out", metavar="DIR", required=True, help="folder to write")
-    add("--split-scheme", choices=("karpathy", "plummer"), default="karpathy",
-        help="whose splits these are: says what counts to expect (default: karpathy, as GVD uses it)")
+    add(
+        "--split-scheme",
+        choices=("karpathy", "plummer"),
+        default="karpathy",
+        help="whose splits these are: says what counts to expect (default: karpathy, as GVD uses it)",
+    )
     add("--official", metavar="FILE", help="GVD's flickr30k_cleaned_class.json, read instead of --entities")
     add("--dictionary", metavar="FILE", help="GVD's dic_flickr30k.json: its vocabulary and lemmas are taken")
     add("--require-official", action="store_true", help="refuse everything that is not GVD-identical")
     add("--classes", metavar="FILE", help="class names, one a line (default: the 480 of Flickr30k Entities)")
-    add("--unrelated", metavar="FILE", help="the data set's UNRELATED_CAPTIONS: leave them out of the training split "
-        "(val and test keep them, so that scores stay comparable)")
+    add(
+        "--unrelated",
+        metavar="FILE",
+        help="the data set's UNRELATED_CAPTIONS: leave them out of the training split "
+        "(val and test keep them, so that scores stay comparable)",
+    )
     add("--compare-splits", metavar="PATH", help="other splits, as --split-ids, to warn about overlaps with")
     add("--skip-bad", action="store_true", help="leave out what cannot be used and list it in left_out.json")
     add("--workers", type=int, help="processes (default: one a core for large sets)")
@@ -81,18 +100,26 @@ def run_annotations(args: argparse.Namespace) -> int:
         raise UserError("Give --entities DIR (with Sentences/ and Annotations/), or --official FILE.")
     split_ids = args.split_ids or (str(entities) if entities and args.split_scheme == "plummer" else None)
     if split_ids is None:
-        raise UserError("Give --split-ids FILE: GVD's split_ids_flickr30k_entities.json, or a folder with train.txt, "
-                        "val.txt and test.txt.")
+        raise UserError(
+            "Give --split-ids FILE: GVD's split_ids_flickr30k_entities.json, or a folder with train.txt, "
+            "val.txt and test.txt."
+        )
     splits = read_splits(split_ids)
     _warn_overlaps(splits, args.compare_splits, entities, split_ids)
     report = prepare_annotations(
-        args.out, splits, lemma=noun_lemma,
+        args.out,
+        splits,
+        lemma=noun_lemma,
         sentences_dir=entities / "Sentences" if entities else None,
         annotations_dir=entities / "Annotations" if entities else None,
         classes=read_classes(args.classes) if args.classes else None,
-        official=args.official, dictionary=args.dictionary, require_official=args.require_official,
+        official=args.official,
+        dictionary=args.dictionary,
+        require_official=args.require_official,
         unrelated=read_unrelated(args.unrelated) if args.unrelated else None,
-        skip_bad=args.skip_bad, workers=args.workers)
+        skip_bad=args.skip_bad,
+        workers=args.workers,
+    )
     print("\n".join(_annotation_lines(report, args.split_scheme)))
     return 0
 
@@ -146,24 +173,38 @@ def _annotation_lines(report: PrepareReport, scheme: str) -> list[str]:
 
 # --- regions -------------------------------------------------------------------------------------------
 def _add_regions(commands: Any) -> None:
-    parser = commands.add_parser("regions", help="a feature pack -> one HDF5 file", description=REGIONS_TEXT,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.add_parser(
+        "regions",
+        help="a feature pack -> one HDF5 file",
+        description=REGIONS_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("--format", required=True,
-        choices=("caffe-tsv", "lxmert-tsv", "xmodaler-npz", "milvlg-npz", "gvd", "vlp", "gic", "regions"))
+    add(
+        "--format",
+        required=True,
+        choices=("caffe-tsv", "lxmert-tsv", "xmodaler-npz", "milvlg-npz", "gvd", "vlp", "gic", "regions"),
+    )
     add("--input", required=True, nargs="+", metavar="PATH")
     add("--boxes", metavar="PATH", help="boxes, where the format keeps them apart")
     add("--dictionary", metavar="FILE", help="dic_flickr30k.json, for gvd")
     add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
-    add("--annotations", metavar="DIR", help="folder of `xmodaler prepare annotations`: take its images alone, list "
-        "those that the pack lacks, and take or check the image sizes")
+    add(
+        "--annotations",
+        metavar="DIR",
+        help="folder of `xmodaler prepare annotations`: take its images alone, list "
+        "those that the pack lacks, and take or check the image sizes",
+    )
     add("--image-sizes", metavar="FILE", help='JSON {"image id": [width, height]}, for packs without sizes')
     add("--max-regions", type=int, default=36, metavar="K", help="keep the K best of an image (default: 36); 0: all")
     add("--min-score", type=float, metavar="S", help="drop regions of score S or less, never the best one")
     add("--cut-by-order", action="store_true", help="where a pack has no scores, keep its first K regions")
     add("--sort", action="store_true", help="order regions by descending score (default: as in the pack)")
-    add("--classifier", metavar="FILE", help="npz with weight (C x D) and bias (C): recompute class probabilities "
-        "where the pack has none")
+    add(
+        "--classifier",
+        metavar="FILE",
+        help="npz with weight (C x D) and bias (C): recompute class probabilities where the pack has none",
+    )
     add("--background", choices=("first", "last", "none"), help="where the pack's probabilities have the background")
     add("--float16", action="store_true", help="store features and class probabilities in half precision")
     add("--vocabulary", metavar="FILE", help="the detector's class list; its sha256 is recorded")
@@ -184,18 +225,37 @@ def run_regions(args: argparse.Namespace) -> int:
     dataset = read_dataset(args.annotations) if args.annotations else None
     sizes = {**(dataset or {}), **(read_sizes(args.image_sizes) if args.image_sizes else {})}
     dtype = "float16" if args.float16 else "float32"
-    rules = Rules(limit=args.max_regions or None, min_score=args.min_score, cut_by_order=args.cut_by_order,
-                  sort=args.sort, background=args.background,
-                  classifier=Classifier(args.classifier) if args.classifier else None)
+    rules = Rules(
+        limit=args.max_regions or None,
+        min_score=args.min_score,
+        cut_by_order=args.cut_by_order,
+        sort=args.sort,
+        background=args.background,
+        classifier=Classifier(args.classifier) if args.classifier else None,
+    )
     report = convert_regions(
-        pack, args.out, rules, wanted=list(dataset) if dataset is not None else None, sizes=sizes,
-        feature_dtype=dtype, probs_dtype=dtype, vocabulary_sha256=sha256_or_empty(args.vocabulary),
-        weights_sha256=sha256_or_empty(args.weights), skip_bad=args.skip_bad, overwrite=args.overwrite)
-    print(f"{report.images:,} images with up to {report.num_regions} regions of {report.feature_dim} numbers, "
-          + (f"{report.num_classes} class probabilities (background first)." if report.num_classes else
-             "without class probabilities: a config with SEMANTIC_INPUT c will be refused. With the detector's "
-             "classifier they can be added: "
-             f"xmodaler prepare regions --format regions --input {report.path} --classifier FILE --out NEW"))
+        pack,
+        args.out,
+        rules,
+        wanted=list(dataset) if dataset is not None else None,
+        sizes=sizes,
+        feature_dtype=dtype,
+        probs_dtype=dtype,
+        vocabulary_sha256=sha256_or_empty(args.vocabulary),
+        weights_sha256=sha256_or_empty(args.weights),
+        skip_bad=args.skip_bad,
+        overwrite=args.overwrite,
+    )
+    print(
+        f"{report.images:,} images with up to {report.num_regions} regions of {report.feature_dim} numbers, "
+        + (
+            f"{report.num_classes} class probabilities (background first)."
+            if report.num_classes
+            else "without class probabilities: a config with SEMANTIC_INPUT c will be refused. With the detector's "
+            "classifier they can be added: "
+            f"xmodaler prepare regions --format regions --input {report.path} --classifier FILE --out NEW"
+        )
+    )
     if report.resumed:
         print(f"{report.resumed:,} of them were there from a run that was stopped.")
     if report.cut_images:
@@ -234,9 +294,11 @@ def _reject(args: argparse.Namespace, **options: str | None) -> None:
 # --- classifier ----------------------------------------------------------------------------------------
 def _add_classifier(commands: Any) -> None:
     parser = commands.add_parser(
-        "classifier", help="a detector's weights -> the small file that `prepare regions --classifier` takes",
+        "classifier",
+        help="a detector's weights -> the small file that `prepare regions --classifier` takes",
         description="Write the last layer of a Bottom-Up detector (1601 x 2048 and bias, 13 MB). With it the class "
-                    "probabilities of a feature pack of that very detector are computed again from its features.")
+        "probabilities of a feature pack of that very detector are computed again from its features.",
+    )
     parser.add_argument("--weights", required=True, metavar="FILE", help="the detector's weights, from their authors")
     parser.add_argument("--out", default="classifier.npz", metavar="FILE", help="the file (default: classifier.npz)")
     parser.set_defaults(run=run_classifier)
@@ -247,15 +309,20 @@ def run_classifier(args: argparse.Namespace) -> int:
 
     made = export_classifier(args.weights, args.out)
     print(f"Weights: {args.weights} ({made.dialect}), sha256 {made.weights_sha256}")
-    print(f"{made.num_classes:,} classes, background first, of features of {made.feature_dim:,} numbers: written to "
-          f"{args.out}.")
+    print(
+        f"{made.num_classes:,} classes, background first, of features of {made.feature_dim:,} numbers: written to "
+        f"{args.out}."
+    )
     return 0
 
 
 # --- npz -----------------------------------------------------------------------------------------------
 def _add_npz(commands: Any) -> None:
-    parser = commands.add_parser("npz", help="the HDF5 file -> X-modaler's npz folder",
-                                 description="Write ID.npz files that X-modaler's own datasets read (FEATS_FOLDER).")
+    parser = commands.add_parser(
+        "npz",
+        help="the HDF5 file -> X-modaler's npz folder",
+        description="Write ID.npz files that X-modaler's own datasets read (FEATS_FOLDER).",
+    )
     parser.add_argument("--regions", required=True, metavar="FILE", help="the HDF5 file")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.set_defaults(run=run_npz)
@@ -266,6 +333,8 @@ def run_npz(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.data.regions import RegionStore
 
     count = export_npz(RegionStore(args.regions), args.out)
-    print(f"{count:,} files written to {args.out}. X-modaler's datasets prepend a mean region and read the first "
-          "MAX_FEAT_NUM - 1 of these.")
+    print(
+        f"{count:,} files written to {args.out}. X-modaler's datasets prepend a mean region and read the first "
+        "MAX_FEAT_NUM - 1 of these."
+    )
     return 0

@@ -53,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
     if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE at the end, or --resume for the last checkpoint.")
     if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
-        raise UserError(f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: drawn captions "
-                        "and their rewards come from SelfCriticalTrainer alone; the *_rl.yaml configs set both.")
+        raise UserError(
+            f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: drawn captions "
+            "and their rewards come from SelfCriticalTrainer alone; the *_rl.yaml configs set both."
+        )
     host.launch(
         run_host,
         args.num_gpus,
@@ -92,7 +94,8 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
         fresh = check_weights(cfg.MODEL.WEIGHTS, host.comm.unwrap_model(trainer.model), partial=partial)
         if fresh:
             logging.getLogger(__name__).info(
-                "%s lacks %d weights, which keep their draw: %s", cfg.MODEL.WEIGHTS, len(fresh), ", ".join(fresh))
+                "%s lacks %d weights, which keep their draw: %s", cfg.MODEL.WEIGHTS, len(fresh), ", ".join(fresh)
+            )
     if args.resume and not trainer.checkpointer.has_checkpoint():
         logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=args.resume)
@@ -122,8 +125,11 @@ def check_files(cfg: Any) -> None:
         if stage != "TRAIN":
             key = f"{stage}_ANNFILE"
             wanted.append((f"INFERENCE.{key}", cfg.INFERENCE[key], annotations))
-        problems += [f"{key}: the file {path} does not exist; {command} writes it."
-                     for key, path, command in wanted if not Path(path).is_file()]
+        problems += [
+            f"{key}: the file {path} does not exist; {command} writes it."
+            for key, path, command in wanted
+            if not Path(path).is_file()
+        ]
     raise_all(dict.fromkeys(problems), "The data are not all there (--data DIR sets all paths at once)")
 
 
@@ -147,11 +153,13 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
         # Not torch's own words: they advise to load the file all the same, which runs its code.
-        raise UserError(f"MODEL.WEIGHTS: {path} is no checkpoint of plain data: it is damaged or cut short, or holds "
-                        "Python objects, which could run code and are not read.") from error
+        raise UserError(
+            f"MODEL.WEIGHTS: {path} is no checkpoint of plain data: it is damaged or cut short, or holds "
+            "Python objects, which could run code and are not read."
+        ) from error
     stored = stored.get("model", stored) if isinstance(stored, dict) else None
     if not isinstance(stored, dict) or not all(isinstance(weight, torch.Tensor) for weight in stored.values()):
-        raise UserError(f"MODEL.WEIGHTS: {path} holds no weights by name, which a checkpoint has under \"model\".")
+        raise UserError(f'MODEL.WEIGHTS: {path} holds no weights by name, which a checkpoint has under "model".')
     wanted = model.state_dict()
     problems = []
     fresh = sorted(wanted.keys() - stored.keys())

@@ -35,8 +35,14 @@ HINT = "Write it with `xmodaler prepare annotations`."
 
 _START = '"images": ['
 _CAPTION_KEYS = {"tokens": list, "raw": str, "phrases": list}
-_PHRASE_KEYS = {"start": int, "end": int, "head": (int, type(None)), "class": (str, type(None)),
-                "chain": (str, type(None)), "boxes": list}
+_PHRASE_KEYS = {
+    "start": int,
+    "end": int,
+    "head": (int, type(None)),
+    "class": (str, type(None)),
+    "chain": (str, type(None)),
+    "boxes": list,
+}
 
 
 @dataclasses.dataclass
@@ -81,17 +87,27 @@ def json_list(path: str | os.PathLike, header: Mapping[str, Any], key: str) -> I
         writer.close()
 
 
-def annotation_header(split: str, source: str, gvd_identical: bool, rule: str,
-                      classes: Sequence[str]) -> dict[str, Any]:
+def annotation_header(
+    split: str, source: str, gvd_identical: bool, rule: str, classes: Sequence[str]
+) -> dict[str, Any]:
     """The header of an annotation file, in the order in which people read it."""
-    return {"schema": SCHEMA, "version": VERSION, "split": split, "source": source,
-            "gvd_identical": gvd_identical, "rule": rule, "classes": list(classes)}
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "split": split,
+        "source": source,
+        "gvd_identical": gvd_identical,
+        "rule": rule,
+        "classes": list(classes),
+    }
 
 
 def coco_reference(image: Mapping[str, Any], first_id: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """One image of the COCO-style caption references: its ``images`` and its ``annotations`` entries."""
-    annotations = [{"image_id": image["image_id"], "id": first_id + number, "caption": caption["raw"]}
-                   for number, caption in enumerate(image["captions"])]
+    annotations = [
+        {"image_id": image["image_id"], "id": first_id + number, "caption": caption["raw"]}
+        for number, caption in enumerate(image["captions"])
+    ]
     return {"id": image["image_id"]}, annotations
 
 
@@ -103,12 +119,14 @@ def gvd_reference(image: Mapping[str, Any]) -> dict[str, Any]:
     captions = []
     for caption in image["captions"]:
         entries = [phrase for phrase in caption["phrases"] if phrase["class"] is not None and phrase["boxes"]]
-        captions.append({
-            "tokens": caption["tokens"],
-            "process_idx": [phrase["head"] for phrase in entries],
-            "process_clss": [phrase["class"] for phrase in entries],
-            "process_bnd_box": [union_box(phrase["boxes"]) for phrase in entries],
-        })
+        captions.append(
+            {
+                "tokens": caption["tokens"],
+                "process_idx": [phrase["head"] for phrase in entries],
+                "process_clss": [phrase["class"] for phrase in entries],
+                "process_bnd_box": [union_box(phrase["boxes"]) for phrase in entries],
+            }
+        )
     return {"image_id": image["image_id"], "image_size": [image["width"], image["height"]], "captions": captions}
 
 
@@ -127,8 +145,9 @@ def read_annotations(path: str | os.PathLike, split: str | None = None) -> Annot
     return Annotations(header, list(images))
 
 
-def open_annotations(path: str | os.PathLike,
-                     split: str | None = None) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def open_annotations(
+    path: str | os.PathLike, split: str | None = None
+) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     """As ``read_annotations``, but the images come one by one and never are in memory together.
 
     Files in the layout that we write are read line by line; any other layout of the same JSON is read whole.

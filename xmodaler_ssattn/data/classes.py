@@ -31,13 +31,16 @@ def read_classes(path: str | os.PathLike | None = None) -> list[str]:
     names = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not names or repeated:
-        raise UserError(f"The list of classes {source}: "
-                        + (f"these names stand twice: {', '.join(repeated)}." if repeated else "it is empty."))
+        raise UserError(
+            f"The list of classes {source}: "
+            + (f"these names stand twice: {', '.join(repeated)}." if repeated else "it is empty.")
+        )
     return names
 
 
-def class_of_phrase(tokens: Sequence[str], start: int, end: int, classes: Collection[str],
-                    lemma: Callable[[str], str]) -> tuple[str, int] | tuple[None, None]:
+def class_of_phrase(
+    tokens: Sequence[str], start: int, end: int, classes: Collection[str], lemma: Callable[[str], str]
+) -> tuple[str, int] | tuple[None, None]:
     """Class and head word of ``tokens[start:end]``: the last token whose lemma is a class.
 
     Returns:

@@ -25,8 +25,14 @@ FREE_SHARE = 0.8
 ROWS_AT_ONCE = 256
 
 
-def resident_regions(store: RegionStore, image_ids: Sequence[int], device: str | torch.device, *,
-                     limit: int | None = None, class_probs: bool = True) -> tuple[ResidentRegions | None, str]:
+def resident_regions(
+    store: RegionStore,
+    image_ids: Sequence[int],
+    device: str | torch.device,
+    *,
+    limit: int | None = None,
+    class_probs: bool = True,
+) -> tuple[ResidentRegions | None, str]:
     """The regions of these images on ``device``, in their order, when they fit.
 
     Args:
@@ -45,12 +51,20 @@ def resident_regions(store: RegionStore, image_ids: Sequence[int], device: str |
     free = free_bytes(device)
     if free is None or needed > FREE_SHARE * free:
         instead = "ram" if store.path.stat().st_size <= (free_bytes(torch.device("cpu")) or 0) else "none"
-        has = "does not say how much it has free" if free is None else f"has {_gib(free)} free, of which " \
-            f"{FREE_SHARE:.0%} may be taken"
+        has = (
+            "does not say how much it has free"
+            if free is None
+            else f"has {_gib(free)} free, of which {FREE_SHARE:.0%} may be taken"
+        )
         logging.getLogger(__name__).warning(
             "DATALOADER.CACHE device: the regions of %d images need %s, but %s %s. Going on with DATALOADER.CACHE %s. "
             "Fewer regions (DATALOADER.MAX_FEAT_NUM) or a file in float16 need less.",
-            len(image_ids), _gib(needed), device, has, instead)
+            len(image_ids),
+            _gib(needed),
+            device,
+            has,
+            instead,
+        )
         return None, instead
     return _fill(store, image_ids, device, fields), "device"
 
@@ -66,8 +80,9 @@ def free_bytes(device: torch.device) -> int | None:
     return ask(device)[0] if ask is not None else None
 
 
-def _fields(store: RegionStore, count: int, limit: int | None, class_probs: bool
-            ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def _fields(
+    store: RegionStore, count: int, limit: int | None, class_probs: bool
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and type of each field of the table; large ones in the file's own type."""
     regions = store.num_regions if limit is None else min(limit, store.num_regions)
     float32 = np.dtype("float32")
@@ -82,11 +97,17 @@ def _fields(store: RegionStore, count: int, limit: int | None, class_probs: bool
     return fields
 
 
-def _fill(store: RegionStore, image_ids: Sequence[int], device: torch.device,
-          fields: dict[str, tuple[tuple[int, ...], np.dtype]]) -> ResidentRegions:
+def _fill(
+    store: RegionStore,
+    image_ids: Sequence[int],
+    device: torch.device,
+    fields: dict[str, tuple[tuple[int, ...], np.dtype]],
+) -> ResidentRegions:
     """Read the file from front to back, so many rows at once, each to its place on the device."""
-    tables = {key: torch.empty(shape, dtype=getattr(torch, dtype.name), device=device)
-              for key, (shape, dtype) in fields.items()}
+    tables = {
+        key: torch.empty(shape, dtype=getattr(torch, dtype.name), device=device)
+        for key, (shape, dtype) in fields.items()
+    }
     regions = fields[kfg.ATT_FEATS][0][1]
     file_rows = np.array([store.row(image_id) for image_id in image_ids])
     counts = [min(store.num_boxes(image_id), regions) for image_id in image_ids]
@@ -104,14 +125,18 @@ def _fill(store: RegionStore, image_ids: Sequence[int], device: torch.device,
             chunk[keys.SPATIAL][i] = spatial_vectors(chunk[keys.BOXES_PX][i], width, height)
             for values in chunk.values():
                 if values.ndim == 3:
-                    values[i, counts[place]:] = 0
+                    values[i, counts[place] :] = 0
             _check_finite(store, image_id, [values[i] for values in chunk.values()])
         index = torch.from_numpy(places).to(device)
         for key, table in tables.items():
             table.index_copy_(0, index, torch.from_numpy(chunk[key]).to(device))
     per_image = {keys.IMAGE_SIZE: tables.pop(keys.IMAGE_SIZE)}
-    logging.getLogger(__name__).info("%d images' regions are resident on %s: %s", len(counts), device,
-                                     _gib(sum(table.nbytes for table in tables.values())))
+    logging.getLogger(__name__).info(
+        "%d images' regions are resident on %s: %s",
+        len(counts),
+        device,
+        _gib(sum(table.nbytes for table in tables.values())),
+    )
     return ResidentRegions(tables, per_image, counts)
 
 

@@ -103,9 +103,12 @@ def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1
     def add(part: str) -> None:
         if "[" in part or "]" in part:
             bad = "[" if "[" in part else "]"
-            excerpt = part[part.index(bad):][:40]
-            what = "opens a phrase that is not closed, or is not written [/EN#id/type words]" if bad == "[" else \
-                "closes a phrase that was not opened"
+            excerpt = part[part.index(bad) :][:40]
+            what = (
+                "opens a phrase that is not closed, or is not written [/EN#id/type words]"
+                if bad == "["
+                else "closes a phrase that was not opened"
+            )
             raise MarkupError(path, line, f"the bracket at {excerpt!r} {what}.")
         for word in part.split():
             words.append(word)
@@ -115,7 +118,7 @@ def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1
 
     position = 0
     for match in PHRASE.finditer(text):
-        add(text[position:match.start()])
+        add(text[position : match.start()])
         start = len(tokens)
         chain, types, inside = match.groups()
         if not inside.strip():
@@ -146,8 +149,7 @@ def read_sentences(path: str | os.PathLike, captions_per_image: int | None = 5) 
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise MarkupError(path, line, f"byte {data[error.start]:#04x} is not UTF-8 text.") from error
-    captions = [parse_caption(line, path, number)
-                for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    captions = [parse_caption(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not captions or (captions_per_image is not None and len(captions) != captions_per_image):
         wanted = "at least 1" if captions_per_image is None else captions_per_image
         raise MarkupError(path, None, f"it has {len(captions)} sentences, expected {wanted}.")
@@ -224,8 +226,9 @@ class _XmlReader:
         try:
             return int(value)
         except ValueError:
-            raise MarkupError(self.path, self.parser.CurrentLineNumber,
-                              f"<{tag}> is {value!r}, expected a whole number.") from None
+            raise MarkupError(
+                self.path, self.parser.CurrentLineNumber, f"<{tag}> is {value!r}, expected a whole number."
+            ) from None
 
     def result(self) -> Objects:
         if self.size.get("width", 0) < 1 or self.size.get("height", 0) < 1:

@@ -26,9 +26,11 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
 from xmodaler_ssattn.resident import ResidentRegions
 
-CLASSIFIER_HINT = ("recompute them from the features with the detector's classifier: "
-                   "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
-                   "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v")
+CLASSIFIER_HINT = (
+    "recompute them from the features with the detector's classifier: "
+    "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
+    "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
+)
 TARGETS = ("image", "sentence")
 CACHES = ("none", "ram", "device")
 # Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
@@ -59,17 +61,36 @@ class Flickr30kEntitiesDataset:
     """
 
     @configurable
-    def __init__(self, *, stage: str, annotation_file: str, vocabulary_file: str, regions_file: str,
-                 seq_per_sample: int, max_regions: int | None, max_seq_len: int, vocab_size: int, feature_dim: int,
-                 num_classes: int | None, targets: str | None, min_iou: float = 0.0, gt_attention: bool = False,
-                 cache: str = "none", device: str = "cpu") -> None:
-        for name, value, allowed in (("LOSSES.GROUNDING.TARGETS", targets, (*TARGETS, None)),
-                                     ("DATALOADER.CACHE", cache, CACHES)):
+    def __init__(
+        self,
+        *,
+        stage: str,
+        annotation_file: str,
+        vocabulary_file: str,
+        regions_file: str,
+        seq_per_sample: int,
+        max_regions: int | None,
+        max_seq_len: int,
+        vocab_size: int,
+        feature_dim: int,
+        num_classes: int | None,
+        targets: str | None,
+        min_iou: float = 0.0,
+        gt_attention: bool = False,
+        cache: str = "none",
+        device: str = "cpu",
+    ) -> None:
+        for name, value, allowed in (
+            ("LOSSES.GROUNDING.TARGETS", targets, (*TARGETS, None)),
+            ("DATALOADER.CACHE", cache, CACHES),
+        ):
             if value not in allowed:
                 raise UserError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}.")
         if seq_per_sample < 1 or max_seq_len < 1:
-            raise UserError("DATALOADER.SEQ_PER_SAMPLE and MODEL.MAX_SEQ_LEN must be at least 1; "
-                            f"got {seq_per_sample} and {max_seq_len}.")
+            raise UserError(
+                "DATALOADER.SEQ_PER_SAMPLE and MODEL.MAX_SEQ_LEN must be at least 1; "
+                f"got {seq_per_sample} and {max_seq_len}."
+            )
         self.stage = stage
         self.annotation_file, self.vocabulary_file, self.regions_file = annotation_file, vocabulary_file, regions_file
         self.seq_per_sample, self.max_regions, self.max_seq_len = seq_per_sample, max_regions, max_seq_len
@@ -86,9 +107,8 @@ class Flickr30kEntitiesDataset:
         attention = cfg.MODEL.SS_ATTENTION
         # The paper's semantic slot, and the embedding of the control that puts c into V.
         reads_classes = (
-            (attention.ENABLED and attention.SEMANTIC_INPUT == "c")
-            or cfg.MODEL.VISUAL_EMBED.NAME == "SpatialSemanticEmbedding"
-        )
+            attention.ENABLED and attention.SEMANTIC_INPUT == "c"
+        ) or cfg.MODEL.VISUAL_EMBED.NAME == "SpatialSemanticEmbedding"
         limit = cfg.DATALOADER.MAX_FEAT_NUM
         return {
             "stage": stage,
@@ -127,16 +147,26 @@ class Flickr30kEntitiesDataset:
         raise_all(problems, f"The {self.stage} data cannot be used")
         if self.stage == "train":
             self._fill_cache(records)
-        logging.getLogger(__name__).info("%s: %d images, %d captions cut at %d words, %s", self.stage, len(records),
-                                         self.cut_captions, self.max_seq_len, self.annotation_file)
+        logging.getLogger(__name__).info(
+            "%s: %d images, %d captions cut at %d words, %s",
+            self.stage,
+            len(records),
+            self.cut_captions,
+            self.max_seq_len,
+            self.annotation_file,
+        )
         return records
 
     def _fill_cache(self, records: list[dict[str, Any]]) -> None:
         cache = self.cache
         if cache == "device":
             self._resident, cache = resident_regions(
-                self._store, [record["image_id"] for record in records], self.device, limit=self.max_regions,
-                class_probs=self.num_classes is not None)
+                self._store,
+                [record["image_id"] for record in records],
+                self.device,
+                limit=self.max_regions,
+                class_probs=self.num_classes is not None,
+            )
         if self._resident is not None:
             self._resident_name = self._resident.name
             for row, record in enumerate(records):
@@ -164,8 +194,9 @@ class Flickr30kEntitiesDataset:
                     empty.append(image_id)
                 elif self._store is not None and vocabulary is not None:
                     records.append(self._record(image, vocabulary))
-            problems += self._listed(absent, f"not in the region file {self.regions_file}; add them with "
-                                             "`xmodaler prepare regions`")
+            problems += self._listed(
+                absent, f"not in the region file {self.regions_file}; add them with `xmodaler prepare regions`"
+            )
             problems += self._listed(empty, f"without a region in {self.regions_file}; attention needs at least one")
         return records, problems
 
@@ -178,20 +209,28 @@ class Flickr30kEntitiesDataset:
         """What the config says against what the files have."""
         problems = []
         if vocabulary is not None and vocabulary.model_size != self.vocab_size:
-            problems.append(f"MODEL.VOCAB_SIZE is {self.vocab_size}, but {self.vocabulary_file} has {len(vocabulary)} "
-                            f"words; set it to {vocabulary.model_size} (words + 1)")
+            problems.append(
+                f"MODEL.VOCAB_SIZE is {self.vocab_size}, but {self.vocabulary_file} has {len(vocabulary)} "
+                f"words; set it to {vocabulary.model_size} (words + 1)"
+            )
         store = self._store
         if store is None:
             return problems
         if store.feature_dim != self.feature_dim:
-            problems.append(f"MODEL.VISUAL_EMBED.IN_DIM is {self.feature_dim}, but the features in {self.regions_file} "
-                            f"have {store.feature_dim} numbers; set it to {store.feature_dim}")
+            problems.append(
+                f"MODEL.VISUAL_EMBED.IN_DIM is {self.feature_dim}, but the features in {self.regions_file} "
+                f"have {store.feature_dim} numbers; set it to {store.feature_dim}"
+            )
         if self.num_classes is not None and store.num_classes is None:
-            problems.append(f"the config feeds class probabilities to the attention, but {self.regions_file} has none; "
-                            + CLASSIFIER_HINT)
+            problems.append(
+                f"the config feeds class probabilities to the attention, but {self.regions_file} has none; "
+                + CLASSIFIER_HINT
+            )
         elif self.num_classes is not None and store.num_classes != self.num_classes:
-            problems.append(f"MODEL.SS_ATTENTION.NUM_CLASSES is {self.num_classes}, but the class probabilities in "
-                            f"{self.regions_file} have {store.num_classes} columns; set it to {store.num_classes}")
+            problems.append(
+                f"MODEL.SS_ATTENTION.NUM_CLASSES is {self.num_classes}, but the class probabilities in "
+                f"{self.regions_file} have {store.num_classes} columns; set it to {store.num_classes}"
+            )
         return problems
 
     def _listed(self, image_ids: list[int], what: str) -> list[str]:

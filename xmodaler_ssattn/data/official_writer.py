@@ -26,8 +26,15 @@ def marked(words: str, chain: int, entity_type: str) -> str:
     return f"[/EN#{chain}/{entity_type} {words}]"
 
 
-def annotation_xml(image_id: int, width: int, height: int, boxes: Sequence[ObjectBox], *,
-                   without_box: Sequence[int] = (), scenes: Sequence[int] = ()) -> str:
+def annotation_xml(
+    image_id: int,
+    width: int,
+    height: int,
+    boxes: Sequence[ObjectBox],
+    *,
+    without_box: Sequence[int] = (),
+    scenes: Sequence[int] = (),
+) -> str:
     """The official XML: one <object> a box, with all chains that it belongs to; pixels are counted from 1.
 
     Args:
@@ -44,8 +51,7 @@ def annotation_xml(image_id: int, width: int, height: int, boxes: Sequence[Objec
         objects += [_names([chain]) + no_box for chain in chains]
     size = f"\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n\t\t<depth>3</depth>\n"
     body = "".join(f"\t<object>\n{item}\t</object>\n" for item in objects)
-    return (f"<annotation>\n\t<filename>{image_id}.jpg</filename>\n\t<size>\n{size}\t</size>\n{body}"
-            "</annotation>\n")
+    return f"<annotation>\n\t<filename>{image_id}.jpg</filename>\n\t<size>\n{size}\t</size>\n{body}</annotation>\n"
 
 
 def _names(chains: Sequence[int]) -> str:

@@ -131,24 +131,32 @@ def prepare_annotations(
         file = read_official(official)
         class_names = _ordered_classes(file, words)
         loaded = _load_official_images(file, splits, captions_per_image)
-        header = functools.partial(annotation_header, source="gvd", gvd_identical=True,
-                                   rule="flickr30k_cleaned_class.json as published", classes=class_names)
+        header = functools.partial(
+            annotation_header,
+            source="gvd",
+            gvd_identical=True,
+            rule="flickr30k_cleaned_class.json as published",
+            classes=class_names,
+        )
     else:
         file = None
         class_names = list(classes) if classes is not None else read_classes()
         lemma = functools.cache(lemma)
         loaded = _load_entities_images(Path(sentences_dir), Path(annotations_dir), splits, captions_per_image, workers)
-        header = functools.partial(annotation_header, source=source, gvd_identical=False, rule=FALLBACK_RULE,
-                                   classes=class_names)
-    report = PrepareReport(out_dir, Vocabulary(["UNK"]), {split: Counter() for split in splits},
-                           gvd_identical=file is not None)
+        header = functools.partial(
+            annotation_header, source=source, gvd_identical=False, rule=FALLBACK_RULE, classes=class_names
+        )
+    report = PrepareReport(
+        out_dir, Vocabulary(["UNK"]), {split: Counter() for split in splits}, gvd_identical=file is not None
+    )
     home = {image_id: split for split, ids in splits.items() for image_id in ids}
     counted: Counter[str] = Counter()
     problems: list[Problem] = []
     class_set = set(class_names)
     with contextlib.ExitStack() as stack:
-        outputs = {split: _SplitOutput(stack, out_dir, split, names[split], header(split), class_names)
-                   for split in splits}
+        outputs = {
+            split: _SplitOutput(stack, out_dir, split, names[split], header(split), class_names) for split in splits
+        }
         for image in loaded:
             counted.update(image.tokens)
             problems += image.problems
@@ -179,16 +187,27 @@ def prepare_annotations(
 class _SplitOutput:
     """The files of one split while they are written."""
 
-    def __init__(self, stack: contextlib.ExitStack, out_dir: Path, split: str, name: str, header: Mapping[str, Any],
-                 classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        out_dir: Path,
+        split: str,
+        name: str,
+        header: Mapping[str, Any],
+        classes: Sequence[str],
+    ) -> None:
         self._images = stack.enter_context(json_list(out_dir / name, header, "images"))
         self._captions = stack.enter_context(atomic_path(out_dir / f"captions_{split}.json"))
         self._coco: dict[str, Any] = {"info": {}, "licenses": [], "type": "captions", "images": [], "annotations": []}
         self._grounding = None
         if split != "train":
-            self._grounding = stack.enter_context(json_list(
-                out_dir / f"grounding_{split}.json", {"gvd_identical": header["gvd_identical"], "rule": header["rule"],
-                                                      "vocab": list(classes)}, "annotations"))
+            self._grounding = stack.enter_context(
+                json_list(
+                    out_dir / f"grounding_{split}.json",
+                    {"gvd_identical": header["gvd_identical"], "rule": header["rule"], "vocab": list(classes)},
+                    "annotations",
+                )
+            )
 
     def add(self, image: Loaded, reference: Mapping[str, Any] | None, counts: dict[str, int]) -> None:
         record = image.record
@@ -211,8 +230,9 @@ class _SplitOutput:
 
 
 # --- reading, in one process or several ----------------------------------------------------------------
-def _load_official_images(file: OfficialFile, splits: Mapping[str, Sequence[int]],
-                          captions_per_image: int | None) -> Iterator[Loaded]:
+def _load_official_images(
+    file: OfficialFile, splits: Mapping[str, Sequence[int]], captions_per_image: int | None
+) -> Iterator[Loaded]:
     planned = [image_id for ids in splits.values() for image_id in ids]
     rest = file.images.keys() - set(planned)
     for image_id in progress([*planned, *sorted(rest)], desc="images"):
@@ -222,8 +242,13 @@ def _load_official_images(file: OfficialFile, splits: Mapping[str, Sequence[int]
         yield loaded
 
 
-def _load_entities_images(sentences: Path, annotations: Path, splits: Mapping[str, Sequence[int]],
-                          captions_per_image: int | None, workers: int | None) -> Iterator[Loaded]:
+def _load_entities_images(
+    sentences: Path,
+    annotations: Path,
+    splits: Mapping[str, Sequence[int]],
+    captions_per_image: int | None,
+    workers: int | None,
+) -> Iterator[Loaded]:
     planned = [image_id for ids in splits.values() for image_id in ids]
     found = {int(name[:-4]) for name in os.listdir(sentences) if name.endswith(".txt") and name[:-4].isdecimal()}
     rest = sorted(found - set(planned))
@@ -243,14 +268,17 @@ def _load_task(task: tuple[int, Path, Path | None, int | None]) -> Loaded:
 
 
 # --- checks --------------------------------------------------------------------------------------------
-def _check_arguments(sentences_dir: Any, annotations_dir: Any, official: Any, dictionary: Any, require_official: bool,
-                     lemma: Any) -> None:
+def _check_arguments(
+    sentences_dir: Any, annotations_dir: Any, official: Any, dictionary: Any, require_official: bool, lemma: Any
+) -> None:
     problems = []
     if require_official:
         for value, name in ((official, "flickr30k_cleaned_class.json"), (dictionary, "dic_flickr30k.json")):
             if value is None:
-                problems.append(f"--require-official needs GVD's {name}, and none was given; without it the result is "
-                                "not GVD-identical")
+                problems.append(
+                    f"--require-official needs GVD's {name}, and none was given; without it the result is "
+                    "not GVD-identical"
+                )
     if official is None:
         for value, name in ((sentences_dir, "Sentences"), (annotations_dir, "Annotations")):
             if value is None or not Path(value).is_dir():
@@ -265,8 +293,10 @@ def _raise_problems(problems: Sequence[Problem], skip_bad: bool) -> None:
     if not problems or skip_bad:
         return
     shown = numbered([problem.message for problem in problems])
-    raise UserError(f"{len(problems)} problem(s) in the annotations, nothing was written:\n{shown}\n"
-                    "Mend the files, or add --skip-bad: it leaves out what cannot be used and writes the list of it.")
+    raise UserError(
+        f"{len(problems)} problem(s) in the annotations, nothing was written:\n{shown}\n"
+        "Mend the files, or add --skip-bad: it leaves out what cannot be used and writes the list of it."
+    )
 
 
 def _check_not_empty(report: PrepareReport, splits: Mapping[str, Sequence[int]]) -> None:
@@ -291,15 +321,19 @@ def _ordered_classes(file: OfficialFile, words: OfficialDictionary | None) -> li
         return file.classes
     if set(words.classes) != set(file.classes):
         odd = sorted(set(words.classes) ^ set(file.classes))
-        raise UserError(f"{file.path} and the dictionary do not have the same classes: {', '.join(odd[:10])} "
-                        "stand in one of them only. Take both files from one source.")
+        raise UserError(
+            f"{file.path} and the dictionary do not have the same classes: {', '.join(odd[:10])} "
+            "stand in one of them only. Take both files from one source."
+        )
     return words.classes
 
 
 def _write_side_files(report: PrepareReport, words: OfficialDictionary | None) -> None:
     write_vocabulary(report.out_dir / "vocabulary.txt", report.vocabulary)
-    optional = {"lemmas.json": words.lemmas if words is not None else None,
-                "left_out.json": [dataclasses.asdict(problem) for problem in report.left_out] or None}
+    optional = {
+        "lemmas.json": words.lemmas if words is not None else None,
+        "left_out.json": [dataclasses.asdict(problem) for problem in report.left_out] or None,
+    }
     for name, content in optional.items():
         if content is not None:
             write_json(report.out_dir / name, content, indent=1)

@@ -75,9 +75,7 @@ def talked_about(store: RegionStore, images: Iterable[Mapping[str, Any]]) -> Sam
     for image in images:
         regions = store.read(image["image_id"])
         p = spatial_vectors(regions.boxes_px, regions.width, regions.height)
-        boxes = [
-            box for caption in image["captions"] for phrase in caption["phrases"] for box in phrase["boxes"]
-        ]
+        boxes = [box for caption in image["captions"] for phrase in caption["phrases"] for box in phrase["boxes"]]
         sigma = indicator(regions.boxes_px, np.asarray(boxes, dtype=np.float64).reshape(-1, 4))
         rows += [_row(regions, p, i, int(value)) for i, value in enumerate(sigma)]
     return _gather(rows)
@@ -98,7 +96,10 @@ def _gather(rows: Sequence[tuple[dict[str, np.ndarray], int]]) -> Samples:
 
 
 def linear_scores(
-    train: tuple[np.ndarray, np.ndarray], others: Sequence[np.ndarray], num_classes: int, decay: float,
+    train: tuple[np.ndarray, np.ndarray],
+    others: Sequence[np.ndarray],
+    num_classes: int,
+    decay: float,
     steps: int = STEPS,
 ) -> list[np.ndarray]:
     """Softmax regression by AdamW: logits, (m, M) float32, for each array of ``others`` (m, F).
@@ -153,9 +154,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
 
 
-def probe(
-    train: Samples, val: Samples, test: Samples, names: str, num_classes: int, steps: int = STEPS
-) -> np.ndarray:
+def probe(train: Samples, val: Samples, test: Samples, names: str, num_classes: int, steps: int = STEPS) -> np.ndarray:
     """Scores (n, M) for test by a linear probe on some inputs, e.g. "V" or "Vc"; val chooses among ``DECAYS``."""
     parts = [np.concatenate([samples.inputs[name] for name in names], axis=1) for samples in (train, val, test)]
     best: tuple[float, np.ndarray] | None = None
@@ -183,9 +182,7 @@ def centrality(p: np.ndarray) -> np.ndarray:
     return -np.hypot(x, y)
 
 
-def report(
-    train: Samples, val: Samples, test: Samples, classes: Sequence[str], steps: int = STEPS
-) -> dict[str, float]:
+def report(train: Samples, val: Samples, test: Samples, classes: Sequence[str], steps: int = STEPS) -> dict[str, float]:
     """Which object is it? Accuracies on test by the probe's inputs, and of always saying the commonest class."""
     commonest = np.bincount(train.labels, minlength=len(classes)).argmax()
     found = {"commonest class": float((test.labels == commonest).mean())}

@@ -84,11 +84,19 @@ def load_entities(image_id: int, sentences: Path, annotations: Path | None, capt
             boxes = objects.boxes_px.get(phrase.chain, [])
             if not boxes and phrase.chain is not None and phrase.chain not in objects.without_box:
                 where = f"{sentences / f'{image_id}.txt'}, line {caption.line}"
-                words = " ".join(caption.tokens[phrase.start:phrase.end])
+                words = " ".join(caption.tokens[phrase.start : phrase.end])
                 message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {xml_path}."
                 loaded.problems.append(Problem(image_id, message, "boxes of the phrase"))
-            phrases.append({"start": phrase.start, "end": phrase.end, "head": None, "class": None,
-                            "chain": phrase.chain, "boxes": boxes})
+            phrases.append(
+                {
+                    "start": phrase.start,
+                    "end": phrase.end,
+                    "head": None,
+                    "class": None,
+                    "chain": phrase.chain,
+                    "boxes": boxes,
+                }
+            )
         made.append({"raw": caption.raw, "tokens": caption.tokens, "phrases": phrases})
     loaded.record = {"image_id": image_id, "width": objects.width, "height": objects.height, "captions": made}
     return loaded
@@ -99,7 +107,8 @@ def add_classes(record: Record, classes: Collection[str], lemma: Callable[[str],
     for caption in record["captions"]:
         for phrase in caption["phrases"]:
             phrase["class"], phrase["head"] = class_of_phrase(
-                caption["tokens"], phrase["start"], phrase["end"], classes, lemma)
+                caption["tokens"], phrase["start"], phrase["end"], classes, lemma
+            )
 
 
 # --- flickr30k_cleaned_class.json and dic_flickr30k.json ---------------------------------------------
@@ -125,10 +134,14 @@ class OfficialDictionary:
 def read_official(path: str | os.PathLike) -> OfficialFile:
     """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names a missing key."""
     content = read_json(path, "GVD's annotations")
-    if not isinstance(content, dict) or not isinstance(content.get("vocab"), list) \
-            or not isinstance(content.get("annotations"), list):
-        raise UserError(f"{path}: expected an object with the lists 'vocab' and 'annotations', as in "
-                        "flickr30k_cleaned_class.json.")
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("vocab"), list)
+        or not isinstance(content.get("annotations"), list)
+    ):
+        raise UserError(
+            f"{path}: expected an object with the lists 'vocab' and 'annotations', as in flickr30k_cleaned_class.json."
+        )
     images = {}
     for number, image in enumerate(content["annotations"]):
         try:
@@ -191,8 +204,9 @@ def _official_caption(caption: Mapping[str, Any], known: Collection[str]) -> dic
         raise ValueError("a caption has no words")
     places, names, boxes = (caption[key] for key in ("process_idx", "process_clss", "process_bnd_box"))
     if not len(places) == len(names) == len(boxes):
-        raise ValueError(f"process_idx, process_clss and process_bnd_box have {len(places)}, {len(names)} and "
-                         f"{len(boxes)} entries")
+        raise ValueError(
+            f"process_idx, process_clss and process_bnd_box have {len(places)}, {len(names)} and {len(boxes)} entries"
+        )
     phrases = []
     for place, name, box in zip(places, names, boxes):
         if place not in position:
@@ -202,6 +216,7 @@ def _official_caption(caption: Mapping[str, Any], known: Collection[str]) -> dic
         if len(box) != 4 or box[2] < box[0] or box[3] < box[1]:
             raise ValueError(f"process_bnd_box {box} is not x1 <= x2, y1 <= y2")
         head = position[place]
-        phrases.append({"start": head, "end": head + 1, "head": head, "class": name, "chain": None,
-                        "boxes": [list(box)]})
+        phrases.append(
+            {"start": head, "end": head + 1, "head": head, "class": name, "chain": None, "boxes": [list(box)]}
+        )
     return {"raw": " ".join(words), "tokens": [token_of(word) for word in words], "phrases": phrases}

@@ -47,9 +47,11 @@ def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | Non
             fractions.append(image_id)
         empty += int((boxes[:, :2] == boxes[:, 2:]).any(axis=1).sum())
         count += len(boxes)
-    for ids, what in ((outside, "have a box that leaves the picture by more than a pixel; are the sizes right?"),
-                      (inverted, "have a box with x2 < x1 or y2 < y1"),
-                      (fractions, "have boxes that are all within 1 pixel: fractions instead of pixels?")):
+    for ids, what in (
+        (outside, "have a box that leaves the picture by more than a pixel; are the sizes right?"),
+        (inverted, "have a box with x2 < x1 or y2 < y1"),
+        (fractions, "have boxes that are all within 1 pixel: fractions instead of pixels?"),
+    ):
         if ids:
             found.problems.append(f"{store.path}: {len(ids)} images {what} First ones: {ids[:IDS_SHOWN]}")
     if empty:
@@ -80,16 +82,21 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
             sums.append(regions.class_probs.sum(axis=1))
             background.append(regions.class_probs[:, 0])
     if zero:
-        found.warnings.append(f"{store.path}: {len(zero)} of {len(image_ids)} images have a region whose features "
-                              f"are all 0, e.g. {zero[:IDS_SHOWN]}.")
+        found.warnings.append(
+            f"{store.path}: {len(zero)} of {len(image_ids)} images have a region whose features "
+            f"are all 0, e.g. {zero[:IDS_SHOWN]}."
+        )
     if sums:
         total = np.concatenate(sums)
         if (total > 1 + SUM_TOLERANCE).any():
-            found.problems.append(f"{store.path}: class probabilities of a region sum to {total.max():.3f}; "
-                                  "expected 1 at the most.")
+            found.problems.append(
+                f"{store.path}: class probabilities of a region sum to {total.max():.3f}; expected 1 at the most."
+            )
         elif (total < 1 - SUM_TOLERANCE).any():
-            found.warnings.append(f"{store.path}: class probabilities sum to {total.min():.3f} at the least, not 1; "
-                                  "that is right only where the background column was dropped.")
+            found.warnings.append(
+                f"{store.path}: class probabilities sum to {total.min():.3f} at the least, not 1; "
+                "that is right only where the background column was dropped."
+            )
         share = float(np.concatenate(background).mean())
         found.facts.append(f"column 0 (background) has {100 * share:.0f} % of the probability on average")
     return found

@@ -39,8 +39,15 @@ ORDER_OF_SOURCE = "as in the source"
 FLOATS = ("float32", "float16")
 NOT_WRITTEN = -1  # in num_boxes, while a file is being written
 
-_TAILS = {"image_ids": (), "image_size": (2,), "num_boxes": (), "source_boxes": (), "boxes": (None, 4),
-          "features": (None, None), "class_probs": (None, None)}
+_TAILS = {
+    "image_ids": (),
+    "image_size": (2,),
+    "num_boxes": (),
+    "source_boxes": (),
+    "boxes": (None, 4),
+    "features": (None, None),
+    "class_probs": (None, None),
+}
 _REQUIRED = ("image_ids", "image_size", "num_boxes", "features", "boxes")
 
 
@@ -70,8 +77,9 @@ class Header:
     num_boxes: np.ndarray  # (N,) int32
 
 
-def plan_fields(count: int, num_regions: int, feature_dim: int, num_classes: int | None,
-                feature_dtype: str, probs_dtype: str) -> dict[str, tuple[tuple[int, ...], str]]:
+def plan_fields(
+    count: int, num_regions: int, feature_dim: int, num_classes: int | None, feature_dtype: str, probs_dtype: str
+) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every data set of a new file, small ones first."""
     fields = {
         "image_ids": ((count,), "int64"),
@@ -86,8 +94,9 @@ def plan_fields(count: int, num_regions: int, feature_dim: int, num_classes: int
     return fields
 
 
-def create_layout(path: Path, fields: Mapping[str, tuple[tuple[int, ...], str]], image_ids: np.ndarray,
-                  attributes: Mapping[str, Any]) -> None:
+def create_layout(
+    path: Path, fields: Mapping[str, tuple[tuple[int, ...], str]], image_ids: np.ndarray, attributes: Mapping[str, Any]
+) -> None:
     """Create the file with every data set at its final place and nothing in the large ones.
 
     Space is reserved early and never filled, so the file is sparse at first and reads as zeros. No
@@ -128,17 +137,27 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
         attributes = {name: _plain(value) for name, value in file.attrs.items()}
         schema, version = attributes.get("schema"), attributes.get("version")
         if schema != SCHEMA:
-            raise UserError(f"Region file {path}: its attribute schema is {schema!r}, expected {SCHEMA!r}. "
-                            "Convert other formats with `xmodaler prepare regions`.")
+            raise UserError(
+                f"Region file {path}: its attribute schema is {schema!r}, expected {SCHEMA!r}. "
+                "Convert other formats with `xmodaler prepare regions`."
+            )
         if version != VERSION:
-            raise UserError(f"Region file {path}: version {version}, this program reads version {VERSION}; "
-                            "write it anew with `xmodaler prepare regions`.")
+            raise UserError(
+                f"Region file {path}: version {version}, this program reads version {VERSION}; "
+                "write it anew with `xmodaler prepare regions`."
+            )
         fields, problems = _read_fields(file, path)
         raise_all(problems, f"Region file {path} cannot be used")
         small = {name: file[name][...] for name in ("image_ids", "image_size", "num_boxes")}
     raise_all(_check_small(small, fields, unfinished), f"Region file {path} cannot be used")
-    return Header(path, fields, attributes, small["image_ids"].astype(np.int64),
-                  small["image_size"].astype(np.int32), small["num_boxes"].astype(np.int32))
+    return Header(
+        path,
+        fields,
+        attributes,
+        small["image_ids"].astype(np.int64),
+        small["image_size"].astype(np.int32),
+        small["num_boxes"].astype(np.int32),
+    )
 
 
 def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
@@ -208,8 +227,10 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
         problems.append(f"{len(repeated)} image ids stand more than once, e.g. {repeated[:10].tolist()}")
     regions = fields["features"].shape[1]
     if not unfinished and (boxes == NOT_WRITTEN).any():
-        problems.append(f"{int((boxes == NOT_WRITTEN).sum())} of {len(ids)} images are not written yet; "
-                        "start the command that writes it again, it goes on where it stopped")
+        problems.append(
+            f"{int((boxes == NOT_WRITTEN).sum())} of {len(ids)} images are not written yet; "
+            "start the command that writes it again, it goes on where it stopped"
+        )
     wrong = ((boxes < 0) & (boxes != NOT_WRITTEN)) | (boxes > regions)
     if wrong.any():
         problems.append(f"num_boxes must be 0 to {regions}; wrong for image ids {ids[wrong][:10].tolist()}")

@@ -62,11 +62,26 @@ class RegionWriter:
         UserError: wrong arguments, a disk too small, another writer at work, images left unwritten.
     """
 
-    def __init__(self, path: str | os.PathLike, image_ids: Sequence[int], num_regions: int, feature_dim: int,
-                 num_classes: int | None, *, feature_dtype: str = "float32", probs_dtype: str = "float32",
-                 source: str, order: str = ORDER_BY_PROBABILITY, background: str = "first",
-                 vocabulary_sha256: str = "", weights_sha256: str = "", attributes: Mapping[str, Any] | None = None,
-                 resume: bool = False, discard_other: bool = False, drop_missing: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        image_ids: Sequence[int],
+        num_regions: int,
+        feature_dim: int,
+        num_classes: int | None,
+        *,
+        feature_dtype: str = "float32",
+        probs_dtype: str = "float32",
+        source: str,
+        order: str = ORDER_BY_PROBABILITY,
+        background: str = "first",
+        vocabulary_sha256: str = "",
+        weights_sha256: str = "",
+        attributes: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        discard_other: bool = False,
+        drop_missing: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         # A fixed name: what a kill leaves of it is overwritten by the next run.
@@ -88,8 +103,14 @@ class RegionWriter:
             raise UserError(f"{self.path}: image ids stand more than once, e.g. {unique[counts > 1][:10].tolist()}.")
         self._plan = plan_fields(len(self._ids), num_regions, feature_dim, num_classes, feature_dtype, probs_dtype)
         self._attributes = {
-            "schema": SCHEMA, "version": VERSION, "source": source, "order": order, "background": background,
-            "vocabulary_sha256": vocabulary_sha256, "weights_sha256": weights_sha256, **(attributes or {}),
+            "schema": SCHEMA,
+            "version": VERSION,
+            "source": source,
+            "order": order,
+            "background": background,
+            "vocabulary_sha256": vocabulary_sha256,
+            "weights_sha256": weights_sha256,
+            **(attributes or {}),
         }
         self._fd: int | None = None
 
@@ -129,8 +150,10 @@ class RegionWriter:
         header = read_header(self.partial, unfinished=True)
         differences = self._differences(header)
         if differences and not self._discard_other:
-            raise UserError(f"The unfinished file {self.partial} was begun with other settings "
-                            f"({'; '.join(differences)}). Delete it, or give the settings it was begun with.")
+            raise UserError(
+                f"The unfinished file {self.partial} was begun with other settings "
+                f"({'; '.join(differences)}). Delete it, or give the settings it was begun with."
+            )
         return None if differences else header
 
     def _begin(self) -> Header:
@@ -159,9 +182,18 @@ class RegionWriter:
         return bool(self._num_boxes[self._row(image_id)] != NOT_WRITTEN)
 
     # --- rows ---------------------------------------------------------------------------------------
-    def write(self, image_id: int, width: int, height: int, boxes_px: np.ndarray, features: np.ndarray,
-              class_probs: np.ndarray | None = None, *, source_boxes: int | None = None,
-              where: str | None = None) -> None:
+    def write(
+        self,
+        image_id: int,
+        width: int,
+        height: int,
+        boxes_px: np.ndarray,
+        features: np.ndarray,
+        class_probs: np.ndarray | None = None,
+        *,
+        source_boxes: int | None = None,
+        where: str | None = None,
+    ) -> None:
         """Write one image.
 
         Args:
@@ -179,8 +211,10 @@ class RegionWriter:
         where = where or f"Image {image_id} for {self.path}"
         values = {"boxes": boxes_px, "features": features}
         if (class_probs is None) != (self.num_classes is None):
-            raise UserError(f"{where}: class probabilities are {'missing' if class_probs is None else 'given'}, "
-                            f"but the file is written {'with' if self.num_classes else 'without'} them.")
+            raise UserError(
+                f"{where}: class probabilities are {'missing' if class_probs is None else 'given'}, "
+                f"but the file is written {'with' if self.num_classes else 'without'} them."
+            )
         if class_probs is not None:
             values["class_probs"] = class_probs
         count = len(boxes_px)
@@ -198,13 +232,17 @@ class RegionWriter:
         boxes = stored["boxes"]
         inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
         if len(inverted):
-            raise UserError(f"{where}: box {inverted[0]} has x2 < x1 or y2 < y1: {boxes[inverted[0]].tolist()} "
-                            "(order x1, y1, x2, y2).")
+            raise UserError(
+                f"{where}: box {inverted[0]} has x2 < x1 or y2 < y1: {boxes[inverted[0]].tolist()} "
+                "(order x1, y1, x2, y2)."
+            )
         if class_probs is not None:
             low, high = float(stored["class_probs"].min()), float(stored["class_probs"].max())
             if low < 0 or high > 1.001:
-                raise UserError(f"{where}: class probabilities range from {low:g} to {high:g}, expected 0 to 1; "
-                                "are they scores before the softmax?")
+                raise UserError(
+                    f"{where}: class probabilities range from {low:g} to {high:g}, expected 0 to 1; "
+                    "are they scores before the softmax?"
+                )
         if self._num_boxes[row] != NOT_WRITTEN:
             self._mark(row, NOT_WRITTEN)
         for name, value in stored.items():
@@ -260,17 +298,24 @@ class RegionWriter:
         needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self._plan.values())
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
-            raise UserError(f"{self.path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free. "
-                            "Write it elsewhere, or with float16 features.")
+            raise UserError(
+                f"{self.path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free. "
+                "Write it elsewhere, or with float16 features."
+            )
 
     def _differences(self, header: Header) -> list[str]:
         """How the unfinished file's plan differs from this one, for people."""
         found = {name: (field.shape, field.dtype.name) for name, field in header.fields.items()}
-        differences = [f"{name}: {found.get(name)} there, {self._plan.get(name)} now"
-                       for name in sorted({*found, *self._plan}) if found.get(name) != self._plan.get(name)]
-        differences += [f"{name}: {header.attributes.get(name)!r} there, {self._attributes.get(name)!r} now"
-                        for name in sorted({*header.attributes, *self._attributes})
-                        if header.attributes.get(name) != self._attributes.get(name)]
+        differences = [
+            f"{name}: {found.get(name)} there, {self._plan.get(name)} now"
+            for name in sorted({*found, *self._plan})
+            if found.get(name) != self._plan.get(name)
+        ]
+        differences += [
+            f"{name}: {header.attributes.get(name)!r} there, {self._attributes.get(name)!r} now"
+            for name in sorted({*header.attributes, *self._attributes})
+            if header.attributes.get(name) != self._attributes.get(name)
+        ]
         if not np.array_equal(header.image_ids, self._ids):
             differences.append(f"image ids: {len(header.image_ids)} there, {len(self._ids)} now, not the same ones")
         return differences
@@ -284,8 +329,10 @@ class RegionWriter:
             os.replace(self.partial, self.path)
             return
         if not self._drop_missing:
-            raise UserError(f"{self.path}: {len(missing)} of {len(self._ids)} images were not written, "
-                            f"e.g. {missing[:10].tolist()}.")
+            raise UserError(
+                f"{self.path}: {len(missing)} of {len(self._ids)} images were not written, "
+                f"e.g. {missing[:10].tolist()}."
+            )
         self._compact()
 
     def _compact(self) -> None:

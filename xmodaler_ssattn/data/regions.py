@@ -48,8 +48,10 @@ class Regions:
             if values is None or np.isfinite(values.sum()) or np.isfinite(values).all():
                 continue
             rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            raise UserError(f"Image {self.image_id} in {source}: {name} of region {rows[:10].tolist()} "
-                            "is NaN or infinite. Extract or convert this image again.")
+            raise UserError(
+                f"Image {self.image_id} in {source}: {name} of region {rows[:10].tolist()} "
+                "is NaN or infinite. Extract or convert this image again."
+            )
 
 
 class RegionStore:
@@ -156,8 +158,9 @@ class RegionStore:
         count = self._count(image_id, row, limit)
         width, height = self._header.image_size[row].tolist()
         probs = self._read("class_probs", row, count) if class_probs and self.num_classes is not None else None
-        return Regions(int(image_id), width, height, self._read("boxes", row, count),
-                       self._read("features", row, count), probs)
+        return Regions(
+            int(image_id), width, height, self._read("boxes", row, count), self._read("features", row, count), probs
+        )
 
     def warm_up(self) -> None:
         """Read the file once from front to back, so that the rows are in the system's file cache.
@@ -172,8 +175,10 @@ class RegionStore:
     def _count(self, image_id: int, row: int, limit: int | None) -> int:
         count = int(self._header.num_boxes[row])
         if count == 0:
-            raise UserError(f"Image {image_id} has no region (num_boxes 0) in {self.path}; attention needs at least "
-                            "one. Extract it again, or leave the image out of the split.")
+            raise UserError(
+                f"Image {image_id} has no region (num_boxes 0) in {self.path}; attention needs at least "
+                "one. Extract it again, or leave the image out of the split."
+            )
         return count if limit is None else min(count, limit)
 
     def field_dtype(self, name: str) -> np.dtype:

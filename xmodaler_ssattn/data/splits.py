@@ -69,8 +69,10 @@ def overlap_warnings(ours: Mapping[str, Sequence[int]], others: Mapping[str, Seq
     for here, there in (("train", "test"), ("train", "val"), ("test", "train"), ("val", "train")):
         shared = len(set(ours.get(here, ())) & set(others.get(there, ())))
         if shared:
-            warnings.append(f"{shared} images of this {here} split are in the {there} split of {name}; "
-                            "do not compare scores across the two, nor use weights trained under the other one.")
+            warnings.append(
+                f"{shared} images of this {here} split are in the {there} split of {name}; "
+                "do not compare scores across the two, nor use weights trained under the other one."
+            )
     return warnings
 
 

@@ -132,8 +132,13 @@ class KeepBest(HookBase):
                 torch.save({"model": comm.unwrap_model(self.trainer.model).state_dict(), "epoch": epoch}, temporary)
         if best is None:
             known = ", ".join(sorted(name for name, value in scores.items() if value is not None)) or "none"
-            logger.warning("SOLVER.KEEP_BEST: no %s/%s after epoch %d, so no best weights are kept; scores are: %s.",
-                           self._split, self._metric, epoch, known)
+            logger.warning(
+                "SOLVER.KEEP_BEST: no %s/%s after epoch %d, so no best weights are kept; scores are: %s.",
+                self._split,
+                self._metric,
+                epoch,
+                known,
+            )
         write_json(
             self._folder / BEST_RECORD,
             {"metric": f"{self._split}/{self._metric}", "best": best, "epochs": self._epochs},

@@ -199,14 +199,18 @@ def check_config(cfg: Any) -> None:
         )
     if cfg.SCORER.NAME not in SCORER_REGISTRY:
         known = ", ".join(sorted(name for name, _ in SCORER_REGISTRY))
-        problems.append(f"SCORER.NAME: expected a registered scorer such as GroundedScorer, got {cfg.SCORER.NAME!r}; "
-                        f"known are {known}.")
+        problems.append(
+            f"SCORER.NAME: expected a registered scorer such as GroundedScorer, got {cfg.SCORER.NAME!r}; "
+            f"known are {known}."
+        )
     names = list(cfg.LOSSES.NAMES)
     wrong = [name for name in names if name in WORD_LOSSES]
     if LOSS not in names:
         problems.append(f"LOSSES.NAMES: expected {LOSS!r} among them, got {names!r}.")
     if wrong:
-        problems.append(f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat whatever it drew; take it "
-                        f"out, {LOSS} stands in its place.")
+        problems.append(
+            f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat whatever it drew; take it "
+            f"out, {LOSS} stands in its place."
+        )
     problems += unread_files(cfg)
     raise_all(problems, "ENGINE.NAME SelfCriticalTrainer cannot work with this config")

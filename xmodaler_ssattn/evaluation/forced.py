@@ -73,9 +73,7 @@ def match_forced(
             if sentences is not None:
                 for position, box in zip(sentences[number]["idx_in_sent"], sentences[number]["bbox"]):
                     at.setdefault(position, box)
-            for position, name, box in zip(
-                caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]
-            ):
+            for position, name, box in zip(caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]):
                 if position in at:
                     compared.append(len(rows))
                     predicted_px.append(at[position])

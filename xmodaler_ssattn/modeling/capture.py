@@ -97,7 +97,8 @@ class CapturedForcing:
             if not self._told:
                 logging.getLogger(__name__).warning(
                     "MODEL.CAPTURE_GRAPHS works on one CUDA device; on %s, in %d process(es), steps run without.",
-                    model.device, comm.get_world_size(),
+                    model.device,
+                    comm.get_world_size(),
                 )
                 self._told = True
             return False
@@ -154,8 +155,10 @@ class _Shape(nn.Module):
         return (hidden, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else (hidden,)
 
     def extra_repr(self) -> str:
-        return f"captions an image={self.captions}, words={self.steps}, padded regions={self.padded}, " \
-               f"sampling={self.sampling}"
+        return (
+            f"captions an image={self.captions}, words={self.steps}, padded regions={self.padded}, "
+            f"sampling={self.sampling}"
+        )
 
     def __str__(self) -> str:
         return self.extra_repr()

@@ -27,8 +27,9 @@ def caffe_cell_anchors(sizes: Sequence[int] = (64, 128, 256, 512)) -> np.ndarray
         height = np.round(width * ratio)
         for size in sizes:
             w, h = width * (size / STRIDE), height * (size / STRIDE)
-            boxes.append((centre - 0.5 * (w - 1), centre - 0.5 * (h - 1),
-                          centre + 0.5 * (w - 1), centre + 0.5 * (h - 1)))
+            boxes.append(
+                (centre - 0.5 * (w - 1), centre - 0.5 * (h - 1), centre + 0.5 * (w - 1), centre + 0.5 * (h - 1))
+            )
     return np.array(boxes, dtype=np.float32)
 
 

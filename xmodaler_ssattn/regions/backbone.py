@@ -13,9 +13,15 @@ from torch import nn
 from xmodaler_ssattn.regions.spec import DetectorSpec
 
 
-def fold_norm(weight: torch.Tensor, bias: torch.Tensor | None, gamma: torch.Tensor, beta: torch.Tensor,
-              running_mean: torch.Tensor, running_var: torch.Tensor, eps: float = 1e-5
-              ) -> tuple[torch.Tensor, torch.Tensor]:
+def fold_norm(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    eps: float = 1e-5,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the convolution that equals ``norm(conv(x))``; computed in double, rounded once.
 
     Args:
@@ -30,8 +36,17 @@ def fold_norm(weight: torch.Tensor, bias: torch.Tensor | None, gamma: torch.Tens
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 and a shortcut: relu(conv3(relu(conv2(relu(conv1(x))))) + shortcut(x))."""
 
-    def __init__(self, inputs: int, width: int, outputs: int, *, stride: int = 1, stride_in_1x1: bool = True,
-                 dilation: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        stride_in_1x1: bool = True,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, stride=first)
@@ -53,10 +68,21 @@ def resnet_stage(spec: DetectorSpec, stage: int) -> nn.Sequential:
     outputs = 4 * spec.base_width * double
     dilation = 2 if stage == 5 and spec.res5_dilated else 1
     stride = 1 if stage == 2 or dilation > 1 else 2
-    blocks = [Bottleneck(spec.base_width if stage == 2 else outputs // 2, spec.bottleneck_width * double, outputs,
-                         stride=stride, stride_in_1x1=spec.stride_in_1x1, dilation=dilation, groups=spec.groups)]
-    blocks += [Bottleneck(outputs, spec.bottleneck_width * double, outputs, dilation=dilation, groups=spec.groups)
-               for _ in range(spec.blocks[stage - 2] - 1)]
+    blocks = [
+        Bottleneck(
+            spec.base_width if stage == 2 else outputs // 2,
+            spec.bottleneck_width * double,
+            outputs,
+            stride=stride,
+            stride_in_1x1=spec.stride_in_1x1,
+            dilation=dilation,
+            groups=spec.groups,
+        )
+    ]
+    blocks += [
+        Bottleneck(outputs, spec.bottleneck_width * double, outputs, dilation=dilation, groups=spec.groups)
+        for _ in range(spec.blocks[stage - 2] - 1)
+    ]
     return nn.Sequential(*blocks)
 
 

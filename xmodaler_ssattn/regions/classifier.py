@@ -36,6 +36,7 @@ def export_classifier(weights: str | os.PathLike, out: str | os.PathLike) -> Exp
     file = open_weights(weights)
     weight, bias = classifier_of(file.weights, file.path)
     with atomic_path(out) as temporary:
-        np.savez(temporary, weight=weight, bias=bias, background=np.asarray("first"),
-                 weights_sha256=np.asarray(file.sha256))
+        np.savez(
+            temporary, weight=weight, bias=bias, background=np.asarray("first"), weights_sha256=np.asarray(file.sha256)
+        )
     return Exported(file.dialect.name, *weight.shape, file.sha256)

@@ -38,8 +38,8 @@ def _noise_pictures(generator: torch.Generator) -> torch.Tensor:
         noise = torch.randn(PICTURES, channels, cells, cells, generator=generator)
         return F.interpolate(noise, (HEIGHT, WIDTH), mode="bilinear")
 
-    sizes = [2 ** i for i in range(1, int(math.log2(HEIGHT)) + 1)]
-    pictures = sum(blobs(3, cells) * cells ** -0.5 for cells in sizes) * blobs(1, 4).exp()
+    sizes = [2**i for i in range(1, int(math.log2(HEIGHT)) + 1)]
+    pictures = sum(blobs(3, cells) * cells**-0.5 for cells in sizes) * blobs(1, 4).exp()
     pictures = pictures / pictures.std(dim=(1, 2, 3), keepdim=True)
     contrast = 30 + 50 * torch.rand(PICTURES, 1, 1, 1, generator=generator)
     light = 40 * torch.randn(PICTURES, 3, 1, 1, generator=generator)

@@ -110,8 +110,10 @@ def _load(model: nn.Module, state: Weights) -> None:
         raise Detectron2Missing(f"this version of detectron2 builds another network: {error}.") from error
     missing = [name for name in left.missing_keys if "cell_anchors" not in name and not name.startswith("pixel_")]
     if missing or left.unexpected_keys:
-        raise Detectron2Missing("this version of detectron2 builds another network: it also wants "
-                                f"{missing[:6]} and does not know {left.unexpected_keys[:6]}.")
+        raise Detectron2Missing(
+            "this version of detectron2 builds another network: it also wants "
+            f"{missing[:6]} and does not know {left.unexpected_keys[:6]}."
+        )
 
 
 class CaffeStem(nn.Module):
@@ -196,8 +198,11 @@ class Detectron2Network(nn.Module):
     def features_in_chunks(self, pooled: list[Pooled], chunk: int) -> torch.Tensor:
         """See ``BottomUpNetwork.features_in_chunks``."""
         res5 = self.model.roi_heads.res5
-        parts = [res5(bins[first:first + chunk]).mean(dim=(2, 3)) for bins in pooled
-                 for first in range(0, len(bins), chunk)]
+        parts = [
+            res5(bins[first : first + chunk]).mean(dim=(2, 3))
+            for bins in pooled
+            for first in range(0, len(bins), chunk)
+        ]
         if not parts:
             return self.model.roi_heads.box_predictor.cls_score.weight.new_empty((0, self.spec.feature_dim))
         return torch.cat(parts)

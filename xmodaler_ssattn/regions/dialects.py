@@ -40,25 +40,40 @@ PUBLISHED_CLASSES, PUBLISHED_WIDTH = 1600, 64
 NORM = ("weight", "bias", "running_mean", "running_var")
 NORM_EPS = 1e-5
 # Ours -> theirs, by the beginning of a name.
-LAYERS = {"backbone.": "backbone.", "res5.": "roi_heads.res5.", "rpn.conv.": "proposal_generator.rpn_head.conv.",
-          "rpn.logits.": "proposal_generator.rpn_head.objectness_logits.",
-          "rpn.deltas.": "proposal_generator.rpn_head.anchor_deltas.",
-          "head.cls_score.": "roi_heads.box_predictor.cls_score.",
-          "head.bbox_pred.": "roi_heads.box_predictor.bbox_pred."}
+LAYERS = {
+    "backbone.": "backbone.",
+    "res5.": "roi_heads.res5.",
+    "rpn.conv.": "proposal_generator.rpn_head.conv.",
+    "rpn.logits.": "proposal_generator.rpn_head.objectness_logits.",
+    "rpn.deltas.": "proposal_generator.rpn_head.anchor_deltas.",
+    "head.cls_score.": "roi_heads.box_predictor.cls_score.",
+    "head.bbox_pred.": "roi_heads.box_predictor.bbox_pred.",
+}
 BOX_PRED, CLS_SCORE = LAYERS["head.bbox_pred."], LAYERS["head.cls_score."]
 LOGITS, DELTAS, CONV = (LAYERS[f"rpn.{name}."] for name in ("logits", "deltas", "conv"))
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
 # What a file may have beside the network: counters of training, anchors, and the mean and spread of pixels.
-EXTRAS = re.compile(r"(.*\.num_batches_tracked|proposal_generator\.anchor_generator\.cell_anchors\.0|"
-                    r"pixel_mean|pixel_std)$")
+EXTRAS = re.compile(
+    r"(.*\.num_batches_tracked|proposal_generator\.anchor_generator\.cell_anchors\.0|"
+    r"pixel_mean|pixel_std)$"
+)
 # Without these there is no saying what the file is.
-CORE = ("backbone.stem.conv1.weight", *(f"backbone.res{stage}.0.conv1.weight" for stage in (2, 3, 4)),
-        "roi_heads.res5.0.conv1.weight", "backbone.res2.0.conv2.weight", f"{CONV}weight", f"{LOGITS}weight",
-        f"{DELTAS}weight", f"{CLS_SCORE}weight")
+CORE = (
+    "backbone.stem.conv1.weight",
+    *(f"backbone.res{stage}.0.conv1.weight" for stage in (2, 3, 4)),
+    "roi_heads.res5.0.conv1.weight",
+    "backbone.res2.0.conv2.weight",
+    f"{CONV}weight",
+    f"{LOGITS}weight",
+    f"{DELTAS}weight",
+    f"{CLS_SCORE}weight",
+)
 # Relatives that are not read: a name that gives them away, and what they are.
 RELATIVES = (
-    (r"backbone\.stem\.norm\.|roi_heads\.res5_bn\.", "the ResNet-152 of MILVLG's Caffe mode, whose norms come before "
-     "its convolutions"),
+    (
+        r"backbone\.stem\.norm\.|roi_heads\.res5_bn\.",
+        "the ResNet-152 of MILVLG's Caffe mode, whose norms come before its convolutions",
+    ),
     (r"(.*\.)?fpn", "a detector with a feature pyramid, such as the X-101 and X-152 of vilbert, mmf and VLP"),
 )
 
@@ -87,12 +102,18 @@ class Dialect:
 
 
 KINDS: dict[str, tuple[Callable[..., DetectorSpec], tuple[str, str, str]]] = {
-    "milvlg-caffe": (DetectorSpec.caffe, tuple(f"roi_heads.box_predictor.{name}" for name in (
-        "cls_embed", "attr_linear1", "attr_linear2"))),
-    "airsplay": (DetectorSpec.airsplay, tuple(f"roi_heads.box_predictor.{name}" for name in (
-        "cls_embedding", "fc_attr", "attr_score"))),
-    "milvlg-d2": (DetectorSpec.milvlg_d2, tuple(f"roi_heads.attribute_predictor.{name}" for name in (
-        "obj_embed", "fc.0", "attr_score"))),
+    "milvlg-caffe": (
+        DetectorSpec.caffe,
+        tuple(f"roi_heads.box_predictor.{name}" for name in ("cls_embed", "attr_linear1", "attr_linear2")),
+    ),
+    "airsplay": (
+        DetectorSpec.airsplay,
+        tuple(f"roi_heads.box_predictor.{name}" for name in ("cls_embedding", "fc_attr", "attr_score")),
+    ),
+    "milvlg-d2": (
+        DetectorSpec.milvlg_d2,
+        tuple(f"roi_heads.attribute_predictor.{name}" for name in ("obj_embed", "fc.0", "attr_score")),
+    ),
 }
 
 
@@ -114,13 +135,17 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
     heading = f"Detector weights: {where}"
     for pattern, what in RELATIVES:
         if any(re.match(pattern, name) for name in shapes):
-            raise UserError(f"{heading}: this is {what}. It is not supported; give one of the Bottom-Up detectors that "
-                            "the README lists.")
-    core = [name for name in CORE if len(shapes.get(name, ())) != (2 if "cls_score" in name else 4)
-            or 0 in shapes[name]]
+            raise UserError(
+                f"{heading}: this is {what}. It is not supported; give one of the Bottom-Up detectors that "
+                "the README lists."
+            )
+    core = [
+        name for name in CORE if len(shapes.get(name, ())) != (2 if "cls_score" in name else 4) or 0 in shapes[name]
+    ]
     if core:
-        raise UserError(f"{heading}: no Bottom-Up detector. It lacks {', '.join(core)}; what it has is "
-                        f"{_some(list(shapes), 6)}.")
+        raise UserError(
+            f"{heading}: no Bottom-Up detector. It lacks {', '.join(core)}; what it has is {_some(list(shapes), 6)}."
+        )
     kind = _kind_of(shapes, heading)
     make, attribute_layers = KINDS[kind]
     spec = make(**_sizes(shapes, attribute_layers, make().no_attribute))
@@ -136,18 +161,24 @@ def _kind_of(shapes: Shapes, heading: str) -> str:
     kinds = {(24, 12): "milvlg-caffe", (12, 12): "airsplay", (15, 15): "milvlg-d2"}
     if (logits, anchors) not in kinds:
         known = ", ".join(f"{a} and {4 * b} ({kind})" for (a, b), kind in kinds.items())
-        raise UserError(f"{heading}: {LOGITS}weight has {logits} rows and {DELTAS}weight {4 * anchors}; expected "
-                        f"{known}.")
+        raise UserError(
+            f"{heading}: {LOGITS}weight has {logits} rows and {DELTAS}weight {4 * anchors}; expected {known}."
+        )
     return kinds[logits, anchors]
 
 
 def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute: str) -> dict:
     """What a spec takes from the shapes."""
     width = shapes["backbone.stem.conv1.weight"][0]
-    blocks = tuple(len({name.split(".")[2] for name in shapes if name.startswith(stage)})
-                   for stage in ("backbone.res2.", "backbone.res3.", "backbone.res4.", "roi_heads.res5."))
-    sizes: dict = {"base_width": width, "num_classes": shapes[f"{CLS_SCORE}weight"][0] - 1,
-                   "rpn_channels": shapes[f"{CONV}weight"][0]}
+    blocks = tuple(
+        len({name.split(".")[2] for name in shapes if name.startswith(stage)})
+        for stage in ("backbone.res2.", "backbone.res3.", "backbone.res4.", "roi_heads.res5.")
+    )
+    sizes: dict = {
+        "base_width": width,
+        "num_classes": shapes[f"{CLS_SCORE}weight"][0] - 1,
+        "rpn_channels": shapes[f"{CONV}weight"][0],
+    }
     depths = {layers: depth for depth, layers in BLOCKS_PER_STAGE.items()}
     if width == PUBLISHED_WIDTH and blocks not in depths:  # a block is missing: say which, of the nearest network
         blocks = min(depths, key=lambda layers: sum(abs(a - b) for a, b in zip(layers, blocks)))
@@ -159,8 +190,11 @@ def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute:
     if not any(name.startswith(tuple(f"{layer}." for layer in attribute_layers)) for name in shapes):
         return sizes | {"num_attributes": None}
     if embedding and hidden and score and all(len(shape) == 2 for shape in (embedding, hidden, score)):
-        sizes |= {"attribute_embedding": embedding[1], "attribute_hidden": hidden[0],
-                  "num_attributes": score[0] - (no_attribute != "absent")}
+        sizes |= {
+            "attribute_embedding": embedding[1],
+            "attribute_hidden": hidden[0],
+            "num_attributes": score[0] - (no_attribute != "absent"),
+        }
     return sizes
 
 
@@ -195,10 +229,20 @@ def _differences(shapes: Shapes, dialect: Dialect) -> list[str]:
     known = {**expected, **optional}
     missing = [name for name in expected if name not in shapes]
     unknown = [name for name in shapes if name not in known and not EXTRAS.match(name)]
-    wrong = [f"{name} is {_shape(shapes[name])}, expected {_shape(shape)}" for name, shape in known.items()
-             if name in shapes and tuple(shapes[name]) != shape]
-    return [f"{what}: {_some(names)}" for what, names in (
-        ("tensors are missing", missing), ("tensors are not known", unknown), ("shapes are wrong", wrong)) if names]
+    wrong = [
+        f"{name} is {_shape(shapes[name])}, expected {_shape(shape)}"
+        for name, shape in known.items()
+        if name in shapes and tuple(shapes[name]) != shape
+    ]
+    return [
+        f"{what}: {_some(names)}"
+        for what, names in (
+            ("tensors are missing", missing),
+            ("tensors are not known", unknown),
+            ("shapes are wrong", wrong),
+        )
+        if names
+    ]
 
 
 def _shape(shape: Iterable[int]) -> str:

@@ -115,17 +115,28 @@ def _take_in(out: Path, more: Path) -> None:
 
 
 def _check_same_settings(store: RegionStore, plan: Mapping[str, Any]) -> None:
-    there = {"num_regions": store.num_regions, "feature_dim": store.feature_dim, "num_classes": store.num_classes,
-             "feature_dtype": read_header(store.path).fields["features"].dtype.name, **store.attributes}
-    wanted = {**{name: value for name, value in plan.items() if name not in ("attributes", "probs_dtype")},
-              **plan["attributes"]}
+    there = {
+        "num_regions": store.num_regions,
+        "feature_dim": store.feature_dim,
+        "num_classes": store.num_classes,
+        "feature_dtype": read_header(store.path).fields["features"].dtype.name,
+        **store.attributes,
+    }
+    wanted = {
+        **{name: value for name, value in plan.items() if name not in ("attributes", "probs_dtype")},
+        **plan["attributes"],
+    }
     differences = differing_attributes({name: there.get(name) for name in wanted}, wanted)
-    raise_all(differences, f"{store.path} exists already and was made with other settings (give another --out, or "
-                           "--overwrite to replace it)")
+    raise_all(
+        differences,
+        f"{store.path} exists already and was made with other settings (give another --out, or "
+        "--overwrite to replace it)",
+    )
 
 
-def _write(detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping[str, Any], batch: int,
-           overwrite: bool) -> ExtractReport:
+def _write(
+    detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping[str, Any], batch: int, overwrite: bool
+) -> ExtractReport:
     failed: list[str] = []
     writer = RegionWriter(out, list(pictures), resume=True, discard_other=overwrite, drop_missing=True, **plan)
     with writer:
@@ -139,8 +150,15 @@ def _write(detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping
                     raise detected
                 if not len(detected.boxes_px):
                     raise UserError(f"{path}: the detector found no region in it.")
-                writer.write(image_id, detected.width, detected.height, detected.boxes_px, detected.features,
-                             detected.class_probs, where=str(path))
+                writer.write(
+                    image_id,
+                    detected.width,
+                    detected.height,
+                    detected.boxes_px,
+                    detected.features,
+                    detected.class_probs,
+                    where=str(path),
+                )
             except UserError as error:
                 failed.append(str(error))
             if time.monotonic() - last_sync >= SECONDS_BETWEEN_SYNCS:
@@ -153,9 +171,7 @@ def _write(detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping
     return ExtractReport(out, images, len(done), failed)
 
 
-def detect_all(
-    detector: Any, pictures: Iterable[tuple[int, Path]], batch: int = 1
-) -> Iterator[tuple[int, Path, Any]]:
+def detect_all(detector: Any, pictures: Iterable[tuple[int, Path]], batch: int = 1) -> Iterator[tuple[int, Path, Any]]:
     """Each picture's (id, path, Detected), in the order given; a ``UserError`` in place of what a bad one has.
 
     Args:
@@ -180,8 +196,9 @@ def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[An
                 pass  # one of them is bad: one by one, so that its error gets its name
         return [_detect_one(detector, path, pixels) for _, path, pixels in items]
     except torch.OutOfMemoryError as error:
-        raise UserError(f"The GPU has not enough memory for {len(items)} pictures at once; give a smaller --batch, or "
-                        "--device cpu.") from error
+        raise UserError(
+            f"The GPU has not enough memory for {len(items)} pictures at once; give a smaller --batch, or --device cpu."
+        ) from error
 
 
 def _detect_one(detector: Any, path: Path, pixels: np.ndarray) -> Any:

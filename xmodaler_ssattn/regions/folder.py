@@ -93,9 +93,11 @@ def ids_from_names(names: Sequence[str]) -> dict[int, str]:
         else:
             found[number] = name
     if problems:
-        raise UserError(f"Image ids come from the pictures' names, and {len(problems)} of {len(names)} give none:\n"
-                        f"{numbered(problems)}\nRename them, or give --ids FILE: a JSON object name -> id, which is "
-                        "written with the numbers 1, 2, 3, ... when it does not exist.")
+        raise UserError(
+            f"Image ids come from the pictures' names, and {len(problems)} of {len(names)} give none:\n"
+            f"{numbered(problems)}\nRename them, or give --ids FILE: a JSON object name -> id, which is "
+            "written with the numbers 1, 2, 3, ... when it does not exist."
+        )
     return dict(sorted(found.items()))
 
 

@@ -21,8 +21,11 @@ _OF_THE_FILE = ("schema", "version")
 
 def differing_attributes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """How two files describe themselves differently, one phrase each."""
-    return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} now" for name in sorted({*there, *here})
-            if there.get(name) != here.get(name)]
+    return [
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
 
 
 def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, overwrite: bool = False) -> int:
@@ -59,16 +62,31 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
     given = {name: first.attributes[name] for name in _GIVEN_BY_NAME if name in first.attributes}
     more = {k: v for k, v in first.attributes.items() if k not in (*_GIVEN_BY_NAME, *_OF_THE_FILE)}
     writer = RegionWriter(
-        out, sorted(owner), max(store.num_regions for store in stores), stores[0].feature_dim, stores[0].num_classes,
-        feature_dtype=_kind(first, "features"), probs_dtype=_kind(first, "class_probs") or "float32",
-        attributes=more, **given)
+        out,
+        sorted(owner),
+        max(store.num_regions for store in stores),
+        stores[0].feature_dim,
+        stores[0].num_classes,
+        feature_dtype=_kind(first, "features"),
+        probs_dtype=_kind(first, "class_probs") or "float32",
+        attributes=more,
+        **given,
+    )
     counts = {store.path: _source_boxes(store) for store in stores}
     with writer:
         for image_id in progress(sorted(owner), desc="joining"):
             store = owner[image_id]
             regions = store.read(image_id)
-            writer.write(image_id, regions.width, regions.height, regions.boxes_px, regions.features,
-                         regions.class_probs, source_boxes=counts[store.path].get(image_id), where=str(store.path))
+            writer.write(
+                image_id,
+                regions.width,
+                regions.height,
+                regions.boxes_px,
+                regions.features,
+                regions.class_probs,
+                source_boxes=counts[store.path].get(image_id),
+                where=str(store.path),
+            )
     return len(owner)
 
 
@@ -80,8 +98,10 @@ def _kind(header: Header, name: str) -> str | None:
 def _differences(first: Header, other: Header) -> list[str]:
     differences = differing_attributes(first.attributes, other.attributes)
     for name in ("features", "class_probs"):
-        kinds = [None if name not in header.fields else (header.fields[name].shape[2], _kind(header, name))
-                 for header in (first, other)]
+        kinds = [
+            None if name not in header.fields else (header.fields[name].shape[2], _kind(header, name))
+            for header in (first, other)
+        ]
         if kinds[0] != kinds[1]:
             one, two = ("none" if kind is None else f"{kind[0]} x {kind[1]}" for kind in kinds)
             differences.append(f"{name}: {one} there, {two} now")

@@ -75,8 +75,10 @@ def open_weights(path: str | os.PathLike) -> DetectorFile:
 def pixel_mean_of(weights: Weights, spec: DetectorSpec, where: str) -> tuple[float, float, float]:
     """The mean that the file says, else the dialect's."""
     if not torch.all(weights.get("pixel_std", torch.ones(3)) == 1):
-        raise UserError(f"Detector weights: {where} divides pixels by {weights['pixel_std'].flatten().tolist()}; the "
-                        "published detectors do not.")
+        raise UserError(
+            f"Detector weights: {where} divides pixels by {weights['pixel_std'].flatten().tolist()}; the "
+            "published detectors do not."
+        )
     if "pixel_mean" not in weights:
         return spec.pixel_mean
     mean = tuple(round(float(value), 4) for value in weights["pixel_mean"].flatten())
@@ -104,11 +106,18 @@ def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
         if len(set(nearest)) == len(computed) and (distance.min(axis=1) <= ANCHOR_TOLERANCE_PX).all():
             difference = float(np.abs(stored - computed).max())
             if difference > 0.01:
-                logger.warning("%s: its anchors differ from those of %s by up to %.2f pixels, or in their order; the "
-                               "file's are used.", where, spec.name, difference)
+                logger.warning(
+                    "%s: its anchors differ from those of %s by up to %.2f pixels, or in their order; the "
+                    "file's are used.",
+                    where,
+                    spec.name,
+                    difference,
+                )
             return stored
-    raise UserError(f"Detector weights: {where} has other anchors than {spec.name}. First of the file: "
-                    f"{_first_boxes(stored)}; expected {_first_boxes(computed)}.")
+    raise UserError(
+        f"Detector weights: {where} has other anchors than {spec.name}. First of the file: "
+        f"{_first_boxes(stored)}; expected {_first_boxes(computed)}."
+    )
 
 
 def _first_boxes(boxes: np.ndarray) -> str:
@@ -125,8 +134,14 @@ def build_network(file: DetectorFile) -> BottomUpNetwork:
     return network.eval()
 
 
-def load_detector(path: str | os.PathLike, *, backend: str = "auto", device: str | torch.device | None = None,
-                  dtype: torch.dtype = torch.float32, min_max_boxes: tuple[int, int] = (36, 36)) -> TorchDetector:
+def load_detector(
+    path: str | os.PathLike,
+    *,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    min_max_boxes: tuple[int, int] = (36, 36),
+) -> TorchDetector:
     """A detector with the weights of a file; its sha256 is logged and kept.
 
     Args:
@@ -151,8 +166,10 @@ def load_detector(path: str | os.PathLike, *, backend: str = "auto", device: str
             network = build_detectron2_network(file.weights, file.dialect, file.anchors_px)
         except Detectron2Missing as error:
             if backend == "detectron2":
-                raise UserError(f"backend detectron2: {error} Install it by its own instructions, {INSTALL_PAGE}, or "
-                                "use the backend torch, which needs nothing more.") from error
+                raise UserError(
+                    f"backend detectron2: {error} Install it by its own instructions, {INSTALL_PAGE}, or "
+                    "use the backend torch, which needs nothing more."
+                ) from error
             logger.info("Backend: torch. %s", error)
         else:
             detector = TorchDetector(network, device=device, rule=rule, weights_sha256=file.sha256)

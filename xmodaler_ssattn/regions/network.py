@@ -88,7 +88,7 @@ class RegionHead(nn.Module):
         joined = torch.cat((features, self.attribute_embedding(best_row)), dim=1)
         scores = self.attribute_score(F.relu_(self.attribute_hidden(joined)))
         first = 1 if self.spec.no_attribute == "first" else 0
-        return scores[:, first:first + self.spec.num_attributes].argmax(dim=1)
+        return scores[:, first : first + self.spec.num_attributes].argmax(dim=1)
 
     def deltas(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """(R, D), (R,) 0-based classes without background -> (R, 4)."""
@@ -135,8 +135,14 @@ class BottomUpNetwork(nn.Module):
 
     def pool(self, trunk: torch.Tensor, boxes_px: torch.Tensor) -> Pooled:
         """The trunk's bins in each box."""
-        return pool_regions(trunk, boxes_px, op=self.spec.roi_op, bins=self.spec.pool_size, stride=STRIDE,
-                            samples=self.spec.align_samples)
+        return pool_regions(
+            trunk,
+            boxes_px,
+            op=self.spec.roi_op,
+            bins=self.spec.pool_size,
+            stride=STRIDE,
+            samples=self.spec.align_samples,
+        )
 
     def features(self, bins: torch.Tensor) -> torch.Tensor:
         """(n, C, P, P) -> (n, D) float32: res5, then the mean over the bins."""
@@ -173,7 +179,7 @@ class BottomUpNetwork(nn.Module):
         start = 0
         for bins in pooled:
             for first in range(0, len(bins), chunk):
-                part = self.features(bins[first:first + chunk])
-                out[start:start + len(part)] = part
+                part = self.features(bins[first : first + chunk])
+                out[start : start + len(part)] = part
                 start += len(part)
         return out

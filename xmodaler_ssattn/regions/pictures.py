@@ -32,8 +32,18 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 # What Pillow's decoders raise at damaged files, each in its own way.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
-            struct.error, zlib.error)
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray:
@@ -81,8 +91,10 @@ def _check_size(path: Path, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise UserError(f"{path}: {width} x {height} pixels; regions need at least {MIN_SIDE} on each side.")
     if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {width} x {height} are {width * height / 1e6:.0f} million pixels, more than the "
-                        f"{MAX_PIXELS / 1e6:.0f} million that are read; make it smaller.")
+        raise UserError(
+            f"{path}: {width} x {height} are {width * height / 1e6:.0f} million pixels, more than the "
+            f"{MAX_PIXELS / 1e6:.0f} million that are read; make it smaller."
+        )
 
 
 def _no_picture(path: Path) -> str:
@@ -110,6 +122,8 @@ def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     values = np.asarray(picture)  # Pillow's own conversion of these clips at 255
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise UserError(f"{path}: its pixels are 32-bit numbers ({values.min()} to {values.max()}); save it with 8 or "
-                        "16 bits a channel.")
+        raise UserError(
+            f"{path}: its pixels are 32-bit numbers ({values.min()} to {values.max()}); save it with 8 or "
+            "16 bits a channel."
+        )
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")

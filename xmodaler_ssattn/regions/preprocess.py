@@ -36,8 +36,9 @@ def _neighbours(size: int, scale: float) -> tuple[np.ndarray, np.ndarray, np.nda
     return low, np.minimum(low + 1, size - 1), weight
 
 
-def preprocess(image_bgr: np.ndarray, *, short: int = 600, long: int = 1000,
-               mean: tuple[float, float, float] = CAFFE_PIXEL_MEAN) -> tuple[torch.Tensor, float]:
+def preprocess(
+    image_bgr: np.ndarray, *, short: int = 600, long: int = 1000, mean: tuple[float, float, float] = CAFFE_PIXEL_MEAN
+) -> tuple[torch.Tensor, float]:
     """The network's input and its exact scale.
 
     Args:
@@ -57,9 +58,11 @@ def preprocess(image_bgr: np.ndarray, *, short: int = 600, long: int = 1000,
     height, width = image_bgr.shape[:2]
     scale = picture_scale(height, width, short, long)
     if round(scale * min(height, width)) < SMALLEST_SIDE:
-        raise UserError(f"a picture of {width} x {height} pixels becomes {round(scale * width)} x "
-                        f"{round(scale * height)} when its long side is brought to {long}; the detector needs at "
-                        f"least {SMALLEST_SIDE} pixels on each side. Crop it.")
+        raise UserError(
+            f"a picture of {width} x {height} pixels becomes {round(scale * width)} x "
+            f"{round(scale * height)} when its long side is brought to {long}; the detector needs at "
+            f"least {SMALLEST_SIDE} pixels on each side. Crop it."
+        )
     top, bottom, down = _neighbours(height, scale)
     left, right, across = _neighbours(width, scale)
     offset = np.asarray(mean, dtype=np.float32)

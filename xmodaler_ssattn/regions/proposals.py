@@ -29,8 +29,13 @@ class Proposals(NamedTuple):
     objectness: torch.Tensor
 
 
-def move_boxes(boxes_px: torch.Tensor, deltas: torch.Tensor, *, geometry: str,
-               weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> torch.Tensor:
+def move_boxes(
+    boxes_px: torch.Tensor,
+    deltas: torch.Tensor,
+    *,
+    geometry: str,
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+) -> torch.Tensor:
     """Apply predicted offsets: centre += d_xy * size, size *= exp(d_wh), each offset divided by its weight.
 
     Args:
@@ -62,8 +67,15 @@ def large_enough(boxes_px: torch.Tensor, geometry: str, side: float) -> torch.Te
     return (sides + 1 >= side if geometry == "caffe" else sides > side).all(dim=1)
 
 
-def choose_proposals(scores: torch.Tensor, deltas: torch.Tensor, anchors_px: torch.Tensor, height: int, width: int,
-                     scale: float, spec: DetectorSpec) -> Proposals:
+def choose_proposals(
+    scores: torch.Tensor,
+    deltas: torch.Tensor,
+    anchors_px: torch.Tensor,
+    height: int,
+    width: int,
+    scale: float,
+    spec: DetectorSpec,
+) -> Proposals:
     """The best proposals of one picture.
 
     Args:
@@ -85,8 +97,9 @@ def choose_proposals(scores: torch.Tensor, deltas: torch.Tensor, anchors_px: tor
         boxes, scores, finite = _best(boxes, scores, spec.pre_nms_topk, finite)
         boxes, scores = _keep(boxes, scores, finite & large_enough(boxes, "detectron2", spec.min_size))
     # A few milliseconds on the CPU, whatever the device.
-    kept = suppress(boxes.cpu().numpy(), scores.cpu().numpy(), spec.rpn_nms, geometry=spec.geometry,
-                    limit=spec.post_nms_topk)
+    kept = suppress(
+        boxes.cpu().numpy(), scores.cpu().numpy(), spec.rpn_nms, geometry=spec.geometry, limit=spec.post_nms_topk
+    )
     kept = torch.from_numpy(kept).to(boxes.device)
     return Proposals(boxes[kept], scores[kept])
 

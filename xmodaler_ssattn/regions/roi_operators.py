@@ -27,8 +27,7 @@ class Pooled(ABC):
         return len(self.boxes_px)
 
     @abstractmethod
-    def __getitem__(self, boxes: slice) -> torch.Tensor:
-        ...
+    def __getitem__(self, boxes: slice) -> torch.Tensor: ...
 
 
 def _channels_last(features: torch.Tensor) -> torch.Tensor:
@@ -41,8 +40,9 @@ def _round(x: torch.Tensor) -> torch.Tensor:
     return x.trunc() + x.sign() * (x.frac().abs() >= 0.5)
 
 
-def pool_ranges(low: torch.Tensor, high: torch.Tensor, stride: int, bins: int, size: int
-                ) -> tuple[torch.Tensor, torch.Tensor]:
+def pool_ranges(
+    low: torch.Tensor, high: torch.Tensor, stride: int, bins: int, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """First and one-past-last position of each bin on one axis.
 
     Args:
@@ -79,12 +79,13 @@ def _window_maxima(maps: torch.Tensor, dim: int, longest: int) -> torch.Tensor:
     return torch.stack(levels)
 
 
-def _corners(start: torch.Tensor, end: torch.Tensor, per_level: int, per_position: int
-             ) -> tuple[torch.Tensor, torch.Tensor]:
+def _corners(
+    start: torch.Tensor, end: torch.Tensor, per_level: int, per_position: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the first and the last power-of-two window inside start..end - 1 lie in the table, on one axis."""
     length = end - start
     level = torch.frexp(length.clamp(min=1).float()).exponent.long() - 1  # floor(log2(length)), exactly
-    start, last = start.where(length > 0, 0), (end - 2 ** level).where(length > 0, 0)  # an empty bin reads anything
+    start, last = start.where(length > 0, 0), (end - 2**level).where(length > 0, 0)  # an empty bin reads anything
     return level * per_level + start * per_position, level * per_level + last * per_position
 
 
@@ -122,8 +123,9 @@ class MaxPooled(Pooled):
         return maxima.permute(0, 3, 1, 2)
 
 
-def bilinear_weights(low: torch.Tensor, high: torch.Tensor, stride: int, bins: int, samples: int, size: int
-                     ) -> torch.Tensor:
+def bilinear_weights(
+    low: torch.Tensor, high: torch.Tensor, stride: int, bins: int, samples: int, size: int
+) -> torch.Tensor:
     """How much each position of one axis counts in each bin: the mean of ``samples`` linear interpolations.
 
     ROIAlignV2: coordinates are shifted by half a position, a sample more than one position outside counts
@@ -169,8 +171,9 @@ class AlignPooled(Pooled):
 class TorchvisionPooled(Pooled):
     """torchvision's operators, which must have been imported; float32 inside, as their CPU versions need."""
 
-    def __init__(self, features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int,
-                 samples: int | None = None) -> None:
+    def __init__(
+        self, features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int, samples: int | None = None
+    ) -> None:
         self._features, self.boxes_px, self._bins = features, boxes_px, bins
         self._stride, self._samples = stride, samples
 
@@ -179,8 +182,9 @@ class TorchvisionPooled(Pooled):
         if self._samples is None:
             bins = ops.roi_pool(features, [self.boxes_px[boxes]], self._bins, 1.0 / self._stride)
         else:
-            bins = ops.roi_align(features, [self.boxes_px[boxes]], self._bins, 1.0 / self._stride, self._samples,
-                                 aligned=True)
+            bins = ops.roi_align(
+                features, [self.boxes_px[boxes]], self._bins, 1.0 / self._stride, self._samples, aligned=True
+            )
         return bins.to(self._features.dtype)
 
 
@@ -192,14 +196,25 @@ def torchvision_ops() -> ModuleType | None:
     except ImportError:
         return None
     except RuntimeError as error:  # torchvision registers its operators while it is imported
-        logger.warning("torchvision is installed but does not work with torch %s (%s); using the project's own "
-                       "operators.", torch.__version__, error)
+        logger.warning(
+            "torchvision is installed but does not work with torch %s (%s); using the project's own operators.",
+            torch.__version__,
+            error,
+        )
         return None
     return ops if hasattr(torch.ops.torchvision, "roi_pool") else None
 
 
-def pool_regions(features: torch.Tensor, boxes_px: torch.Tensor, *, op: str, bins: int, stride: int, samples: int = 2,
-                 use_torchvision: bool | None = None) -> Pooled:
+def pool_regions(
+    features: torch.Tensor,
+    boxes_px: torch.Tensor,
+    *,
+    op: str,
+    bins: int,
+    stride: int,
+    samples: int = 2,
+    use_torchvision: bool | None = None,
+) -> Pooled:
     """The bins of boxes.
 
     Args:

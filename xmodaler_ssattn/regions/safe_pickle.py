@@ -18,9 +18,16 @@ import numpy as np
 import torch
 
 STORAGES = {
-    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
 }
 NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 
@@ -30,8 +37,20 @@ class RefusedPickle(pickle.UnpicklingError):
 
 
 # In which ways a damaged or hostile pickle can fail.
-DAMAGE = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError,
-          OverflowError, MemoryError, RecursionError, struct.error)
+DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
 
 
 class Storage(NamedTuple):
@@ -131,8 +150,11 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *ignored: Any) -> StoredTensor:
     size, stride = tuple(size), tuple(stride)
-    if not isinstance(storage, Storage) or len(size) != len(stride) or not all(
-            isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)):
+    if (
+        not isinstance(storage, Storage)
+        or len(size) != len(stride)
+        or not all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))
+    ):
         raise RefusedPickle("it describes a tensor that cannot be")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if 0 not in size and last >= storage.numel:
@@ -215,8 +237,10 @@ class PlainUnpickler(pickle.Unpickler):
         try:
             made = ADMITTED[module, name]
         except KeyError:
-            raise RefusedPickle(f"it asks for {module}.{name}, and who gets that may run any code. Only arrays, "
-                                "tensors, dictionaries, lists, strings and numbers are read") from None
+            raise RefusedPickle(
+                f"it asks for {module}.{name}, and who gets that may run any code. Only arrays, "
+                "tensors, dictionaries, lists, strings and numbers are read"
+            ) from None
         return made if isinstance(made, torch.dtype) else _Admitted(made)
 
     def persistent_load(self, pid: Any) -> Storage:

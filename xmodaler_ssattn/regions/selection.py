@@ -38,8 +38,10 @@ class SelectionRule:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_regions <= self.max_regions:
-            raise ValueError(f"min_regions and max_regions must satisfy 1 <= min <= max, got {self.min_regions} and "
-                             f"{self.max_regions}.")
+            raise ValueError(
+                f"min_regions and max_regions must satisfy 1 <= min <= max, got {self.min_regions} and "
+                f"{self.max_regions}."
+            )
 
 
 class Selected(NamedTuple):
@@ -78,8 +80,16 @@ def best_surviving_scores(boxes_px: np.ndarray, class_probs: np.ndarray, nms: fl
     return np.where(survives, scores, 0).max(axis=0)
 
 
-def select_regions(boxes_px: np.ndarray, class_probs: np.ndarray, features: np.ndarray, *, min_regions: int = 36,
-                   max_regions: int = 36, threshold: float = 0.2, nms: float = 0.3) -> Selected:
+def select_regions(
+    boxes_px: np.ndarray,
+    class_probs: np.ndarray,
+    features: np.ndarray,
+    *,
+    min_regions: int = 36,
+    max_regions: int = 36,
+    threshold: float = 0.2,
+    nms: float = 0.3,
+) -> Selected:
     """Choose and order the regions of one picture.
 
     Args:
@@ -95,5 +105,5 @@ def select_regions(boxes_px: np.ndarray, class_probs: np.ndarray, features: np.n
     confidence = best_surviving_scores(boxes_px, class_probs, nms)
     order = np.argsort(-confidence, kind="stable")
     count = int((confidence >= np.float64(threshold)).sum())
-    order = order[:min(max(count, min_regions), max_regions)]
+    order = order[: min(max(count, min_regions), max_regions)]
     return Selected(order, boxes_px[order], features[order], class_probs[order], confidence[order])

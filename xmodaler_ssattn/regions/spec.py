@@ -149,23 +149,57 @@ class DetectorSpec:
     @classmethod
     def airsplay(cls, **changes) -> DetectorSpec:
         """The original weights as converted for detectron2 by airsplay, with detectron2's anchors and geometry."""
-        return cls(**{"name": "airsplay", "background": "last", "no_attribute": "last", "anchors": "detectron2",
-                      "rpn_logits": "single", "geometry": "detectron2", "min_size": 0.0, "boxes": "regressed",
-                      **changes})
+        return cls(
+            **{
+                "name": "airsplay",
+                "background": "last",
+                "no_attribute": "last",
+                "anchors": "detectron2",
+                "rpn_logits": "single",
+                "geometry": "detectron2",
+                "min_size": 0.0,
+                "boxes": "regressed",
+                **changes,
+            }
+        )
 
     @classmethod
     def milvlg_d2(cls, **changes) -> DetectorSpec:
         """The C4 networks that MILVLG retrained with detectron2."""
-        return cls(**{"name": "milvlg-d2", "stem_pool": "detectron2", "res5_dilated": False, "background": "last",
-                      "no_attribute": "absent", "anchors": "detectron2", "anchor_sizes": (32, 64, 128, 256, 512),
-                      "rpn_channels": 1024, "rpn_logits": "single", "geometry": "detectron2", "min_size": 0.0,
-                      "post_nms_topk": 1000, "roi_op": "align", "boxes": "regressed",
-                      "pixel_mean": DETECTRON2_PIXEL_MEAN, **changes})
+        return cls(
+            **{
+                "name": "milvlg-d2",
+                "stem_pool": "detectron2",
+                "res5_dilated": False,
+                "background": "last",
+                "no_attribute": "absent",
+                "anchors": "detectron2",
+                "anchor_sizes": (32, 64, 128, 256, 512),
+                "rpn_channels": 1024,
+                "rpn_logits": "single",
+                "geometry": "detectron2",
+                "min_size": 0.0,
+                "post_nms_topk": 1000,
+                "roi_op": "align",
+                "boxes": "regressed",
+                "pixel_mean": DETECTRON2_PIXEL_MEAN,
+                **changes,
+            }
+        )
 
     @classmethod
     def tiny(cls, dialect: str = "caffe", **changes) -> DetectorSpec:
         """A few thousand parameters in the shape of a dialect ("caffe", "airsplay", "milvlg_d2"): for trying things."""
-        small = {"blocks_per_stage": (1, 1, 1, 2), "base_width": 4, "num_classes": 12, "num_attributes": 5,
-                 "attribute_embedding": 6, "attribute_hidden": 8, "rpn_channels": 16, "short_side": 96,
-                 "long_side": 160, "post_nms_topk": 60}
+        small = {
+            "blocks_per_stage": (1, 1, 1, 2),
+            "base_width": 4,
+            "num_classes": 12,
+            "num_attributes": 5,
+            "attribute_embedding": 6,
+            "attribute_hidden": 8,
+            "rpn_channels": 16,
+            "short_side": 96,
+            "long_side": 160,
+            "post_nms_topk": 60,
+        }
         return getattr(cls, dialect)(**{**small, **changes})

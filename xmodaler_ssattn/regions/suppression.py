@@ -35,8 +35,9 @@ def overlapping(a_px: np.ndarray, b_px: np.ndarray, threshold: float, geometry: 
     return iou >= bound if geometry == "caffe" else iou > bound
 
 
-def suppress(boxes_px: np.ndarray, scores: np.ndarray, threshold: float, *, geometry: str = "caffe",
-             limit: int | None = None) -> np.ndarray:
+def suppress(
+    boxes_px: np.ndarray, scores: np.ndarray, threshold: float, *, geometry: str = "caffe", limit: int | None = None
+) -> np.ndarray:
     """Keep the best box, drop those that overlap it, and so on.
 
     Args:
@@ -53,7 +54,7 @@ def suppress(boxes_px: np.ndarray, scores: np.ndarray, threshold: float, *, geom
     limit = len(order) if limit is None else limit
     kept = np.empty(0, dtype=np.int64)
     for start in range(0, len(order), BLOCK):
-        block = order[start:start + BLOCK]
+        block = order[start : start + BLOCK]
         # Boxes of earlier blocks that were kept decide first, so only survivors need each other's overlap.
         if len(kept):
             block = block[~overlapping(boxes_px[kept], boxes_px[block], threshold, geometry).any(axis=0)]

@@ -17,8 +17,15 @@ from xmodaler_ssattn.regions.selection import SelectionRule, select_regions
 CHUNK_CPU, CHUNK_GPU = 16, 1024
 
 
-def select_detected(width: int, height: int, boxes_px: np.ndarray, features: np.ndarray, class_probs: np.ndarray,
-                    attributes: np.ndarray | None, rule: SelectionRule) -> Detected:
+def select_detected(
+    width: int,
+    height: int,
+    boxes_px: np.ndarray,
+    features: np.ndarray,
+    class_probs: np.ndarray,
+    attributes: np.ndarray | None,
+    rule: SelectionRule,
+) -> Detected:
     """The last step of every backend: choose, order and name the regions of one picture.
 
     Args:
@@ -28,13 +35,27 @@ def select_detected(width: int, height: int, boxes_px: np.ndarray, features: np.
         class_probs: (R, C + 1) float32, background first.
         attributes: (R,) int64 or None.
     """
-    chosen = select_regions(boxes_px, class_probs, features, min_regions=rule.min_regions,
-                            max_regions=rule.max_regions, threshold=rule.threshold, nms=rule.nms)
+    chosen = select_regions(
+        boxes_px,
+        class_probs,
+        features,
+        min_regions=rule.min_regions,
+        max_regions=rule.max_regions,
+        threshold=rule.threshold,
+        nms=rule.nms,
+    )
     # detectron2's geometry lets a box end where the scaled picture's size was rounded to.
     inside = np.clip(chosen.boxes_px, 0, np.array([width, height, width, height], dtype=np.float32))
-    return Detected(width, height, inside, chosen.features, chosen.class_probs, chosen.confidence,
-                    chosen.class_probs[:, 1:].argmax(axis=1).astype(np.int64),
-                    None if attributes is None else attributes[chosen.indices])
+    return Detected(
+        width,
+        height,
+        inside,
+        chosen.features,
+        chosen.class_probs,
+        chosen.confidence,
+        chosen.class_probs[:, 1:].argmax(axis=1).astype(np.int64),
+        None if attributes is None else attributes[chosen.indices],
+    )
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager:
@@ -59,9 +80,15 @@ class TorchDetector:
         feature_dim, num_classes, source, weights_sha256: see ``Detector``.
     """
 
-    def __init__(self, network: BottomUpNetwork, *, device: str | torch.device = "cpu",
-                 dtype: torch.dtype = torch.float32, rule: SelectionRule | None = None,
-                 weights_sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        network: BottomUpNetwork,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rule: SelectionRule | None = None,
+        weights_sha256: str | None = None,
+    ) -> None:
         self.network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()
         self.device, self.rule, self.weights_sha256 = torch.device(device), rule or SelectionRule(), weights_sha256
         self.spec = network.spec
@@ -99,5 +126,6 @@ class TorchDetector:
 
     def _finish(self, image_bgr: np.ndarray, described: Described, scale: float) -> Detected:
         boxes, features, probs, attributes = (None if x is None else x.cpu().numpy() for x in described)
-        return select_detected(image_bgr.shape[1], image_bgr.shape[0], boxes / np.float32(scale), features, probs,
-                               attributes, self.rule)
+        return select_detected(
+            image_bgr.shape[1], image_bgr.shape[0], boxes / np.float32(scale), features, probs, attributes, self.rule
+        )

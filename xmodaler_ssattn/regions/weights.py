@@ -55,8 +55,10 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UserError(f"{WHAT}: {path} {found}; give the weights file as its authors provide it.")
     if path.endswith(".caffemodel"):
-        raise UserError(f"{WHAT}: {path} is a model of Caffe; give the .pth or .pkl into which others converted it "
-                        "(see the README).")
+        raise UserError(
+            f"{WHAT}: {path} is a model of Caffe; give the .pth or .pkl into which others converted it "
+            "(see the README)."
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(4)
@@ -92,8 +94,10 @@ def _read_zip(path: str) -> dict[str, torch.Tensor]:
                 info = members.get(f"data/{storage.key}")
                 size = info.file_size if info else 0
                 if size != storage.numel * storage.dtype.itemsize:
-                    raise UserError(f"{WHAT}: {path} has {size:,} bytes in data/{storage.key}, expected "
-                                    f"{storage.numel * storage.dtype.itemsize:,}; is the file complete?")
+                    raise UserError(
+                        f"{WHAT}: {path} has {size:,} bytes in data/{storage.key}, expected "
+                        f"{storage.numel * storage.dtype.itemsize:,}; is the file complete?"
+                    )
                 return archive.read(info) if info else b""
 
             return _tensors(path, content, bytes_of)
@@ -107,8 +111,10 @@ def _members(path: str, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The archive's records by their names below its one folder."""
     # Sizes are compared with the file before anything is read: a false header must not reserve memory.
     if sum(info.file_size for info in archive.infolist()) > os.path.getsize(path):
-        raise UserError(f"{WHAT}: {path} is refused: it claims to hold more bytes than it has, or is compressed, which "
-                        "torch's files never are.")
+        raise UserError(
+            f"{WHAT}: {path} is refused: it claims to hold more bytes than it has, or is compressed, which "
+            "torch's files never are."
+        )
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.partition("/")[2]
@@ -142,8 +148,10 @@ def _read_stream(path: str, file: BinaryIO) -> dict[str, torch.Tensor]:
             (count,) = struct.unpack("<q", file.read(8))
             wanted = storage.numel * storage.dtype.itemsize
             if count != storage.numel or wanted > size - file.tell():
-                raise EOFError(f"storage {key} should have {storage.numel:,} numbers, has {count:,}, and "
-                               f"{size - file.tell():,} bytes are left")
+                raise EOFError(
+                    f"storage {key} should have {storage.numel:,} numbers, has {count:,}, and "
+                    f"{size - file.tell():,} bytes are left"
+                )
             raw[storage.key] = file.read(wanted)
         missing = [key for key in unpickler.storages if key not in raw]
         if missing:
@@ -161,8 +169,10 @@ def _tensors(path: str, content: Any, bytes_of: Callable[[Storage], bytes] | Non
             named = named[wrapper]
             break
     if not isinstance(named, Mapping) or not named:
-        raise UserError(f"{WHAT}: {path} holds {_kind(content)}, expected tensors by name, directly or under "
-                        f"{' or '.join(repr(wrapper) for wrapper in WRAPPERS)}.")
+        raise UserError(
+            f"{WHAT}: {path} holds {_kind(content)}, expected tensors by name, directly or under "
+            f"{' or '.join(repr(wrapper) for wrapper in WRAPPERS)}."
+        )
     problems: list[str] = []
     tensors: dict[str, torch.Tensor] = {}
     flat: dict[str, torch.Tensor] = {}

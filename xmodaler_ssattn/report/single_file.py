@@ -19,9 +19,7 @@ LONGEST_SIDE = 1200  # of a picture in the page, pixels; the boxes stay in those
 QUALITY = 88
 
 
-def write_single_file(
-    path: Path, source: Source, pictures: Iterable[tuple[int, Image.Image]], *, title: str
-) -> Path:
+def write_single_file(path: Path, source: Source, pictures: Iterable[tuple[int, Image.Image]], *, title: str) -> Path:
     """Write the page of ``write_page`` with its style, scripts, data and pictures inside one file.
 
     Args:
@@ -39,8 +37,9 @@ def write_single_file(
         parts = "".join(f'<script src="data/{part.name}"></script>\n' for part in sorted(page.glob("data/part_*.js")))
         index = '<script src="data/index.js"></script>'
         text = text.replace(index, parts + index)  # all parts are there before the index asks for them
-        text = text.replace(f'<link rel="stylesheet" href="{STYLE}">',
-                            f"<style>\n{(page / STYLE).read_text(encoding='utf-8')}</style>")
+        text = text.replace(
+            f'<link rel="stylesheet" href="{STYLE}">', f"<style>\n{(page / STYLE).read_text(encoding='utf-8')}</style>"
+        )
         text = re.sub(r'<script src="([^"]+)"></script>', lambda found: _inline(page / found[1], images), text)
     write_text(path, text)
     return path

@@ -163,5 +163,3 @@ def write(study: Study, command: str) -> dict[str, Any]:
     if figure := curves_svg(study.plan, summary):
         write_text(study.out / CURVES, figure)
     return summary
-
-

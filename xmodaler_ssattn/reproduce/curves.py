@@ -57,5 +57,3 @@ def split_epochs(series: Mapping[str, Any], ends: Mapping[int, int]) -> dict[int
         number: {name: sum(values) / len(values) for name, values in by_name.items()}
         for number, by_name in sums.items()
     }
-
-

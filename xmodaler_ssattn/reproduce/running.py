@@ -127,9 +127,7 @@ def _forget_results(folder: Path, best: int | None) -> None:
             path.unlink()
 
 
-def _evaluate(
-    study: Study, prepared: Prepared, record: dict[str, Any], names: Sequence[str], lock: IO
-) -> Generator:
+def _evaluate(study: Study, prepared: Prepared, record: dict[str, Any], names: Sequence[str], lock: IO) -> Generator:
     folder = prepared.folder
     wanted = evaluations_of(study.plan.rows[prepared.job.row])
     best = BEST_WEIGHTS if (folder / BEST_WEIGHTS).is_file() else FINAL_WEIGHTS
@@ -270,5 +268,3 @@ def run_all(study: Study, wanted: Sequence[Job], at_once: int = 1, finished: Any
             process.wait()
             run.close()
     return statuses
-
-

@@ -23,9 +23,7 @@ COMMON = {
 def smoke_plan(plan: Plan) -> Plan:
     """The plan on the sample scenes' base config, with few epochs, and ``SEEDS`` for rows with more than one."""
     base = Path(str(resources.files("xmodaler_ssattn.sample") / "configs" / "base.yaml"))
-    rows = {
-        name: replace(row, seeds=SEEDS[: min(len(row.seeds), len(SEEDS))]) for name, row in plan.rows.items()
-    }
+    rows = {name: replace(row, seeds=SEEDS[: min(len(row.seeds), len(SEEDS))]) for name, row in plan.rows.items()}
     note = (
         f"A smoke test: {SCENES} drawn scenes, {COMMON['SOLVER.EPOCH']} epochs. It shows that every row trains and is "
         "scored; its numbers say nothing about the paper's claims."

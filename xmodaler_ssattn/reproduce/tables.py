@@ -189,8 +189,17 @@ def _runs(summary: Mapping[str, Any]) -> list[str]:
             seconds = sum(run.get("seconds", {}).values())
             best = run.get("best_epoch")
             epochs = len(run["curves"].get("epoch", ()))
-            rows.append([name, seed, run["status"], "" if best is None else f"{best}/{epochs}",
-                         f"{seconds:.0f}" if seconds else "", run.get("config_sha256", "")[:12], run["reason"]])
+            rows.append(
+                [
+                    name,
+                    seed,
+                    run["status"],
+                    "" if best is None else f"{best}/{epochs}",
+                    f"{seconds:.0f}" if seconds else "",
+                    run.get("config_sha256", "")[:12],
+                    run["reason"],
+                ]
+            )
     notes = [f"{name}: {row['note']}" for name, row in summary["rows"].items() if row["note"]]
     head = ["row", "seed", "status", "best epoch", "seconds", "config", ""]
     return ["## Runs", "", *_lines(head, rows), *[line for note in notes for line in (note, "")]]

@@ -98,9 +98,7 @@ class XmodalerCheckpointer(Checkpointer):
         with whole_file(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
             file.write(last_filename_basename.encode())
 
-    def load(
-        self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False
-    ) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False) -> dict[str, Any]:
         """Load weights, and the checkpointables (all of them, or those named) that the file has.
 
         What does not fit is logged as a warning and kept in ``incompatible``.

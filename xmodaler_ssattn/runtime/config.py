@@ -139,9 +139,7 @@ def _convert(value: Any, default: Any, full_key: str, where: str) -> Any:
     if type(decoded) is int and type(default) is float:
         return float(decoded)
     expected = "a group of keys" if isinstance(default, CfgNode) else f"{type(default).__name__} like {default!r}"
-    raise ConfigError(
-        f"{full_key} (in {where}): expected {expected}, received {decoded!r} ({type(decoded).__name__})."
-    )
+    raise ConfigError(f"{full_key} (in {where}): expected {expected}, received {decoded!r} ({type(decoded).__name__}).")
 
 
 def _refuse_unsafe(allow_unsafe: bool) -> None:

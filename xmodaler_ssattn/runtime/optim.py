@@ -54,9 +54,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     return groups
 
 
-def maybe_add_gradient_clipping(
-    cfg: CfgNode, optimizer: type[torch.optim.Optimizer]
-) -> type[torch.optim.Optimizer]:
+def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """``optimizer``, or when ``SOLVER.GRAD_CLIP`` > 0 a subclass of it that clips the gradients before each step.
 
     Raises:

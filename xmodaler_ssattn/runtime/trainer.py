@@ -250,7 +250,9 @@ class DefaultTrainer(TrainerBase):
             if self.start_iter % self.iters_per_epoch:
                 logger.warning(
                     "The checkpoint ends at iteration %d, which is no end of an epoch of %d iterations: the batch size "
-                    "or the data are not those of the run that wrote it.", self.iter, self.iters_per_epoch,
+                    "or the data are not those of the run that wrote it.",
+                    self.iter,
+                    self.iters_per_epoch,
                 )
 
     def state_dict(self) -> dict[str, Any]:

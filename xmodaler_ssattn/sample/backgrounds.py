@@ -25,16 +25,36 @@ class Place:
 
 
 PLACES: tuple[Place, ...] = (
-    Place("park", ((150, 200, 232), (214, 234, 242)), ((178, 208, 140), (146, 188, 108)),
-          (("in", "the park"), ("in", "a park"), ("on", "the grass"))),
-    Place("beach", ((126, 190, 232), (222, 240, 246)), ((240, 226, 190), (230, 208, 158)),
-          (("on", "the beach"), ("at", "the beach"), ("on", "the sand"))),
-    Place("street", ((186, 204, 218), (226, 232, 236)), ((178, 178, 182), (152, 152, 158)),
-          (("on", "the street"), ("in", "the street"), ("on", "a city street"))),
-    Place("snow", ((170, 196, 222), (226, 234, 244)), ((232, 238, 246), (218, 228, 240)),
-          (("in", "the snow"), ("in", "the fresh snow"))),
-    Place("field", ((160, 204, 232), (236, 236, 220)), ((226, 212, 150), (212, 194, 118)),
-          (("in", "a field"), ("in", "the field"), ("in", "an open field"))),
+    Place(
+        "park",
+        ((150, 200, 232), (214, 234, 242)),
+        ((178, 208, 140), (146, 188, 108)),
+        (("in", "the park"), ("in", "a park"), ("on", "the grass")),
+    ),
+    Place(
+        "beach",
+        ((126, 190, 232), (222, 240, 246)),
+        ((240, 226, 190), (230, 208, 158)),
+        (("on", "the beach"), ("at", "the beach"), ("on", "the sand")),
+    ),
+    Place(
+        "street",
+        ((186, 204, 218), (226, 232, 236)),
+        ((178, 178, 182), (152, 152, 158)),
+        (("on", "the street"), ("in", "the street"), ("on", "a city street")),
+    ),
+    Place(
+        "snow",
+        ((170, 196, 222), (226, 234, 244)),
+        ((232, 238, 246), (218, 228, 240)),
+        (("in", "the snow"), ("in", "the fresh snow")),
+    ),
+    Place(
+        "field",
+        ((160, 204, 232), (236, 236, 220)),
+        ((226, 212, 150), (212, 194, 118)),
+        (("in", "a field"), ("in", "the field"), ("in", "an open field")),
+    ),
 )
 
 WATER: tuple[Colour, Colour] = ((118, 176, 208), (150, 204, 222))
@@ -71,11 +91,15 @@ def draw_background(place: Place, width: int, height: int, horizon: float, seed:
     """The empty place as an RGB picture; `horizon` is the fraction of the height where the sky ends."""
     rng = np.random.default_rng(seed)
     line, shore = round(horizon * height), ground_starts(place, height, horizon)
-    rows = np.concatenate([
-        _gradient(*place.sky, line), _gradient(*WATER, shore - line), _gradient(*place.ground, height - shore),
-    ])
+    rows = np.concatenate(
+        [
+            _gradient(*place.sky, line),
+            _gradient(*WATER, shore - line),
+            _gradient(*place.ground, height - shore),
+        ]
+    )
     shift = rng.integers(0, _GRAIN_SIDE, 2)
-    texture = _grain()[shift[0]:shift[0] + height, shift[1]:shift[1] + width].copy()
+    texture = _grain()[shift[0] : shift[0] + height, shift[1] : shift[1] + width].copy()
     texture[:line] += 1.5 * _soft_noise(rng, width, line, (5, 4))
     texture[line:] += 3.0 * _soft_noise(rng, width, height - line, (7, 6))
     texture[line:] += 3.0 * _soft_noise(rng, width, height - line, (14, 45))

@@ -58,12 +58,14 @@ class Brush:
         box = [self._at(x - across, y - radius), self._at(x + across, y + radius)]
         self._draw.ellipse(box, outline=(*colour, 255), width=max(2, round(width * self.height)))
 
-    def rectangle(self, x1: float, y1: float, x2: float, y2: float, fill: Colour, outline: bool = True,
-                  radius: float = 0.0) -> None:
+    def rectangle(
+        self, x1: float, y1: float, x2: float, y2: float, fill: Colour, outline: bool = True, radius: float = 0.0
+    ) -> None:
         """A rectangle with round corners of `radius` (a fraction of the tile's height)."""
         border = {"outline": (*INK, 255), "width": self.line_width} if outline else {}
-        self._draw.rounded_rectangle([self._at(x1, y1), self._at(x2, y2)], radius=radius * self.height,
-                                     fill=(*fill, 255), **border)
+        self._draw.rounded_rectangle(
+            [self._at(x1, y1), self._at(x2, y2)], radius=radius * self.height, fill=(*fill, 255), **border
+        )
 
     def line(self, points: list[Point], colour: Colour, width: float) -> None:
         """A thick line; the width is a fraction of the tile's height."""
@@ -81,8 +83,14 @@ class Brush:
 
     def arc_cap(self, x1: float, y1: float, x2: float, y2: float, fill: Colour) -> None:
         """The upper half of an ellipse, closed by a straight line."""
-        self._draw.chord([self._at(x1, y1), self._at(x2, y2)], 180, 360, fill=(*fill, 255), outline=(*INK, 255),
-                         width=self.line_width)
+        self._draw.chord(
+            [self._at(x1, y1), self._at(x2, y2)],
+            180,
+            360,
+            fill=(*fill, 255),
+            outline=(*INK, 255),
+            width=self.line_width,
+        )
 
     def finish(self, mirror: bool = False) -> Image.Image:
         """The tile at output size, RGBA, mirrored left to right when asked."""

@@ -71,7 +71,8 @@ def boxes_and_sizes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     boxes[:, :2] = max(labels.shape)
     boxes[:, 2:] = 0
     for column, (place, choose) in enumerate(
-            ((columns, np.minimum), (rows, np.minimum), (columns + 1, np.maximum), (rows + 1, np.maximum))):
+        ((columns, np.minimum), (rows, np.minimum), (columns + 1, np.maximum), (rows + 1, np.maximum))
+    ):
         choose.at(boxes[:, column], number, place)
     return boxes, np.bincount(number, minlength=count)
 

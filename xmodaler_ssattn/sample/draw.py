@@ -1,8 +1,8 @@
 """Draw the sample data set: pictures, annotations in the official layout, prepared annotations, regions.
 
-    folder/Images/ID.jpg  Sentences/ID.txt  Annotations/ID.xml  split_ids_flickr30k_entities.json    the official layout
-    folder/{train,val,test}.json  vocabulary.txt  captions_*.json  grounding_*.json                  prepared from it
-    folder/regions.h5  region_maker.npz  sample.json                                                 regions, manifest
+folder/Images/ID.jpg  Sentences/ID.txt  Annotations/ID.xml  split_ids_flickr30k_entities.json    the official layout
+folder/{train,val,test}.json  vocabulary.txt  captions_*.json  grounding_*.json                  prepared from it
+folder/regions.h5  region_maker.npz  sample.json                                                 regions, manifest
 """
 
 from __future__ import annotations
@@ -119,8 +119,13 @@ def draw_sample(
     """
     out_dir = Path(out_dir)
     counts = _split_counts(num_images, splits)
-    parameters = {"num_images": num_images, "seed": seed, "splits": counts, "feature_dim": feature_dim,
-                  "num_regions": num_regions}
+    parameters = {
+        "num_images": num_images,
+        "seed": seed,
+        "splits": counts,
+        "feature_dim": feature_dim,
+        "num_regions": num_regions,
+    }
     wanted = {"parameters": parameters, "program": program_hash()}
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with _alone(out_dir.parent):
@@ -148,8 +153,10 @@ def _split_counts(num_images: int, splits: Sequence[int] | None) -> list[int]:
         tenth = max(1, num_images // 10)
         splits = (num_images - 2 * tenth, tenth, tenth)
     if len(splits) != 3 or min(splits) < 1 or sum(splits) != num_images:
-        raise UserError(f"Sample scenes: {num_images} pictures cannot be split into train, val, test = {list(splits)}; "
-                        "each split needs at least one picture, and together they must be all.")
+        raise UserError(
+            f"Sample scenes: {num_images} pictures cannot be split into train, val, test = {list(splits)}; "
+            "each split needs at least one picture, and together they must be all."
+        )
     return list(splits)
 
 
@@ -164,27 +171,41 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _draw_into(folder: Path, parameters: Mapping[str, Any], lemma: Callable[[str], str], workers: int | None,
-               progress: Callable[..., Iterator] | None) -> dict[str, Any]:
+def _draw_into(
+    folder: Path,
+    parameters: Mapping[str, Any],
+    lemma: Callable[[str], str],
+    workers: int | None,
+    progress: Callable[..., Iterator] | None,
+) -> dict[str, Any]:
     for name in (official_writer.IMAGES, official_writer.SENTENCES, official_writer.ANNOTATIONS):
         (folder / name).mkdir(parents=True)
     count, (train, val, _) = parameters["num_images"], parameters["splits"]
     ids = list(range(FIRST_IMAGE_ID, FIRST_IMAGE_ID + count))
-    splits = {"train": ids[:train], "val": ids[train:train + val], "test": ids[train + val:]}
+    splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
     official_writer.write_splits(folder, splits)
     report = progress or plain_progress
     drawing = draw_scenes(folder, parameters["seed"], count, parameters["num_regions"], workers)
     scenes = list(report(drawing, total=count, desc="drawing sample scenes"))
 
     prepared = prepare_annotations(
-        folder, splits, lemma=lemma, sentences_dir=folder / official_writer.SENTENCES,
-        annotations_dir=folder / official_writer.ANNOTATIONS, classes=list(CLASS_NAMES), source="sample", workers=1)
+        folder,
+        splits,
+        lemma=lemma,
+        sentences_dir=folder / official_writer.SENTENCES,
+        annotations_dir=folder / official_writer.ANNOTATIONS,
+        classes=list(CLASS_NAMES),
+        source="sample",
+        workers=1,
+    )
 
     maker = SampleRegionMaker.fit(
         np.concatenate([scene.descriptors for scene in scenes[:train]]),
         np.concatenate([scene.labels for scene in scenes[:train]]),
         np.concatenate([scene.colours for scene in scenes[:train]]),
-        parameters["feature_dim"], parameters["num_regions"])
+        parameters["feature_dim"],
+        parameters["num_regions"],
+    )
     maker.save(folder / REGION_MAKER)
     right = _write_regions(folder / REGIONS, scenes, maker)
     held_out = np.concatenate(right[train:])
@@ -201,10 +222,17 @@ def _write_regions(path: Path, scenes: Sequence[DrawnScene], maker: SampleRegion
     """Writes all regions; returns for each scene which of its regions around objects have the right class on top."""
     right = []
     ids = [scene.image_id for scene in scenes]
-    with RegionWriter(path, ids, maker.num_regions, maker.feature_dim, maker.num_classes, feature_dtype="float16",
-                      source="sample scenes: descriptors of drawn pictures") as writer:
+    with RegionWriter(
+        path,
+        ids,
+        maker.num_regions,
+        maker.feature_dim,
+        maker.num_classes,
+        feature_dtype="float16",
+        source="sample scenes: descriptors of drawn pictures",
+    ) as writer:
         for start in range(0, len(scenes), PICTURES_AT_ONCE):
-            batch = scenes[start:start + PICTURES_AT_ONCE]
+            batch = scenes[start : start + PICTURES_AT_ONCE]
             descriptors = np.concatenate([scene.descriptors for scene in batch])
             # float16 halves the file; what it rounds is far below the noise.
             probs = maker.class_probs(descriptors)
@@ -216,6 +244,12 @@ def _write_regions(path: Path, scenes: Sequence[DrawnScene], maker: SampleRegion
                 objects = scene.labels > 0
                 right.append(probs[here][objects].argmax(axis=1) == scene.labels[objects])
                 order = maker.order(probs[here])
-                writer.write(scene.image_id, scene.width, scene.height, scene.boxes_px[order], features[here][order],
-                             probs[here][order])
+                writer.write(
+                    scene.image_id,
+                    scene.width,
+                    scene.height,
+                    scene.boxes_px[order],
+                    features[here][order],
+                    probs[here][order],
+                )
     return right

@@ -21,8 +21,17 @@ PLACE_CHANCE = 0.5
 PLURAL_CHANCE = 0.3  # that a sentence about an object that has a twin is about both
 
 # What a thing that cannot act is doing; the other kinds do what their pose says.
-STILL = {"car": "parked", "bus": "parked", "bike": "parked", "boat": "sailing", "ball": "lying", "balloon": "floating",
-         "umbrella": "standing", "tree": "standing", "house": "standing"}
+STILL = {
+    "car": "parked",
+    "bus": "parked",
+    "bike": "parked",
+    "boat": "sailing",
+    "ball": "lying",
+    "balloon": "floating",
+    "umbrella": "standing",
+    "tree": "standing",
+    "house": "standing",
+}
 LARGE_FROM, SMALL_TO = 1.1, 0.72  # scale against the usual height of the kind
 CHAINS_PER_IMAGE = 100
 _PAIR, _PLACE, _SKY, _WATER, _CLOTHES = 20, 40, 41, 42, 60  # where these chains start within an image's hundred

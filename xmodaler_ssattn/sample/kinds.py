@@ -57,8 +57,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("woman", "women", "people", shapes_beings.woman, 0.35, 0.46, "ground", _ANY, 1.1, _PEOPLE),
     Kind("dog", "dogs", "animals", shapes_beings.dog, 0.20, 1.25, "ground", _COATS, 1.2, ("standing", "running")),
     Kind("cat", "cats", "animals", shapes_beings.cat, 0.19, 0.90, "ground", _COATS, 1.2, ("sitting",)),
-    Kind("horse", "horses", "animals", shapes_beings.horse, 0.31, 1.15, "ground", _COATS, 0.3,
-         ("standing", "running")),
+    Kind("horse", "horses", "animals", shapes_beings.horse, 0.31, 1.15, "ground", _COATS, 0.3, ("standing", "running")),
     Kind("bird", "birds", "animals", shapes_beings.bird, 0.14, 1.35, "sky", _ANY, 1.5, ("flying",)),
     Kind("car", "cars", "vehicles", shapes_things.car, 0.19, 2.0, "ground", _ANY, 0.5),
     Kind("bus", "buses", "vehicles", shapes_things.bus, 0.26, 1.95, "ground", _ANY, -0.2),
@@ -68,8 +67,17 @@ KINDS: tuple[Kind, ...] = (
     Kind("balloon", "balloons", "other", shapes_things.balloon, 0.27, 0.68, "sky", _ANY, 0.75),
     Kind("umbrella", "umbrellas", "other", shapes_things.umbrella, 0.22, 1.0, "ground", _ANY, 0.9),
     Kind("tree", "trees", "other", shapes_things.tree, 0.40, 0.78, "ground", ("green", "yellow", "red"), 0.0),
-    Kind("house", "houses", "other", shapes_things.house, 0.36, 1.08, "ground",
-         ("red", "blue", "yellow", "white", "brown"), -0.7),
+    Kind(
+        "house",
+        "houses",
+        "other",
+        shapes_things.house,
+        0.36,
+        1.08,
+        "ground",
+        ("red", "blue", "yellow", "white", "brown"),
+        -0.7,
+    ),
 )
 
 KIND_BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

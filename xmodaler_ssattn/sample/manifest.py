@@ -39,12 +39,17 @@ def why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
     if not present:
         return ""
     if MANIFEST not in present:
-        raise UserError(f"{folder} is not empty and holds no {MANIFEST}, so it is no folder of sample scenes. "
-                        "Choose another folder, or remove this one.")
+        raise UserError(
+            f"{folder} is not empty and holds no {MANIFEST}, so it is no folder of sample scenes. "
+            "Choose another folder, or remove this one."
+        )
     manifest = read_json(folder / MANIFEST, "The sample scenes' manifest")
     found = manifest if isinstance(manifest, dict) else {}
-    reasons = [f"{name} was {found.get('parameters', {}).get(name)}, now {value}"
-               for name, value in wanted["parameters"].items() if found.get("parameters", {}).get(name) != value]
+    reasons = [
+        f"{name} was {found.get('parameters', {}).get(name)}, now {value}"
+        for name, value in wanted["parameters"].items()
+        if found.get("parameters", {}).get(name) != value
+    ]
     if found.get("program") != wanted["program"]:
         reasons.append("they were drawn by another version of the program")
     missing = sorted(set(found.get("files", ())) - present)
@@ -58,6 +63,8 @@ def why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
         return None
     foreign = sorted(present - set(found.get("files", ())) - {MANIFEST})
     if foreign:
-        raise UserError(f"The sample scenes in {folder} cannot be used ({'; '.join(reasons)}), and drawing them again "
-                        f"would remove other files there: {', '.join(foreign)}. Move these, or choose another folder.")
+        raise UserError(
+            f"The sample scenes in {folder} cannot be used ({'; '.join(reasons)}), and drawing them again "
+            f"would remove other files there: {', '.join(foreign)}. Move these, or choose another folder."
+        )
     return "; ".join(reasons)

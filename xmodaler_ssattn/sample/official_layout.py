@@ -41,5 +41,6 @@ def annotation_xml(scene: Scene, description: Description) -> str:
     for number, chains in sorted(chains_of.items()):
         x1, y1, x2, y2 = scene.objects[number].box_px  # it ends beyond the last column and row
         boxes.append(ObjectBox((x1, y1, x2 - 1, y2 - 1), tuple(chains)))
-    return official_xml(scene.image_id, scene.width, scene.height, boxes, without_box=description.without_box,
-                        scenes=description.scenes)
+    return official_xml(
+        scene.image_id, scene.width, scene.height, boxes, without_box=description.without_box, scenes=description.scenes
+    )

@@ -41,8 +41,9 @@ class DrawnScene:
     reached: np.ndarray
 
 
-def draw_scenes(folder: Path, seed: int, count: int, num_regions: int = NUM_REGIONS,
-                workers: int | None = None) -> Iterator[DrawnScene]:
+def draw_scenes(
+    folder: Path, seed: int, count: int, num_regions: int = NUM_REGIONS, workers: int | None = None
+) -> Iterator[DrawnScene]:
     """Draws scenes 0..count - 1 into the official layout's folders under `folder`, in order."""
     tasks = [(folder, seed, index, num_regions) for index in range(count)]
     workers = min(_cores() if workers is None else workers, count)
@@ -62,8 +63,11 @@ def label_regions(boxes_px: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.nd
     colours = np.asarray([COLOUR_NAMES.index(item.colour) for item in scene.objects], dtype=np.int64)
     overlaps = iou(boxes_px, np.asarray([item.box_px for item in scene.objects]))
     nearest, is_object = overlaps.argmax(axis=1), overlaps.max(axis=1) > OBJECT_IOU
-    return np.where(is_object, kinds[nearest], 0), np.where(is_object, colours[nearest], -1), \
-        overlaps.max(axis=0) > OBJECT_IOU
+    return (
+        np.where(is_object, kinds[nearest], 0),
+        np.where(is_object, colours[nearest], -1),
+        overlaps.max(axis=0) > OBJECT_IOU,
+    )
 
 
 def _draw(task: tuple[Path, int, int, int]) -> DrawnScene:

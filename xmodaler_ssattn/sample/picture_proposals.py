@@ -38,8 +38,9 @@ MIN_LIKENESS = 0.2  # less likely candidates are left out
 SHARE_OF_OBJECTS = 0.45  # of the boxes, as in the data set; the others are background
 
 
-def propose_from_picture(picture: Image.Image, class_probs: Callable[[np.ndarray], np.ndarray],
-                         num_regions: int = NUM_REGIONS) -> np.ndarray:
+def propose_from_picture(
+    picture: Image.Image, class_probs: Callable[[np.ndarray], np.ndarray], num_regions: int = NUM_REGIONS
+) -> np.ndarray:
     """Boxes from the pixels alone; the same picture always gives the same ones.
 
     Args:
@@ -66,8 +67,9 @@ def propose_from_picture(picture: Image.Image, class_probs: Callable[[np.ndarray
     return fill_with_background(boxes, objects, width, height, num_regions, rng)
 
 
-def _likeness(boxes_px: np.ndarray, class_probs: Callable[[np.ndarray], np.ndarray], width: int,
-              height: int) -> np.ndarray:
+def _likeness(
+    boxes_px: np.ndarray, class_probs: Callable[[np.ndarray], np.ndarray], width: int, height: int
+) -> np.ndarray:
     """(n,) how sure it is that a box holds an object of one kind."""
     sides = np.tile(boxes_px[:, 2:] - boxes_px[:, :2], 2)
     moves = SHIFT * np.asarray([(0, 0, 0, 0), (1, 0, 1, 0), (-1, 0, -1, 0), (0, 1, 0, 1), (0, -1, 0, -1)])
@@ -165,4 +167,3 @@ def _unions(boxes: np.ndarray, sizes: np.ndarray, whole_size: int) -> list[np.nd
         boxes, sizes = np.vstack([boxes[keep], union]), np.append(sizes[keep], size)
         found.append(union)
     return found
-

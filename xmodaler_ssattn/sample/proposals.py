@@ -54,8 +54,14 @@ def _clip(low: float, high: float, size: int) -> tuple[float, float]:
     return low, high
 
 
-def fill_with_background(boxes: list[tuple[float, ...]], objects: Sequence[Sequence[float]], width: int, height: int,
-                         num_regions: int, rng: random.Random) -> np.ndarray:
+def fill_with_background(
+    boxes: list[tuple[float, ...]],
+    objects: Sequence[Sequence[float]],
+    width: int,
+    height: int,
+    num_regions: int,
+    rng: random.Random,
+) -> np.ndarray:
     """Adds boxes of the objects' sizes at places that no object fills, up to `num_regions`."""
     sizes = [(x2 - x1, y2 - y1) for x1, y1, x2, y2 in objects] or [(0.2 * width, 0.2 * height)]
     known = np.asarray(objects, dtype=np.float64).reshape(-1, 4)

@@ -22,8 +22,14 @@ PROJECTION_SEED = 20230507
 FEATURE_SPREAD = 1.5  # gives features of about the mean and spread of Bottom-Up's
 DESCRIPTOR_SHARE = 0.3  # spread of the raw descriptor within a feature; the detector's own findings have 1
 # Array names of a saved maker: E descriptor size, C classes, A colours, F what is projected, D feature size.
-_SHAPES = {"mean": "E", "kind_weights": "EC", "kind_bias": "C", "colour_weights": "EA", "colour_bias": "A",
-           "projection": "FD"}
+_SHAPES = {
+    "mean": "E",
+    "kind_weights": "EC",
+    "kind_bias": "C",
+    "colour_weights": "EA",
+    "colour_bias": "A",
+    "projection": "FD",
+}
 
 
 class SampleRegionMaker:
@@ -46,14 +52,21 @@ class SampleRegionMaker:
         num_regions: regions a picture.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], class_names: tuple[str, ...] = CLASS_NAMES,
-                 num_regions: int = NUM_REGIONS) -> None:
+    def __init__(
+        self, arrays: dict[str, np.ndarray], class_names: tuple[str, ...] = CLASS_NAMES, num_regions: int = NUM_REGIONS
+    ) -> None:
         self._arrays = arrays
         self.class_names, self.num_regions = tuple(class_names), num_regions
 
     @classmethod
-    def fit(cls, descriptors: np.ndarray, labels: np.ndarray, colours: np.ndarray, feature_dim: int,
-            num_regions: int = NUM_REGIONS) -> SampleRegionMaker:
+    def fit(
+        cls,
+        descriptors: np.ndarray,
+        labels: np.ndarray,
+        colours: np.ndarray,
+        feature_dim: int,
+        num_regions: int = NUM_REGIONS,
+    ) -> SampleRegionMaker:
         """Learn mean, kinds and colours from the regions of the training scenes.
 
         Args:
@@ -70,9 +83,14 @@ class SampleRegionMaker:
         projection = FEATURE_SPREAD * rng.standard_normal((inputs, feature_dim), dtype=np.float32)
         spread = np.sqrt(descriptors.var(axis=0, dtype=np.float64).sum())
         projection[:DESCRIPTOR_DIM] *= np.float32(DESCRIPTOR_SHARE / spread)
-        arrays = {"mean": descriptors.mean(axis=0, dtype=np.float64).astype(np.float32), "projection": projection,
-                  "kind_weights": kind_weights, "kind_bias": kind_bias,
-                  "colour_weights": colour_weights, "colour_bias": colour_bias}
+        arrays = {
+            "mean": descriptors.mean(axis=0, dtype=np.float64).astype(np.float32),
+            "projection": projection,
+            "kind_weights": kind_weights,
+            "kind_bias": kind_bias,
+            "colour_weights": colour_weights,
+            "colour_bias": colour_bias,
+        }
         return cls(arrays, num_regions=num_regions)
 
     @property
@@ -119,21 +137,33 @@ class SampleRegionMaker:
             UserError: the picture is too small to have regions.
         """
         if min(picture.size) < 2 * MIN_SIDE_PX:
-            raise UserError(f"Image {image_id} is {picture.width} x {picture.height} pixels; regions need at least "
-                            f"{2 * MIN_SIDE_PX:g} on each side.")
+            raise UserError(
+                f"Image {image_id} is {picture.width} x {picture.height} pixels; regions need at least "
+                f"{2 * MIN_SIDE_PX:g} on each side."
+            )
         picture = picture.convert("RGB")
         boxes = self.propose(picture) if boxes_px is None else np.asarray(boxes_px, dtype=np.float32)
         descriptors = describe_crops(cut_crops(picture, boxes))
         probs = self.class_probs(descriptors)
         order = self.order(probs)
-        return Regions(image_id, picture.width, picture.height, boxes[order], self.features(descriptors, probs)[order],
-                       probs[order])
+        return Regions(
+            image_id,
+            picture.width,
+            picture.height,
+            boxes[order],
+            self.features(descriptors, probs)[order],
+            probs[order],
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all of it as npz; nothing in it is pickled."""
         with atomic_path(path) as temporary:
-            np.savez(temporary, **self._arrays, class_names=np.asarray(self.class_names),
-                     num_regions=np.asarray(self.num_regions))
+            np.savez(
+                temporary,
+                **self._arrays,
+                class_names=np.asarray(self.class_names),
+                num_regions=np.asarray(self.num_regions),
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SampleRegionMaker:
@@ -144,8 +174,10 @@ class SampleRegionMaker:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"The region maker {path} does not exist. It is drawn with the sample scenes: "
-                            "`xmodaler train --config-file configs/sample/ss_attn.yaml` or `xmodaler demo`.")
+            raise UserError(
+                f"The region maker {path} does not exist. It is drawn with the sample scenes: "
+                "`xmodaler train --config-file configs/sample/ss_attn.yaml` or `xmodaler demo`."
+            )
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
@@ -154,8 +186,10 @@ class SampleRegionMaker:
             raise UserError(message) from error
         missing = [name for name in (*_SHAPES, "class_names", "num_regions") if name not in found]
         if missing:
-            raise UserError(f"The region maker {path} lacks {', '.join(missing)}; it has "
-                            f"{', '.join(found) or 'nothing'}. Draw the sample scenes again.")
+            raise UserError(
+                f"The region maker {path} lacks {', '.join(missing)}; it has "
+                f"{', '.join(found) or 'nothing'}. Draw the sample scenes again."
+            )
         names = found["class_names"].tolist()
         sizes = {"E": DESCRIPTOR_DIM, "C": len(names) + 1, "A": len(COLOUR_NAMES)}
         sizes["F"] = sizes["E"] + sizes["C"] - 1 + sizes["A"]
@@ -163,6 +197,8 @@ class SampleRegionMaker:
             wanted = tuple(sizes.get(letter, "any") for letter in letters)
             shape = found[name].shape
             if len(shape) != len(wanted) or any(a != "any" and a != b for a, b in zip(wanted, shape)):
-                raise UserError(f"The region maker {path}: {name} has shape {shape}, expected {wanted}. It was made by "
-                                "another version: draw the sample scenes again.")
+                raise UserError(
+                    f"The region maker {path}: {name} has shape {shape}, expected {wanted}. It was made by "
+                    "another version: draw the sample scenes again."
+                )
         return cls({name: found[name] for name in _SHAPES}, tuple(names), int(found["num_regions"]))

@@ -118,8 +118,16 @@ def _choose_objects(rng: random.Random, place: Place) -> list[tuple[Kind, str]]:
     return sorted(chosen, key=lambda pair: -pair[0].height * pair[0].aspect)
 
 
-def _place(rng: random.Random, kind: Kind, colour: str, width: int, height: int, place: Place, horizon: float,
-           placed: list[SceneObject]) -> SceneObject | None:
+def _place(
+    rng: random.Random,
+    kind: Kind,
+    colour: str,
+    width: int,
+    height: int,
+    place: Place,
+    horizon: float,
+    placed: list[SceneObject],
+) -> SceneObject | None:
     """Puts the object where it hides little; None when forty tries, each a little smaller, find no room."""
     side, line, shore = min(width, height), round(horizon * height), ground_starts(place, height, horizon)
     shade = rng.uniform(0.9, 1.06)
@@ -127,9 +135,9 @@ def _place(rng: random.Random, kind: Kind, colour: str, width: int, height: int,
     pose, mirrored = rng.choice(kind.poses), rng.random() < 0.5
     for attempt in range(40):
         near = rng.random()  # 0 far, 1 near: what is nearer is lower in the picture and larger
-        scale = (0.6 + 0.6 * near) * rng.uniform(0.85, 1.2) * 0.985 ** attempt
+        scale = (0.6 + 0.6 * near) * rng.uniform(0.85, 1.2) * 0.985**attempt
         if kind.zone == "sky":
-            scale = rng.uniform(0.65, 1.3) * 0.985 ** attempt
+            scale = rng.uniform(0.65, 1.3) * 0.985**attempt
         tall = max(14, round(scale * kind.height * side))
         wide = max(10, round(tall * kind.aspect))
         bottom = _base_line(kind.zone, near, line, shore, height, tall, rng)
@@ -143,8 +151,7 @@ def _place(rng: random.Random, kind: Kind, colour: str, width: int, height: int,
     return None
 
 
-def _base_line(zone: str, near: float, line: int, shore: int, height: int, tall: int,
-               rng: random.Random) -> float:
+def _base_line(zone: str, near: float, line: int, shore: int, height: int, tall: int, rng: random.Random) -> float:
     """The y of the object's lowest row: its feet on the ground, its keel in the water, or a height in the sky."""
     if zone == "sky":
         return rng.uniform(tall + 2, max(tall + 3, line + 0.3 * tall))
@@ -154,8 +161,9 @@ def _base_line(zone: str, near: float, line: int, shore: int, height: int, tall:
     return first + 0.98 * near * (height - first)
 
 
-def _opaque_box(kind: Kind, tint: Colour, pose: str, mirrored: bool,
-                tile_px: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+def _opaque_box(
+    kind: Kind, tint: Colour, pose: str, mirrored: bool, tile_px: tuple[int, int, int, int]
+) -> tuple[int, int, int, int]:
     left, top, wide, tall = tile_px[0], tile_px[1], tile_px[2] - tile_px[0], tile_px[3] - tile_px[1]
     alpha = _tile(kind, tint, pose, mirrored, wide, tall).getchannel("A").point(lambda value: 255 * (value >= 128))
     x1, y1, x2, y2 = alpha.getbbox() or (0, 0, wide, tall)

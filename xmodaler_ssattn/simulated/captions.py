@@ -97,8 +97,9 @@ def _problem_of(key: str, entry: object) -> str | None:
     return f"image {key}: caption {empty[0]} has no words" if empty else None
 
 
-def choose_images(captions: Mapping[int, Mapping], splits: Mapping[str, Sequence[int]] | None,
-                  counts: Sequence[int] | None, seed: int) -> dict[str, list[int]]:
+def choose_images(
+    captions: Mapping[int, Mapping], splits: Mapping[str, Sequence[int]] | None, counts: Sequence[int] | None, seed: int
+) -> dict[str, list[int]]:
     """Which images are taken of each split.
 
     Args:
@@ -114,8 +115,9 @@ def choose_images(captions: Mapping[int, Mapping], splits: Mapping[str, Sequence
         UserError: a split lacks images, or names images without captions.
     """
     if splits is None:
-        splits = {split: [image_id for image_id, entry in captions.items() if entry["split"] == split]
-                  for split in SPLITS}
+        splits = {
+            split: [image_id for image_id, entry in captions.items() if entry["split"] == split] for split in SPLITS
+        }
     chosen, problems = {}, []
     for split, count in zip(SPLITS, counts or (None,) * len(SPLITS)):
         ids = splits[split]
@@ -151,9 +153,14 @@ def listen(captions: Iterable[str], classes: Collection[str], lemma: Callable[[s
             uses.setdefault(number, Counter())[phrase.name] += 1
             modifiers.setdefault(number, []).extend(phrase.modifiers)
     objects = tuple(
-        TalkedOf(uses[number].most_common(1)[0][0], len(places[number]) / len(words),
-                 sum(1 / (1 + place) for place in places[number]) / len(places[number]), tuple(modifiers[number]))
-        for number in sorted(places))
+        TalkedOf(
+            uses[number].most_common(1)[0][0],
+            len(places[number]) / len(words),
+            sum(1 / (1 + place) for place in places[number]) / len(places[number]),
+            tuple(modifiers[number]),
+        )
+        for number in sorted(places)
+    )
     others = Counter(word for each, marked in zip(words, phrases) for word in set(other_words(each, marked)))
     return Talk(words, phrases, chains, objects, {word: others[word] / len(words) for word in sorted(others)})
 

@@ -1,8 +1,8 @@
 """From a captions file to a data set: the official layout, the annotations prepared from it, and a region file.
 
-    folder/Sentences/ID.txt  Annotations/ID.xml  split_ids_flickr30k_entities.json    the official layout, no pictures
-    folder/{train,val,test}.json  vocabulary.txt  captions_*.json  grounding_*.json   prepared from it
-    folder/regions.h5  [regions_shuffled.h5]  simulated.json                          regions, manifest
+folder/Sentences/ID.txt  Annotations/ID.xml  split_ids_flickr30k_entities.json    the official layout, no pictures
+folder/{train,val,test}.json  vocabulary.txt  captions_*.json  grounding_*.json   prepared from it
+folder/regions.h5  [regions_shuffled.h5]  simulated.json                          regions, manifest
 """
 
 from __future__ import annotations
@@ -64,9 +64,17 @@ class Settings:
     shuffled: bool = False
 
 
-def simulate(captions_file: str | os.PathLike, out_dir: str | os.PathLike, settings: Settings,
-             assumptions: Assumptions, classes: Sequence[str], lemma: Callable[[str], str], *,
-             splits: Mapping[str, Sequence[int]] | None = None, workers: int = 1) -> tuple[Mapping[str, Any], bool]:
+def simulate(
+    captions_file: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    settings: Settings,
+    assumptions: Assumptions,
+    classes: Sequence[str],
+    lemma: Callable[[str], str],
+    *,
+    splits: Mapping[str, Sequence[int]] | None = None,
+    workers: int = 1,
+) -> tuple[Mapping[str, Any], bool]:
     """Write the data set; the folder appears whole. One that was made with the same arguments is left as it is.
 
     Args:
@@ -86,43 +94,73 @@ def simulate(captions_file: str | os.PathLike, out_dir: str | os.PathLike, setti
     captions = read_captions(captions_file)
     chosen = choose_images(captions, splits, settings.counts, settings.seed)
     wanted = {
-        "schema": SCHEMA, "version": VERSION, "captions_sha256": sha256_of(captions_file), "classes": list(classes),
+        "schema": SCHEMA,
+        "version": VERSION,
+        "captions_sha256": sha256_of(captions_file),
+        "classes": list(classes),
         "settings": {**dataclasses.asdict(settings), "counts": [len(chosen[split]) for split in SPLITS]},
-        "assumptions": dataclasses.asdict(assumptions), "images_sha256": _hash_of(chosen),
+        "assumptions": dataclasses.asdict(assumptions),
+        "images_sha256": _hash_of(chosen),
     }
     found = _finished(out_dir, wanted)
     if found is not None:
         return found, False
     _check_sizes(settings, len(classes))
     if settings.shuffled and min(map(len, chosen.values())) < 2:
-        raise UserError("--shuffled exchanges images within a split, so each split needs two at least; there are "
-                        f"{[len(chosen[split]) for split in SPLITS]} in {', '.join(SPLITS)}.")
+        raise UserError(
+            "--shuffled exchanges images within a split, so each split needs two at least; there are "
+            f"{[len(chosen[split]) for split in SPLITS]} in {', '.join(SPLITS)}."
+        )
     lemma, names = functools.cache(lemma), frozenset(classes)
     # What people usually say is learnt from all training captions, so that it does not depend on how many are taken.
-    everyone = splits["train"] if splits is not None else [i for i, entry in captions.items()
-                                                           if entry["split"] == "train"]
+    everyone = (
+        splits["train"] if splits is not None else [i for i, entry in captions.items() if entry["split"] == "train"]
+    )
     ids = [image_id for split in SPLITS for image_id in chosen[split]]
-    talks = {image_id: listen(captions[image_id]["captions"], names, lemma)
-             for image_id in progress(sorted({*everyone, *ids}), desc="reading captions")}
+    talks = {
+        image_id: listen(captions[image_id]["captions"], names, lemma)
+        for image_id in progress(sorted({*everyone, *ids}), desc="reading captions")
+    }
     habits = learn_habits(talks[image_id] for image_id in everyone)
-    words = {word for talk in talks.values() for word in talk.others} \
-        | {word for talk in talks.values() for item in talk.objects for word in item.modifiers}
-    world = make_world(assumptions, settings.seed, classes, words, habits, num_regions=settings.num_regions,
-                       feature_dim=settings.feature_dim, num_classes=settings.num_classes)
+    words = {word for talk in talks.values() for word in talk.others} | {
+        word for talk in talks.values() for item in talk.objects for word in item.modifiers
+    }
+    world = make_world(
+        assumptions,
+        settings.seed,
+        classes,
+        words,
+        habits,
+        num_regions=settings.num_regions,
+        feature_dim=settings.feature_dim,
+        num_classes=settings.num_classes,
+    )
     with _writable(out_dir) as folder:
         for name in (SENTENCES, ANNOTATIONS):
             (folder / name).mkdir()
         write_splits(folder, chosen)
         reach = _write_images(folder, world, {image_id: talks[image_id] for image_id in ids}, settings.dtype, workers)
-        prepared = prepare_annotations(folder, chosen, lemma=lemma, sentences_dir=folder / SENTENCES,
-                                       annotations_dir=folder / ANNOTATIONS, classes=list(classes), source="simulated",
-                                       workers=workers)
+        prepared = prepare_annotations(
+            folder,
+            chosen,
+            lemma=lemma,
+            sentences_dir=folder / SENTENCES,
+            annotations_dir=folder / ANNOTATIONS,
+            classes=list(classes),
+            source="simulated",
+            workers=workers,
+        )
         if settings.shuffled:
             write_shuffled(folder / REGIONS, folder / SHUFFLED, chosen, settings.seed)
         manifest = {
-            **wanted, "source": SOURCE, "seed": settings.seed, "vocabulary_size": prepared.vocabulary.model_size,
-            "num_classes": settings.num_classes, "feature_dim": settings.feature_dim,
-            "num_regions": settings.num_regions, "reach": round(reach, 4),
+            **wanted,
+            "source": SOURCE,
+            "seed": settings.seed,
+            "vocabulary_size": prepared.vocabulary.model_size,
+            "num_classes": settings.num_classes,
+            "feature_dim": settings.feature_dim,
+            "num_regions": settings.num_regions,
+            "reach": round(reach, 4),
             "counts": {split: dict(counts) for split, counts in prepared.counts.items()},
             "files": sorted([*os.listdir(folder), MANIFEST]),
         }
@@ -132,9 +170,15 @@ def simulate(captions_file: str | os.PathLike, out_dir: str | os.PathLike, setti
 
 def _check_sizes(settings: Settings, named: int) -> None:
     least = {"num_regions": 1, "feature_dim": 1, "num_classes": named + 1}
-    raise_all((f"{name} must be at least {value}, got {getattr(settings, name)}"
-               + (f": the background and {named} named classes" if name == "num_classes" else "")
-               for name, value in least.items() if getattr(settings, name) < value), "The simulated regions")
+    raise_all(
+        (
+            f"{name} must be at least {value}, got {getattr(settings, name)}"
+            + (f": the background and {named} named classes" if name == "num_classes" else "")
+            for name, value in least.items()
+            if getattr(settings, name) < value
+        ),
+        "The simulated regions",
+    )
 
 
 def _hash_of(chosen: Mapping[str, Sequence[int]]) -> str:
@@ -149,8 +193,10 @@ def _writable(out_dir: Path) -> Iterator[Path]:
         with atomic_directory(out_dir) as folder:
             yield folder
     except OSError as error:
-        raise UserError(f"The simulated data set cannot be written to {out_dir}: {error}. Choose another folder, or "
-                        "make room or rights for it.") from error
+        raise UserError(
+            f"The simulated data set cannot be written to {out_dir}: {error}. Choose another folder, or "
+            "make room or rights for it."
+        ) from error
 
 
 def _finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -169,8 +215,10 @@ def _finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | N
     missing = [name for name in manifest.get("files", []) if not (out_dir / name).exists()]
     if differences or missing:
         reasons = differences + [f"{name} is missing" for name in missing]
-        raise UserError(f"{out_dir} holds a simulated data set that was made otherwise ({'; '.join(reasons)}). Choose "
-                        "another folder, or remove it.")
+        raise UserError(
+            f"{out_dir} holds a simulated data set that was made otherwise ({'; '.join(reasons)}). Choose "
+            "another folder, or remove it."
+        )
     return manifest
 
 
@@ -210,9 +258,18 @@ def _write_images(folder: Path, world: World, talks: Mapping[int, Talk], dtype: 
     reached = []
     ids = list(talks)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(RegionWriter(
-            folder / REGIONS, ids, world.num_regions, world.feature_dim, world.num_classes, feature_dtype=dtype,
-            probs_dtype=dtype, source=SOURCE))
+        writer = stack.enter_context(
+            RegionWriter(
+                folder / REGIONS,
+                ids,
+                world.num_regions,
+                world.feature_dim,
+                world.num_classes,
+                feature_dtype=dtype,
+                probs_dtype=dtype,
+                source=SOURCE,
+            )
+        )
         _job = (world, talks, np.dtype(dtype))
         stack.callback(_forget)
         if workers > 1 and sys.platform == "linux":  # a fork shares captions and world without copying them
@@ -224,7 +281,7 @@ def _write_images(folder: Path, world: World, talks: Mapping[int, Talk], dtype: 
             write_official(folder, image_id, talks[image_id], scene)
             writer.write(image_id, scene.width, scene.height, regions.boxes_px, regions.features, regions.class_probs)
             if scene.mentioned:
-                overlap = iou(scene.boxes_px[:scene.mentioned], regions.boxes_px).max(axis=1)
+                overlap = iou(scene.boxes_px[: scene.mentioned], regions.boxes_px).max(axis=1)
                 reached.append(overlap[np.array(scene.boxed, dtype=bool)] > 0.5)
     return float(np.concatenate(reached).mean()) if reached else 0.0
 

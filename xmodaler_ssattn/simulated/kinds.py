@@ -27,42 +27,73 @@ MALE = "man guy male gentleman groom father cowboy policeman fireman"
 FEMALE = "woman lady female bride mother"
 CHILD = "child kid toddler baby infant student"
 BOY, GIRL = "boy son", "girl daughter"
-ANYBODY = ("person someone individual adult teenager friend player worker singer racer runner athlete dancer musician "
-           "guitarist drummer performer officer firefighter soldier doctor teacher chef driver rider biker cyclist "
-           "bicyclist motorcyclist skateboarder snowboarder skater skier surfer swimmer climber hiker gymnast "
-           "cheerleader artist clown vendor customer passenger tourist pedestrian referee pitcher goalie jockey "
-           "opponent teammate member guard onlooker spectator photographer cowboy policeman fireman student")
+ANYBODY = (
+    "person someone individual adult teenager friend player worker singer racer runner athlete dancer musician "
+    "guitarist drummer performer officer firefighter soldier doctor teacher chef driver rider biker cyclist "
+    "bicyclist motorcyclist skateboarder snowboarder skater skier surfer swimmer climber hiker gymnast "
+    "cheerleader artist clown vendor customer passenger tourist pedestrian referee pitcher goalie jockey "
+    "opponent teammate member guard onlooker spectator photographer cowboy policeman fireman student"
+)
 
 KINDS: tuple[Kind, ...] = (
     _kind("people", 0.14, 0.55, 0.5, f"{MALE} {FEMALE} {BOY} {GIRL} {ANYBODY}"),
     _kind("people", 0.10, 0.60, 0.6, CHILD),
     _kind("people", 0.24, 0.55, 1.4, "people group crowd couple family team band crew audience class"),
-    _kind("clothing", 0.045, 0.50, 0.9, "shirt t-shirt jacket coat sweater sweatshirt hoodie blouse vest suit dress "
-          "uniform jersey outfit costume clothes clothing attire garb robe apron overalls jumpsuit wetsuit swimsuit "
-          "pajamas bikini pink orange"),
+    _kind(
+        "clothing",
+        0.045,
+        0.50,
+        0.9,
+        "shirt t-shirt jacket coat sweater sweatshirt hoodie blouse vest suit dress "
+        "uniform jersey outfit costume clothes clothing attire garb robe apron overalls jumpsuit wetsuit swimsuit "
+        "pajamas bikini pink orange",
+    ),
     _kind("clothing", 0.030, 0.68, 0.7, "jeans shorts pants skirt trunk trunks"),
     _kind("clothing", 0.006, 0.86, 1.4, "shoe sneaker sandal boot heel sock"),
     _kind("clothing", 0.013, 0.27, 1.2, "hat cap helmet headband bandanna scarf mask goggles sunglass glass headphone"),
-    _kind("bodyparts", 0.014, 0.28, 0.9, "head face hair beard mustache mouth nose eye ear tongue neck ponytail "
-          "red-hair blond-hair haircut smile tooth"),
+    _kind(
+        "bodyparts",
+        0.014,
+        0.28,
+        0.9,
+        "head face hair beard mustache mouth nose eye ear tongue neck ponytail red-hair blond-hair haircut smile tooth",
+    ),
     _kind("bodyparts", 0.009, 0.55, 1.0, "hand arm finger knee leg foot shoulder chest back lap tattoo"),
-    _kind("scene", 0.36, 0.78, 2.6, "street road sidewalk pavement path trail walkway crosswalk city ground field yard "
-          "lawn grass park beach sand snow ice dirt mud floor track court lot area stage slope hill shore alley "
-          "forest garden platform deck dock pier"),
+    _kind(
+        "scene",
+        0.36,
+        0.78,
+        2.6,
+        "street road sidewalk pavement path trail walkway crosswalk city ground field yard "
+        "lawn grass park beach sand snow ice dirt mud floor track court lot area stage slope hill shore alley "
+        "forest garden platform deck dock pier",
+    ),
     _kind("scene", 0.34, 0.72, 2.2, "water ocean lake river pool pond stream wave"),
     _kind("scene", 0.34, 0.45, 1.4, "room kitchen restaurant store shop market church station bar"),
     _kind("scene", 0.30, 0.14, 3.0, "sky"),
     _kind("other", 0.010, 0.12, 1.0, "sun light balloon"),
-    _kind("other", 0.26, 0.36, 1.2, "building house structure wall mountain cliff bridge waterfall roof tent "
-          "scaffolding"),
+    _kind(
+        "other", 0.26, 0.36, 1.2, "building house structure wall mountain cliff bridge waterfall roof tent scaffolding"
+    ),
     _kind("other", 0.16, 0.36, 0.8, "tree bush flag pole sculpture statue"),
-    _kind("vehicles", 0.13, 0.58, 1.5, "car truck bus train boat ship canoe kayak raft vehicle van wagon tractor "
-          "motorcycle motorbike bike bicycle scooter stroller cart carriage wheelchair firetruck sled"),
+    _kind(
+        "vehicles",
+        0.13,
+        0.58,
+        1.5,
+        "car truck bus train boat ship canoe kayak raft vehicle van wagon tractor "
+        "motorcycle motorbike bike bicycle scooter stroller cart carriage wheelchair firetruck sled",
+    ),
     _kind("vehicles", 0.08, 0.22, 2.2, "plane airplane"),
     _kind("animals", 0.09, 0.62, 1.2, "dog puppy cat horse cow bull sheep camel animal"),
     _kind("animals", 0.012, 0.45, 1.1, "bird pigeon duck fish"),
-    _kind("instruments", 0.035, 0.55, 1.1, "guitar drum piano violin trumpet accordion saxophone keyboard instrument "
-          "microphone"),
+    _kind(
+        "instruments",
+        0.035,
+        0.55,
+        1.1,
+        "guitar drum piano violin trumpet accordion saxophone keyboard instrument microphone",
+    ),
     _kind("other", 0.006, 0.48, 1.0, "ball basketball baseball football volleyball"),
     _kind("other", 0.13, 0.72, 1.7, "table bench chair couch bed desk counter stool seat booth"),
 )
@@ -71,22 +102,61 @@ PLACES = frozenset(word for kind in KINDS if kind.entity_type == "scene" for wor
 
 # Words that different people may use for one and the same thing. An object of one caption goes by another word of
 # its group in another caption; two words that stand in one caption are two objects.
-KIN: tuple[frozenset[str], ...] = tuple(frozenset(words.split()) for words in (
-    f"{MALE} {ANYBODY}", f"{FEMALE} {ANYBODY}", f"{BOY} {CHILD} person someone skateboarder player",
-    f"{GIRL} {CHILD} person someone dancer player", f"{CHILD}", "people group crowd audience spectator onlooker",
-    "people group family couple friend team band crew", "dog puppy animal", "horse animal", "cat animal",
-    "cow bull animal", "bird pigeon duck", "bike bicycle", "motorcycle motorbike bike", "car vehicle",
-    "truck vehicle van", "boat ship canoe kayak raft", "plane airplane",
-    "shirt t-shirt sweater sweatshirt top jersey", "jacket coat",
-    "outfit uniform suit costume attire garb clothes clothing outfits", "pants jeans", "hat cap",
-    "sunglass glass goggles", "street road", "sidewalk pavement walkway path", "path trail", "field grass lawn yard",
-    "water ocean lake river pool pond stream wave", "beach sand shore", "snow ice slope", "hill mountain cliff rock",
-    "building house structure store shop", "store shop market", "stage platform", "wall mural painting",
-    "fence railing rail", "cellphone phone", "computer laptop", "food meal meat dish",
-    "sign banner poster advertisement", "couch seat chair", "bench seat", "tree bush plant",
-    "cup glass drink beverage bottle", "book magazine newspaper", "bag backpack purse luggage",
-    "ball football basketball baseball volleyball", "mud dirt", "ladder stair staircase",
-))
+KIN: tuple[frozenset[str], ...] = tuple(
+    frozenset(words.split())
+    for words in (
+        f"{MALE} {ANYBODY}",
+        f"{FEMALE} {ANYBODY}",
+        f"{BOY} {CHILD} person someone skateboarder player",
+        f"{GIRL} {CHILD} person someone dancer player",
+        f"{CHILD}",
+        "people group crowd audience spectator onlooker",
+        "people group family couple friend team band crew",
+        "dog puppy animal",
+        "horse animal",
+        "cat animal",
+        "cow bull animal",
+        "bird pigeon duck",
+        "bike bicycle",
+        "motorcycle motorbike bike",
+        "car vehicle",
+        "truck vehicle van",
+        "boat ship canoe kayak raft",
+        "plane airplane",
+        "shirt t-shirt sweater sweatshirt top jersey",
+        "jacket coat",
+        "outfit uniform suit costume attire garb clothes clothing outfits",
+        "pants jeans",
+        "hat cap",
+        "sunglass glass goggles",
+        "street road",
+        "sidewalk pavement walkway path",
+        "path trail",
+        "field grass lawn yard",
+        "water ocean lake river pool pond stream wave",
+        "beach sand shore",
+        "snow ice slope",
+        "hill mountain cliff rock",
+        "building house structure store shop",
+        "store shop market",
+        "stage platform",
+        "wall mural painting",
+        "fence railing rail",
+        "cellphone phone",
+        "computer laptop",
+        "food meal meat dish",
+        "sign banner poster advertisement",
+        "couch seat chair",
+        "bench seat",
+        "tree bush plant",
+        "cup glass drink beverage bottle",
+        "book magazine newspaper",
+        "bag backpack purse luggage",
+        "ball football basketball baseball volleyball",
+        "mud dirt",
+        "ladder stair staircase",
+    )
+)
 
 
 def kin_of(name: str) -> tuple[int, ...]:

@@ -23,9 +23,10 @@ def sentences(talk: Talk) -> str:
         parts, position = [], 0
         for phrase, chain in zip(phrases, chains):
             kind = kind_of(phrase.name)
-            parts += words[position:phrase.start]
-            parts.append(marked(" ".join(words[phrase.start:phrase.end]), chain + 1,
-                                kind.entity_type if kind else "other"))
+            parts += words[position : phrase.start]
+            parts.append(
+                marked(" ".join(words[phrase.start : phrase.end]), chain + 1, kind.entity_type if kind else "other")
+            )
             position = phrase.end
         lines.append(" ".join([*parts, *words[position:]]) + "\n")
     return "".join(lines)

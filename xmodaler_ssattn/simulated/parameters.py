@@ -23,57 +23,103 @@ class Assumptions:
 
     # --- objects: where they are and how large
     mention_weight: float = _assumed(
-        0.6, "weight of how often against how early an object is mentioned in its salience; often is counted over "
-        "five people, early within each sentence, so often is the steadier of the two", 0, 1)
+        0.6,
+        "weight of how often against how early an object is mentioned in its salience; often is counted over "
+        "five people, early within each sentence, so often is the steadier of the two",
+        0,
+        1,
+    )
     size_gain: float = _assumed(
-        2.0, "log area grows by this from salience 0 to 1: a factor of 7, as between a bystander and a portrait")
-    size_noise: float = _assumed(0.7, "standard deviation of log area: a factor of 2 either way, so that size hints "
-                                      "at being mentioned and does not give it away")
+        2.0, "log area grows by this from salience 0 to 1: a factor of 7, as between a bystander and a portrait"
+    )
+    size_noise: float = _assumed(
+        0.7,
+        "standard deviation of log area: a factor of 2 either way, so that size hints "
+        "at being mentioned and does not give it away",
+    )
     centring: float = _assumed(0.6, "how much salience draws an object to the middle (1: salience 1 is centred)", 0, 1)
-    height_noise: float = _assumed(0.10, "standard deviation of a centre's height around its class's usual one, as a "
-                                         "share of the picture's height")
+    height_noise: float = _assumed(
+        0.10, "standard deviation of a centre's height around its class's usual one, as a share of the picture's height"
+    )
     aspect_noise: float = _assumed(0.25, "standard deviation of log (width / height) around the class's usual one")
     places_boxed: float = _assumed(
-        0.5, "share of places (street, beach, ...) that have a box; Entities marks many as scenes without one", 0, 1)
+        0.5, "share of places (street, beach, ...) that have a box; Entities marks many as scenes without one", 0, 1
+    )
     # --- objects that no caption mentions
-    unmentioned_mean: float = _assumed(8.0, "mean number (Poisson) of objects that no caption mentions: about as many "
-                                            "as are mentioned, since detectors find far more than people tell")
+    unmentioned_mean: float = _assumed(
+        8.0,
+        "mean number (Poisson) of objects that no caption mentions: about as many "
+        "as are mentioned, since detectors find far more than people tell",
+    )
     unmentioned_shrink: float = _assumed(0.2, "their log area is this much smaller than of an object of salience 0")
     unmentioned_unnamed: float = _assumed(
-        0.5, "share of them whose class no caption ever names (the detector has 1,600 classes, captions 480)", 0, 1)
+        0.5, "share of them whose class no caption ever names (the detector has 1,600 classes, captions 480)", 0, 1
+    )
     unmentioned_rarity: float = _assumed(
-        0.3, "the others' classes are drawn by (times mentioned)^-this: seldom-mentioned classes more often; 0.3 makes "
-        "a class mentioned 10 times as likely as two mentioned 100 times", 0, 3)
-    rim: float = _assumed(1.5, "their centres' distance from the middle is max of this many uniform draws, per axis: "
-                               "1 is anywhere, more is nearer to the rim", 1, 20)
+        0.3,
+        "the others' classes are drawn by (times mentioned)^-this: seldom-mentioned classes more often; 0.3 makes "
+        "a class mentioned 10 times as likely as two mentioned 100 times",
+        0,
+        3,
+    )
+    rim: float = _assumed(
+        1.5,
+        "their centres' distance from the middle is max of this many uniform draws, per axis: "
+        "1 is anywhere, more is nearer to the rim",
+        1,
+        20,
+    )
     # --- regions: errors around the boxes
-    jitter: float = _assumed(0.09, "standard deviation of centre and log sides of an object's best region, as a share "
-                                   "of its sides: IoU about 0.75, as of good proposals")
+    jitter: float = _assumed(
+        0.09,
+        "standard deviation of centre and log sides of an object's best region, as a share "
+        "of its sides: IoU about 0.75, as of good proposals",
+    )
     loose_jitter: float = _assumed(0.22, "the same for further regions of an object: IoU about 0.5")
     missed: float = _assumed(0.04, "share of objects without a best region: what detectors overlook", 0, 1)
     loose_share: float = _assumed(0.4, "share of the remaining regions that are loose boxes of an object", 0, 1)
-    partial_share: float = _assumed(0.25, "share of the remaining regions that hold a part of an object; the rest is "
-                                          "background", 0, 1)
+    partial_share: float = _assumed(
+        0.25, "share of the remaining regions that hold a part of an object; the rest is background", 0, 1
+    )
     # --- what a region shows
-    visibility_power: float = _assumed(0.5, "objects show in a region by (largest IoU)^this: 0.75 gives 0.87, 0.25 a "
-                                            "half")
-    dominance_power: float = _assumed(3.0, "several objects share a region by IoU^this: one of IoU 0.7 has 13 times "
-                                           "the share of one of 0.3, since what a box is drawn around fills it")
-    adjective_weight: float = _assumed(0.6, "length of the adjectives' vector; a class vector has 1: kinds differ more "
-                                            "than colours do")
-    scene_weight: float = _assumed(0.7, "length of the vector of the captions' other words, in every region: actions "
-                                        "and places show in the whole picture")
-    feature_noise: float = _assumed(0.11, "standard deviation of the noise on each of the latent numbers of V, for an "
-                                          "object of area 0.1: a linear probe finds the class of about half")
-    class_noise: float = _assumed(0.125, "the same for the class probabilities; drawn apart, so that c carries "
-                                        "something that V does not")
+    visibility_power: float = _assumed(
+        0.5, "objects show in a region by (largest IoU)^this: 0.75 gives 0.87, 0.25 a half"
+    )
+    dominance_power: float = _assumed(
+        3.0,
+        "several objects share a region by IoU^this: one of IoU 0.7 has 13 times "
+        "the share of one of 0.3, since what a box is drawn around fills it",
+    )
+    adjective_weight: float = _assumed(
+        0.6, "length of the adjectives' vector; a class vector has 1: kinds differ more than colours do"
+    )
+    scene_weight: float = _assumed(
+        0.7,
+        "length of the vector of the captions' other words, in every region: actions "
+        "and places show in the whole picture",
+    )
+    feature_noise: float = _assumed(
+        0.11,
+        "standard deviation of the noise on each of the latent numbers of V, for an "
+        "object of area 0.1: a linear probe finds the class of about half",
+    )
+    class_noise: float = _assumed(
+        0.125, "the same for the class probabilities; drawn apart, so that c carries something that V does not"
+    )
     size_confusion: float = _assumed(0.2, "noise grows by (area / 0.1)^-this: small regions are confused more")
     class_kinship: float = _assumed(0.3, "share of a class vector that its kin (man, guy, male) have in common", 0, 0.9)
-    sharpness: float = _assumed(18.0, "logits are this times the match of a region with a class: large, clear objects "
-                                      "get 0.9 and more, as from the Bottom-Up detector")
+    sharpness: float = _assumed(
+        18.0,
+        "logits are this times the match of a region with a class: large, clear objects "
+        "get 0.9 and more, as from the Bottom-Up detector",
+    )
     background_logit: float = _assumed(10.5, "logit of the background: above what noise alone gives the best class")
-    latent_dim: int = _assumed(128, "numbers that V is made of before its projection to D; noise is added here, so "
-                                    "that D alone changes nothing", 8, 4096)
+    latent_dim: int = _assumed(
+        128,
+        "numbers that V is made of before its projection to D; noise is added here, so that D alone changes nothing",
+        8,
+        4096,
+    )
     detector_dim: int = _assumed(64, "the same for the class probabilities", 8, 4096)
 
     def __post_init__(self) -> None:
@@ -83,6 +129,8 @@ class Assumptions:
             if not low <= value <= high:
                 problems.append(f"{field.name} must be between {low:g} and {high:g}, got {value}")
         if self.loose_share + self.partial_share > 1:
-            problems.append(f"loose_share and partial_share together must be at most 1, got {self.loose_share} and "
-                            f"{self.partial_share}")
+            problems.append(
+                f"loose_share and partial_share together must be at most 1, got {self.loose_share} and "
+                f"{self.partial_share}"
+            )
         raise_all(problems, "The simulated world")

@@ -18,14 +18,17 @@ def _words(text: str) -> frozenset[str]:
 WORD = re.compile(r"'s\b|\w+(?:[-'&.]\w+)*(?<!'s)|\w+|[^\w\s]")
 _DETERMINERS = _words(
     "a an the this that these those his her its their my your our some several many few both each every another other "
-    "no any all two three four five six seven eight nine ten 2 3 4 5 6 7 8 9 10 one multiple various 's")
+    "no any all two three four five six seven eight nine ten 2 3 4 5 6 7 8 9 10 one multiple various 's"
+)
 _PREPOSITIONS = _words(
     "in on at of with by near from into onto over under through along across beside behind between among around "
-    "against off during for inside outside towards toward without atop down up past next front while as")
+    "against off during for inside outside towards toward without atop down up past next front while as"
+)
 _OTHER_STOPS = _words(
     "and or but to is are was were be been being has have had do does did not he she it they who which what where when "
     "there here him them himself herself themselves i we you very just also out away together so than then if can "
-    "looks look stands sits walks runs plays holds wears rides watch watches play hold wear walk run sit")
+    "looks look stands sits walks runs plays holds wears rides watch watches play hold wear walk run sit"
+)
 # The finite verbs in it end a phrase; as actions they count in their far more frequent form with -ing.
 _STOPS = _PREPOSITIONS | _OTHER_STOPS
 # Nouns of the class list that captions use as verbs too: taken for nouns behind a determiner or a preposition only.
@@ -34,10 +37,12 @@ _ALSO_VERBS = _words(
     "display guard snack surface train bat fan post race hose lap seat shop market harness plant fire hole phone "
     "play cook ski board surf paint tie ring lot top log duck fish snowboard skateboard snow light show tube meat tag "
     "class group crew base beam fence kayak canoe cross net pose run tattoo track trail bar bridge ramp number "
-    "map hose stick shovel hammer camp parade picture color board uniform costume")
+    "map hose stick shovel hammer camp parade picture color board uniform costume"
+)
 _COLLECTIVES = _words(
     "group groups crowd bunch couple pair team set line row class band crew lot lots number pile stack piece pieces "
-    "slice cup glass bottle bowl plate bag basket bucket loaf family flock herd pack")
+    "slice cup glass bottle bowl plate bag basket bucket loaf family flock herd pack"
+)
 _NUMBERS = _words("two three four five six seven eight nine ten 2 3 4 5 6 7 8 9 10")
 MOST_MODIFIERS = 4
 MANY = "(many)"  # stands among the modifiers of a noun in the plural
@@ -87,8 +92,11 @@ def object_phrases(words: Sequence[str], classes: Collection[str], lemma: Callab
 def other_words(words: Sequence[str], phrases: Sequence[ObjectPhrase]) -> list[str]:
     """The words, lower-cased, that are neither part of an object's phrase nor mere grammar."""
     taken = {position for phrase in phrases for position in range(phrase.start, phrase.end)}
-    return [word.lower() for position, word in enumerate(words)
-            if position not in taken and word[:1].isalnum() and not is_grammar(word.lower())]
+    return [
+        word.lower()
+        for position, word in enumerate(words)
+        if position not in taken and word[:1].isalnum() and not is_grammar(word.lower())
+    ]
 
 
 def is_grammar(word: str) -> bool:
@@ -104,12 +112,17 @@ def _is_noun(words: Sequence[str], names: Sequence[str | None], position: int, n
     if before in _DETERMINERS or before in _PREPOSITIONS:
         return True
     # "a wooden stand", but neither "a man stands" nor "they stand"
-    return (names[position - 1] is None and before not in _STOPS and before[:1].isalnum() and position > 1
-            and (words[position - 2] in _DETERMINERS or words[position - 2] in _PREPOSITIONS))
+    return (
+        names[position - 1] is None
+        and before not in _STOPS
+        and before[:1].isalnum()
+        and position > 1
+        and (words[position - 2] in _DETERMINERS or words[position - 2] in _PREPOSITIONS)
+    )
 
 
 def _describes_the_next(words: Sequence[str], names: Sequence[str | None], position: int) -> bool:
-    """"city" in "city street", "group" in "a group of young people"."""
+    """ "city" in "city street", "group" in "a group of young people"."""
     if position + 1 < len(names) and names[position + 1] is not None:
         return True
     if words[position] not in _COLLECTIVES or position + 2 >= len(words) or words[position + 1] != "of":
@@ -144,5 +157,6 @@ def _reach_back(words: Sequence[str], head: int, free: int) -> tuple[int, tuple[
                 break
     if words[start] == "'s":
         start += 1
-    return start, tuple(word for word in words[start:head]
-                        if word in _NUMBERS or (not is_grammar(word) and word not in _COLLECTIVES))
+    return start, tuple(
+        word for word in words[start:head] if word in _NUMBERS or (not is_grammar(word) and word not in _COLLECTIVES)
+    )

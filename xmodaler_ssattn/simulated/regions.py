@@ -46,8 +46,9 @@ def make_regions(world: World, image_id: int, talk: Talk, scene: Scene) -> Regio
     shows = shares(iou(boxes, scene.boxes_px), a.visibility_power, a.dominance_power)
     area = np.maximum(area_of(boxes) / (scene.width * scene.height), MIN_AREA)
     confusion = np.clip((area / _REFERENCE_AREA) ** -a.size_confusion, *_CONFUSION_RANGE).astype(np.float32)[:, None]
-    probs = class_probs(world, shows @ world.detector_vectors[scene.columns], confusion,
-                        generator(world.seed, "classes", image_id))
+    probs = class_probs(
+        world, shows @ world.detector_vectors[scene.columns], confusion, generator(world.seed, "classes", image_id)
+    )
     features = look(world, talk, scene, shows, confusion, generator(world.seed, "features", image_id))
     order = np.argsort(-probs[:, 1:].max(axis=1), kind="stable")
     return Regions(boxes[order].astype(np.float32), features[order], probs[order])
@@ -56,7 +57,7 @@ def make_regions(world: World, image_id: int, talk: Talk, scene: Scene) -> Regio
 def shares(overlap: np.ndarray, visibility_power: float, dominance_power: float) -> np.ndarray:
     """(K, O) IoU of regions and objects -> (K, O) float32, how much of each object a region shows.
 
-        share_o = (max IoU)^visibility_power * IoU_o^dominance_power / sum of IoU^dominance_power
+    share_o = (max IoU)^visibility_power * IoU_o^dominance_power / sum of IoU^dominance_power
     """
     powers = overlap**dominance_power
     total = powers.sum(axis=1, keepdims=True)
@@ -82,9 +83,14 @@ def propose(world: World, scene: Scene, rng: np.random.Generator) -> np.ndarray:
         what = rng.choice(3, size=rest, p=(a.loose_share, a.partial_share, 1 - a.loose_share - a.partial_share))
     else:
         which, what = np.zeros(rest, dtype=int), np.full(rest, 2)
-    boxes = np.concatenate([
-        _jitter(objects[best], a.jitter, rng), _jitter(objects[which[what == 0]], a.loose_jitter, rng),
-        _part(objects[which[what == 1]], rng), _background(int((what == 2).sum()), scene, rng)])
+    boxes = np.concatenate(
+        [
+            _jitter(objects[best], a.jitter, rng),
+            _jitter(objects[which[what == 0]], a.loose_jitter, rng),
+            _part(objects[which[what == 1]], rng),
+            _background(int((what == 2).sum()), scene, rng),
+        ]
+    )
     return rng.permutation(_inside(boxes, scene.width, scene.height))
 
 
@@ -137,11 +143,12 @@ def class_probs(world: World, match: np.ndarray, confusion: np.ndarray, rng: np.
     return logits
 
 
-def look(world: World, talk: Talk, scene: Scene, shows: np.ndarray, confusion: np.ndarray,
-         rng: np.random.Generator) -> np.ndarray:
+def look(
+    world: World, talk: Talk, scene: Scene, shows: np.ndarray, confusion: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """V, (K, D) float32: relu of a random projection of the latent numbers
 
-        class vectors + adjectives of the objects that the region shows + scene vector + noise.
+    class vectors + adjectives of the objects that the region shows + scene vector + noise.
     """
     a = world.assumptions
     objects = world.class_vectors[scene.columns].copy()

@@ -86,8 +86,15 @@ def _draw(counts: Mapping[T, int], rng: np.random.Generator, size: int) -> list[
     return [names[place] for place in np.searchsorted(total, rng.random(size) * total[-1], side="right")]
 
 
-def _boxes(world: World, columns: np.ndarray, salience: np.ndarray, hidden: np.ndarray, width: int, height: int,
-           rng: np.random.Generator) -> np.ndarray:
+def _boxes(
+    world: World,
+    columns: np.ndarray,
+    salience: np.ndarray,
+    hidden: np.ndarray,
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """(O, 4) int64 boxes."""
     a, count = world.assumptions, len(columns)
     noise = rng.standard_normal((3, count))
@@ -109,5 +116,6 @@ def _boxes(world: World, columns: np.ndarray, salience: np.ndarray, hidden: np.n
     left = np.clip(x - wide / 2, 0, width - 1 - wide)
     top = np.clip(y - tall / 2, 0, height - 1 - tall)
     left, top = np.maximum(left, 0), np.maximum(top, 0)
-    return np.rint(np.stack([left, top, np.minimum(left + wide, width - 1), np.minimum(top + tall, height - 1)], 1)
-                   ).astype(np.int64)
+    return np.rint(
+        np.stack([left, top, np.minimum(left + wide, width - 1), np.minimum(top + tall, height - 1)], 1)
+    ).astype(np.int64)

@@ -44,9 +44,16 @@ def write_shuffled(source: Path, target: Path, splits: Mapping[str, Sequence[int
     for split, members in splits.items():
         giver.update(derangement(members, seed, split))
     ids = store.ids.tolist()
-    with RegionWriter(target, ids, store.num_regions, store.feature_dim, store.num_classes,
-                      feature_dtype=store.field_dtype("features").name,
-                      probs_dtype=store.field_dtype("class_probs").name, source=SOURCE) as writer:
+    with RegionWriter(
+        target,
+        ids,
+        store.num_regions,
+        store.feature_dim,
+        store.num_classes,
+        feature_dtype=store.field_dtype("features").name,
+        probs_dtype=store.field_dtype("class_probs").name,
+        source=SOURCE,
+    ) as writer:
         for image_id in ids:
             regions, (width, height) = store.read(giver[image_id]), store.image_size(image_id)
             factor = np.array([width / regions.width, height / regions.height] * 2, dtype=np.float32)

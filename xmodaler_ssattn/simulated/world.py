@@ -62,8 +62,17 @@ def generator(seed: int, *names: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big"))
 
 
-def make_world(assumptions: Assumptions, seed: int, classes: Sequence[str], words: Iterable[str], habits: Habits, *,
-               num_regions: int, feature_dim: int, num_classes: int) -> World:
+def make_world(
+    assumptions: Assumptions,
+    seed: int,
+    classes: Sequence[str],
+    words: Iterable[str],
+    habits: Habits,
+    *,
+    num_regions: int,
+    feature_dim: int,
+    num_classes: int,
+) -> World:
     """Draw the world.
 
     Args:
@@ -76,14 +85,23 @@ def make_world(assumptions: Assumptions, seed: int, classes: Sequence[str], word
     a = assumptions
     chance = _unmentioned_chance(a, classes, habits, num_classes)
     return World(
-        a, seed, num_regions, feature_dim, num_classes, {name: number for number, name in enumerate(classes, 1)},
+        a,
+        seed,
+        num_regions,
+        feature_dim,
+        num_classes,
+        {name: number for number, name in enumerate(classes, 1)},
         *(np.concatenate([[0.0], column]) for column in usual.T),
         class_vectors=_class_vectors(seed, "look", names, a.latent_dim, a.class_kinship),
         detector_vectors=_class_vectors(seed, "detector", names, a.detector_dim, a.class_kinship),
         word_vectors={word: _unit(generator(seed, "word", word).standard_normal(a.latent_dim)) for word in set(words)},
-        projection=(generator(seed, "projection", feature_dim).standard_normal((a.latent_dim, feature_dim))
-                    / np.sqrt(a.latent_dim * a.feature_noise**2 + 1)).astype(np.float32),
-        unmentioned_chance=chance, habits=habits)
+        projection=(
+            generator(seed, "projection", feature_dim).standard_normal((a.latent_dim, feature_dim))
+            / np.sqrt(a.latent_dim * a.feature_noise**2 + 1)
+        ).astype(np.float32),
+        unmentioned_chance=chance,
+        habits=habits,
+    )
 
 
 def _usual(seed: int, name: str) -> tuple[float, float, float]:
@@ -92,9 +110,11 @@ def _usual(seed: int, name: str) -> tuple[float, float, float]:
     if kind is not None:  # classes of one kind differ a little
         return np.log(kind.area) + 0.15 * rng.standard_normal(), kind.height, kind.aspect
     area, height, aspect = rng.standard_normal(3)
-    return (np.log(_OTHER_AREA) + _OTHER_AREA_SPREAD * area,
-            float(np.clip(_OTHER_HEIGHT + _OTHER_HEIGHT_SPREAD * height, 0.1, 0.9)),
-            float(np.exp(_OTHER_ASPECT_SPREAD * aspect)))
+    return (
+        np.log(_OTHER_AREA) + _OTHER_AREA_SPREAD * area,
+        float(np.clip(_OTHER_HEIGHT + _OTHER_HEIGHT_SPREAD * height, 0.1, 0.9)),
+        float(np.exp(_OTHER_ASPECT_SPREAD * aspect)),
+    )
 
 
 def _class_vectors(seed: int, purpose: str, names: Sequence[str], size: int, kinship: float) -> np.ndarray:
@@ -120,6 +140,6 @@ def _unmentioned_chance(a: Assumptions, classes: Sequence[str], habits: Habits, 
     named = np.maximum(mentions, 1.0) ** -a.unmentioned_rarity
     unnamed = num_classes - 1 - len(classes)
     share = a.unmentioned_unnamed if unnamed else 0.0
-    chance[1:1 + len(classes)] = (1 - share) * named / named.sum()
-    chance[1 + len(classes):] = share / max(unnamed, 1)
+    chance[1 : 1 + len(classes)] = (1 - share) * named / named.sum()
+    chance[1 + len(classes) :] = share / max(unnamed, 1)
     return chance / chance.sum()

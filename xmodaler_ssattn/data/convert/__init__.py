@@ -12,7 +12,16 @@ from xmodaler_ssattn.data.convert.region_pack import RegionPack
 from xmodaler_ssattn.data.convert.vlp import VisionLanguagePretraining
 from xmodaler_ssattn.data.convert.xmodaler_npz import XmodalerNpz
 
-FORMATS = {reader.name: reader for reader in (
-    CaffeTsv, XmodalerNpz, MilvlgNpz, GroundedVideoDescription, VisionLanguagePretraining, GroundedImageCaptioning,
-    LxmertTsv, RegionPack,
-)}
+FORMATS = {
+    reader.name: reader
+    for reader in (
+        CaffeTsv,
+        XmodalerNpz,
+        MilvlgNpz,
+        GroundedVideoDescription,
+        VisionLanguagePretraining,
+        GroundedImageCaptioning,
+        LxmertTsv,
+        RegionPack,
+    )
+}

@@ -38,8 +38,10 @@ class Classifier:
         arrays = read_npz(path, ("weight", "bias"), ("background",))
         self._weight, self._bias = (arrays[key].astype(np.float32) for key in ("weight", "bias"))
         if self._weight.ndim != 2 or self._bias.shape != self._weight.shape[:1]:
-            raise UserError(f"{path}: weight has shape {self._weight.shape} and bias {self._bias.shape}, "
-                            "expected (C, D) and (C,), e.g. (1601, 2048) and (1601,).")
+            raise UserError(
+                f"{path}: weight has shape {self._weight.shape} and bias {self._bias.shape}, "
+                "expected (C, D) and (C,), e.g. (1601, 2048) and (1601,)."
+            )
         if not (np.isfinite(self._weight).all() and np.isfinite(self._bias).all()):
             raise UserError(f"{path}: weight or bias has numbers that are not finite.")
         stored = str(arrays["background"]) if "background" in arrays else None
@@ -72,5 +74,4 @@ def background_first(probs: np.ndarray, background: str) -> np.ndarray:
 
 def best_scores(probs: np.ndarray, background: str) -> np.ndarray:
     """(n,) the probability of the best class, the background (first) left out."""
-    return probs[:, 1 if background == "first" else 0:].max(axis=1)
-
+    return probs[:, 1 if background == "first" else 0 :].max(axis=1)

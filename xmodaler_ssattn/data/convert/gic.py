@@ -22,8 +22,11 @@ class GroundedImageCaptioning(Pack):
         super().__init__()
         self._files = list_folder(folder, ".npz", self.problems)
         self._boxes = list_folder(boxes, ".npy", self.problems)
-        self.problems += [f"{path}: no {image_id}.npy among the boxes" for image_id, path in self._files.items()
-                          if image_id not in self._boxes]
+        self.problems += [
+            f"{path}: no {image_id}.npy among the boxes"
+            for image_id, path in self._files.items()
+            if image_id not in self._boxes
+        ]
 
     def ids(self) -> list[int]:
         return [image_id for image_id in self._files if image_id in self._boxes]

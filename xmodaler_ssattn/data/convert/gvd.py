@@ -38,15 +38,19 @@ class GroundedVideoDescription(Pack):
                 raise UserError(f"{boxes}: the data sets {', '.join(missing)} are missing; expected flickr_branch's.")
             self._labels, self._counts = file["dets_labels"][...], file["nms_num"][...].reshape(-1).astype(np.int64)
         if self._labels.ndim != 3 or self._labels.shape[2] < 6 or len(self._labels) != len(self._counts):
-            raise UserError(f"{boxes}: dets_labels has shape {self._labels.shape} and nms_num {self._counts.shape}; "
-                            "expected (N, 100, 6 or more) and (N,).")
+            raise UserError(
+                f"{boxes}: dets_labels has shape {self._labels.shape} and nms_num {self._counts.shape}; "
+                "expected (N, 100, 6 or more) and (N,)."
+            )
         content = read_json(dictionary, "GVD's dictionary")
         images = content.get("images") if isinstance(content, dict) else None
         if not isinstance(images, list):
             raise UserError(f"{dictionary} has no list 'images'; expected GVD's dic_flickr30k.json.")
         if len(images) != len(self._labels):
-            raise UserError(f"{dictionary} lists {len(images)} images, {boxes} has {len(self._labels)} rows; "
-                            "they do not belong together.")
+            raise UserError(
+                f"{dictionary} lists {len(images)} images, {boxes} has {len(self._labels)} rows; "
+                "they do not belong together."
+            )
         rows = {image_id_of(str(image.get("id", image.get("file_path", "")))): row for row, image in enumerate(images)}
         self._rows = {image_id: row for image_id, row in rows.items() if image_id in self._files}
 

@@ -10,8 +10,18 @@ class LxmertTsv(TsvPack):
     """Height before width; ``objects_conf`` is the probability of the best class. No full class probabilities."""
 
     name = "lxmert-tsv"
-    columns = ("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes",
-               "features")
+    columns = (
+        "img_id",
+        "img_h",
+        "img_w",
+        "objects_id",
+        "objects_conf",
+        "attrs_id",
+        "attrs_conf",
+        "num_boxes",
+        "boxes",
+        "features",
+    )
     id_column = "img_id"
 
     def read(self, image_id: int) -> PackedImage:

@@ -28,8 +28,9 @@ class MilvlgNpz(Pack):
     def read(self, image_id: int) -> PackedImage:
         path = self._files[image_id]
         arrays = read_npz(path, ("x", "bbox", "num_bbox", "image_w", "image_h"))
-        width, height, count = (scalar(arrays[key], f"{path}, key {key!r}")
-                                for key in ("image_w", "image_h", "num_bbox"))
+        width, height, count = (
+            scalar(arrays[key], f"{path}, key {key!r}") for key in ("image_w", "image_h", "num_bbox")
+        )
         features, boxes = arrays["x"], arrays["bbox"]
         if features.ndim == 2 and features.shape[0] != count and features.shape[1] == count:
             features = features.T

@@ -29,5 +29,13 @@ class RegionPack(Pack):
 
     def read(self, image_id: int) -> PackedImage:
         image = self._store.read(image_id)
-        return PackedImage(image_id, image.width, image.height, image.boxes_px, image.features, image.class_probs, None,
-                           f"{self._store.path}, image {image_id}")
+        return PackedImage(
+            image_id,
+            image.width,
+            image.height,
+            image.boxes_px,
+            image.features,
+            image.class_probs,
+            None,
+            f"{self._store.path}, image {image_id}",
+        )

@@ -47,10 +47,20 @@ class ConvertReport:
     left_out: list[str]
 
 
-def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted: Sequence[int] | None = None,
-                    sizes: Mapping[int, tuple[int, int]] | None = None, feature_dtype: str = "float32",
-                    probs_dtype: str = "float32", vocabulary_sha256: str = "", weights_sha256: str = "",
-                    skip_bad: bool = False, overwrite: bool = False) -> ConvertReport:
+def convert_regions(
+    pack: Pack,
+    out: str | os.PathLike,
+    rules: Rules,
+    *,
+    wanted: Sequence[int] | None = None,
+    sizes: Mapping[int, tuple[int, int]] | None = None,
+    feature_dtype: str = "float32",
+    probs_dtype: str = "float32",
+    vocabulary_sha256: str = "",
+    weights_sha256: str = "",
+    skip_bad: bool = False,
+    overwrite: bool = False,
+) -> ConvertReport:
     """Write the region file of a pack.
 
     A run that was stopped leaves ``OUT.partial``; the same command goes on from there, and the result
@@ -81,10 +91,15 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
         missing = sorted(set(wanted) - known)
         problems += [f"image {image_id} of the data set is not in the pack" for image_id in missing]
     if not chosen:
-        raise UserError(f"No image to convert: the pack has {len(available)} images"
-                        + ("." if wanted is None else f", and none of the {len(wanted)} images of the data set. "
-                           "Are the ids of the same data set?")
-                        + (f"\n{numbered(problems[:FIRST_IMAGES])}" if pack.problems else ""))
+        raise UserError(
+            f"No image to convert: the pack has {len(available)} images"
+            + (
+                "."
+                if wanted is None
+                else f", and none of the {len(wanted)} images of the data set. Are the ids of the same data set?"
+            )
+            + (f"\n{numbered(problems[:FIRST_IMAGES])}" if pack.problems else "")
+        )
     sizes = sizes or {}
     first = _first_good(pack, chosen, rules, sizes)
     num_regions = rules.limit or max(progress((pack.count(image_id) for image_id in chosen), len(chosen), "counting"))
@@ -95,13 +110,27 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
     if rules.sort:
         order = ORDER_BY_SCORE if num_classes is None else ORDER_BY_PROBABILITY
     writer = RegionWriter(
-        out, chosen, num_regions, feature_dim, num_classes, feature_dtype=feature_dtype, probs_dtype=probs_dtype,
-        source=pack.source, order=order, background=first.background,
+        out,
+        chosen,
+        num_regions,
+        feature_dim,
+        num_classes,
+        feature_dtype=feature_dtype,
+        probs_dtype=probs_dtype,
+        source=pack.source,
+        order=order,
+        background=first.background,
         vocabulary_sha256=vocabulary_sha256 or pack.vocabulary_sha256,
         weights_sha256=weights_sha256 or pack.weights_sha256,
-        attributes={"cut_by": cut_by, "min_score": "" if rules.min_score is None else str(rules.min_score),
-                    "classifier_sha256": "" if rules.classifier is None else rules.classifier.sha256},
-        resume=True, discard_other=overwrite, drop_missing=True)
+        attributes={
+            "cut_by": cut_by,
+            "min_score": "" if rules.min_score is None else str(rules.min_score),
+            "classifier_sha256": "" if rules.classifier is None else rules.classifier.sha256,
+        },
+        resume=True,
+        discard_other=overwrite,
+        drop_missing=True,
+    )
     with writer:
         resumed = len(writer.written)
         _check_same_pack(writer, pack, rules, sizes)
@@ -111,8 +140,16 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
             try:
                 packed = pack.read(image_id)
                 image = convert_image(packed, rules, sizes.get(image_id))
-                writer.write(image_id, image.width, image.height, image.boxes_px, image.features, image.class_probs,
-                             source_boxes=image.source_boxes, where=packed.where)
+                writer.write(
+                    image_id,
+                    image.width,
+                    image.height,
+                    image.boxes_px,
+                    image.features,
+                    image.class_probs,
+                    source_boxes=image.source_boxes,
+                    where=packed.where,
+                )
             except UserError as error:
                 problems.append(str(error))
                 if not skip_bad and len(problems) >= PROBLEMS_BEFORE_GIVING_UP:
@@ -122,8 +159,17 @@ def convert_regions(pack: Pack, out: str | os.PathLike, rules: Rules, *, wanted:
     _write_left_out(out, problems)
     with h5py.File(out, "r", locking=False) as file:
         counts, source = file["num_boxes"][...], file["source_boxes"][...]
-    return ConvertReport(out, len(counts), int((source > counts).sum()), num_regions, feature_dim, num_classes,
-                         resumed, len(known - set(chosen)), problems)
+    return ConvertReport(
+        out,
+        len(counts),
+        int((source > counts).sum()),
+        num_regions,
+        feature_dim,
+        num_classes,
+        resumed,
+        len(known - set(chosen)),
+        problems,
+    )
 
 
 def read_dataset(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
@@ -132,11 +178,14 @@ def read_dataset(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
     for split in SPLITS:
         path = Path(folder) / file_name(split)
         if path.exists():
-            found.update({image["image_id"]: (image["width"], image["height"])
-                          for image in open_annotations(path, split)[1]})
+            found.update(
+                {image["image_id"]: (image["width"], image["height"]) for image in open_annotations(path, split)[1]}
+            )
     if not found:
-        raise UserError(f"{folder} holds no annotation file ({', '.join(map(file_name, SPLITS))}); "
-                        "run `xmodaler prepare annotations` first.")
+        raise UserError(
+            f"{folder} holds no annotation file ({', '.join(map(file_name, SPLITS))}); "
+            "run `xmodaler prepare annotations` first."
+        )
     return found
 
 
@@ -146,7 +195,7 @@ def read_sizes(path: str | os.PathLike) -> dict[int, tuple[int, int]]:
     try:
         return {int(image_id): (int(size[0]), int(size[1])) for image_id, size in content.items()}
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: expected {{\"image id\": [width, height], ...}} ({error}).") from error
+        raise UserError(f'{path}: expected {{"image id": [width, height], ...}} ({error}).') from error
 
 
 def sha256_or_empty(path: str | os.PathLike | None) -> str:
@@ -158,8 +207,9 @@ def sha256_or_empty(path: str | os.PathLike | None) -> str:
     return sha256_of(path)
 
 
-def _first_good(pack: Pack, image_ids: Collection[int], rules: Rules,
-                sizes: Mapping[int, tuple[int, int]]) -> Converted:
+def _first_good(
+    pack: Pack, image_ids: Collection[int], rules: Rules, sizes: Mapping[int, tuple[int, int]]
+) -> Converted:
     """The first image that can be converted tells D and C."""
     errors = []
     for image_id in image_ids:
@@ -182,14 +232,18 @@ def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Mapp
         except PackError:
             same = False
         if not same:
-            raise UserError(f"The unfinished file {writer.partial} was begun from another pack: image {image_id} has "
-                            "other boxes or features there. Delete it to begin anew, or give another --out.")
+            raise UserError(
+                f"The unfinished file {writer.partial} was begun from another pack: image {image_id} has "
+                "other boxes or features there. Delete it to begin anew, or give another --out."
+            )
 
 
 def _raise(problems: list[str], writer: RegionWriter) -> None:
-    raise UserError(f"{len(problems)} problem(s), {writer.path} was not made:\n{numbered(problems)}\n"
-                    f"{len(writer.written)} good images are kept in {writer.partial}: mend the pack and start again, "
-                    "or add --skip-bad to go without the others (their list is written), or delete it.")
+    raise UserError(
+        f"{len(problems)} problem(s), {writer.path} was not made:\n{numbered(problems)}\n"
+        f"{len(writer.written)} good images are kept in {writer.partial}: mend the pack and start again, "
+        "or add --skip-bad to go without the others (their list is written), or delete it."
+    )
 
 
 def _write_left_out(out: Path, problems: list[str]) -> None:
@@ -198,4 +252,3 @@ def _write_left_out(out: Path, problems: list[str]) -> None:
         write_json(path, problems, indent=1)
     else:
         path.unlink(missing_ok=True)
-

@@ -34,13 +34,16 @@ def read_npz(path: str | os.PathLike, required: Iterable[str], optional: Iterabl
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             missing = [key for key in required if key not in members]
             if missing:
-                raise PackError(f"{path}: the keys {', '.join(missing)} are missing; "
-                                f"it has {', '.join(sorted(members))}.")
+                raise PackError(
+                    f"{path}: the keys {', '.join(missing)} are missing; it has {', '.join(sorted(members))}."
+                )
             wanted = [key for key in (*required, *optional) if key in members]
             total = sum(members[key].file_size for key in wanted)
             if total > MAX_BYTES:
-                raise PackError(f"{path}: the keys {', '.join(wanted)} unpack to {total:,} bytes, more than the "
-                                f"{MAX_BYTES:,} that one image may have. Is it the file of one image?")
+                raise PackError(
+                    f"{path}: the keys {', '.join(wanted)} unpack to {total:,} bytes, more than the "
+                    f"{MAX_BYTES:,} that one image may have. Is it the file of one image?"
+                )
             arrays = {}
             for key in wanted:
                 with archive.open(members[key]) as stream:
@@ -69,8 +72,9 @@ def _read_array(stream: BinaryIO, size: int, where: str) -> np.ndarray:
     buffer = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(buffer)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0,
-                       (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+            version
+        )
         if read_header is None:
             raise PackError(f"{where}: array format {version} is not supported.")
         shape, _, dtype = read_header(buffer)
@@ -80,8 +84,10 @@ def _read_array(stream: BinaryIO, size: int, where: str) -> np.ndarray:
         raise PackError(f"{where}: it needs pickle, which can run code and is not read. Save plain arrays instead.")
     expected = math.prod(shape) * dtype.itemsize
     if expected != len(data) - buffer.tell():
-        raise PackError(f"{where}: the header says {shape} {dtype} ({expected:,} bytes), "
-                        f"the file holds {len(data) - buffer.tell():,}; is it cut short?")
+        raise PackError(
+            f"{where}: the header says {shape} {dtype} ({expected:,} bytes), "
+            f"the file holds {len(data) - buffer.tell():,}; is it cut short?"
+        )
     buffer.seek(0)
     return np.lib.format.read_array(buffer, allow_pickle=False)
 

@@ -69,8 +69,10 @@ def convert_image(image: PackedImage, rules: Rules, size: tuple[int, int] | None
     background = rules.background
     if probs is None and rules.classifier is not None:
         if rules.classifier.feature_dim != image.features.shape[1]:
-            raise PackError(f"{where}: features of {image.features.shape[1]} numbers, the classifier "
-                            f"{rules.classifier.path} takes {rules.classifier.feature_dim}.")
+            raise PackError(
+                f"{where}: features of {image.features.shape[1]} numbers, the classifier "
+                f"{rules.classifier.path} takes {rules.classifier.feature_dim}."
+            )
         probs, background = rules.classifier(image.features), rules.classifier.background
     if probs is not None:
         if probs.ndim != 2 or len(probs) != count or probs.shape[1] < 2:
@@ -81,8 +83,15 @@ def convert_image(image: PackedImage, rules: Rules, size: tuple[int, int] | None
     elif scores is not None and scores.shape != (count,):
         raise PackError(f"{where}: scores of shape {scores.shape}, expected ({count},).")
     keep = _select(count, scores, rules, where)
-    return Converted(width, height, boxes[keep], image.features[keep], None if probs is None else probs[keep], count,
-                     background or "first")
+    return Converted(
+        width,
+        height,
+        boxes[keep],
+        image.features[keep],
+        None if probs is None else probs[keep],
+        count,
+        background or "first",
+    )
 
 
 def _select(count: int, scores: np.ndarray | None, rules: Rules, where: str) -> np.ndarray:
@@ -91,8 +100,10 @@ def _select(count: int, scores: np.ndarray | None, rules: Rules, where: str) -> 
         if rules.min_score is not None or rules.sort:
             raise PackError(f"{where}: this pack has no scores to sort or filter by; give --classifier.")
         if limit < count and not rules.cut_by_order:
-            raise PackError(f"{where}: {count} regions must be cut to {limit}, but the pack has no scores. Give "
-                            "--classifier, or --max-regions 0 to keep all, or --cut-by-order when they stand in order.")
+            raise PackError(
+                f"{where}: {count} regions must be cut to {limit}, but the pack has no scores. Give "
+                "--classifier, or --max-regions 0 to keep all, or --cut-by-order when they stand in order."
+            )
         return np.arange(limit)
     order = np.argsort(-scores, kind="stable")  # of equal scores the first in the pack
     if rules.min_score is not None:
@@ -104,12 +115,16 @@ def _select(count: int, scores: np.ndarray | None, rules: Rules, where: str) -> 
 def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
     own = None if image.width is None else (image.width, image.height)
     if own is None and known is None:
-        raise PackError(f"{image.where}: neither the pack nor the annotations say how large image {image.image_id} is; "
-                        "give --annotations or --image-sizes.")
+        raise PackError(
+            f"{image.where}: neither the pack nor the annotations say how large image {image.image_id} is; "
+            "give --annotations or --image-sizes."
+        )
     if own is not None and known is not None and own != known:
         swapped = " (width and height swapped?)" if own == known[::-1] else ""
-        raise PackError(f"{image.where}: the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
-                        f"{swapped}; features and annotations are not of the same picture.")
+        raise PackError(
+            f"{image.where}: the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
+            f"{swapped}; features and annotations are not of the same picture."
+        )
     return own or known
 
 
@@ -120,8 +135,10 @@ def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None
     outside = np.flatnonzero(((boxes < -BORDER_TOLERANCE_PX) | (boxes > edge)).any(axis=1))
     if len(outside):
         box = boxes[outside[0]].tolist()
-        raise PackError(f"{where}: box {outside[0]} {box} leaves the image of {width} x {height}; are the sizes right, "
-                        "and the boxes x1, y1, x2, y2 in pixels of the original image?")
+        raise PackError(
+            f"{where}: box {outside[0]} {box} leaves the image of {width} x {height}; are the sizes right, "
+            "and the boxes x1, y1, x2, y2 in pixels of the original image?"
+        )
     inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
     if len(inverted):
         raise PackError(f"{where}: box {inverted[0]} {boxes[inverted[0]].tolist()} has x2 < x1 or y2 < y1.")

@@ -58,8 +58,10 @@ class TsvPack(Pack):
                 tabs = line.count(b"\t")
                 if line.strip():
                     if tabs != len(self.columns) - 1:
-                        self.problems.append(f"{where}: {tabs + 1} columns, expected {len(self.columns)} "
-                                             f"({', '.join(self.columns)}); is the line cut short?")
+                        self.problems.append(
+                            f"{where}: {tabs + 1} columns, expected {len(self.columns)} "
+                            f"({', '.join(self.columns)}); is the line cut short?"
+                        )
                     else:
                         self._add(number, line_number, start, line, where)
                 start += len(line)
@@ -90,8 +92,9 @@ class TsvPack(Pack):
         row, where = self.row(image_id)
         return whole(row, "num_boxes", where)
 
-    def read_arrays(self, row: dict[str, bytes], width: str, height: str, image_id: int, where: str,
-                    scores: str | None = None) -> PackedImage:
+    def read_arrays(
+        self, row: dict[str, bytes], width: str, height: str, image_id: int, where: str, scores: str | None = None
+    ) -> PackedImage:
         """Decode what both formats share.
 
         Args:
@@ -103,8 +106,9 @@ class TsvPack(Pack):
         boxes = decode(row, "boxes", where, count, 4)
         features = decode(row, "features", where, count, None)
         confidence = decode(row, scores, where, count, 1)[:, 0] if scores else None
-        return PackedImage(image_id, whole(row, width, where), whole(row, height, where), boxes, features, None,
-                           confidence, where)
+        return PackedImage(
+            image_id, whole(row, width, where), whole(row, height, where), boxes, features, None, confidence, where
+        )
 
 
 def whole(row: dict[str, bytes], column: str, where: str) -> int:

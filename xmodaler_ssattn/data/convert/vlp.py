@@ -43,8 +43,9 @@ class VisionLanguagePretraining(Pack):
         for path in box_files:
             self._boxes.update({image_id: (path, key) for image_id, key in _keys(path)})
         known = self._files or self._features
-        self.problems += [f"image {image_id} has features but no boxes" for image_id in known
-                          if image_id not in self._boxes]
+        self.problems += [
+            f"image {image_id} has features but no boxes" for image_id in known if image_id not in self._boxes
+        ]
         self._open: dict[Path, h5py.File] = {}
 
     def _index_parts(self, prefix: Path) -> dict[int, tuple[Path, Path, str]]:

@@ -36,8 +36,9 @@ class XmodalerNpz(Pack):
             count = scalar(arrays["num_boxes"], f"{path}, key 'num_boxes'")
             if count != len(arrays["features"]):
                 raise PackError(f"{path}: num_boxes is {count}, but features has {len(arrays['features'])} rows.")
-        return PackedImage(image_id, width, height, arrays["boxes"], arrays["features"], arrays.get("cls_prob"), None,
-                           str(path))
+        return PackedImage(
+            image_id, width, height, arrays["boxes"], arrays["features"], arrays.get("cls_prob"), None, str(path)
+        )
 
 
 def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterable[int] | None = None) -> int:
@@ -54,9 +55,12 @@ def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterabl
     for image_id in progress(store.ids.tolist() if image_ids is None else list(image_ids), desc="npz"):
         regions = store.read(image_id)
         arrays = {
-            "image_id": np.array(regions.image_id), "image_w": np.array([regions.width]),
-            "image_h": np.array([regions.height]), "num_boxes": np.array([len(regions.boxes_px)]),
-            "boxes": regions.boxes_px, "features": regions.features,
+            "image_id": np.array(regions.image_id),
+            "image_w": np.array([regions.width]),
+            "image_h": np.array([regions.height]),
+            "num_boxes": np.array([len(regions.boxes_px)]),
+            "boxes": regions.boxes_px,
+            "features": regions.features,
         }
         if regions.class_probs is not None:
             arrays["cls_prob"] = regions.class_probs
