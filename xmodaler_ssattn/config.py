@@ -47,10 +47,13 @@ def add_ss_attention_config(cfg: Any) -> None:
         STATE_DIM=0,
         # Outputs of W_c and W_p each; the paper's "1-dimensional vector, i.e. a value".
         DIM=1,
-        # Biases of W_c and W_p. The equations show none, but a scalar ReLU without bias is often dead.
+        # Biases of W_c and W_p. The equations show none. By itself a bias does not keep the single ReLU alive: W_p
+        # starts at 0 on every region of 200 real images in 21 % of 1,000 seeds with torch's own draw, and in 18 %
+        # without a bias. POSITIVE_BIAS_INIT, which needs the bias, does.
         BIAS=True,
-        # Added to those biases at the start; a positive value keeps the ReLU alive. 0: torch's own draw.
-        POSITIVE_BIAS_INIT=0.0,
+        # Added to those biases at the start. With 1.0 no slot starts dead on real boxes in 1,000 seeds (0.5: 1 %), and
+        # the softmax does not see it: all regions' scores move together. 0.0: torch's own draw. Unused without BIAS.
+        POSITIVE_BIAS_INIT=1.0,
         # What each slot reads: its own input, or the raw features V (Table 2 replaces, never removes).
         SPATIAL_INPUT="p",  # 'p' or 'v'
         SEMANTIC_INPUT="c",  # 'c' or 'v'
@@ -71,9 +74,12 @@ def add_ssattn_config(cfg: Any) -> None:
         _node(cfg.LOSSES, "GROUNDING"),
         # mu in L = L_ce + mu L_gnd; the paper's 1. The host sums losses unweighted, so the loss applies it.
         MU=1.0,
-        # 'sum': the literal formula per image, averaged over images with a box; 'positives': divided by
-        # the number of positive regions; 'words': summed over images, divided by the predicted words.
-        REDUCTION="sum",
+        # How L_gnd is reduced over a batch. The paper's L_ce is a sum over a caption's words, the host's a mean over
+        # the batch's words.
+        # 'formula': L_gnd summed over the captions, divided by the words. Both losses keep the paper's balance.
+        # 'image_mean': the mean of L_gnd over the images that have a box, some 13 times heavier (12.9 words per
+        # caption). 'positive_mean': the same, each L_gnd divided by its number of positive regions first.
+        REDUCTION="formula",
         # 'image': boxes of all five sentences (beta does not depend on the sentence); 'sentence': own boxes.
         TARGETS="image",
         # A ground-truth box whose best region overlaps less than this gives no positive.

@@ -48,7 +48,7 @@ CAPTION_LENGTHS = "SSATTN_CAPTION_LENGTHS"
 """list of N ints: words to predict of each caption, the end included."""
 
 NUM_WORDS = "SSATTN_NUM_WORDS"
-"""int: predicted words of the batch, for the grounding loss's ``words`` reduction."""
+"""int: M, the predicted words of the batch, ends included; the grounding loss is divided by them."""
 
 # --- inside the model ---------------------------------------------------------------------------------
 RAW_FEATS = "SSATTN_RAW_FEATS"

@@ -80,7 +80,7 @@ def step(cfg, model, ss_prob: float) -> None:
     "overrides",
     [
         {},
-        {"LOSSES__GROUNDING__REDUCTION": "words"},
+        {"LOSSES__GROUNDING__REDUCTION": "image_mean"},
         {"MODEL__SS_ATTENTION__FUSION": "log"},
         {"MODEL__SS_ATTENTION__ENABLED": False, "LOSSES__NAMES": ["CrossEntropy"]},
         # the loop word by word

@@ -1,10 +1,16 @@
 """Section 2.2 of the paper on three regions, checked by hand."""
 
 import math
+import tarfile
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from fvcore.common.config import CfgNode
 
+from xmodaler_ssattn.boxes import spatial_vectors
+from xmodaler_ssattn.config import add_ss_attention_config
 from xmodaler_ssattn.modeling.ss_attention import (
     SpatialSemanticAttention,
     TopDownAttention,
@@ -115,6 +121,49 @@ def test_dead_units_are_counted_over_valid_regions_and_named():
     assert dead_share_warning(0.99, 0.0) is None
 
 
-def test_a_positive_bias_at_the_start_keeps_both_slots_alive():
-    attention = SpatialSemanticAttention(spatial_size=5, semantic_size=2, positive_bias_init=2.0, seed=0)
-    assert attention.dead_share(P, C, torch.ones(1, 3)) == (0.0, 0.0)
+def shares_of_dead_starts(p: torch.Tensor, c: torch.Tensor, seeds: int) -> tuple[float, float]:
+    """The share of seeds whose W_p, and whose W_c, starts at 0 on every one of the regions, with the default start."""
+    defaults = CfgNode({"MODEL": CfgNode()})
+    add_ss_attention_config(defaults)
+    start = defaults.MODEL.SS_ATTENTION
+    dead_p = dead_c = 0
+    for seed in range(seeds):
+        attention = SpatialSemanticAttention(
+            spatial_size=p.shape[1],
+            semantic_size=c.shape[1],
+            bias=start.BIAS,
+            positive_bias_init=start.POSITIVE_BIAS_INIT,
+            seed=seed,
+        )
+        with torch.no_grad():
+            dead_p += bool((attention.w_p(p) <= 0).all())
+            dead_c += bool((attention.w_c(c) <= 0).all())
+    return dead_p / seeds, dead_c / seeds
+
+
+def test_hardly_a_seed_starts_with_a_dead_slot():
+    # W_p sees the whole picture and its upper left quarter; W_c a distribution so flat that its weights cancel.
+    p = torch.tensor([[0.0, 1.0, 0.0, 1.0, 1.0], [0.0, 0.5, 0.0, 0.5, 0.25]])
+    dead_p, dead_c = shares_of_dead_starts(p, torch.full((1, 1601), 1 / 1601), 500)
+    assert dead_p <= 0.01 and dead_c <= 0.01
+
+
+def test_hardly_a_seed_starts_with_a_dead_slot_on_real_boxes(shared_data):
+    archive = shared_data / "flickr30k" / "flickr30k_entities_v1.0.tar.xz"
+    parts = []
+    with tarfile.open(archive, "r|xz") as tar:  # a stream: the annotations come first, nothing behind them is unpacked
+        for member in tar:
+            if not member.name.endswith(".xml"):
+                continue
+            root = ElementTree.parse(tar.extractfile(member)).getroot()
+            width, height = (int(root.find(f"size/{side}").text) for side in ("width", "height"))
+            corners = [[int(node.text) - 1 for node in box] for box in root.iter("bndbox")]
+            if corners:
+                parts.append(spatial_vectors(np.array(corners, dtype=np.float32), width, height))
+            if len(parts) == 200:
+                break
+    p = torch.from_numpy(np.concatenate(parts))
+    assert len(p) > 1000
+    c = torch.randn(len(p), 1601, generator=torch.Generator().manual_seed(0)).mul(2).softmax(1)
+    dead_p, dead_c = shares_of_dead_starts(p, c, 1000)
+    assert dead_p <= 0.01 and dead_c <= 0.01

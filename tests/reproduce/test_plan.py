@@ -40,7 +40,7 @@ def test_every_shipped_plan_is_sound_and_names_configs_that_exist(path):
 def test_the_default_plan_holds_both_tables_with_the_papers_numbers():
     plan = read_plan(TABLES)
     assert [table.rows for table in plan.tables] == [
-        ("updown", "ss_attn_wo_gnd", "ss_attn"),
+        ("updown", "ss_attn_wo_gnd", "ss_attn", "ss_attn_image_mean"),
         ("ss_attn_visual_only", "ss_attn_spatial_only", "ss_attn_semantic_only", "ss_attn"),
     ]
     assert plan.rows["ss_attn"].paper["C"] == 65.6 and plan.rows["updown"].paper["F1_loc"] == 12.45

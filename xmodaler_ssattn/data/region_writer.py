@@ -37,9 +37,11 @@ ROWS_PER_SYNC = 128
 class RegionWriter:
     """Context manager that writes one region file.
 
-    >>> with RegionWriter(path, ids, 36, 2048, 1601, source="sample scenes") as writer:
-    ...     for image_id in ids:
-    ...         writer.write(image_id, width, height, boxes_px, features, class_probs)
+    Use::
+
+        with RegionWriter(path, ids, 36, 2048, 1601, source="sample scenes") as writer:
+            for image_id in ids:
+                writer.write(image_id, width, height, boxes_px, features, class_probs)
 
     Args:
         path: of the finished file.

@@ -1,7 +1,15 @@
 """The grounding loss, section 2.3 of the paper: L_gnd = - sum_i sigma_i log beta_i, times mu.
 
-The pure function first, the registered class below. The host adds up whatever the losses return, so
-mu is applied here. The gradient reaches W_b, W_c and W_p alone: p and c are inputs, sigma is a target.
+The pure function first, the registered class below. The host adds up whatever the losses return, so mu is applied here.
+The gradient reaches only W_b, W_c and W_p: p and c are inputs, sigma is a target.
+
+The balance of the two losses: the paper's L = L_ce + mu L_gnd belongs to one caption and its image, and its L_ce is a
+sum over the caption's words. The host's cross-entropy is a mean over the M predicted words of a batch, so the formula
+summed over all captions and divided by M is
+
+    mean cross-entropy + mu (sum over captions of L_gnd) / M
+
+Letters: B images, S captions per image, K regions, M predicted words of the batch.
 """
 
 from __future__ import annotations
@@ -13,36 +21,51 @@ from xmodaler_ssattn.config import add_ssattn_config
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
 
-REDUCTIONS = ("sum", "positives", "words")
+REDUCTIONS = {
+    "formula": "sum over captions of L_gnd, divided by the predicted words: the paper's balance of the two losses",
+    "image_mean": "mean of L_gnd over the images that have a box: some 13 times heavier",
+    "positive_mean": "as image_mean, each image's L_gnd divided by its number of positive regions first",
+}
 
 
 def grounding_loss(
-    log_beta: Tensor, sigma: Tensor, has_boxes: Tensor, *, reduction: str = "sum", num_words: int | Tensor | None = None
+    log_beta: Tensor,
+    sigma: Tensor,
+    has_boxes: Tensor,
+    *,
+    reduction: str = "formula",
+    captions_per_image: int = 1,
+    num_words: int | None = None,
 ) -> Tensor:
     """- sum_i sigma_i log beta_i over the regions of each row, reduced over the batch.
 
     Args:
         log_beta: (B, K) float32, log of the distribution beta; padded regions hold any finite value.
-        sigma: (B, S, K) 0/1, the indicator; S is 1 when targets are of the image, else one row a caption.
-        has_boxes: (B, S) 0/1, rows that come from at least one ground-truth box.
-        reduction: ``sum``, the literal formula, averaged over the rows that have boxes; ``positives``,
-            each row divided by its number of positive regions first; ``words``, the sum of all rows
-            divided by ``num_words``, which is the proportion that the paper's two sums have when the
-            cross-entropy is a mean over words. With ``words`` a row an image counts once, not once a caption.
-        num_words: predicted words of the batch; only ``words`` reads it.
+        sigma: (B, R, K) float32, the indicator; R is 1 when targets are of the image, else S, one row per caption.
+        has_boxes: (B, R) 0/1, rows that come from at least one ground-truth box.
+        reduction: a key of ``REDUCTIONS``.
+        captions_per_image: S. With ``formula`` an image's L_gnd counts once for each of its captions.
+        num_words: M. Only ``formula`` reads it.
 
     Returns:
         () float32. 0, never NaN, for a batch without a single box.
+
+    >>> import torch
+    >>> log_beta = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    >>> sigma = torch.tensor([[[1.0, 0.0, 0.0]]])  # L_gnd = log 2; two captions with 4 words in all
+    >>> round(float(grounding_loss(log_beta, sigma, torch.ones(1, 1), captions_per_image=2, num_words=4)), 4)
+    0.3466
     """
     per_row = -(sigma * log_beta.unsqueeze(1)).sum(-1) * has_boxes
-    if reduction == "words":
+    if reduction == "formula":
         if num_words is None:
-            raise ValueError("grounding_loss: reduction 'words' needs num_words.")
-        return per_row.sum() / max(int(num_words), 1)
-    if reduction == "positives":
+            raise ValueError("grounding_loss: reduction 'formula' needs num_words.")
+        captions_per_row = captions_per_image / sigma.shape[1]
+        return per_row.sum() * captions_per_row / max(num_words, 1)
+    if reduction == "positive_mean":
         per_row = per_row / sigma.sum(-1).clamp(min=1)
-    elif reduction != "sum":
-        raise ValueError(f"grounding_loss: reduction must be one of {REDUCTIONS}, got {reduction!r}.")
+    elif reduction != "image_mean":
+        raise ValueError(f"grounding_loss: reduction must be one of {tuple(REDUCTIONS)}, got {reduction!r}.")
     return per_row.sum() / has_boxes.sum().clamp(min=1)
 
 
@@ -54,7 +77,7 @@ class GroundingLoss(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, mu: float, reduction: str = "sum"):
+    def __init__(self, *, mu: float, reduction: str = "formula"):
         super().__init__()
         self.mu = mu
         self.reduction = reduction
@@ -63,7 +86,11 @@ class GroundingLoss(nn.Module):
     def from_config(cls, cfg) -> dict:
         grounding = cfg.LOSSES.GROUNDING
         if grounding.REDUCTION not in REDUCTIONS:
-            raise UserError(f"LOSSES.GROUNDING.REDUCTION: expected one of {REDUCTIONS}, got {grounding.REDUCTION!r}.")
+            meanings = "; ".join(f"{name!r}, {meaning}" for name, meaning in REDUCTIONS.items())
+            raise UserError(
+                f"LOSSES.GROUNDING.REDUCTION: expected one of {tuple(REDUCTIONS)}, got {grounding.REDUCTION!r}. "
+                f"{meanings}."
+            )
         if not grounding.MU >= 0:
             raise UserError(f"LOSSES.GROUNDING.MU: expected a number >= 0, got {grounding.MU!r}.")
         if not cfg.MODEL.SS_ATTENTION.ENABLED:
@@ -79,7 +106,8 @@ class GroundingLoss(nn.Module):
 
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Grounding Loss": mu L_gnd}``."""
-        missing = [key for key in (keys.LOG_BETA, keys.SIGMA, keys.HAS_BOXES) if key not in outputs_dict]
+        wanted = (keys.LOG_BETA, keys.SIGMA, keys.HAS_BOXES, keys.CAPTIONS_PER_IMAGE, keys.NUM_WORDS)
+        missing = [key for key in wanted if key not in outputs_dict]
         if missing:
             raise KeyError(
                 f"GroundingLoss needs {', '.join(missing)} in the model's output. They come from the "
@@ -90,6 +118,7 @@ class GroundingLoss(nn.Module):
             outputs_dict[keys.SIGMA],
             outputs_dict[keys.HAS_BOXES],
             reduction=self.reduction,
-            num_words=outputs_dict.get(keys.NUM_WORDS),
+            captions_per_image=outputs_dict[keys.CAPTIONS_PER_IMAGE],
+            num_words=outputs_dict[keys.NUM_WORDS],
         )
         return {"Grounding Loss": self.mu * loss}

@@ -316,6 +316,4 @@ def _check(cfg) -> None:
             problems.append(f"MODEL.SS_ATTENTION.{name}: expected an integer >= 1, got {ss[name]!r}.")
     if ss.STATE_DIM < 0:
         problems.append(f"MODEL.SS_ATTENTION.STATE_DIM: expected 0 (off) or more, got {ss.STATE_DIM!r}.")
-    if ss.POSITIVE_BIAS_INIT and not ss.BIAS:
-        problems.append("MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT needs MODEL.SS_ATTENTION.BIAS True.")
     raise_all(problems, "The SS attention cannot be built from this config")

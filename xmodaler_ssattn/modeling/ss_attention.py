@@ -130,7 +130,7 @@ class SpatialSemanticAttention(nn.Module):
         semantic_size: width of the semantic slot's input, C for c, D for V.
         dim: outputs of W_c and W_p each.
         bias: give W_c and W_p a bias. W_b's would cancel in the softmax, so it has none.
-        positive_bias_init: added to the two biases at the start; above 0 it keeps the ReLU alive. Needs ``bias``.
+        positive_bias_init: added to the two biases at the start, so that the ReLUs are alive. Unused without ``bias``.
         seed: of the generator that draws these weights. The global generator is left alone, so that a
             model with this module and one without draw the same other weights.
     """
@@ -142,7 +142,7 @@ class SpatialSemanticAttention(nn.Module):
         semantic_size: int,
         dim: int = 1,
         bias: bool = True,
-        positive_bias_init: float = 0.0,
+        positive_bias_init: float = 1.0,
         seed: int = 0,
     ):
         super().__init__()
@@ -153,7 +153,7 @@ class SpatialSemanticAttention(nn.Module):
         self.reset_parameters(seed, positive_bias_init)
 
     @torch.no_grad()
-    def reset_parameters(self, seed: int, positive_bias_init: float = 0.0) -> None:
+    def reset_parameters(self, seed: int, positive_bias_init: float = 1.0) -> None:
         """Draw all weights anew: uniform in +-1/sqrt(inputs), torch's own rule for a linear layer."""
         generator = torch.Generator().manual_seed(seed)
         for layer in (self.w_c, self.w_p, self.w_b):
@@ -245,7 +245,6 @@ def dead_share_warning(share_c: float, share_p: float) -> str | None:
         return None
     return (
         f"{' and '.join(dead)} of the spatial-semantic attention: the ReLU is 0 on every region of the batch, so no "
-        "gradient reaches it now. Training goes on; the paper's single value a slot can start so, and may stay so. To "
-        "avoid it try another MODEL.SS_ATTENTION.SEED, MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT 1.0, or a "
-        "larger MODEL.SS_ATTENTION.DIM."
+        "gradient reaches it now. Training continues, but the slot may stay dead. To avoid it try another "
+        "MODEL.SS_ATTENTION.SEED, a larger MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT, or a larger MODEL.SS_ATTENTION.DIM."
     )
