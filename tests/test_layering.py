@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmodaler_ssattn"
-FREE = {"boxes", "caption", "classes", "config", "errors", "files", "keys", "progress", "resident"}
+FREE = {"boxes", "caption", "classes", "config", "errors", "files", "keys", "precision", "progress", "resident"}
 # part -> parts of ours that it may import, beside FREE and itself
 ALLOWED = {
     "runtime": set(),
@@ -29,7 +29,7 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 # The paper's mathematics can be read without anything of ours or the host's.
-ALONE = ("modeling/ss_attention.py", "modeling/rollout.py", "data/sigma.py", "boxes.py")
+ALONE = ("modeling/ss_attention.py", "modeling/rollout.py", "data/sigma.py", "boxes.py", "precision.py")
 
 
 def imports(path: Path) -> set[str]:
@@ -71,7 +71,8 @@ def test_only_the_door_names_x_modaler(path):
 def test_the_mathematics_imports_torch_or_numpy_alone(name):
     outside = {"torch", "numpy", "math", "typing", "collections", "itertools", "__future__"}
     for imported in imports(PACKAGE / name):
-        assert imported.split(".")[0] in outside or imported.startswith("xmodaler_ssattn.boxes"), imported
+        ours = imported.startswith(("xmodaler_ssattn.boxes", "xmodaler_ssattn.precision"))
+        assert imported.split(".")[0] in outside or ours, imported
 
 
 def test_no_module_speaks_of_cuda_or_unpickles():

@@ -42,6 +42,8 @@ def add_ss_attention_config(cfg: Any) -> None:
         # How alpha and beta become gamma. 'sum': the paper's alpha + lambda beta. 'log', beyond the paper:
         # softmax(a + kappa log beta) with a learned kappa that starts at 1; LAMBDA is then unused.
         FUSION="sum",
+        # Divide the sum by 1 + lambda, so that gamma sums to 1. The paper's equation is the plain sum.
+        RENORMALIZE=False,
         # Beyond the paper: above 0, the state shifts beta between the classes, beta_t = softmax(log beta +
         # (W_s h_t)^T (W_e c_i)), with so many numbers on either side of the product. Trains word by word.
         STATE_DIM=0,
@@ -59,6 +61,8 @@ def add_ss_attention_config(cfg: Any) -> None:
         SEMANTIC_INPUT="c",  # 'c' or 'v'
         # The nonlinearity in a = W_a f(W_h h + W_v v): the paper's ReLU; 'tanh' is the stock toolbox's.
         ACTIVATION="relu",
+        # A bias of W_v. The equation has none, the stock decoder has one, and its weights load here.
+        VISUAL_BIAS=True,
         # C, background included: Bottom-Up's 1,600 Visual Genome classes + 1.
         NUM_CLASSES=1601,
         # Seed of the generator that draws W_c, W_p, W_b; its own, so that all other weights equal the
@@ -82,6 +86,8 @@ def add_ssattn_config(cfg: Any) -> None:
         REDUCTION="formula",
         # 'image': boxes of all five sentences (beta does not depend on the sentence); 'sentence': own boxes.
         TARGETS="image",
+        # sigma_i: 'binary', the paper's indicator, or 'count', the number of boxes whose best region is i.
+        SIGMA="binary",
         # A ground-truth box whose best region overlaps less than this gives no positive.
         MIN_IOU=0.0,
     )

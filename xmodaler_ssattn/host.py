@@ -36,6 +36,8 @@ _UPSTREAM_MODULES: dict[str, tuple[str, ...]] = {
     "modeling.decoder.decoder": ("Decoder",),
     "modeling.decoder.updown_decoder": ("UpDownDecoder",),
     "modeling.encoder.build": ("ENCODER_REGISTRY", "build_encoder", "add_encoder_config"),
+    "modeling.encoder.encoder": ("Encoder",),
+    "modeling.encoder.updown_encoder": ("UpDownEncoder",),
     "modeling.predictor.build": ("PREDICTOR_REGISTRY", "build_predictor", "add_predictor_config"),
     "modeling.predictor.base_predictor": ("BasePredictor",),
     "modeling.embedding.build": ("EMBEDDING_REGISTRY", "build_embeddings"),

@@ -22,7 +22,7 @@ CLASS_PROBS = "SSATTN_CLASS_PROBS"
 """(B, K, C) float32, the paper's c, background first; zeros on padding. Present when a slot uses it."""
 
 SIGMA = "SSATTN_SIGMA"
-"""(B, 1, K) or (B, S, K) float32 0/1, the paper's indicator; one row an image, or one a caption."""
+"""(B, 1, K) or (B, S, K) float32, the paper's indicator 0/1 (or counts); one row per image, or one per caption."""
 
 HAS_BOXES = "SSATTN_HAS_BOXES"
 """(B, 1) or (B, S) float32 0/1: whether that row of sigma comes from at least one ground-truth box."""

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.data.sigma import indicator, positives
+from xmodaler_ssattn.data import sigma as module
+from xmodaler_ssattn.data.sigma import positives
 
 # Three regions: 10 x 10 at the origin, the same moved by 5, and one far away.
 REGIONS = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [50, 50, 60, 60]], dtype=np.float32)
+
+
+def indicator(regions, targets, min_iou=0.0, counted=False):
+    return module.indicator(positives(regions, targets, min_iou, counted), len(regions))
 
 
 def slow_indicator(regions, targets, min_iou=0.0):
@@ -35,6 +40,13 @@ def test_the_region_of_the_largest_overlap_is_positive():
 def test_two_boxes_on_one_region_give_one_and_not_two():
     sigma = indicator(REGIONS, np.array([[0, 0, 10, 9], [0, 0, 9, 10]]))
     assert sigma.tolist() == [1, 0, 0] and sigma.dtype == np.float32
+
+
+def test_counted_sigma_holds_the_number_of_boxes_of_each_region():
+    targets = np.array([[0, 0, 10, 9], [0, 0, 9, 10], [50, 50, 60, 61], [20, 20, 30, 30]])
+    assert indicator(REGIONS, targets, counted=True).tolist() == [2, 0, 1]
+    assert indicator(REGIONS, targets).tolist() == [1, 0, 1]
+    assert positives(REGIONS, targets, counted=True).tolist() == [0, 0, 2]
 
 
 def test_a_box_that_touches_no_region_is_skipped():

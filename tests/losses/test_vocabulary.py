@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from toys import toy_config, toy_model, toy_sample
+from toys import VOCAB_SIZE, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import build_losses, build_model, kfg
+from xmodaler_ssattn.host import BasePredictor, build_losses, kfg
 from xmodaler_ssattn.losses import vocabulary
 from xmodaler_ssattn.losses.vocabulary import linear_cross_entropy
+from xmodaler_ssattn.modeling import GroundedCaptioner
 
 SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
 FUSED = {"LOSSES__NAMES": ["FusedCrossEntropy", "GroundingLoss"]}
@@ -151,9 +152,13 @@ def test_the_fused_loss_without_our_captioners_output_says_where_it_comes_from()
         vocabulary.FusedCrossEntropy()({})
 
 
-def test_a_predictor_that_is_not_a_single_product_is_refused(tmp_path, monkeypatch):
-    from xmodaler_ssattn.modeling import captioner
+def test_a_predictor_that_is_not_a_single_product_is_refused(tmp_path):
+    class Sharper(BasePredictor):
+        def forward(self, batched_inputs):
+            return {kfg.G_LOGITS: 2 * super().forward(batched_inputs)[kfg.G_LOGITS]}
 
-    monkeypatch.setattr(captioner, "BasePredictor", type("Another", (), {}))
-    with pytest.raises(UserError, match="knows BasePredictor's alone"):
-        build_model(toy_config(tmp_path, **FUSED))
+    parts = toy_model(tmp_path)
+    modules = {name: getattr(parts, name) for name in ("vocab_size", "max_seq_len", *dict(parts.named_children()))}
+    modules["predictor"] = Sharper(hidden_size=8, vocab_size=VOCAB_SIZE, dropout=0.0)
+    with pytest.raises(UserError, match="knows only BasePredictor's way of using it, got Sharper"):
+        GroundedCaptioner(fuse_loss=True, **modules)

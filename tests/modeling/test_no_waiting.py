@@ -91,7 +91,8 @@ def test_a_step_waits_for_nothing(tmp_path, overrides, ss_prob):
     dropout = {f"MODEL__{part}__DROPOUT": 0.5 for part in ("TOKEN_EMBED", "VISUAL_EMBED")}
     overrides = {"MODEL__PRED_DROPOUT": 0.5, **dropout, **overrides}
     model = toy_model(tmp_path, **overrides).train().to("meta")
-    model._steps_seen = 1  # the share of dead units is read once in 200 steps, and that does wait
+    # The share of dead units is read once in 200 steps, and both ways of forcing are compared once: these do wait.
+    model._steps_seen, model._ways_agree = 1, True
     with NoWaiting("meta"):
         step(toy_config(tmp_path, **overrides), model, ss_prob)
     assert all(p.grad is not None for name, p in model.named_parameters() if "kappa" not in name)
@@ -99,7 +100,7 @@ def test_a_step_waits_for_nothing(tmp_path, overrides, ss_prob):
 
 def test_a_batch_from_a_resident_table_waits_for_nothing(tmp_path):
     model = toy_model(tmp_path).train().to("meta")
-    model._steps_seen = 1
+    model._steps_seen, model._ways_agree = 1, True
     shapes = {kfg.ATT_FEATS: 6, keys.BOXES_PX: 4, keys.SPATIAL: 5, keys.CLASS_PROBS: 4}
     table = ResidentRegions(
         {key: torch.zeros(3, 5, size, device="meta") for key, size in shapes.items()},

@@ -20,7 +20,7 @@ from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
 from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.regions import RegionStore
-from xmodaler_ssattn.data.sigma import positives
+from xmodaler_ssattn.data.sigma import indicator, positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
@@ -32,6 +32,7 @@ CLASSIFIER_HINT = (
     "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
 )
 TARGETS = ("image", "sentence")
+SIGMAS = ("binary", "count")
 CACHES = ("none", "ram", "device")
 # Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
 MAX_REFERENCE_WORDS = 40
@@ -53,6 +54,7 @@ class Flickr30kEntitiesDataset:
         num_classes: C that the model expects, or None when no slot reads class probabilities.
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
         min_iou: see ``sigma.positives``.
+        sigma: "binary", or "count": how many boxes have the region as their best.
         gt_attention: give the reference captions in val and test.
         cache: for training, "ram" reads the region file once at the start; "device" keeps the regions on
             ``device``, where the captioner gathers them, and samples carry a row's number instead. What does not
@@ -76,12 +78,14 @@ class Flickr30kEntitiesDataset:
         num_classes: int | None,
         targets: str | None,
         min_iou: float = 0.0,
+        sigma: str = "binary",
         gt_attention: bool = False,
         cache: str = "none",
         device: str = "cpu",
     ) -> None:
         for name, value, allowed in (
             ("LOSSES.GROUNDING.TARGETS", targets, (*TARGETS, None)),
+            ("LOSSES.GROUNDING.SIGMA", sigma, SIGMAS),
             ("DATALOADER.CACHE", cache, CACHES),
         ):
             if value not in allowed:
@@ -96,6 +100,7 @@ class Flickr30kEntitiesDataset:
         self.seq_per_sample, self.max_regions, self.max_seq_len = seq_per_sample, max_regions, max_seq_len
         self.vocab_size, self.feature_dim, self.num_classes = vocab_size, feature_dim, num_classes
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
+        self.sigma = sigma
         self.device = device
         self._store: RegionStore | None = None
         self._resident: ResidentRegions | None = None  # held here, in the process that loaded the data
@@ -123,6 +128,7 @@ class Flickr30kEntitiesDataset:
             "num_classes": attention.NUM_CLASSES if reads_classes else None,
             "targets": cfg.LOSSES.GROUNDING.TARGETS if "GroundingLoss" in cfg.LOSSES.NAMES else None,
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
+            "sigma": cfg.LOSSES.GROUNDING.SIGMA,
             "gt_attention": cfg.INFERENCE.GT_ATTENTION,
             "cache": cfg.DATALOADER.CACHE,
             "device": cfg.MODEL.DEVICE,
@@ -252,7 +258,10 @@ class Flickr30kEntitiesDataset:
             if self.targets == "image":
                 rows = [sorted({tuple(box) for row in rows for box in row})]
             regions_px = self._store.boxes_px(image["image_id"], self.max_regions)
-            record["positives"] = [positives(regions_px, np.asarray(row), self.min_iou).tolist() for row in rows]
+            counted = self.sigma == "count"
+            record["positives"] = [
+                positives(regions_px, np.asarray(row), self.min_iou, counted).tolist() for row in rows
+            ]
             record["has_boxes"] = [float(len(row) > 0) for row in rows]
         return record
 
@@ -314,10 +323,7 @@ class Flickr30kEntitiesDataset:
         if self.targets is None:
             return
         rows = [0] if self.targets == "image" else chosen
-        sigma = np.zeros((len(rows), num_regions), dtype=np.float32)
-        for place, row in enumerate(rows):
-            sigma[place, record["positives"][row]] = 1.0
-        sample[keys.SIGMA] = sigma
+        sample[keys.SIGMA] = np.stack([indicator(record["positives"][row], num_regions) for row in rows])
         sample[keys.HAS_BOXES] = np.array([record["has_boxes"][row] for row in rows], dtype=np.float32)
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
+from xmodaler_ssattn.precision import product_dtype
 
 # Words of the vocabulary at once: wide enough for a fast product, M x 1024 numbers of memory.
 SLICE = 1024
@@ -39,9 +40,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: 
     Returns:
         () float32 (float64 when ``hidden`` is). NaN without a single target, as torch's own mean.
     """
-    kind = hidden.device.type
-    product = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, product)
+    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, product_dtype(hidden))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -24,6 +24,8 @@ from xmodaler_ssattn.host import (
     META_ARCH_REGISTRY,
     BaseEncoderDecoder,
     BasePredictor,
+    Encoder,
+    UpDownEncoder,
     VisualBaseEmbedding,
     configurable,
     get_event_storage,
@@ -31,12 +33,15 @@ from xmodaler_ssattn.host import (
 )
 from xmodaler_ssattn.losses.vocabulary import linear_cross_entropy
 from xmodaler_ssattn.modeling.capture import CapturedForcing
-from xmodaler_ssattn.modeling.collate import collate
+from xmodaler_ssattn.modeling.collate import PER_IMAGE, collate
+from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.grounded_output import captions_from_decoding
 from xmodaler_ssattn.modeling.searchers import READ_PER_STEP, GroundedDecodeStrategy, check_vocabulary
-from xmodaler_ssattn.modeling.ss_attention import at_least_float32, dead_share_warning, extended_mask
-from xmodaler_ssattn.modeling.teacher_forcing import word_states
-from xmodaler_ssattn.modeling.words import draw_words
+from xmodaler_ssattn.modeling.ss_attention import dead_share_warning, extended_mask
+from xmodaler_ssattn.modeling.teacher_forcing import ways_agree, word_states
+from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
+from xmodaler_ssattn.modeling.words import draw_words, packs
+from xmodaler_ssattn.precision import at_least_float32
 
 # How often the share of dead ReLUs in the SS attention is measured; one small product each time.
 STEPS_BETWEEN_DEAD_CHECKS = 200
@@ -73,10 +78,10 @@ class GroundedCaptioner(BaseEncoderDecoder):
         **modules,
     ):
         super().__init__(**modules)
-        if fuse_loss and not isinstance(self.predictor, BasePredictor):
+        if fuse_loss and not follows(self.predictor, BasePredictor):
             raise UserError(
                 "LOSSES.NAMES holds FusedCrossEntropy, which multiplies by the predictor's own matrix and knows "
-                f"BasePredictor's alone, got {type(self.predictor).__name__}. Take CrossEntropy."
+                f"only BasePredictor's way of using it, got {type(self.predictor).__name__}. Use CrossEntropy."
             )
         self.share_region_dropout = share_region_dropout
         self.fuse_loss = fuse_loss
@@ -84,6 +89,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
         self.gt_attention = gt_attention
         self.amp = amp
         self._steps_seen = 0
+        # Whether the two ways of teacher forcing give the same; None until the first training step compares them.
+        self._ways_agree: bool | None = None
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -166,11 +173,11 @@ class GroundedCaptioner(BaseEncoderDecoder):
         """(B, K, D) -> (B, K, E), or (N, K, E) with one row for each of ``images``."""
         embed = self.visual_embed
         if images is None:
-            return embed(inputs)[kfg.ATT_FEATS]
-        if not isinstance(embed, VisualBaseEmbedding):
+            return embed(inputs).get(kfg.ATT_FEATS, inputs[kfg.ATT_FEATS])
+        if not (follows(embed, VisualBaseEmbedding) or follows(embed, SpatialSemanticEmbedding)):
             # An embedding that we do not know may be random inside: repeat first, as the host does.
-            repeated = {key: inputs[key][images] for key in (kfg.ATT_FEATS, kfg.ATT_FEATS_LOC, kfg.ATT_MASKS)}
-            return embed({**inputs, **repeated})[kfg.ATT_FEATS]
+            repeated = {key: inputs[key][images] for key in PER_IMAGE if inputs.get(key) is not None}
+            return embed({**inputs, **repeated}).get(kfg.ATT_FEATS, repeated[kfg.ATT_FEATS])
         # All but the dropout, once an image.
         dropout, embed.embeddings_dropout = embed.embeddings_dropout, None
         try:
@@ -204,6 +211,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
             With ``fuse_loss`` CROSS_ENTROPY stands in for G_LOGITS.
         """
         ss_prob = float(batched_inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
+        if self.training and self._ways_agree is None:
+            self._compare_ways(batched_inputs)
         states = self.captured.word_states(self, batched_inputs, ss_prob) if self.captured is not None else None
         if states is None:
             states = word_states(self, batched_inputs, ss_prob)
@@ -224,6 +233,33 @@ class GroundedCaptioner(BaseEncoderDecoder):
         hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
         layer = predictor.logits
         return {keys.CROSS_ENTROPY: linear_cross_entropy(hidden, layer.weight, layer.bias, targets)}
+
+    @property
+    def forces_at_once(self) -> bool:
+        """Whether all words of a caption can go through in few large products, instead of word by word.
+
+        Only where that is the same function: no method that it restates is overridden, neither here nor in the parts,
+        and the comparison at the first training step found no difference.
+        """
+        return (
+            self._ways_agree is not False
+            and follows(self, GroundedCaptioner, "step", "with_rows")
+            and (follows(self.encoder, UpDownEncoder) or follows(self.encoder, Encoder))  # nothing per word
+            and packs(self.token_embed)
+            and getattr(self.decoder, "rolls_out", False)
+        )
+
+    def _compare_ways(self, batch: dict) -> None:
+        """Once: one caption at once and word by word; a difference turns the fast way off."""
+        self._ways_agree = True
+        if self.forces_at_once and not ways_agree(self, batch):
+            self._ways_agree = False
+            logging.getLogger(__name__).warning(
+                "Teacher forcing in few large products gives other states or gradients than %s word by word. Training "
+                "continues word by word, which is slower. Something changes the decoder, the embeddings or the "
+                "captioner in a way that the fast version does not see.",
+                type(self.decoder).__name__,
+            )
 
     @torch.no_grad()
     def draw_words(self, hidden: Tensor) -> Tensor:

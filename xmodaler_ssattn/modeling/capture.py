@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import comm, kfg
 from xmodaler_ssattn.modeling.collate import words_by_step
-from xmodaler_ssattn.modeling.teacher_forcing import WordStates, forces_at_once
+from xmodaler_ssattn.modeling.teacher_forcing import WordStates
 from xmodaler_ssattn.modeling.words import WordSource
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class CapturedForcing:
         return WordStates(inputs, _Pick.apply(hidden, cells, graph), words, captions)
 
     def _suits(self, model: GroundedCaptioner) -> bool:
-        if not (model.training and torch.is_grad_enabled() and forces_at_once(model)):
+        if not (model.training and torch.is_grad_enabled() and model.forces_at_once):
             return False
         if self._backend is None and (model.device.type != "cuda" or comm.get_world_size() > 1):
             if not self._told:

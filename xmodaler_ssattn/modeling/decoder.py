@@ -20,6 +20,7 @@ from xmodaler_ssattn.config import add_ss_attention_config
 from xmodaler_ssattn.errors import raise_all
 from xmodaler_ssattn.host import DECODER_REGISTRY, META_ARCH_REGISTRY, Decoder, configurable, kfg
 from xmodaler_ssattn.modeling import rollout
+from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.ss_attention import (
     ACTIVATIONS,
     SPATIAL_SIZE,
@@ -30,6 +31,7 @@ from xmodaler_ssattn.modeling.ss_attention import (
     fuse_log,
     pool,
 )
+from xmodaler_ssattn.precision import product_dtype
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.modeling.words import WordSource
@@ -60,6 +62,8 @@ class SSAttentionDecoder(Decoder):
         fusion: ``sum``, the paper's gamma = alpha + lambda beta, or ``log``, softmax(a + kappa log beta) with a
             learned kappa that starts at 1.
         state_condition: the module that turns beta into beta_t, or None.
+        renormalize: with ``sum``, divide gamma by 1 + lambda.
+        visual_bias: give W_v a bias, as the stock decoder does; the paper's equation has none.
     """
 
     @configurable
@@ -80,6 +84,8 @@ class SSAttentionDecoder(Decoder):
         ss_attention: SpatialSemanticAttention | None = None,
         fusion: str = "sum",
         state_condition: StateCondition | None = None,
+        renormalize: bool = False,
+        visual_bias: bool = True,
     ):
         super().__init__()
         self.num_layers = 2
@@ -97,10 +103,11 @@ class SSAttentionDecoder(Decoder):
             att_embed_dropout=att_embed_dropout,
             activation=activation,
         )
-        self.p_att_feats = nn.Linear(visual_embed_dim, att_embed_size)
+        self.p_att_feats = nn.Linear(visual_embed_dim, att_embed_size, bias=visual_bias)
         self.ss_attention = ss_attention
         self.kappa = nn.Parameter(torch.ones(())) if ss_attention is not None and fusion == "log" else None
         self.state_condition = state_condition
+        self.renormalize = renormalize
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -139,6 +146,8 @@ class SSAttentionDecoder(Decoder):
             "ss_attention": ss_attention,
             "fusion": ss.FUSION,
             "state_condition": state_condition,
+            "renormalize": ss.RENORMALIZE,
+            "visual_bias": ss.VISUAL_BIAS,
         }
 
     @classmethod
@@ -228,25 +237,38 @@ class SSAttentionDecoder(Decoder):
     def _fuse(self, scores: Tensor, alpha: Tensor, h1: Tensor, inputs: dict) -> Tensor:
         """gamma_t (B, R, K) from a_t, alpha_t (B, R, K), the state (N, H) and beta."""
         if self.state_condition is None and self.kappa is None:
-            return fuse(alpha, inputs[keys.BETA].to(alpha.dtype), self.lambda_)
+            return fuse(alpha, inputs[keys.BETA].to(alpha.dtype), self.lambda_, self.renormalize)
         log_beta = inputs[keys.ROW_LOG_BETA].to(alpha.dtype)
         if self.state_condition is not None:
             log_beta = self.state_condition(h1, inputs[keys.STATE_KEYS], log_beta)
         if self.kappa is not None:
             return fuse_log(scores, log_beta, self.kappa)
-        return alpha + self.lambda_ * log_beta.exp()
+        return fuse(alpha, log_beta.exp(), self.lambda_, self.renormalize)
 
     @property
     def rolls_out(self) -> bool:
         """Whether ``roll_out`` may stand in for ``forward`` word by word.
 
-        Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files) and a beta that
-        depends on the state need the loop.
+        Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), a beta that depends on the
+        state, and a subclass or a hook that changes what ``roll_out`` restates need the loop. A subclass that brings a
+        ``roll_out`` of its own overrides this property, too.
         """
-        if self.state_condition is not None:
+        if self.state_condition is not None or not self._is_restated():
             return False
         inside = (self.dropout1, self.dropout2, self.att.dropout)
         return not self.training or all(dropout.p == 0 for dropout in inside)
+
+    def _is_restated(self) -> bool:
+        """Whether this object and its parts compute what ``roll_out`` restates, and nothing else."""
+        att, dropouts = self.att, (self.dropout1, self.dropout2)
+        return (
+            follows(self, SSAttentionDecoder, "forward", "_fuse", "initial_states")
+            and follows(att, TopDownAttention)
+            and att.activation in rollout.ACTIVATIONS
+            and all(follows(layer, nn.Linear) and layer.bias is None for layer in (att.w_h, att.w_alpha))
+            and all(follows(cell, nn.LSTMCell) and cell.bias for cell in (self.lstm1, self.lstm2))
+            and all(follows(dropout, nn.Dropout) for dropout in (*dropouts, att.dropout))
+        )
 
     def roll_out(self, inputs: dict, words: WordSource) -> Tensor:
         """All words of all captions at once; equals ``forward`` word by word (see ``rollout.py``).
@@ -261,25 +283,27 @@ class SSAttentionDecoder(Decoder):
         hidden = self.hidden_size
         feats = inputs[kfg.ATT_FEATS]
         embed = feats.shape[2]
-        half = feats.dtype  # bfloat16 under autocast, else the parameters' own type
+        half = product_dtype(feats)  # bfloat16 under autocast, else the features' own type
+        feats = feats.to(half)
         w1 = self.lstm1.weight_ih.to(half).split([hidden, embed, self.lstm1.input_size - hidden - embed], dim=1)
         w2 = self.lstm2.weight_ih.to(half).split([embed, hidden], dim=1)
-        weights = rollout.Weights(
-            w1a=w1[0],
-            w1b=self.lstm1.weight_hh.to(half),
-            w_h=self.att.w_h.weight.to(half),
-            w_alpha=self.att.w_alpha.weight.to(half).squeeze(0),
-            w2a=w2[0],
-            w2b=w2[1],
-            w2c=self.lstm2.weight_hh.to(half),
-            b2=self.lstm2.bias_ih + self.lstm2.bias_hh,
-        )
-        constant = F.linear(inputs[kfg.GLOBAL_FEATS].to(half), w1[1]) + self.lstm1.bias_ih + self.lstm1.bias_hh
         lambda_beta = prior = None
         if self.kappa is not None:
             prior = self.kappa * inputs[keys.ROW_LOG_BETA]
         elif self.ss_attention is not None:
             lambda_beta = self.lambda_ * inputs[keys.BETA]
+        weights = rollout.Weights(
+            w1a=w1[0],
+            w1b=self.lstm1.weight_hh.to(half),
+            w_h=self.att.w_h.weight.to(half),
+            w_alpha=self.att.w_alpha.weight.to(half).squeeze(0),
+            # v-hat is linear in gamma: dividing the columns that read it divides gamma.
+            w2a=w2[0] / (1 + self.lambda_) if lambda_beta is not None and self.renormalize else w2[0],
+            w2b=w2[1],
+            w2c=self.lstm2.weight_hh.to(half),
+            b2=self.lstm2.bias_ih + self.lstm2.bias_hh,
+        )
+        constant = F.linear(inputs[kfg.GLOBAL_FEATS].to(half), w1[1]) + self.lstm1.bias_ih + self.lstm1.bias_hh
         p, ext_mask = inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS)
         words.prepare(w1[2], constant)
         trace = rollout.run(

@@ -31,6 +31,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# What ``_inner`` knows; any other nonlinearity needs the loop.
+ACTIVATIONS = ("relu", "tanh")
+
 
 class Weights(NamedTuple):
     """The matrices of the recurrence, as columns of the LSTMs' own weights.

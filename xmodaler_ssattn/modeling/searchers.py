@@ -20,8 +20,8 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_decoding
-from xmodaler_ssattn.modeling.ss_attention import at_least_float32
 from xmodaler_ssattn.modeling.words import draw_words
+from xmodaler_ssattn.precision import at_least_float32
 
 UNK = "UNK"
 # Images that have ended leave the batch when so few are left: each copy of the features must pay for itself.

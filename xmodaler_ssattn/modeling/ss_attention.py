@@ -1,4 +1,4 @@
-"""Spatial-Semantic Attention, section 2.2 of the paper. torch alone; read it beside the paper.
+"""Spatial-Semantic Attention, section 2.2 of the paper. Only torch; read it beside the paper.
 
     a_it    = W_a f(W_h h_t + W_v v_i)      alpha_t = softmax(a_t)      f = ReLU
     b_i     = W_b ReLU([W_c c_i, W_p p_i])  beta    = softmax(b)
@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xmodaler_ssattn.precision import at_least_float32
+
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 SPATIAL_SIZE = 5  # p_i = [x1, x2, y1, y2, s]
@@ -29,24 +31,21 @@ SPATIAL_SIZE = 5  # p_i = [x1, x2, y1, y2, s]
 MASKED_SCORE = -1e4
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Softmax, losses and LSTM states are kept in float32 under autocast, and in float64 when all is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def extended_mask(mask: Tensor) -> Tensor:
     """1 for a region, 0 for padding -> 0 and ``MASKED_SCORE``, to be added to scores. Any shape."""
     return (1.0 - mask) * MASKED_SCORE
 
 
-def fuse(alpha: Tensor, beta: Tensor, lambda_: float) -> Tensor:
-    """gamma_t = alpha_t + lambda beta. Not renormalised: gamma sums to 1 + lambda.
+def fuse(alpha: Tensor, beta: Tensor, lambda_: float, renormalize: bool = False) -> Tensor:
+    """gamma_t = alpha_t + lambda beta, the paper's plain sum: gamma sums to 1 + lambda.
 
     Args:
         alpha: (B, R, K).
-        beta: (B, K), shared by an image's rows.
+        beta: (B, K), shared by an image's rows, or (B, R, K).
+        renormalize: divide by 1 + lambda, so that gamma sums to 1.
     """
-    return alpha + lambda_ * beta.unsqueeze(1)
+    gamma = alpha + lambda_ * (beta if beta.dim() == 3 else beta.unsqueeze(1))
+    return gamma / (1 + lambda_) if renormalize else gamma
 
 
 def fuse_log(scores: Tensor, log_beta: Tensor, kappa: Tensor) -> Tensor:

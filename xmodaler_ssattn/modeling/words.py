@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodaler_ssattn.host import TokenBaseEmbedding, kfg
+from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.rollout import step_slices
 
 
 def packs(token_embed: nn.Module) -> bool:
     """Whether an embedding may be given words without their place in the caption."""
     return (
-        isinstance(token_embed, TokenBaseEmbedding)
+        follows(token_embed, TokenBaseEmbedding)
         and getattr(token_embed, "embeddings_pos", None) is None
         and getattr(token_embed, "embeddings_token_type", None) is None
     )
