@@ -153,3 +153,15 @@ def add_ssattn_config(cfg: Any) -> None:
         # Write the K boxes, beta, and alpha and gamma of every word into the results file.
         SAVE_ATTENTION=False,
     )
+
+
+def completed(cfg: Any) -> Any:
+    """A copy of ``cfg`` that has every key of ours; missing ones get their defaults.
+
+    What registered classes read their settings from. In a project whose meta-architecture is not ours, nobody adds our
+    keys.
+    """
+    copy = cfg.clone()
+    copy.defrost()
+    add_ssattn_config(copy)
+    return copy

@@ -1,11 +1,38 @@
 """The batch contract: the keys that we add to X-modaler's, each with shape, dtype and unit.
 
-Letters: B images, S captions an image, N = B S captions, K regions (padded to the largest image of
-the batch), C classes, D feature size, T words.
+Letters: B images, S captions per image, N = B S captions, K regions (padded to the largest image of the batch), k
+regions of one image, C classes, D feature size, T words.
 
-X-modaler's own keys keep their meaning with two differences, both inside our captioner:
-``kfg.ATT_FEATS`` stays one row an image until the visual embedding (the host repeats it S times at
-once), and ``kfg.G_TOKENS_IDS`` is never overwritten by the current word.
+X-modaler's own keys keep their meaning with two differences, both inside our captioner: ``kfg.ATT_FEATS`` stays one
+row per image until the visual embedding (the host repeats it S times at once), and ``kfg.G_TOKENS_IDS`` is never
+overwritten by the current word.
+
+What a dataset of another project has to return
+-----------------------------------------------
+One dict per image, as ``Flickr30kEntitiesDataset`` does; arrays or tensors, without the batch dimension. ``kfg`` is
+X-modaler's, from ``xmodaler_ssattn.host``.
+
+=================== ==================== =========================================================================
+key                 sample               needed
+=================== ==================== =========================================================================
+kfg.IDS             int                  always; X-modaler's trainer calls ``int()`` on it
+kfg.ATT_FEATS       (k, D) float32       always; D is MODEL.VISUAL_EMBED.IN_DIM, k at least 1
+BOXES_PX            (k, 4) float32       always; x1, y1, x2, y2 in pixels
+SPATIAL             (k, 5) float32       always; ``boxes.spatial_vectors(BOXES_PX, width, height)``
+IMAGE_SIZE          (2,) float32         always; width, height in pixels
+CLASS_PROBS         (k, C) float32       with MODEL.SS_ATTENTION.{ENABLED True, SEMANTIC_INPUT c}, and with
+                                         MODEL.VISUAL_EMBED.NAME SpatialSemanticEmbedding; C is
+                                         MODEL.SS_ATTENTION.NUM_CLASSES
+kfg.SEQ_PER_SAMPLE  int                  in training; S, the same for all images
+kfg.G_TOKENS_IDS    S x (T,) int64       in training; [0, w1, ..., wn], words counted from 1
+kfg.G_TARGET_IDS    S x (T,) int64       in training; [w1, ..., wn, 0]
+SIGMA               (1, k) or (S, k)     in training with GroundingLoss in LOSSES.NAMES; ``data.sigma.positives`` and
+                    float32              ``data.sigma.indicator`` compute it from boxes
+HAS_BOXES           (1,) or (S,) float32 with SIGMA
+REF_TOKENS_IDS      list of (T,) int64   in evaluation with INFERENCE.GT_ATTENTION True; [0, w1, ..., wn]
+=================== ==================== =========================================================================
+
+A config needs INFERENCE.VOCAB only where words are written: for evaluation, and for decoding with ``output_sents``.
 """
 
 # --- from the mapper, collated by the captioner ------------------------------------------------------

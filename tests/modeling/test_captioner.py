@@ -206,13 +206,13 @@ def test_an_image_without_regions_is_refused_by_id(tmp_path):
     empty = toy_sample(7, 1)
     for key in (kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.CLASS_PROBS):
         empty[key] = empty[key][:0]
-    with pytest.raises(ValueError, match="Image 7 has no region"):
+    with pytest.raises(UserError, match="image 7 has no region"):
         model.preprocess_batch([empty])
 
 
 def test_a_sample_of_another_dataset_is_refused_with_the_name_of_ours(tmp_path):
     model = toy_model(tmp_path)
-    with pytest.raises(KeyError, match="Flickr30kEntitiesDataset"):
+    with pytest.raises(UserError, match="Flickr30kEntitiesDataset"):
         model.preprocess_batch([{kfg.IDS: 3, kfg.ATT_FEATS: torch.zeros(2, 6)}])
 
 

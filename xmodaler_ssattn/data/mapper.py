@@ -17,6 +17,7 @@ import torch
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
 from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.regions import RegionStore
@@ -24,6 +25,7 @@ from xmodaler_ssattn.data.sigma import indicator, positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
+from xmodaler_ssattn.partners import captioner_is_grounded, require_grounded_captioner
 from xmodaler_ssattn.resident import ResidentRegions
 
 CLASSIFIER_HINT = (
@@ -60,6 +62,8 @@ class Flickr30kEntitiesDataset:
             ``device``, where the captioner gathers them, and samples carry a row's number instead. What does not
             fit there falls back to "ram" or "none" with a warning.
         device: MODEL.DEVICE; only read with cache "device".
+        stock_samples: give samples that X-modaler's own meta-architectures read: all values tensors, with ATT_FEATS_LOC
+            and G_TOKENS_TYPE.
     """
 
     @configurable
@@ -82,6 +86,7 @@ class Flickr30kEntitiesDataset:
         gt_attention: bool = False,
         cache: str = "none",
         device: str = "cpu",
+        stock_samples: bool = False,
     ) -> None:
         for name, value, allowed in (
             ("LOSSES.GROUNDING.TARGETS", targets, (*TARGETS, None)),
@@ -101,7 +106,7 @@ class Flickr30kEntitiesDataset:
         self.vocab_size, self.feature_dim, self.num_classes = vocab_size, feature_dim, num_classes
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
         self.sigma = sigma
-        self.device = device
+        self.device, self.stock_samples = device, stock_samples
         self._store: RegionStore | None = None
         self._resident: ResidentRegions | None = None  # held here, in the process that loaded the data
         self._resident_name: str | None = None
@@ -109,27 +114,34 @@ class Flickr30kEntitiesDataset:
 
     @classmethod
     def from_config(cls, cfg: Any, stage: str = "train") -> dict[str, Any]:
+        cfg = completed(cfg)
+        grounded = captioner_is_grounded(cfg)
         attention = cfg.MODEL.SS_ATTENTION
         # The paper's semantic slot, and the embedding of the control that puts c into V.
         reads_classes = (
             attention.ENABLED and attention.SEMANTIC_INPUT == "c"
         ) or cfg.MODEL.VISUAL_EMBED.NAME == "SpatialSemanticEmbedding"
         limit = cfg.DATALOADER.MAX_FEAT_NUM
+        folder = Path(cfg.DATALOADER.ANNO_FOLDER)
+        if cfg.DATALOADER.CACHE == "device":
+            require_grounded_captioner(cfg, "DATALOADER.CACHE device", "which does not gather regions on the device")
         return {
             "stage": stage,
-            "annotation_file": str(Path(cfg.DATALOADER.ANNO_FOLDER) / file_name(stage)),
-            "vocabulary_file": cfg.INFERENCE.VOCAB,
-            "regions_file": cfg.DATALOADER.REGIONS,
+            "annotation_file": str(folder / file_name(stage)),
+            "vocabulary_file": cfg.INFERENCE.VOCAB or str(folder / "vocabulary.txt"),
+            # X-modaler's own key, in a config to which nobody could add ours.
+            "regions_file": cfg.DATALOADER.REGIONS or cfg.DATALOADER.FEATS_FOLDER,
             "seq_per_sample": cfg.DATALOADER.SEQ_PER_SAMPLE,
             "max_regions": limit if limit > 0 else None,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
             "vocab_size": cfg.MODEL.VOCAB_SIZE,
             "feature_dim": cfg.MODEL.VISUAL_EMBED.IN_DIM,
-            "num_classes": attention.NUM_CLASSES if reads_classes else None,
+            "num_classes": attention.NUM_CLASSES if reads_classes and grounded else None,
             "targets": cfg.LOSSES.GROUNDING.TARGETS if "GroundingLoss" in cfg.LOSSES.NAMES else None,
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,
-            "gt_attention": cfg.INFERENCE.GT_ATTENTION,
+            "gt_attention": cfg.INFERENCE.GT_ATTENTION and grounded,
+            "stock_samples": not grounded,
             "cache": cfg.DATALOADER.CACHE,
             "device": cfg.MODEL.DEVICE,
         }
@@ -297,7 +309,7 @@ class Flickr30kEntitiesDataset:
             self._add_captions(sample, record, count)
         elif self.gt_attention:
             sample[keys.REF_TOKENS_IDS] = [np.array([0, *ids], dtype=np.int64) for ids in record["captions"]]
-        return sample
+        return _for_stock_captioners(sample, self.max_seq_len) if self.stock_samples else sample
 
     def _regions_of(self, image_id: int) -> dict[str, Any]:
         """V and c as tensors, which travel from a worker through shared memory; small things as arrays."""
@@ -325,6 +337,19 @@ class Flickr30kEntitiesDataset:
         rows = [0] if self.targets == "image" else chosen
         sample[keys.SIGMA] = np.stack([indicator(record["positives"][row], num_regions) for row in rows])
         sample[keys.HAS_BOXES] = np.array([record["has_boxes"][row] for row in rows], dtype=np.float32)
+
+
+def _for_stock_captioners(sample: dict[str, Any], max_seq_len: int) -> dict[str, Any]:
+    """A sample as X-modaler's MSCoCoDataset gives it: tensors, ATT_FEATS_LOC as (x1, y1, x2, y2, s), G_TOKENS_TYPE."""
+    words = sample.get(kfg.G_TOKENS_IDS)
+    types = [np.ones_like(ids) for ids in words] if words is not None else np.ones(max_seq_len, dtype=np.int64)
+    x1, x2, y1, y2, area = sample[keys.SPATIAL].T
+    sample = {**sample, kfg.ATT_FEATS_LOC: np.stack([x1, y1, x2, y2, area], axis=1), kfg.G_TOKENS_TYPE: types}
+    tensors = {
+        key: [torch.as_tensor(item) for item in value] if isinstance(value, list) else torch.as_tensor(value)
+        for key, value in sample.items()
+    }
+    return {**tensors, kfg.IDS: sample[kfg.IDS]}
 
 
 def draw_captions(count: int, wanted: int) -> list[int]:

@@ -34,8 +34,8 @@ from xmodaler_ssattn.host import (
     get_event_storage,
     kfg,
 )
-from xmodaler_ssattn.modeling import GroundedCaptioner
 from xmodaler_ssattn.modeling.sampling import draw_captions
+from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.scorer.caption_reward import unread_files
 
 LOSS = "SelfCriticalLoss"
@@ -57,14 +57,9 @@ class SelfCriticalTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: Any) -> None:
+        require_grounded_captioner(cfg, "SelfCriticalTrainer", "from which it cannot draw captions")
         check_config(cfg)
         super().__init__(cfg)
-        model = comm.unwrap_model(self.model)
-        if not isinstance(model, GroundedCaptioner):
-            raise UserError(
-                f"MODEL.META_ARCHITECTURE: SelfCriticalTrainer draws captions from a GroundedCaptioner, got "
-                f"{cfg.MODEL.META_ARCHITECTURE!r}. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
-            )
         self.scorer = build_scorer(cfg)
         self.baseline = cfg.SCORER.BASELINE
         self.samples = cfg.DATALOADER.SEQ_PER_SAMPLE

@@ -17,9 +17,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config
+from xmodaler_ssattn.config import add_ssattn_config, completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
+from xmodaler_ssattn.partners import require_grounded_captioner
 
 REDUCTIONS = {
     "formula": "sum over captions of L_gnd, divided by the predicted words: the paper's balance of the two losses",
@@ -84,6 +85,8 @@ class GroundingLoss(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        cfg = completed(cfg)
+        require_grounded_captioner(cfg, "GroundingLoss", "which gives neither beta nor sigma")
         grounding = cfg.LOSSES.GROUNDING
         if grounding.REDUCTION not in REDUCTIONS:
             meanings = "; ".join(f"{name!r}, {meaning}" for name, meaning in REDUCTIONS.items())

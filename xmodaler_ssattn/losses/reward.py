@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ssattn_config
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable, kfg
+from xmodaler_ssattn.partners import require_grounded_captioner
 
 
 def reward_loss(logits: Tensor, words: Tensor, advantages: Tensor, suppressed: int | None = None) -> Tensor:
@@ -46,6 +47,7 @@ class SelfCriticalLoss(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        require_grounded_captioner(cfg, "SelfCriticalLoss", "which does not say to which caption a word belongs")
         return {}
 
     @classmethod

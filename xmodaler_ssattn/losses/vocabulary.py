@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
+from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import product_dtype
 
 # Words of the vocabulary at once: wide enough for a fast product, M x 1024 numbers of memory.
@@ -104,6 +105,7 @@ class FusedCrossEntropy(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        require_grounded_captioner(cfg, "FusedCrossEntropy", "which gives the logits and not the loss")
         both = [name for name in cfg.LOSSES.NAMES if name in NEED_LOGITS]
         if both:
             raise UserError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config
+from xmodaler_ssattn.config import add_ssattn_config, completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import (
     DECODE_STRATEGY_REGISTRY,
@@ -83,6 +83,13 @@ class GroundedCaptioner(BaseEncoderDecoder):
                 "LOSSES.NAMES holds FusedCrossEntropy, which multiplies by the predictor's own matrix and knows "
                 f"only BasePredictor's way of using it, got {type(self.predictor).__name__}. Use CrossEntropy."
             )
+        if not getattr(self.decoder, "gives_attention", False):
+            raise UserError(
+                "MODEL.DECODER: GroundedCaptioner needs a decoder that gives the attention behind every word, such as "
+                f"SSAttentionDecoder, got {type(self.decoder).__name__}. For the plain Up-Down decoder set "
+                "MODEL.DECODER: SSAttentionDecoder and MODEL.SS_ATTENTION.ENABLED: False; weights of the stock decoder "
+                "load there."
+            )
         self.share_region_dropout = share_region_dropout
         self.fuse_loss = fuse_loss
         self.captured = CapturedForcing() if capture_graphs else None
@@ -94,6 +101,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        cfg = completed(cfg)
         searcher = DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)
         if not issubclass(searcher, GroundedDecodeStrategy):
             raise UserError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from xmodaler_ssattn import keys, resident
+from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.resident import send
 
@@ -20,6 +21,12 @@ _REGION_KEYS = (kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.CLASS_PROBS)
 # Everything that has one row per image and region when the visual embedding reads it.
 PER_IMAGE = (*_REGION_KEYS, kfg.ATT_FEATS_LOC, kfg.ATT_MASKS)
 _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE)
+# What is collated when it is there, and then has to be there in every sample of the batch.
+_SAMPLE_KEYS = {
+    *_REQUIRED,
+    *(keys.CLASS_PROBS, keys.SIGMA, keys.HAS_BOXES, keys.REF_TOKENS_IDS, keys.RESIDENT, keys.RESIDENT_ROW),
+    *(kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS),
+}
 
 
 def collate(samples: list[dict], device: torch.device) -> dict:
@@ -31,18 +38,18 @@ def collate(samples: list[dict], device: torch.device) -> dict:
     (RESIDENT in the samples) are gathered there.
 
     Raises:
-        KeyError: a sample lacks a key of the contract.
-        ValueError: a sample has no region.
+        UserError: a sample lacks a key of the contract, has no region, or does not fit the others.
     """
     if not samples:
-        raise ValueError("collate: the batch is empty.")
+        raise UserError("collate: the batch is empty.")
+    _check(samples)
     first = samples[0]
     if keys.RESIDENT in first:
         rows = [sample[keys.RESIDENT_ROW] for sample in samples]
         on_device, counts = resident.find(first[keys.RESIDENT]).gather(rows, device)
         batch: dict = {}
     else:
-        on_device, counts = {}, _region_counts(samples)
+        on_device, counts = {}, [len(sample[kfg.ATT_FEATS]) for sample in samples]
         batch = {key: _pad([sample[key] for sample in samples], 0) for key in _REGION_KEYS if key in first}
         batch[keys.IMAGE_SIZE] = _stack([sample[keys.IMAGE_SIZE] for sample in samples])
     batch[kfg.ATT_MASKS] = (torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)).float()
@@ -70,19 +77,42 @@ def collate(samples: list[dict], device: torch.device) -> dict:
     return batch
 
 
-def _region_counts(samples: list[dict]) -> list[int]:
-    """The true number of regions of each image; refuses samples that are not ours, and images without regions."""
+def _check(samples: list[dict]) -> None:
+    """Refuse samples that do not fit the contract or each other, all at once, each by its image.
+
+    Raises:
+        UserError: see ``keys.py`` for what a sample holds.
+    """
+    problems = []
+    resident_ones = keys.RESIDENT in samples[0]
+    required = (kfg.IDS, keys.RESIDENT_ROW) if resident_ones else _REQUIRED
+    if kfg.SEQ_PER_SAMPLE in samples[0]:
+        required = (*required, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS)
+    wanted = {key for sample in samples for key in sample if key in _SAMPLE_KEYS} | set(required)
     for sample in samples:
-        missing = [key for key in _REQUIRED if key not in sample]
+        name = f"image {sample.get(kfg.IDS, '(no id)')}"
+        missing = sorted(wanted - set(sample))
         if missing:
-            raise KeyError(
-                f"The sample of image {sample.get(kfg.IDS, '(no id)')} lacks {', '.join(missing)}. GroundedCaptioner "
-                "works on samples of Flickr30kEntitiesDataset; set DATASETS.TRAIN, VAL and TEST to it, or return the "
-                "keys that xmodaler_ssattn/keys.py describes from your own dataset."
-            )
-        if len(sample[kfg.ATT_FEATS]) == 0:
-            raise ValueError(f"Image {sample[kfg.IDS]} has no region (K = 0): there is nothing to attend to.")
-    return [len(sample[kfg.ATT_FEATS]) for sample in samples]
+            problems.append(f"the sample of {name} lacks {', '.join(missing)}")
+            continue
+        if not resident_ones:
+            counts = {key: len(sample[key]) for key in _REGION_KEYS if key in wanted}
+            if counts[kfg.ATT_FEATS] == 0:
+                problems.append(f"{name} has no region (K = 0): there is nothing to attend to")
+            elif len(set(counts.values())) > 1:
+                problems.append(f"{name} has different numbers of regions: {counts}")
+        if kfg.SEQ_PER_SAMPLE in wanted:
+            captions = [int(sample[kfg.SEQ_PER_SAMPLE]), len(sample[kfg.G_TOKENS_IDS]), len(sample[kfg.G_TARGET_IDS])]
+            if set(captions) != {int(samples[0][kfg.SEQ_PER_SAMPLE])}:
+                problems.append(
+                    f"{name} has {captions[1]} captions, {captions[2]} targets and SEQ_PER_SAMPLE {captions[0]}; all "
+                    "samples of a batch need the same number"
+                )
+    raise_all(
+        problems,
+        "GroundedCaptioner cannot make a batch (it takes samples of Flickr30kEntitiesDataset, or of a dataset that "
+        "returns what xmodaler_ssattn/keys.py describes)",
+    )
 
 
 def _stack(values: list) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ss_attention_config
+from xmodaler_ssattn.config import add_ss_attention_config, completed
 from xmodaler_ssattn.errors import raise_all
-from xmodaler_ssattn.host import DECODER_REGISTRY, META_ARCH_REGISTRY, Decoder, configurable, kfg
+from xmodaler_ssattn.host import DECODER_REGISTRY, Decoder, configurable, kfg
 from xmodaler_ssattn.modeling import rollout
 from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.ss_attention import (
@@ -31,6 +31,7 @@ from xmodaler_ssattn.modeling.ss_attention import (
     fuse_log,
     pool,
 )
+from xmodaler_ssattn.partners import needs_grounded_captioner
 from xmodaler_ssattn.precision import product_dtype
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class SSAttentionDecoder(Decoder):
         renormalize: with ``sum``, divide gamma by 1 + lambda.
         visual_bias: give W_v a bias, as the stock decoder does; the paper's equation has none.
     """
+
+    # GroundedCaptioner looks for this: every step gives ALPHA and GAMMA, and ``initial_states`` any number of rows.
+    gives_attention = True
 
     @configurable
     def __init__(
@@ -111,6 +115,7 @@ class SSAttentionDecoder(Decoder):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        cfg = completed(cfg)
         _check(cfg)
         ss, updown = cfg.MODEL.SS_ATTENTION, cfg.MODEL.UPDOWN
         raw = cfg.MODEL.VISUAL_EMBED.IN_DIM
@@ -318,13 +323,9 @@ def _check(cfg) -> None:
     """Refuse settings that cannot work, all at once."""
     ss = cfg.MODEL.SS_ATTENTION
     problems = []
-    meta = cfg.MODEL.META_ARCHITECTURE
-    # Another project may derive a meta-architecture from ours; what counts is that it hands on our keys.
-    if not getattr(META_ARCH_REGISTRY.get(meta), "carries_region_inputs", False):
-        problems.append(
-            f"MODEL.META_ARCHITECTURE: SSAttentionDecoder works inside GroundedCaptioner, got {meta!r}, whose "
-            "preprocess_batch drops positions and class probabilities. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
-        )
+    if ss.ENABLED:  # else gamma = alpha, which reads nothing that a stock meta-architecture drops
+        reason = "whose preprocess_batch drops positions, class probabilities and the raw features"
+        problems += filter(None, [needs_grounded_captioner(cfg, "SSAttentionDecoder", reason)])
     for name, allowed in (
         ("ACTIVATION", tuple(ACTIVATIONS)),
         ("SPATIAL_INPUT", ("p", "v")),

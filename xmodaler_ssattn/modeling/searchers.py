@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_decoding
 from xmodaler_ssattn.modeling.words import draw_words
+from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import at_least_float32
 
 UNK = "UNK"
@@ -29,7 +31,12 @@ SHRINK_AT = 0.75
 
 
 def check_vocabulary(cfg) -> None:
-    """Refuse a config whose vocabulary file is missing or does not fit MODEL.VOCAB_SIZE."""
+    """Refuse a config whose vocabulary file is missing or does not fit MODEL.VOCAB_SIZE.
+
+    As in X-modaler, an empty INFERENCE.VOCAB means that no words will be written, for a project that only trains.
+    """
+    if not cfg.INFERENCE.VOCAB:
+        return
     path = Path(cfg.INFERENCE.VOCAB)
     if not path.is_file():
         raise UserError(
@@ -98,6 +105,8 @@ class GroundedDecodeStrategy(DecodeStrategy):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        cfg = completed(cfg)
+        require_grounded_captioner(cfg, cls.__name__, "which does not carry the attention from word to word")
         check_vocabulary(cfg)
         if cfg.INFERENCE.GROUND_BY not in GROUND_BY:
             raise UserError(f"INFERENCE.GROUND_BY: expected one of {GROUND_BY}, got {cfg.INFERENCE.GROUND_BY!r}.")
@@ -118,6 +127,11 @@ class GroundedDecodeStrategy(DecodeStrategy):
 
     def forward(self, batched_inputs: dict, output_sents: bool, model) -> dict:
         """Decode a preprocessed batch; with ``output_sents`` OUTPUT holds one GroundedCaption an image."""
+        if output_sents and self.vocab is None:
+            raise UserError(
+                "INFERENCE.VOCAB is empty, so word ids cannot be written as words. Set it to the vocabulary file, one "
+                "word per line, or call the model with output_sents False."
+            )
         inputs = model.encode(batched_inputs)
         out = self._forward(inputs, model)
         if output_sents:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.host import EMBEDDING_REGISTRY, VisualBaseEmbedding, kfg
 from xmodaler_ssattn.modeling.ss_attention import SPATIAL_SIZE
+from xmodaler_ssattn.partners import require_grounded_captioner
 
 
 @EMBEDDING_REGISTRY.register()
@@ -22,6 +24,10 @@ class SpatialSemanticEmbedding(VisualBaseEmbedding):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        cfg = completed(cfg)
+        require_grounded_captioner(
+            cfg, "SpatialSemanticEmbedding", "whose preprocess_batch drops positions and class probabilities"
+        )
         arguments = super().from_config(cfg)
         arguments["in_dim"] += SPATIAL_SIZE + cfg.MODEL.SS_ATTENTION.NUM_CLASSES
         return arguments

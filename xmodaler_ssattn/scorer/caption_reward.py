@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.vocabulary import END
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
+from xmodaler_ssattn.partners import needs_grounded_captioner
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 from xmodaler_ssattn.scorer.grounded_words import grounded_share
 from xmodaler_ssattn.scorer.references import References, read_references, references_path
@@ -38,7 +40,7 @@ class CiderD:
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        return {"frequencies": DocumentFrequencies.of(_references(cfg).captions.values())}
+        return {"frequencies": DocumentFrequencies.of(_references(completed(cfg)).captions.values())}
 
     def compute_score(
         self, gts: Sequence[Sequence[Sequence[int]]], res: Sequence[Sequence[int]]
@@ -91,6 +93,7 @@ class GroundedScorer:
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        cfg = completed(cfg)
         check_scorer_config(cfg)
         references = _references(cfg)
         weight = cfg.SCORER.GROUNDING_WEIGHT
@@ -174,6 +177,9 @@ def check_scorer_config(cfg: Any) -> None:
         problems.append(f"SCORER.WEIGHTS: expected a number for each of SCORER.TYPES, got {scorer.WEIGHTS!r}.")
     if scorer.EOS_ID != END:
         problems.append(f"SCORER.EOS_ID: expected {END}, which ends every caption here, got {scorer.EOS_ID!r}.")
+    if scorer.GROUNDING_WEIGHT > 0:
+        reason = "which does not say on which region a drawn word rests"
+        problems += filter(None, [needs_grounded_captioner(cfg, "SCORER.GROUNDING_WEIGHT", reason)])
     if not scorer.GROUNDING_WEIGHT >= 0:
         problems.append(f"SCORER.GROUNDING_WEIGHT: expected a number >= 0, got {scorer.GROUNDING_WEIGHT!r}.")
     problems += unread_files(cfg)

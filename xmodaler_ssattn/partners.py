@@ -1,0 +1,42 @@
+"""Which of the host's classes ours work with, asked where a class of ours reads its config.
+
+GroundedCaptioner hands positions, class probabilities, boxes and the attention on; X-modaler's own meta-architectures
+drop every batch key that they do not know. What needs those keys refuses other meta-architectures here, before any data
+is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import META_ARCH_REGISTRY
+
+
+def captioner_is_grounded(cfg: Any) -> bool:
+    """Whether MODEL.META_ARCHITECTURE names GroundedCaptioner or a class derived from it."""
+    return getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "carries_region_inputs", False)
+
+
+def needs_grounded_captioner(cfg: Any, name: str, reason: str) -> str | None:
+    """A sentence for a config whose meta-architecture cannot work with the class ``name``, else None."""
+    if captioner_is_grounded(cfg):
+        return None
+    return (
+        f"MODEL.META_ARCHITECTURE: {name} works only inside GroundedCaptioner, got {cfg.MODEL.META_ARCHITECTURE!r}, "
+        f"{reason}. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
+    )
+
+
+def require_grounded_captioner(cfg: Any, name: str, reason: str) -> None:
+    """Refuse a meta-architecture that cannot work with the class ``name``.
+
+    Args:
+        reason: what the other meta-architecture does or lacks, beginning with "which" or "whose".
+
+    Raises:
+        UserError: MODEL.META_ARCHITECTURE is not GroundedCaptioner, nor derived from it.
+    """
+    problem = needs_grounded_captioner(cfg, name, reason)
+    if problem:
+        raise UserError(problem)
