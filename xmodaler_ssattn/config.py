@@ -106,6 +106,12 @@ def add_ssattn_config(cfg: Any) -> None:
         # Training may start from MODEL.WEIGHTS that lack some of the model's weights, such as a stock Up-Down's; those
         # keep their draw and are named in the log. False: such a file is refused, as it always is for evaluation.
         PARTIAL_WEIGHTS=False,
+        # sha256 of the word list that the model is trained with, one word per line (modeling/word_list.py), and of the
+        # files that its regions come from: the detector's class list and weights. `xmodaler train` writes them into
+        # OUTPUT_DIR/config.yaml; another word list is then refused, other regions are warned of. "": not known.
+        VOCABULARY_SHA256="",
+        CLASSES_SHA256="",
+        DETECTOR_SHA256="",
         # Threads of torch's products on a CPU, set by `xmodaler train`; 0: torch's own choice.
         CPU_THREADS=0,
         # True: an image's captions share one dropout mask on its embedded regions, so that W_v V, too, is computed once

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.add_argument("--all", action="store_true", help=f"read all features, not those of {SAMPLE_IMAGES} images")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options at the end")
+    add_config_options(parser)
     parser.set_defaults(run=run)
 
 

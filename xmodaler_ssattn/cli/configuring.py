@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from xmodaler_ssattn import host
+from xmodaler_ssattn.cli.options import pairs_of
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import add_config, get_cfg
 
@@ -36,11 +37,9 @@ def load_config(config_file: str, opts: list[str] = (), *, data: str | None = No
         UserError: missing file, unsafe or broken yaml, unknown keys, values of the wrong type, weights
             in a pickle file.
     """
-    if len(opts) % 2:
-        raise UserError(f"Config options come as KEY VALUE pairs; got {len(opts)} words: {' '.join(opts)}")
+    pairs = pairs_of(opts)
     cfg = get_cfg()
     loaded = _read_yaml(cfg, config_file)
-    pairs = list(zip(opts[::2], opts[1::2], strict=True))
     model = loaded.setdefault("MODEL", type(cfg)())
     if not isinstance(model, dict):
         raise UserError(f"{config_file}: MODEL must hold keys of its own, got {model!r}.")

@@ -9,6 +9,8 @@ import os
 import sys
 
 from xmodaler_ssattn import __version__
+from xmodaler_ssattn.cli.options import Parser
+from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import HOST_ERRORS, HostError
 
@@ -43,7 +45,7 @@ without either:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="xmodaler",
         description="Spatial-Semantic Attention for grounded image captioning, on X-modaler.",
         epilog=EPILOG,
@@ -59,9 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 a mistake in the input, 3 done but for the pictures listed, 130
     interrupted."""
+    accept_all_characters()
     args = build_parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except (UserError, HostError, *HOST_ERRORS) as error:
         print(f"xmodaler: error: {error}", file=sys.stderr)
         return 2

@@ -6,11 +6,18 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.cli.identity import data_facts, record_identity
+from xmodaler_ssattn.cli.options import add_config_options
+from xmodaler_ssattn.cli.output import accept_all_characters
+from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, SameRun, check_same_run, settings_of, stored_run
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.modeling.word_list import STATE, check_words, from_state
 
 
 def add_parser(subparsers) -> None:
@@ -29,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     if training:
-        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+        parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
         parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or the last checkpoint)")
     else:
         parser.set_defaults(resume=False, eval_only=True)
@@ -39,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
     # One port a user, as in X-modaler, so that an orphaned run shows as a port in use.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="for several processes")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options at the end")
+    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,28 +57,47 @@ def run(args: argparse.Namespace) -> int:
     print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
     prepare_sample(cfg)
     check_files(cfg)
+    record_identity(cfg, args.config_file)
     if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
-        raise UserError("--eval-only needs MODEL.WEIGHTS FILE at the end, or --resume for the last checkpoint.")
+        raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
     if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
         raise UserError(
             f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: drawn captions "
             "and their rewards come from SelfCriticalTrainer alone; the *_rl.yaml configs set both."
         )
+    facts = {} if args.eval_only else data_facts(cfg)
+    if args.resume and not args.eval_only:
+        check_resume(cfg, args.num_gpus * args.num_machines, facts)
     host.launch(
         run_host,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args, cfg),
+        args=(args, cfg, facts),
     )
     return 0
 
 
-def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
+def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
+    """Refuse to resume another run before anything in its folder changes; see ``engine/resume.py``."""
+    stored = stored_run(Path(cfg.OUTPUT_DIR))
+    if stored is None:
+        return
+    where = f"The last checkpoint in {cfg.OUTPUT_DIR}"
+    check_words(stored["settings"].get("MODEL.VOCABULARY_SHA256", ""), cfg.MODEL.VOCABULARY_SHA256, where)
+    batch = cfg.DATALOADER.TRAIN_BATCH_SIZE
+    now = {**facts, IMAGES_PER_STEP: batch * processes, "DATALOADER.TRAIN_BATCH_SIZE": batch}
+    check_same_run(stored, {"settings": settings_of(cfg), "facts": now}, where)
+
+
+def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:
     """One process of a run: set up the host, build its trainer, train or evaluate.
 
     Lives in this package, so that a spawned process imports it and with it registers our classes.
+
+    Args:
+        facts: what must be equal when the run is resumed, beyond its config; see ``engine/resume.py``.
 
     Returns:
         with ``--eval-only`` the scores of val and test; else an empty dict (they are in metrics.json).
@@ -82,6 +108,7 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
     from xmodaler_ssattn.cli.overlays import overlay_hook
     from xmodaler_ssattn.engine.best import best_hook
 
+    accept_all_characters()  # a spawned process has not been through the command line's entry point
     cfg.freeze()
     if cfg.MODEL.CPU_THREADS > 0:
         torch.set_num_threads(cfg.MODEL.CPU_THREADS)
@@ -98,9 +125,14 @@ def run_host(args: argparse.Namespace, cfg: Any) -> dict[str, float]:
             )
     if args.resume and not trainer.checkpointer.has_checkpoint():
         logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
-    trainer.resume_or_load(resume=args.resume)
-    if args.eval_only:
+    if args.eval_only:  # weights alone: batch size, schedule and losses of the run do not matter
+        resuming = args.resume and trainer.checkpointer.has_checkpoint()
+        path = trainer.checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
+        check_weights(path, host.comm.unwrap_model(trainer.model))
+        trainer.checkpointer.load(path, checkpointables=[])
         return evaluate_splits(trainer)
+    trainer.register_hooks([SameRun(cfg, facts)])
+    trainer.resume_or_load(resume=args.resume)
     trainer.register_hooks([hook for hook in (overlay_hook(cfg), best_hook(cfg)) if hook is not None])
     trainer.train()
     return {}
@@ -143,7 +175,8 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
         the names of the weights that the file lacks; empty unless ``partial``.
 
     Raises:
-        UserError: the file is no checkpoint, or its names or shapes are another model's; all are counted.
+        UserError: the file is no checkpoint, was trained with another word list, or its names or shapes are another
+            model's; all are counted.
     """
     import pickle
 
@@ -161,6 +194,9 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
     if not isinstance(stored, dict) or not all(isinstance(weight, torch.Tensor) for weight in stored.values()):
         raise UserError(f'MODEL.WEIGHTS: {path} holds no weights by name, which a checkpoint has under "model".')
     wanted = model.state_dict()
+    own, trained = wanted.pop(STATE, None), stored.pop(STATE, None)
+    if own is not None and trained is not None:
+        check_words(from_state(trained), from_state(own), f"MODEL.WEIGHTS {path}")
     problems = []
     fresh = sorted(wanted.keys() - stored.keys())
     if partial and len(fresh) == len(wanted):

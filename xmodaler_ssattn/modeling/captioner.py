@@ -40,6 +40,7 @@ from xmodaler_ssattn.modeling.searchers import READ_PER_STEP, GroundedDecodeStra
 from xmodaler_ssattn.modeling.ss_attention import dead_share_warning, extended_mask
 from xmodaler_ssattn.modeling.teacher_forcing import ways_agree, word_states
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
+from xmodaler_ssattn.modeling.word_list import accept_weights_without, check_words, from_state, to_state, words_sha256
 from xmodaler_ssattn.modeling.words import draw_words, packs
 from xmodaler_ssattn.precision import at_least_float32
 
@@ -98,6 +99,19 @@ class GroundedCaptioner(BaseEncoderDecoder):
         self._steps_seen = 0
         # Whether the two ways of teacher forcing give the same; None until the first training step compares them.
         self._ways_agree: bool | None = None
+        # Index 0 of the host's list is the end mark.
+        self.words_sha256 = words_sha256((self.greedy_decoder.vocab or [])[1:])
+        self.register_load_state_dict_post_hook(accept_weights_without)
+
+    def get_extra_state(self) -> Tensor:
+        """The word list's digest, saved with the weights; see ``word_list.py``."""
+        return to_state(self.words_sha256)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse weights of another word list; called by ``load_state_dict``."""
+        trained = from_state(state)
+        check_words(trained, self.words_sha256, "The weights")
+        self.words_sha256 = self.words_sha256 or trained
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -110,6 +124,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
             )
         check_vocabulary(cfg)
         arguments = super().from_config(cfg)
+        words = words_sha256((arguments["beam_searcher"].vocab or [])[1:])
+        check_words(cfg.MODEL.VOCABULARY_SHA256, words, "MODEL.VOCABULARY_SHA256 of the config")
         # The host fetches its greedy decoder by the fixed name "GreedyDecoder", which knows no UNK.
         arguments["greedy_decoder"] = DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg)
         arguments["gt_attention"] = cfg.INFERENCE.GT_ATTENTION

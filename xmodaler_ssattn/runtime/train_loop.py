@@ -40,6 +40,10 @@ class HookBase:
     def after_step(self) -> None:
         """After each step."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this hook; a hook that returns something needs ``load_state_dict`` too."""
+        return {}
+
 
 class TrainerBase:
     """A loop with hooks; a subclass writes ``run_step``.
@@ -109,7 +113,15 @@ class TrainerBase:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iteration": self.iter}
+        """The iteration, and the states of the hooks that have one, by the names of their classes."""
+        hooks = {type(hook).__qualname__: state for hook in self._hooks if (state := hook.state_dict())}
+        return {"iteration": self.iter, **({"hooks": hooks} if hooks else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.iter = state_dict["iteration"]
+        hooks = {type(hook).__qualname__: hook for hook in self._hooks}
+        for name, state in state_dict.get("hooks", {}).items():
+            if name in hooks:
+                hooks[name].load_state_dict(state)
+            else:
+                logger.warning("The checkpoint has a state of the hook %s, which this run does not have.", name)

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from . import comm, hooks
-from .checkpoint import XmodalerCheckpointer, read_plain, whole_file
+from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain, whole_file
 from .config import CfgNode, ConfigError
 from .constants import kfg
 from .data import build_xmodaler_train_loader, build_xmodaler_valtest_loader
@@ -242,18 +242,32 @@ class DefaultTrainer(TrainerBase):
     # --- resuming ----------------------------------------------------------------------------------------
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the output folder's last checkpoint, or without one load ``MODEL.WEIGHTS``."""
+        """Continue from the output folder's last checkpoint, or without one load ``MODEL.WEIGHTS``.
+
+        Raises:
+            CheckpointError: it is of another model, its epochs have another number of iterations, or it has more epochs
+                behind it than SOLVER.EPOCH.
+        """
         self._resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if self._resumed:
-            self.start_iter = self.iter + 1  # self.iter is the last iteration that was done
-            if self.start_iter % self.iters_per_epoch:
-                logger.warning(
-                    "The checkpoint ends at iteration %d, which is no end of an epoch of %d iterations: the batch size "
-                    "or the data are not those of the run that wrote it.",
-                    self.iter,
-                    self.iters_per_epoch,
-                )
+        if not self._resumed:
+            return
+        self.start_iter = self.iter + 1  # self.iter is the last iteration that was done
+        if self.start_iter % self.iters_per_epoch:
+            self._refuse_to_resume(f"it ends after {self.start_iter} iterations, which are not whole epochs")
+        if self.start_iter > self.max_iter:
+            self._refuse_to_resume(
+                f"it has {self.start_iter // self.iters_per_epoch} epochs behind it and SOLVER.EPOCH is "
+                f"{self.cfg.SOLVER.EPOCH}"
+            )
+
+    def _refuse_to_resume(self, why: str) -> None:
+        raise CheckpointError(
+            f"Cannot resume from the last checkpoint in {self.cfg.OUTPUT_DIR}: {why}. One epoch now has "
+            f"{self.iters_per_epoch} iterations of {self.cfg.DATALOADER.TRAIN_BATCH_SIZE} images in each of "
+            f"{comm.get_world_size()} process(es). Resume with the batch size, processes and data of the run that "
+            "wrote it, or start a new run from its weights: MODEL.WEIGHTS and another OUTPUT_DIR."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -263,10 +277,14 @@ class DefaultTrainer(TrainerBase):
             "ss_prob": self.ss_prob,
             "random_states": self._random_states,
             "save_id": self._save_id,
+            "iters_per_epoch": self.iters_per_epoch,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        stored = state_dict.get("iters_per_epoch", self.iters_per_epoch)
+        if stored != self.iters_per_epoch:  # epochs, schedule and evaluations are counted in iterations
+            self._refuse_to_resume(f"one epoch of it has {stored} iterations")
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.scheduler.load_state_dict(state_dict["scheduler"])
         self.ss_prob = state_dict.get("ss_prob", 0.0)

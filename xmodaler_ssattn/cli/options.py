@@ -1,0 +1,58 @@
+"""KEY VALUE pairs and options in any order, for the commands that read a config."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from xmodaler_ssattn.errors import raise_all
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command take KEY VALUE pairs; they come as ``args.opts``, a flat list."""
+    parser.add_argument_group(
+        "config options", "KEY VALUE pairs, before, between or after the options, such as SOLVER.EPOCH 10"
+    )
+    parser.set_defaults(opts=[], takes_pairs=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """Puts the words that are no options into ``args.opts``, for commands with ``add_config_options``.
+
+    argparse itself has REMAINDER for this, which takes every option behind the first pair for a config key.
+    """
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        known, rest = self.parse_known_args(args, namespace)
+        if getattr(known, "takes_pairs", False):
+            known.opts = rest
+        elif rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return known
+
+
+def pairs_of(words: Sequence[str]) -> list[tuple[str, str]]:
+    """[KEY, VALUE, KEY, VALUE, ...] as pairs. A value may begin with one dash, such as -1.
+
+    Raises:
+        UserError: unknown options and keys without a value, all of them.
+
+    >>> pairs_of(["LOSSES.GROUNDING.MU", "-1", "SEED", "3"])
+    [('LOSSES.GROUNDING.MU', '-1'), ('SEED', '3')]
+    """
+    pairs, problems = [], []
+    words = [str(word) for word in words]
+    position = 0
+    while position < len(words):
+        key, value = words[position], words[position + 1] if position + 1 < len(words) else None
+        position += 1
+        if key.startswith("-"):
+            problems.append(f"there is no option {key}; --help lists the options")
+        elif value is None or value.startswith("--"):
+            problems.append(f"{key} has no value")
+        else:
+            pairs.append((key, value))
+            position += 1
+    raise_all(problems, f"Config options come as KEY VALUE pairs; got {len(words)} words: {' '.join(words)}")
+    return pairs

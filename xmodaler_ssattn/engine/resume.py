@@ -1,0 +1,151 @@
+"""A resumed run is the run that was interrupted: what must be equal is compared, and named when it is not.
+
+Both hosts restore weights, optimiser, schedule and iteration, and count epochs in iterations. So a setting that was
+changed in between has no effect (BASE_LR: the optimiser's own rates come back from the file), moves every epoch
+(TRAIN_BATCH_SIZE, processes, images), or makes one half of the run another experiment (losses, data). A hook keeps the
+settings and facts of the run in the checkpoint, where each host stores the states of its hooks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import read_text
+from xmodaler_ssattn.host import HookBase, comm
+
+LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
+# Config keys and groups that may differ. All others, those of foreign classes included, must be equal.
+MAY_DIFFER = (
+    # Where things lie; what they hold is compared by the facts.
+    "OUTPUT_DIR", "DATALOADER.ANNO_FOLDER", "DATALOADER.REGIONS", "INFERENCE.VOCAB", "INFERENCE.PICTURES",
+    "INFERENCE.VAL_ANNFILE", "INFERENCE.TEST_ANNFILE", "MODEL.WEIGHTS", "MODEL.PARTIAL_WEIGHTS",
+    # How it is computed.
+    "MODEL.DEVICE", "MODEL.CPU_THREADS", "MODEL.CAPTURE_GRAPHS", "DATALOADER.CACHE", "DATALOADER.NUM_WORKERS",
+    "CUDNN_BENCHMARK", "SOLVER.AMP",
+    # The product with the number of processes is one of the facts.
+    "DATALOADER.TRAIN_BATCH_SIZE",
+    # The embedded runtime restores the random states, so that the seed is not read again; upstream begins with it.
+    "SEED", "VERSION",
+    # For how long, and what is saved and measured on the way.
+    "SOLVER.EPOCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EVAL_PERIOD", "SOLVER.WRITE_PERIOD", "DATASETS.VAL",
+    "DATASETS.TEST", "DATALOADER.TEST_BATCH_SIZE", "DECODE_STRATEGY.NAME", "DECODE_STRATEGY.BEAM_SIZE",
+    "INFERENCE.NAME", "INFERENCE.METRICS", "INFERENCE.FINAL_METRICS", "INFERENCE.GT_ATTENTION",
+    "INFERENCE.SAVE_ATTENTION", "INFERENCE.VAL_EVAL_START", "INFERENCE.TEST_EVAL_START",
+)  # fmt: skip
+IMAGES_PER_STEP = "images per step (DATALOADER.TRAIN_BATCH_SIZE times processes)"
+ITERATIONS = "iterations per epoch"
+
+
+def settings_of(cfg: Any) -> dict[str, Any]:
+    """A config of either host as {dotted key: plain value}."""
+    return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
+
+
+def _flatten(node: Mapping, prefix: str):
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check_same_run(stored: Mapping[str, Mapping], now: Mapping[str, Mapping], where: str) -> None:
+    """Refuse to resume another run; log what may differ and does.
+
+    Args:
+        stored, now: {"settings": {key: value}, "facts": {what: value}} of the checkpoint and of this run. What only
+            one of them has is not compared.
+        where: the checkpoint, for the message.
+
+    Raises:
+        UserError: every value that must be equal and is not, both times with both values.
+    """
+    problems = []
+    for key in _changed(stored["settings"], now["settings"]):
+        sentence = f"{key}: {stored['settings'][key]!r} in the checkpoint, {now['settings'][key]!r} now"
+        if key in MAY_DIFFER:
+            logging.getLogger(__name__).info("Resuming with another %s.", sentence)
+        else:
+            problems.append(sentence)
+    for what in _changed(stored["facts"], now["facts"]):
+        problems.append(f"{what}: {stored['facts'][what]} in the checkpoint, {now['facts'][what]} now")
+    if problems:
+        problems.append(
+            "resume with the values of the checkpoint (config.yaml beside it), or start a new run from its weights: "
+            "MODEL.WEIGHTS and another OUTPUT_DIR"
+        )
+    raise_all(problems, f"{where}: --resume continues the same run, and this is another one")
+
+
+def _changed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [key for key in stored if key in now and stored[key] != now[key]]
+
+
+def stored_run(folder: Path) -> dict[str, dict] | None:
+    """What the last checkpoint in ``folder`` says about its run.
+
+    A checkpoint from before there was such a state: the settings of ``config.yaml`` beside it; {} as facts.
+
+    Returns:
+        {"settings": ..., "facts": ...}, or None without a checkpoint.
+    """
+    pointer = folder / LAST_CHECKPOINT
+    if not pointer.is_file():
+        return None
+    checkpoint = folder / Path(read_text(pointer, "The name of the last checkpoint").strip()).name
+    if not checkpoint.is_file():
+        raise UserError(f"{pointer} names {checkpoint.name}, but there is no such file in {folder}.")
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    state = content.get("trainer", {}).get("hooks", {}).get(SameRun.__qualname__)
+    if state is not None:
+        return state
+    config = folder / "config.yaml"
+    settings = yaml.safe_load(read_text(config, "The config of the run")) if config.is_file() else {}
+    settings = dict(_flatten(settings, ""))
+    batch = settings.get("DATALOADER.TRAIN_BATCH_SIZE")
+    return {"settings": settings, "facts": {} if batch is None else {"DATALOADER.TRAIN_BATCH_SIZE": batch}}
+
+
+class SameRun(HookBase):
+    """Keeps the run's settings and facts in its checkpoints, and compares them when one is loaded.
+
+    Register it before ``resume_or_load``.
+
+    Args:
+        cfg: the run's config.
+        facts: what else must be equal, {what: plain value}, such as digests of the data.
+    """
+
+    def __init__(self, cfg: Any, facts: Mapping[str, Any]) -> None:
+        self._settings, self._facts = settings_of(cfg), dict(facts)
+
+    def state_dict(self) -> dict[str, dict]:
+        loader = self.trainer.train_data_loader
+        facts = {
+            ITERATIONS: self.trainer.iters_per_epoch,
+            IMAGES_PER_STEP: self._settings["DATALOADER.TRAIN_BATCH_SIZE"] * comm.get_world_size(),
+        }
+        if hasattr(loader, "dataset"):
+            facts["training images"] = len(loader.dataset)
+        return {"settings": self._settings, "facts": {**facts, **self._facts}}
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        """Called by the host, after the iteration and before the optimiser are restored.
+
+        Raises:
+            UserError: it is another run, or a shorter one than what the checkpoint has behind it.
+        """
+        check_same_run(state, self.state_dict(), self.trainer.cfg.OUTPUT_DIR)
+        trainer = self.trainer
+        if trainer.iter + 1 > trainer.max_iter:
+            raise UserError(
+                f"SOLVER.EPOCH is {trainer.cfg.SOLVER.EPOCH}, but the checkpoint in {trainer.cfg.OUTPUT_DIR} has "
+                f"{(trainer.iter + 1) // trainer.iters_per_epoch} epochs behind it; there is nothing to resume."
+            )

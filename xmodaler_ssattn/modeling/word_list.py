@@ -1,0 +1,69 @@
+"""Weights belong to one word list: a digest of it travels with them, so that another list is refused, not spoken.
+
+Two lists of the same length give two models of the same shapes. Without the digest, the second list would turn every
+word of a caption into another one without an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from xmodaler_ssattn.errors import UserError
+
+STATE = "_extra_state"
+"""The name of the digest in a captioner's state dict, torch's own for ``get_extra_state``."""
+UNKNOWN = bytes(hashlib.sha256().digest_size)
+
+
+def words_sha256(words: Sequence[str] | None) -> str:
+    """The sha256 of a word list, one word per line in the order of the indices 1 .. n; "" for no list.
+
+    >>> words_sha256(["a", "dog", "UNK"])[:16]
+    '2bc7c6a49ebfa159'
+    """
+    return hashlib.sha256("\n".join(words).encode("utf-8")).hexdigest() if words else ""
+
+
+def to_state(sha256: str) -> Tensor:
+    """(32,) uint8: the bytes of the digest, zeros for ""."""
+    return torch.tensor(list(bytes.fromhex(sha256) if sha256 else UNKNOWN), dtype=torch.uint8)
+
+
+def from_state(state: Tensor) -> str:
+    """The inverse of ``to_state``."""
+    digest = bytes(state.tolist())
+    return "" if digest == UNKNOWN else digest.hex()
+
+
+def check_words(trained: str, own: str, what: str) -> None:
+    """Refuse weights of another word list; "" on either side means that it is not known.
+
+    Args:
+        trained: digest of the list that the weights were trained with.
+        own: digest of the list that INFERENCE.VOCAB names now.
+        what: what was trained, the subject of the message, such as ``"MODEL.WEIGHTS run/model_final.pth"``.
+
+    Raises:
+        UserError: the two differ; both digests are named.
+    """
+    if trained and own and trained != own:
+        raise UserError(
+            f"{what}: trained with another word list (sha256 {trained[:16]}) than INFERENCE.VOCAB holds now (sha256 "
+            f"{own[:16]}). A word's index would mean another word. Give the vocabulary.txt of that training, which "
+            "`xmodaler prepare annotations` wrote beside its annotations (INFERENCE.VOCAB, or --data, or "
+            "--vocabulary), or train a model for the new list."
+        )
+
+
+def accept_weights_without(module: nn.Module, incompatible) -> None:
+    """A hook after loading: weights that were saved before there was a digest load with a warning."""
+    for name in [name for name in incompatible.missing_keys if name.rpartition(".")[2] == STATE]:
+        incompatible.missing_keys.remove(name)
+        logging.getLogger(__name__).warning(
+            "The weights do not say which word list they were trained with; INFERENCE.VOCAB is taken to be that list."
+        )
