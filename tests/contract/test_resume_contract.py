@@ -1,4 +1,4 @@
-"""What a run is tied to, on either host: its settings and data when it is resumed, its word list wherever it is loaded."""
+"""What a run is tied to, on either host: its settings and data when resumed, its word list wherever it is loaded."""
 
 import logging
 from pathlib import Path

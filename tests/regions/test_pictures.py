@@ -1,6 +1,7 @@
 """Pictures of every kind become upright BGR bytes, or an error with the file's name."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -70,6 +71,47 @@ def test_cmyk_is_converted(tmp_path):
     assert np.abs(pixels.astype(int) - colours()[:, :, ::-1].astype(int)).mean() < 6
 
 
+@pytest.mark.parametrize("brightest", [1, 255, 65535, 2**31 - 1])
+def test_a_tiff_of_32_bit_integers_has_no_brightest_value_and_is_refused_whatever_it_holds(tmp_path, brightest):
+    """Read as 16 bits, values up to 255 would give a black picture, and larger ones would wrap."""
+    values = np.linspace(0, brightest, HEIGHT * WIDTH).astype(np.int32).reshape(HEIGHT, WIDTH)
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=rf"a\.tiff: its pixels are 32-bit numbers \(0 to {brightest}\).*8 or 16 bits"):
+        read_picture(tmp_path / "a.tiff")
+
+
+def tiff(bits, data, photometric=1, kind=1):
+    """A grey TIFF of one strip, HEIGHT x WIDTH; photometric 0: zero is white; kind 2: signed."""
+    values = {256: WIDTH, 257: HEIGHT, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: HEIGHT, 339: kind}
+    values[279] = len(data)
+    values[273] = 8 + 2 + 12 * len(values) + 4  # where the pixels begin
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(values.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4) + data
+
+
+def test_twelve_bits_are_cut_to_their_upper_eight_and_not_read_as_sixteen(tmp_path):
+    values = np.arange(HEIGHT * WIDTH) * 6  # 0 to 3594
+    pairs = values.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+    (tmp_path / "a.tiff").write_bytes(tiff(12, packed.astype(np.uint8).tobytes()))
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tiff")[:, :, 0].ravel(), values // 16)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "u1"), (16, "<u2")])
+def test_a_tiff_whose_zero_is_white_is_turned_round(tmp_path, bits, kind):
+    values = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).astype(kind)
+    (tmp_path / "a.tiff").write_bytes(tiff(bits, values.tobytes(), photometric=0))
+    pixels = read_picture(tmp_path / "a.tiff")[:, :, 0].ravel()
+    np.testing.assert_array_equal(pixels, 255 - (values >> (bits - 8)))
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "i1"), (16, "<i2")])
+def test_signed_numbers_are_refused(tmp_path, bits, kind):
+    (tmp_path / "a.tiff").write_bytes(tiff(bits, np.arange(HEIGHT * WIDTH).astype(kind).tobytes(), kind=2))
+    with pytest.raises(UserError, match=rf"its pixels are signed {bits}-bit numbers"):
+        read_picture(tmp_path / "a.tiff")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_sixteen_bits_keep_their_upper_eight(tmp_path, suffix):
     values = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
@@ -82,6 +124,16 @@ def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("#ff0000", "#0000ff")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(read_picture(tmp_path / "a.gif")[0, 0], [0, 0, 255])
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".tiff", ".webp", ".png"])
+def test_of_several_frames_or_pages_it_is_said_that_the_first_one_is_used(tmp_path, caplog, suffix):
+    read_picture(save(tmp_path / f"one{suffix}"))
+    assert not caplog.records
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("#ff0000", "#0000ff")]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+    assert read_picture(tmp_path / f"a{suffix}")[0, 0, 2] > 250  # red
+    assert f"a{suffix}: it has several frames or pages; the first one is used" in caplog.text
 
 
 # What to do with the stored rows and columns so that the picture stands upright, by the EXIF standard's table.

@@ -1,8 +1,9 @@
 """A picture file of any kind -> upright BGR pixels; what cannot be used is a clear error with the file's name.
 
 As cv2.imread reads it, which the published extractors used: EXIF rotation applied, grey and palette widened to three
-channels, transparency dropped (nothing is blended with a background), 16 bits cut to their upper 8, embedded colour
-profiles ignored, the first frame of an animation. CMYK goes through Pillow's conversion.
+channels, transparency dropped (nothing is blended with a background), 9 to 16 bits cut to their upper 8, embedded
+colour profiles ignored, the first frame of an animation or page of a TIFF file (the log says so). CMYK goes through
+Pillow's conversion. Numbers that have no brightest value are refused: 32-bit, signed and floating-point ones.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MIN_SIDE = 16
 MAX_PIXELS = 89_000_000
 
 _EXIF_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of TIFF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -60,7 +62,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
 
     Raises:
         UserError: no such file, no picture, damaged or cut short, smaller than MIN_SIDE on a side, more than
-            MAX_PIXELS, or pixels of a kind that has no colours (floating point, 32 bits).
+            MAX_PIXELS, or pixels of a kind that has no colours (floating point, signed, more than 16 bits).
     """
     path = Path(path)
     if not path.is_file():
@@ -72,6 +74,8 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
             # Pillow turns TIFF files while it loads them, and not every version of it then forgets the entry.
             turn = None if picture.format == "TIFF" else _UPRIGHT.get(_orientation(path, picture))
             rgb = _to_rgb(path, picture)
+            if picture.format != "MPO" and _has_more_frames(picture):  # MPO: a photograph with a preview behind it
+                logging.getLogger(__name__).warning("%s: it has several frames or pages; the first one is used.", path)
     except UserError:
         raise
     except PermissionError as error:
@@ -115,15 +119,30 @@ def _orientation(path: Path, picture: Image.Image) -> int:
         return 1
 
 
+def _has_more_frames(picture: Image.Image) -> bool:
+    try:
+        return getattr(picture, "n_frames", 1) > 1
+    except _DAMAGED:  # what comes behind the first one is of no use to us
+        return False
+
+
 def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise UserError(f"{path}: its pixels are floating-point numbers; save it with 8 bits a channel.")
-    if not picture.mode.startswith("I"):
+    bits = 16  # Pillow brings other formats than TIFF to 16 bits, when they have more than 8
+    signed = inverted = False
+    if picture.format == "TIFF":
+        bits = max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+        signed = any(kind != 1 for kind in picture.tag_v2.get(_SAMPLE_FORMAT, (1,)))
+        inverted = picture.tag_v2.get(_PHOTOMETRIC) == 0  # 0 is white, which Pillow turns round for 8 bits only
+    if not picture.mode.startswith("I") and not signed:
         return picture.convert("RGB")
-    values = np.asarray(picture)  # Pillow's own conversion of these clips at 255
-    if values.min() < 0 or values.max() > 0xFFFF:
+    values = np.asarray(picture).astype(np.int64)  # Pillow's own conversion of these clips at 255
+    if signed or bits > 16 or values.max() >= 1 << bits:
+        kind = f"signed {bits}-bit" if signed and bits <= 16 else f"{max(bits, 32)}-bit"
         raise UserError(
-            f"{path}: its pixels are 32-bit numbers ({values.min()} to {values.max()}); save it with 8 or "
-            "16 bits a channel."
+            f"{path}: its pixels are {kind} numbers ({values.min()} to {values.max()}), which have no agreed "
+            "brightest value; save it with 8 or 16 bits a channel."
         )
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    upper = (values >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - upper if inverted else upper).convert("RGB")
