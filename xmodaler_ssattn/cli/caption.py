@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xmodaler_ssattn.cli.extract import list_failed
+from xmodaler_ssattn.cli.output import printable
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8  # captioned together, when a detector gives the regions; printed as they come
 REGION_MAKER = "region_maker.npz"
+DRAWN_ONLY = (
+    "The captioner was trained on drawn scenes only, so the caption will have little to do with it; photographs need a "
+    "captioner and a detector that were trained on photographs."
+)
 PAGES = (".html", ".htm")
 
 TEXT = """\
@@ -113,14 +119,21 @@ def _check_arguments(args: argparse.Namespace) -> None:
 # --- where regions come from ---------------------------------------------------------------------------
 def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]:
     from xmodaler_ssattn.cli.captioning import check_fit
+    from xmodaler_ssattn.cli.identity import warn_of_other_regions
     from xmodaler_ssattn.data.regions import RegionStore
     from xmodaler_ssattn.report.pictures import find_pictures
 
     store = RegionStore(args.regions)
     check_fit(captioner, store.feature_dim, store.num_classes, args.regions)
+    warn_of_other_regions(captioner.cfg, store.attributes, args.regions)
+    if captioner.cfg.DATALOADER.SAMPLE_SCENES and not str(store.attributes.get("source")).startswith("sample scenes"):
+        _warn(f"{args.regions}: its regions are not of drawn scenes. {DRAWN_ONLY}")
     ids = store.ids.tolist() if args.ids is None else list(dict.fromkeys(args.ids))
-    for image_id in ids:
-        store.row(image_id)  # all of them are there, before the first one is captioned
+    empty = [image_id for image_id in ids if not store.num_boxes(image_id)]  # also: all of them are in the file
+    if empty:
+        raise UserError(
+            f"{args.regions}: {len(empty)} of the images have no region, so there is nothing to caption: {empty[:10]}"
+        )
     pictures = find_pictures(args.images, ids) if args.images else {}
     for image_id in ids:
         yield Job(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
@@ -129,12 +142,16 @@ def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]
 def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[Job]:
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.detectors import open_detector
+    from xmodaler_ssattn.cli.identity import warn_of_other_regions
     from xmodaler_ssattn.data.regions import Regions
     from xmodaler_ssattn.regions.extract import detect_all
+    from xmodaler_ssattn.regions.pictures import open_upright
+    from xmodaler_ssattn.sample.scenes import looks_drawn
 
     weights = args.detector or _sample_detector(captioner)
     detector, _ = open_detector(weights, args)
     check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
+    warn_of_other_regions(captioner.cfg, {"weights_sha256": detector.weights_sha256 or ""}, weights)
     print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
     photos = list(enumerate(map(Path, dict.fromkeys(args.photos)), 1))
     for number, path, found in detect_all(detector, photos, args.batch):
@@ -143,8 +160,10 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
         if isinstance(found, UserError):
             failed.append(str(found))
             continue
+        if captioner.cfg.DATALOADER.SAMPLE_SCENES and not looks_drawn(open_upright(path)):
+            _warn(f"{printable(path)}: this is not a drawn scene. {DRAWN_ONLY}")
         regions = Regions(number, found.width, found.height, found.boxes_px, found.features, found.class_probs)
-        yield Job(number, str(path), path, regions)
+        yield Job(number, printable(path), path, regions)
 
 
 def _sample_detector(captioner: Captioner) -> Path:
@@ -156,6 +175,10 @@ def _sample_detector(captioner: Captioner) -> Path:
             f"(only the sample scenes bring their own; there is no {path})."
         )
     return path
+
+
+def _warn(message: str) -> None:
+    print(f"xmodaler: warning: {message}", file=sys.stderr, flush=True)
 
 
 # --- what comes out ------------------------------------------------------------------------------------

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xmodaler_ssattn import keys
-from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.train import check_weights
+from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
 from xmodaler_ssattn.data.regions import Regions
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import XmodalerCheckpointer, build_model, kfg
@@ -29,9 +28,7 @@ class Captioner(NamedTuple):
     Attributes:
         model: the host's, in evaluation mode.
         cfg: its config, with the paths as they are here.
-        feature_dim: D that it reads.
-        num_classes: C with background, or None when it reads no class probabilities.
-        max_regions: it reads so many regions of an image; None: all.
+        feature_dim, num_classes, max_regions: what it reads of an image's regions, as in ``RegionInputs``.
     """
 
     model: Any
@@ -83,15 +80,7 @@ def load_captioner(
     check_weights(str(checkpoint), model)
     XmodalerCheckpointer(model).load(str(checkpoint), checkpointables=[])
     model.eval()
-    attention = cfg.MODEL.SS_ATTENTION
-    reads_classes = attention.ENABLED and attention.SEMANTIC_INPUT == "c"
-    return Captioner(
-        model,
-        cfg,
-        cfg.MODEL.VISUAL_EMBED.IN_DIM,
-        attention.NUM_CLASSES if reads_classes else None,
-        cfg.DATALOADER.MAX_FEAT_NUM if cfg.DATALOADER.MAX_FEAT_NUM > 0 else None,
-    )
+    return Captioner(model, cfg, *region_inputs(cfg))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -164,25 +153,9 @@ def caption_regions(captioner: Captioner, images: Sequence[Regions]) -> list[Gro
     """One caption an image, by beam search; each carries the greedy one (``caption.greedy``).
 
     Raises:
-        UserError: a number that is not finite; names the image.
+        UserError: an image without a region, or a number that is not finite; names the image.
     """
-    samples = [_sample(captioner, regions) for regions in images]
+    inputs = RegionInputs(captioner.feature_dim, captioner.num_classes, captioner.max_regions)
+    samples = [region_sample(regions, inputs, "the regions to caption") for regions in images]
     batch = captioner.model.preprocess_batch(samples)
     return captioner.model(batch, use_beam_search=True, output_sents=True)[kfg.OUTPUT]
-
-
-def _sample(captioner: Captioner, regions: Regions) -> dict[str, Any]:
-    """What the mapper makes of an image of val or test."""
-    regions.check_finite(f"image {regions.image_id}")
-    keep = slice(captioner.max_regions)
-    boxes = regions.boxes_px[keep]
-    sample = {
-        kfg.IDS: regions.image_id,
-        kfg.ATT_FEATS: torch.from_numpy(regions.features[keep]),
-        keys.BOXES_PX: torch.from_numpy(boxes),
-        keys.SPATIAL: torch.from_numpy(spatial_vectors(boxes, regions.width, regions.height)),
-        keys.IMAGE_SIZE: torch.tensor([regions.width, regions.height], dtype=torch.float32),
-    }
-    if captioner.num_classes is not None:
-        sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs[keep])
-    return sample

@@ -16,12 +16,16 @@ from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.regions.detected import Detected, Detector
 from xmodaler_ssattn.regions.loading import BACKENDS, load_detector
 from xmodaler_ssattn.sample.region_maker import SampleRegionMaker
+from xmodaler_ssattn.sample.scenes import looks_drawn
 
 MIN_MAX = (36, 36)
 
 
 class SampleDetector:
-    """``SampleRegionMaker`` as a ``Detector``; ``max_boxes`` is the number of regions of a picture."""
+    """``SampleRegionMaker`` as a ``Detector``; ``max_boxes`` is the number of regions of a picture.
+
+    ``strangers`` counts the pictures so far that are not drawn scenes, of which it knows nothing.
+    """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self._maker = SampleRegionMaker.load(path)
@@ -30,9 +34,12 @@ class SampleDetector:
         self.max_boxes = self._maker.num_regions
         self.source = "sample scenes: region maker, from pictures alone"
         self.weights_sha256 = sha256_of(path)
+        self.strangers = 0
 
     def detect(self, image_bgr: np.ndarray) -> Detected:
-        regions = self._maker(Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1])))
+        picture = Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1]))
+        self.strangers += not looks_drawn(picture)
+        regions = self._maker(picture)
         kinds = regions.class_probs[:, 1:]
         return Detected(
             regions.width,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError
@@ -96,6 +97,13 @@ def run(args: argparse.Namespace) -> int:
         f"{report.images:,} images with up to {most} regions of {detector.feature_dim} numbers and "
         f"{detector.num_classes + 1} class probabilities (background first)."
     )
+    strangers = getattr(detector, "strangers", 0)
+    if strangers:
+        print(
+            f"xmodaler: warning: {strangers:,} of the pictures are not drawn scenes, the only pictures that "
+            f"{args.weights} knows; their regions mean nothing. Photographs need a Bottom-Up network.",
+            file=sys.stderr,
+        )
     if report.resumed:
         print(f"{report.resumed:,} of them were there from an earlier run.")
     print(f"Written to {report.path}. Look at it: xmodaler check --regions {report.path}")

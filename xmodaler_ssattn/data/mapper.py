@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
 from xmodaler_ssattn.data.device_cache import resident_regions
+from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
 from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.data.sigma import indicator, positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
@@ -116,12 +116,6 @@ class Flickr30kEntitiesDataset:
     def from_config(cls, cfg: Any, stage: str = "train") -> dict[str, Any]:
         cfg = completed(cfg)
         grounded = captioner_is_grounded(cfg)
-        attention = cfg.MODEL.SS_ATTENTION
-        # The paper's semantic slot, and the embedding of the control that puts c into V.
-        reads_classes = (
-            attention.ENABLED and attention.SEMANTIC_INPUT == "c"
-        ) or cfg.MODEL.VISUAL_EMBED.NAME == "SpatialSemanticEmbedding"
-        limit = cfg.DATALOADER.MAX_FEAT_NUM
         folder = Path(cfg.DATALOADER.ANNO_FOLDER)
         if cfg.DATALOADER.CACHE == "device":
             require_grounded_captioner(cfg, "DATALOADER.CACHE device", "which does not gather regions on the device")
@@ -132,11 +126,9 @@ class Flickr30kEntitiesDataset:
             # X-modaler's own key, in a config to which nobody could add ours.
             "regions_file": cfg.DATALOADER.REGIONS or cfg.DATALOADER.FEATS_FOLDER,
             "seq_per_sample": cfg.DATALOADER.SEQ_PER_SAMPLE,
-            "max_regions": limit if limit > 0 else None,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
             "vocab_size": cfg.MODEL.VOCAB_SIZE,
-            "feature_dim": cfg.MODEL.VISUAL_EMBED.IN_DIM,
-            "num_classes": attention.NUM_CLASSES if reads_classes and grounded else None,
+            **region_inputs(cfg)._asdict(),
             "targets": cfg.LOSSES.GROUNDING.TARGETS if "GroundingLoss" in cfg.LOSSES.NAMES else None,
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,
@@ -312,19 +304,9 @@ class Flickr30kEntitiesDataset:
         return _for_stock_captioners(sample, self.max_seq_len) if self.stock_samples else sample
 
     def _regions_of(self, image_id: int) -> dict[str, Any]:
-        """V and c as tensors, which travel from a worker through shared memory; small things as arrays."""
         regions = self._store.read(image_id, limit=self.max_regions, class_probs=self.num_classes is not None)
-        regions.check_finite(self.regions_file)
-        sample = {
-            kfg.IDS: regions.image_id,
-            kfg.ATT_FEATS: torch.from_numpy(regions.features),
-            keys.BOXES_PX: regions.boxes_px,
-            keys.SPATIAL: spatial_vectors(regions.boxes_px, regions.width, regions.height),
-            keys.IMAGE_SIZE: np.array([regions.width, regions.height], dtype=np.float32),
-        }
-        if self.num_classes is not None:
-            sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs)
-        return sample
+        inputs = RegionInputs(self.feature_dim, self.num_classes, self.max_regions)
+        return region_sample(regions, inputs, self.regions_file)
 
     def _add_captions(self, sample: dict[str, Any], record: dict[str, Any], num_regions: int) -> None:
         captions = record["captions"]

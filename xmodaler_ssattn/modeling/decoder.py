@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from xmodaler_ssattn.modeling.words import WordSource
 
 FUSIONS = ("sum", "log")
+# What each value of SPATIAL_INPUT and of SEMANTIC_INPUT lets its slot read.
+SPATIAL_SLOT = {"p": keys.SPATIAL, "v": keys.RAW_FEATS}
+SEMANTIC_SLOT = {"c": keys.CLASS_PROBS, "v": keys.RAW_FEATS}
 
 
 @DECODER_REGISTRY.register()
@@ -159,6 +162,13 @@ class SSAttentionDecoder(Decoder):
     def add_config(cls, cfg) -> None:
         add_ss_attention_config(cfg)
 
+    @classmethod
+    def reads(cls, cfg) -> set[str]:
+        """The sample keys that its slots read beside ATT_FEATS; see ``data/inputs.py``."""
+        ss = cfg.MODEL.SS_ATTENTION
+        slots = {SPATIAL_SLOT[ss.SPATIAL_INPUT], SEMANTIC_SLOT[ss.SEMANTIC_INPUT]} if ss.ENABLED else set()
+        return slots - {keys.RAW_FEATS}
+
     def preprocess(self, batched_inputs: dict) -> dict:
         """Everything that does not change with time: W_v v_i, log beta and beta, and zero states.
 
@@ -186,8 +196,7 @@ class SSAttentionDecoder(Decoder):
 
     def slots(self, inputs: dict) -> tuple[Tensor, Tensor]:
         """What the spatial and the semantic slot read: ((B, K, 5 or D), (B, K, C or D))."""
-        spatial_key = keys.SPATIAL if self.spatial_input == "p" else keys.RAW_FEATS
-        semantic_key = keys.CLASS_PROBS if self.semantic_input == "c" else keys.RAW_FEATS
+        spatial_key, semantic_key = SPATIAL_SLOT[self.spatial_input], SEMANTIC_SLOT[self.semantic_input]
         missing = [key for key in (spatial_key, semantic_key) if key not in inputs]
         if missing:
             raise KeyError(
@@ -328,8 +337,8 @@ def _check(cfg) -> None:
         problems += filter(None, [needs_grounded_captioner(cfg, "SSAttentionDecoder", reason)])
     for name, allowed in (
         ("ACTIVATION", tuple(ACTIVATIONS)),
-        ("SPATIAL_INPUT", ("p", "v")),
-        ("SEMANTIC_INPUT", ("c", "v")),
+        ("SPATIAL_INPUT", tuple(SPATIAL_SLOT)),
+        ("SEMANTIC_INPUT", tuple(SEMANTIC_SLOT)),
         ("FUSION", FUSIONS),
     ):
         if ss[name] not in allowed:

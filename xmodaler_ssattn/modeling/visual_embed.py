@@ -32,6 +32,11 @@ class SpatialSemanticEmbedding(VisualBaseEmbedding):
         arguments["in_dim"] += SPATIAL_SIZE + cfg.MODEL.SS_ATTENTION.NUM_CLASSES
         return arguments
 
+    @classmethod
+    def reads(cls, cfg) -> set[str]:
+        """The sample keys that it reads beside ATT_FEATS; see ``data/inputs.py``."""
+        return {keys.SPATIAL, keys.CLASS_PROBS}
+
     def forward(self, batched_inputs: dict) -> dict:
         """Replace ATT_FEATS (B, K, D) by the embedding of [ATT_FEATS, SPATIAL, CLASS_PROBS]."""
         parts = [batched_inputs[key] for key in (kfg.ATT_FEATS, keys.SPATIAL, keys.CLASS_PROBS)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from xmodaler_ssattn.sample.backgrounds import PLACES, SIZES, Place, draw_background, ground_starts
@@ -17,6 +18,8 @@ SAME_COLOUR_CHANCE = 0.3  # that the second one then has the first one's colour 
 MAX_HIDDEN = 0.22  # of the smaller of two objects may lie behind or before the other
 MAX_IN_SKY, MAX_ON_WATER = 2, 2
 FIRST_IMAGE_ID = 100001
+MAX_GRAIN = 9  # sum over the channels, between neighbours in the background
+MIN_FLAT, MAX_FLAT = 0.8, 0.97  # share of a scene's neighbours that differ by no more
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ class Scene:
             tile = item.draw_tile()
             picture.paste(tile, item.tile_px[:2], tile)
         return picture
+
+
+def looks_drawn(picture: Image.Image) -> bool:
+    """Whether a picture may be one of these scenes: of their size, and as flat as they are.
+
+    Of 60 scenes, saved as JPEG, 84 to 92 % of the neighbours in a row hardly differ; of 12 photographs at that size, 15
+    to 78 %.
+    """
+    if picture.size not in SIZES:
+        return False
+    rgb = np.asarray(picture.convert("RGB")).astype(np.int16)
+    flat = (np.abs(np.diff(rgb, axis=1)).sum(axis=2) <= MAX_GRAIN).mean()
+    return MIN_FLAT <= flat <= MAX_FLAT
 
 
 def _tile(kind: Kind, tint: Colour, pose: str, mirrored: bool, width: int, height: int) -> Image.Image:

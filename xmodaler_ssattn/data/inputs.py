@@ -1,0 +1,82 @@
+"""What a model reads of an image's regions, answered once: for the dataset, the caption command and the checks.
+
+A visual embedding or a decoder says which sample keys it reads by a class method ``reads(cfg)``; the classes that only
+read ATT_FEATS, such as the host's own, need none.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.boxes import spatial_vectors
+from xmodaler_ssattn.data.regions import Regions
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, kfg
+
+
+class RegionInputs(NamedTuple):
+    """What a config's model expects of regions.
+
+    Attributes:
+        feature_dim: D.
+        num_classes: C with background, or None when nothing reads class probabilities.
+        max_regions: it reads the first ``max_regions`` of an image; None: all.
+    """
+
+    feature_dim: int
+    num_classes: int | None
+    max_regions: int | None
+
+
+def region_inputs(cfg: Any) -> RegionInputs:
+    """The answer for a config, from the classes that it names."""
+    read: set[str] = set()
+    for registry, name in (
+        (EMBEDDING_REGISTRY, cfg.MODEL.VISUAL_EMBED.NAME),
+        (DECODER_REGISTRY, cfg.MODEL.DECODER),
+    ):
+        if name and name in registry:  # an unknown name is refused where the model is built
+            read |= getattr(registry.get(name), "reads", _nothing)(cfg)
+    limit = cfg.DATALOADER.MAX_FEAT_NUM
+    return RegionInputs(
+        cfg.MODEL.VISUAL_EMBED.IN_DIM,
+        cfg.MODEL.SS_ATTENTION.NUM_CLASSES if keys.CLASS_PROBS in read else None,
+        limit if limit > 0 else None,
+    )
+
+
+def _nothing(cfg: Any) -> set[str]:
+    return set()
+
+
+def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathLike) -> dict[str, Any]:
+    """The part of a sample that comes from regions, keys and shapes as in ``keys.py`` without the batch dimension.
+
+    V and c are tensors, which travel from a worker through shared memory; small things are arrays.
+
+    Args:
+        source: where the regions come from, for the messages.
+
+    Raises:
+        UserError: the image has no region, or a number that is not finite; names the image.
+    """
+    if len(regions.boxes_px) == 0:
+        raise UserError(f"Image {regions.image_id} in {source} has no region: there is nothing to attend to.")
+    regions.check_finite(source)
+    keep = slice(inputs.max_regions)
+    boxes = regions.boxes_px[keep]
+    sample = {
+        kfg.IDS: regions.image_id,
+        kfg.ATT_FEATS: torch.from_numpy(regions.features[keep]),
+        keys.BOXES_PX: boxes,
+        keys.SPATIAL: spatial_vectors(boxes, regions.width, regions.height),
+        keys.IMAGE_SIZE: np.array([regions.width, regions.height], dtype=np.float32),
+    }
+    if inputs.num_classes is not None:
+        sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs[keep])
+    return sample
