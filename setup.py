@@ -21,6 +21,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
+    # The default, but said: an editable install then puts this folder on the path. Otherwise it installs a finder that
+    # Python asks only after the path, where a working directory with this clone in it gives an empty package.
+    package_dir={"": "."},
     packages=find_packages(include=["xmodaler_ssattn", "xmodaler_ssattn.*"]),
     py_modules=["xmodaler_ssattn_command"],
     package_data={
@@ -36,7 +39,7 @@ setup(
         "torch>=2.4",
         "numpy>=1.26",
         "h5py>=3.8",
-        "pillow>=10",
+        "pillow>=10.1",
         "pyyaml>=6",
         "tqdm>=4.60",
         "fvcore>=0.1.5",

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from xmodaler_ssattn.cli.child import python_module
+from xmodaler_ssattn.cli.options import Parser, add_config_options
+
 KINDS = {"float32": "False", "bfloat16": "True"}
 
 
@@ -52,13 +56,13 @@ def compare(scores: dict[str, list[float]]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default=str(ROOT / "configs/sample/ss_attn.yaml"))
     parser.add_argument("--data", help="folder of the data (default: the config's)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1, 2, ..., at least two (default: 3)")
     parser.add_argument("--score", default="test/CIDEr")
     parser.add_argument("--out", required=True, help="folder for the runs and precision.json")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options for all runs")
+    add_config_options(parser)
     args = parser.parse_args()
     if args.seeds < 2:
         raise SystemExit(f"--seeds: expected at least 2, or nothing can be said about seeds; got {args.seeds}.")
@@ -67,11 +71,10 @@ def main() -> None:
         for kind, amp in KINDS.items():
             folder = Path(args.out) / f"{kind}_{seed}"
             if not (folder / "model_final.pth").is_file():
-                command = [sys.executable, "-m", "xmodaler_ssattn", "train", "--config-file", args.config_file]
+                command = [*python_module("xmodaler_ssattn"), "train", "--config-file", args.config_file]
                 command += ["--data", args.data] if args.data else []
                 command += ["OUTPUT_DIR", str(folder), "SEED", str(seed), "SOLVER.AMP", amp, *args.opts]
-                path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-                subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path})
+                subprocess.run(command, check=True)
             scores[kind].append(last_score(folder, args.score))
             print(f"seed {seed}, {kind}: {args.score} {scores[kind][-1]:.4f}", flush=True)
     found = compare(scores)

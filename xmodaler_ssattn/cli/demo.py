@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodaler_ssattn.cli import train
+from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.errors import UserError
 
@@ -117,16 +118,7 @@ def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argp
         # A second run into the same folder starts afresh; the host appends to its metrics.
         (out / row / "metrics.json").unlink(missing_ok=True)
         logs[row] = open(out / row / "terminal.txt", "w", encoding="utf-8")  # noqa: SIM115  (closed below)
-        command = [
-            sys.executable,
-            "-m",
-            "xmodaler_ssattn",
-            "train",
-            "--config-file",
-            config,
-            "--data",
-            str(out / "data"),
-        ]
+        command = [*python_module("xmodaler_ssattn"), "train", "--config-file", config, "--data", str(out / "data")]
         if args.device:
             command += ["--device", args.device]
         processes[row] = subprocess.Popen(

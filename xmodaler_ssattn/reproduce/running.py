@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import xmodaler_ssattn
 from xmodaler_ssattn import host
+from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.cli.demo import last_words, state_of
 from xmodaler_ssattn.engine.best import BEST_WEIGHTS, LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
@@ -168,17 +166,13 @@ def why(code: int, terminal: Path) -> tuple[str, str]:
 
 
 def _start(module: Sequence[str], folder: Path, study: Study, lock: IO) -> subprocess.Popen:
-    """Start ``python -m ...`` with its output in the run's terminal.txt; it holds the run's lock until it ends."""
-    root = str(Path(xmodaler_ssattn.__file__).parents[1])
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
+    """Start ``module``, a name and its arguments; output goes to terminal.txt, and the lock is held until it ends."""
     with open(folder / TERMINAL, "w", encoding="utf-8") as terminal:
         return subprocess.Popen(
-            [sys.executable, "-m", *module],
+            [*python_module(module[0]), *module[1:]],
             stdout=terminal,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=environment,
             pass_fds=(lock.fileno(),),
         )
 
@@ -203,7 +197,7 @@ def _locked(folder: Path, problem: str) -> Iterator[IO | None]:
 
 
 def _state(study: Study, job: Job, process: subprocess.Popen) -> str:
-    scoring = SCORING in process.args
+    scoring = any(SCORING in word for word in process.args)
     return f"{job.name}: {'scoring' if scoring else state_of(job.folder(study.out))}"
 
 
