@@ -1,8 +1,8 @@
 """The object classes, and the one rule by which a word of a caption names a class.
 
-Annotations, drawn scenes and simulated captions go by this rule. The published grounding evaluator has a rule of its own
-for generated words (``evaluation.lemmas.class_of_lemma``), which differs on purpose: it knows lemmas only, so that of two
-names with one lemma ("paper" and "papers", "outfit" and "outfits") the later one takes all words.
+Annotations, drawn scenes and simulated captions go by this rule. The published grounding evaluator has a rule of its
+own for generated words (``evaluation.lemmas.class_of_lemma``), which differs on purpose: it knows lemmas only, so that
+of two names with one lemma ("paper" and "papers", "outfit" and "outfits") the later one takes all words.
 """
 
 from __future__ import annotations

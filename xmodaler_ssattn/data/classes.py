@@ -10,8 +10,8 @@ __all__ = ["FALLBACK_RULE", "class_of_phrase", "read_classes", "union_box"]
 
 # Said in every file that the fallback rule made.
 FALLBACK_RULE = (
-    "not GVD-identical: made from Sentences/ and Annotations/; class = last word of the phrase that is a class, or whose "
-    "lemma is one, box = union of the chain's boxes; scene, nobox and chain 0 are left out"
+    "not GVD-identical: made from Sentences/ and Annotations/; class = last word of the phrase that is a class, or "
+    "whose lemma is one, box = union of the chain's boxes; scene, nobox and chain 0 are left out"
 )
 
 
