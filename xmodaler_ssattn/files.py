@@ -189,35 +189,42 @@ def read_bytes(path: str | os.PathLike, what: str) -> bytes:
         raise UserError(f"{what}: {path} cannot be read ({error.strerror or error}).") from error
 
 
-def read_json(path: str | os.PathLike, what: str) -> Any:
+def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any:
     """Read a JSON file, plain or gzip; ``what`` names its role in the error messages.
+
+    Args:
+        finite: False where the caller looks at every number and can say where NaN or Infinity stands.
 
     Raises:
         UserError: the file cannot be read as text (``read_text``), or ``parse_json`` refuses it.
     """
-    return parse_json(read_text(path, what), f"{what}: {path}")
+    text = read_text(path, what)
+    try:
+        return parse_json(text, finite=finite)
+    except UserError as error:
+        raise UserError(f"{what}: {path} is {error}") from error
 
 
-def parse_json(text: str, where: str) -> Any:
-    """One complete JSON value; ``where`` is the beginning of the error messages.
+def parse_json(text: str, *, finite: bool = True) -> Any:
+    """One complete JSON value.
 
-    What Python's parser accepts silently is refused: a key twice in one object (the first value would be lost), NaN,
-    Infinity, and numbers that are too large for a float.
+    What Python's parser accepts silently is refused: a key twice in one object (the first value would be lost), and,
+    unless ``finite`` is False, NaN, Infinity and numbers that are too large for a float.
 
     Raises:
-        UserError: the text is not such a value.
+        UserError: the text is not such a value; the message begins with "not valid JSON".
 
-    >>> parse_json('{"a": [1, 2.5]}', "x.json")
+    >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
     """
+    number = _finite if finite else float
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=number, parse_float=number)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); is the file complete?"
-        ) from error
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"not valid JSON ({place}: {error.msg}); is the file complete?") from error
     except (ValueError, RecursionError) as error:  # ours, an integer of thousands of digits, or as many brackets
-        raise UserError(f"{where} cannot be read as JSON: {error}.") from error
+        raise UserError(f"not valid JSON: {error}.") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -266,13 +273,32 @@ def read_yaml(path: str | os.PathLike, what: str) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         problem = (error.problem or str(error)).replace("tag:yaml.org,2002:", "!!")
         raise UserError(
-            f"{path}, line {line}: {problem}. This file holds plain values only; tags that make Python objects are "
+            f"{path}, line {line}: {problem}. It is not valid yaml of plain values: tags that make Python objects are "
             "refused, because reading one could run code."
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid yaml: {error}") from None
     except (ValueError, RecursionError) as error:  # an impossible date, or thousands of brackets
         raise UserError(f"{path} is not valid yaml: {error}") from None
+
+
+LARGEST_ID = 2**63 - 1
+
+
+def plain_id(value: object) -> int | None:
+    """The image id that a text or an integer is: digits, of a number below 2**63; None for anything else.
+
+    Leading zeros say nothing: ``007`` is 7, as in the names of COCO's pictures.
+
+    >>> [plain_id(value) for value in ("0007", 7, "-7", "1e9", "7.0", 7.0, "1_2", True, "9" * 19)]
+    [7, 7, None, None, None, None, None, None, None]
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) < 100):
+        return None
+    return number if (number := int(text)) <= LARGEST_ID else None
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -189,7 +189,7 @@ def _counts(report: PrepareReport, scheme: str) -> dict[str, tuple[int, int]]:
         rows["phrases with a box"] = report.boxed_phrases, expected["boxed_phrases"]
         rows["boxes"] = report.total("boxes"), expected["boxes"]
     if not report.given_vocabulary and not report.gvd_identical:
-        rows["vocabulary, UNK included"] = len(report.vocabulary), EXPECTED_VOCABULARY
+        rows["vocabulary with UNK"] = len(report.vocabulary), EXPECTED_VOCABULARY
     rows["images outside the splits"] = report.rest_images, expected["rest"]
     return rows
 
@@ -211,7 +211,7 @@ def _likely_reasons(report: PrepareReport, scheme: str, unequal: set[str]) -> li
         reasons.append(f"the published list of unrelated captions has {unrelated} of the training split")
     elif unequal & {"captions", "phrases", "phrases with a box", "boxes"}:
         reasons.append("the images are all there, so single files differ from version 1.0 of the data set")
-    if "vocabulary, UNK included" in unequal:
+    if "vocabulary with UNK" in unequal:
         reasons.append(
             "the vocabulary counts the words of all images in Sentences, also of those outside the splits; one image "
             "less can change it"

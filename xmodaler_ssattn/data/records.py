@@ -18,10 +18,9 @@ from xmodaler_ssattn.data.entities import (
     read_sentences,
     token_of,
 )
-from xmodaler_ssattn.data.splits import plain_id
 from xmodaler_ssattn.data.vocabulary import Vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.files import plain_id, read_json
 
 Record = dict[str, Any]
 
