@@ -182,6 +182,10 @@ def _lines(path: Path) -> Iterator[Any]:
         line = b""
         for number, line in enumerate(file, 2):
             if line.startswith(b"]}"):
+                if line.strip() != b"]}" or file.read(1 << 20).strip():
+                    raise UserError(
+                        f"{path}, line {number}: bytes follow behind the end; is it made of two files? {HINT}"
+                    )
                 return
             yield _parse(line.rstrip().removesuffix(b","), path, number)
     raise UserError(f"{path} is cut short: it does not end with ']}}' (last line: {line[:40]!r}). {HINT}")
