@@ -7,6 +7,7 @@ of two names with one lemma ("paper" and "papers", "outfit" and "outfits") the l
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import os
 from collections.abc import Callable, Collection
@@ -50,6 +51,7 @@ def read_classes(path: str | os.PathLike | None = None) -> list[str]:
     return names
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def bare_word(word: str) -> str:
     """The lower-cased word without a possessive ending and without punctuation around it.
 

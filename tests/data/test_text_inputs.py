@@ -1,4 +1,4 @@
-"""Every kind of text that a person may give is the same in every encoding and with every line end, or refused by name."""
+"""Every kind of text that a person may give is the same in every encoding and with every line end, or is refused."""
 
 import gzip
 import json
@@ -60,7 +60,7 @@ INPUTS = {
     "classes": ("classes.txt", lines("café", "man"), read_classes),
     "vocabulary": ("vocabulary.txt", lines("café", "man", "UNK"), lambda path: read_vocabulary(path).words),
     "annotations": ("train.json", annotations(), lambda path: vars(read_annotations(path, "train"))),
-    "GVD's annotations": ("a.json", written({"vocab": ["café"], "annotations": [GVD_IMAGE]}), lambda p: read_official(p)),
+    "GVD's annotations": ("a.json", written({"vocab": ["café"], "annotations": [GVD_IMAGE]}), read_official),
     "GVD's dictionary": (
         "d.json",
         written({"ix_to_word": {"1": "café", "2": "UNK"}, "wtod": {"café": 0}, "wtol": {}, "images": [{"id": 12}]}),

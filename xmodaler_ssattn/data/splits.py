@@ -16,10 +16,9 @@ EXPECTED = {
     "plummer": {"train": 29783, "val": 1000, "test": 1000},
 }
 
-# What Flickr30k Entities v1.0 holds in these splits, counted on the complete files: phrases (without four that are
-# punctuation, all outside Karpathy's splits), phrases whose chain has a box, bndbox elements, captions of
-# UNRELATED_CAPTIONS in the training split, images outside the splits. The words, UNK included, are counted over all
-# 31,783 images.
+# What Flickr30k Entities v1.0 holds in these splits, counted on the complete files: phrases (without the four that are
+# punctuation only), phrases whose chain has a box, bndbox elements, captions of UNRELATED_CAPTIONS in the training
+# split, images outside the splits. The words, UNK included, are counted over all 31,783 images.
 EXPECTED_COUNTS = {
     "karpathy": {"phrases": 547_073, "boxed_phrases": 445_586, "boxes": 270_107, "unrelated": 19, "rest": 769},
     "plummer": {"phrases": 559_763, "boxed_phrases": 456_140, "boxes": 275_775, "unrelated": 21, "rest": 0},
