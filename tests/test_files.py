@@ -1,19 +1,22 @@
 """Nothing half-written stays behind."""
 
 import ast
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.files import (
     atomic_directory,
     atomic_path,
     decode_text,
+    plain_id,
     read_json,
     read_lines,
     read_text,
+    read_yaml,
     sha256_of,
     write_json,
 )
@@ -113,6 +116,83 @@ def test_all_problems_come_in_one_message():
         raise_all(["one thing"], "Here")
     with pytest.raises(UserError, match="2 problems:\n  1. one\n  2. two"):
         raise_all(["one", "two"], "Here")
+
+
+def test_problems_of_one_kind_are_grouped_and_the_others_are_listed():
+    few = [f"image {number} has the box '{number}, 2'" for number in range(5)]
+    assert numbered(few).splitlines() == [f"  {at}. {problem}" for at, problem in enumerate(few, 1)]
+    many = [f"image {number} has the box '{number}, 2'" for number in range(30_000)]
+    assert numbered(["no head", *many, "no foot"]).splitlines() == [
+        "  1. no head",
+        "  2. image 0 has the box '0, 2'",
+        "  3. image 1 has the box '1, 2'",
+        "  4. image 2 has the box '2, 2'",
+        "     ... and 29,997 more of this kind",
+        "  5. no foot",
+    ]
+    with pytest.raises(UserError, match=r"(?s)^Here; 30,000 problems:\n  1\. image 0.*and 29,997 more of this kind$"):
+        raise_all(many, "Here")
+    kinds = [f"{letter} is missing" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    assert numbered(kinds).splitlines()[19:] == ["  20. t is missing", "  ... and 6 more"]
+    with pytest.raises(UserError, match="26. z is missing"):
+        raise_all(kinds, "Here")
+
+
+def test_marks_inside_of_joined_files_and_compressed_texts(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
+    assert read_lines(tmp_path / "x", "x") == ["a", "b"]
+    (tmp_path / "x").write_bytes(gzip.compress("a\r\nb".encode("utf-16")))
+    assert read_lines(tmp_path / "x", "x") == ["a", "b"]
+    (tmp_path / "x").write_bytes(gzip.compress(b"a" * 1000)[:-9])
+    with pytest.raises(UserError, match="The words: .*x is not a complete gzip file"):
+        read_lines(tmp_path / "x", "The words")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one object"),
+        ("[NaN]", "NaN is not a finite number"),
+        ("[-Infinity]", "-Infinity is not"),
+        ("[1e999]", "1e999 is not a finite number"),
+        ("", "line 1, column 1"),
+        ("{} {}", "Extra data"),
+    ],
+)
+def test_json_that_python_alone_would_accept_is_refused(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=rf"The table: .*x\.json is not valid JSON.*{message}"):
+        read_json(tmp_path / "x.json", "The table")
+    (tmp_path / "x.json").write_text("[NaN, 1e999]")
+    assert str(read_json(tmp_path / "x.json", "The table", finite=False)) == "[nan, inf]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: {c: 1, c: 2}", r"x\.yaml, line 2: the key 'c' is written twice"),
+        ("a: !!python/name:os.system", r"x\.yaml, line 1: .*could run code"),
+        ("a: [1", r"x\.yaml is not valid yaml"),
+        ("a: 2020-13-45", r"x\.yaml is not valid yaml"),
+        ("a: \x07", r"x\.yaml is not valid yaml"),
+    ],
+)
+def test_yaml_is_plain_data_without_a_key_twice(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "x.yaml", "The plan")
+    (tmp_path / "x.yaml").write_text("a: &b {c: 1}\nd: {<<: *b, e: 2}\n")
+    assert read_yaml(tmp_path / "x.yaml", "The plan") == {"a": {"c": 1}, "d": {"c": 1, "e": 2}}
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("7", 7), ("007", 7), (7, 7), ("0", 0), (str(2**63 - 1), 2**63 - 1), ("0" * 40 + "7", 7)]
+    + [(value, None) for value in ("-7", "+7", "1e9", "7.0", 7.0, " 7", "1_0", "", "img_12", "\u0667", "\u00b2", True)]
+    + [(value, None) for value in (None, [], 2**63, str(2**63), "9" * 5000, -7)],
+)
+def test_an_id_is_plain_digits_below_2_to_the_63(value, number):
+    assert plain_id(value) == number
 
 
 # --- one reader ---------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 The numbers are those of the table in the data's own README, and of a plain reading of the same files here.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -51,12 +53,9 @@ def everything(tmp_path_factory):
         pytest.skip("all 31,783 images take 40 s of one core: set SSATTN_TEST_FULL=1")
     folder = tmp_path_factory.mktemp("real")
     entities = unpack(folder / "entities", lambda name: True)
-    capture = pytest.MonkeyPatch()
-    said: list[str] = []
-    with capture.context() as patch:
-        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         assert prepare(entities, SPLIT_IDS, folder / "out", "--unrelated", entities / "UNRELATED_CAPTIONS") == 0
-    return folder / "out", "\n".join(said)
+    return folder / "out", said.getvalue()
 
 
 def test_the_complete_real_files_have_all_expected_counts_and_all_classes(everything):
