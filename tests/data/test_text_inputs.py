@@ -17,7 +17,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.caption_files import read_predictions, read_references
 from xmodaler_ssattn.evaluation.gvd_format import read_reference, read_split_ids
 from xmodaler_ssattn.evaluation.lemmas import read_lemma_table
-from xmodaler_ssattn.host import load_vocab
+from xmodaler_ssattn.host import NAME, UPSTREAM, load_vocab
 from xmodaler_ssattn.regions.folder import ids_from_file
 from xmodaler_ssattn.report.curves import read_run
 from xmodaler_ssattn.reproduce.plan import read_plan
@@ -101,6 +101,10 @@ def test_a_text_says_the_same_in_every_encoding_and_with_every_line_end(tmp_path
     path.write_bytes(text.encode())
     plain = read(path)
     path.write_bytes(change(text))
+    if kind == "config" and NAME == UPSTREAM and change(text)[:1] in b"\xff\xfe":  # it reads UTF-8 only
+        with pytest.raises(UserError, match=r"c\.yaml: 'utf-8' codec"):
+            read(path)
+        return
     assert read(path) == plain
     assert plain
 
@@ -155,3 +159,11 @@ def test_the_encoding_that_an_xml_declares_does_not_matter_when_its_bytes_say_an
 def test_the_hosts_read_our_vocabulary_as_we_do(tmp_path):
     (tmp_path / "v.txt").write_text("café\nman\nUNK\n", encoding="utf-8")
     assert load_vocab(str(tmp_path / "v.txt"))[1:] == read_vocabulary(tmp_path / "v.txt").words
+
+
+def test_a_key_that_stands_twice_in_a_config_or_its_base_is_refused_on_both_hosts(tmp_path):
+    (tmp_path / "base.yaml").write_text("OUTPUT_DIR: a\nSEED: 1\nOUTPUT_DIR: b\n")
+    (tmp_path / "c.yaml").write_text("_BASE_: base.yaml\nMODEL:\n  META_ARCHITECTURE: GroundedCaptioner\n")
+    for name in ("c.yaml", "base.yaml"):
+        with pytest.raises(UserError, match=r"base\.yaml, line 3: the key 'OUTPUT_DIR' is written twice"):
+            load_config(str(tmp_path / name), device="cpu")

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_lines
-from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg
+from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_decoding
 from xmodaler_ssattn.modeling.ss_attention import at_least_float32
 from xmodaler_ssattn.modeling.words import draw_words
@@ -38,6 +38,12 @@ def check_vocabulary(cfg) -> None:
             "it as vocabulary.txt beside the annotation files."
         )
     size = len(_vocabulary(path))
+    try:
+        load_vocab(str(path))  # upstream's captioner builds its own decoders first
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"INFERENCE.VOCAB: X-modaler reads {path} as UTF-8, and it is not. Save it as UTF-8."
+        ) from error
     if size != cfg.MODEL.VOCAB_SIZE:
         raise UserError(
             f"MODEL.VOCAB_SIZE is {cfg.MODEL.VOCAB_SIZE}, but {path} holds {size - 1} words, which with the end mark "
