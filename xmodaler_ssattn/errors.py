@@ -1,4 +1,4 @@
-"""The one exception class for mistakes that a user can mend.
+"""The one exception class for mistakes that a user can fix.
 
 Everything that depends on files, configs or command lines given by a person raises ``UserError``
 with a text that says what was expected, what came, where, and what to do. The command line prints
@@ -18,7 +18,7 @@ _VARYING = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|\d+(?:[.,]\d+)*""")
 
 
 class UserError(ValueError):
-    """A mistake in the input; the message alone must be enough to mend it."""
+    """A mistake in the input; the message alone must be enough to fix it."""
 
 
 def raise_all(problems: Iterable[str], heading: str) -> None:

@@ -12,11 +12,13 @@ from data.entities_generator import write_entities
 from data.pack_writers import WRITERS
 from toys import toy_config
 from xmodaler_ssattn.cli import check, prepare
+from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data import splits
 from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
 from xmodaler_ssattn.errors import UserError
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "flickr30k_entities"
 CAPTIONS = ["A man with a dog.", "Two men see a dog.", "The man is here.", "A dog!", "A man and a woman."]
 
 
@@ -125,6 +127,12 @@ def test_what_was_skipped_is_said_in_groups(entities, capsys):
     assert "3 problems were skipped, all of them in" in out
     assert "3 of 6 images have no Sentences file; is the folder complete?" in out
     assert "Likely reason: images were left out, as listed below." in out
+
+
+def test_every_config_of_the_data_set_has_the_size_of_the_expected_vocabulary():
+    configs = [path for path in CONFIGS.glob("*.yaml") if not path.name.endswith(".plan.yaml")]
+    sizes = {path.name: load_config(str(path), device="cpu").MODEL.VOCAB_SIZE for path in configs}
+    assert len(sizes) > 8 and set(sizes.values()) == {splits.EXPECTED_VOCABULARY + 1}, sizes
 
 
 def test_gvds_vocabulary_names_its_own_size(entities, capsys):
@@ -354,7 +362,7 @@ def test_no_box_at_all_leaves_the_grounding_loss_nothing_to_learn(ready):
 
 
 def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2(tmp_path, monkeypatch, capsys):
-    config = Path(__file__).parents[2] / "configs" / "flickr30k_entities" / "ss_attn.yaml"
+    config = CONFIGS / "ss_attn.yaml"
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     check.add_parser(parser.add_subparsers())
