@@ -1,17 +1,22 @@
 """Nothing half-written stays behind."""
 
+import ast
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 
-from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.files import (
     atomic_directory,
     atomic_path,
     decode_text,
+    plain_id,
     read_json,
     read_lines,
     read_text,
+    read_yaml,
     sha256_of,
     write_json,
 )
@@ -111,3 +116,155 @@ def test_all_problems_come_in_one_message():
         raise_all(["one thing"], "Here")
     with pytest.raises(UserError, match="2 problems:\n  1. one\n  2. two"):
         raise_all(["one", "two"], "Here")
+
+
+def test_problems_of_one_kind_are_grouped_and_the_others_are_listed():
+    few = [f"image {number} has the box '{number}, 2'" for number in range(5)]
+    assert numbered(few).splitlines() == [f"  {at}. {problem}" for at, problem in enumerate(few, 1)]
+    many = [f"image {number} has the box '{number}, 2'" for number in range(30_000)]
+    assert numbered(["no head", *many, "no foot"]).splitlines() == [
+        "  1. no head",
+        "  2. image 0 has the box '0, 2'",
+        "  3. image 1 has the box '1, 2'",
+        "  4. image 2 has the box '2, 2'",
+        "     ... and 29,997 more of this kind",
+        "  5. no foot",
+    ]
+    with pytest.raises(UserError, match=r"(?s)^Here; 30,000 problems:\n  1\. image 0.*and 29,997 more of this kind$"):
+        raise_all(many, "Here")
+    kinds = [f"{letter} is missing" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    assert numbered(kinds).splitlines()[19:] == ["  20. t is missing", "  ... and 6 more"]
+    with pytest.raises(UserError, match="26. z is missing"):
+        raise_all(kinds, "Here")
+
+
+def test_marks_inside_of_joined_files_and_compressed_texts(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
+    assert read_lines(tmp_path / "x", "x") == ["a", "b"]
+    (tmp_path / "x").write_bytes(gzip.compress("a\r\nb".encode("utf-16")))
+    assert read_lines(tmp_path / "x", "x") == ["a", "b"]
+    (tmp_path / "x").write_bytes(gzip.compress(b"a" * 1000)[:-9])
+    with pytest.raises(UserError, match="The words: .*x is not a complete gzip file"):
+        read_lines(tmp_path / "x", "The words")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one object"),
+        ("[NaN]", "NaN is not a finite number"),
+        ("[-Infinity]", "-Infinity is not"),
+        ("[1e999]", "1e999 is not a finite number"),
+        ("", "line 1, column 1"),
+        ("{} {}", "Extra data"),
+    ],
+)
+def test_json_that_python_alone_would_accept_is_refused(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=rf"The table: .*x\.json is not valid JSON.*{message}"):
+        read_json(tmp_path / "x.json", "The table")
+    (tmp_path / "x.json").write_text("[NaN, 1e999]")
+    assert str(read_json(tmp_path / "x.json", "The table", finite=False)) == "[nan, inf]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: {c: 1, c: 2}", r"x\.yaml, line 2: the key 'c' is written twice"),
+        ("a: !!python/name:os.system", r"x\.yaml, line 1: .*could run code"),
+        ("a: [1", r"x\.yaml is not valid yaml"),
+        ("a: 2020-13-45", r"x\.yaml is not valid yaml"),
+        ("a: \x07", r"x\.yaml is not valid yaml"),
+    ],
+)
+def test_yaml_is_plain_data_without_a_key_twice(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "x.yaml", "The plan")
+    (tmp_path / "x.yaml").write_text("a: &b {c: 1}\nd: {<<: *b, e: 2}\n")
+    assert read_yaml(tmp_path / "x.yaml", "The plan") == {"a": {"c": 1}, "d": {"c": 1, "e": 2}}
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("7", 7), ("007", 7), (7, 7), ("0", 0), (str(2**63 - 1), 2**63 - 1), ("0" * 40 + "7", 7)]
+    + [(value, None) for value in ("-7", "+7", "1e9", "7.0", 7.0, " 7", "1_0", "", "img_12", "\u0667", "\u00b2", True)]
+    + [(value, None) for value in (None, [], 2**63, str(2**63), "9" * 5000, -7)],
+)
+def test_an_id_is_plain_digits_below_2_to_the_63(value, number):
+    assert plain_id(value) == number
+
+
+# --- one reader ---------------------------------------------------------------------------------------
+# Calls that turn bytes of a file into text, JSON or yaml. Each use outside files.py needs its reason here.
+READS = {"read_text", "decode", "loads", "safe_load", "load_all", "loadtxt", "genfromtxt", "fromtxt", "reader"}
+OWN, MACHINE, PROCESS = "written by this package", "the machine's own file", "output of a program that we started"
+ALLOWED_READS = {
+    "cli/demo.py": {"read_text": OWN, "loads": OWN},  # terminal output and metrics of the demo's runs, while they grow
+    "data/convert/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
+    "data/device_cache.py": {"read_text": MACHINE},
+    "data/region_file.py": {"decode": "attributes of an HDF5 file"},
+    "evaluation/java.py": {"decode": PROCESS},
+    "evaluation/results.py": {"decode": "base64"},
+    "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},
+    "report/curves.py": {"loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"},
+    "report/figure.py": {"decode": "base64"},
+    "report/page.py": {"read_text": "a template of this package"},
+    "report/single_file.py": {"read_text": OWN, "decode": "base64"},
+    "reproduce/jobs.py": {"loads": "of json.dumps"},
+    "reproduce/running.py": {"read_text": OWN},  # terminal output
+    "runtime/data.py": {"loads": "of json.dumps"},
+    "tools/benchmark_contestants.py": {"loads": PROCESS},
+    "tools/benchmark_loading.py": {"loads": PROCESS},
+    "tools/benchmark_measures.py": {"read_text": MACHINE},
+    "tools/benchmark_precision.py": {
+        "loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"
+    },
+    "tools/benchmark_store.py": {"read_text": MACHINE},
+}
+
+
+def text_reads(path):
+    """(line, name) of every call that reads text in its own way: those of READS that are not the reader's own, and
+    open() in a text mode that reads."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        name = called.rsplit(".", 1)[-1]
+        ours = called == "read_text" or called.startswith("files.")  # xmodaler_ssattn.files
+        if (name in READS and not ours and "." in called) or called in ("json.load", "yaml.load"):
+            yield node.lineno, name
+        if name == "open":
+            # open(path, mode), but path.open(mode); PIL's Image.open and os.open have no text mode
+            modes = [a.value for a in (*node.args, *(k.value for k in node.keywords if k.arg == "mode"))
+                     if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
+            if called in ("os.open", "Image.open", "archive.open") or any(set(mode) & set("bwax") for mode in modes):
+                continue
+            yield node.lineno, name
+
+
+def test_every_text_file_is_read_by_the_one_reader():
+    root = Path(__file__).parents[1]
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted([*(root / "xmodaler_ssattn").rglob("*.py"), *(root / "tools").glob("*.py")]):
+        short = str(path.relative_to(root)).removeprefix("xmodaler_ssattn/")
+        for line, name in text_reads(path):
+            if short != "files.py":
+                found.setdefault(short, {})[name] = line
+    wild = {f"{short}:{line} {name}" for short, names in found.items() for name, line in names.items()
+            if name not in ALLOWED_READS.get(short, {})}  # fmt: skip
+    assert not wild, "use read_text, read_lines, read_json or read_yaml of xmodaler_ssattn.files, or give the reason"
+    needless = {f"{short} {name}" for short, names in ALLOWED_READS.items() for name in names
+                if name not in found.get(short, {})}  # fmt: skip
+    assert not needless
+
+
+def test_the_search_for_other_readers_finds_them(tmp_path):
+    source = tmp_path / "x.py"
+    source.write_text(
+        "open(p)\nopen(p, encoding='utf-8')\nPath(p).read_text()\njson.load(f)\nyaml.safe_load(t)\nb.decode('utf-8')\n"
+        "gzip.open(p, 'rt')\nnp.loadtxt(p)\np.open()\n"
+        "open(p, 'rb')\nopen(p, 'w')\nread_text(p, 'x')\nfiles.read_text(p, 'x')\ntorch.load(p)\nImage.open(p)\n"
+    )
+    assert [line for line, _ in text_reads(source)] == [1, 2, 3, 4, 5, 6, 7, 8, 9]

@@ -12,10 +12,13 @@ from data.entities_generator import write_entities
 from data.pack_writers import WRITERS
 from toys import toy_config
 from xmodaler_ssattn.cli import check, prepare
+from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.data import splits
 from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
 from xmodaler_ssattn.errors import UserError
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "flickr30k_entities"
 CAPTIONS = ["A man with a dog.", "Two men see a dog.", "The man is here.", "A dog!", "A man and a woman."]
 
 
@@ -32,8 +35,8 @@ def entities(tmp_path):
     """Six images in the official layout and a split file; ids 1 to 6."""
     split = {1: "train", 2: "train", 3: "train", 4: "train", 5: "val", 6: "test"}
     captions = {str(image_id): {"split": name, "captions": CAPTIONS} for image_id, name in split.items()}
-    splits = write_entities(tmp_path / "entities", captions, set(read_classes()))
-    (tmp_path / "ids.json").write_text(json.dumps({name: list(map(str, ids)) for name, ids in splits.items()}))
+    of_splits = write_entities(tmp_path / "entities", captions, set(read_classes()))
+    (tmp_path / "ids.json").write_text(json.dumps({name: list(map(str, ids)) for name, ids in of_splits.items()}))
     return tmp_path
 
 
@@ -58,6 +61,86 @@ def test_annotations_end_with_the_counts_found_beside_those_to_expect(entities, 
         assert line in lines
     assert "NOT GVD-identical" in out and "Set MODEL.VOCAB_SIZE" in out
     assert (entities / "data" / "vocabulary.txt").is_file()
+
+
+def expect(monkeypatch, folder, **changes):
+    """Make the six images the complete data set. Each has 7 phrases: man, dog / dog / man / dog / man, woman; and the
+    12 words a man with dog two men see the is here and woman."""
+    boxes = sum(path.read_text().count("<bndbox>") for path in (folder / "entities" / "Annotations").iterdir())
+    counts = {"phrases": 42, "boxed_phrases": 42, "boxes": boxes, "unrelated": 1, "rest": 0, **changes}
+    monkeypatch.setitem(splits.EXPECTED, "karpathy", {"train": 4, "val": 1, "test": 1})
+    monkeypatch.setitem(splits.EXPECTED_COUNTS, "karpathy", counts)
+    monkeypatch.setattr(splits, "EXPECTED_VOCABULARY", 13)
+    return boxes
+
+
+def test_counts_as_expected_are_one_line(entities, capsys, monkeypatch):
+    # image 5 is in val, which keeps the captions; "A dog!" goes with its phrase
+    (entities / "unrelated").write_text("1 4\n5 1\n")
+    boxes = expect(monkeypatch, entities, phrases=41, boxed_phrases=41)
+    annotations(entities, "--unrelated", entities / "unrelated")
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == (
+        "All 9 counts are those of the complete data set in karpathy's splits: train images 4, val images 1, "
+        f"test images 1, captions 29, phrases 41, phrases with a box 41, boxes {boxes}, vocabulary with UNK 13, "
+        "images outside the splits 0."
+    )
+    assert "MODEL.VOCAB_SIZE 14 is that of configs/flickr30k_entities." in out
+    assert "1 unrelated captions were left out" in out and "Likely reason" not in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "reason"),
+    [
+        ({"phrases": 43}, {"phrases": (42, 43)}, "single files differ from version 1.0"),
+        ({"rest": 3}, {"images outside the splits": (0, 3)}, None),
+        ({"size": 5}, {"train images": (4, 5), "captions": (30, 35)}, "the split ids are not the complete lists"),
+        ({"words": 14}, {"vocabulary with UNK": (13, 14)}, "the vocabulary counts the words of all images"),
+    ],
+)
+def test_other_counts_are_named_with_both_numbers_and_the_likely_reason(
+    entities, capsys, monkeypatch, changes, rows, reason
+):
+    size, words = changes.pop("size", 4), changes.pop("words", 13)
+    expect(monkeypatch, entities, **changes)
+    monkeypatch.setitem(splits.EXPECTED, "karpathy", {"train": size, "val": 1, "test": 1})
+    monkeypatch.setattr(splits, "EXPECTED_VOCABULARY", words)
+    annotations(entities)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == f"{len(rows)} of 9 counts are not those of the complete data set in karpathy's splits:"
+    assert lines[2 : 2 + len(rows)] == [f"{name} {found} {wanted}" for name, (found, wanted) in rows.items()]
+    reasons = [line for line in lines if line.startswith("Likely reason")]
+    assert len(reasons) == (reason is not None) and (reason is None or reason in reasons[0])
+
+
+def test_the_sizes_of_the_other_scheme_are_recognised(entities, capsys, monkeypatch):
+    monkeypatch.setitem(splits.EXPECTED, "plummer", {"train": 4, "val": 1, "test": 1})
+    annotations(entities)
+    assert "Likely reason: these are the split sizes of plummer: add --split-scheme plummer." in capsys.readouterr().out
+
+
+def test_what_was_skipped_is_said_in_groups(entities, capsys):
+    for image_id in (2, 3, 4):
+        (entities / "entities" / "Sentences" / f"{image_id}.txt").unlink()
+    annotations(entities, "--skip-bad")
+    out = capsys.readouterr().out
+    assert "3 problems were skipped, all of them in" in out
+    assert "3 of 6 images have no Sentences file; is the folder complete?" in out
+    assert "Likely reason: images were left out, as listed below." in out
+
+
+def test_every_config_of_the_data_set_has_the_size_of_the_expected_vocabulary():
+    configs = [path for path in CONFIGS.glob("*.yaml") if not path.name.endswith(".plan.yaml")]
+    sizes = {path.name: load_config(str(path), device="cpu").MODEL.VOCAB_SIZE for path in configs}
+    assert len(sizes) > 8 and set(sizes.values()) == {splits.EXPECTED_VOCABULARY + 1}, sizes
+
+
+def test_gvds_vocabulary_names_its_own_size(entities, capsys):
+    dictionary = {"ix_to_word": {"1": "man", "2": "dog", "3": "UNK"}, "wtod": {"man": 0}, "wtol": {"men": "man"}}
+    (entities / "dic.json").write_text(json.dumps(dictionary))
+    annotations(entities, "--dictionary", entities / "dic.json")
+    out = capsys.readouterr().out
+    assert "Set MODEL.VOCAB_SIZE 4 (configs/flickr30k_entities has 8625)." in out and "vocabulary with UNK" not in out
 
 
 def test_plummers_lists_are_found_beside_the_annotations_and_overlaps_are_warned_about(entities, caplog, capsys):
@@ -279,7 +362,7 @@ def test_no_box_at_all_leaves_the_grounding_loss_nothing_to_learn(ready):
 
 
 def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2(tmp_path, monkeypatch, capsys):
-    config = Path(__file__).parents[2] / "configs" / "flickr30k_entities" / "ss_attn.yaml"
+    config = CONFIGS / "ss_attn.yaml"
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     check.add_parser(parser.add_subparsers())

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data.entities_generator import shared_data
-from xmodaler_ssattn.data.entities import MarkupError, parse_caption, read_objects, read_sentences
+from xmodaler_ssattn.data.entities import MarkupError, list_files, parse_caption, read_objects, read_sentences
 
 needs_real_files = pytest.mark.skipif(
     not (shared_data() / "flickr30k" / "Sentences_sample").is_dir(),
@@ -93,6 +93,33 @@ def test_boxes_count_from_zero_and_chains_collect_their_boxes(tmp_path):
     assert (found.width, found.height) == (500, 400)
     assert found.boxes_px == {"7": [[0, 1, 29, 39], [10, 11, 499, 399]], "8": [[10, 11, 499, 399]]}
     assert found.without_box == {"9"} and found.problems == [] and found.clipped == 0
+
+
+def test_one_drawn_box_of_two_chains_is_one_box(tmp_path):
+    found = objects_of(tmp_path, xml(box(1, 1, 5, 5, names=("7", "8")) + box(2, 2, 6, 6) + box(9, 9, 3, 3)))
+    # three bndbox elements, of which one is inverted; chain 7 has both of the others
+    assert found.boxes == 2 and len(found.boxes_px["7"]) == 2 and len(found.problems) == 1
+
+
+def test_the_number_in_a_files_name_is_its_image_and_leading_zeros_say_nothing(tmp_path):
+    for name in ("12.xml", "0012.xml", "13.xml", "x.xml", "-14.xml", "1_5.xml", "16.txt", "._17.xml"):
+        (tmp_path / name).write_text("")
+    assert list_files(tmp_path, ".xml") == {12: [tmp_path / "0012.xml", tmp_path / "12.xml"], 13: [tmp_path / "13.xml"]}
+
+
+def test_an_xml_that_names_another_image_is_refused(tmp_path):
+    for name in ("12.jpg", "0012.jpg", "beach.jpg"):
+        assert objects_of(tmp_path, xml(f"<filename>{name}</filename>")).width == 500
+    with pytest.raises(
+        MarkupError, match=r"12\.xml, line 3: <filename> is '13\.jpg', but the file is named for image 12"
+    ):
+        objects_of(tmp_path, xml("<filename>13.jpg</filename>"))
+
+
+@pytest.mark.parametrize("value", ["1_0", "1e1", "10.0", "\u0661", "+1", "9" * 30])
+def test_a_number_of_an_xml_is_plain_digits(tmp_path, value):
+    with pytest.raises(MarkupError, match="expected a whole number"):
+        objects_of(tmp_path, xml(box(1, 1, value, 5)))
 
 
 def test_a_box_one_pixel_over_the_border_is_clipped_and_counted(tmp_path):

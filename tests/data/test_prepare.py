@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -194,6 +195,55 @@ def test_missing_files_are_named(official, tmp_path):
         prepare(official, tmp_path / "out")
 
 
+def test_files_that_many_images_lack_are_counted_in_one_sentence(official, tmp_path):
+    splits = {"train": [11, 14, 15, 16, 17], "val": [12], "test": [13]}
+    (official / "Annotations" / "12.xml").unlink()
+    with pytest.raises(UserError) as caught:
+        prepare(official, tmp_path / "out", splits)
+    lines = str(caught.value).splitlines()
+    # 15, 16 and 17 have neither file; 12 lacks one of the two
+    assert lines[0].startswith("7 problem(s) in the annotations, nothing was written")
+    assert re.match(
+        r"  1\. 3 of 7 images have no Sentences file; is the folder complete\? The first: .*15\.txt", lines[1]
+    )
+    assert re.match(r"  2\. 4 of 7 images have no Annotations file; is the folder complete\? ", lines[2])
+    assert len(lines) == 4  # and what to do
+    report = prepare(official, tmp_path / "out", {**splits, "val": [14], "train": [11, 15, 16, 17]}, skip_bad=True)
+    assert report.planned == 6 and len(json.loads((tmp_path / "out" / "left_out.json").read_text())) == 6
+
+
+def test_ids_with_leading_zeros_are_the_same_images(official, tmp_path):
+    prepare(official, tmp_path / "plain")
+    for name in ("Sentences/11.txt", "Annotations/11.xml", "Sentences/14.txt"):
+        (official / name).rename(official / name.replace("/1", "/0001"))
+    (tmp_path / "ids.json").write_text(json.dumps({"train": ["0011"], "val": ["12"], "test": [13]}))
+    report = prepare(official, tmp_path / "zeros", read_splits(tmp_path / "ids.json"))
+    assert report.rest_images == 1
+    for name in os.listdir(tmp_path / "plain"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "zeros" / name).read_bytes(), name
+    (official / "Sentences" / "11.txt").write_text("other")
+    with pytest.raises(UserError, match=r"0011\.txt and .*11\.txt are all named by image 11; keep the right one"):
+        prepare(official, tmp_path / "zeros")
+    (tmp_path / "ids.json").write_text(json.dumps({"train": ["0011", "11"], "val": ["-12", 13.0, True], "test": []}))
+    with pytest.raises(UserError, match="(?s)4 problems.*image 11 stands in train and in train.*'-12'.*13.0.*True"):
+        read_splits(tmp_path / "ids.json")
+
+
+def test_unrelated_captions_that_are_not_there_are_named(official, tmp_path):
+    unrelated = {11: {4}, 12: {5, 0}, 14: {7}, 99: {0}}  # positions from 0; 14 is in no split
+    with pytest.raises(UserError, match="3 problem") as caught:
+        prepare(official, tmp_path / "out", unrelated=unrelated)
+    for sentence in (
+        "sentence 6 of image 12, which has 5",
+        "sentence 8 of image 14, which has 5",
+        "names image 99, which",
+    ):
+        assert sentence in str(caught.value)
+    report = prepare(official, tmp_path / "out", unrelated=unrelated, skip_bad=True)
+    assert report.unrelated == 1 and report.counts["val"]["captions"] == 5
+    assert {problem.left_out for problem in report.left_out} == {"nothing"}
+
+
 def test_require_official_refuses_the_fallback_rule(official, tmp_path):
     with pytest.raises(UserError, match="(?s)flickr30k_cleaned_class.json.*not GVD-identical.*dic_flickr30k.json"):
         prepare(official, tmp_path / "out", require_official=True)
@@ -277,6 +327,17 @@ def test_gvds_own_files_are_taken_as_they_are(official, tmp_path):
 def test_contradictions_in_gvds_file_are_named(official, tmp_path, change, message):
     with pytest.raises(UserError, match=rf"flickr30k_cleaned_class\.json, image 11: .*{message}"):
         prepare(official, tmp_path / "out", **gvd_files(tmp_path, **change))
+
+
+def test_an_image_that_stands_twice_in_gvds_file_is_named(official, tmp_path):
+    files = gvd_files(tmp_path)
+    content = json.loads(files["official"].read_text())
+    content["annotations"] += [content["annotations"][1], {"image_id": 7.5}]
+    files["official"].write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"(?s)image 12 stands twice, .*annotations\[4\].*annotations\[5\] has no integer"
+    ):
+        prepare(official, tmp_path / "out", **files)
 
 
 def test_the_class_of_a_phrase_is_its_last_class_word():

@@ -1,12 +1,14 @@
 """The captioner and its decoder as a whole: what must not depend on what."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from toys import for_test, toy_config, toy_model, toy_sample
+from toys import WORDS, for_test, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import build_losses, build_model, kfg
+from xmodaler_ssattn.host import NAME, UPSTREAM, build_losses, build_model, kfg
 from xmodaler_ssattn.losses import GroundingLoss
 
 
@@ -244,6 +246,21 @@ def test_all_impossible_settings_are_named_at_once(tmp_path):
 def test_a_missing_vocabulary_is_named_with_the_way_to_make_it(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.txt does not exist.*prepare annotations"):
         build_model(toy_config(tmp_path, INFERENCE__VOCAB=str(tmp_path / "nowhere.txt")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_both_hosts_decode_with_the_words_of_a_vocabulary_in_any_encoding(tmp_path, encoding):
+    cfg = toy_config(tmp_path)
+    plain = build_model(cfg)
+    path = Path(cfg.INFERENCE.VOCAB)
+    path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
+    if NAME == UPSTREAM and encoding == "utf-16":  # its own decoders, which ours replace, read UTF-8 only
+        with pytest.raises(UserError, match=r"X-modaler reads .*\.txt as UTF-8"):
+            build_model(cfg)
+        return
+    model = build_model(cfg)
+    assert model.beam_searcher.vocab == plain.beam_searcher.vocab == [".", *WORDS]
+    assert model.greedy_decoder.vocab == [".", *WORDS]
 
 
 def test_a_vocabulary_of_another_size_is_refused_with_the_right_number(tmp_path):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xmodaler_ssattn.cli.extract import list_failed
 from xmodaler_ssattn.cli.output import printable
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_text
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.caption import GroundedCaption
@@ -191,7 +192,7 @@ class ObjectWords:
         from xmodaler_ssattn.evaluation.lemmas import Lemmas, class_of_lemma
 
         self._lemma = Lemmas()
-        words = Path(vocabulary).read_text(encoding="utf-8").split()
+        words = read_text(vocabulary, "INFERENCE.VOCAB").split()
         self._classes = class_of_lemma(flickr30k_classes(), self._lemma, words)
 
     def __call__(self, word: str) -> str | None:

@@ -13,8 +13,6 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.results import is_results, parse_results
 from xmodaler_ssattn.files import read_json
 
-MAX_PROBLEMS = 10
-
 
 def _image_id(record: Any, key: str) -> str | None:
     value = record.get(key) if isinstance(record, Mapping) else None
@@ -56,7 +54,7 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
                 references[image] = captions
     empty = [image for image, captions in references.items() if not captions]
     problems += [f"image {image}: there is no reference caption." for image in empty if not problems]
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     if not references:
         raise UserError(f"{what}: there is no reference caption in it.")
     return references
@@ -104,7 +102,7 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
                 predictions[image] = caption
     else:
         raise UserError(f"{what}: expected an object or a list, got {type(data).__name__}.")
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     if not predictions:
         raise UserError(f"{what}: there is no caption in it.")
     return predictions

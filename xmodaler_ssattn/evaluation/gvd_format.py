@@ -14,10 +14,9 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.results import gvd_submission, is_results, parse_results
-from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.files import plain_id, read_json
 
 # The first few problems of a broken file say all; the rest would only hide them.
-MAX_PROBLEMS = 10
 EVAL_MODES = {"gen": "gen", "gt": "GT"}
 
 
@@ -47,7 +46,7 @@ def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
     for split in splits:
         if not isinstance(table.get(split), list):
             raise UserError(f"Split ids {path}: no list named {split!r}; the file has {', '.join(sorted(table))}.")
-        ids.update(str(i) for i in table[split])
+        ids.update(str(i if plain_id(i) is None else plain_id(i)) for i in table[split])
     return ids
 
 
@@ -121,7 +120,7 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
         keep: image ids (strings) to keep; other images are not checked further. None keeps all.
 
     Raises:
-        UserError: lists up to ten problems, each with image, caption and field; also when no image is left.
+        UserError: lists the problems, each with image, caption and field; also when no image is left.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
         raise UserError(f'{what}: expected an object with a list "annotations" (and the class names in "vocab").')
@@ -131,8 +130,6 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
     problems: list[str] = []
     kept: list[Mapping[str, Any]] = []
     for number, record in enumerate(data["annotations"]):
-        if len(problems) >= MAX_PROBLEMS:
-            break
         if not isinstance(record, Mapping) or isinstance(record.get("image_id"), bool):
             problems.append(f"annotation {number}: expected an object with image_id and captions.")
             continue
@@ -148,7 +145,7 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
             continue
         for i, caption in enumerate(record["captions"]):
             problems += _caption_problems(caption, f"image {image_id}, caption {i}")
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     if keep is not None and not kept:
         raise UserError(f"{what}: none of its {len(data['annotations'])} images is in the split.")
     return Reference(tuple(classes), tuple(kept))
@@ -175,7 +172,7 @@ def check_predictions(
         ``data["results"]``.
 
     Raises:
-        UserError: lists up to ten problems, each with image, sentence and field.
+        UserError: lists the problems, each with image, sentence and field.
     """
     if mode not in EVAL_MODES:
         raise ValueError(f"mode must be 'gen' or 'gt', got {mode!r}.")
@@ -184,8 +181,6 @@ def check_predictions(
     results, known = data["results"], set(classes)
     problems: list[str] = []
     for image_id, captions in sentences_of.items():
-        if len(problems) >= MAX_PROBLEMS:
-            break
         if image_id not in results:
             continue
         sentences = results[image_id]
@@ -201,7 +196,7 @@ def check_predictions(
                 unknown = [name for name in sentence["clss"] if name not in known]
                 found = [f"{where}, field clss: {name!r} is not one of the {len(known)} classes." for name in unknown]
             problems += found
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     return results
 
 
@@ -216,7 +211,7 @@ def read_submission(
     Raises:
         UserError: see ``check_predictions``; also when the submission holds none of the reference's images.
     """
-    data = read_json(path, "Submission")
+    data = read_json(path, "Submission", finite=False)
     if is_results(data):
         data = gvd_submission(parse_results(data, f"Results {path}"), mode)
     sentences_of = {str(record["image_id"]): len(record["captions"]) for record in reference.images}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from xmodaler_ssattn.classes import IRREGULAR
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json
 
@@ -20,7 +21,8 @@ from xmodaler_ssattn.files import read_json
 def noun_lemma(word: str) -> str:
     """The singular of a noun by lemminflect, of the lower-cased word without a possessive ending; else the word.
 
-    Only the first candidate is taken ("glasses" -> "glass", as CoreNLP says).
+    Only the first candidate is taken ("glasses" -> "glass", as CoreNLP says). Where lemminflect is known to be wrong,
+    ``classes.IRREGULAR`` is asked first: it makes "pants" a "pant", and "short" the lemma of "shorts".
     """
     from lemminflect import getLemma
 
@@ -31,6 +33,8 @@ def noun_lemma(word: str) -> str:
         if len(word) > len(ending) and word.endswith(ending):
             word = word[: -len(ending)]
             break
+    if word in IRREGULAR:
+        return IRREGULAR[word]
     candidates = getLemma(word, upos="NOUN")
     return candidates[0] if candidates and candidates[0] else word
 
