@@ -26,8 +26,8 @@ CLASS_PROBS         (k, C) float32       with MODEL.SS_ATTENTION.{ENABLED True, 
 kfg.SEQ_PER_SAMPLE  int                  in training; S, the same for all images
 kfg.G_TOKENS_IDS    S x (T,) int64       in training; [0, w1, ..., wn], words counted from 1
 kfg.G_TARGET_IDS    S x (T,) int64       in training; [w1, ..., wn, 0]
-SIGMA               (1, k) or (S, k)     in training with GroundingLoss in LOSSES.NAMES; ``data.sigma.positives`` and
-                    float32              ``data.sigma.indicator`` compute it from boxes
+SIGMA               (1, k) or (S, k)     in training with GroundingLoss in LOSSES.NAMES; ``data.sigma.indicator``
+                    float32              computes it from boxes
 HAS_BOXES           (1,) or (S,) float32 with SIGMA
 REF_TOKENS_IDS      list of (T,) int64   in evaluation with INFERENCE.GT_ATTENTION True; [0, w1, ..., wn]
 =================== ==================== =========================================================================

@@ -21,7 +21,7 @@ from xmodaler_ssattn.data.annotations import file_name, open_annotations
 from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
 from xmodaler_ssattn.data.regions import RegionStore
-from xmodaler_ssattn.data.sigma import indicator, positives
+from xmodaler_ssattn.data.sigma import positives, sigma_of
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
@@ -317,7 +317,7 @@ class Flickr30kEntitiesDataset:
         if self.targets is None:
             return
         rows = [0] if self.targets == "image" else chosen
-        sample[keys.SIGMA] = np.stack([indicator(record["positives"][row], num_regions) for row in rows])
+        sample[keys.SIGMA] = np.stack([sigma_of(record["positives"][row], num_regions) for row in rows])
         sample[keys.HAS_BOXES] = np.array([record["has_boxes"][row] for row in rows], dtype=np.float32)
 
 

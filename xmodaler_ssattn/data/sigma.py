@@ -37,10 +37,17 @@ def positives(
     return np.sort(found) if counted else np.unique(found)
 
 
-def indicator(marked: np.ndarray, num_regions: int) -> np.ndarray:
-    """sigma, (K,) float32, from the indices that ``positives`` gives: how often each region is among them.
+def indicator(
+    regions_px: np.ndarray, targets_px: np.ndarray, min_iou: float = 0.0, counted: bool = False
+) -> np.ndarray:
+    """sigma, (K,) float32; arguments as ``positives``."""
+    return sigma_of(positives(regions_px, targets_px, min_iou, counted), len(regions_px))
 
-    >>> indicator(np.array([0, 2, 2]), 4)
+
+def sigma_of(marked: np.ndarray, num_regions: int) -> np.ndarray:
+    """sigma, (K,) float32, from what ``positives`` gives: how often each region is among them.
+
+    >>> sigma_of(np.array([0, 2, 2]), 4)
     array([1., 0., 2., 0.], dtype=float32)
     """
     return np.bincount(np.asarray(marked, dtype=np.int64), minlength=num_regions).astype(np.float32)
