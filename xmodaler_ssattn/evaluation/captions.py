@@ -14,10 +14,10 @@ from xmodaler_ssattn.evaluation import jars
 from xmodaler_ssattn.evaluation.corpus import (
     CorpusMetric,
     MeanMetric,
-    MeteorMetric,
     bleu,
     cider,
     corpus_scores,
+    meteor,
     rouge_l,
 )
 from xmodaler_ssattn.evaluation.java import JavaError, find_java
@@ -222,7 +222,7 @@ class CaptionScorer:
         if name == "CIDEr":
             return cider(captions, references)
         if name == "METEOR":
-            return MeteorMetric(self.meteor.counts(captions, references), self.meteor)
+            return meteor(captions, references, self.meteor)
         return MeanMetric("SPICE", self._spice.scores(captions, references))
 
     def close(self) -> None:

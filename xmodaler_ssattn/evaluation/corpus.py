@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.meteor import Meteor
+from xmodaler_ssattn.evaluation.meteor import Meteor, addends
 
 
 class CorpusMetric(Protocol):
@@ -62,7 +62,7 @@ class MeteorMetric:
     """METEOR of summed counts.
 
     Attributes:
-        rows: (images, fields) METEOR's counts.
+        rows: (images, 23) what each image adds to the corpus, from ``meteor.addends``.
         meteor: the process that turns a sum of counts into a score.
     """
 
@@ -71,6 +71,11 @@ class MeteorMetric:
 
     def values(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"METEOR": self.meteor.scores(weights @ self.rows)}
+
+
+def meteor(captions: Sequence[str], references: Sequence[Sequence[str]], process: Meteor) -> MeteorMetric:
+    """Count with METEOR's process. Raises JavaError."""
+    return MeteorMetric(addends(process.counts(captions, references)), process)
 
 
 def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> BleuMetric:
