@@ -21,6 +21,7 @@ from xmodaler_ssattn.evaluation.grounding_scorer import GroundingScorer
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
+from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class Flickr30kEntitiesEvaler:
         table = folder / "lemmas.json"
         lemmas = Lemmas(read_lemma_table(table) if table.is_file() else None)
         words = Path(cfg.INFERENCE.VOCAB)
-        vocabulary = words.read_text(encoding="utf-8").split() if words.is_file() else None
+        vocabulary = read_lines(words, "Vocabulary") if words.is_file() else None
         return GroundingScorer(read_reference(path), lemmas, vocabulary)
 
     def _announce(self) -> set[str]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xmodaler_ssattn.evaluation.jars import meteor_jar
-from xmodaler_ssattn.evaluation.java import JAVA_OPTIONS, JavaError, LineServer, find_java
+from xmodaler_ssattn.evaluation.java import JavaError, LineServer, java_command
 from xmodaler_ssattn.evaluation.ptb import one_line
 
 TIME_LIMIT_S = 300.0
@@ -37,8 +37,7 @@ def meteor_command() -> list[str]:
         FileNotFoundError: no jar.
     """
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
-    arguments = ["-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
-    return [find_java(), *JAVA_OPTIONS, *options, *arguments]
+    return java_command(*options, "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm")
 
 
 def addends(counts: np.ndarray) -> np.ndarray:
