@@ -67,6 +67,13 @@ def test_reading_json_names_the_file_and_the_place(tmp_path):
         read_json(tmp_path, "The table")
 
 
+def test_a_name_that_stands_twice_in_an_object_is_refused_where_it_would_hide_something(tmp_path):
+    (tmp_path / "x.json").write_text('{"a": {"7": 1, "8": 2, "7": 3}}')
+    assert read_json(tmp_path / "x.json", "The table") == {"a": {"7": 3, "8": 2}}
+    with pytest.raises(UserError, match=r"The table: .*x\.json .*these names stand twice in one object: 7\."):
+        read_json(tmp_path / "x.json", "The table", unique_keys=True)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_text_is_the_same_in_every_unicode_encoding_and_with_every_line_end(tmp_path, encoding, end):

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,22 +159,34 @@ def read_bytes(path: str | os.PathLike, what: str) -> bytes:
         raise UserError(f"{what}: {path} cannot be read ({error.strerror or error}).") from error
 
 
-def read_json(path: str | os.PathLike, what: str) -> Any:
+def read_json(path: str | os.PathLike, what: str, *, unique_keys: bool = False) -> Any:
     """Read a JSON file; ``what`` names its role in the error messages.
 
+    Args:
+        unique_keys: refuse an object that names a key twice; JSON readers keep the last one without a word.
+
     Raises:
-        UserError: the file cannot be read as text (``read_text``), or is not one complete JSON value.
+        UserError: the file cannot be read as text (``read_text``), is not one complete JSON value, or repeats a key.
     """
+
     text = read_text(path, what)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique_keys else None)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{what}: {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
             "is the file complete?"
         ) from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or as many brackets
+    except (ValueError, RecursionError) as error:  # a repeated key, an integer of thousands of digits, as many brackets
         raise UserError(f"{what}: {path} cannot be read as JSON: {error}.") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        raise ValueError(f"these names stand twice in one object: {', '.join(repeated[:10])}")
+    return value
 
 
 def sha256_of(path: str | os.PathLike) -> str:

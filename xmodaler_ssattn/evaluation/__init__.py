@@ -12,6 +12,7 @@ Captions
     ptb.py, meteor.py, spice.py     the three Java programs;  java.py: where Java is, time limits;  jars.py: their files
     caption_files.py     reads references and predictions
 Both
+    doubts.py            what makes a score doubtful although its files are well formed
     bootstrap.py         intervals over images, paired differences
     results.py           the results file
     evaler.py            the class that X-modaler's trainer calls; the only file here that needs the host
