@@ -20,7 +20,7 @@ from xmodaler_ssattn.evaluation.doubts import grounding_doubts
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.grounding_scorer import GroundingScorer
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
-from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, gvd_predictions, write_results
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
@@ -117,11 +117,9 @@ class Flickr30kEntitiesEvaler:
         if not path.is_file():
             _say_once(f"No grounding scores for {self.split}: there is no {path}.")
             return None
-        table = folder / "lemmas.json"
-        lemmas = Lemmas(read_lemma_table(table) if table.is_file() else None)
         words = Path(cfg.INFERENCE.VOCAB)
         vocabulary = read_lines(words, "Vocabulary") if words.is_file() else None
-        return GroundingScorer(read_reference(path), lemmas, vocabulary)
+        return GroundingScorer(read_reference(path), Lemmas.of_folder(folder), vocabulary)
 
     def _announce(self) -> set[str]:
         """Say before training what cannot be computed, and start METEOR while the model trains.

@@ -148,9 +148,7 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
             f'{what}: expected an object with a list "annotations" (and the class names in "vocab").'
             + (" It is a submission or a results file; are reference and submission swapped?" if swapped else "")
         )
-    classes = data.get("vocab", list(flickr30k_classes()))
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"{what}: field vocab must be a list of class names.")
+    classes = _classes(data, what)
     problems: list[str] = []
     kept: dict[str, Mapping[str, Any]] = {}
     for number, record in enumerate(data["annotations"]):
@@ -181,7 +179,26 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
     raise_all(problems[:MAX_PROBLEMS], what)
     if keep is not None and not kept:
         raise UserError(f"{what}: none of its {len(data['annotations'])} images is in the split.")
-    return Reference(tuple(classes), tuple(kept.values()))
+    return Reference(classes, tuple(kept.values()))
+
+
+def _classes(data: Mapping[str, Any], what: str) -> tuple[str, ...]:
+    classes = data.get("vocab", list(flickr30k_classes()))
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{what}: field vocab must be a list of class names.")
+    return tuple(classes)
+
+
+def read_classes_of(path: str | os.PathLike) -> tuple[str, ...]:
+    """The class names of a reference file; its images are not looked at.
+
+    Raises:
+        UserError: an unreadable file, or no list of names.
+    """
+    data = read_json(path, "Grounding reference")
+    if not isinstance(data, Mapping):
+        raise UserError(f"Grounding reference {path}: expected an object, got {type(data).__name__}.")
+    return _classes(data, f"Grounding reference {path}")
 
 
 def read_reference(path: str | os.PathLike, keep: set[str] | None = None) -> Reference:

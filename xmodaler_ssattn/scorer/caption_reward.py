@@ -8,7 +8,6 @@ X-modaler's own scorers unpickle their references and frequencies. These have it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,5 +200,5 @@ def _references(cfg: Any) -> References:
         str(references_path(cfg)),
         cfg.INFERENCE.VOCAB,
         objects=cfg.SCORER.GROUNDING_WEIGHT > 0,
-        lemma_file=str(Path(cfg.DATALOADER.ANNO_FOLDER) / "lemmas.json"),
+        lemma_folder=cfg.DATALOADER.ANNO_FOLDER,
     )
