@@ -88,6 +88,13 @@ def test_inverted_boxes_and_boxes_outside_are_counted_with_the_first_one():
     assert doubts(dog=[200, 100, WIDTH + 3, 190], reference=no_size) == []
 
 
+def test_boxes_of_the_reference_are_looked_at_too():
+    wrong = {**CAPTION, "process_bnd_box": [[0.1, 0.1, 0.5, 0.9], [290, 100, 200, 190]]}
+    found = doubts(reference=[REFERENCE[0], {**REFERENCE[1], "captions": [wrong]}])
+    assert found[0].startswith("1 of 6 boxes of the reference are inverted") and "image 2: [290, 100, 200" in found[0]
+    assert found[1].startswith("1 of 6 boxes of the reference lie within 0..1")
+
+
 def test_predictions_without_an_object_and_without_an_annotated_one_are_named():
     empty = {"clss": [], "idx_in_sent": [], "bbox": []}
     assert "no sentence names an object" in grounding_doubts(REFERENCE, {"1": [empty], "2": [empty]}, "gen")[0]
@@ -164,6 +171,14 @@ def test_empty_and_equal_captions_are_named():
     assert caption_doubts({1: "a", 2: "a"}, REFERENCES, []) == ["all 2 captions are the same: 'a'"]
     found = caption_doubts({1: "a", 2: "b"}, {1: ["a"], 2: ["", ""]}, [])
     assert found == ["1 of 2 images have references without a word: 2"]
+
+
+def test_texts_that_are_not_tokenised_are_named_when_they_are_scored_as_tokens(with_java):
+    texts = {1: ["A man rides.", "a man"], 2: ["Two dogs"]}
+    scorer = CaptionScorer(texts, tokenized=True)
+    found = scorer.score({1: "a man rides", 2: "two dogs"}, ["Bleu"]).doubts
+    assert found == ("2 of the texts have capital letters: they are scored as tokens, but are not tokenised",)
+    assert CaptionScorer(texts).score({1: "A man rides", 2: "Two dogs"}, ["Bleu"]).doubts == ()
 
 
 def test_ciders_zero_of_one_image_is_explained():

@@ -166,6 +166,11 @@ def test_an_unknown_split_is_named_with_those_that_are_there(files):
         grounding(files, files["gen"], "--split", "dev")
 
 
+def test_a_split_without_its_list_is_refused(files):
+    with pytest.raises(UserError, match="--split val: give the file that lists the split's images with --split-ids"):
+        run("score", "grounding", "--reference", files["reference"], "--submission", files["gen"], "--split", "val")
+
+
 def test_without_vocab_the_480_classes_are_the_vocabulary(files, capsys):
     reference = {"annotations": [{"image_id": 1, "captions": [CAPTION]}]}
     path = write(files["folder"] / "novocab.json", reference)
@@ -382,3 +387,7 @@ def test_exported_results_score_like_the_results_themselves(files, tmp_path, cap
     assert capsys.readouterr().out == exported
     with pytest.raises(UserError, match="image 1: no forced sentences"):
         run("export", "gvd", path, "--mode", "gt")
+    assert "warning" not in capsys.readouterr().err
+    write_results(path, Results(results.images, {}))
+    run("export", "gvd", path)
+    assert f"warning: {path}: no sentence names an object" in capsys.readouterr().err

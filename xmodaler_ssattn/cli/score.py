@@ -62,7 +62,7 @@ def _grounding_arguments(parser: argparse.ArgumentParser, *, required: bool) -> 
         "--reference", required=required, metavar="R", help="flickr30k_cleaned_class.json, or a file of its format"
     )
     parser.add_argument("--split-ids", metavar="F", help="split_ids_flickr30k_entities.json; default: all images of R")
-    parser.add_argument("--split", nargs="+", default=["test"], help="which split(s) of F (default: test)")
+    parser.add_argument("--split", nargs="+", help="which split(s) of F (default: test)")
     parser.add_argument(
         "--mode",
         choices=("gen", "gt"),
@@ -159,7 +159,11 @@ def _replicates(args: argparse.Namespace, num_images: int):
 def _read_reference(args: argparse.Namespace):
     from xmodaler_ssattn.evaluation.gvd_format import read_reference, read_split_ids
 
-    keep = read_split_ids(args.split_ids, args.split) if args.split_ids else None
+    if args.split and not args.split_ids:
+        raise UserError(
+            f"--split {' '.join(args.split)}: give the file that lists the split's images with --split-ids."
+        )
+    keep = read_split_ids(args.split_ids, args.split or ["test"]) if args.split_ids else None
     return read_reference(args.reference, keep)
 
 

@@ -32,30 +32,26 @@ def grounding_doubts(
         one sentence for each doubt, without a full stop; empty when there is none.
     """
     compared, boxes, sizes, images = _compared(reference, predictions, mode)
+    annotated = [
+        (record["image_id"], box)
+        for record in reference
+        for caption in record["captions"]
+        for box in caption["process_bnd_box"]
+    ]
+    doubts = _unit_doubts([box for _, box in annotated], [image for image, _ in annotated], "boxes of the reference")
     if not boxes:
         return [
+            *doubts,
             "no sentence names an object: there is no class and no box in it, so that nothing is scored"
             if mode == "gen"
-            else "no sentence has a box at any word, so that every annotated word counts as a miss"
+            else "no sentence has a box at any word, so that every annotated word counts as a miss",
         ]
-    doubts = []
-    px = np.array(boxes, dtype=np.float64)
-    wide_high = np.array(sizes, dtype=np.float64)  # NaN where the reference has no image size
-
-    def say(wrong: np.ndarray, what: str) -> None:
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            doubts.append(
-                f"{int(wrong.sum())} of {len(px)} boxes {what}, the first one in image {images[first]}: {boxes[first]}"
-            )
-
-    inverted = (px[:, 2:] < px[:, :2]).any(axis=1)
-    say(inverted, "are inverted (x2 < x1 or y2 < y1) and hit nothing; expected x1, y1, x2, y2, not x, y, width, height")
-    fractions = (np.abs(px) <= 1).all(axis=1)
-    say(fractions, "lie within 0..1, as fractions do; expected pixels of the original image")
-    with np.errstate(invalid="ignore"):
-        outside = ((px[:, 2:] > wide_high + EDGE_PX) | (px[:, :2] < -EDGE_PX)).any(axis=1) & ~inverted
-    say(outside, "reach out of their image; expected pixels of the original image, not of a resized one")
+    doubts += _unit_doubts(boxes, images, "boxes")
+    px, wide_high = np.array(boxes, dtype=np.float64), np.array(sizes, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # NaN where the reference has no image size
+        outside = ((px[:, 2:] > wide_high + EDGE_PX) | (px[:, :2] < -EDGE_PX)).any(axis=1) & ~_inverted(px)
+    what = "reach out of their image; expected pixels of the original image, not of a resized one"
+    doubts += _counted(outside, boxes, images, "boxes", what)
     if not compared:
         doubts.append(
             "no class that is predicted is annotated in its image; are the ids and classes those of this data set?"
@@ -65,6 +61,28 @@ def grounding_doubts(
     else:
         doubts += _other_readings(compared, px, wide_high)
     return doubts
+
+
+def _inverted(px: np.ndarray) -> np.ndarray:
+    return (px[:, 2:] < px[:, :2]).any(axis=1)
+
+
+def _unit_doubts(boxes: Sequence[Sequence[float]], images: Sequence[Any], noun: str) -> list[str]:
+    px = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    inverted = "are inverted (x2 < x1 or y2 < y1) and hit nothing; expected x1, y1, x2, y2, not x, y, width, height"
+    fractions = "lie within 0..1, as fractions do; expected pixels of the original image"
+    return [
+        *_counted(_inverted(px), boxes, images, noun, inverted),
+        *_counted((np.abs(px) <= 1).all(axis=1), boxes, images, noun, fractions),
+    ]
+
+
+def _counted(wrong: np.ndarray, boxes: Sequence[Any], images: Sequence[Any], noun: str, what: str) -> list[str]:
+    if not wrong.any():
+        return []
+    first = int(np.argmax(wrong))
+    count = f"{int(wrong.sum())} of {len(boxes)} {noun}"
+    return [f"{count} {what}, the first one in image {images[first]}: {list(boxes[first])}"]
 
 
 def _compared(reference, predictions, mode):
@@ -143,6 +161,9 @@ def caption_doubts(
     blank = [str(image) for image in captions if not any(text.strip() for text in references[image])]
     if blank:
         doubts.append(f"{len(blank)} of {len(captions)} images have references without a word: {_first(blank)}")
+    capitals = sum(text != text.lower() for image in captions for text in (captions[image], *references[image]))
+    if capitals:  # the tokeniser leaves none
+        doubts.append(f"{capitals} of the texts have capital letters: they are scored as tokens, but are not tokenised")
     if "CIDEr" in metrics and len({frozenset(references[image]) for image in captions}) == 1:
         doubts.append(
             "CIDEr is 0 whatever the caption says: it weighs a phrase by how few images' references have it, and "
