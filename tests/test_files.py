@@ -1,6 +1,8 @@
 """Nothing half-written stays behind."""
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 
@@ -67,13 +69,6 @@ def test_reading_json_names_the_file_and_the_place(tmp_path):
         read_json(tmp_path, "The table")
 
 
-def test_a_name_that_stands_twice_in_an_object_is_refused_where_it_would_hide_something(tmp_path):
-    (tmp_path / "x.json").write_text('{"a": {"7": 1, "8": 2, "7": 3}}')
-    assert read_json(tmp_path / "x.json", "The table") == {"a": {"7": 3, "8": 2}}
-    with pytest.raises(UserError, match=r"The table: .*x\.json .*these names stand twice in one object: 7\."):
-        read_json(tmp_path / "x.json", "The table", unique_keys=True)
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_text_is_the_same_in_every_unicode_encoding_and_with_every_line_end(tmp_path, encoding, end):
@@ -118,3 +113,78 @@ def test_all_problems_come_in_one_message():
         raise_all(["one thing"], "Here")
     with pytest.raises(UserError, match="2 problems:\n  1. one\n  2. two"):
         raise_all(["one", "two"], "Here")
+
+
+# --- one reader ---------------------------------------------------------------------------------------
+# Calls that turn bytes of a file into text, JSON or yaml. Each use outside files.py needs its reason here.
+READS = {"read_text", "decode", "loads", "safe_load", "load_all", "loadtxt", "genfromtxt", "fromtxt", "reader"}
+OWN, MACHINE, PROCESS = "written by this package", "the machine's own file", "output of a program that we started"
+ALLOWED_READS = {
+    "cli/demo.py": {"read_text": OWN, "loads": OWN},  # terminal output and metrics of the demo's runs, while they grow
+    "data/convert/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
+    "data/device_cache.py": {"read_text": MACHINE},
+    "data/region_file.py": {"decode": "attributes of an HDF5 file"},
+    "evaluation/java.py": {"decode": PROCESS},
+    "evaluation/results.py": {"decode": "base64"},
+    "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},
+    "report/curves.py": {"loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"},
+    "report/figure.py": {"decode": "base64"},
+    "report/page.py": {"read_text": "a template of this package"},
+    "report/single_file.py": {"read_text": OWN, "decode": "base64"},
+    "reproduce/jobs.py": {"loads": "of json.dumps"},
+    "reproduce/running.py": {"read_text": OWN},  # terminal output
+    "runtime/data.py": {"loads": "of json.dumps"},
+    "tools/benchmark_contestants.py": {"loads": PROCESS},
+    "tools/benchmark_loading.py": {"loads": PROCESS},
+    "tools/benchmark_measures.py": {"read_text": MACHINE},
+    "tools/benchmark_precision.py": {
+        "loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"
+    },
+    "tools/benchmark_store.py": {"read_text": MACHINE},
+}
+
+
+def text_reads(path):
+    """(line, name) of every call that reads text in its own way: those of READS that are not the reader's own, and
+    open() in a text mode that reads."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        name = called.rsplit(".", 1)[-1]
+        ours = called == "read_text" or called.startswith("files.")  # xmodaler_ssattn.files
+        if (name in READS and not ours and "." in called) or called in ("json.load", "yaml.load"):
+            yield node.lineno, name
+        if name == "open":
+            # open(path, mode), but path.open(mode); PIL's Image.open and os.open have no text mode
+            modes = [a.value for a in (*node.args, *(k.value for k in node.keywords if k.arg == "mode"))
+                     if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
+            if called in ("os.open", "Image.open", "archive.open") or any(set(mode) & set("bwax") for mode in modes):
+                continue
+            yield node.lineno, name
+
+
+def test_every_text_file_is_read_by_the_one_reader():
+    root = Path(__file__).parents[1]
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted([*(root / "xmodaler_ssattn").rglob("*.py"), *(root / "tools").glob("*.py")]):
+        short = str(path.relative_to(root)).removeprefix("xmodaler_ssattn/")
+        for line, name in text_reads(path):
+            if short != "files.py":
+                found.setdefault(short, {})[name] = line
+    wild = {f"{short}:{line} {name}" for short, names in found.items() for name, line in names.items()
+            if name not in ALLOWED_READS.get(short, {})}  # fmt: skip
+    assert not wild, "use read_text, read_lines, read_json or read_yaml of xmodaler_ssattn.files, or give the reason"
+    needless = {f"{short} {name}" for short, names in ALLOWED_READS.items() for name in names
+                if name not in found.get(short, {})}  # fmt: skip
+    assert not needless
+
+
+def test_the_search_for_other_readers_finds_them(tmp_path):
+    source = tmp_path / "x.py"
+    source.write_text(
+        "open(p)\nopen(p, encoding='utf-8')\nPath(p).read_text()\njson.load(f)\nyaml.safe_load(t)\nb.decode('utf-8')\n"
+        "gzip.open(p, 'rt')\nnp.loadtxt(p)\np.open()\n"
+        "open(p, 'rb')\nopen(p, 'w')\nread_text(p, 'x')\nfiles.read_text(p, 'x')\ntorch.load(p)\nImage.open(p)\n"
+    )
+    assert [line for line, _ in text_reads(source)] == [1, 2, 3, 4, 5, 6, 7, 8, 9]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
 from pathlib import Path
@@ -17,8 +15,9 @@ def words_of(caption: str) -> list[str]:
 
 
 def read_captions(path: str) -> dict:
-    with gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
-        return json.load(file)
+    from xmodaler_ssattn.files import read_json
+
+    return read_json(path, "The captions")
 
 
 def caption_lengths(path: str | None) -> list[int]:

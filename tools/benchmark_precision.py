@@ -24,7 +24,9 @@ KINDS = {"float32": "False", "bfloat16": "True"}
 
 def last_score(folder: Path, name: str) -> float:
     """The last value of a score in a run's metrics.json."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    from xmodaler_ssattn.files import read_lines
+
+    lines = [json.loads(line) for line in read_lines(folder / "metrics.json", "The run's metrics")]
     values = [line[name] for line in lines if line.get(name) is not None]
     if not values:
         known = sorted({key for line in lines for key in line if "/" in key})

@@ -1,20 +1,23 @@
 """Reading and writing files: the one reader of text, and writers whose files appear whole.
 
 Every text that somebody else may have written (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so
-that a byte order mark, UTF-16 or the line ends of another system never become part of a word. Files are written under a
-temporary name in the same folder, then renamed.
+that a byte order mark, UTF-16 or the line ends of another system never become part of a word; ``tests/test_files.py``
+holds that no other way of reading text appears. Files are written under a temporary name in the same folder, then
+renamed.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections import Counter
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,49 +92,76 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_GZIP = b"\x1f\x8b"
+
+
+class TextError(UserError):
+    """A file that is not text.
+
+    Attributes:
+        line: where, from 1.
+        reason: what is wrong there, half a sentence.
+    """
+
+    def __init__(self, message: str, line: int = 0, reason: str = "") -> None:
+        super().__init__(message)
+        self.line, self.reason = line, reason
 
 
 def decode_text(data: bytes, what: str) -> str:
     """Bytes of a text file as a string whose lines end in ``\\n``.
 
-    UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one. ``\\r\\n`` and ``\\r`` become ``\\n``; no
-    other character is changed.
+    UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one. ``\\r\\n`` and ``\\r`` become ``\\n``; byte
+    order marks are dropped, also those inside, which joined files have; no other character is changed.
 
     Args:
         data: the content of a file.
         what: the file and its role, the beginning of the error messages.
 
     Raises:
-        UserError: the bytes are not text of such an encoding; the message names the line and the byte.
+        TextError: the bytes are not text of such an encoding; the message names the line and the byte.
 
     >>> decode_text(b"\\xef\\xbb\\xbfdog\\r\\ncat", "words.txt")
     'dog\\ncat'
     """
     mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
+    name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        line = 1 + error.object[: error.start].decode(encoding, "ignore").count("\n")
-        name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
-        raise UserError(
-            f"{what} is not valid {name} text: line {line}, byte {len(mark) + error.start} is "
-            f"0x{error.object[error.start]:02x} ({error.reason}). Save it as UTF-8."
+        before = error.object[: error.start].decode(encoding, "ignore").replace("\r\n", "\n").replace("\r", "\n")
+        line, byte = 1 + before.count("\n"), f"0x{error.object[error.start]:02x}"
+        raise TextError(
+            f"{what} is not valid {name} text: line {line}, byte {len(mark) + error.start} is {byte} "
+            f"({error.reason}). Save it as UTF-8.",
+            line,
+            f"byte {byte} is not {name} text ({error.reason})",
         ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
-        raise UserError(
-            f"{what} is not text: it contains a NUL character at position {text.index(chr(0))}. If it is UTF-16 "
-            "without a byte order mark, save it as UTF-8."
+        at = text.index("\0")
+        raise TextError(
+            f"{what} is not text: it contains a NUL character at position {at}. If it is UTF-16 without a byte order "
+            "mark, save it as UTF-8.",
+            1 + text.count("\n", 0, at),
+            "a NUL character, which no text has",
         )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\ufeff", "")
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:
-    """Read a text file with ``decode_text``; ``what`` names its role in the error messages.
+    """Read a text file, plain or gzip, with ``decode_text``; ``what`` names its role in the error messages.
 
     Raises:
-        UserError: the file is missing, cannot be read, or is not text.
+        UserError: the file is missing, cannot be read, is a gzip file that is cut short, or is not text.
     """
-    return decode_text(read_bytes(path, what), f"{what}: {path}")
+    data = read_bytes(path, what)
+    if data.startswith(_GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{what}: {path} is not a complete gzip file ({error}).") from error
+    return decode_text(data, f"{what}: {path}")
 
 
 def read_lines(path: str | os.PathLike, what: str) -> list[str]:
@@ -159,34 +189,116 @@ def read_bytes(path: str | os.PathLike, what: str) -> bytes:
         raise UserError(f"{what}: {path} cannot be read ({error.strerror or error}).") from error
 
 
-def read_json(path: str | os.PathLike, what: str, *, unique_keys: bool = False) -> Any:
-    """Read a JSON file; ``what`` names its role in the error messages.
+def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any:
+    """Read a JSON file, plain or gzip; ``what`` names its role in the error messages.
 
     Args:
-        unique_keys: refuse an object that names a key twice; JSON readers keep the last one without a word.
+        finite: False where the caller looks at every number and can say where NaN or Infinity stands.
 
     Raises:
-        UserError: the file cannot be read as text (``read_text``), is not one complete JSON value, or repeats a key.
+        UserError: the file cannot be read as text (``read_text``), or ``parse_json`` refuses it.
     """
+    text = read_text(path, what)
+    try:
+        return parse_json(text, finite=finite)
+    except UserError as error:
+        raise UserError(f"{what}: {path} is {error}") from error
+
+
+def parse_json(text: str, *, finite: bool = True) -> Any:
+    """One complete JSON value.
+
+    What Python's parser accepts silently is refused: a key twice in one object (the first value would be lost), and,
+    unless ``finite`` is False, NaN, Infinity and numbers that are too large for a float.
+
+    Raises:
+        UserError: the text is not such a value; the message begins with "not valid JSON".
+
+    >>> parse_json('{"a": [1, 2.5]}')
+    {'a': [1, 2.5]}
+    """
+    number = _finite if finite else float
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=number, parse_float=number)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"not valid JSON ({place}: {error.msg}); is the file complete?") from error
+    except (ValueError, RecursionError) as error:  # ours, an integer of thousands of digits, or as many brackets
+        raise UserError(f"not valid JSON: {error}.") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in made if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} stands twice in one object")
+    return made
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def read_yaml(path: str | os.PathLike, what: str) -> Any:
+    """Read a yaml file as plain data; ``what`` names its role in the error messages.
+
+    Raises:
+        UserError: the file cannot be read as text (``read_text``), is not yaml, repeats a key, which yaml's own loader
+            does not notice, or holds a tag that makes Python objects.
+    """
+    import yaml
+
+    class PlainLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    problem = f"the key {key.value!r} is written twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            return super().construct_mapping(node, deep)
 
     text = read_text(path, what)
     try:
-        return json.loads(text, object_pairs_hook=_unique if unique_keys else None)
-    except json.JSONDecodeError as error:
+        loader = PlainLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.constructor.ConstructorError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        problem = (error.problem or str(error)).replace("tag:yaml.org,2002:", "!!")
         raise UserError(
-            f"{what}: {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-            "is the file complete?"
-        ) from error
-    except (ValueError, RecursionError) as error:  # a repeated key, an integer of thousands of digits, as many brackets
-        raise UserError(f"{what}: {path} cannot be read as JSON: {error}.") from error
+            f"{path}, line {line}: {problem}. It is not valid yaml of plain values: tags that make Python objects are "
+            "refused, because reading one could run code."
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid yaml: {error}") from None
+    except (ValueError, RecursionError) as error:  # an impossible date, or thousands of brackets
+        raise UserError(f"{path} is not valid yaml: {error}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise ValueError(f"these names stand twice in one object: {', '.join(repeated[:10])}")
-    return value
+LARGEST_ID = 2**63 - 1
+
+
+def plain_id(value: object) -> int | None:
+    """The image id that a text or an integer is: digits, of a number below 2**63; None for anything else.
+
+    Leading zeros say nothing: ``007`` is 7, as in the names of COCO's pictures.
+
+    >>> [plain_id(value) for value in ("0007", 7, "-7", "1e9", "7.0", 7.0, "1_2", True, "9" * 19)]
+    [7, 7, None, None, None, None, None, None, None]
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) < 100):
+        return None
+    return number if (number := int(text)) <= LARGEST_ID else None
 
 
 def sha256_of(path: str | os.PathLike) -> str:

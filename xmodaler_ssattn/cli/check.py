@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, numbered
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
@@ -114,7 +114,7 @@ class Check:
         """The report; ``good`` is its last line when there is no problem."""
         lines = [f"  ok    {fact}" for fact in self.facts]
         lines += [f"  note  {warning}" for warning in self.warnings]
-        lines += [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
+        lines += [numbered(self.problems, shown=100)] if self.problems else []
         count = len(self.problems)
         lines.append(good if not count else f"{count} problem{'s' if count > 1 else ''} to mend before training.")
         return "\n".join(lines)

@@ -13,10 +13,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xmodaler_ssattn import host
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import read_yaml
 from xmodaler_ssattn.host import add_config, get_cfg
 
 _ARCHITECTURE_KEYS = ("META_ARCHITECTURE", "ENCODER", "DECODER", "PREDICTOR")
@@ -142,18 +141,23 @@ def _check_decoding(cfg: Any, config_file: str) -> None:
 def _read_yaml(cfg: Any, config_file: str) -> Any:
     if not config_file:
         raise UserError("--config-file: which yaml file? Try configs/sample/ss_attn.yaml.")
-    if not Path(config_file).is_file():
-        raise UserError(f"--config-file: the file {config_file} does not exist.")
+    _check_files(Path(config_file), set())
     try:
         return cfg.load_from_file_tmp(config_file, allow_unsafe=False)
-    except yaml.constructor.ConstructorError as error:
-        raise UserError(
-            f"{config_file}: refused, because it (or its _BASE_) holds a yaml tag that could run code: {error}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{config_file}: not valid yaml: {error}") from error
     except (AssertionError, OSError, ValueError) as error:  # the hosts' own words for a _BASE_ that cannot be read
         raise UserError(f"{config_file}: {error}") from error
+
+
+def _check_files(path: Path, seen: set[Path]) -> None:
+    """Our reader refuses what upstream's accepts silently in a file or its _BASE_, such as a key that stands twice."""
+    seen.add(path.resolve())
+    values = read_yaml(path, "--config-file")
+    bases = values.get("_BASE_", []) if isinstance(values, dict) else []
+    bases = [bases] if isinstance(bases, str) else bases
+    for base in bases if isinstance(bases, list) else []:
+        below = path.parent / Path(str(base)).expanduser()
+        if below.is_file() and below.resolve() not in seen:
+            _check_files(below, seen)
 
 
 def _flatten(node: dict, prefix: str = "") -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ pixels counted from 0 (empty when nothing is drawn).
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -26,7 +27,7 @@ from typing import Any, TextIO
 
 from xmodaler_ssattn.data.classes import union_box
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.files import atomic_path, decode_text, parse_json, read_json
 
 SCHEMA = "xmodaler_ssattn/annotations"
 VERSION = 1
@@ -150,19 +151,21 @@ def open_annotations(
 ) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     """As ``read_annotations``, but the images come one by one and never are in memory together.
 
-    Files in the layout that we write are read line by line; any other layout of the same JSON is read whole.
+    Files in the layout that we write are read line by line; any other layout or encoding of the JSON is read whole.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"The annotation file {path} does not exist. {HINT}")
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         first = file.readline().rstrip()
-    if first.endswith(_START):
-        header = _parse(first + "]}", path, 1)
+    if first.endswith(_START.encode()) and not first.startswith(codecs.BOM_UTF8):
+        header = _parse(first + b"]}", path, 1)
         items = _lines(path)
     else:
-        with open(path, encoding="utf-8") as file:
-            header = _parse(file.read(), path, None)
+        try:
+            header = read_json(path, "The annotation file")
+        except UserError as error:
+            raise UserError(f"{error} {HINT}") from error
         if not isinstance(header, dict) or not isinstance(header.get("images"), list):
             raise UserError(f"{path} is no annotation file: it has no list 'images'. {HINT}")
         items = iter(header["images"])
@@ -174,22 +177,25 @@ def open_annotations(
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         file.readline()
-        line = ""
+        line = b""
         for number, line in enumerate(file, 2):
-            if line.startswith("]}"):
+            if line.startswith(b"]}"):
+                if line.strip() != b"]}" or file.read(1 << 20).strip():
+                    raise UserError(
+                        f"{path}, line {number}: bytes follow behind the end; is it made of two files? {HINT}"
+                    )
                 return
-            yield _parse(line.rstrip().removesuffix(","), path, number)
+            yield _parse(line.rstrip().removesuffix(b","), path, number)
     raise UserError(f"{path} is cut short: it does not end with ']}}' (last line: {line[:40]!r}). {HINT}")
 
 
-def _parse(text: str, path: Path, line: int | None) -> Any:
+def _parse(line: bytes, path: Path, number: int) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{path}, line {line or error.lineno}"
-        raise UserError(f"{where}: not valid JSON ({error.msg}); is the file complete? {HINT}") from error
+        return parse_json(decode_text(line, "it"))
+    except UserError as error:
+        raise UserError(f"{path}, line {number}: {error} {HINT}") from error
 
 
 def _checked(items: Iterable[Any], path: Path) -> Iterator[dict[str, Any]]:

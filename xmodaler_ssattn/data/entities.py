@@ -3,6 +3,9 @@
 A sentence marks its phrases: ``[/EN#113/people Two men] watch [/EN#0/notvisual it] .`` The number is
 the coreference chain that the image's XML gives boxes to; chain 0 belongs to no object. The XML counts
 pixels from 1; 1 is subtracted, as the authors' own parser does (flickr30k_entities_utils.py).
+
+An image's id is the number in the name of its files: ``0012.txt`` is image 12. Two files of one number, and an XML
+whose ``filename`` names another number, are refused.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import TextError, decode_text, plain_id, read_bytes
 
 # One phrase: chain, one type or more, and its words.
 PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+) ([^\[\]]*)\]")
 NO_CHAIN = "0"
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 # Annotators drew to the border; a box may overlap it by this much and is then clipped.
 BORDER_TOLERANCE_PX = 1
 
@@ -70,6 +75,7 @@ class Objects:
         width, height: pixels.
         boxes_px: chain -> its boxes, each [x1, y1, x2, y2] in pixels counted from 0.
         without_box: chains that the XML names but gives no box: "nobndbox" and "scene".
+        boxes: ``bndbox`` elements that can be used; one may stand for several chains.
         problems: boxes that cannot be used; they are not in ``boxes_px``.
         clipped: how many boxes passed the border by a pixel and were clipped.
     """
@@ -79,6 +85,7 @@ class Objects:
     boxes_px: dict[str, list[list[int]]]
     without_box: set[str]
     problems: list[MarkupError]
+    boxes: int = 0
     clipped: int = 0
 
 
@@ -141,19 +148,31 @@ def read_sentences(path: str | os.PathLike, captions_per_image: int | None = 5) 
         captions_per_image: how many sentences there must be; None accepts any number but 0.
 
     Raises:
-        MarkupError: names file and line.
+        UserError: the file is missing or cannot be read; as a MarkupError, which names file and line, what it breaks.
     """
-    data = Path(path).read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise MarkupError(path, line, f"byte {data[error.start]:#04x} is not UTF-8 text.") from error
+    text = _text(path, "The sentences")
     captions = [parse_caption(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not captions or (captions_per_image is not None and len(captions) != captions_per_image):
         wanted = "at least 1" if captions_per_image is None else captions_per_image
         raise MarkupError(path, None, f"it has {len(captions)} sentences, expected {wanted}.")
     return captions
+
+
+def list_files(folder: str | os.PathLike, suffix: str) -> dict[int, list[Path]]:
+    """image id -> the files of a folder that are named by it: ``12.txt`` and ``0012.txt`` by 12; only one is right."""
+    found: dict[int, list[Path]] = {}
+    for name in sorted(os.listdir(folder)):
+        image_id = plain_id(name.removesuffix(suffix)) if name.endswith(suffix) else None
+        if image_id is not None:
+            found.setdefault(image_id, []).append(Path(folder) / name)
+    return found
+
+
+def _text(path: str | os.PathLike, what: str) -> str:
+    try:
+        return decode_text(read_bytes(path, what), f"{what}: {path}")
+    except TextError as error:
+        raise MarkupError(path, error.line, f"{error.reason}.") from error
 
 
 def read_objects(path: str | os.PathLike) -> Objects:
@@ -163,7 +182,8 @@ def read_objects(path: str | os.PathLike) -> Objects:
     chains. Boxes that leave the image or are inverted are returned as problems, with their line.
 
     Raises:
-        MarkupError: no XML, no image size, or an object without name; names file and line.
+        UserError: the file is missing or cannot be read; as a MarkupError, which names file and line: no XML, no image
+            size, an object without name, or the name of another image.
     """
     reader = _XmlReader(path)
     parser = xml.parsers.expat.ParserCreate()
@@ -174,7 +194,8 @@ def read_objects(path: str | os.PathLike) -> Objects:
     parser.StartDoctypeDeclHandler = reader.doctype
     reader.parser = parser
     try:
-        parser.Parse(Path(path).read_bytes(), True)
+        # Decoded text: expat then leaves aside what encoding the file declares.
+        parser.Parse(_text(path, "The boxes"), True)
     except xml.parsers.expat.ExpatError as error:
         reason = xml.parsers.expat.errors.messages[error.code]
         raise MarkupError(path, error.lineno, f"not well-formed XML ({reason}).") from error
@@ -214,6 +235,8 @@ class _XmlReader:
             self._names.append("".join(self._text).strip())
         elif tag in ("width", "height"):
             self.size[tag] = self._number(tag)
+        elif tag == "filename":
+            self._check_name("".join(self._text).strip())
         elif tag in self.NUMBERS and self._box is not None:
             self._box[tag] = self._number(tag)
         elif tag == "object":
@@ -223,12 +246,21 @@ class _XmlReader:
 
     def _number(self, tag: str) -> int:
         value = "".join(self._text).strip()
-        try:
-            return int(value)
-        except ValueError:
+        if not WHOLE_NUMBER.fullmatch(value):
             raise MarkupError(
                 self.path, self.parser.CurrentLineNumber, f"<{tag}> is {value!r}, expected a whole number."
-            ) from None
+            )
+        return int(value)
+
+    def _check_name(self, name: str) -> None:
+        own, named = plain_id(Path(self.path).stem), plain_id(os.path.splitext(name)[0])
+        if own is not None and named is not None and own != named:
+            raise MarkupError(
+                self.path,
+                self.parser.CurrentLineNumber,
+                f"<filename> is {name!r}, but the file is named for image {own}. The file's name decides: if the boxes "
+                "are those of another image, rename the file, else correct the entry.",
+            )
 
     def result(self) -> Objects:
         if self.size.get("width", 0) < 1 or self.size.get("height", 0) < 1:
@@ -244,6 +276,7 @@ class _XmlReader:
                 found.problems.append(error)
                 found.without_box.update(names)
                 continue
+            found.boxes += 1
             for name in names:
                 found.boxes_px.setdefault(name, []).append(box_px)
         found.without_box.difference_update(found.boxes_px)

@@ -25,7 +25,7 @@ from xmodaler_ssattn.data.annotations import (
     json_list,
 )
 from xmodaler_ssattn.data.classes import FALLBACK_RULE, read_classes
-from xmodaler_ssattn.data.problems import numbered
+from xmodaler_ssattn.data.entities import list_files
 from xmodaler_ssattn.data.records import (
     Loaded,
     OfficialDictionary,
@@ -43,7 +43,7 @@ from xmodaler_ssattn.data.vocabulary import (
     build_vocabulary,
     write_vocabulary,
 )
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, numbered
 from xmodaler_ssattn.files import atomic_path, write_json
 from xmodaler_ssattn.progress import progress
 
@@ -58,21 +58,29 @@ class PrepareReport:
     Attributes:
         out_dir: the folder that was written.
         vocabulary: the words.
-        counts: split -> name -> number.
+        counts: split -> name -> number. Boxes are counted as drawn: one may stand for several chains.
+        boxed_phrases: phrases whose chain has a box.
+        classes_used: how many classes have an object word with a box.
         rest_images: images outside all splits whose words were counted.
         clipped_boxes: boxes that passed the border by one pixel and were clipped.
         unrelated: captions left out of the training split because they were listed as unrelated.
         gvd_identical: whether GVD's own file was used.
+        given_vocabulary: whether the words are those of GVD's dictionary.
+        planned: images in all splits.
         left_out: what was skipped (empty unless ``skip_bad``).
     """
 
     out_dir: Path
     vocabulary: Vocabulary
     counts: dict[str, dict[str, int]]
+    boxed_phrases: int = 0
+    classes_used: int = 0
     rest_images: int = 0
     clipped_boxes: int = 0
     unrelated: int = 0
     gvd_identical: bool = False
+    given_vocabulary: bool = False
+    planned: int = 0
     left_out: list[Problem] = dataclasses.field(default_factory=list)
 
     def total(self, name: str) -> int:
@@ -110,7 +118,8 @@ def prepare_annotations(
         official: GVD's ``flickr30k_cleaned_class.json``, read instead of the two folders.
         dictionary: GVD's ``dic_flickr30k.json``: its vocabulary, class order and lemmas are taken.
         require_official: refuse the fallback rule and our own vocabulary.
-        unrelated: image id -> positions (from 0) of captions to leave out of the training split.
+        unrelated: image id -> positions (from 0) of captions to leave out of the training split; an image or a caption
+            that is not there is a problem.
         source: said in the header.
         captions_per_image: how many each image must have; None accepts any number.
         min_count: keep words seen at least so often.
@@ -147,11 +156,17 @@ def prepare_annotations(
             annotation_header, source=source, gvd_identical=False, rule=FALLBACK_RULE, classes=class_names
         )
     report = PrepareReport(
-        out_dir, Vocabulary(["UNK"]), {split: Counter() for split in splits}, gvd_identical=file is not None
+        out_dir,
+        Vocabulary(["UNK"]),
+        {split: Counter() for split in splits},
+        gvd_identical=file is not None,
+        given_vocabulary=words is not None,
+        planned=sum(map(len, splits.values())),
     )
     home = {image_id: split for split, ids in splits.items() for image_id in ids}
     counted: Counter[str] = Counter()
     problems: list[Problem] = []
+    unrelated = dict(unrelated or {})
     class_set = set(class_names)
     with contextlib.ExitStack() as stack:
         outputs = {
@@ -164,16 +179,22 @@ def prepare_annotations(
             split = home.get(image.image_id)
             if split is None:
                 report.rest_images += 1
+            listed = unrelated.pop(image.image_id, ())
+            report.unrelated += _drop_captions(image, listed, captions_per_image, split == "train", problems)
             if image.record is None:
                 continue
             if file is None:
                 add_classes(image.record, class_set, lemma)
-            if unrelated and split == "train":
-                report.unrelated += _drop_captions(image.record, unrelated.get(image.image_id, ()), problems)
             if image.record["captions"]:
                 reference = file.images[image.image_id] if file is not None else None
                 outputs[split].add(image, reference, report.counts[split])
-        _raise_problems(problems, skip_bad)
+        problems += [
+            Problem(image_id, f"the list of unrelated captions names image {image_id}, which is not there.", "nothing")
+            for image_id in unrelated
+        ]
+        report.boxed_phrases = sum(output.boxed_phrases for output in outputs.values())
+        report.classes_used = len(set().union(*(output.classes_used for output in outputs.values())))
+        _raise_problems(problems, report.planned, skip_bad)
         _check_not_empty(report, splits)
         report.left_out = problems
         report.vocabulary = words.vocabulary if words is not None else build_vocabulary(counted, min_count)
@@ -200,6 +221,8 @@ class _SplitOutput:
         self._captions = stack.enter_context(atomic_path(out_dir / f"captions_{split}.json"))
         self._coco: dict[str, Any] = {"info": {}, "licenses": [], "type": "captions", "images": [], "annotations": []}
         self._grounding = None
+        self.boxed_phrases = 0
+        self.classes_used: set[str] = set()
         if split != "train":
             self._grounding = stack.enter_context(
                 json_list(
@@ -223,7 +246,11 @@ class _SplitOutput:
             counts["captions"] += 1
             counts["long_captions"] += len(caption["tokens"]) > LONG_CAPTION
             counts["phrases"] += len(caption["phrases"])
-            counts["grounded_words"] += sum(bool(phrase["class"] and phrase["boxes"]) for phrase in caption["phrases"])
+            boxed = [phrase["class"] for phrase in caption["phrases"] if phrase["boxes"]]
+            named = [name for name in boxed if name is not None]
+            self.boxed_phrases += len(boxed)
+            counts["grounded_words"] += len(named)
+            self.classes_used.update(named)
 
     def write_references(self) -> None:
         write_json(self._captions, self._coco)
@@ -250,10 +277,18 @@ def _load_entities_images(
     workers: int | None,
 ) -> Iterator[Loaded]:
     planned = [image_id for ids in splits.values() for image_id in ids]
-    found = {int(name[:-4]) for name in os.listdir(sentences) if name.endswith(".txt") and name[:-4].isdecimal()}
-    rest = sorted(found - set(planned))
-    tasks = [(image_id, sentences, annotations, captions_per_image) for image_id in planned]
-    tasks += [(image_id, sentences, None, captions_per_image) for image_id in rest]
+    texts, boxes = list_files(sentences, ".txt"), list_files(annotations, ".xml")
+    wanted = set(planned)
+    rest = sorted(texts.keys() - wanted)
+    tasks = []
+    for image_id in (*planned, *rest):
+        problems: list[Problem] = []
+        text = _only_file(image_id, texts, sentences, ".txt", problems)
+        xml = _only_file(image_id, boxes, annotations, ".xml", problems) if image_id in wanted else None
+        if problems:
+            yield Loaded(image_id, None, [], problems)
+        else:
+            tasks.append((image_id, text, xml, captions_per_image))
     if workers is None:
         workers = os.cpu_count() or 1 if len(tasks) >= IMAGES_WORTH_A_POOL else 1
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
@@ -261,6 +296,20 @@ def _load_entities_images(
         return
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         yield from progress(pool.imap(_load_task, tasks, chunksize=128), len(tasks), "images")
+
+
+def _only_file(
+    image_id: int, found: Mapping[int, Sequence[Path]], folder: Path, suffix: str, problems: list[Problem]
+) -> Path | None:
+    """The one file of an image; None, with a problem, when there is none, or one for each way to write its number."""
+    paths = found.get(image_id, ())
+    if not paths:
+        message = f"{folder / f'{image_id}{suffix}'} does not exist."
+        problems.append(Problem(image_id, message, "image", f"have no {folder.name} file"))
+    elif len(paths) > 1:
+        message = f"{' and '.join(map(str, paths))} are all named by image {image_id}; keep the right one."
+        problems.append(Problem(image_id, message, "image"))
+    return paths[0] if len(paths) == 1 else None
 
 
 def _load_task(task: tuple[int, Path, Path | None, int | None]) -> Loaded:
@@ -289,14 +338,32 @@ def _check_arguments(
         raise UserError("The annotations cannot be prepared:\n" + "\n".join(f"  - {problem}." for problem in problems))
 
 
-def _raise_problems(problems: Sequence[Problem], skip_bad: bool) -> None:
+def _raise_problems(problems: Sequence[Problem], planned: int, skip_bad: bool) -> None:
     if not problems or skip_bad:
         return
-    shown = numbered([problem.message for problem in problems])
     raise UserError(
-        f"{len(problems)} problem(s) in the annotations, nothing was written:\n{shown}\n"
-        "Mend the files, or add --skip-bad: it leaves out what cannot be used and writes the list of it."
+        f"{len(problems):,} problem(s) in the annotations, nothing was written:\n"
+        f"{numbered(grouped(problems, planned))}\n"
+        "Correct the files, or add --skip-bad: it leaves out what cannot be used and writes the list of it."
     )
+
+
+def grouped(problems: Sequence[Problem], planned: int) -> list[str]:
+    """The problems' messages; several images that lack the same are one sentence, which counts them.
+
+    Args:
+        planned: images in all splits.
+    """
+    lacking: dict[str, list[Problem]] = {}
+    for problem in problems:
+        if problem.lack:
+            lacking.setdefault(problem.lack, []).append(problem)
+    sentences = [
+        f"{len(group):,} of {planned:,} images {lack}; is the folder complete? The first: {group[0].message}"
+        for lack, group in lacking.items()
+        if len(group) > 1
+    ]
+    return sentences + [problem.message for problem in problems if len(lacking.get(problem.lack, ())) < 2]
 
 
 def _check_not_empty(report: PrepareReport, splits: Mapping[str, Sequence[int]]) -> None:
@@ -306,13 +373,23 @@ def _check_not_empty(report: PrepareReport, splits: Mapping[str, Sequence[int]])
         raise UserError(f"No usable image is left in the split {', '.join(empty)}: {reason}")
 
 
-def _drop_captions(record: dict[str, Any], positions: Collection[int], problems: list[Problem]) -> int:
-    before = len(record["captions"])
-    record["captions"] = [caption for number, caption in enumerate(record["captions"]) if number not in positions]
+def _drop_captions(
+    image: Loaded, listed: Collection[int], captions: int | None, train: bool, problems: list[Problem]
+) -> int:
+    """Take the listed captions out of a training image's record; how many they were."""
+    image_id, record = image.image_id, image.record
+    captions = captions if record is None else len(record["captions"])
+    beyond = sorted(position + 1 for position in listed if captions is not None and position >= captions)
+    if beyond:
+        numbers = ", ".join(map(str, beyond))
+        message = f"the list of unrelated captions names sentence {numbers} of image {image_id}, which has {captions}."
+        problems.append(Problem(image_id, message, "nothing"))
+    if record is None or not train:
+        return 0
+    record["captions"] = [caption for number, caption in enumerate(record["captions"]) if number not in listed]
     if not record["captions"]:
-        image_id = record["image_id"]
         problems.append(Problem(image_id, f"image {image_id}: all its captions are listed as unrelated.", "image"))
-    return before - len(record["captions"])
+    return captions - len(record["captions"])
 
 
 def _ordered_classes(file: OfficialFile, words: OfficialDictionary | None) -> list[str]:
@@ -332,7 +409,10 @@ def _write_side_files(report: PrepareReport, words: OfficialDictionary | None) -
     write_vocabulary(report.out_dir / "vocabulary.txt", report.vocabulary)
     optional = {
         "lemmas.json": words.lemmas if words is not None else None,
-        "left_out.json": [dataclasses.asdict(problem) for problem in report.left_out] or None,
+        "left_out.json": [
+            {key: getattr(problem, key) for key in ("image_id", "message", "left_out")} for problem in report.left_out
+        ]
+        or None,
     }
     for name, content in optional.items():
         if content is not None:

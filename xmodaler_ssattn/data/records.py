@@ -14,14 +14,13 @@ from typing import Any
 
 from xmodaler_ssattn.data.classes import class_of_phrase
 from xmodaler_ssattn.data.entities import (
-    MarkupError,
     read_objects,
     read_sentences,
     token_of,
 )
 from xmodaler_ssattn.data.vocabulary import Vocabulary
-from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import plain_id, read_json
 
 Record = dict[str, Any]
 
@@ -33,17 +32,22 @@ class Problem:
     Attributes:
         image_id: the image it belongs to.
         message: what is wrong; names file and line or key.
-        left_out: what goes when the user goes on: "image", "boxes of the phrase" or "box".
+        left_out: what goes when the user continues: "image", "boxes of the phrase", "box" or "nothing".
+        lack: what many images may lack, e.g. "have no Sentences file": these are counted together, not listed.
     """
 
     image_id: int
     message: str
     left_out: str
+    lack: str = ""
 
 
 @dataclasses.dataclass
 class Loaded:
-    """One image as read: its record (None when it cannot be used), its tokens for the vocabulary, and the rest."""
+    """One image as read: its record (None when it cannot be used), its tokens for the vocabulary, and the rest.
+
+    ``boxes`` counts boxes as drawn (``bndbox`` elements), ``clipped`` those that passed the border by a pixel.
+    """
 
     image_id: int
     record: Record | None
@@ -54,28 +58,30 @@ class Loaded:
 
 
 # --- Sentences/ and Annotations/ ---------------------------------------------------------------------
-def load_entities(image_id: int, sentences: Path, annotations: Path | None, captions_per_image: int | None) -> Loaded:
-    """Read one image's ``Sentences/ID.txt`` and ``Annotations/ID.xml``; classes come later (``add_classes``).
+def load_entities(
+    image_id: int, sentences: Path | None, objects_file: Path | None, captions_per_image: int | None
+) -> Loaded:
+    """Read one image's files of ``Sentences`` and ``Annotations``; classes come later (``add_classes``).
 
     Args:
-        annotations: None reads the words alone, for an image outside all splits.
+        sentences: its ``Sentences/ID.txt``.
+        objects_file: its ``Annotations/ID.xml``; None reads the words alone, for an image outside all splits.
     """
     loaded = Loaded(image_id, None, [], [])
+    captions, objects = [], None
     try:
-        captions = read_sentences(sentences / f"{image_id}.txt", captions_per_image)
+        captions = read_sentences(sentences, captions_per_image)
         loaded.tokens = [token for caption in captions for token in caption.tokens]
-        if annotations is None:
-            return loaded
-        xml_path = annotations / f"{image_id}.xml"
-        objects = read_objects(xml_path)
-    except MarkupError as error:
+    except UserError as error:
         loaded.problems.append(Problem(image_id, str(error), "image"))
-        return loaded
-    except FileNotFoundError as error:
-        loaded.problems.append(Problem(image_id, f"{error.filename} does not exist.", "image"))
+    try:
+        objects = read_objects(objects_file) if objects_file is not None else None
+    except UserError as error:
+        loaded.problems.append(Problem(image_id, str(error), "image"))
+    if objects is None or not captions:
         return loaded
     loaded.problems += [Problem(image_id, str(problem), "box") for problem in objects.problems]
-    loaded.boxes = sum(map(len, objects.boxes_px.values()))
+    loaded.boxes = objects.boxes
     loaded.clipped = objects.clipped
     made = []
     for caption in captions:
@@ -83,9 +89,9 @@ def load_entities(image_id: int, sentences: Path, annotations: Path | None, capt
         for phrase in caption.phrases:
             boxes = objects.boxes_px.get(phrase.chain, [])
             if not boxes and phrase.chain is not None and phrase.chain not in objects.without_box:
-                where = f"{sentences / f'{image_id}.txt'}, line {caption.line}"
+                where = f"{sentences}, line {caption.line}"
                 words = " ".join(caption.tokens[phrase.start : phrase.end])
-                message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {xml_path}."
+                message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {objects_file}."
                 loaded.problems.append(Problem(image_id, message, "boxes of the phrase"))
             phrases.append(
                 {
@@ -142,12 +148,16 @@ def read_official(path: str | os.PathLike) -> OfficialFile:
         raise UserError(
             f"{path}: expected an object with the lists 'vocab' and 'annotations', as in flickr30k_cleaned_class.json."
         )
-    images = {}
+    images, problems = {}, []
     for number, image in enumerate(content["annotations"]):
-        try:
-            images[int(image["image_id"])] = image
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path}: annotations[{number}] has no integer image_id.") from None
+        image_id = plain_id(image.get("image_id")) if isinstance(image, dict) else None
+        if image_id is None:
+            problems.append(f"annotations[{number}] has no integer image_id")
+        elif image_id in images:
+            problems.append(f"image {image_id} stands twice, the second time as annotations[{number}]")
+        else:
+            images[image_id] = image
+    raise_all(problems, str(path))
     return OfficialFile(Path(path), content["vocab"], images)
 
 
@@ -164,7 +174,9 @@ def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
     if gaps:
         raise UserError(f"{path}: ix_to_word lacks the indices {', '.join(gaps[:10])} of 1 to {len(words)}.")
     vocabulary = Vocabulary([words[str(index)] for index in range(1, len(words) + 1)], f"{path}, ix_to_word")
-    ids = [int(image["id"]) for image in content.get("images", []) if "id" in image]
+    ids = [plain_id(image["id"]) for image in content.get("images", []) if "id" in image]
+    if None in ids:
+        raise UserError(f"{path}: images[{ids.index(None)}] has an id that is no integer.")
     return OfficialDictionary(vocabulary, list(content["wtod"]), content["wtol"], ids)
 
 
@@ -173,7 +185,8 @@ def load_official(file: OfficialFile, image_id: int, captions_per_image: int | N
     loaded = Loaded(image_id, None, [], [])
     image = file.images.get(image_id)
     if image is None:
-        loaded.problems.append(Problem(image_id, f"image {image_id} is not in {file.path}.", "image"))
+        message = f"image {image_id} is not in {file.path}."
+        loaded.problems.append(Problem(image_id, message, "image", f"are not in {file.path}"))
         return loaded
     known = set(file.classes)
     try:

@@ -8,13 +8,23 @@ from pathlib import Path
 
 from xmodaler_ssattn.data.annotations import SPLITS
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.files import plain_id, read_json, read_lines, read_text
 
 # Images per split that the two schemes are known to have.
 EXPECTED = {
     "karpathy": {"train": 29000, "val": 1014, "test": 1000},
     "plummer": {"train": 29783, "val": 1000, "test": 1000},
 }
+
+# What Flickr30k Entities v1.0 holds in these splits, counted on the complete files: phrases (without the four that are
+# punctuation only), phrases whose chain has a box, bndbox elements, captions of UNRELATED_CAPTIONS in the training
+# split, images outside the splits. The words, UNK included, are counted over all 31,783 images.
+EXPECTED_COUNTS = {
+    "karpathy": {"phrases": 547_073, "boxed_phrases": 445_586, "boxes": 270_107, "unrelated": 19, "rest": 769},
+    "plummer": {"phrases": 559_763, "boxed_phrases": 456_140, "boxes": 275_775, "unrelated": 21, "rest": 0},
+}
+EXPECTED_VOCABULARY = 8_624
+CAPTIONS_PER_IMAGE = 5
 
 
 def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
@@ -29,14 +39,14 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
         split -> ids in the file's order.
 
     Raises:
-        UserError: a file or split is missing, an id is no integer, or stands twice.
+        UserError: a file or split is missing, an id is not a ``plain_id``, or stands twice, also as ``7`` and ``007``.
     """
     path = Path(path)
     if path.is_dir():
         missing = [str(path / f"{split}.txt") for split in SPLITS if not (path / f"{split}.txt").is_file()]
         raise_all((f"{name} does not exist" for name in missing), "The folder of split lists is not complete")
         found: Mapping[str, Sequence[object]] = {
-            split: (path / f"{split}.txt").read_text(encoding="utf-8").split() for split in SPLITS
+            split: read_text(path / f"{split}.txt", "Split ids").split() for split in SPLITS
         }
     else:
         found = read_json(path, "Split ids")
@@ -46,10 +56,9 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     for split in SPLITS:
         splits[split] = []
         for value in found[split]:
-            try:
-                image_id = int(str(value))
-            except ValueError:
-                problems.append(f"{split}: the image id {value!r} is no integer")
+            image_id = plain_id(value)
+            if image_id is None:
+                problems.append(f"{split}: the image id {value!r} is no integer from 0 to 2**63 - 1")
                 continue
             if image_id in home:
                 problems.append(f"image {image_id} stands in {home[image_id]} and in {split}")
@@ -86,11 +95,15 @@ def read_unrelated(path: str | os.PathLike) -> dict[int, set[int]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"The list of unrelated captions {path} does not exist.")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    problems = []
+    for number, line in enumerate(read_lines(path, "The list of unrelated captions"), 1):
         parts = line.split("#")[0].split()
         if not parts:
             continue
-        if len(parts) != 2 or not all(part.isdecimal() for part in parts) or int(parts[1]) < 1:
-            raise UserError(f"{path}, line {number}: expected 'image-id sentence-number', found {line!r}.")
-        found.setdefault(int(parts[0]), set()).add(int(parts[1]) - 1)
+        image_id, sentence = map(plain_id, parts) if len(parts) == 2 else (None, None)
+        if image_id is None or not sentence:
+            problems.append(f"line {number}: expected 'image-id sentence-number', found {line!r}")
+        else:
+            found.setdefault(image_id, set()).add(sentence - 1)
+    raise_all(problems, str(path))
     return found

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import write_text
+from xmodaler_ssattn.files import read_lines, write_text
 
 UNK = "UNK"
 END = 0
@@ -38,7 +38,7 @@ class Vocabulary:
             raise UserError(f"{where}: the last word must be {UNK}, found {last}.")
         self._index: dict[str, int] = {}
         for number, word in enumerate(self.words, 1):
-            if not word or word.split() != [word]:
+            if not isinstance(word, str) or word.split() != [word]:
                 raise UserError(f"{where}, line {number}: {word!r} is not one word.")
             if word in self._index:
                 raise UserError(f"{where}, line {number}: {word!r} stands in line {self._index[word]} already.")
@@ -73,10 +73,6 @@ def write_vocabulary(path: str | os.PathLike, vocabulary: Vocabulary) -> None:
 
 def read_vocabulary(path: str | os.PathLike) -> Vocabulary:
     """Read ``vocabulary.txt``; a ``UserError`` names file and line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"The vocabulary {path} does not exist; `xmodaler prepare annotations` writes it.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"The vocabulary {path} is not UTF-8 text ({error}).") from error
-    return Vocabulary([line.strip() for line in text.rstrip("\n").split("\n")], path)
+    if not Path(path).exists():
+        raise UserError(f"The vocabulary {path} does not exist; `xmodaler prepare annotations` writes it.")
+    return Vocabulary([line.strip() for line in read_lines(path, "The vocabulary")], path)

@@ -22,7 +22,7 @@ import torch
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler, scores_after_each_epoch
-from xmodaler_ssattn.files import atomic_path, read_json, write_json
+from xmodaler_ssattn.files import atomic_path, read_json, read_text, write_json
 from xmodaler_ssattn.host import HookBase, comm
 
 BEST_WEIGHTS, BEST_RECORD = "model_best.pth", "best.json"
@@ -44,7 +44,7 @@ def obsolete(folder: Path) -> list[Path]:
     pointer = folder / LAST_CHECKPOINT
     if not pointer.is_file():
         return []
-    last = Path(pointer.read_text(encoding="utf-8").strip()).name
+    last = Path(read_text(pointer, "The last checkpoint").strip()).name
     return [path for path in sorted(folder.glob("model_Epoch_*.pth")) if path.name != last]
 
 

@@ -13,7 +13,6 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.results import is_results, parse_results
 from xmodaler_ssattn.files import read_json
 
-MAX_PROBLEMS = 10
 SWAPPED = "are references and predictions swapped?"
 
 
@@ -66,7 +65,7 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
                 references[image] = captions
     empty = [image for image, captions in references.items() if not captions]
     problems += [f"image {image}: there is no reference caption." for image in empty if not problems]
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     if not references:
         raise UserError(f"{what}: there is no reference caption in it.")
     return references
@@ -74,7 +73,7 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
 
 def read_references(path: str | os.PathLike) -> dict[str, list[str]]:
     """Read a references file. Raises UserError; see ``parse_references``."""
-    return parse_references(read_json(path, "References", unique_keys=True), f"References {path}")
+    return parse_references(read_json(path, "References"), f"References {path}")
 
 
 def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str, str]:
@@ -118,7 +117,7 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
                 predictions[image] = caption
     else:
         raise UserError(f"{what}: expected an object or a list, got {type(data).__name__}.")
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     if not predictions:
         raise UserError(f"{what}: there is no caption in it.")
     return predictions
@@ -126,7 +125,7 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
 
 def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[str, str]:
     """Read a predictions file. Raises UserError; see ``parse_predictions``."""
-    data = read_json(path, "Predictions", unique_keys=True)
+    data = read_json(path, "Predictions")
     return parse_predictions(data, f"Predictions {path}", greedy=greedy)
 
 

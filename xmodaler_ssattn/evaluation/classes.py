@@ -6,11 +6,11 @@ The order matters: where two names share a lemma ("paper" / "papers"), the later
 from __future__ import annotations
 
 import functools
-import importlib.resources
+
+from xmodaler_ssattn.classes import read_classes
 
 
 @functools.lru_cache(maxsize=1)
 def flickr30k_classes() -> tuple[str, ...]:
-    """The names, one singular noun each. The file belongs to ``data``; it is read here as plain text."""
-    file = importlib.resources.files("xmodaler_ssattn") / "data" / "resources" / "flickr30k_class_name.txt"
-    return tuple(file.read_text(encoding="utf-8").split())
+    """The names, one singular noun each."""
+    return tuple(read_classes())

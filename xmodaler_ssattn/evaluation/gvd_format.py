@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.results import gvd_submission, is_results, parse_results
-from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.files import plain_id, read_json
 
 # The first few problems of a broken file say all; the rest would only hide them.
-MAX_PROBLEMS = 10
 EVAL_MODES = {"gen": "gen", "gt": "GT"}
 
 
@@ -54,14 +53,14 @@ def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
     Raises:
         UserError: unreadable file, or a split that it does not list.
     """
-    table = read_json(path, "Split ids", unique_keys=True)
+    table = read_json(path, "Split ids")
     if not isinstance(table, dict):
         raise UserError(f"Split ids {path}: expected a JSON object split -> [image id], got {type(table).__name__}.")
     ids: set[str] = set()
     for split in splits:
         if not isinstance(table.get(split), list):
             raise UserError(f"Split ids {path}: no list named {split!r}; the file has {', '.join(sorted(table))}.")
-        ids.update(str(i) for i in table[split])
+        ids.update(str(i if plain_id(i) is None else plain_id(i)) for i in table[split])
     return ids
 
 
@@ -140,7 +139,7 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
         keep: image ids (strings) to keep; other images are not checked further. None keeps all.
 
     Raises:
-        UserError: lists up to ten problems, each with image, caption and field; also when no image is left.
+        UserError: lists the problems, each with image, caption and field; also when no image is left.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
         swapped = isinstance(data, Mapping) and ("results" in data or is_results(data))
@@ -152,8 +151,6 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
     problems: list[str] = []
     kept: dict[str, Mapping[str, Any]] = {}
     for number, record in enumerate(data["annotations"]):
-        if len(problems) >= MAX_PROBLEMS:
-            break
         if not isinstance(record, Mapping) or isinstance(record.get("image_id"), bool):
             problems.append(f"annotation {number}: expected an object with image_id and captions.")
             continue
@@ -176,7 +173,7 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
             continue
         for i, caption in enumerate(record["captions"]):
             problems += _caption_problems(caption, f"image {image_id}, caption {i}")
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     if keep is not None and not kept:
         raise UserError(f"{what}: none of its {len(data['annotations'])} images is in the split.")
     return Reference(classes, tuple(kept.values()))
@@ -243,7 +240,7 @@ def check_predictions(
         ``data["results"]``.
 
     Raises:
-        UserError: lists up to ten problems, each with image, sentence and field.
+        UserError: lists the problems, each with image, sentence and field.
     """
     if mode not in EVAL_MODES:
         raise ValueError(f"mode must be 'gen' or 'gt', got {mode!r}.")
@@ -253,8 +250,6 @@ def check_predictions(
     problems: list[str] = []
     unknown: dict[str, list[str]] = {}  # name -> the sentences that have it
     for image_id, captions in sentences_of.items():
-        if len(problems) >= MAX_PROBLEMS:
-            break
         if image_id not in results:
             continue
         sentences = results[image_id]
@@ -281,7 +276,7 @@ def check_predictions(
         meant = f"; is {name.strip().lower()!r} meant?" if name.strip().lower() in known else "."
         times = f" ({len(places)} times)" if len(places) > 1 else ""
         problems.append(f"{places[0]}, field clss: {name!r} is not one of the {len(known)} classes{times}{meant}")
-    raise_all(problems[:MAX_PROBLEMS], what)
+    raise_all(problems, what)
     return results
 
 
@@ -295,7 +290,7 @@ def read_submission(path: str | os.PathLike, mode: str | None, reference: Refere
         UserError: see ``mode_of`` and ``check_predictions``; also when the submission holds none of the reference's
             images.
     """
-    data, what = read_json(path, "Submission", unique_keys=True), f"Submission {path}"
+    data, what = read_json(path, "Submission", finite=False), f"Submission {path}"
     mode = mode_of(data, what, mode)
     if is_results(data):
         data = gvd_submission(parse_results(data, f"Results {path}"), mode)

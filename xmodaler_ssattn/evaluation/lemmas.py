@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from xmodaler_ssattn.classes import IRREGULAR
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json
 
@@ -25,8 +26,10 @@ from xmodaler_ssattn.files import read_json
 def noun_lemma(word: str) -> str:
     """The singular of a noun by lemminflect, of the lower-cased word without a possessive ending; else the word.
 
-    Only the first candidate is taken ("glasses" -> "glass", as CoreNLP says). lemminflect guesses at nouns that it does
-    not know; plurals are guessed well ("tattoos", "t-shirts"), other forms are verbs ("parked", "a uniformed man").
+    Only the first candidate is taken ("glasses" -> "glass", as CoreNLP says). Where lemminflect is known to be wrong,
+    ``classes.IRREGULAR`` is asked first: it makes "pants" a "pant", and "short" the lemma of "shorts". It guesses at
+    nouns that it does not know: at plurals well ("tattoos", "t-shirts"), but other forms are verbs ("parked", "a
+    uniformed man") and stay as they are.
     """
     from lemminflect import getLemma
 
@@ -37,6 +40,8 @@ def noun_lemma(word: str) -> str:
         if len(word) > len(ending) and word.endswith(ending):
             word = word[: -len(ending)]
             break
+    if word in IRREGULAR:
+        return IRREGULAR[word]
     candidates = getLemma(word, upos="NOUN", lemmatize_oov=word.endswith("s"))
     return candidates[0] if candidates and candidates[0] else word
 

@@ -276,7 +276,7 @@ def parse_results(data: Any, what: str) -> Results:
 
 def read_results(path: str | os.PathLike) -> Results:
     """Read a results file. Raises UserError; see ``parse_results``."""
-    return parse_results(read_json(path, "Results", unique_keys=True), f"Results {path}")
+    return parse_results(read_json(path, "Results"), f"Results {path}")
 
 
 # --- GVD ------------------------------------------------------------------------------------------------------------

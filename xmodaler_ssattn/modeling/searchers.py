@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
+from xmodaler_ssattn.files import read_lines
+from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_decoding
 from xmodaler_ssattn.modeling.ss_attention import at_least_float32
 from xmodaler_ssattn.modeling.words import draw_words
@@ -36,12 +37,17 @@ def check_vocabulary(cfg) -> None:
             f"INFERENCE.VOCAB: the vocabulary file {path} does not exist. `xmodaler prepare annotations` writes "
             "it as vocabulary.txt beside the annotation files."
         )
-    size = len(load_vocab(str(path)))
+    size = len(_vocabulary(path))
     if size != cfg.MODEL.VOCAB_SIZE:
         raise UserError(
             f"MODEL.VOCAB_SIZE is {cfg.MODEL.VOCAB_SIZE}, but {path} holds {size - 1} words, which with the end mark "
             f"makes {size}. Set MODEL.VOCAB_SIZE: {size}."
         )
+
+
+def _vocabulary(path: str | Path) -> list[str]:
+    """Index -> word, as the hosts' load_vocab gives it; upstream's makes a byte order mark part of the first word."""
+    return [".", *(line.strip() for line in read_lines(path, "INFERENCE.VOCAB"))]
 
 
 class Decoded(NamedTuple):
@@ -84,13 +90,14 @@ class GroundedDecodeStrategy(DecodeStrategy):
         save_attention: bool = False,
     ):
         super().__init__(
-            vocab_path=vocab_path,
+            vocab_path="",
             beam_size=beam_size,
             max_seq_len=max_seq_len,
             bert_tokenizer=bert_tokenizer,
             bos_token_id=bos_token_id,
             eos_token_id=eos_token_id,
         )
+        self.vocab = _vocabulary(vocab_path) if vocab_path and bert_tokenizer is None else None
         self.ground_by = ground_by
         self.save_attention = save_attention
         known = self.vocab is not None and UNK in self.vocab

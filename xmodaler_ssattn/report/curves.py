@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.report.plot import HEIGHT, WIDTH, Line, Point, axes_and_lines, polyline
 
 MOST_POINTS = 300
@@ -46,7 +47,7 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
     path = folder / "metrics.json"
     if not path.is_file():
         raise UserError(f"--run: there is no {path}; expected the OUTPUT_DIR of a training run.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path, "--run")
     values: dict[str, dict[float, float]] = {}
     for number, line in enumerate(lines, 1):
         try:

@@ -39,9 +39,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import read_yaml
 
 # Title in tables and plans -> the evaluator's score name.
 METRICS = {
@@ -115,12 +114,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
             file is missing is no error here: it is reported in the tables, and the other rows run.
     """
     path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--plan: the file {path} does not exist.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--plan: {path} is not valid yaml: {error}") from error
+    data = read_yaml(path, "--plan")
     if not isinstance(data, dict) or not isinstance(data.get("rows"), dict) or not data["rows"]:
         raise UserError(f"--plan: {path}: expected rows: with at least one row; see xmodaler_ssattn/reproduce/plan.py.")
     problems: list[str] = []

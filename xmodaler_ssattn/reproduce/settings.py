@@ -12,7 +12,7 @@ from typing import Any
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data.region_file import read_header
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.files import read_json, read_lines, read_yaml
 from xmodaler_ssattn.host import add_config, get_cfg
 from xmodaler_ssattn.reproduce.plan import Plan, Row
 
@@ -65,7 +65,7 @@ def read_data_folder(folder: str | Path) -> DataFolder:
         raise UserError(f"--data: {folder} lacks {', '.join(absent)}; expected a folder written by `xmodaler prepare`.")
     header = read_header(folder / "regions.h5")
     sizes = {
-        "MODEL.VOCAB_SIZE": len(words.read_text(encoding="utf-8").splitlines()) + 1,
+        "MODEL.VOCAB_SIZE": len(read_lines(words, "The vocabulary")) + 1,
         "MODEL.VISUAL_EMBED.IN_DIM": header.fields["features"].shape[2],
     }
     if "class_probs" in header.fields:
@@ -107,14 +107,9 @@ def difference_of(config: Path) -> dict[str, Any]:
 
 
 def _raw(config: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        data = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the config {config} does not exist.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{config}: not valid yaml: {error}") from error
+    if not config.is_file():
+        raise UserError(f"the config {config} does not exist.")
+    data = read_yaml(config, "The config")
     if not isinstance(data, dict):
         raise UserError(f"{config}: expected config keys, got {data!r:.60}.")
     return data

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..files import read_lines
+
 
 def pad_tensor(tensor: Sequence, padding_value: float, use_mask: bool):
     """Stack tensors of different first length; a list of lists is flattened first (B lists of S captions -> B S rows).
@@ -72,8 +74,7 @@ def load_vocab(path: str | os.PathLike) -> list[str] | None:
     """Read a vocabulary file, one word a line: line n is index n, index 0 is '.'. An empty path gives None."""
     if not str(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        return [".", *(line.strip() for line in file)]
+    return [".", *(line.strip() for line in read_lines(path, "The vocabulary"))]
 
 
 def decode_sequence(vocab: Sequence[str], seq: Tensor) -> list[str]:

@@ -7,12 +7,12 @@ import logging
 import os
 import platform
 import sys
-from pathlib import Path
 
 import fvcore
 import numpy as np
 import torch
 
+from ..files import read_text
 from . import comm
 from .checkpoint import whole_file
 from .config import CfgNode
@@ -53,7 +53,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     )  # fmt: skip
     logger.info("Command line: %s", " ".join(sys.argv))
     if getattr(args, "config_file", ""):
-        logger.info("Contents of %s:\n%s", args.config_file, Path(args.config_file).read_text(encoding="utf-8"))
+        logger.info("Contents of %s:\n%s", args.config_file, read_text(args.config_file, "The config file"))
     logger.info("Running with full config:\n%s", cfg)
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")

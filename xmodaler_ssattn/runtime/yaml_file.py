@@ -6,28 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
+from .. import files
+from ..errors import UserError
 
 BASE_KEY = "_BASE_"
 
 
 class ConfigError(ValueError):
     """A mistake in a config file or in a ``KEY VALUE`` pair; the message says how to mend it."""
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """yaml's safe loader, which also refuses a key written twice (yaml itself keeps the last one silently)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} is written twice", key_node.start_mark
-                )
-            if isinstance(key_node, yaml.ScalarNode):
-                seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
 
 
 def read_yaml(filename: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
@@ -66,30 +52,13 @@ def _read(path: Path, parents: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
 
 def _load(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     asked_by = f" (the {BASE_KEY} of {parents[-1]})" if parents else ""
+    if not path.is_file():
+        reason = "is a folder, expected a yaml file" if path.is_dir() else "does not exist"
+        raise ConfigError(f"The config file {path}{asked_by} {reason}.")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"The config file {path}{asked_by} does not exist.") from None
-    except IsADirectoryError:
-        raise ConfigError(f"The config file {path}{asked_by} is a folder, expected a yaml file.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"The config file {path}{asked_by} is not UTF-8 text ({error}).") from None
-    try:
-        # _PlainLoader derives from SafeLoader: it builds plain data and nothing else.
-        loader = _PlainLoader(text)
-        try:
-            values = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.constructor.ConstructorError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        problem = (error.problem or str(error)).replace("tag:yaml.org,2002:", "!!")
-        raise ConfigError(
-            f"{path}, line {line}: {problem}. A config file holds plain values only; tags that make Python "
-            "objects are refused, because reading one could run code."
-        ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid yaml: {error}") from None
+        values = files.read_yaml(path, f"The config file{asked_by}")
+    except UserError as error:
+        raise ConfigError(str(error)) from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
-import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.data.annotations import SPLITS
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import plain_id, read_json
 from xmodaler_ssattn.simulated.kinds import kin_of
 from xmodaler_ssattn.simulated.phrases import ObjectPhrase, object_phrases, other_words, split_words
 
@@ -66,9 +64,8 @@ def read_captions(path: str | os.PathLike) -> dict[int, dict]:
     if not path.is_file():
         raise UserError(f"The captions file {path} does not exist.")
     try:
-        data = path.read_bytes()
-        content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(path, "it")
+    except UserError as error:
         raise UserError(f"The captions file {path} is no complete JSON, plain or gzip ({error}).") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"The captions file {path} must be an object: image id -> split and captions.")
@@ -77,16 +74,16 @@ def read_captions(path: str | os.PathLike) -> dict[int, dict]:
         problem = _problem_of(key, entry)
         if problem:
             problems.append(problem)
+        elif plain_id(key) in found:
+            problems.append(f"image {plain_id(key)} stands twice, the second time as {key!r}")
         else:
-            found[int(key)] = entry
-    if len(problems) > 20:
-        problems[20:] = [f"and {len(problems) - 20} more"]
+            found[plain_id(key)] = entry
     raise_all(problems, f"The captions file {path} cannot be used")
     return found
 
 
 def _problem_of(key: str, entry: object) -> str | None:
-    if not key.isdecimal():
+    if plain_id(key) is None:
         return f"the image id {key!r} is no whole number"
     if not isinstance(entry, dict) or entry.get("split") not in SPLITS:
         return f"image {key} has no split among {', '.join(SPLITS)}"

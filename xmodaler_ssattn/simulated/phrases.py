@@ -10,6 +10,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Sequence
 
+from xmodaler_ssattn.classes import class_of_word
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -69,13 +71,13 @@ def object_phrases(words: Sequence[str], classes: Collection[str], lemma: Callab
     Args:
         words: of ``split_words``.
         classes: the object classes.
-        lemma: word -> lemma; a word names the class that is its lemma, as the rule of ``prepare annotations`` has it.
+        lemma: word -> lemma, for the rule by which a word names a class (``classes.class_of_word``).
     """
     lowered = [word.lower() for word in words]
     names: list[str | None] = []
     for position, word in enumerate(lowered):
-        name = lemma(word) if word[:1].isalnum() else None
-        names.append(name if name in classes and _is_noun(lowered, names, position, name) else None)
+        name = class_of_word(word, classes, lemma) if word[:1].isalnum() else None
+        names.append(name if name is not None and _is_noun(lowered, names, position, name) else None)
     found: list[ObjectPhrase] = []
     free = 0  # the first word that no phrase has taken
     for position, name in enumerate(names):
