@@ -7,6 +7,7 @@ X-modaler's own scorers unpickle their references and frequencies. These have it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 from xmodaler_ssattn.scorer.grounded_words import grounded_share
-from xmodaler_ssattn.scorer.references import References, read_references, references_path
+from xmodaler_ssattn.scorer.references import NO_CLASS, References, read_references, references_path
+
+logger = logging.getLogger(__name__)
 
 GROUNDING = "Grounding"  # the name of the grounding term among the scores
 
@@ -37,7 +40,14 @@ class CiderD:
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        return {"frequencies": DocumentFrequencies.of(_references(cfg).captions.values())}
+        references = _references(cfg)
+        if len(references.captions) == 1:
+            logger.warning(
+                "%s has one image. CIDEr-D weighs a phrase by how few images' references have it, so every caption has "
+                "the reward 0; train on more images.",
+                references.path,
+            )
+        return {"frequencies": DocumentFrequencies.of(references.captions.values())}
 
     def compute_score(
         self, gts: Sequence[Sequence[Sequence[int]]], res: Sequence[Sequence[int]]
@@ -97,6 +107,11 @@ class GroundedScorer:
             raise UserError(
                 f"SCORER.GROUNDING_WEIGHT is {weight}, but no phrase of {references.path} has both a class and a box: "
                 "nothing can be grounded. Set it to 0.0, or prepare the annotations with boxes."
+            )
+        if weight > 0 and not (references.class_of_word != NO_CLASS).any():
+            raise UserError(
+                f"SCORER.GROUNDING_WEIGHT is {weight}, but no word of {cfg.INFERENCE.VOCAB} names an object class of "
+                f"{references.path}: no caption could be rewarded. Take both from the same `xmodaler prepare`."
             )
         return {
             "references": references,
