@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from xmodaler_ssattn.evaluation import java
@@ -207,9 +208,20 @@ def test_spice_itself_runs_on_this_java_when_it_finds_its_parses(tmp_path, with_
             pass
 
     scorer._folder = Folder()
+    # Nor do a machine's language and encoding change its answers.
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Duser.language.format=de -Dfile.encoding=UTF-16")
     # "a dog" against {dog, dog-runs}: precision 1, recall 1/2, F 2/3.
     scores = scorer.scores(["a dog", "a red ball", "a dog runs"], [["a dog runs"], ["a dog"], ["a dog runs"]])
     assert scores == pytest.approx([2 / 3, 0, 1])
+
+
+def test_captions_for_which_spice_has_no_score_are_counted(monkeypatch, program):
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.what_can_run", lambda names, **_: dict.fromkeys(names))
+    stub = SPICE_STUB.replace('len(q["test"]) / 100', 'None if q["test"] == "a red ball" else 0.5')
+    monkeypatch.setattr(java, "find_java", lambda: program(stub))
+    result = CaptionScorer(REFERENCES, tokenized=True, spice=Spice([])).score(CAPTIONS, ["SPICE"])
+    assert np.isnan(result.scores["SPICE"])  # as pycocoevalcap gives it
+    assert "SPICE has no score for 1 of 3 captions, so none for the corpus either" in result.doubts
 
 
 def test_a_spice_that_dies_or_hangs_costs_spice_alone(monkeypatch, with_java, program):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation import jars
 from xmodaler_ssattn.evaluation.corpus import (
@@ -211,6 +213,10 @@ class CaptionScorer:
         scores = {score: scores[score] for name in names for score in SCORES_OF[name] if score in scores}
         by_image = dict(zip(images, captions))
         doubts = caption_doubts(by_image, dict(zip(images, references)), tuple(computed))
+        if "SPICE" in computed and (undefined := int(np.isnan(computed["SPICE"].rows).sum())):
+            doubts.append(
+                f"SPICE has no score for {undefined} of {len(images)} captions, so none for the corpus either"
+            )
         return CaptionScores(scores, dict(failed), images, computed, tuple(doubts))
 
     def _tokens(self, pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, list[str]]]:

@@ -27,7 +27,8 @@ class CorpusMetric(Protocol):
 class MeanMetric:
     """A metric whose corpus score is the mean over images: ROUGE-L, CIDEr, SPICE.
 
-    CIDEr's document frequencies stay those of all evaluated images, whatever the weights.
+    CIDEr's document frequencies stay those of all evaluated images, whatever the weights: a replicate is the mean of
+    the drawn images' scores. Counted anew, an image that is drawn twice would make its own phrases common.
     """
 
     name: str
