@@ -232,10 +232,8 @@ def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
     reasons = what_can_run(wanted, tokenized=args.tokenized)
     absent = {name: reason for name, reason in reasons.items() if reason}
     if len(absent) == len(wanted):
-        without = (
-            [] if args.tokenized else [n for n, reason in what_can_run(wanted, tokenized=True).items() if not reason]
-        )
-        hint = f" {', '.join(without)} can if the texts are tokens already: give --tokenized." if without else ""
+        on_tokens = [name for name, reason in what_can_run(wanted, tokenized=True).items() if not reason]
+        hint = f" {', '.join(on_tokens)} can if the texts are tokens already: give --tokenized." if on_tokens else ""
         raise UserError("No score was computed. " + _reasons("cannot be computed", absent) + hint)
     if absent and not args.metrics:
         _warn(_reasons("left out", absent))

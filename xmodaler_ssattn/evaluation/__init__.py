@@ -4,6 +4,7 @@ Grounding
     grounding.py         F1_all, F1_loc, per sentence, per class: generated sentences
     forced.py            attention accuracy on the reference sentences; reach of the regions
     lemmas.py            word -> lemma -> class;  classes.py: the 480 class names
+    object_words.py      which words of a caption name an object, for scores and for whatever shows captions
     gvd_format.py        reads and checks reference and submission files of Grounded Video Description
     grounding_scorer.py  from captions that carry boxes to all of these scores
 Captions
