@@ -17,6 +17,7 @@ from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.evaluation.results import read_results
 from xmodaler_ssattn.host import build_model
 from xmodaler_ssattn.regions.conditioned import conditioned_random_network
@@ -88,6 +89,20 @@ def test_object_words_are_printed_with_their_boxes(demo, evaluated, capsys):
     assert objects and [word.text for word in objects] == [line[0] for line in lines]
     for word, line in zip(objects, lines):
         assert [int(side) for side in line[1:5]] == [round(side) for side in word.box_px]
+
+
+def test_object_words_are_those_of_the_scores(demo, evaluated, tmp_path):
+    assert caption(demo, "--regions", demo / "data" / "regions.h5", "--json", tmp_path / "c.json") == 0
+    shown, scored = read_results(tmp_path / "c.json"), read_results(demo / "ss_attn" / "results" / "test_eval.json")
+    said = {word.text for image in shown.images for word in image.caption.words}
+    both = said & {word.text for image in scored.images for word in image.caption.words}
+    assert {word: shown.object_words.get(word) for word in both} == {w: scored.object_words.get(w) for w in both}
+    # Words of the scenes that name one of the 480 classes, but none of the kinds that are drawn, and a verb.
+    vocabulary = str(demo / "data" / "vocabulary.txt")
+    words = {"cars", "men", "grass", "sky", "street", "shirt", "parked"} | said
+    found = ObjectWords.of_model(vocabulary).among(words)
+    kinds = json.loads((demo / "data" / "sample.json").read_text())["classes"]
+    assert found["cars"] == "car" and found["men"] == "man" and set(found.values()) <= set(kinds)
 
 
 def test_ids_that_are_not_in_the_file_are_refused_before_anything_is_said(demo, evaluated, capsys):

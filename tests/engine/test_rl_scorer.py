@@ -158,6 +158,16 @@ def test_a_grounding_reward_needs_classes_with_boxes(tmp_path):
         scorer_of(tmp_path, {11: ["a runs"]}, SCORER__GROUNDING_WEIGHT=1.0)
 
 
+def test_rewards_that_are_zero_for_every_caption_are_explained(tmp_path, caplog):
+    scorer_of(tmp_path / "one", {11: ["a man runs"]})
+    assert "train.json has one image. CIDEr-D weighs" in caplog.text
+    write_world(tmp_path / "two")
+    cfg = rl_config(tmp_path / "two", weights=False, SCORER__GROUNDING_WEIGHT=1.0)
+    (tmp_path / "two" / "vocabulary.txt").write_text("A\nMAN\nDOG\nRUNS\nWITH\nUNK\n")
+    with pytest.raises(UserError, match="no word of .*vocabulary.txt names an object class of .*train.json"):
+        build_scorer(cfg)
+
+
 def test_other_training_annotations_can_be_named(tmp_path):
     write_world(tmp_path)
     other = write_world(tmp_path / "other", {11: ["a dog"]})

@@ -137,6 +137,17 @@ def test_a_lemma_table_beside_the_annotations_is_used(cfg, tmp_path):
     assert scores["val/lemma_fallback"] == 0.0
 
 
+def test_what_makes_a_score_doubtful_is_logged_beside_it(cfg, caplog):
+    with caplog.at_level(logging.WARNING):
+        build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None).eval(results(), 1)
+    assert caplog.messages == ["val: all 2 captions are the same: 'a man'."]  # those of beam search
+    silent = [{"image_id": image, "caption": grounded("a a", [0, 0])} for image in TEXTS]
+    with caplog.at_level(logging.WARNING):
+        scores = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None).eval(silent, 1)
+    assert scores["val/F1_all"] == 0.0
+    assert "val: no sentence names an object" in caplog.text and "val: all 2 captions are the same" in caplog.text
+
+
 def test_nothing_grounded_gives_zero_and_not_nan(cfg):
     scores = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None).eval(results("with with", (0, 0)), 1)
     assert scores["val/F1_all"] == 0.0 and not any(math.isnan(value) for value in scores.values())

@@ -5,12 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from xmodaler_ssattn.evaluation import java
 from xmodaler_ssattn.evaluation.captions import METRICS, CaptionScorer, what_can_run
 from xmodaler_ssattn.evaluation.java import JavaError, LineServer, run_java
-from xmodaler_ssattn.evaluation.meteor import Meteor
+from xmodaler_ssattn.evaluation.meteor import Meteor, shared_meteor
+from xmodaler_ssattn.evaluation.ptb import PtbTokenizer
 from xmodaler_ssattn.evaluation.spice import Spice
 
 REFERENCES = {
@@ -64,6 +66,82 @@ def test_the_separator_of_meteors_protocol_is_removed_from_captions(program):
     meteor = Meteor([program(echo)], time_limit_s=20)
     assert meteor.counts(["a ||| b"], [["c ||| d", "e"]]).tolist() == [[3, 0]]  # SCORE ||| c d ||| e ||| a b
     meteor.close()
+
+
+# --- the machine's locale, encoding and options ----------------------------------------------------------------------
+
+# Lower-casing "I" in Turkish gives a dotless i, German writes 0,5; ISO-8859-1 has neither the quote nor the pictogram.
+TEXTS = ["I SIT IN A CAFÉ", "A woman’s hat … 😀", "INÊS eats 1 1/2 crêpes"]
+TOKENS = ["i sit in a café", "a woman 's hat", "inês eats 1\u00a01/2 crêpes"]
+MACHINES = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "POSIX", "TZ": "Asia/Kathmandu"},
+    {"LANG": "de_DE.UTF-8", "LC_NUMERIC": "de_DE.UTF-8", "CLASSPATH": "/nowhere"},
+    {"JAVA_TOOL_OPTIONS": "-Duser.language=tr -Dfile.encoding=ISO-8859-1 -Dsun.stdout.encoding=UTF-16"},
+    {"_JAVA_OPTIONS": "-Duser.language=tr -Duser.country=TR -Dfile.encoding=ISO-8859-1 -XX:+UseParallelGC"},
+    {"JAVA_TOOL_OPTIONS": "-Duser.language.format=de -Dstdout.encoding=UTF-16", "JDK_JAVA_OPTIONS": "-Xmx1k"},
+]
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: " ".join(machine))
+def test_tokens_are_the_same_on_every_machine(with_java, monkeypatch, machine):
+    for name, value in machine.items():
+        monkeypatch.setenv(name, value)
+    assert PtbTokenizer().tokenize(TEXTS) == TOKENS
+
+
+def test_meteor_is_the_same_on_every_machine(with_java, monkeypatch):
+    captions, references = ["I SIT IN THE CAFÉ", "a red ball"], [["i sit in a café", "INSIDE"], ["the ball"]]
+    expected = shared_meteor().counts(captions, references)
+    score = shared_meteor().scores(expected)
+    assert expected[0, :2].tolist() == [5, 5]  # "i" and "I" are one word
+    monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Dfile.encoding=ISO-8859-1")
+    monkeypatch.setenv("_JAVA_OPTIONS", "-Duser.language=de -Duser.language.format=de -XX:+UseSerialGC")
+    other = Meteor()
+    assert other.counts(captions, references).tolist() == expected.tolist()
+    assert other.scores(expected).tolist() == score.tolist()
+    other.close()
+
+
+def test_of_the_users_java_options_only_those_that_change_no_answer_are_passed_on(monkeypatch):
+    for name, value in {
+        "JAVA_TOOL_OPTIONS": "-Xmx2g -Duser.language=tr -javaagent:spy.jar '-Djava.io.tmpdir=/a b'",
+        "_JAVA_OPTIONS": '-XX:+UseSerialGC  -XX:ParallelGCThreads=2 -Djava.io.tmpdir="/a b"',
+        "JDK_JAVA_OPTIONS": "-Dfile.encoding=x",
+        "CLASSPATH": "x",
+        "LANG": "tr_TR.UTF-8",
+        "LC_NUMERIC": "de_DE.UTF-8",
+        "TZ": "Asia/Kathmandu",
+    }.items():
+        monkeypatch.setenv(name, value)
+    env = java.java_environment(MORE="1")
+    assert env["JAVA_TOOL_OPTIONS"] == '-Xmx2g -XX:ParallelGCThreads=2 -Djava.io.tmpdir="/a b"'
+    assert not {"_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH", "LANG", "LC_NUMERIC"} & env.keys()
+    assert (env["LC_ALL"], env["TZ"], env["MORE"], env["PATH"]) == ("C.UTF-8", "UTC", "1", os.environ["PATH"])
+    assert "tr_TR.UTF-8" == os.environ["LANG"]  # this process keeps its own
+
+
+def test_both_ways_to_start_a_program_use_that_environment(monkeypatch, program):
+    monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
+    monkeypatch.setenv("_JAVA_OPTIONS", "-Duser.language=tr")
+    tell = "import os; print(os.environ['LC_ALL'], '_JAVA_OPTIONS' in os.environ, flush=True); sys.stdin.readline()"
+    server = LineServer([program(tell)], "Teller")
+    assert server.ask([], 1, 20) == ["C.UTF-8 False"]
+    server.close()
+    monkeypatch.setattr(java, "find_java", lambda: program(tell))
+    assert run_java([], what="Teller", time_limit_s=20) == "C.UTF-8 False\n"
+
+
+def test_the_reason_of_a_java_that_does_not_start_is_its_own(monkeypatch, program):
+    script = "sys.stderr.write('Picked up JAVA_TOOL_OPTIONS: -Xmx0\\nToo small maximum heap\\n'); sys.exit(1)"
+    monkeypatch.setattr(java, "_candidates", lambda: [(program(script), "PATH")])
+    java.find_java.cache_clear()
+    try:
+        with pytest.raises(JavaError, match=r"exit code 1\. Its last words: Too small maximum heap\. Install one"):
+            java.find_java()
+    finally:
+        java.find_java.cache_clear()
 
 
 SPICE_STUB = """
@@ -130,9 +208,20 @@ def test_spice_itself_runs_on_this_java_when_it_finds_its_parses(tmp_path, with_
             pass
 
     scorer._folder = Folder()
+    # Nor do a machine's language and encoding change its answers.
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Duser.language.format=de -Dfile.encoding=UTF-16")
     # "a dog" against {dog, dog-runs}: precision 1, recall 1/2, F 2/3.
     scores = scorer.scores(["a dog", "a red ball", "a dog runs"], [["a dog runs"], ["a dog"], ["a dog runs"]])
     assert scores == pytest.approx([2 / 3, 0, 1])
+
+
+def test_captions_for_which_spice_has_no_score_are_counted(monkeypatch, program):
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.what_can_run", lambda names, **_: dict.fromkeys(names))
+    stub = SPICE_STUB.replace('len(q["test"]) / 100', 'None if q["test"] == "a red ball" else 0.5')
+    monkeypatch.setattr(java, "find_java", lambda: program(stub))
+    result = CaptionScorer(REFERENCES, tokenized=True, spice=Spice([])).score(CAPTIONS, ["SPICE"])
+    assert np.isnan(result.scores["SPICE"])  # as pycocoevalcap gives it
+    assert "SPICE has no score for 1 of 3 captions, so none for the corpus either" in result.doubts
 
 
 def test_a_spice_that_dies_or_hangs_costs_spice_alone(monkeypatch, with_java, program):

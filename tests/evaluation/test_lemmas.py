@@ -14,6 +14,7 @@ from xmodaler_ssattn.evaluation.lemmas import (
     own_lemma,
     read_lemma_table,
 )
+from xmodaler_ssattn.evaluation.object_words import ObjectWords
 
 
 def test_the_packaged_lemmatiser_merges_two_pairs_of_class_names_only():
@@ -31,6 +32,35 @@ def test_the_packaged_lemmatiser_merges_two_pairs_of_class_names_only():
 )  # fmt: skip
 def test_noun_lemmas(word, lemma):
     assert noun_lemma(word) == lemma
+
+
+@pytest.mark.parametrize("word", ["parked", "uniformed", "costumed", "pictured", "shoveling", "standing", "riding"])
+def test_a_verb_is_not_a_noun_because_lemminflect_does_not_know_it(word):
+    assert noun_lemma(word) == word
+
+
+@pytest.mark.parametrize(
+    ("word", "lemma"),
+    [("tattoos", "tattoo"), ("firetrucks", "firetruck"), ("skateboarders", "skateboarder"), ("wetsuits", "wetsuit")],
+)
+def test_plurals_that_lemminflect_does_not_know_are_found(word, lemma):
+    assert noun_lemma(word) == lemma
+
+
+def test_with_the_official_table_a_verb_whose_lemma_is_a_class_is_an_object_word_as_in_gvd(tmp_path):
+    words = ["a", "car", "is", "parked", "park"]
+    assert [ObjectWords(["car", "park"], Lemmas())(word) for word in words] == [None, "car", None, None, "park"]
+    (tmp_path / "lemmas.json").write_text('{"parked": "park", "is": "be"}')
+    (tmp_path / "vocabulary.txt").write_text("\n".join(words))
+    (tmp_path / "grounding_test.json").write_text('{"vocab": ["car", "park", "dog"], "annotations": []}')
+    named = ObjectWords.of_model(tmp_path / "vocabulary.txt")
+    assert [named(word) for word in (*words, "dog")] == [None, "car", None, "park", "park", None]
+    (tmp_path / "grounding_test.json").unlink()  # then the classes are the 480
+    assert ObjectWords.of_model(tmp_path / "vocabulary.txt").among(words) == {
+        "car": "car",
+        "parked": "park",
+        "park": "park",
+    }
 
 
 def test_the_table_comes_first_and_the_share_of_fallbacks_is_counted():

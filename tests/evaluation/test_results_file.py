@@ -109,6 +109,7 @@ def test_grounding_takes_the_greedy_caption_and_refuses_text_alone():
         (lambda d: d["images"][0]["greedy"]["words"][1].update(region=-1), r"image 7, field greedy.words\[1\].region"),
         (lambda d: d["images"][0]["caption"]["words"][0].update(weight=None), r"image 7, .*words\[0\].weight"),
         (lambda d: d["images"].append(3), "image number 2, expected an object"),
+        (lambda d: d["images"].append(d["images"][0]), "these images stand twice: 7"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_image(tmp_path, change, message):

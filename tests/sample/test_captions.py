@@ -5,10 +5,14 @@ import re
 from collections import Counter
 
 from xmodaler_ssattn.data.entities import parse_caption, read_objects
+from xmodaler_ssattn.evaluation.classes import flickr30k_classes
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
+from xmodaler_ssattn.evaluation.object_words import ObjectWords
+from xmodaler_ssattn.sample.backgrounds import PLACES
 from xmodaler_ssattn.sample.captions import Caption, Phrase
 from xmodaler_ssattn.sample.draw import singular
-from xmodaler_ssattn.sample.grammar import describe
-from xmodaler_ssattn.sample.kinds import KIND_BY_NAME
+from xmodaler_ssattn.sample.grammar import STILL, describe
+from xmodaler_ssattn.sample.kinds import CLASS_NAMES, COLOUR_NAMES, KIND_BY_NAME, KINDS
 from xmodaler_ssattn.sample.official_layout import annotation_xml
 from xmodaler_ssattn.sample.salience import choose_first, salience
 from xmodaler_ssattn.sample.scenes import make_scene
@@ -79,6 +83,29 @@ def test_scene_phrases_and_phrases_of_no_object_occur_as_in_the_real_data():
     types = Counter(re.findall(r"\[/EN#\d+/(\w+) ", text))
     assert set(types) == {"people", "animals", "vehicles", "other", "scene", "clothing", "notvisual"}
     assert re.search(r"\[/EN#0/notvisual There\] is \[", text)
+
+
+def test_every_word_of_the_grammar_that_names_a_class_is_a_noun_of_that_meaning():
+    among_480, among_kinds = ObjectWords(flickr30k_classes(), Lemmas()), ObjectWords(CLASS_NAMES, Lemmas())
+    plurals = {kind.plural: kind.name for kind in KINDS}
+    nouns = {"park", "grass", "beach", "sand", "street", "city", "snow", "field", "sky", "water", "shirt", "dress"}
+    nouns |= {*CLASS_NAMES, *plurals}
+    said = set()
+    for scene in SCENES:
+        for caption in describe(scene).captions:
+            for part in caption.parts:
+                words = (part.words if isinstance(part, Phrase) else part).split()
+                said.update(words)
+                # Verbs, prepositions and "and" stand between the phrases: none of them names an object.
+                assert isinstance(part, Phrase) or not among_480.among(words), words
+    # What the scenes above may not have said by chance: each verb, each place, each kind, each colour.
+    said |= {word for verb in STILL.values() for word in verb.split()}
+    said |= {pose for kind in KINDS for pose in kind.poses}
+    said |= {word for place in PLACES for _, words in place.phrases for word in words.split()}
+    said |= {*CLASS_NAMES, *plurals, *COLOUR_NAMES}
+    assert among_480.among(said) == {word: plurals.get(word, word) for word in nouns}
+    # Of these the scores of the scenes know the kinds.
+    assert among_kinds.among(said) == {word: plurals.get(word, word) for word in {*CLASS_NAMES, *plurals}}
 
 
 def test_left_and_right_and_above_hold_in_the_picture():

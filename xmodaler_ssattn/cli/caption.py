@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xmodaler_ssattn.cli.extract import list_failed
 from xmodaler_ssattn.cli.output import printable
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import read_text
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.caption import GroundedCaption
     from xmodaler_ssattn.cli.captioning import Captioner
     from xmodaler_ssattn.data.regions import Regions
+    from xmodaler_ssattn.evaluation.object_words import ObjectWords
 
 AT_ONCE = 8  # captioned together, when a detector gives the regions; printed as they come
 REGION_MAKER = "region_maker.npz"
@@ -79,6 +79,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.cli.captioning import caption_regions, load_captioner
+    from xmodaler_ssattn.evaluation.object_words import ObjectWords
 
     _check_arguments(args)
     shown = ["INFERENCE.SAVE_ATTENTION", "True"] if args.report or args.json else []
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     )
     failed: list[str] = []
     jobs = _from_store(captioner, args) if args.regions else _from_photos(captioner, args, failed)
-    spoken = ObjectWords(captioner.cfg.INFERENCE.VOCAB)
+    spoken = ObjectWords.of_model(captioner.cfg.INFERENCE.VOCAB)
     captions: list[tuple[Job, GroundedCaption]] = []
     while chunk := list(islice(jobs, AT_ONCE)):
         for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
@@ -183,22 +184,6 @@ def _warn(message: str) -> None:
 
 
 # --- what comes out ------------------------------------------------------------------------------------
-class ObjectWords:
-    """word -> object class, for the words that name one of Flickr30k's object classes (those of the sample scenes
-    are among them)."""
-
-    def __init__(self, vocabulary: str) -> None:
-        from xmodaler_ssattn.evaluation.classes import flickr30k_classes
-        from xmodaler_ssattn.evaluation.lemmas import Lemmas, class_of_lemma
-
-        self._lemma = Lemmas()
-        words = read_text(vocabulary, "INFERENCE.VOCAB").split()
-        self._classes = class_of_lemma(flickr30k_classes(), self._lemma, words)
-
-    def __call__(self, word: str) -> str | None:
-        return self._classes.get(self._lemma(word))
-
-
 def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
     """The caption, and a line for each object word: its box (x1, y1, x2, y2, pixels) and the weight that chose it."""
     lines = [name, f"  {caption or '(no word)'}"]
@@ -225,8 +210,7 @@ def _write(
     from xmodaler_ssattn.report.source import read_source
 
     captions = [(job, caption.with_companions()) for job, caption in captions]  # the printed ones alone
-    said = {word.text for _, caption in captions for word in caption.words}
-    objects = {word: name for word in sorted(said) if (name := spoken(word))}
+    objects = spoken.among(sorted({word.text for _, caption in captions for word in caption.words}))
     header = {
         "ground_by": captioner.cfg.INFERENCE.GROUND_BY,
         "config": captioner.cfg.dump(),

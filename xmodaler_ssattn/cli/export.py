@@ -32,6 +32,12 @@ def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.files import write_json
 
     submission = gvd_submission(read_results(args.results), args.mode)
+    if not any(sentence["clss"] for sentences in submission["results"].values() for sentence in sentences):
+        print(
+            f"xmodaler: warning: {args.results}: no sentence names an object, so there is nothing to score. Object "
+            "words are known to results that were evaluated with grounding_{val,test}.json in DATALOADER.ANNO_FOLDER.",
+            file=sys.stderr,
+        )
     if args.out:
         write_json(args.out, submission)
         print(f"{len(submission['results'])} images written to {args.out}", file=sys.stderr)

@@ -62,9 +62,11 @@ def _grounding_arguments(parser: argparse.ArgumentParser, *, required: bool) -> 
         "--reference", required=required, metavar="R", help="flickr30k_cleaned_class.json, or a file of its format"
     )
     parser.add_argument("--split-ids", metavar="F", help="split_ids_flickr30k_entities.json; default: all images of R")
-    parser.add_argument("--split", nargs="+", default=["test"], help="which split(s) of F (default: test)")
+    parser.add_argument("--split", nargs="+", help="which split(s) of F (default: test)")
     parser.add_argument(
-        "--mode", choices=("gen", "gt"), default="gen", help="gen: generated sentences; gt: forced reference captions"
+        "--mode",
+        choices=("gen", "gt"),
+        help="gen: generated sentences; gt: forced reference captions (default: the submission's eval_mode, else gen)",
     )
     parser.add_argument(
         "--lemmas",
@@ -143,6 +145,9 @@ def _print(scores: dict[str, float], intervals: dict[str, tuple[float, float]], 
 def _replicates(args: argparse.Namespace, num_images: int):
     from xmodaler_ssattn.evaluation.bootstrap import image_weights
 
+    if args.bootstrap and num_images == 1:
+        _warn("an interval over images has no width when there is one image; score more images.")
+
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap: expected a number of resamples >= 0, got {args.bootstrap}.")
     return image_weights(num_images, args.bootstrap, args.seed)
@@ -154,7 +159,11 @@ def _replicates(args: argparse.Namespace, num_images: int):
 def _read_reference(args: argparse.Namespace):
     from xmodaler_ssattn.evaluation.gvd_format import read_reference, read_split_ids
 
-    keep = read_split_ids(args.split_ids, args.split) if args.split_ids else None
+    if args.split and not args.split_ids:
+        raise UserError(
+            f"--split {' '.join(args.split)}: give the file that lists the split's images with --split-ids."
+        )
+    keep = read_split_ids(args.split_ids, args.split or ["test"]) if args.split_ids else None
     return read_reference(args.reference, keep)
 
 
@@ -164,15 +173,17 @@ def _lemmas(args: argparse.Namespace):
     return Lemmas(read_lemma_table(args.lemmas), own_lemma) if args.lemmas else Lemmas()
 
 
-def _grounding(path: str, reference, lemmas, args: argparse.Namespace, *, warn: bool = True):
+def _grounding(path: str, reference, lemmas, args: argparse.Namespace):
     """(matches, scores, function weights -> replicates) of one submission."""
     from xmodaler_ssattn.evaluation import bootstrap, forced, grounding
+    from xmodaler_ssattn.evaluation.doubts import grounding_doubts
     from xmodaler_ssattn.evaluation.gvd_format import read_submission
 
-    predictions, missing = read_submission(path, args.mode, reference)
-    if warn:
-        _warn_missing(missing, len(reference.images), f"are missing from {path}; scored as the published script does")
-    if args.mode == "gt":
+    predictions, missing, mode = read_submission(path, args.mode, reference)
+    _warn_missing(missing, len(reference.images), f"are missing from {path}; scored as the published script does")
+    for doubt in grounding_doubts(reference.images, predictions, mode):
+        _warn(f"{path}: {doubt}.")
+    if mode == "gt":
         matches = forced.match_forced(reference.images, predictions)
         return matches, {"gt_accuracy": forced.attention_accuracy(matches)}, bootstrap.forced_replicates
     matches = grounding.match_generated(reference.images, predictions, lemmas)
@@ -197,11 +208,11 @@ def run_grounding(args: argparse.Namespace) -> int:
     if args.bootstrap:
         values = replicate(matches, _replicates(args, len(reference.images)))
         intervals = {name: interval(value) for name, value in values.items()}
-    if args.mode == "gen" and lemmas.fell_back:
+    if "F1_all" in scores and lemmas.fell_back:
         fallback = "their own lemma (not in the table)" if args.lemmas else "given to lemminflect"
         print(f"Lemmas: {100 * lemmas.fallback_share:.1f} % of the words looked up were {fallback}.", file=sys.stderr)
     _print(scores, intervals, args)
-    if args.per_class and args.mode == "gen" and not args.json:
+    if args.per_class and "F1_all" in scores and not args.json:
         _print_classes(matches)
     return 0
 
@@ -210,16 +221,32 @@ def run_grounding(args: argparse.Namespace) -> int:
 
 
 def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
-    """The metrics to compute: those of --metrics, by default all that can run, the others named in a warning."""
+    """The metrics to compute: those of --metrics, by default all that can run, the others named in a warning.
+
+    Raises:
+        UserError: none of them can run.
+    """
     from xmodaler_ssattn.evaluation.captions import metric_names, what_can_run
 
-    if args.metrics:
-        return metric_names(args.metrics)
-    reasons = what_can_run(CAPTION_METRICS, tokenized=args.tokenized)
-    for name, reason in reasons.items():
-        if reason:
-            _warn(f"{name} is left out: {reason}.")
-    return tuple(name for name, reason in reasons.items() if not reason)
+    wanted = metric_names(args.metrics or CAPTION_METRICS)
+    reasons = what_can_run(wanted, tokenized=args.tokenized)
+    absent = {name: reason for name, reason in reasons.items() if reason}
+    if len(absent) == len(wanted):
+        on_tokens = [name for name, reason in what_can_run(wanted, tokenized=True).items() if not reason]
+        hint = f" {', '.join(on_tokens)} can if the texts are tokens already: give --tokenized." if on_tokens else ""
+        raise UserError("No score was computed. " + _reasons("cannot be computed", absent) + hint)
+    if absent and not args.metrics:
+        _warn(_reasons("left out", absent))
+        return tuple(name for name in wanted if name not in absent)
+    return wanted
+
+
+def _reasons(what: str, absent: dict[str, str]) -> str:
+    """Each reason once, with the metrics that it concerns."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in absent.items():
+        by_reason.setdefault(reason.rstrip("."), []).append(name)
+    return " ".join(f"{', '.join(names)} {what}: {reason}." for reason, names in by_reason.items())
 
 
 def run_captions(args: argparse.Namespace) -> int:
@@ -234,6 +261,8 @@ def run_captions(args: argparse.Namespace) -> int:
     metrics = _wanted(args)
     scorer.warm_up(metrics)
     result = scorer.score(predictions, metrics)
+    for doubt in result.doubts:
+        _warn(f"{doubt}.")
     intervals = {}
     if args.bootstrap and result.metrics:
         values = caption_replicates(result.metrics, _replicates(args, len(result.image_ids)))
@@ -305,6 +334,9 @@ def _compare_captions(args: argparse.Namespace, rows: dict) -> dict[str, str]:
     scorer.warm_up(metrics)
     sets = {"a": {image: a[image] for image in common}, "b": {image: b[image] for image in common}}
     result = scorer.score_many(sets, metrics)
+    for path, key in ((args.a, "a"), (args.b, "b")):
+        for doubt in result[key].doubts:
+            _warn(f"{path}: {doubt}.")
     weights = _replicates(args, len(common))
     values = {key: caption_replicates(result[key].metrics, weights) for key in sets}
     _add_rows(rows, result["a"].scores, result["b"].scores, values["a"], values["b"])
@@ -315,4 +347,9 @@ def _compare_grounding(args: argparse.Namespace, rows: dict) -> None:
     reference, lemmas = _read_reference(args), _lemmas(args)
     weights = _replicates(args, len(reference.images))
     (a, a_scores, replicate), (b, b_scores, _) = (_grounding(p, reference, lemmas, args) for p in (args.a, args.b))
+    if a_scores.keys() != b_scores.keys():
+        raise UserError(
+            f"compare: of {args.a} and {args.b} one holds generated sentences and the other forced reference captions "
+            "(see their eval_mode); compare two of the same mode."
+        )
     _add_rows(rows, a_scores, b_scores, replicate(a, weights), replicate(b, weights))

@@ -4,6 +4,7 @@ Grounding
     grounding.py         F1_all, F1_loc, per sentence, per class: generated sentences
     forced.py            attention accuracy on the reference sentences; reach of the regions
     lemmas.py            word -> lemma -> class;  classes.py: the 480 class names
+    object_words.py      which words of a caption name an object, for scores and for whatever shows captions
     gvd_format.py        reads and checks reference and submission files of Grounded Video Description
     grounding_scorer.py  from captions that carry boxes to all of these scores
 Captions
@@ -12,6 +13,7 @@ Captions
     ptb.py, meteor.py, spice.py     the three Java programs;  java.py: where Java is, time limits;  jars.py: their files
     caption_files.py     reads references and predictions
 Both
+    doubts.py            what makes a score doubtful although its files are well formed
     bootstrap.py         intervals over images, paired differences
     results.py           the results file
     evaler.py            the class that X-modaler's trainer calls; the only file here that needs the host

@@ -13,6 +13,8 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.results import is_results, parse_results
 from xmodaler_ssattn.files import read_json
 
+SWAPPED = "are references and predictions swapped?"
+
 
 def _image_id(record: Any, key: str) -> str | None:
     value = record.get(key) if isinstance(record, Mapping) else None
@@ -28,8 +30,12 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
     Raises:
         UserError: names the image (or the number of the entry) and the field; also an image without a caption.
     """
-    if not isinstance(data, Mapping):
-        raise UserError(f"{what}: expected an object, image id -> [caption] or COCO style, got {type(data).__name__}.")
+    if not isinstance(data, Mapping) or is_results(data):
+        got = "a results file" if isinstance(data, Mapping) else type(data).__name__
+        raise UserError(
+            f"{what}: expected an object, image id -> [caption] or COCO style, got {got}"
+            + (f"; {SWAPPED}" if data and not isinstance(data, str) else ".")
+        )
     problems: list[str] = []
     references: dict[str, list[str]] = {}
     if isinstance(data.get("annotations"), list):
@@ -46,6 +52,11 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
                 problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
             else:
                 references.setdefault(image, []).append(record["caption"])
+    elif data and all(isinstance(caption, str) for caption in data.values()):
+        first = next(iter(data))
+        raise UserError(
+            f"{what}: image {first}: expected a list of captions, as of every image here got one caption; {SWAPPED}"
+        )
     else:
         for image, captions in data.items():
             if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
@@ -95,6 +106,10 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
             else:
                 predictions[image] = record["caption"]
     elif isinstance(data, Mapping):
+        if isinstance(data.get("annotations"), list) or (
+            data and all(isinstance(captions, list) and len(captions) > 1 for captions in data.values())
+        ):
+            raise UserError(f"{what}: expected one caption per image, got several; {SWAPPED}")
         for image, caption in data.items():
             if not isinstance(caption, str):
                 problems.append(f"image {image}: expected a caption, got {caption!r:.60}.")
@@ -110,7 +125,8 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
 
 def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[str, str]:
     """Read a predictions file. Raises UserError; see ``parse_predictions``."""
-    return parse_predictions(read_json(path, "Predictions"), f"Predictions {path}", greedy=greedy)
+    data = read_json(path, "Predictions")
+    return parse_predictions(data, f"Predictions {path}", greedy=greedy)
 
 
 def keep_common(references: Mapping[str, Any], predictions: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -121,7 +137,11 @@ def keep_common(references: Mapping[str, Any], predictions: Mapping[str, str]) -
     """
     unknown = [image for image in predictions if image not in references]
     if unknown:
+        hint = ""
+        if len(unknown) == len(predictions):
+            hint = f" The references have ids like {next(iter(references))!r}; are they of the same data set and split?"
         raise UserError(
             f"Predictions: {len(unknown)} of {len(predictions)} images have no references: {', '.join(unknown[:10])}."
+            + hint
         )
     return dict(predictions), [image for image in references if image not in predictions]

@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation import jars
 from xmodaler_ssattn.evaluation.corpus import (
     CorpusMetric,
     MeanMetric,
-    MeteorMetric,
     bleu,
     cider,
     corpus_scores,
+    meteor,
     rouge_l,
 )
+from xmodaler_ssattn.evaluation.doubts import caption_doubts
 from xmodaler_ssattn.evaluation.java import JavaError, find_java
 from xmodaler_ssattn.evaluation.meteor import Meteor, shared_meteor
 from xmodaler_ssattn.evaluation.ptb import PtbTokenizer, one_line
@@ -87,12 +90,14 @@ class CaptionScores:
         failed: metric -> reason, for those that did not.
         image_ids: the scored images, in the order of the metrics' rows.
         metrics: metric -> its rows, for intervals over images.
+        doubts: what makes the scores doubtful (``doubts.caption_doubts``).
     """
 
     scores: dict[str, float]
     failed: dict[str, str]
     image_ids: tuple[Hashable, ...]
     metrics: dict[str, CorpusMetric] = field(repr=False, default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 class CaptionScorer:
@@ -206,7 +211,13 @@ class CaptionScorer:
             else:
                 computed[name] = metric
         scores = {score: scores[score] for name in names for score in SCORES_OF[name] if score in scores}
-        return CaptionScores(scores, dict(failed), images, computed)
+        by_image = dict(zip(images, captions))
+        doubts = caption_doubts(by_image, dict(zip(images, references)), tuple(computed))
+        if "SPICE" in computed and (undefined := int(np.isnan(computed["SPICE"].rows).sum())):
+            doubts.append(
+                f"SPICE has no score for {undefined} of {len(images)} captions, so none for the corpus either"
+            )
+        return CaptionScores(scores, dict(failed), images, computed, tuple(doubts))
 
     def _tokens(self, pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, list[str]]]:
         """(caption, its references) as token strings."""
@@ -222,7 +233,7 @@ class CaptionScorer:
         if name == "CIDEr":
             return cider(captions, references)
         if name == "METEOR":
-            return MeteorMetric(self.meteor.counts(captions, references), self.meteor)
+            return meteor(captions, references, self.meteor)
         return MeanMetric("SPICE", self._spice.scores(captions, references))
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.meteor import Meteor
+from xmodaler_ssattn.evaluation.meteor import Meteor, addends
 
 
 class CorpusMetric(Protocol):
@@ -27,7 +27,8 @@ class CorpusMetric(Protocol):
 class MeanMetric:
     """A metric whose corpus score is the mean over images: ROUGE-L, CIDEr, SPICE.
 
-    CIDEr's document frequencies stay those of all evaluated images, whatever the weights.
+    CIDEr's document frequencies stay those of all evaluated images, whatever the weights: a replicate is the mean of
+    the drawn images' scores. Counted anew, an image that is drawn twice would make its own phrases common.
     """
 
     name: str
@@ -62,7 +63,7 @@ class MeteorMetric:
     """METEOR of summed counts.
 
     Attributes:
-        rows: (images, fields) METEOR's counts.
+        rows: (images, 23) what each image adds to the corpus, from ``meteor.addends``.
         meteor: the process that turns a sum of counts into a score.
     """
 
@@ -71,6 +72,11 @@ class MeteorMetric:
 
     def values(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"METEOR": self.meteor.scores(weights @ self.rows)}
+
+
+def meteor(captions: Sequence[str], references: Sequence[Sequence[str]], process: Meteor) -> MeteorMetric:
+    """Count with METEOR's process. Raises JavaError."""
+    return MeteorMetric(addends(process.counts(captions, references)), process)
 
 
 def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> BleuMetric:

@@ -16,12 +16,13 @@ from typing import Any
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.evaluation.caption_files import keep_common, read_references
 from xmodaler_ssattn.evaluation.captions import SCORES_OF, CaptionScorer, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.doubts import grounding_doubts
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.grounding_scorer import GroundingScorer
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
-from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
-from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
-from xmodaler_ssattn.files import read_text
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
+from xmodaler_ssattn.evaluation.results import ImageResult, Results, gvd_predictions, write_results
+from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
 
 logger = logging.getLogger(__name__)
@@ -116,11 +117,9 @@ class Flickr30kEntitiesEvaler:
         if not path.is_file():
             _say_once(f"No grounding scores for {self.split}: there is no {path}.")
             return None
-        table = folder / "lemmas.json"
-        lemmas = Lemmas(read_lemma_table(table) if table.is_file() else None)
         words = Path(cfg.INFERENCE.VOCAB)
-        vocabulary = read_text(words, "INFERENCE.VOCAB").split() if words.is_file() else None
-        return GroundingScorer(read_reference(path), lemmas, vocabulary)
+        vocabulary = read_lines(words, "Vocabulary") if words.is_file() else None
+        return GroundingScorer(read_reference(path), Lemmas.of_folder(folder), vocabulary)
 
     def _announce(self) -> set[str]:
         """Say before training what cannot be computed, and start METEOR while the model trains.
@@ -175,6 +174,10 @@ class Flickr30kEntitiesEvaler:
         self._previous = (epoch, fingerprint, prefixed)
         return dict(prefixed)
 
+    def _warn_of(self, doubts: Iterable[str]) -> None:
+        for doubt in doubts if comm.is_main_process() else ():
+            logger.warning("%s: %s.", self.split, doubt)
+
     def _caption_scores(self, captions: Mapping[int, str], metrics: Sequence[str]) -> dict[str, float]:
         texts, missing = keep_common(self._references, {str(i): str(caption) for i, caption in captions.items()})
         if missing:
@@ -189,6 +192,7 @@ class Flickr30kEntitiesEvaler:
             scores |= {f"{prefix}{name}": value for name, value in result.scores.items()}
             for metric, reason in result.failed.items():
                 _say_once(f"{metric} was left out: {reason}")
+            self._warn_of(("greedy captions: " if prefix else "") + doubt for doubt in result.doubts)
         return scores
 
     def _grounding_scores(
@@ -208,6 +212,7 @@ class Flickr30kEntitiesEvaler:
             else r
             for r in images
         ]
+        self._warn_of(grounding_doubts(scorer.reference.images, gvd_predictions(images, object_words), "gen"))
         return images, object_words, scorer.scores(images, object_words)
 
 

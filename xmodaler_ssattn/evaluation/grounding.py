@@ -47,18 +47,18 @@ def iou_gvd(predicted_px: np.ndarray, reference_px: np.ndarray) -> np.ndarray:
         predicted_px, reference_px: (n, 4), xyxy pixels.
 
     Returns:
-        (n,) float32; NaN for boxes so inverted that their union is 0.
+        (n,) float32; NaN for boxes so inverted that their union is 0, and for numbers beyond float32.
     """
-    a = np.asarray(predicted_px, dtype=np.float32).reshape(-1, 4)
-    b = np.asarray(reference_px, dtype=np.float32).reshape(-1, 4)
     one = np.float32(1)
-    size_a = a[:, 2:] - a[:, :2] + one
-    size_b = b[:, 2:] - b[:, :2] + one
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + one
-    sides = np.maximum(sides, np.float32(0))
-    intersection = sides[:, 0] * sides[:, 1]
-    union = size_a[:, 0] * size_a[:, 1] + size_b[:, 0] * size_b[:, 1] - intersection
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        a = np.asarray(predicted_px, dtype=np.float32).reshape(-1, 4)
+        b = np.asarray(reference_px, dtype=np.float32).reshape(-1, 4)
+        size_a = a[:, 2:] - a[:, :2] + one
+        size_b = b[:, 2:] - b[:, :2] + one
+        sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + one
+        sides = np.maximum(sides, np.float32(0))
+        intersection = sides[:, 0] * sides[:, 1]
+        union = size_a[:, 0] * size_a[:, 1] + size_b[:, 0] * size_b[:, 1] - intersection
         overlap = intersection / union
     overlap[(size_b == 1).all(axis=1)] = 0
     overlap[(size_a == 1).all(axis=1)] = -1

@@ -12,7 +12,8 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced, reachable_share
 from xmodaler_ssattn.evaluation.grounding import generated_scores, match_generated
 from xmodaler_ssattn.evaluation.gvd_format import Reference
-from xmodaler_ssattn.evaluation.lemmas import Lemmas, class_of_lemma
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
+from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.evaluation.results import ImageResult, gvd_predictions
 
 UNKNOWN = "unk"  # the vocabulary's UNK, lower-cased
@@ -24,19 +25,18 @@ class GroundingScorer:
     Args:
         reference: images and class names; the order of the names decides where lemmas collide.
         lemmas: word -> lemma, with its count of fallbacks.
-        vocabulary: the words that the model can say; None: every class is reachable. See ``class_of_lemma``.
+        vocabulary: the words that the model can say; None: every class is reachable. See ``lemmas.class_of_lemma``.
     """
 
     def __init__(self, reference: Reference, lemmas: Lemmas, vocabulary: Iterable[str] | None = None) -> None:
         self.reference = reference
         self.lemmas = lemmas
-        self._class_of_lemma = class_of_lemma(reference.classes, lemmas, vocabulary)
+        self._object_words = ObjectWords(reference.classes, lemmas, vocabulary)
         self._captions = {int(record["image_id"]): record["captions"] for record in reference.images}
 
     def object_words(self, words: Iterable[str]) -> dict[str, str]:
         """word -> class for those of ``words`` that name an object."""
-        classes = {word: self._class_of_lemma.get(self.lemmas(word)) for word in dict.fromkeys(words)}
-        return {word: name for word, name in classes.items() if name is not None}
+        return self._object_words.among(words)
 
     def forced_sentences(self, image_id: int, references: Sequence[GroundedCaption]) -> tuple[dict[str, Any], ...]:
         """GVD's gt-mode sentences: at each annotated word, its class and the box attended to under teacher forcing.

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.classes import flickr30k_classes
@@ -31,6 +31,20 @@ class Reference:
 
     classes: tuple[str, ...]
     images: tuple[Mapping[str, Any], ...]
+
+
+class Submission(NamedTuple):
+    """A submission for the images of a reference.
+
+    Attributes:
+        predictions: what ``grounding`` (mode "gen") and ``forced`` (mode "gt") take.
+        missing: ids of the reference's images that it lacks.
+        mode: "gen" or "gt".
+    """
+
+    predictions: dict[str, list[Mapping[str, Any]]]
+    missing: list[str]
+    mode: str
 
 
 def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
@@ -65,6 +79,11 @@ def _is_finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:  # JSON's integers have no limit
         return False
+
+
+def _is_size(size: Any) -> bool:
+    numbers = isinstance(size, (list, tuple)) and len(size) == 2 and _box_problem([*size, 0, 0]) is None
+    return numbers and min(size) > 0
 
 
 def _is_position(value: Any) -> bool:
@@ -123,12 +142,14 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
         UserError: lists the problems, each with image, caption and field; also when no image is left.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
-        raise UserError(f'{what}: expected an object with a list "annotations" (and the class names in "vocab").')
-    classes = data.get("vocab", list(flickr30k_classes()))
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"{what}: field vocab must be a list of class names.")
+        swapped = isinstance(data, Mapping) and ("results" in data or is_results(data))
+        raise UserError(
+            f'{what}: expected an object with a list "annotations" (and the class names in "vocab").'
+            + (" It is a submission or a results file; are reference and submission swapped?" if swapped else "")
+        )
+    classes = _classes(data, what)
     problems: list[str] = []
-    kept: list[Mapping[str, Any]] = []
+    kept: dict[str, Mapping[str, Any]] = {}
     for number, record in enumerate(data["annotations"]):
         if not isinstance(record, Mapping) or isinstance(record.get("image_id"), bool):
             problems.append(f"annotation {number}: expected an object with image_id and captions.")
@@ -139,7 +160,14 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
             continue
         if keep is not None and str(image_id) not in keep:
             continue
-        kept.append(record)
+        if str(image_id) in kept:
+            problems.append(f"image {image_id}: stands twice.")
+            continue
+        kept[str(image_id)] = record
+        if (size := record.get("image_size")) is not None and not _is_size(size):
+            problems.append(
+                f"image {image_id}, field image_size: expected [width, height] in pixels, got {size!r:.60}."
+            )
         if not isinstance(record.get("captions"), list):
             problems.append(f"image {image_id}: field captions is missing or no list.")
             continue
@@ -148,12 +176,52 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
     raise_all(problems, what)
     if keep is not None and not kept:
         raise UserError(f"{what}: none of its {len(data['annotations'])} images is in the split.")
-    return Reference(tuple(classes), tuple(kept))
+    return Reference(classes, tuple(kept.values()))
+
+
+def _classes(data: Mapping[str, Any], what: str) -> tuple[str, ...]:
+    classes = data.get("vocab", list(flickr30k_classes()))
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{what}: field vocab must be a list of class names.")
+    return tuple(classes)
+
+
+def read_classes_of(path: str | os.PathLike) -> tuple[str, ...]:
+    """The class names of a reference file; its images are not looked at.
+
+    Raises:
+        UserError: an unreadable file, or no list of names.
+    """
+    data = read_json(path, "Grounding reference")
+    if not isinstance(data, Mapping):
+        raise UserError(f"Grounding reference {path}: expected an object, got {type(data).__name__}.")
+    return _classes(data, f"Grounding reference {path}")
 
 
 def read_reference(path: str | os.PathLike, keep: set[str] | None = None) -> Reference:
     """Read ``flickr30k_cleaned_class.json`` or a file of that format. Arguments and errors as ``check_reference``."""
-    return check_reference(read_json(path, "Grounding reference"), f"Grounding reference {path}", keep)
+    data = read_json(path, "Grounding reference")
+    return check_reference(data, f"Grounding reference {path}", keep)
+
+
+def mode_of(data: Any, what: str, wanted: str | None) -> str:
+    """ "gen" or "gt": what the submission's ``eval_mode`` says, else what is wanted, else "gen".
+
+    Raises:
+        UserError: the submission says something else than what is wanted, or neither of the two.
+    """
+    stated = data.get("eval_mode") if isinstance(data, Mapping) else None
+    if stated is None:
+        return wanted or "gen"
+    mode = stated.lower() if isinstance(stated, str) else stated
+    if mode not in EVAL_MODES:
+        raise UserError(f"{what}, field eval_mode: expected 'gen' or 'GT', got {stated!r:.60}.")
+    if wanted not in (None, mode):
+        raise UserError(
+            f"{what}: its eval_mode is {stated!r}, but mode {wanted!r} was asked for. Leave --mode out to score it as "
+            f"what it says, or take the submission of mode {wanted!r}."
+        )
+    return mode
 
 
 def check_predictions(
@@ -180,6 +248,7 @@ def check_predictions(
         raise UserError(f'{what}: expected an object with an object "results" (image id -> list of sentences).')
     results, known = data["results"], set(classes)
     problems: list[str] = []
+    unknown: dict[str, list[str]] = {}  # name -> the sentences that have it
     for image_id, captions in sentences_of.items():
         if image_id not in results:
             continue
@@ -187,39 +256,53 @@ def check_predictions(
         expected = 1 if mode == "gen" else captions
         if not isinstance(sentences, list) or len(sentences) != expected:
             got = len(sentences) if isinstance(sentences, list) else type(sentences).__name__
-            problems.append(f"image {image_id}, field results: {mode} mode wants {expected} sentence(s), got {got}.")
+            hint = (
+                " With one sentence per reference caption it is for --mode gt."
+                if mode == "gen" and got == captions
+                else ""
+            )
+            problems.append(
+                f"image {image_id}, field results: {mode} mode wants {expected} sentence(s), got {got}.{hint}"
+            )
             continue
         for i, sentence in enumerate(sentences):
             where = f"image {image_id}, sentence {i}"
             found = _parallel_problems(sentence, ("idx_in_sent", "clss", "bbox"), where)
-            if not found:
-                unknown = [name for name in sentence["clss"] if name not in known]
-                found = [f"{where}, field clss: {name!r} is not one of the {len(known)} classes." for name in unknown]
+            for name in () if found else sentence["clss"]:
+                if name not in known:
+                    unknown.setdefault(name, []).append(where)
             problems += found
+    for name, places in unknown.items():
+        meant = f"; is {name.strip().lower()!r} meant?" if name.strip().lower() in known else "."
+        times = f" ({len(places)} times)" if len(places) > 1 else ""
+        problems.append(f"{places[0]}, field clss: {name!r} is not one of the {len(known)} classes{times}{meant}")
     raise_all(problems, what)
     return results
 
 
-def read_submission(
-    path: str | os.PathLike, mode: str, reference: Reference
-) -> tuple[dict[str, list[Mapping[str, Any]]], list[str]]:
+def read_submission(path: str | os.PathLike, mode: str | None, reference: Reference) -> Submission:
     """Read a submission, or a results file of ours, and check it against the reference.
 
-    Returns:
-        (predictions, ids of the reference's images that the submission lacks).
+    Args:
+        mode: "gen" or "gt"; None: what the submission says in ``eval_mode``, else "gen".
 
     Raises:
-        UserError: see ``check_predictions``; also when the submission holds none of the reference's images.
+        UserError: see ``mode_of`` and ``check_predictions``; also when the submission holds none of the reference's
+            images.
     """
-    data = read_json(path, "Submission", finite=False)
+    data, what = read_json(path, "Submission", finite=False), f"Submission {path}"
+    mode = mode_of(data, what, mode)
     if is_results(data):
         data = gvd_submission(parse_results(data, f"Results {path}"), mode)
+    elif isinstance(data, Mapping) and "annotations" in data and "results" not in data:
+        raise UserError(f"{what}: it is a reference (it has annotations); are reference and submission swapped?")
     sentences_of = {str(record["image_id"]): len(record["captions"]) for record in reference.images}
-    results = check_predictions(data, f"Submission {path}", mode, reference.classes, sentences_of)
+    results = check_predictions(data, what, mode, reference.classes, sentences_of)
     missing = [image_id for image_id in sentences_of if image_id not in results]
     if len(missing) == len(sentences_of) and sentences_of:
+        ids = f" Its ids are like {next(iter(results))!r}, the reference's like {missing[0]!r}." if results else ""
         raise UserError(
-            f"Submission {path}: none of the {len(sentences_of)} images of the reference's split is in it; "
-            "is it the submission of another split?"
+            f"{what}: none of the {len(sentences_of)} images of the reference's split is in it; "
+            f"is it the submission of another split?{ids}"
         )
-    return results, missing
+    return Submission(results, missing, mode)

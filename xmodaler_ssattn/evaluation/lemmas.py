@@ -1,17 +1,22 @@
 """Word -> lemma -> object class, without a server.
 
-GVD's evaluator asks a CoreNLP server for the lemma of each word alone. Its dictionary file (``dic_flickr30k.json``)
-holds that server's answers for every vocabulary word (``wtol``), so a table is tried first. A word that the table
-lacks goes to lemminflect's noun rules: it is small, needs numpy alone, carries its tables in its own package, and
-merges two pairs of the 480 class names only (paper / papers, outfit / outfits), as CoreNLP does in all likelihood.
-Object words are nouns; a verb form such as "swinging" stays itself there, while CoreNLP says "swing". How many words
-went to the fallback is counted and belongs beside the score.
+GVD's evaluator asks a CoreNLP server for the lemma of each word alone, whatever its part of speech in the caption, and
+a word names the class that has its lemma. Its dictionary file (``dic_flickr30k.json``) holds that server's answers for
+every vocabulary word (``wtol``), so a table is tried first, and with it a verb whose lemma is a class is an object word
+here as it is there ("parked" -> "park").
+
+A word that the table lacks goes to lemminflect's noun rules: it is small, needs numpy alone, carries its tables in its
+own package, and merges two pairs of the 480 class names only (paper / papers, outfit / outfits), as CoreNLP does in all
+likelihood. Without a table object words are nouns: "parked", "standing" and "swinging" stay themselves and name no
+class, though CoreNLP says "park", "stand" and "swing". How many words went to the fallback is counted and belongs
+beside the score.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from xmodaler_ssattn.classes import IRREGULAR
 from xmodaler_ssattn.errors import UserError
@@ -22,7 +27,9 @@ def noun_lemma(word: str) -> str:
     """The singular of a noun by lemminflect, of the lower-cased word without a possessive ending; else the word.
 
     Only the first candidate is taken ("glasses" -> "glass", as CoreNLP says). Where lemminflect is known to be wrong,
-    ``classes.IRREGULAR`` is asked first: it makes "pants" a "pant", and "short" the lemma of "shorts".
+    ``classes.IRREGULAR`` is asked first: it makes "pants" a "pant", and "short" the lemma of "shorts". It guesses at
+    nouns that it does not know: at plurals well ("tattoos", "t-shirts"), but other forms are verbs ("parked", "a
+    uniformed man") and stay as they are.
     """
     from lemminflect import getLemma
 
@@ -35,7 +42,7 @@ def noun_lemma(word: str) -> str:
             break
     if word in IRREGULAR:
         return IRREGULAR[word]
-    candidates = getLemma(word, upos="NOUN")
+    candidates = getLemma(word, upos="NOUN", lemmatize_oov=word.endswith("s"))
     return candidates[0] if candidates and candidates[0] else word
 
 
@@ -69,6 +76,12 @@ class Lemmas:
         if lemma is None:
             lemma = self._known[word] = self.fallback(word)
         return lemma
+
+    @classmethod
+    def of_folder(cls, folder: str | os.PathLike) -> Lemmas:
+        """With the table of a folder of annotations (``lemmas.json``), where there is one. Raises UserError."""
+        path = Path(folder) / "lemmas.json"
+        return cls(read_lemma_table(path) if path.is_file() else None)
 
     @property
     def fallback_share(self) -> float:

@@ -2,8 +2,8 @@
 
 Its start alone takes 5 to 16 seconds (it reads its paraphrase table), which is why it is started in the background
 and shared. The protocol is METEOR's own ``-stdio``: ``SCORE`` turns a caption and its references into a line of
-counts, ``EVAL`` turns counts into a score. The counts of several captions add up, so a corpus score is one ``EVAL``
-of their sum.
+counts, ``EVAL`` turns counts into a score. A corpus score is one ``EVAL`` of what ``addends`` gives for its captions,
+summed: the counts as METEOR itself adds them up.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from xmodaler_ssattn.evaluation.jars import meteor_jar
-from xmodaler_ssattn.evaluation.java import JAVA_OPTIONS, JavaError, LineServer, find_java
+from xmodaler_ssattn.evaluation.java import JavaError, LineServer, java_command
+from xmodaler_ssattn.evaluation.ptb import one_line
 
 TIME_LIMIT_S = 300.0
 SEPARATOR = "|||"
+
+# The 23 counts, in METEOR's order: words, and function words, of the caption and of the reference; for each of the four
+# matchers (exact, stem, synonym, paraphrase) the matched content words of both, then the matched function words of
+# both; chunks; matched words of both. "Reference" is the one that gives the caption its best score.
+FIELDS = 23
+CAPTION_LENGTH, REFERENCE_LENGTH, CHUNKS = 0, 1, 20
+CAPTION_MATCHES, REFERENCE_MATCHES = slice(4, CHUNKS, 2), slice(5, CHUNKS, 2)
 
 
 def meteor_command() -> list[str]:
@@ -29,12 +37,39 @@ def meteor_command() -> list[str]:
         FileNotFoundError: no jar.
     """
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
-    arguments = ["-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm"]
-    return [find_java(), *JAVA_OPTIONS, *options, *arguments]
+    return java_command(*options, "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm")
+
+
+def addends(counts: np.ndarray) -> np.ndarray:
+    """What each caption adds to METEOR's total over a corpus: its counts, but 0 chunks where the match is perfect.
+
+    METEOR gives a caption no fragmentation penalty when all its words and all words of the reference are matched in one
+    chunk, and when it adds up counts it keeps that chunk out of the total (``MeteorStats.addStats`` of METEOR 1.5).
+
+    Args:
+        counts: (n, 23) of n captions, from ``Meteor.counts``.
+
+    Returns:
+        (n, 23), a copy. Sums of its rows, and of repeated rows, are METEOR's totals exactly: all are whole numbers.
+
+    Raises:
+        JavaError: another number of counts, as another version of METEOR would give.
+    """
+    counts = np.array(counts, dtype=np.float64)
+    if counts.shape[1:] != (FIELDS,):
+        raise JavaError(f"METEOR answered {counts.shape[-1]} counts a caption where {FIELDS} were expected.")
+    perfect = (
+        (counts[:, CAPTION_MATCHES].sum(axis=1) == counts[:, CAPTION_LENGTH])
+        & (counts[:, REFERENCE_MATCHES].sum(axis=1) == counts[:, REFERENCE_LENGTH])
+        & (counts[:, CHUNKS] == 1)
+    )
+    counts[perfect, CHUNKS] = 0.0
+    return counts
 
 
 def _clean(text: str) -> str:
-    return " ".join(text.replace(SEPARATOR, " ").split())
+    """A text without the protocol's separator and line ends, otherwise as pycocoevalcap sends it."""
+    return one_line(text.replace(SEPARATOR, " ")).replace("  ", " ")
 
 
 class Meteor:
@@ -66,7 +101,7 @@ class Meteor:
             self._server = LineServer(command, "METEOR")
 
     def counts(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """(n, fields) float64 counts of n captions against their references.
+        """(n, 23) float64 counts of n captions, each against the reference that gives it its best score.
 
         Raises:
             JavaError: METEOR died, took too long, or answered something else than numbers.
@@ -88,7 +123,7 @@ class Meteor:
             raise JavaError(f"METEOR answered {' '.join(wrong)[:200]!r} where counts were expected.") from None
 
     def scores(self, counts: np.ndarray) -> np.ndarray:
-        """(m, fields) counts -> (m,) scores. Give the sum over a corpus as one row to get the corpus score.
+        """(m, 23) counts -> (m,) scores: of single captions, or of corpora when a row is a sum of ``addends``.
 
         Raises:
             JavaError: as ``counts``.

@@ -27,6 +27,7 @@ from __future__ import annotations
 import base64
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -250,7 +251,7 @@ def parse_results(data: Any, what: str) -> Results:
     """Check parsed JSON and turn it into captions; ``what`` names it in messages.
 
     Raises:
-        UserError: another schema or version, or a wrong field (names image and field).
+        UserError: another schema or version, a wrong field (names image and field), or an image that stands twice.
     """
     if not is_results(data):
         raise UserError(f'{what}: expected an object with "schema": "{SCHEMA}".')
@@ -266,6 +267,9 @@ def parse_results(data: Any, what: str) -> Results:
         except _Bad as error:
             name = record.get("image_id", f"number {number}") if isinstance(record, Mapping) else f"number {number}"
             raise UserError(f"{what}: image {name}, {error}.") from error
+    repeated = [image_id for image_id, count in Counter(i.image_id for i in images).items() if count > 1]
+    if repeated:
+        raise UserError(f"{what}: these images stand twice: {', '.join(map(str, repeated[:10]))}.")
     header = {k: v for k, v in data.items() if k not in ("schema", "version", "object_words", "images")}
     return Results(tuple(images), dict(words), header)
 

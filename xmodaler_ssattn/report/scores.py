@@ -19,7 +19,7 @@ from xmodaler_ssattn.evaluation.captions import CaptionScorer, what_can_run
 from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
 from xmodaler_ssattn.evaluation.grounding import Matches, class_table, generated_scores, match_generated
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
-from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.results import gvd_predictions
 from xmodaler_ssattn.report.source import Model, Source
 
@@ -182,8 +182,7 @@ class _Grounding:
         if not any(image.grounded is not None for model in source.models for image in model.images.values()):
             return None
         records = [record for path in files for record in read_reference(path).images]
-        table = source.annotations / "lemmas.json"
-        return cls(source, records, Lemmas(read_lemma_table(table) if table.is_file() else None))
+        return cls(source, records, Lemmas.of_folder(source.annotations))
 
     def images(self, model: Model) -> list[int]:
         """All of the reference: an image that the model left out counts as missed, as in the published script."""

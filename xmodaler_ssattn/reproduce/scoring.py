@@ -21,7 +21,7 @@ from xmodaler_ssattn.evaluation.captions import CaptionScorer
 from xmodaler_ssattn.evaluation.forced import match_forced
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, match_generated
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
-from xmodaler_ssattn.evaluation.lemmas import Lemmas, read_lemma_table
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.results import Results, gvd_predictions, read_results, write_results
 from xmodaler_ssattn.files import atomic_path
 
@@ -84,9 +84,8 @@ def score_grounding(results: Results, annotations: Path, split: str = "test") ->
         reason = f"there is no {path.name} in the data" if not path.is_file() else "the captions carry no boxes"
         return Scored(not_computed={"F1": reason})
     reference = read_reference(path)
-    table = annotations / "lemmas.json"
-    lemmas = Lemmas(read_lemma_table(table) if table.is_file() else None)
-    matches = match_generated(reference.images, gvd_predictions(results.images, results.object_words), lemmas)
+    predictions, lemmas = gvd_predictions(results.images, results.object_words), Lemmas.of_folder(annotations)
+    matches = match_generated(reference.images, predictions, lemmas)
     weights = bootstrap.image_weights(len(matches.image_ids), REPLICATES)
     values = bootstrap.grounding_replicates(matches, weights)
     # A resample without any object word is 0/0, which the evaluator counts as 0.

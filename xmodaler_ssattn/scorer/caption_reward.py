@@ -7,8 +7,8 @@ X-modaler's own scorers unpickle their references and frequencies. These have it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
 from xmodaler_ssattn.partners import needs_grounded_captioner
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 from xmodaler_ssattn.scorer.grounded_words import grounded_share
-from xmodaler_ssattn.scorer.references import References, read_references, references_path
+from xmodaler_ssattn.scorer.references import NO_CLASS, References, read_references, references_path
+
+logger = logging.getLogger(__name__)
 
 GROUNDING = "Grounding"  # the name of the grounding term among the scores
 
@@ -40,7 +42,14 @@ class CiderD:
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        return {"frequencies": DocumentFrequencies.of(_references(completed(cfg)).captions.values())}
+        references = _references(completed(cfg))
+        if len(references.captions) == 1:
+            logger.warning(
+                "%s has one image. CIDEr-D weighs a phrase by how few images' references have it, so every caption has "
+                "the reward 0; train on more images.",
+                references.path,
+            )
+        return {"frequencies": DocumentFrequencies.of(references.captions.values())}
 
     def compute_score(
         self, gts: Sequence[Sequence[Sequence[int]]], res: Sequence[Sequence[int]]
@@ -101,6 +110,11 @@ class GroundedScorer:
             raise UserError(
                 f"SCORER.GROUNDING_WEIGHT is {weight}, but no phrase of {references.path} has both a class and a box: "
                 "nothing can be grounded. Set it to 0.0, or prepare the annotations with boxes."
+            )
+        if weight > 0 and not (references.class_of_word != NO_CLASS).any():
+            raise UserError(
+                f"SCORER.GROUNDING_WEIGHT is {weight}, but no word of {cfg.INFERENCE.VOCAB} names an object class of "
+                f"{references.path}: no caption could be rewarded. Take both from the same `xmodaler prepare`."
             )
         return {
             "references": references,
@@ -207,5 +221,5 @@ def _references(cfg: Any) -> References:
         str(references_path(cfg)),
         cfg.INFERENCE.VOCAB,
         objects=cfg.SCORER.GROUNDING_WEIGHT > 0,
-        lemma_file=str(Path(cfg.DATALOADER.ANNO_FOLDER) / "lemmas.json"),
+        lemma_folder=cfg.DATALOADER.ANNO_FOLDER,
     )

@@ -13,7 +13,8 @@ import numpy as np
 from xmodaler_ssattn.data.annotations import file_name, gvd_reference, open_annotations
 from xmodaler_ssattn.data.vocabulary import END, Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.lemmas import Lemmas, class_of_lemma, read_lemma_table
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
+from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.scorer.cider import MAX_WORD
 
 NO_CLASS = -1
@@ -55,7 +56,7 @@ def references_path(cfg: Any) -> Path:
 
 @functools.lru_cache(maxsize=1)
 def read_references(
-    path: str | os.PathLike, vocabulary_file: str, *, objects: bool = False, lemma_file: str | None = None
+    path: str | os.PathLike, vocabulary_file: str, *, objects: bool = False, lemma_folder: str = ""
 ) -> References:
     """Read the training annotations; the last result is kept, since every part of a reward asks for it.
 
@@ -63,8 +64,7 @@ def read_references(
         path: ``train.json``.
         vocabulary_file: ``vocabulary.txt``.
         objects: also the annotated objects, and the class of each word.
-        lemma_file: ``lemmas.json``, for ``objects``; None, or a file that is not there: the fallback of
-            ``evaluation.lemmas``.
+        lemma_folder: where ``lemmas.json`` is looked for, for ``objects``.
 
     Raises:
         UserError: a file is missing or broken, or the vocabulary is too large for ``cider``.
@@ -84,10 +84,9 @@ def read_references(
             found[image["image_id"]] = _objects(image, index)
     class_of_word = np.full(vocabulary.model_size if objects else 0, NO_CLASS, dtype=np.int64)
     if objects:
-        lemmas = Lemmas(read_lemma_table(lemma_file) if lemma_file and Path(lemma_file).is_file() else None)
-        named = class_of_lemma(classes, lemmas, vocabulary.words)
+        named = ObjectWords(classes, Lemmas.of_folder(lemma_folder), vocabulary.words)
         for number, word in enumerate(vocabulary.words, 1):
-            class_of_word[number] = index.get(named.get(lemmas(word)), NO_CLASS)
+            class_of_word[number] = index.get(named(word), NO_CLASS)
     return References(Path(path), captions, found, class_of_word)
 
 
