@@ -400,3 +400,31 @@ def test_lengths_that_no_search_can_work_with_are_refused_by_their_keys(key, val
     """The sample's vocabulary has 92 words, so a beam of 93 finds no 93 first words."""
     with pytest.raises(UserError, match=rf"{key}: expected 1 .*got {value}\."):
         load_config(CONFIG, [key, value], device="cpu")
+
+
+def test_a_photograph_is_captioned_with_a_warning_by_a_captioner_of_drawn_scenes(demo, tmp_path, capsys):
+    scene = pictures(demo, 1)[0]
+    assert caption(demo, scene) == 0
+    assert "not a drawn scene" not in capsys.readouterr().err
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((640, 480)).save(tmp_path / "photo.jpg")
+    assert caption(demo, scene, tmp_path / "photo.jpg") == 0
+    captured = capsys.readouterr()
+    assert f"warning: {tmp_path / 'photo.jpg'}: this is not a drawn scene" in captured.err
+    assert captured.err.count("not a drawn scene") == 1 and "photo.jpg\n" in captured.out
+    from_pictures = ["--weights", str(demo / "data" / "region_maker.npz"), "--out", str(tmp_path / "r.h5")]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "photo.jpg").rename(tmp_path / "1" / "7.jpg")
+    assert main(["extract", "--images", str(tmp_path / "1"), *from_pictures]) == 0
+    assert "1 of the pictures are not drawn scenes" in capsys.readouterr().err
+
+
+def test_regions_that_are_not_of_drawn_scenes_are_warned_of_too(demo, tmp_path, capsys):
+    store = RegionStore(demo / "data" / "regions.h5")
+    r = store.read(store.ids.tolist()[0])
+    with RegionWriter(tmp_path / "r.h5", [r.image_id], 36, 32, 16, source="photographs") as writer:
+        writer.write(r.image_id, r.width, r.height, r.boxes_px, r.features, r.class_probs)
+    assert caption(demo, "--regions", tmp_path / "r.h5") == 0
+    assert "its regions are not of drawn scenes" in capsys.readouterr().err
+    assert caption(demo, "--regions", demo / "data" / "regions.h5", "--ids", r.image_id) == 0
+    assert "drawn scenes" not in capsys.readouterr().err

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from xmodaler_ssattn.errors import raise_all
+
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # SOLVER.EPOCH; no value looks like this
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +52,7 @@ def pairs_of(words: Sequence[str]) -> list[tuple[str, str]]:
         position += 1
         if key.startswith("-"):
             problems.append(f"there is no option {key}; --help lists the options")
-        elif value is None or value.startswith("--"):
+        elif value is None or value.startswith("--") or _KEY.fullmatch(value):
             problems.append(f"{key} has no value")
         else:
             pairs.append((key, value))

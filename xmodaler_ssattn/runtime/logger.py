@@ -24,12 +24,17 @@ _our_handlers: list[logging.Handler] = []
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes through tqdm, which takes its bars off the terminal for the time of a line."""
+    """Writes through tqdm, which takes its bars off the terminal for the time of a line.
+
+    What the terminal's encoding lacks is written as an escape.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not getattr(record, "file_only", False):
-            tqdm.write(self.format(record), file=sys.stdout)
-            sys.stdout.flush()
+        if sys.stdout is None or getattr(record, "file_only", False):
+            return
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        tqdm.write(self.format(record).encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+        sys.stdout.flush()
 
 
 def setup_logger(output: str | os.PathLike | None = None, distributed_rank: int = 0) -> logging.Logger:
@@ -53,7 +58,7 @@ def setup_logger(output: str | os.PathLike | None = None, distributed_rank: int 
         path = path if path.suffix in (".txt", ".log") else path / "log.txt"
         path = path.with_name(f"{path.name}.rank{distributed_rank}") if distributed_rank else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         handlers[-1].setFormatter(_LINE)
 
     loggers = [logging.getLogger(name) for name in LOGGER_NAMES]
