@@ -156,6 +156,22 @@ def test_half_the_batch_in_twice_the_processes_is_the_same_run_and_another_numbe
         hook(images=36, DATALOADER__TRAIN_BATCH_SIZE=8).load_state_dict(stored)
 
 
+def test_an_evaluation_asks_for_no_equal_run_but_for_a_checkpoint_and_says_how_the_model_differs(
+    data, run, tmp_path, capsys, caplog
+):
+    import shutil
+
+    other = tmp_path / "copy"
+    shutil.copytree(run, other)
+    changes = {"DATALOADER__TRAIN_BATCH_SIZE": 4, "SOLVER__BASE_LR": 0.5}
+    assert train(data, other, "--eval-only", "--resume", **changes) == 0
+    with caplog.at_level(logging.WARNING):
+        assert train(data, other, "--eval-only", "--resume", MODEL__SS_ATTENTION__LAMBDA=0.25) == 0
+    assert "trained with another MODEL.SS_ATTENTION.LAMBDA: 0.5 then, 0.25 now" in caplog.text + capsys.readouterr().out
+    assert train(data, tmp_path / "nothing", "--eval-only", "--resume") == 2  # and no random weights are scored
+    assert "there is no checkpoint in" in capsys.readouterr().err
+
+
 # --- the word list ------------------------------------------------------------------------------------------
 def test_checkpoints_and_the_config_beside_them_carry_the_digest_of_the_word_list(data, run):
     digest = words_sha256((data / "vocabulary.txt").read_text(encoding="utf-8").split())

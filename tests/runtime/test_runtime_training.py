@@ -125,6 +125,47 @@ def test_resuming_with_another_model_is_an_error_that_lists_what_differs(tmp_pat
         toy_trainer(toy_config(tmp_path, "MODEL.DECODER_DIM", 6), resume=True)
 
 
+@pytest.mark.parametrize("batch", [2, 4, 6])  # 6, 3 and 2 iterations per epoch in place of 4
+def test_resuming_with_epochs_of_another_length_is_an_error_with_both_numbers(tmp_path, batch):
+    toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 1)).train()
+    cfg = toy_config(tmp_path, "SOLVER.EPOCH", 3, "DATALOADER.TRAIN_BATCH_SIZE", batch)
+    match = rf"one epoch of it has 4 iterations. One epoch now has {13 // batch} iterations of {batch} images"
+    with pytest.raises(CheckpointError, match=match):
+        toy_trainer(cfg, resume=True)
+
+
+def test_resuming_a_run_with_more_epochs_behind_it_than_asked_for_is_an_error(tmp_path):
+    """Its weights would be evaluated once more, as those of an epoch that they are not of."""
+    toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 2)).train()
+    with pytest.raises(CheckpointError, match=r"it has 2 epochs behind it and SOLVER.EPOCH is 1"):
+        toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 1), resume=True)
+
+
+def test_a_checkpoint_keeps_the_states_of_the_hooks_and_gives_them_back(tmp_path):
+    class Remembers(HookBase):
+        seen = 0
+
+        def after_step(self):
+            self.seen += 1
+
+        def state_dict(self):
+            return {"seen": self.seen}
+
+        def load_state_dict(self, state):
+            self.seen = state["seen"]
+
+    first = toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 1))
+    # Before the checkpointer of the same step.
+    first.register_hooks([Remembers()])
+    first._hooks.insert(0, first._hooks.pop())
+    first.train()
+    second = toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 2))
+    hook = Remembers()
+    second.register_hooks([hook])
+    second.resume_or_load(resume=True)
+    assert hook.seen == STEPS
+
+
 def test_random_states_survive_a_file(tmp_path):
     seed_all_rng(5)
     random.gauss(0, 1), np.random.randn()  # both keep a second value for later

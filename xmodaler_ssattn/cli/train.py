@@ -15,7 +15,15 @@ from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.identity import data_facts, record_identity
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
-from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, SameRun, check_same_run, settings_of, stored_run
+from xmodaler_ssattn.engine.resume import (
+    IMAGES_PER_STEP,
+    SameRun,
+    check_same_run,
+    last_checkpoint,
+    run_of,
+    settings_of,
+    warn_of_another_model,
+)
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.modeling.word_list import STATE, check_words, from_state
 
@@ -81,9 +89,10 @@ def run(args: argparse.Namespace) -> int:
 
 def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     """Refuse to resume another run before anything in its folder changes; see ``engine/resume.py``."""
-    stored = stored_run(Path(cfg.OUTPUT_DIR))
-    if stored is None:
+    checkpoint = last_checkpoint(Path(cfg.OUTPUT_DIR))
+    if checkpoint is None:
         return
+    stored = run_of(checkpoint)
     where = f"The last checkpoint in {cfg.OUTPUT_DIR}"
     check_words(stored["settings"].get("MODEL.VOCABULARY_SHA256", ""), cfg.MODEL.VOCABULARY_SHA256, where)
     batch = cfg.DATALOADER.TRAIN_BATCH_SIZE
@@ -116,26 +125,35 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     share_log_handlers()
     logging.getLogger(__name__).info(host.describe())
     trainer = host.build_engine(cfg)
-    if cfg.MODEL.WEIGHTS and not (args.resume and trainer.checkpointer.has_checkpoint()):
-        partial = cfg.MODEL.PARTIAL_WEIGHTS and not args.eval_only
-        fresh = check_weights(cfg.MODEL.WEIGHTS, host.comm.unwrap_model(trainer.model), partial=partial)
-        if fresh:
-            logging.getLogger(__name__).info(
-                "%s lacks %d weights, which keep their draw: %s", cfg.MODEL.WEIGHTS, len(fresh), ", ".join(fresh)
-            )
-    if args.resume and not trainer.checkpointer.has_checkpoint():
+    resuming = args.resume and trainer.checkpointer.has_checkpoint()
+    if args.resume and not resuming:
         logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
-    if args.eval_only:  # weights alone: batch size, schedule and losses of the run do not matter
-        resuming = args.resume and trainer.checkpointer.has_checkpoint()
-        path = trainer.checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
-        check_weights(path, host.comm.unwrap_model(trainer.model))
-        trainer.checkpointer.load(path, checkpointables=[])
+    if args.eval_only or not resuming:
+        weights = trainer.checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
+        if args.eval_only and not weights:
+            raise UserError(f"--eval-only --resume: there is no checkpoint in {cfg.OUTPUT_DIR} to evaluate.")
+        if weights:
+            _accept_weights(trainer, weights, partial=cfg.MODEL.PARTIAL_WEIGHTS and not args.eval_only)
+    if args.eval_only:  # the weights only: batch size, schedule and losses of their run do not matter
+        trainer.checkpointer.load(weights, checkpointables=[])
         return evaluate_splits(trainer)
     trainer.register_hooks([SameRun(cfg, facts)])
     trainer.resume_or_load(resume=args.resume)
     trainer.register_hooks([hook for hook in (overlay_hook(cfg), best_hook(cfg)) if hook is not None])
     trainer.train()
     return {}
+
+
+def _accept_weights(trainer: Any, path: str, *, partial: bool) -> None:
+    """Refuse weights that do not fit; log what they lack, and in what their model differed."""
+    from xmodaler_ssattn import host
+
+    fresh = check_weights(path, host.comm.unwrap_model(trainer.model), partial=partial)
+    if fresh:
+        logging.getLogger(__name__).info(
+            "%s lacks %d weights, which keep their draw: %s", path, len(fresh), ", ".join(fresh)
+        )
+    warn_of_another_model(trainer.cfg, Path(path))
 
 
 def check_files(cfg: Any) -> None:

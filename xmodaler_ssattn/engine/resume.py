@@ -76,39 +76,60 @@ def check_same_run(stored: Mapping[str, Mapping], now: Mapping[str, Mapping], wh
             problems.append(sentence)
     for what in _changed(stored["facts"], now["facts"]):
         problems.append(f"{what}: {stored['facts'][what]} in the checkpoint, {now['facts'][what]} now")
-    if problems:
-        problems.append(
-            "resume with the values of the checkpoint (config.yaml beside it), or start a new run from its weights: "
-            "MODEL.WEIGHTS and another OUTPUT_DIR"
-        )
-    raise_all(problems, f"{where}: --resume continues the same run, and this is another one")
+    raise_all(
+        problems,
+        f"{where}: --resume continues the same run with the same settings (config.yaml beside it), and this is another "
+        "one (for a new run from its weights give MODEL.WEIGHTS and another OUTPUT_DIR)",
+    )
 
 
 def _changed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [key for key in stored if key in now and stored[key] != now[key]]
 
 
-def stored_run(folder: Path) -> dict[str, dict] | None:
-    """What the last checkpoint in ``folder`` says about its run.
+def warn_of_another_model(cfg: Any, checkpoint: Path) -> None:
+    """Say which settings of the model are not those that its weights were trained with, though the shapes are equal.
 
-    A checkpoint from before there was such a state: the settings of ``config.yaml`` beside it; {} as facts.
-
-    Returns:
-        {"settings": ..., "facts": ...}, or None without a checkpoint.
+    Some of these are studied on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, spoil it.
     """
+    trained, now = run_of(checkpoint)["settings"], settings_of(cfg)
+    for key in _changed(trained, now):
+        if key.startswith("MODEL.") and key not in MAY_DIFFER and not key.endswith("_SHA256"):
+            logging.getLogger(__name__).warning(
+                "%s was trained with another %s: %r then, %r now.", checkpoint, key, trained[key], now[key]
+            )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from, or None."""
     pointer = folder / LAST_CHECKPOINT
     if not pointer.is_file():
         return None
     checkpoint = folder / Path(read_text(pointer, "The name of the last checkpoint").strip()).name
     if not checkpoint.is_file():
         raise UserError(f"{pointer} names {checkpoint.name}, but there is no such file in {folder}.")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    state = content.get("trainer", {}).get("hooks", {}).get(SameRun.__qualname__)
+    return checkpoint
+
+
+def run_of(checkpoint: Path) -> dict[str, dict]:
+    """What a checkpoint says about its run: {"settings": ..., "facts": ...}.
+
+    One without the hook's state (from before there was one, or ``model_best.pth``): the settings of ``config.yaml``
+    beside it, and the batch size as the only fact.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = content["trainer"]["hooks"][SameRun.__qualname__]
+    except Exception:  # damaged, of an older format, or without the state: who loads it says what is wrong with it
+        state = None
     if state is not None:
         return state
-    config = folder / "config.yaml"
-    settings = yaml.safe_load(read_text(config, "The config of the run")) if config.is_file() else {}
-    settings = dict(_flatten(settings, ""))
+    config = checkpoint.parent / "config.yaml"
+    try:
+        settings = yaml.safe_load(read_text(config, "The config of the run")) if config.is_file() else {}
+    except yaml.YAMLError:  # some other file of that name, or one with tags of upstream's
+        settings = {}
+    settings = dict(_flatten(settings, "")) if isinstance(settings, dict) else {}
     batch = settings.get("DATALOADER.TRAIN_BATCH_SIZE")
     return {"settings": settings, "facts": {} if batch is None else {"DATALOADER.TRAIN_BATCH_SIZE": batch}}
 

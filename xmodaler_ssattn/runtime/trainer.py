@@ -322,12 +322,12 @@ class DefaultTrainer(TrainerBase):
                 states, evaluated = after["random_states"], True
         if states is None or len(states) != comm.get_world_size():
             logger.warning(
-                "The checkpoint has no random states of %d process(es); training goes on with fresh ones.",
+                "The checkpoint has no random states of %d process(es); training continues with fresh ones.",
                 comm.get_world_size(),
             )
-            return
-        set_random_state(states[comm.get_rank()])
-        if not evaluated:
+        else:
+            set_random_state(states[comm.get_rank()])
+        if self._save_id and not evaluated:
             self._evaluate_pending()
 
     def _evaluate_pending(self) -> None:
