@@ -40,7 +40,7 @@ setup(
         "numpy>=2.0",  # 1.x compares float32 with a double in float32
         "h5py>=3.11",
         "pillow>=10.1",
-        "pyyaml>=6",
+        "pyyaml>=6.0.1",
         "tqdm>=4.60",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",

@@ -198,7 +198,7 @@ def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
 def _name_of(weights: Path) -> str:
     """The run's name: its folder's."""
     weights = weights.resolve()
-    return weights.name if weights.is_dir() else weights.parent.name
+    return printable(weights.name if weights.is_dir() else weights.parent.name)
 
 
 def _write(

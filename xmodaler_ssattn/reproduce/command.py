@@ -12,6 +12,7 @@ from typing import Any
 
 from xmodaler_ssattn import host
 from xmodaler_ssattn.cli.main import MENDABLE
+from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.captions import METRICS, metric_names
 from xmodaler_ssattn.files import write_text
@@ -62,6 +63,7 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None, default_plan: Path) -> int:
     """The tool; see ``build_parser``."""
+    accept_all_characters()
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(default_plan).parse_args(argv)
     before = signal.signal(signal.SIGTERM, _interrupt)
