@@ -51,3 +51,8 @@ def test_the_flags_are_upstreams():
     assert default_argument_parser().parse_args([]) == argparse.Namespace(
         **{**vars(args), "config_file": "", "resume": False, "num_gpus": 1, "opts": []}
     )
+
+
+def test_flags_behind_the_pairs_are_flags():
+    args = default_argument_parser().parse_args(["SEED", "-1", "--resume", "--num-gpus", "2", "--no-such-flag"])
+    assert args.resume and args.num_gpus == 2 and args.opts == ["SEED", "-1", "--no-such-flag"]

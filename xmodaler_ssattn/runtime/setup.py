@@ -7,6 +7,8 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import fvcore
 import numpy as np
@@ -22,11 +24,22 @@ from .rng import seed_all_rng
 logger = logging.getLogger(__name__)
 
 
+class _Parser(argparse.ArgumentParser):
+    """What is no option goes to ``opts``, wherever it stands; upstream takes options behind a pair for config keys."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        known, known.opts = self.parse_known_args(args, namespace)
+        return known
+
+
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """The flags of a training script: config file, resume, evaluation only, processes, and KEY VALUE pairs."""
-    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The flags of a training script: config file, resume, evaluation only, processes, and KEY VALUE pairs (``opts``).
+
+    An unknown option ends up among the pairs, where ``merge_from_list`` names it as an unknown key.
+    """
+    parser = _Parser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help="yaml config file")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate and do not train")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on each machine, one a GPU")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
@@ -38,7 +51,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
         default=f"tcp://127.0.0.1:{2**15 + 2**14 + user % 2**14}",
         help="where the processes meet; 'auto' picks a free port (one machine)",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, default=None, help="KEY VALUE pairs that change the config")
+    parser.add_argument_group("config options", "KEY VALUE pairs that change the config")
     return parser
 
 
