@@ -1,5 +1,6 @@
 """One process, one host: SSATTN_TEST_HOST=upstream runs the contract tests inside a clone (XMODALER_HOME)."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ import torch
 
 # Toys are faster on one thread, and far faster when others use the machine too.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def log_lines_reach_pytest():
+    """A training run in an earlier test sends our log lines to its own file and terminal only."""
+    logging.getLogger("xmodaler_ssattn").propagate = True
 
 
 @pytest.fixture(scope="session")

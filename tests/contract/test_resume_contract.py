@@ -54,12 +54,6 @@ def run(data, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.fixture(autouse=True)
-def propagating(monkeypatch):
-    """A training run before has sent our log lines past pytest."""
-    monkeypatch.setattr(logging.getLogger("xmodaler_ssattn"), "propagate", True)
-
-
 @pytest.fixture
 def other_words(data, tmp_path) -> Path:
     """A list of the same length, in another order; UNK stays last."""
