@@ -270,7 +270,10 @@ def run_regions(args: argparse.Namespace) -> int:
 
 def _open_pack(args: argparse.Namespace) -> Pack:
     from xmodaler_ssattn.data.convert import FORMATS
+    from xmodaler_ssattn.data.convert.sniff import other_format
 
+    if hint := other_format(args.format, args.input):
+        raise UserError(hint)
     reader = FORMATS[args.format]
     if args.format.endswith("-tsv"):
         _reject(args, boxes=args.boxes, dictionary=args.dictionary)
