@@ -225,6 +225,8 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
     if len(unique) < len(ids):
         repeated = np.delete(ids, first)
         problems.append(f"{len(repeated)} image ids stand more than once, e.g. {repeated[:10].tolist()}")
+    if (ids < 0).any():
+        problems.append(f"image ids must be 0 or more; found {ids[ids < 0][:10].tolist()}")
     regions = fields["features"].shape[1]
     if not unfinished and (boxes == NOT_WRITTEN).any():
         problems.append(
@@ -235,7 +237,9 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
     if wrong.any():
         problems.append(f"num_boxes must be 0 to {regions}; wrong for image ids {ids[wrong][:10].tolist()}")
     size = small["image_size"]
-    wrong = (size <= 0).any(axis=1) & (boxes > 0)
+    wrong = ((size <= 0) | (size >= 1 << 31)).any(axis=1) & (boxes > 0)
     if wrong.any():
-        problems.append(f"width and height must be positive; wrong for image ids {ids[wrong][:10].tolist()}")
+        problems.append(
+            f"width and height must be positive and below 2**31; wrong for image ids {ids[wrong][:10].tolist()}"
+        )
     return problems

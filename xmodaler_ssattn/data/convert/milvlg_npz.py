@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError, check_name, list_folder
-from xmodaler_ssattn.data.convert.safe_arrays import read_npz, scalar, single_id
+from xmodaler_ssattn.data.convert.safe_arrays import read_npz, scalar, single_value
 
 
 class MilvlgNpz(Pack):
@@ -46,7 +46,7 @@ class MilvlgNpz(Pack):
                 "numbers after these rows."
             )
         if "image_id" in arrays:
-            check_name(single_id(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
+            check_name(single_value(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
         if probs is not None:
             probs = probs[:count]
         return PackedImage(image_id, width, height, boxes[:count], features[:count], probs, None, str(path))

@@ -125,8 +125,8 @@ def scalar(array: np.ndarray, where: str) -> int:
     return int(array.reshape(-1)[0])
 
 
-def single_id(array: np.ndarray) -> str | int:
-    """The id in an array of one element, as text or number; other arrays come as a text that is no id."""
+def single_value(array: np.ndarray) -> str | int:
+    """The text or number in an array of one element; of another array its type and shape, which are no id."""
     if array.size != 1:
         return f"{array.dtype} of shape {array.shape}"
     value = array.reshape(-1)[0]

@@ -65,8 +65,8 @@ def convert_image(image: PackedImage, rules: Rules, size: tuple[int, int] | None
     width, height = _size(image, size)
     features = _floats(image.features, "features", where)
     boxes = _floats(image.boxes_px, "boxes", where, integers=True).astype(np.float32, copy=False)
-    if features.ndim != 2 or count == 0:
-        raise PackError(f"{where}: features of shape {features.shape}, expected (n, D) with n >= 1.")
+    if features.ndim != 2 or features.size == 0:
+        raise PackError(f"{where}: features of shape {features.shape}, expected (n, D), both at least 1.")
     if boxes.shape != (count, 4):
         raise PackError(f"{where}: boxes of shape {boxes.shape} for {count} features, expected ({count}, 4).")
     _check_boxes(boxes, width, height, where)

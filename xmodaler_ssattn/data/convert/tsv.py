@@ -218,14 +218,14 @@ def _unlike_float32(values: np.ndarray, any_width: bool) -> str | None:
     ordinary = bool((np.abs([low, high]) < _FLOAT16_LARGEST).all()) and (signed or not np.signbit(low).any())
     enough = np.count_nonzero(low) >= (_ENOUGH_SIGNED if signed else _ENOUGH)
     if ordinary and enough and 4 * np.count_nonzero(low) >= np.count_nonzero(high):
-        return "they look like float16"
+        return "they look like float16."
     words = values.reshape(-1)
     if not words[::2].any() and np.count_nonzero(words[1::2]) >= _ENOUGH:
-        return "every other one is 0, so they look like float64"
+        return "every other one is 0, so they look like float64."
     return None
 
 
 def _unlike_int64(values: np.ndarray) -> str | None:
     """Why these are not indices of classes, or None."""
     wrong = (values < 0) | (values >= 1 << 31)
-    return f"one is {values[wrong][0]}, no index of a class" if wrong.any() else None
+    return f"one is {values[wrong][0]}, no index of a class." if wrong.any() else None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError, check_name, list_folder
-from xmodaler_ssattn.data.convert.safe_arrays import read_npz, scalar, single_id
+from xmodaler_ssattn.data.convert.safe_arrays import read_npz, scalar, single_value
 from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.files import atomic_path
 from xmodaler_ssattn.progress import progress
@@ -41,7 +41,7 @@ class XmodalerNpz(Pack):
             if count != len(arrays["features"]):
                 raise PackError(f"{path}: num_boxes is {count}, but features has {len(arrays['features'])} rows.")
         if "image_id" in arrays:
-            check_name(single_id(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
+            check_name(single_value(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
         return PackedImage(
             image_id, width, height, arrays["boxes"], arrays["features"], arrays.get("cls_prob"), None, str(path)
         )
