@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import zipfile
 from collections import Counter
@@ -36,15 +37,12 @@ def formats_of(path: Path) -> set[str]:
 
     Never raises for a damaged file: the format's own reader names the damage.
     """
-    try:
-        if path.is_dir():
-            return _most(map(_of_file, _first_files(path)))
-        if path.is_file():
-            return _of_file(path)
-        # VLP's input is the beginning of the names of its parts.
-        return {"vlp"} if any(path.parent.glob(f"{path.name}_feat*.h5")) else set()
-    except Exception:  # a guess is a courtesy
-        return set()
+    if path.is_dir():
+        return _most(map(_of_file, _first_files(path)))
+    if path.is_file():
+        return _of_file(path)
+    # VLP's input is the beginning of the names of its parts.
+    return {"vlp"} if any(path.parent.glob(f"{glob.escape(path.name)}_feat*.h5")) else set()
 
 
 def _first_files(folder: Path) -> Iterator[Path]:
@@ -59,17 +57,20 @@ def _first_files(folder: Path) -> Iterator[Path]:
 
 
 def _of_file(path: Path) -> set[str]:
-    with open(path, "rb") as file:
-        start = file.read(8)
-    if start == _HDF5:
-        return _of_hdf5(path)
-    if path.suffix.lower() == ".npy":
-        return {"vlp"} if is_class_file(path) else {"vlp", "gvd"}
-    if start.startswith(b"PK") and path.suffix.lower() != ".zip":
-        with zipfile.ZipFile(path) as archive:
-            keys = {name.removesuffix(".npy") for name in archive.namelist()}
-        return {name for name, wanted in _KEYS.items() if wanted <= keys}
-    return _of_lines(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+        if start == _HDF5:
+            return _of_hdf5(path)
+        if path.suffix.lower() == ".npy":
+            return {"vlp"} if is_class_file(path) else {"vlp", "gvd"}
+        if path.suffix.lower() == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                keys = {name.removesuffix(".npy") for name in archive.namelist()}
+            return {name for name, wanted in _KEYS.items() if wanted <= keys}
+        return _of_lines(path)
+    except Exception:  # damaged, and a guess is a courtesy
+        return set()
 
 
 def _of_hdf5(path: Path) -> set[str]:
