@@ -227,6 +227,8 @@ class RegionWriter:
         stored = {}
         for name, value in values.items():
             value = np.asarray(value)
+            if value.dtype.kind not in "fiu":
+                raise UserError(f"{where}: {name} is of type {value.dtype}, expected numbers.")
             wanted = (count, self._fields[name].shape[2])
             if value.shape != wanted:
                 raise UserError(f"{where}: {name} has shape {value.shape}, expected {wanted}.")
