@@ -20,9 +20,10 @@ offset. Attributes: schema, version, source, order, background, vocabulary_sha25
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,17 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
         raise UserError(f"The region file {path} is a folder, expected an HDF5 file.")
     if not path.is_file():
         raise UserError(f"The region file {path} does not exist. Write it with `xmodaler prepare regions`.")
-    with open_hdf5(path, "Region file") as file:
+    with hdf5_file(path, "Region file") as file:
         attributes = {name: _plain(value) for name, value in file.attrs.items()}
+        damaged = [
+            name
+            for name, value in attributes.items()
+            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+        ]
+        if damaged:
+            raise UserError(
+                f"Region file {path}: its attributes {', '.join(map(repr, damaged))} are not text; is it damaged?"
+            )
         schema, version = attributes.get("schema"), attributes.get("version")
         if schema != SCHEMA:
             raise UserError(
@@ -160,13 +170,25 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
     )
 
 
+@contextlib.contextmanager
+def hdf5_file(path: str | os.PathLike, what: str) -> Iterator[h5py.File]:
+    """``open_hdf5`` for a while; whatever a damaged file raises when it is read becomes a ``UserError``."""
+    with open_hdf5(path, what) as file:
+        try:
+            yield file
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{what}: {path} is damaged ({type(error).__name__}: {error}).") from error
+
+
 def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
     """Open an HDF5 file to read; a missing, foreign or truncated one becomes a ``UserError``."""
     if not os.path.exists(path):
         raise UserError(f"{what}: {path} does not exist.")
     try:
         return h5py.File(path, "r", locking=False)  # read-only folders and NFS have no locks
-    except OSError as error:
+    except Exception as error:  # a damaged file makes HDF5 raise more than OSError
         text = str(error)
         if "truncated" in text or "eof" in text:
             reason = "it is cut short; copy or download it again"

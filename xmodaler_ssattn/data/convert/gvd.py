@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError, list_folder
 from xmodaler_ssattn.data.convert.safe_arrays import read_dataset, read_npy, scalar
-from xmodaler_ssattn.data.region_file import open_hdf5
+from xmodaler_ssattn.data.region_file import hdf5_file, open_hdf5
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.ids import id_in_name, image_id_of
@@ -34,17 +35,7 @@ class GroundedVideoDescription(Pack):
         super().__init__(folder)
         self._files = list_folder(folder, ".npy", self.problems)
         self._boxes = Path(boxes)
-        file = open_hdf5(boxes, "GVD's proposals")
-        missing = [key for key in ("dets_labels", "nms_num") if not isinstance(file.get(key), h5py.Dataset)]
-        if missing:
-            raise UserError(f"{boxes}: the data sets {', '.join(missing)} are missing; expected flickr_branch's.")
-        self._labels = file["dets_labels"]
-        counts = read_dataset(file["nms_num"], f"{boxes}, nms_num").reshape(-1)
-        if self._labels.ndim != 3 or self._labels.shape[2] < 6 or len(self._labels) != len(counts):
-            raise UserError(
-                f"{boxes}: dets_labels has shape {self._labels.shape} and nms_num {counts.shape}; "
-                "expected (N, 100, 6 or more) and (N,)."
-            )
+        self._labels, counts = _proposals(boxes)
         images = _images(dictionary)
         if len(images) != len(self._labels):
             raise UserError(
@@ -93,6 +84,21 @@ class GroundedVideoDescription(Pack):
                 "the columns x1, y1, x2, y2, class, score?"
             )
         return PackedImage(image_id, None, None, labels[:, :4], features[:count], None, labels[:, 5], where)
+
+
+def _proposals(path: str | os.PathLike) -> tuple[h5py.Dataset, np.ndarray]:
+    """``dets_labels``, to be read row by row, and ``nms_num``."""
+    with hdf5_file(path, "GVD's proposals") as file:
+        missing = [key for key in ("dets_labels", "nms_num") if not isinstance(file.get(key), h5py.Dataset)]
+        if missing:
+            raise UserError(f"{path}: the data sets {', '.join(missing)} are missing; expected flickr_branch's.")
+        labels, counts = file["dets_labels"], read_dataset(file["nms_num"], f"{path}, nms_num").reshape(-1)
+        if labels.ndim != 3 or labels.shape[2] < 6 or len(labels) != len(counts):
+            raise UserError(
+                f"{path}: dets_labels has shape {labels.shape} and nms_num {counts.shape}; "
+                "expected (N, 100, 6 or more) and (N,)."
+            )
+    return open_hdf5(path, "GVD's proposals")["dets_labels"], counts
 
 
 def _images(dictionary: str | os.PathLike) -> list:

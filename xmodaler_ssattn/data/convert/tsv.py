@@ -56,7 +56,7 @@ class TsvPack(Pack):
 
     def _index(self, number: int) -> None:
         start = line_number = 0
-        part = self._parts[number]
+        part, before = self._parts[number], len(self._places) + len(self.problems)
         try:
             with open_unpacked(part) as file:
                 while line := file.readline(MAX_LINE):
@@ -75,6 +75,8 @@ class TsvPack(Pack):
                 f"{part}: it cannot be read beyond line {line_number} ({type(error).__name__}: {error}); "
                 "is it cut short?"
             )
+        if len(self._places) + len(self.problems) == before:
+            self.problems.append(f"{part}: it holds no image")
 
     def _is_header(self, number: int, line: bytes) -> bool:
         names = tuple(plain(name).decode("latin-1") for name in line.rstrip(b"\r\n").split(b"\t"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError, list_folder
 from xmodaler_ssattn.data.convert.safe_arrays import read_dataset, read_npy
-from xmodaler_ssattn.data.region_file import open_hdf5
+from xmodaler_ssattn.data.region_file import hdf5_file, open_hdf5
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.ids import id_in_name
 
@@ -61,7 +61,7 @@ class VisionLanguagePretraining(Pack):
         found: dict[int, tuple[Path, str]] = {}
         for path in paths:
             try:
-                with open_hdf5(path, "VLP's pack") as file:
+                with hdf5_file(path, "VLP's pack") as file:
                     keys = list(file)
             except UserError as error:
                 self.problems.append(str(error))
