@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data.pack_writers import CLASSES, DIM, SIZES, WRITERS, content
+from xmodaler_ssattn.data.convert import FORMATS
 from xmodaler_ssattn.data.convert.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.data.convert.classifier import Classifier
 from xmodaler_ssattn.data.convert.lxmert_tsv import LxmertTsv
@@ -247,3 +248,47 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
     assert report.images == 2 and left_out == report.left_out
     for name in ("8.npz.gz", "img_1_2.npz", "07.npz"):
         assert sum(f"/{name}" in problem for problem in left_out) >= 1, name
+
+
+def test_an_empty_part_is_named(tmp_path):
+    WRITERS["caffe_tsv"](tmp_path / "pack")
+    (tmp_path / "pack" / "b.tsv").write_bytes(b"")
+    report = convert(CaffeTsv(sorted((tmp_path / "pack").glob("*.tsv"))), tmp_path / "r.h5")
+    assert RegionStore(tmp_path / "r.h5").ids.tolist() == [7, 3] and "b.tsv: it holds no image" in report.left_out[0]
+
+
+def test_one_absurd_number_among_many_is_enough(tmp_path):
+    pack = WRITERS["gic"](tmp_path / "pack")
+    features = np.ones((4, 100_000), np.float32)
+    for image_id in SIZES:
+        features[3, 99_999] = 1e30 if image_id == 7 else 2
+        np.savez(tmp_path / "pack" / "att" / f"{image_id}.npz", feat=features[: len(content(image_id)["boxes"])])
+    report = convert(pack, tmp_path / "r.h5")
+    assert len(report.left_out) == 1 and "7.npz" in report.left_out[0] and "one is 1e+30" in report.left_out[0]
+
+
+def read_all(name, folder):
+    if name == "regions":
+        store = RegionStore(folder / "boxes.h5")
+        return [store.read(image_id) for image_id in store.ids.tolist()]
+    more = [folder / "dic.json"] if name == "gvd" else []
+    pack = FORMATS[name](folder, folder / "boxes.h5", *more)
+    return [pack.read(image_id) for image_id in pack.ids()]
+
+
+@pytest.mark.parametrize("name", ["regions", "vlp", "gvd"])
+def test_a_damaged_hdf5_file_is_named_whatever_hdf5_raises(tmp_path, name):
+    """Each 64 bytes of the file's structure are overwritten in turn: what is left is read, or refused with its name."""
+    pack = WRITERS["xmodaler_npz" if name == "regions" else name](tmp_path / "pack")
+    path = tmp_path / "pack" / "boxes.h5"
+    if name == "regions":
+        convert(pack, path)
+    data = path.read_bytes()
+    refused = []
+    for start in range(0, min(len(data), 4096), 64):
+        path.write_bytes(data[:start] + b"\xa6" * 64 + data[start + 64 :])
+        try:
+            read_all(name, tmp_path / "pack")
+        except UserError as error:
+            refused.append(str(error))
+    assert refused and all("boxes.h5" in message for message in refused)

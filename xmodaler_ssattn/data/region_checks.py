@@ -71,6 +71,7 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
     """
     found = Inspection()
     sums, zero, background, outside = [], [], [], []
+    low, high = np.inf, -np.inf
     for image_id in image_ids:
         if store.num_boxes(image_id) == 0:
             continue  # inspect_boxes names it
@@ -80,6 +81,7 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
         except UserError as error:
             found.problems.append(str(error))
             continue
+        low, high = min(low, float(regions.features.min())), max(high, float(regions.features.max()))
         if not regions.features.any(axis=1).all():
             zero.append(image_id)
         if regions.class_probs is not None:
@@ -87,6 +89,8 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
                 outside.append(image_id)
             sums.append(regions.class_probs.sum(axis=1))
             background.append(regions.class_probs[:, 0])
+    if low <= high:
+        found.facts.append(f"features from {low:g} to {high:g}; those of a Bottom-Up network are 0 or more")
     if outside:
         found.problems.append(
             f"{store.path}: {len(outside)} of {len(image_ids)} images have class probabilities outside 0 to 1, "
