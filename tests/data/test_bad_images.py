@@ -225,7 +225,8 @@ def test_a_check_of_a_region_file_names_the_images_without_regions_and_goes_on(t
 
 @pytest.mark.parametrize(("name", "value", "message"), [
     ("image_ids", -7, r"image ids must be 0 or more; found \[-7\]"),
-    ("image_size", 2**32 + 100, r"below 2\*\*31; wrong for image ids \[3\]"),
+    ("image_size", 2**32 + 100, r"at most 1,000,000; wrong for image ids \[3\]"),
+    ("image_size", int(np.int32(100).byteswap()), r"at most 1,000,000; wrong for image ids \[3\]"),
 ])  # fmt: skip
 def test_a_region_file_of_another_program_is_not_reinterpreted(tmp_path, name, value, message):
     convert(WRITERS["xmodaler_npz"](tmp_path / "pack"), tmp_path / "r.h5")

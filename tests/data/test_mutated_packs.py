@@ -267,6 +267,7 @@ TSV = {
     "features as float16 in one image": (column("features", cast("<f2")), r"features (does not hold float32|has shape \(4, 3\), expected \(4, 6\))"),
     "features as float16 in all": (column("features", cast("<f2"), every=True), r"does not hold float32 .*float16"),
     "features as int32": (column("features", lambda a: (100 * a).astype("<i4"), every=True), "does not hold float32"),
+    "features rounded to int32": (column("features", cast("<i4"), every=True), "all features are 0"),
     "features as int64": (column("features", lambda a: (100 * a).astype("<i8"), every=True), "does not hold float32"),
     "features as uint8": (column("features", lambda a: (255 * a).astype("u1"), every=True), "does not hold float32|multiple of 16 bytes"),
     "features in big-endian order": (column("features", swap, every=True), "does not hold float32 numbers in little-endian order"),

@@ -38,6 +38,7 @@ ORDER_BY_PROBABILITY = "descending max class probability"
 ORDER_BY_SCORE = "descending detector confidence"
 ORDER_OF_SOURCE = "as in the source"
 FLOATS = ("float32", "float16")
+MAX_SIDE = 1_000_000  # pixels; no picture is larger, a number in the wrong byte order is
 NOT_WRITTEN = -1  # in num_boxes, while a file is being written
 
 _TAILS = {
@@ -259,9 +260,10 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
     if wrong.any():
         problems.append(f"num_boxes must be 0 to {regions}; wrong for image ids {ids[wrong][:10].tolist()}")
     size = small["image_size"]
-    wrong = ((size <= 0) | (size >= 1 << 31)).any(axis=1) & (boxes > 0)
+    wrong = ((size <= 0) | (size > MAX_SIDE)).any(axis=1) & (boxes > 0)
     if wrong.any():
         problems.append(
-            f"width and height must be positive and below 2**31; wrong for image ids {ids[wrong][:10].tolist()}"
+            f"width and height must be positive and at most {MAX_SIDE:,}; wrong for image ids "
+            f"{ids[wrong][:10].tolist()}"
         )
     return problems

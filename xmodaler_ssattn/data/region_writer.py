@@ -20,6 +20,7 @@ import numpy as np
 
 from xmodaler_ssattn.data.region_file import (
     FLOATS,
+    MAX_SIDE,
     NOT_WRITTEN,
     ORDER_BY_PROBABILITY,
     SCHEMA,
@@ -222,8 +223,10 @@ class RegionWriter:
         count = len(boxes_px)
         if not 1 <= count <= self.num_regions:
             raise UserError(f"{where}: it has {count} regions, expected 1 to {self.num_regions}.")
-        if not (1 <= width < 1 << 31 and 1 <= height < 1 << 31):
-            raise UserError(f"{where}: width and height must be positive and below 2**31, got {width} x {height}.")
+        if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+            raise UserError(
+                f"{where}: width and height must be positive and at most {MAX_SIDE:,}, got {width} x {height}."
+            )
         stored = {}
         for name, value in values.items():
             value = np.asarray(value)

@@ -250,9 +250,10 @@ def _layout(
     """
     step = -(-len(image_ids) // LOOKED_AT)
     sample = image_ids[::step]
+    rest = sorted(set(image_ids) - set(sample))
     seen: dict[int, Layout] = {}
     errors = []
-    for number, image_id in enumerate((*sample, *(i for i in image_ids if i not in set(sample)))):
+    for number, image_id in enumerate((*sample, *rest)):
         if (number >= len(sample) and seen) or (not skip_bad and len(errors) >= PROBLEMS_BEFORE_GIVING_UP):
             break
         try:

@@ -9,6 +9,7 @@ import numpy as np
 from xmodaler_ssattn.data.convert.classifier import Classifier, background_first, best_scores
 from xmodaler_ssattn.data.convert.pack import PackedImage, PackError, check_scores
 from xmodaler_ssattn.data.convert.safe_arrays import unlike_measurements
+from xmodaler_ssattn.data.region_file import MAX_SIDE
 
 # Extractors clip to W - 1 or to W and round; more than this outside means the wrong size or the wrong unit.
 BORDER_TOLERANCE_PX = 1.0
@@ -70,6 +71,8 @@ def convert_image(image: PackedImage, rules: Rules, size: tuple[int, int] | None
     if boxes.shape != (count, 4):
         raise PackError(f"{where}: boxes of shape {boxes.shape} for {count} features, expected ({count}, 4).")
     _check_boxes(boxes, width, height, where)
+    if not features.any():
+        raise PackError(f"{where}: all features are 0; was the picture not read, or were they rounded?")
     if other := unlike_measurements(features):
         raise PackError(f"{where}: features look wrong: {other}.")
     probs, scores = image.class_probs, image.scores
@@ -167,8 +170,8 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
             f"{swapped}; features and annotations are not of the same picture."
         )
     width, height = own or known
-    if not (1 <= width < 1 << 31 and 1 <= height < 1 << 31):
-        raise PackError(f"{image.where}: width and height must be positive, got {width} x {height}.")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise PackError(f"{image.where}: width and height must be 1 to {MAX_SIDE:,}, got {width} x {height}.")
     return width, height
 
 
