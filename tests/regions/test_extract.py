@@ -1,5 +1,6 @@
 """From a folder of pictures to a region file: all of it, in order, stopped and gone on with, in parts and joined."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from regions.fake_detector import FakeDetector
 from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
 from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.regions import extract
+from xmodaler_ssattn.regions import extract, reading
 from xmodaler_ssattn.regions.detected import Detector
 from xmodaler_ssattn.regions.extract import NothingExtracted, detect_all, extract_regions
 from xmodaler_ssattn.regions.join import join_regions
+from xmodaler_ssattn.regions.pictures import read_picture
 
 COUNT = 7
 
@@ -157,7 +159,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from regions.fake_detector import FakeDetector
-from xmodaler_ssattn.regions import extract
+from xmodaler_ssattn.regions import extract, reading
 
 class Killed(FakeDetector):
     def detect(self, image):
@@ -215,7 +217,8 @@ def test_a_finished_file_is_not_made_again(pictures, tmp_path):
     detector = FakeDetector()
     report = run(pictures, tmp_path / "r.h5", detector)
     assert (report.images, report.resumed) == (COUNT, COUNT) and detector.calls == []
-    assert (tmp_path / "r.h5").stat() == before
+    after = (tmp_path / "r.h5").stat()  # the time of access may differ: it was read
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
 
 
 def test_the_same_failures_again_leave_the_file_as_it_was(pictures, tmp_path):
@@ -285,3 +288,79 @@ def test_detections_come_in_order_with_errors_in_their_places(pictures):
         assert [(number, path) for number, path, _ in found] == list(pictures.items())
         assert [number for number, _, result in found if isinstance(result, UserError)] == [2, 3, 6]
         assert [len(result) for _, _, result in found if not isinstance(result, UserError)] == [2, 2, 0, 2]
+
+
+# --- one picture that raises something nobody foresaw -------------------------------------------------------
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("error", [KeyError("k"), MemoryError("m"), RecursionError("r"), ZeroDivisionError("z")])
+def test_whatever_the_detector_raises_at_one_picture_the_others_go_on(pictures, tmp_path, batch, error):
+    class OneIsWrong(FakeDetector):
+        def _regions(self, image):
+            if image.shape[1] == 22:  # the first
+                raise error
+            return super()._regions(image)
+
+    report = run(pictures, tmp_path / "r.h5", OneIsWrong(), batch=batch)
+    assert RegionStore(tmp_path / "r.h5").ids.tolist() == list(range(2, COUNT + 1))
+    (problem,) = report.failed
+    assert "1.png" in problem and type(error).__name__ in problem and str(error) in problem
+
+
+@pytest.mark.parametrize("change", [
+    {"boxes_px": None}, {"features": None}, {"features": np.zeros((2, 9))}, {"boxes_px": np.zeros((2, 4), complex)},
+    {"class_probs": None}, {"width": 0}, {"height": "30"}, {"features": np.full((2, 3), np.nan)},
+])  # fmt: skip
+def test_whatever_the_detector_says_about_one_picture_the_others_go_on(pictures, tmp_path, change):
+    class OneIsOdd(FakeDetector):
+        def _regions(self, image):
+            found = super()._regions(image)
+            return dataclasses.replace(found, **change) if image.shape[1] == 22 else found
+
+    report = run(pictures, tmp_path / "r.h5", OneIsOdd())
+    assert RegionStore(tmp_path / "r.h5").ids.tolist() == list(range(2, COUNT + 1))
+    assert len(report.failed) == 1 and "1.png" in report.failed[0]
+
+
+def test_a_reader_that_fails_at_one_picture_is_named_with_the_exceptions_type(pictures, tmp_path, monkeypatch):
+    def read(path):
+        if path.name == "1.png":
+            raise LookupError("an unknown table")
+        return read_picture(path)
+
+    monkeypatch.setattr(reading, "read_picture", read)
+    report = run(pictures, tmp_path / "r.h5")
+    assert report.images == COUNT - 1 and "1.png: LookupError: an unknown table" in report.failed[0]
+
+
+def test_many_unforeseen_exceptions_in_a_row_are_the_programs(pictures, tmp_path, monkeypatch):
+    class BreaksDown(FakeDetector):
+        def _regions(self, image):
+            if image.shape[1] > 24:  # from the third on
+                raise RuntimeError("the device is lost")
+            return super()._regions(image)
+
+    monkeypatch.setattr(extract, "MISTAKES_IN_A_ROW", 3)
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        run(pictures, tmp_path / "r.h5", BreaksDown())
+    assert run(pictures, tmp_path / "r.h5").resumed == 2  # what was good is kept
+
+
+def test_of_files_to_join_the_odd_one_is_named_also_when_it_is_the_first(pictures, tmp_path):
+    for number, vocabulary in ((1, "b" * 64), (2, "a" * 64), (3, "a" * 64)):
+        run({number: pictures[number]}, tmp_path / f"{number}.h5", vocabulary_sha256=vocabulary)
+    with pytest.raises(UserError, match=r"'there' is .*2\.h5: .*1\.h5: vocabulary_sha256: 'aaa"):
+        join_regions([tmp_path / f"{number}.h5" for number in (1, 2, 3)], tmp_path / "all.h5")
+
+
+def test_all_bad_images_of_files_to_join_are_named(pictures, tmp_path):
+    run(pictures, tmp_path / "a.h5")
+    run({number + 100: path for number, path in pictures.items()}, tmp_path / "b.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["num_boxes"][2] = 0
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["features"][4, 1, 0] = np.nan
+    with pytest.raises(
+        UserError, match=r"(?s)2 problems.*Image 3 has no region.*b\.h5, image 105: features\[1, 0\] is nan"
+    ):
+        join_regions([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "all.h5")
+    assert not (tmp_path / "all.h5").exists()

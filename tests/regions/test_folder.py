@@ -5,7 +5,8 @@ import json
 import pytest
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.regions.folder import ids_from_file, ids_from_names, list_pictures, number_in, take_shard
+from xmodaler_ssattn.ids import id_in_name
+from xmodaler_ssattn.regions.folder import ids_from_file, ids_from_names, list_pictures, take_shard
 from xmodaler_ssattn.report.pictures import find_pictures
 
 
@@ -34,19 +35,15 @@ def test_a_folder_without_pictures_says_where_to_look(tmp_path):
         list_pictures(tmp_path / "none")
 
 
-@pytest.mark.parametrize("name, number", [
-    ("123.jpg", 123), ("000000000139.jpg", 139), ("COCO_val2014_000000000139.jpg", 139), ("IMG_2041.jpeg", 2041),
-    ("more/7.png", 7), ("beach.jpg", None), ("IMG2041.jpg", None), ("7 copy.jpg", None), ("-7.jpg", None),
-    ("٣.jpg", None), ("9223372036854775807.jpg", 2**63 - 1), ("9223372036854775808.jpg", None),
-])  # fmt: skip
-def test_the_number_in_a_name(name, number):
-    assert number_in(name) == number
+def test_a_name_with_two_numbers_needs_an_id_list():
+    with pytest.raises(UserError, match=r"(?s)img_12_3\.jpg contains several numbers.*--ids FILE"):
+        ids_from_names(["img_12_3.jpg", "7.jpg"])
 
 
 def test_the_report_finds_pictures_by_the_same_rule(tmp_path):
     names = ["123.jpg", "000000000139.jpg", "COCO_val2014_000000000140.jpg", "IMG_2041.jpeg"]
     fill(tmp_path, *names)
-    found = find_pictures(tmp_path, [number_in(name) for name in names])
+    found = find_pictures(tmp_path, [id_in_name(name) for name in names])
     assert {number: path.name for number, path in found.items()} == ids_from_names(names)
 
 

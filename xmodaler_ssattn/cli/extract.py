@@ -16,8 +16,9 @@ Runs a Bottom-Up detector over a folder of pictures and writes their regions int
 where it was: start it again. Pictures that fail are listed at the end, with exit code 3; mended, they are added to the
 file by the same command.
 
-An image's id is the number that ends its picture's name (123.jpg, COCO_val2014_000000000139.jpg). For other names give
---ids FILE: a JSON object name -> id, written with 1, 2, 3, ... when it does not exist, and kept from then on.
+An image's id is the number that ends its picture's name (123.jpg, COCO_val2014_000000000139.jpg). For other names,
+and for names with several numbers (img_12_3.jpg), give --ids FILE: a JSON object name -> id, written with 1, 2, 3, ...
+when it does not exist, and kept from then on.
 
 Several machines: --shard 1/4 ... --shard 4/4, each with an --out of its own; then
   xmodaler extract --join part1.h5 part2.h5 part3.h5 part4.h5 --out regions.h5

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xmodaler_ssattn.errors import UserError, numbered
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.data.convert.pack import Pack
@@ -31,6 +31,9 @@ formats and their inputs:
   vlp            --input FOLDER-or-PREFIX --boxes X.h5-or-PREFIX
   gic            --input flickrbu_att --boxes flickrbu_box    Grounded-Image-Captioning
   regions        --input X.h5                                 a file of this program, to complete or cut
+
+A tsv may be compressed (gzip, bzip2, xz, zip). Files of a folder may be named 139.npz, 139.jpg.npz or
+COCO_val2014_000000000139.jpg.npz and stand in subfolders. What is not as the format says is refused by name.
 """
 
 
@@ -271,7 +274,7 @@ def run_regions(args: argparse.Namespace) -> int:
         raise UserError(f"--max-regions must be 0 or more, got {args.max_regions}.")
     pack = _open_pack(args)
     dataset = read_dataset(args.annotations) if args.annotations else None
-    sizes = {**(dataset or {}), **(read_sizes(args.image_sizes) if args.image_sizes else {})}
+    sizes = _all_sizes(dataset or {}, read_sizes(args.image_sizes) if args.image_sizes else {})
     dtype = "float16" if args.float16 else "float32"
     rules = Rules(
         limit=args.max_regions or None,
@@ -316,9 +319,23 @@ def run_regions(args: argparse.Namespace) -> int:
     return 0
 
 
+def _all_sizes(annotated: dict[int, tuple[int, int]], given: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """The sizes of --annotations and --image-sizes; they must agree."""
+    problems = [
+        f"image {image_id} is {annotated[image_id]} by --annotations and {size} by --image-sizes"
+        for image_id, size in given.items()
+        if annotated.get(image_id, size) != size
+    ]
+    raise_all(problems, "The image sizes (width, height) contradict each other")
+    return {**annotated, **given}
+
+
 def _open_pack(args: argparse.Namespace) -> Pack:
     from xmodaler_ssattn.data.convert import FORMATS
+    from xmodaler_ssattn.data.convert.sniff import other_format
 
+    if hint := other_format(args.format, args.input):
+        raise UserError(hint)
     reader = FORMATS[args.format]
     if args.format.endswith("-tsv"):
         _reject(args, boxes=args.boxes, dictionary=args.dictionary)

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from xmodaler_ssattn.data.convert.select import BORDER_TOLERANCE_PX, FRACTION, SUM_TOLERANCE
 from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.errors import UserError
 
 IDS_SHOWN = 10
-BORDER_TOLERANCE_PX = 1.0
-# Half precision and the order of summation leave this much.
-SUM_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass
@@ -34,8 +32,11 @@ class Inspection:
 def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | None = None) -> Inspection:
     """Look at every box of the given images: inside the picture, not inverted, in pixels."""
     found = Inspection()
-    outside, inverted, fractions, empty, count = [], [], [], 0, 0
+    without, outside, inverted, fractions, empty, count = [], [], [], [], 0, 0
     for image_id in image_ids:
+        if store.num_boxes(image_id) == 0:
+            without.append(image_id)
+            continue
         boxes = store.boxes_px(image_id, limit)
         width, height = store.image_size(image_id)
         edge = np.array([width, height, width, height]) + BORDER_TOLERANCE_PX
@@ -43,11 +44,12 @@ def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | Non
             outside.append(image_id)
         if (boxes[:, :2] > boxes[:, 2:]).any():
             inverted.append(image_id)
-        if len(boxes) > 1 and boxes.max() <= 1.0:
+        if boxes.max() <= FRACTION:
             fractions.append(image_id)
         empty += int((boxes[:, :2] == boxes[:, 2:]).any(axis=1).sum())
         count += len(boxes)
     for ids, what in (
+        (without, "have no region, and attention needs at least one: extract them again, or leave them out."),
         (outside, "have a box that leaves the picture by more than a pixel; are the sizes right?"),
         (inverted, "have a box with x2 < x1 or y2 < y1"),
         (fractions, "have boxes that are all within 1 pixel: fractions instead of pixels?"),
@@ -68,19 +70,32 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
         class_probs: whether the run reads them; else they are not looked at.
     """
     found = Inspection()
-    sums, zero, background = [], [], []
+    sums, zero, background, outside = [], [], [], []
+    low, high = np.inf, -np.inf
     for image_id in image_ids:
+        if store.num_boxes(image_id) == 0:
+            continue  # inspect_boxes names it
         regions = store.read(image_id, class_probs=class_probs)
         try:
             regions.check_finite(store.path)
         except UserError as error:
             found.problems.append(str(error))
             continue
+        low, high = min(low, float(regions.features.min())), max(high, float(regions.features.max()))
         if not regions.features.any(axis=1).all():
             zero.append(image_id)
         if regions.class_probs is not None:
+            if regions.class_probs.min() < 0 or regions.class_probs.max() > 1 + SUM_TOLERANCE:
+                outside.append(image_id)
             sums.append(regions.class_probs.sum(axis=1))
             background.append(regions.class_probs[:, 0])
+    if low <= high:
+        found.facts.append(f"features from {low:g} to {high:g}; those of a Bottom-Up network are 0 or more")
+    if outside:
+        found.problems.append(
+            f"{store.path}: {len(outside)} of {len(image_ids)} images have class probabilities outside 0 to 1, "
+            f"e.g. {outside[:IDS_SHOWN]}; are they in percent, or before the softmax?"
+        )
     if zero:
         found.warnings.append(
             f"{store.path}: {len(zero)} of {len(image_ids)} images have a region whose features "

@@ -20,9 +20,10 @@ offset. Attributes: schema, version, source, order, background, vocabulary_sha25
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ ORDER_BY_PROBABILITY = "descending max class probability"
 ORDER_BY_SCORE = "descending detector confidence"
 ORDER_OF_SOURCE = "as in the source"
 FLOATS = ("float32", "float16")
+MAX_SIDE = 1_000_000  # pixels; no picture is larger, a number in the wrong byte order is
 NOT_WRITTEN = -1  # in num_boxes, while a file is being written
 
 _TAILS = {
@@ -133,8 +135,17 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
         raise UserError(f"The region file {path} is a folder, expected an HDF5 file.")
     if not path.is_file():
         raise UserError(f"The region file {path} does not exist. Write it with `xmodaler prepare regions`.")
-    with open_hdf5(path, "Region file") as file:
+    with hdf5_file(path, "Region file") as file:
         attributes = {name: _plain(value) for name, value in file.attrs.items()}
+        damaged = [
+            name
+            for name, value in attributes.items()
+            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+        ]
+        if damaged:
+            raise UserError(
+                f"Region file {path}: its attributes {', '.join(map(repr, damaged))} are not text; is it damaged?"
+            )
         schema, version = attributes.get("schema"), attributes.get("version")
         if schema != SCHEMA:
             raise UserError(
@@ -160,13 +171,25 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
     )
 
 
+@contextlib.contextmanager
+def hdf5_file(path: str | os.PathLike, what: str) -> Iterator[h5py.File]:
+    """``open_hdf5`` for a while; whatever a damaged file raises when it is read becomes a ``UserError``."""
+    with open_hdf5(path, what) as file:
+        try:
+            yield file
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{what}: {path} is damaged ({type(error).__name__}: {error}).") from error
+
+
 def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
     """Open an HDF5 file to read; a missing, foreign or truncated one becomes a ``UserError``."""
     if not os.path.exists(path):
         raise UserError(f"{what}: {path} does not exist.")
     try:
         return h5py.File(path, "r", locking=False)  # read-only folders and NFS have no locks
-    except OSError as error:
+    except Exception as error:  # a damaged file makes HDF5 raise more than OSError
         text = str(error)
         if "truncated" in text or "eof" in text:
             reason = "it is cut short; copy or download it again"
@@ -225,6 +248,8 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
     if len(unique) < len(ids):
         repeated = np.delete(ids, first)
         problems.append(f"{len(repeated)} image ids stand more than once, e.g. {repeated[:10].tolist()}")
+    if (ids < 0).any():
+        problems.append(f"image ids must be 0 or more; found {ids[ids < 0][:10].tolist()}")
     regions = fields["features"].shape[1]
     if not unfinished and (boxes == NOT_WRITTEN).any():
         problems.append(
@@ -235,7 +260,10 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
     if wrong.any():
         problems.append(f"num_boxes must be 0 to {regions}; wrong for image ids {ids[wrong][:10].tolist()}")
     size = small["image_size"]
-    wrong = (size <= 0).any(axis=1) & (boxes > 0)
+    wrong = ((size <= 0) | (size > MAX_SIDE)).any(axis=1) & (boxes > 0)
     if wrong.any():
-        problems.append(f"width and height must be positive; wrong for image ids {ids[wrong][:10].tolist()}")
+        problems.append(
+            f"width and height must be positive and at most {MAX_SIDE:,}; wrong for image ids "
+            f"{ids[wrong][:10].tolist()}"
+        )
     return problems

@@ -20,6 +20,7 @@ import numpy as np
 
 from xmodaler_ssattn.data.region_file import (
     FLOATS,
+    MAX_SIDE,
     NOT_WRITTEN,
     ORDER_BY_PROBABILITY,
     SCHEMA,
@@ -98,6 +99,8 @@ class RegionWriter:
         for name, value in (("feature_dtype", feature_dtype), ("probs_dtype", probs_dtype)):
             if value not in FLOATS:
                 raise UserError(f"{self.path}: {name} must be one of {FLOATS}, got {value!r}.")
+        if (self._ids < 0).any():
+            raise UserError(f"{self.path}: image ids must be 0 or more, got {self._ids[self._ids < 0][:10].tolist()}.")
         if len(self._ids) == 0:
             raise UserError(f"{self.path}: there is no image to write.")
         if len(self._rows) != len(self._ids):
@@ -222,11 +225,15 @@ class RegionWriter:
         count = len(boxes_px)
         if not 1 <= count <= self.num_regions:
             raise UserError(f"{where}: it has {count} regions, expected 1 to {self.num_regions}.")
-        if width < 1 or height < 1:
-            raise UserError(f"{where}: width and height must be positive, got {width} x {height}.")
+        if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+            raise UserError(
+                f"{where}: width and height must be positive and at most {MAX_SIDE:,}, got {width} x {height}."
+            )
         stored = {}
         for name, value in values.items():
             value = np.asarray(value)
+            if value.dtype.kind not in "fiu":
+                raise UserError(f"{where}: {name} is of type {value.dtype}, expected numbers.")
             wanted = (count, self._fields[name].shape[2])
             if value.shape != wanted:
                 raise UserError(f"{where}: {name} has shape {value.shape}, expected {wanted}.")

@@ -182,8 +182,8 @@ class RegionStore:
         return count if limit is None else min(count, limit)
 
     def field_dtype(self, name: str) -> np.dtype:
-        """The file's own type of ``features``, ``boxes`` or ``class_probs``."""
-        return self._header.fields[name].dtype
+        """The file's own type of ``features``, ``boxes`` or ``class_probs``, in the machine's byte order."""
+        return self._header.fields[name].dtype.newbyteorder("=")
 
     def copy_rows(self, name: str, rows: np.ndarray, out: np.ndarray) -> None:
         """Copy whole rows, padding included, in the file's own type.

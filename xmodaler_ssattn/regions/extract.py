@@ -19,8 +19,9 @@ from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.regions.join import differing_attributes, join_regions
-from xmodaler_ssattn.regions.reading import READERS, decode_ahead
+from xmodaler_ssattn.regions.reading import READERS, UnexpectedError, as_user_error, decode_ahead
 
+MISTAKES_IN_A_ROW = 20  # exceptions that nothing foresaw are then those of the program or the GPU, not of the pictures
 SECONDS_BETWEEN_SYNCS = 1.0  # a kill loses the pictures since the last one
 
 
@@ -79,6 +80,7 @@ def extract_regions(
 
     Raises:
         NothingExtracted: no picture could be used.
+        Exception: what the detector raised, when that happened at every picture, or at many in a row.
         UserError: a file made with other weights or settings; a disk too small.
     """
     out = Path(out)
@@ -138,6 +140,7 @@ def _write(
     detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping[str, Any], batch: int, overwrite: bool
 ) -> ExtractReport:
     failed: list[str] = []
+    unexpected: list[UnexpectedError] = []  # since the last picture that succeeded
     writer = RegionWriter(out, list(pictures), resume=True, discard_other=overwrite, drop_missing=True, **plan)
     with writer:
         done = set(writer.written.tolist())
@@ -159,13 +162,24 @@ def _write(
                     detected.class_probs,
                     where=str(path),
                 )
-            except UserError as error:
+            except OSError:  # of the file that is written: no fault of this picture
+                raise
+            except Exception as error:
+                error = as_user_error(error, path)
                 failed.append(str(error))
+                if isinstance(error, UnexpectedError):
+                    unexpected.append(error)
+                    if len(unexpected) == MISTAKES_IN_A_ROW:
+                        raise unexpected[0].error from None
+            else:
+                unexpected.clear()
             if time.monotonic() - last_sync >= SECONDS_BETWEEN_SYNCS:
                 writer.sync()
                 last_sync = time.monotonic()
         if not len(writer.written):
             writer.partial.unlink()
+            if unexpected:
+                raise unexpected[0].error
             raise NothingExtracted(failed)
         images = len(writer.written)
     return ExtractReport(out, images, len(done), failed)
@@ -191,8 +205,12 @@ def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[An
     try:
         if len(items) > 1:
             try:
-                return list(detector.detect_many([pixels for _, _, pixels in items]))
-            except UserError:
+                found = list(detector.detect_many([pixels for _, _, pixels in items]))
+                if len(found) == len(items):
+                    return found
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
                 pass  # one of them is bad: one by one, so that its error gets its name
         return [_detect_one(detector, path, pixels) for _, path, pixels in items]
     except torch.OutOfMemoryError as error:
@@ -204,5 +222,9 @@ def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[An
 def _detect_one(detector: Any, path: Path, pixels: np.ndarray) -> Any:
     try:
         return detector.detect(pixels)
+    except torch.OutOfMemoryError:
+        raise
     except UserError as error:
         return UserError(f"{path}: {error}")
+    except Exception as error:
+        return as_user_error(error, path)

@@ -1,8 +1,8 @@
 """The pictures of a folder and their image ids.
 
-An id is the number that ends a picture's name: ``1000092795.jpg``, ``000000000139.jpg`` and
-``COCO_val2014_000000000139.jpg`` have one. `xmodaler report` finds pictures by the same rule. Where names do not say
-it, an id list does: a JSON object name -> id, written at the first run and kept from then on.
+An id is the number that ends a picture's name, by the one rule of ``ids.py``: ``1000092795.jpg``,
+``000000000139.jpg`` and ``COCO_val2014_000000000139.jpg`` have one. Where names do not say it, an id list does: a JSON
+object name -> id, written at the first run and kept from then on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ from pathlib import Path
 from xmodaler_ssattn.data.problems import numbered
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, write_json
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".mpo")
-# Pictures all the same: they are listed as failed, not passed over.
-UNREADABLE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf")
-LARGEST_ID = 2**63 - 1
+from xmodaler_ssattn.ids import LARGEST_ID, PICTURE_SUFFIXES, UNREADABLE_SUFFIXES, id_in_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +56,13 @@ def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing
             below.clear()
         for name in files:
             if not name.startswith("."):
-                known = name.lower().endswith(SUFFIXES + UNREADABLE_SUFFIXES)
+                # Those that cannot be read are listed as failed, not passed over.
+                known = name.lower().endswith(PICTURE_SUFFIXES + UNREADABLE_SUFFIXES)
                 (names if known else others).append((here / name).as_posix())
     if not names:
         hint = f" Its subfolders are searched with --recursive: {', '.join(subfolders[:5])}." if subfolders else ""
-        raise UserError(f"--images: {folder} holds no picture ({', '.join(SUFFIXES)}).{hint}")
+        raise UserError(f"--images: {folder} holds no picture ({', '.join(PICTURE_SUFFIXES)}).{hint}")
     return Listing(folder, tuple(sorted(names)), tuple(sorted(others)), tuple(subfolders))
-
-
-def number_in(name: str) -> int | None:
-    """The number that ends a file's name before its suffix, alone or after the last underscore; None without one."""
-    digits = os.path.splitext(os.path.basename(name))[0].rpartition("_")[2]
-    if not (digits.isascii() and digits.isdigit()):
-        return None
-    return number if (number := int(digits)) <= LARGEST_ID else None
 
 
 def ids_from_names(names: Sequence[str]) -> dict[int, str]:
@@ -85,10 +74,12 @@ def ids_from_names(names: Sequence[str]) -> dict[int, str]:
     found: dict[int, str] = {}
     problems = []
     for name in names:
-        number = number_in(name)
-        if number is None:
-            problems.append(f"{name} does not end with a number")
-        elif number in found:
+        try:
+            number = id_in_name(name)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if number in found:
             problems.append(f"{found[number]} and {name} have the same number, {number}")
         else:
             found[number] = name

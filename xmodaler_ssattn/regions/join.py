@@ -46,8 +46,9 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
     headers = [read_header(path) for path in paths]
     if not headers:
         raise UserError("There is no region file to join.")
-    first = headers[0]
-    problems = [f"{header.path}: {difference}" for header in headers[1:] for difference in _differences(first, header)]
+    # The file that most others agree with: the odd one is named, also when it is the first.
+    first = max(headers, key=lambda one: sum(not _differences(one, other) for other in headers))
+    problems = [f"{header.path}: {difference}" for header in headers for difference in _differences(first, header)]
     raise_all(problems, f"These files cannot be joined; 'there' is {first.path}")
     stores = [RegionStore(path) for path in paths]
     owner: dict[int, RegionStore] = {}
@@ -73,20 +74,25 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
         **given,
     )
     counts = {store.path: _source_boxes(store) for store in stores}
+    bad: list[str] = []
     with writer:
         for image_id in progress(sorted(owner), desc="joining"):
             store = owner[image_id]
-            regions = store.read(image_id)
-            writer.write(
-                image_id,
-                regions.width,
-                regions.height,
-                regions.boxes_px,
-                regions.features,
-                regions.class_probs,
-                source_boxes=counts[store.path].get(image_id),
-                where=str(store.path),
-            )
+            try:
+                regions = store.read(image_id)
+                writer.write(
+                    image_id,
+                    regions.width,
+                    regions.height,
+                    regions.boxes_px,
+                    regions.features,
+                    regions.class_probs,
+                    source_boxes=counts[store.path].get(image_id),
+                    where=f"{store.path}, image {image_id}",
+                )
+            except UserError as error:
+                bad.append(str(error))
+        raise_all(bad, f"{out} was not made")
     return len(owner)
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +31,6 @@ _UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-# What Pillow's decoders raise at damaged files, each in its own way.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray:
@@ -86,8 +71,8 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
         raise UserError(_no_picture(path)) from None
     except MemoryError:
         raise UserError(f"{path}: there is not enough memory for it; make it smaller.") from None
-    except _DAMAGED as error:
-        raise UserError(f"{path}: the picture is damaged or cut short ({error or type(error).__name__}).") from error
+    except Exception as error:  # Pillow's decoders raise at damaged files, each in its own way
+        raise UserError(f"{path}: the picture is damaged or cut short ({type(error).__name__}: {error}).") from error
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -114,7 +99,7 @@ def _no_picture(path: Path) -> str:
 def _orientation(path: Path, picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_EXIF_ORIENTATION) or 1)
-    except _DAMAGED as error:
+    except Exception as error:
         logging.getLogger(__name__).warning("%s: its EXIF data cannot be read (%s); taken as it lies.", path, error)
         return 1
 

@@ -16,6 +16,19 @@ from xmodaler_ssattn.regions.pictures import read_picture
 READERS = 4  # threads; Pillow lets the others run while it decodes
 
 
+class UnexpectedError(UserError):
+    """Of one picture, an exception that nothing foresaw: the other pictures go on; ``error`` is what was raised."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"{path}: {type(error).__name__}: {error}")
+        self.error = error
+
+
+def as_user_error(error: Exception, path: Path) -> UserError:
+    """The error of one picture, whatever it is, with type and text."""
+    return error if isinstance(error, UserError) else UnexpectedError(path, error)
+
+
 def decode_ahead(
     pictures: Iterable[tuple[int, Path]], ahead: int = READERS
 ) -> Iterator[tuple[int, Path, np.ndarray | UserError]]:
@@ -35,9 +48,9 @@ def decode_ahead(
             if not waiting:
                 return
             image_id, path, future = waiting.popleft()
-            try:
-                yield image_id, path, future.result()
-            except UserError as error:
-                yield image_id, path, error
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield image_id, path, future.result() if error is None else as_user_error(error, path)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from urllib.parse import quote
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.ids import id_in_name
 
 # What a browser and Pillow both show.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -18,8 +20,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 def find_pictures(folder: str | os.PathLike, image_ids: Iterable[int]) -> dict[int, Path]:
     """image id -> ``folder/{id}.jpg``, or another suffix of ``SUFFIXES``; ids without a picture are left out.
 
-    Names padded with zeros (``000000000139.jpg``) and after a prefix (``COCO_val2014_000000000139.jpg``) are found
-    too, when no picture is named by the plain id.
+    Other names that give the id by the rule of ``ids.py`` (``COCO_val2014_000000000139.jpg``) are found too, when no
+    picture is named by the plain id.
 
     Raises:
         UserError: no such folder.
@@ -33,9 +35,11 @@ def find_pictures(folder: str | os.PathLike, image_ids: Iterable[int]) -> dict[i
         names = sorted(entry.name for entry in entries)
     for name in names:
         stem, suffix = os.path.splitext(name)
-        number = stem.rpartition("_")[2]
-        if suffix.lower() in SUFFIXES and number.isascii() and number.isdigit():
-            (plain if stem == str(int(number)) else padded).setdefault(int(number), folder / name)
+        if suffix.lower() not in SUFFIXES:
+            continue
+        with contextlib.suppress(UserError):  # a picture of something else
+            number = id_in_name(name)
+            (plain if stem == str(number) else padded).setdefault(number, folder / name)
     return {i: found for i in image_ids if (found := plain.get(i) or padded.get(i)) is not None}
 
 

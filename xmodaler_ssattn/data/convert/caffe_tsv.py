@@ -16,6 +16,5 @@ class CaffeTsv(TsvPack):
     columns = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
     id_column = "image_id"
 
-    def read(self, image_id: int) -> PackedImage:
-        row, where = self.row(image_id)
-        return self.read_arrays(row, "image_w", "image_h", image_id, where)
+    def _read(self, image_id: int) -> PackedImage:
+        return self.read_arrays(self.row(image_id), "image_w", "image_h", image_id)

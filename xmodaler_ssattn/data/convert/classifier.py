@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from xmodaler_ssattn.data.convert.safe_arrays import read_npz
+from xmodaler_ssattn.data.convert.safe_arrays import read_npz, single_value, unlike_measurements
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 
@@ -36,6 +36,11 @@ class Classifier:
     def __init__(self, path: str | os.PathLike, background: str | None = None) -> None:
         self.path = path
         arrays = read_npz(path, ("weight", "bias"), ("background",))
+        for key in ("weight", "bias"):
+            if arrays[key].dtype.kind != "f":
+                raise UserError(f"{path}: {key} is of type {arrays[key].dtype}, expected floating-point numbers.")
+            if other := unlike_measurements(arrays[key]):
+                raise UserError(f"{path}: {key} looks wrong: {other}")
         self._weight, self._bias = (arrays[key].astype(np.float32) for key in ("weight", "bias"))
         if self._weight.ndim != 2 or self._bias.shape != self._weight.shape[:1]:
             raise UserError(
@@ -44,7 +49,7 @@ class Classifier:
             )
         if not (np.isfinite(self._weight).all() and np.isfinite(self._bias).all()):
             raise UserError(f"{path}: weight or bias has numbers that are not finite.")
-        stored = str(arrays["background"]) if "background" in arrays else None
+        stored = str(single_value(arrays["background"])) if "background" in arrays else None
         self.background = background or stored or "first"
         if self.background not in BACKGROUNDS:
             raise UserError(f"{path}: background is {self.background!r}, expected one of {', '.join(BACKGROUNDS)}.")

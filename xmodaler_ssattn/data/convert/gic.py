@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError, list_folder
+from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, list_folder
 from xmodaler_ssattn.data.convert.safe_arrays import read_npy, read_npz
 
 
@@ -19,22 +19,22 @@ class GroundedImageCaptioning(Pack):
     name = "gic"
 
     def __init__(self, folder: str | os.PathLike, boxes: str | os.PathLike) -> None:
-        super().__init__()
+        super().__init__(folder)
         self._files = list_folder(folder, ".npz", self.problems)
         self._boxes = list_folder(boxes, ".npy", self.problems)
-        self.problems += [
-            f"{path}: no {image_id}.npy among the boxes"
-            for image_id, path in self._files.items()
-            if image_id not in self._boxes
-        ]
+        for one, other, what in (
+            (self._files, self._boxes, "no ID.npy among the boxes"),
+            (self._boxes, self._files, "no ID.npz among the features"),
+        ):
+            self.problems += [f"{path}: {what}" for image_id, path in one.items() if image_id not in other]
 
     def ids(self) -> list[int]:
         return [image_id for image_id in self._files if image_id in self._boxes]
 
-    def read(self, image_id: int) -> PackedImage:
-        path = self._files[image_id]
-        features, boxes = read_npz(path, ("feat",))["feat"], read_npy(self._boxes[image_id])
-        where = f"{path} and {self._boxes[image_id]}"
-        if boxes.ndim != 2 or boxes.shape[1] < 4:
-            raise PackError(f"{where}: boxes of shape {boxes.shape}, expected (n, 4).")
-        return PackedImage(image_id, None, None, boxes[:, :4], features, None, None, where)
+    def place(self, image_id: int) -> str:
+        return f"{self._files[image_id]} and {self._boxes[image_id]}"
+
+    def _read(self, image_id: int) -> PackedImage:
+        features = read_npz(self._files[image_id], ("feat",))["feat"]
+        boxes = read_npy(self._boxes[image_id])
+        return PackedImage(image_id, None, None, boxes, features, None, None, self.place(image_id))

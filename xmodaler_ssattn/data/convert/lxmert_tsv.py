@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xmodaler_ssattn.data.convert.pack import PackedImage
-from xmodaler_ssattn.data.convert.tsv import TsvPack
+from xmodaler_ssattn.data.convert.pack import PackedImage, check_scores
+from xmodaler_ssattn.data.convert.tsv import TsvPack, decode
 
 
 class LxmertTsv(TsvPack):
@@ -24,6 +24,11 @@ class LxmertTsv(TsvPack):
     )
     id_column = "img_id"
 
-    def read(self, image_id: int) -> PackedImage:
-        row, where = self.row(image_id)
-        return self.read_arrays(row, "img_w", "img_h", image_id, where, scores="objects_conf")
+    def _read(self, image_id: int) -> PackedImage:
+        row = self.row(image_id)
+        image = self.read_arrays(row, "img_w", "img_h", image_id, scores="objects_conf")
+        # Not needed, but where they are something else, the columns stand in another order.
+        for column in ("objects_id", "attrs_id"):
+            decode(row, column, image.where, len(image.features), 1, "int64")
+        check_scores(decode(row, "attrs_conf", image.where, len(image.features), 1), "attrs_conf", image.where)
+        return image

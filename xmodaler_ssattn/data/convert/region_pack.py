@@ -15,7 +15,7 @@ class RegionPack(Pack):
     background = "first"
 
     def __init__(self, path: str | os.PathLike) -> None:
-        super().__init__()
+        super().__init__(path)
         self._store = RegionStore(path)
         for name in ("background", "source", "order", "vocabulary_sha256", "weights_sha256"):
             if name in self._store.attributes:
@@ -27,7 +27,10 @@ class RegionPack(Pack):
     def count(self, image_id: int) -> int:
         return self._store.num_boxes(image_id)
 
-    def read(self, image_id: int) -> PackedImage:
+    def place(self, image_id: int) -> str:
+        return f"{self._store.path}, image {image_id}"
+
+    def _read(self, image_id: int) -> PackedImage:
         image = self._store.read(image_id)
         return PackedImage(
             image_id,
@@ -37,5 +40,5 @@ class RegionPack(Pack):
             image.features,
             image.class_probs,
             None,
-            f"{self._store.path}, image {image_id}",
+            self.place(image_id),
         )

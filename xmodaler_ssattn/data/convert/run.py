@@ -1,25 +1,30 @@
-"""Convert a whole pack: streaming, image by image, to be stopped and gone on with at any moment."""
+"""Convert a whole pack: streaming, image by image; it can be stopped at any moment and resumed."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
-from xmodaler_ssattn.data.convert.pack import Pack, PackError
-from xmodaler_ssattn.data.convert.select import Converted, Rules, convert_image
+from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError
+from xmodaler_ssattn.data.convert.select import Converted, Rules, check_sums, convert_image
+from xmodaler_ssattn.data.convert.sniff import other_format
 from xmodaler_ssattn.data.problems import numbered
 from xmodaler_ssattn.data.region_file import ORDER_BY_PROBABILITY, ORDER_BY_SCORE
 from xmodaler_ssattn.data.region_writer import RegionWriter
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, sha256_of, write_json
+from xmodaler_ssattn.ids import image_id_of
 from xmodaler_ssattn.progress import progress
 
-FIRST_IMAGES = 20
+LOOKED_AT = 50  # images, spread over the pack, that tell its widths
 PROBLEMS_BEFORE_GIVING_UP = 200
 
 
@@ -91,6 +96,7 @@ def convert_regions(
         missing = sorted(set(wanted) - known)
         problems += [f"image {image_id} of the data set is not in the pack" for image_id in missing]
     if not chosen:
+        hint = other_format(pack.name, pack.inputs)
         raise UserError(
             f"No image to convert: the pack has {len(available)} images"
             + (
@@ -98,28 +104,27 @@ def convert_regions(
                 if wanted is None
                 else f", and none of the {len(wanted)} images of the data set. Are the ids of the same data set?"
             )
-            + (f"\n{numbered(problems[:FIRST_IMAGES])}" if pack.problems else "")
+            + (f" {hint}" if hint else "")
+            + (f"\n{numbered(pack.problems)}" if pack.problems else "")
         )
     sizes = sizes or {}
-    first = _first_good(pack, chosen, rules, sizes)
-    num_regions = rules.limit or max(progress((pack.count(image_id) for image_id in chosen), len(chosen), "counting"))
-    num_classes = None if first.class_probs is None else first.class_probs.shape[1]
+    layout = _layout(pack, chosen, rules, sizes, skip_bad)
+    num_regions = rules.limit or _most_regions(pack, chosen)
     cut_by = "order of the source" if rules.cut_by_order else "best class probability or detector confidence"
-    feature_dim = first.features.shape[1]
     order = pack.order
     if rules.sort:
-        order = ORDER_BY_SCORE if num_classes is None else ORDER_BY_PROBABILITY
+        order = ORDER_BY_SCORE if layout.num_classes is None else ORDER_BY_PROBABILITY
     writer = RegionWriter(
         out,
         chosen,
         num_regions,
-        feature_dim,
-        num_classes,
+        layout.feature_dim,
+        layout.num_classes,
         feature_dtype=feature_dtype,
         probs_dtype=probs_dtype,
         source=pack.source,
         order=order,
-        background=first.background,
+        background=layout.background,
         vocabulary_sha256=vocabulary_sha256 or pack.vocabulary_sha256,
         weights_sha256=weights_sha256 or pack.weights_sha256,
         attributes={
@@ -134,12 +139,16 @@ def convert_regions(
     with writer:
         resumed = len(writer.written)
         _check_same_pack(writer, pack, rules, sizes)
-        for image_id in progress(chosen, desc="regions"):
+        wanted_ids = set(chosen)
+        # In the pack's order, whatever that of the rows: a compressed file is then unpacked once.
+        for image_id in progress([image_id for image_id in available if image_id in wanted_ids], desc="regions"):
             if writer.is_written(image_id):
                 continue
             try:
                 packed = pack.read(image_id)
-                image = convert_image(packed, rules, sizes.get(image_id))
+                image = _convert(packed, rules, sizes)
+                _check_layout(image, layout, packed.where)
+                check_sums(image, packed.where)
                 writer.write(
                     image_id,
                     image.width,
@@ -164,8 +173,8 @@ def convert_regions(
         len(counts),
         int((source > counts).sum()),
         num_regions,
-        feature_dim,
-        num_classes,
+        layout.feature_dim,
+        layout.num_classes,
         resumed,
         len(known - set(chosen)),
         problems,
@@ -192,10 +201,26 @@ def read_dataset(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
 def read_sizes(path: str | os.PathLike) -> dict[int, tuple[int, int]]:
     """Read a JSON object image id -> [width, height]."""
     content = read_json(path, "Image sizes")
-    try:
-        return {int(image_id): (int(size[0]), int(size[1])) for image_id, size in content.items()}
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: expected {{"image id": [width, height], ...}} ({error}).') from error
+    wanted = 'expected {"image id": [width, height], ...}'
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: {wanted}, found a {type(content).__name__}.")
+    found: dict[int, tuple[int, int]] = {}
+    problems = []
+    for key, size in content.items():
+        if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+            problems.append(f"{key!r} has the size {size!r}, {wanted}")
+            continue
+        try:
+            image_id = image_id_of(key)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if image_id in found:
+            problems.append(f"image {image_id} stands twice")
+        found[image_id] = size[0], size[1]
+    if problems:
+        raise UserError(f"{path} cannot be used:\n{numbered(problems)}")
+    return found
 
 
 def sha256_or_empty(path: str | os.PathLike | None) -> str:
@@ -207,19 +232,101 @@ def sha256_or_empty(path: str | os.PathLike | None) -> str:
     return sha256_of(path)
 
 
-def _first_good(
-    pack: Pack, image_ids: Collection[int], rules: Rules, sizes: Mapping[int, tuple[int, int]]
-) -> Converted:
-    """The first image that can be converted tells D and C."""
+class Layout(NamedTuple):
+    """What all images of a region file have in common: D, C (None without class probabilities), background."""
+
+    feature_dim: int
+    num_classes: int | None
+    background: str
+
+
+def _layout(
+    pack: Pack, image_ids: Sequence[int], rules: Rules, sizes: Mapping[int, tuple[int, int]], skip_bad: bool
+) -> Layout:
+    """The widths that most of the images have, by a sample that is spread over the pack: no single image decides.
+
+    Raises:
+        UserError: not one image can be converted, or two widths occur equally often.
+    """
+    step = -(-len(image_ids) // LOOKED_AT)
+    sample = image_ids[::step]
+    rest = sorted(set(image_ids) - set(sample))
+    seen: dict[int, Layout] = {}
     errors = []
-    for image_id in image_ids:
+    for number, image_id in enumerate((*sample, *rest)):
+        if (number >= len(sample) and seen) or (not skip_bad and len(errors) >= PROBLEMS_BEFORE_GIVING_UP):
+            break
         try:
-            return convert_image(pack.read(image_id), rules, sizes.get(image_id))
-        except PackError as error:
+            image = _convert(pack.read(image_id), rules, sizes)
+            num_classes = None if image.class_probs is None else image.class_probs.shape[1]
+            seen[image_id] = Layout(image.features.shape[1], num_classes, image.background)
+        except UserError as error:
             errors.append(str(error))
-            if len(errors) == FIRST_IMAGES:
-                break
-    raise UserError(f"Not one of the first images can be converted:\n{numbered(errors)}")
+    if not seen:
+        hint = other_format(pack.name, pack.inputs)
+        raise UserError(
+            f"Not one of {len(errors)} images can be converted{'. ' + hint if hint else ''}:\n{numbered(errors)}"
+        )
+    return Layout(
+        _most_common({i: layout.feature_dim for i, layout in seen.items()}, pack, "numbers in a feature"),
+        _most_common({i: layout.num_classes for i, layout in seen.items()}, pack, "class probabilities"),
+        _most_common({i: layout.background for i, layout in seen.items()}, pack, "place of the background"),
+    )
+
+
+def _most_common(values: Mapping[int, Any], pack: Pack, what: str) -> Any:
+    """The most frequent value; of None and another, equally frequent, the other."""
+    counts = Counter(values.values())
+    best = [value for value, count in counts.items() if count == max(counts.values())]
+    best = [value for value in best if value is not None] or best
+    if len(best) == 1:
+        return best[0]
+    examples = (next(image_id for image_id, found in values.items() if found == value) for value in best)
+    raise UserError(
+        f"The images of the pack disagree, and no value is the most common one. {what[0].upper()}{what[1:]}: "
+        + "; ".join(f"{value} in {pack.place(image_id)}" for value, image_id in zip(best, examples))
+        + "."
+    )
+
+
+def _check_layout(image: Converted, layout: Layout, where: str) -> None:
+    """Raise a ``PackError`` that says in what an image differs from most of the pack."""
+    count = len(image.features)
+    for name, values, width in (
+        ("features", image.features, layout.feature_dim),
+        ("class_probs", image.class_probs, layout.num_classes),
+    ):
+        if (values is None) != (width is None):
+            there = "missing" if values is None else "given"
+            raise PackError(f"{where}: {name} are {there}, unlike those of most images of the pack.")
+        if values is not None and values.shape[1] != width:
+            raise PackError(
+                f"{where}: {name} has shape {values.shape}, expected ({count}, {width}) as in most images of the pack."
+            )
+    if image.background != layout.background:
+        raise PackError(
+            f"{where}: the background of its class probabilities is {image.background!r}, but {layout.background!r} in "
+            "most images of the pack."
+        )
+
+
+def _convert(packed: PackedImage, rules: Rules, sizes: Mapping[int, tuple[int, int]]) -> Converted:
+    """``convert_image``; whatever else an image makes it raise becomes a ``PackError`` with type and text."""
+    try:
+        return convert_image(packed, rules, sizes.get(packed.image_id))
+    except UserError:
+        raise
+    except Exception as error:
+        raise PackError(f"{packed.where}: it cannot be converted ({type(error).__name__}: {error}).") from error
+
+
+def _most_regions(pack: Pack, image_ids: Sequence[int]) -> int:
+    """The most regions that an image has; images that cannot be read do not count."""
+    most = 0
+    for image_id in progress(image_ids, desc="counting"):
+        with contextlib.suppress(Exception):  # named when it is converted
+            most = max(most, pack.count(image_id))
+    return most
 
 
 def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Mapping[int, tuple[int, int]]) -> None:
@@ -227,9 +334,9 @@ def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Mapp
     written = writer.written.tolist()
     for image_id in dict.fromkeys(written[at] for at in (0, len(written) // 2, -1) if written):
         try:
-            image = convert_image(pack.read(image_id), rules, sizes.get(image_id))
+            image = _convert(pack.read(image_id), rules, sizes)
             same = writer.holds(image_id, image.boxes_px, image.features)
-        except PackError:
+        except UserError:
             same = False
         if not same:
             raise UserError(

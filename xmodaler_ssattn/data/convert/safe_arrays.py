@@ -12,8 +12,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import h5py
 import numpy as np
 
 from xmodaler_ssattn.data.convert.pack import PackError
@@ -67,6 +68,16 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
         raise PackError(f"{path} does not exist.") from None
 
 
+def read_dataset(dataset: h5py.Dataset, where: str, rows: Any = ...) -> np.ndarray:
+    """Read an HDF5 data set, or some rows of it; a ``PackError`` names one that is too large or damaged."""
+    if dataset.size * dataset.dtype.itemsize > MAX_BYTES and rows is ...:
+        raise PackError(f"{where}: {dataset.shape} {dataset.dtype} are more than the {MAX_BYTES:,} bytes allowed.")
+    try:
+        return np.asarray(dataset[rows])
+    except OSError as error:
+        raise PackError(f"{where}: the data set cannot be read ({error}); is the file damaged?") from error
+
+
 def _read_array(stream: BinaryIO, size: int, where: str) -> np.ndarray:
     data = stream.read(size)
     buffer = io.BytesIO(data)
@@ -92,8 +103,33 @@ def _read_array(stream: BinaryIO, size: int, where: str) -> np.ndarray:
     return np.lib.format.read_array(buffer, allow_pickle=False)
 
 
+# Features, boxes and scores, unless zero: real features lie between 1e-8 and 40.
+SMALLEST, LARGEST = 1e-15, 1e6
+
+
+def unlike_measurements(values: np.ndarray) -> str | None:
+    """Why these numbers are not those of a network or a box, or None: bytes in the wrong order are huge and tiny."""
+    size = np.abs(values)
+    large, small = (size > LARGEST) & np.isfinite(size), (size > 0) & (size < SMALLEST)
+    if not large.any() and small.mean() <= 0.001:  # a mean of activations may be tiny now and then
+        return None
+    return f"one is {values[large | small][0]:g}; were they written in another type or byte order?"
+
+
 def scalar(array: np.ndarray, where: str) -> int:
     """The one whole number of an array of any shape with one element."""
+    array = np.asarray(array)
     if array.size != 1 or array.dtype.kind not in "iuf" or float(array.reshape(-1)[0]) % 1:
-        raise PackError(f"{where}: expected one whole number, found {array.dtype} of shape {array.shape}.")
+        shown = f"{array.reshape(-1)[0]!r}" if array.size == 1 else f"{array.dtype} of shape {array.shape}"
+        raise PackError(f"{where}: expected one whole number, found {shown}.")
     return int(array.reshape(-1)[0])
+
+
+def single_value(array: np.ndarray) -> str | int:
+    """The text or number in an array of one element; of another array its type and shape, which are no id."""
+    if array.size != 1:
+        return f"{array.dtype} of shape {array.shape}"
+    value = array.reshape(-1)[0]
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return str(value) if isinstance(value, str) else value

@@ -7,10 +7,15 @@ import dataclasses
 import numpy as np
 
 from xmodaler_ssattn.data.convert.classifier import Classifier, background_first, best_scores
-from xmodaler_ssattn.data.convert.pack import PackedImage, PackError
+from xmodaler_ssattn.data.convert.pack import PackedImage, PackError, check_scores
+from xmodaler_ssattn.data.convert.safe_arrays import unlike_measurements
+from xmodaler_ssattn.data.region_file import MAX_SIDE
 
 # Extractors clip to W - 1 or to W and round; more than this outside means the wrong size or the wrong unit.
 BORDER_TOLERANCE_PX = 1.0
+FRACTION = 1.001  # the largest coordinate of boxes in fractions of the picture
+# Half precision and the order of summation leave this much.
+SUM_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,39 +64,78 @@ def convert_image(image: PackedImage, rules: Rules, size: tuple[int, int] | None
     """
     where, count = image.where, len(image.features)
     width, height = _size(image, size)
-    boxes = np.asarray(image.boxes_px, dtype=np.float32)
-    if image.features.ndim != 2 or count == 0:
-        raise PackError(f"{where}: features of shape {image.features.shape}, expected (n, D) with n >= 1.")
+    features = _floats(image.features, "features", where)
+    boxes = _floats(image.boxes_px, "boxes", where, integers=True).astype(np.float32, copy=False)
+    if features.ndim != 2 or features.size == 0:
+        raise PackError(f"{where}: features of shape {features.shape}, expected (n, D), both at least 1.")
     if boxes.shape != (count, 4):
         raise PackError(f"{where}: boxes of shape {boxes.shape} for {count} features, expected ({count}, 4).")
     _check_boxes(boxes, width, height, where)
+    if not features.any():
+        raise PackError(f"{where}: all features are 0; was the picture not read, or were they rounded?")
+    if other := unlike_measurements(features):
+        raise PackError(f"{where}: features look wrong: {other}.")
     probs, scores = image.class_probs, image.scores
     background = rules.background
     if probs is None and rules.classifier is not None:
-        if rules.classifier.feature_dim != image.features.shape[1]:
+        if rules.classifier.feature_dim != features.shape[1]:
             raise PackError(
-                f"{where}: features of {image.features.shape[1]} numbers, the classifier "
+                f"{where}: features of {features.shape[1]} numbers, the classifier "
                 f"{rules.classifier.path} takes {rules.classifier.feature_dim}."
             )
-        probs, background = rules.classifier(image.features), rules.classifier.background
+        probs, background = rules.classifier(features), rules.classifier.background
     if probs is not None:
+        probs = _floats(probs, "class probabilities", where)
         if probs.ndim != 2 or len(probs) != count or probs.shape[1] < 2:
             raise PackError(f"{where}: class probabilities of shape {probs.shape}, expected ({count}, C).")
         probs = background_first(probs, background)
         background = "none" if background == "none" else "first"
         scores = best_scores(probs, background)
-    elif scores is not None and scores.shape != (count,):
-        raise PackError(f"{where}: scores of shape {scores.shape}, expected ({count},).")
+    elif scores is not None:
+        scores = _floats(scores, "scores", where)
+        if scores.shape != (count,):
+            raise PackError(f"{where}: scores of shape {scores.shape}, expected ({count},).")
+        check_scores(scores, "the score", where)
     keep = _select(count, scores, rules, where)
     return Converted(
         width,
         height,
         boxes[keep],
-        image.features[keep],
+        features[keep],
         None if probs is None else probs[keep],
         count,
         background or "first",
     )
+
+
+def check_sums(image: Converted, where: str) -> None:
+    """Raise a ``PackError`` where the class probabilities of a region do not sum to 1 (without background: at most 1).
+
+    Percent, scores before the softmax and a missing column that was not declared are found by this.
+    """
+    if image.class_probs is None:
+        return
+    sums = image.class_probs.sum(axis=1, dtype=np.float64)
+    least = 0.0 if image.background == "none" else 1 - SUM_TOLERANCE
+    wrong = ~((sums >= least) & (sums <= 1 + SUM_TOLERANCE))
+    if wrong.any():
+        raise PackError(
+            f"{where}: class probabilities of region {np.flatnonzero(wrong)[0]} sum to {sums[wrong][0]:.3f}, "
+            "expected 1; are they in percent, or before the softmax? Where the background has no column, give "
+            "--background none."
+        )
+
+
+def _floats(values: np.ndarray, name: str, where: str, integers: bool = False) -> np.ndarray:
+    """``values`` in the machine's byte order; a ``PackError`` where they are not finite floating-point numbers."""
+    values = np.asarray(values)
+    if values.dtype.kind not in ("fiu" if integers else "f"):
+        wanted = "numbers" if integers else "floating-point numbers"
+        raise PackError(f"{where}: {name} of type {values.dtype}, expected {wanted}.")
+    if not np.isfinite(values).all():
+        place = np.argwhere(~np.isfinite(values))[0]
+        raise PackError(f"{where}: {name}{place.tolist()} is {values[tuple(place)]}: not a finite number.")
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _select(count: int, scores: np.ndarray | None, rules: Rules, where: str) -> np.ndarray:
@@ -125,12 +169,13 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
             f"{image.where}: the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
             f"{swapped}; features and annotations are not of the same picture."
         )
-    return own or known
+    width, height = own or known
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise PackError(f"{image.where}: width and height must be 1 to {MAX_SIDE:,}, got {width} x {height}.")
+    return width, height
 
 
 def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None:
-    if not np.isfinite(boxes).all():
-        raise PackError(f"{where}: box {int(np.argwhere(~np.isfinite(boxes))[0, 0])} is not finite.")
     edge = np.array([width, height, width, height], dtype=np.float32) + BORDER_TOLERANCE_PX
     outside = np.flatnonzero(((boxes < -BORDER_TOLERANCE_PX) | (boxes > edge)).any(axis=1))
     if len(outside):
@@ -141,6 +186,9 @@ def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None
         )
     inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
     if len(inverted):
-        raise PackError(f"{where}: box {inverted[0]} {boxes[inverted[0]].tolist()} has x2 < x1 or y2 < y1.")
-    if len(boxes) > 1 and boxes.max() <= 1.0:
+        raise PackError(
+            f"{where}: box {inverted[0]} {boxes[inverted[0]].tolist()} has x2 < x1 or y2 < y1; are "
+            "they x, y, width, height? Expected x1, y1, x2, y2."
+        )
+    if boxes.max() <= FRACTION:
         raise PackError(f"{where}: no box reaches beyond 1; these are fractions, expected pixels.")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError, list_folder
-from xmodaler_ssattn.data.convert.safe_arrays import read_npz, scalar
+from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError, check_name, list_folder
+from xmodaler_ssattn.data.convert.safe_arrays import read_npz, scalar, single_value
 from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.files import atomic_path
 from xmodaler_ssattn.progress import progress
@@ -22,20 +22,26 @@ class XmodalerNpz(Pack):
     background = "first"
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        super().__init__()
+        super().__init__(folder)
         self._files = list_folder(folder, ".npz", self.problems)
 
     def ids(self) -> list[int]:
         return list(self._files)
 
-    def read(self, image_id: int) -> PackedImage:
+    def place(self, image_id: int) -> str:
+        return str(self._files[image_id])
+
+    def _read(self, image_id: int) -> PackedImage:
         path = self._files[image_id]
-        arrays = read_npz(path, ("image_w", "image_h", "boxes", "features"), ("cls_prob", "num_boxes"))
+        required = ("image_w", "image_h", "boxes", "features")
+        arrays = read_npz(path, required, ("cls_prob", "num_boxes", "image_id"))
         width, height = (scalar(arrays[key], f"{path}, key {key!r}") for key in ("image_w", "image_h"))
         if "num_boxes" in arrays:
             count = scalar(arrays["num_boxes"], f"{path}, key 'num_boxes'")
             if count != len(arrays["features"]):
                 raise PackError(f"{path}: num_boxes is {count}, but features has {len(arrays['features'])} rows.")
+        if "image_id" in arrays:
+            check_name(single_value(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
         return PackedImage(
             image_id, width, height, arrays["boxes"], arrays["features"], arrays.get("cls_prob"), None, str(path)
         )
@@ -54,6 +60,7 @@ def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterabl
     count = 0
     for image_id in progress(store.ids.tolist() if image_ids is None else list(image_ids), desc="npz"):
         regions = store.read(image_id)
+        regions.check_finite(store.path)
         arrays = {
             "image_id": np.array(regions.image_id),
             "image_w": np.array([regions.width]),
