@@ -282,25 +282,6 @@ def read_yaml(path: str | os.PathLike, what: str) -> Any:
         raise UserError(f"{path} is not valid yaml: {error}") from None
 
 
-LARGEST_ID = 2**63 - 1
-
-
-def plain_id(value: object) -> int | None:
-    """The image id that a text or an integer is: digits, of a number below 2**63; None for anything else.
-
-    Leading zeros say nothing: ``007`` is 7, as in the names of COCO's pictures.
-
-    >>> [plain_id(value) for value in ("0007", 7, "-7", "1e9", "7.0", 7.0, "1_2", True, "9" * 19)]
-    [7, 7, None, None, None, None, None, None, None]
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return None
-    text = str(value)
-    if not (text.isascii() and text.isdigit() and len(text) < 100):
-        return None
-    return number if (number := int(text)) <= LARGEST_ID else None
-
-
 def sha256_of(path: str | os.PathLike) -> str:
     """The sha256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11

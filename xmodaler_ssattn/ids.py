@@ -54,6 +54,18 @@ def image_id_of(value: Any) -> int:
     return number
 
 
+def plain_id(value: Any) -> int | None:
+    """``image_id_of``, with None where that raises.
+
+    >>> [plain_id(value) for value in ("0007", 7, "-7", "1e9", 7.0, True)]
+    [7, 7, None, None, None, None]
+    """
+    try:
+        return image_id_of(value)
+    except UserError:
+        return None
+
+
 def id_in_name(name: str | os.PathLike) -> int:
     """The image id that the name of a file gives; folders and known suffixes (``.jpg``, ``.jpg.npz``) are left out.
 

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import TextError, decode_text, plain_id, read_bytes
+from xmodaler_ssattn.files import TextError, decode_text, read_bytes
+from xmodaler_ssattn.ids import plain_id
 
 # One phrase: chain, one type or more, and its words.
 PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+) ([^\[\]]*)\]")

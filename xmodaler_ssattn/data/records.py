@@ -20,7 +20,8 @@ from xmodaler_ssattn.data.entities import (
 )
 from xmodaler_ssattn.data.vocabulary import Vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import plain_id, read_json
+from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.ids import plain_id
 
 Record = dict[str, Any]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from xmodaler_ssattn.data.annotations import SPLITS
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import plain_id, read_json, read_lines, read_text
+from xmodaler_ssattn.files import read_json, read_lines, read_text
+from xmodaler_ssattn.ids import plain_id
 
 # Images per split that the two schemes are known to have.
 EXPECTED = {

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.results import gvd_submission, is_results, parse_results
-from xmodaler_ssattn.files import plain_id, read_json
+from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.ids import plain_id
 
 # The first few problems of a broken file say all; the rest would only hide them.
 EVAL_MODES = {"gen": "gen", "gt": "GT"}

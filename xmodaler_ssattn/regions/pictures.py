@@ -107,7 +107,7 @@ def _orientation(path: Path, picture: Image.Image) -> int:
 def _has_more_frames(picture: Image.Image) -> bool:
     try:
         return getattr(picture, "n_frames", 1) > 1
-    except _DAMAGED:  # what comes behind the first one is of no use to us
+    except Exception:  # what comes behind the first one is of no use to us
         return False
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from xmodaler_ssattn.data.annotations import SPLITS
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import plain_id, read_json
+from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.ids import plain_id
 from xmodaler_ssattn.simulated.kinds import kin_of
 from xmodaler_ssattn.simulated.phrases import ObjectPhrase, object_phrases, other_words, split_words
 
