@@ -202,6 +202,9 @@ OWN, MACHINE, PROCESS = "written by this package", "the machine's own file", "ou
 ALLOWED_READS = {
     "cli/demo.py": {"read_text": OWN, "loads": OWN},  # terminal output and metrics of the demo's runs, while they grow
     "cli/output.py": {"decode": "the name of a file, for a message"},
+    "data/convert/opening.py": {"open": "bytes, in the mode that stands beside the opener"},
+    "data/convert/safe_arrays.py": {"decode": "an id of one array element, as latin-1"},
+    "data/convert/sniff.py": {"decode": "names of columns, as latin-1"},
     "data/convert/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
     "data/device_cache.py": {"read_text": MACHINE},
     "data/region_file.py": {"decode": "attributes of an HDF5 file"},
@@ -215,6 +218,7 @@ ALLOWED_READS = {
     "report/single_file.py": {"read_text": OWN, "decode": "base64"},
     "reproduce/jobs.py": {"loads": "of json.dumps"},
     "reproduce/running.py": {"read_text": OWN},  # terminal output
+    "runtime/logger.py": {"decode": "what the terminal's encoding lacks becomes an escape"},
     "runtime/data.py": {"loads": "of json.dumps"},
     "tools/benchmark_contestants.py": {"loads": PROCESS},
     "tools/benchmark_loading.py": {"loads": PROCESS},

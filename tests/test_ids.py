@@ -1,17 +1,10 @@
 """One rule for image ids, wherever they are read."""
 
-import doctest
-
 import numpy as np
 import pytest
 
-from xmodaler_ssattn import ids
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.ids import id_in_name, image_id_of
-
-
-def test_the_examples_of_the_docstrings_hold():
-    assert doctest.testmod(ids) == (0, 4)
 
 
 @pytest.mark.parametrize("value, number", [

