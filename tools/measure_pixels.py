@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> None:
     found = describe(images)
     print("| | here | Bottom-Up, 360 real regions |\n|---|---|---|")
     for name, value in found.items():
-        real = BOTTOM_UP.get(name, {})
+        real = BOTTOM_UP[name]
         if isinstance(value, dict):
             for key in value:
-                print(f"| {name} {key} | {value[key]} | {real.get(key)} |")
+                print(f"| {name} {key} | {value[key]} | {real[key]} |")
         else:
             print(f"| {name} | {value} | {real} |")
     if args.json:

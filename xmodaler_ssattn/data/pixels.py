@@ -19,7 +19,42 @@ LEAST_PAIRS = 5  # a mean over fewer pairs is not given
 
 # Measured by `tools/measure_pixels.py` on the 360 Bottom-Up regions (10 images) that airsplay/py-bottom-up-attention
 # gives as an example: numbers of their statistics, no feature.
-BOTTOM_UP: dict[str, Any] = {"images": 10}
+BOTTOM_UP: dict[str, Any] = {
+    "images": 10,
+    "regions": 360,
+    "cosine_by_iou": {
+        "0": 0.2712,
+        "0.1": 0.3399,
+        "0.2": 0.4867,
+        "0.3": 0.6134,
+        "0.4": 0.7048,
+        "0.5": 0.7723,
+        "0.6": 0.8394,
+        "0.7": 0.927,
+        "1": None,
+    },
+    "pairs_by_iou": {
+        "0": 0.5624,
+        "0.1": 0.224,
+        "0.2": 0.089,
+        "0.3": 0.0637,
+        "0.4": 0.0276,
+        "0.5": 0.0179,
+        "0.6": 0.0092,
+        "0.7": 0.0062,
+        "1": 0.0,
+    },
+    "cosine_between_images": 0.1858,
+    "rms": 1.6033,
+    "norm_variation": 0.1563,
+    "zeros": 0.3409,
+    "zeros_deviation": 0.1128,
+    "zeros_and_log_area": -0.7057,
+    "norm_and_log_area": 0.2602,
+    "confidence": 0.4171,
+    "confidence_quantiles": [0.1335, 0.2404, 0.3793, 0.5643, 0.7978],
+    "confidence_and_log_area": 0.0654,
+}
 
 
 class Described:

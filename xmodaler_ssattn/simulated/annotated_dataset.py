@@ -20,7 +20,7 @@ from xmodaler_ssattn.boxes import area as area_of
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
 from xmodaler_ssattn.data.classes import union_box
-from xmodaler_ssattn.data.pixels import Described, describe
+from xmodaler_ssattn.data.pixels import BOTTOM_UP, Described, describe
 from xmodaler_ssattn.data.prepare import select_annotations
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import sha256_of, write_json
@@ -236,7 +236,7 @@ def _measure(
             "images_without_box": {"count": len(without_box), "first": sorted(without_box)[:LISTED]},
             "images_with_more_boxes_than_regions": {"count": len(crowded), "first": sorted(crowded)[:LISTED]},
         },
-        "pixels": describe(sample),
+        "pixels": {"simulated": describe(sample), "bottom_up": BOTTOM_UP},
     }
 
 

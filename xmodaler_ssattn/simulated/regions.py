@@ -163,7 +163,7 @@ def look(
     confusion: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """V, (K, D) float32: scale * relu(projection of the latent numbers + bias)^power, where a latent vector is
+    """V, (K, D) float32: relu(projection of the latent numbers + bias)^power, of a given norm; a latent vector is
 
     class vectors + adjectives of the objects that the region shows + scene vector + noise.
     """
@@ -181,11 +181,16 @@ def look(
         usual = np.sqrt(a.latent_dim * a.feature_noise**2 + 1)
         latent *= (usual / np.linalg.norm(latent, axis=1, keepdims=True)) ** np.float32(a.feature_evenness)
     seen = latent @ world.projection
-    if a.feature_bias or a.feature_bias_area:
-        area = np.maximum(area_of(boxes) / (scene.width * scene.height), MIN_AREA)
-        seen += (a.feature_bias + a.feature_bias_area * np.log(area / _REFERENCE_AREA)).astype(np.float32)[:, None]
-    seen = np.maximum(seen, 0)
-    return seen if a.feature_power == a.feature_scale == 1 else np.float32(a.feature_scale) * seen**a.feature_power
+    log_area = np.log(np.maximum(area_of(boxes) / (scene.width * scene.height), MIN_AREA) / _REFERENCE_AREA)
+    of_region = rng.standard_normal((2, len(shows)))
+    bias = a.feature_bias + a.feature_bias_area * log_area + a.feature_bias_noise * of_region[0]
+    seen = np.maximum(seen + bias.astype(np.float32)[:, None], 0) ** np.float32(a.feature_power)
+    if a.feature_norm:
+        norm = a.feature_norm * np.sqrt(world.feature_dim)
+        norm = norm * np.exp(a.feature_norm_noise * of_region[1] + a.feature_norm_area * log_area)
+        length = np.maximum(np.linalg.norm(seen, axis=1), np.finfo(np.float32).tiny)
+        seen = seen * (norm / length).astype(np.float32)[:, None]
+    return seen
 
 
 def common_noise(boxes_01: np.ndarray, a: Common, rng: np.random.Generator) -> np.ndarray:
