@@ -56,10 +56,10 @@ def _rest(
 
 def _apart(kept: np.ndarray, boxes: np.ndarray, limit: float, most: int) -> np.ndarray:
     """`kept` and, in their order, those of `boxes` whose IoU with all before them is at most `limit`."""
-    kept = list(kept)
-    for box in boxes:
-        if len(kept) == most:
-            break
-        if not kept or iou(box[None], np.stack(kept)).max() <= limit:
-            kept.append(box)
-    return np.stack(kept) if kept else boxes[:0]
+    candidates = np.concatenate([kept, boxes])
+    overlap = iou(candidates, candidates)
+    chosen = list(range(len(kept)))
+    for number in range(len(kept), len(candidates)):
+        if len(chosen) < most and overlap[number, chosen].max(initial=0.0) <= limit:
+            chosen.append(number)
+    return candidates[chosen]
