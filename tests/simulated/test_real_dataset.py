@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data.test_real_entities import ARCHIVE, SPLIT_IDS, prepare, unpack
-from simulated.annotated_images import children, hatted, small_folder, write_annotations
+from simulated.annotated_images import CLASSES, children, hatted, small_folder, write_annotations
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.annotations import read_annotations
 from xmodaler_ssattn.data.pixels import BOTTOM_UP
@@ -146,6 +146,29 @@ def test_other_splits_wrong_files_and_simulated_boxes_are_refused(annotations, t
     with pytest.raises(UserError, match=r"1 images stand in another split of the annotations, e.g. \[40\]"):
         make(annotations, tmp_path / "data", splits={"train": [40], "val": [30], "test": [41]})
     assert not (tmp_path / "data").exists()
+
+
+def test_published_references_and_lemmas_are_taken_as_they_are(tmp_path):
+    folder = small_folder(tmp_path / "prepared")
+    for split in ("train", "val", "test"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        (folder / f"{split}.json").write_text(json.dumps({**content, "gvd_identical": True}))
+    for split, ids in (("val", (30, 31)), ("test", (40, 41))):
+        entries = [{"image_id": image_id, "captions": [], "published": image_id} for image_id in ids]
+        (folder / f"grounding_{split}.json").write_text(json.dumps({"vocab": CLASSES, "annotations": entries}))
+    (folder / "lemmas.json").write_text('{"dogs": "dog"}')
+    make(folder, tmp_path / "data", Settings(counts=(2, 1, 2), feature_dim=4, num_classes=20))
+    found = [json.loads((tmp_path / "data" / f"grounding_{split}.json").read_text()) for split in ("val", "test")]
+    assert all(part["gvd_identical"] for part in found)
+    assert [entry["published"] for entry in found[1]["annotations"]] == [40, 41] and len(found[0]["annotations"]) == 1
+    assert json.loads((tmp_path / "data" / "lemmas.json").read_text()) == {"dogs": "dog"}
+
+
+def test_a_captions_data_set_in_the_folder_is_refused(annotations, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "simulated.json").write_text('{"schema": "xmodaler_ssattn/simulated", "captions_sha256": "a"}')
+    with pytest.raises(UserError, match="other annotations_sha256|annotations_sha256 was None"):
+        make(annotations, tmp_path / "data")
 
 
 def test_classes_without_a_vector_and_boxes_outside_are_refused_together_with_their_images(tmp_path):

@@ -196,7 +196,18 @@ class Assumptions(Common):
 
 @dataclasses.dataclass(frozen=True)
 class RealBoxes(Common):
-    """The world of real annotations: captions, phrases and boxes are real; what a detector makes of them is not."""
+    """The world of real annotations: captions, phrases and boxes are real; what a detector makes of them is not.
+
+    V and the certainty of c are calibrated by 360 real regions (``data.pixels.BOTTOM_UP``); what 200 images of the
+    study's size give, the real value in brackets: cosine of two regions of an image by IoU, 0: 0.27 (0.27), to 0.1:
+    0.35 (0.34), to 0.3: 0.59 (0.61), to 0.5: 0.79 (0.77), to 0.7: 0.93 (0.93); of two images 0.18 (0.19); zeros 0.35
+    (0.34), norms vary by 0.15 (0.16), the best class has 0.42 (0.42) on average.
+
+    Not calibrated, because the real file does not hold it: the whole distribution of c (the background's share, which
+    classes are confused), how often c is right, and how well V tells classes, adjectives and scenes. Known to differ:
+    the surest twentieth of the regions has 0.96 (0.80) and more; regions of different images with the same best class
+    have a cosine of 0.25 (0.40, but there the class is read off the features).
+    """
 
     # --- objects
     group_boxes: float = _assumed(
