@@ -1,11 +1,18 @@
-"""Make a data set from captions alone: the texts are real, boxes, features and class probabilities are simulated.
+"""Make a data set whose captions are real and whose regions are simulated, around real boxes or from captions alone.
 
+    python tools/simulate_regions.py --annotations data/flickr30k_entities --out data/simulated --images 5000
     python tools/simulate_regions.py --captions captions.json.gz --out data/simulated --images 5000 --feature-dim 512
     xmodaler train --config-file configs/flickr30k_entities/ss_attn.yaml --data data/simulated MODEL.VOCAB_SIZE ...
 
-The captions file is JSON, plain or gzip: {"image id": {"split": "train", "captions": [five texts]}, ...}. The folder
-gets the official layout of Flickr30k Entities (without pictures), the annotations prepared from it, regions.h5 and
-simulated.json, which holds every parameter. Each assumption of the generative model is an option of its own.
+--annotations takes what `xmodaler prepare annotations` made of the official files: captions, phrases and boxes are
+real; the detector's errors, what nobody mentions, features and class probabilities are simulated. The folder gets the
+chosen part of the annotations, regions.h5 and simulated.json.
+
+--captions simulates the boxes, too. The captions file is JSON, plain or gzip: {"image id": {"split": "train",
+"captions": [five texts]}, ...}. The folder gets the official layout of Flickr30k Entities (without pictures), the
+annotations prepared from it, regions.h5 and simulated.json.
+
+Each assumption of the generative model is an option of its own, and simulated.json holds it.
 
 The leak test, on a data set made with --shuffled: a trained model evaluated with the regions of other images must lose
 its scores, since nothing but regions should tell it which image it sees.
@@ -17,16 +24,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
+# The matrices of an image are small: more threads wait for each other, and might add numbers in another order.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.simulated import Assumptions, Settings, simulate
+from xmodaler_ssattn.simulated import Assumptions, RealBoxes, Settings, simulate, simulate_annotated
 
 SCALED = 500  # val and test images when --images is given
 
@@ -34,10 +45,15 @@ SCALED = 500  # val and test images when --images is given
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--captions", required=True, metavar="FILE", help="the captions file")
+    add("--annotations", metavar="DIR", help="folder of `xmodaler prepare annotations`, with real boxes")
+    add("--captions", metavar="FILE", help="the captions file, to simulate the boxes, too")
     add("--out", required=True, metavar="DIR", help="folder to make")
-    add("--classes", metavar="FILE", help="object classes, one a line (default: the 480 of Flickr30k Entities)")
-    add("--split-ids", metavar="FILE", help="split_ids_flickr30k_entities.json (default: the captions file's splits)")
+    add(
+        "--classes",
+        metavar="FILE",
+        help="with --captions: object classes, one a line (default: the 480 of Flickr30k Entities)",
+    )
+    add("--split-ids", metavar="FILE", help="split_ids_flickr30k_entities.json (default: the splits of the input)")
     add("--images", type=int, metavar="N", help="training images (default: all, with all of val and test)")
     add("--val-images", type=int, metavar="N", help=f"default with --images: {SCALED}, or N if that is less; else all")
     add("--test-images", type=int, metavar="N", help="the same")
@@ -59,22 +75,65 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=1, help="processes; the result is the same (default: 1)")
     add("--shuffled", action="store_true", help="also write regions_shuffled.h5, the leak test's")
-    group = parser.add_argument_group("assumptions of the generative model")
-    for field in dataclasses.fields(Assumptions):
-        kind = int if isinstance(field.default, int) else float
-        reason = field.metadata["reason"].replace("%", "%%")
-        group.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=kind,
-            default=field.default,
-            metavar="X",
-            help=f"{reason} (default: {field.default})",
-        )
+    _add_assumptions(parser)
     return parser
 
 
+WORLDS = {"--captions": Assumptions, "--annotations": RealBoxes}
+
+
+def _add_assumptions(parser: argparse.ArgumentParser) -> None:
+    """An option for each assumption; its default is the one of the world that is made."""
+    worlds = {name: {field.name: field for field in dataclasses.fields(world)} for name, world in WORLDS.items()}
+    titles = {
+        "assumptions of both worlds": [name for name in worlds["--captions"] if name in worlds["--annotations"]],
+        **{
+            f"assumptions of the world of {option}": [
+                name for name in fields if sum(name in other for other in worlds.values()) == 1
+            ]
+            for option, fields in worlds.items()
+        },
+    }
+    for title, names in titles.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            found = {option: fields[name] for option, fields in worlds.items() if name in fields}
+            field = next(reversed(found.values()))
+            defaults = {option: each.default for option, each in found.items()}
+            if len(set(defaults.values())) > 1:
+                said = ", ".join(f"{option} {value}" for option, value in defaults.items())
+            else:
+                said = str(field.default)
+            reason = field.metadata["reason"].replace("%", "%%")
+            group.add_argument(
+                f"--{name.replace('_', '-')}",
+                type=type(field.default),
+                choices=field.metadata.get("choices"),
+                default=argparse.SUPPRESS,
+                metavar=None if "choices" in field.metadata else "X",
+                help=f"{reason} (default: {said})",
+            )
+
+
+def assumptions_of(args: argparse.Namespace, option: str) -> Assumptions | RealBoxes:
+    """The assumptions of the world that `option` asks for, as far as they are given.
+
+    Raises:
+        UserError: assumptions of the other world are given, or values that cannot be.
+    """
+    names = {field.name for field in dataclasses.fields(WORLDS[option])}
+    others = {field.name for world in WORLDS.values() for field in dataclasses.fields(world)} - names
+    given = sorted(f"--{name.replace('_', '-')}" for name in others if hasattr(args, name))
+    if given:
+        raise UserError(f"{', '.join(given)} cannot be used with {option}: that world does not assume it.")
+    return WORLDS[option](**{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+
 def run(args: argparse.Namespace) -> None:
-    classes = read_classes(args.classes)
+    if (args.captions is None) == (args.annotations is None):
+        raise UserError("Give either --annotations DIR (real boxes) or --captions FILE (boxes are simulated, too).")
+    if args.annotations is not None and args.classes is not None:
+        raise UserError("--classes cannot be used with --annotations, which name their classes themselves.")
     splits = read_splits(args.split_ids) if args.split_ids else None
     counts = None
     if args.images is not None:
@@ -86,15 +145,22 @@ def run(args: argparse.Namespace) -> None:
         )
     elif args.val_images is not None or args.test_images is not None:
         raise UserError("--val-images and --test-images need --images N.")
-    assumptions = Assumptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Assumptions)})
     settings = Settings(args.seed, counts, args.regions, args.feature_dim, args.num_classes, args.dtype, args.shuffled)
-    manifest, made = simulate(
-        args.captions, args.out, settings, assumptions, classes, noun_lemma, splits=splits, workers=args.workers
-    )
+    if args.annotations is not None:
+        what, assumptions = "Captions, phrases and boxes are real, regions", assumptions_of(args, "--annotations")
+        manifest, made = simulate_annotated(
+            args.annotations, args.out, settings, assumptions, noun_lemma, splits=splits, workers=args.workers
+        )
+    else:
+        what, assumptions = "Boxes and features", assumptions_of(args, "--captions")
+        classes = read_classes(args.classes)
+        manifest, made = simulate(
+            args.captions, args.out, settings, assumptions, classes, noun_lemma, splits=splits, workers=args.workers
+        )
     found = ", ".join(f"{split} {counts['images']:,}" for split, counts in manifest["counts"].items())
     print(
         f"{'Made' if made else 'It was there already:'} {args.out}: images {found}; a region reaches (IoU > 0.5) "
-        f"{100 * manifest['reach']:.1f} % of the boxes.\nBoxes and features are simulated. Train with\n"
+        f"{100 * (manifest['reach'] or 0):.1f} % of the boxes.\n{what} are simulated. Train with\n"
         f"  --data {args.out} MODEL.VOCAB_SIZE {manifest['vocabulary_size']} MODEL.SS_ATTENTION.NUM_CLASSES "
         f"{manifest['num_classes']} MODEL.VISUAL_EMBED.IN_DIM {manifest['feature_dim']} "
         f"DATALOADER.MAX_FEAT_NUM {manifest['num_regions']}"

@@ -1,5 +1,6 @@
 """The whole simulated data set, small: files, the way through prepare, check and train, reuse, bad input."""
 
+import dataclasses
 import gzip
 import importlib.util
 import json
@@ -317,9 +318,33 @@ def test_the_command_says_what_is_wrong_and_ends_with_2(tool, captions, tmp_path
     assert "missed must be between 0 and 1" in capsys.readouterr().err
 
 
+def another_value(field):
+    """One that the assumption may have, other than its default."""
+    if "choices" in field.metadata:
+        return field.metadata["choices"][-1]
+    low, high = field.metadata["low"], field.metadata["high"]
+    tries = (type(field.default)(value) for value in (field.default / 2, field.default * 1.5, low + 0.01))
+    return next(value for value in tries if low <= value <= high and value != field.default)
+
+
 def test_every_assumption_is_an_option(tool):
-    args = tool.build_parser().parse_args(["--captions", "c", "--out", "o"])
-    assert Assumptions(**{name: getattr(args, name) for name in Assumptions.__dataclass_fields__}) == Assumptions()
+    for option, world in tool.WORLDS.items():
+        args = [option, "x", "--out", "o"]
+        assert tool.assumptions_of(tool.build_parser().parse_args(args), option) == world()
+        for field in dataclasses.fields(world):
+            value = another_value(field)
+            words = [*args, f"--{field.name.replace('_', '-')}", str(value)]
+            found = tool.assumptions_of(tool.build_parser().parse_args(words), option)
+            assert found == world(**{field.name: value}) != world(), field.name
+
+
+def test_assumptions_of_the_other_world_and_unclear_worlds_are_refused(tool, captions, tmp_path, capsys):
+    assert command(tool, captions, tmp_path / "data", "--distractors", "rim", "--jitter", "0.1") == 2
+    assert "--distractors cannot be used with --captions" in capsys.readouterr().err
+    assert command(tool, captions, tmp_path / "data", "--annotations", str(tmp_path)) == 2
+    assert "Give either --annotations DIR" in capsys.readouterr().err
+    assert tool.main(["--annotations", "a", "--classes", "c", "--out", str(tmp_path / "data")]) == 2
+    assert "--classes cannot be used with --annotations" in capsys.readouterr().err
 
 
 def test_real_captions_become_a_data_set(tool, shared_data, tmp_path, capsys):

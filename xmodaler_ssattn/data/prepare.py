@@ -23,6 +23,7 @@ from xmodaler_ssattn.data.annotations import (
     file_name,
     gvd_reference,
     json_list,
+    open_annotations,
 )
 from xmodaler_ssattn.data.classes import FALLBACK_RULE, read_classes
 from xmodaler_ssattn.data.entities import list_files
@@ -39,12 +40,13 @@ from xmodaler_ssattn.data.records import (
 )
 from xmodaler_ssattn.data.vocabulary import (
     MIN_COUNT,
+    UNK,
     Vocabulary,
     build_vocabulary,
     write_vocabulary,
 )
 from xmodaler_ssattn.errors import UserError, numbered
-from xmodaler_ssattn.files import atomic_path, write_json
+from xmodaler_ssattn.files import atomic_path, read_json, write_json
 from xmodaler_ssattn.progress import progress
 
 LONG_CAPTION = 20  # words; GVD cuts longer captions for training
@@ -203,6 +205,71 @@ def prepare_annotations(
     # The large files stand now; the small ones that belong to them follow at once.
     _write_side_files(report, words)
     return report
+
+
+def select_annotations(
+    source_dir: str | os.PathLike, out_dir: str | os.PathLike, chosen: Mapping[str, Sequence[int]]
+) -> PrepareReport:
+    """Write the part of an annotation folder that concerns some of its images, with the vocabulary of these images.
+
+    Args:
+        source_dir: a folder that ``prepare_annotations`` wrote.
+        out_dir: folder to write; files of the same name are replaced.
+        chosen: split -> image ids, in the order in which they are to stand.
+
+    Returns:
+        Counts and the vocabulary; boxes are counted once for each image that has them.
+
+    Raises:
+        UserError: a file is missing or bad, or lacks an image.
+    """
+    source_dir, out_dir = Path(source_dir), Path(out_dir)
+    lemmas = source_dir / "lemmas.json"
+    report = PrepareReport(out_dir, Vocabulary([UNK]), {split: Counter() for split in chosen})
+    report.planned = sum(map(len, chosen.values()))
+    counted: Counter[str] = Counter()
+    used: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        outputs = []
+        for split, ids in chosen.items():
+            header, images = open_annotations(source_dir / file_name(split), split)
+            report.gvd_identical = header["gvd_identical"]
+            wanted = set(ids)
+            records = {image["image_id"]: image for image in images if image["image_id"] in wanted}
+            references = _references(source_dir, split, wanted) if header["gvd_identical"] and split != "train" else {}
+            absent = sorted(wanted - records.keys())
+            if absent:
+                raise UserError(f"{source_dir / file_name(split)} lacks {len(absent)} images, e.g. {absent[:5]}.")
+            output = _SplitOutput(stack, out_dir, split, file_name(split), header, header["classes"])
+            for image_id in ids:
+                record = records[image_id]
+                tokens = [token for caption in record["captions"] for token in caption["tokens"]]
+                counted.update(tokens)
+                boxes = {
+                    tuple(box)
+                    for caption in record["captions"]
+                    for phrase in caption["phrases"]
+                    for box in phrase["boxes"]
+                }
+                loaded = Loaded(image_id, record, tokens, [], boxes=len(boxes))
+                output.add(loaded, references.get(image_id), report.counts[split])
+            report.boxed_phrases += output.boxed_phrases
+            used |= output.classes_used
+            outputs.append(output)
+        report.classes_used = len(used)
+        report.vocabulary = build_vocabulary(counted)
+        for output in outputs:
+            output.write_references()
+    write_vocabulary(out_dir / "vocabulary.txt", report.vocabulary)
+    if lemmas.is_file():
+        write_json(out_dir / lemmas.name, read_json(lemmas, "The table of lemmas"), indent=1)
+    return report
+
+
+def _references(folder: Path, split: str, wanted: Collection[int]) -> dict[int, Mapping[str, Any]]:
+    """image id -> its entry of the grounding references as published."""
+    content = read_json(folder / f"grounding_{split}.json", "The grounding references")
+    return {entry["image_id"]: entry for entry in content["annotations"] if entry["image_id"] in wanted}
 
 
 class _SplitOutput:

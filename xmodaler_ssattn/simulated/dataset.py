@@ -100,17 +100,12 @@ def simulate(
         "classes": list(classes),
         "settings": {**dataclasses.asdict(settings), "counts": [len(chosen[split]) for split in SPLITS]},
         "assumptions": dataclasses.asdict(assumptions),
-        "images_sha256": _hash_of(chosen),
+        "images_sha256": hash_of(chosen),
     }
-    found = _finished(out_dir, wanted)
+    found = finished(out_dir, wanted)
     if found is not None:
         return found, False
-    _check_sizes(settings, len(classes))
-    if settings.shuffled and min(map(len, chosen.values())) < 2:
-        raise UserError(
-            "--shuffled exchanges images within a split, so each split needs two at least; there are "
-            f"{[len(chosen[split]) for split in SPLITS]} in {', '.join(SPLITS)}."
-        )
+    check_sizes(settings, len(classes), chosen)
     lemma, names = functools.cache(lemma), frozenset(classes)
     # What people usually say is learnt from all training captions, so that it does not depend on how many are taken.
     everyone = (
@@ -135,11 +130,26 @@ def simulate(
         feature_dim=settings.feature_dim,
         num_classes=settings.num_classes,
     )
-    with _writable(out_dir) as folder:
+    with writable(out_dir) as folder:
         for name in (SENTENCES, ANNOTATIONS):
             (folder / name).mkdir()
         write_splits(folder, chosen)
-        reach = _write_images(folder, world, {image_id: talks[image_id] for image_id in ids}, settings.dtype, workers)
+        reached = []
+        written = write_regions(
+            folder / REGIONS,
+            world,
+            ids,
+            lambda image_id: make_image(world, image_id, talks[image_id]),
+            settings.dtype,
+            workers,
+            source=SOURCE,
+        )
+        for image_id, scene, regions in written:
+            write_official(folder, image_id, talks[image_id], scene)
+            if scene.mentioned:
+                overlap = iou(scene.boxes_px[: scene.mentioned], regions.boxes_px).max(axis=1)
+                reached.append(overlap[np.array(scene.boxed, dtype=bool)] > 0.5)
+        reach = float(np.concatenate(reached).mean()) if reached else 0.0
         prepared = prepare_annotations(
             folder,
             chosen,
@@ -168,7 +178,8 @@ def simulate(
     return manifest, True
 
 
-def _check_sizes(settings: Settings, named: int) -> None:
+def check_sizes(settings: Settings, named: int, chosen: Mapping[str, Sequence[int]]) -> None:
+    """Raise ``UserError`` for sizes that cannot be; `named` classes, `chosen` images of each split."""
     least = {"num_regions": 1, "feature_dim": 1, "num_classes": named + 1}
     raise_all(
         (
@@ -179,14 +190,19 @@ def _check_sizes(settings: Settings, named: int) -> None:
         ),
         "The simulated regions",
     )
+    if settings.shuffled and min(map(len, chosen.values())) < 2:
+        raise UserError(
+            "--shuffled exchanges images within a split, so each split needs two at least; there are "
+            f"{[len(chosen[split]) for split in SPLITS]} in {', '.join(SPLITS)}."
+        )
 
 
-def _hash_of(chosen: Mapping[str, Sequence[int]]) -> str:
+def hash_of(chosen: Mapping[str, Sequence[int]]) -> str:
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
-def _writable(out_dir: Path) -> Iterator[Path]:
+def writable(out_dir: Path) -> Iterator[Path]:
     try:
         if out_dir.is_dir() and not os.listdir(out_dir):
             out_dir.rmdir()  # an empty folder of the user's is as good as none
@@ -199,7 +215,7 @@ def _writable(out_dir: Path) -> Iterator[Path]:
         ) from error
 
 
-def _finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The manifest when the folder was made with these arguments and is complete, None when there is nothing.
 
     Raises:
@@ -233,44 +249,55 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
 
 
 # --- images, in one process or several ----------------------------------------------------------------
+Made = tuple[Scene, Regions]
+
+
 def make_image(world: World, image_id: int, talk: Talk) -> tuple[Scene, Regions]:
     """One image's objects and regions. Depends on the world, the id and the captions alone."""
     scene = make_scene(world, image_id, talk)
     return scene, make_regions(world, image_id, talk, scene)
 
 
-_job: tuple[World, Mapping[int, Talk], np.dtype] | None = None  # what a forked worker finds in its memory
+_job: tuple[Callable[[int], Made], np.dtype] | None = None  # what a forked worker finds in its memory
 
 
 def _work(image_id: int) -> tuple[int, Scene, Regions]:
-    world, talks, dtype = _job
-    scene, regions = make_image(world, image_id, talks[image_id])
+    make, dtype = _job
+    scene, regions = make(image_id)
     return image_id, scene, Regions(regions.boxes_px, regions.features.astype(dtype), regions.class_probs.astype(dtype))
 
 
-def _write_images(folder: Path, world: World, talks: Mapping[int, Talk], dtype: str, workers: int) -> float:
-    """Writes all images' files and regions.
+def write_regions(
+    path: Path,
+    world: World,
+    ids: Sequence[int],
+    make: Callable[[int], Made],
+    dtype: str,
+    workers: int,
+    *,
+    source: str,
+) -> Iterator[tuple[int, Scene, Regions]]:
+    """Write the region file, and give each image's id, objects and regions (in the file's dtype) as they are written.
 
-    Returns:
-        share of the mentioned objects with a box that a region overlaps by more than half (``Scene``'s boxes).
+    Args:
+        make: image id -> its objects and regions.
+        workers: processes; the result is the same.
     """
     global _job
-    reached = []
-    ids = list(talks)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(
             RegionWriter(
-                folder / REGIONS,
+                path,
                 ids,
                 world.num_regions,
                 world.feature_dim,
                 world.num_classes,
                 feature_dtype=dtype,
                 probs_dtype=dtype,
-                source=SOURCE,
+                source=source,
             )
         )
-        _job = (world, talks, np.dtype(dtype))
+        _job = (make, np.dtype(dtype))
         stack.callback(_forget)
         if workers > 1 and sys.platform == "linux":  # a fork shares captions and world without copying them
             pool = stack.enter_context(multiprocessing.get_context("fork").Pool(workers))
@@ -278,12 +305,8 @@ def _write_images(folder: Path, world: World, talks: Mapping[int, Talk], dtype: 
         else:
             made = map(_work, ids)
         for image_id, scene, regions in progress(made, len(ids), "simulating images"):
-            write_official(folder, image_id, talks[image_id], scene)
             writer.write(image_id, scene.width, scene.height, regions.boxes_px, regions.features, regions.class_probs)
-            if scene.mentioned:
-                overlap = iou(scene.boxes_px[: scene.mentioned], regions.boxes_px).max(axis=1)
-                reached.append(overlap[np.array(scene.boxed, dtype=bool)] > 0.5)
-    return float(np.concatenate(reached).mean()) if reached else 0.0
+            yield image_id, scene, regions
 
 
 def _forget() -> None:

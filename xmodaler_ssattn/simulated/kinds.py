@@ -27,6 +27,7 @@ MALE = "man guy male gentleman groom father cowboy policeman fireman"
 FEMALE = "woman lady female bride mother"
 CHILD = "child kid toddler baby infant student"
 BOY, GIRL = "boy son", "girl daughter"
+GROUPS = "people group crowd couple family team band crew audience class"
 ANYBODY = (
     "person someone individual adult teenager friend player worker singer racer runner athlete dancer musician "
     "guitarist drummer performer officer firefighter soldier doctor teacher chef driver rider biker cyclist "
@@ -38,7 +39,7 @@ ANYBODY = (
 KINDS: tuple[Kind, ...] = (
     _kind("people", 0.14, 0.55, 0.5, f"{MALE} {FEMALE} {BOY} {GIRL} {ANYBODY}"),
     _kind("people", 0.10, 0.60, 0.6, CHILD),
-    _kind("people", 0.24, 0.55, 1.4, "people group crowd couple family team band crew audience class"),
+    _kind("people", 0.24, 0.55, 1.4, GROUPS),
     _kind(
         "clothing",
         0.045,

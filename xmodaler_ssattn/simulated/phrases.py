@@ -159,6 +159,13 @@ def _reach_back(words: Sequence[str], head: int, free: int) -> tuple[int, tuple[
                 break
     if words[start] == "'s":
         start += 1
-    return start, tuple(
-        word for word in words[start:head] if word in _NUMBERS or (not is_grammar(word) and word not in _COLLECTIVES)
+    return start, describing_words(words[start:head])
+
+
+def describing_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Of the lower-cased words before an object's noun, those that describe the object."""
+    return tuple(
+        word
+        for word in words
+        if word[:1].isalnum() and (word in _NUMBERS or (not is_grammar(word) and word not in _COLLECTIVES))
     )

@@ -15,6 +15,7 @@ import numpy as np
 from xmodaler_ssattn.boxes import area as area_of
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.simulated.captions import Talk
+from xmodaler_ssattn.simulated.parameters import Common
 from xmodaler_ssattn.simulated.scene import MIN_AREA, MIN_SIDE_PX, Scene
 from xmodaler_ssattn.simulated.world import World, generator
 
@@ -40,16 +41,26 @@ class Regions:
 
 
 def make_regions(world: World, image_id: int, talk: Talk, scene: Scene) -> Regions:
-    """The regions of an image."""
+    """The regions of an image of the world of captions."""
+    return regions_of(
+        world, image_id, talk.others, scene, propose(world, scene, generator(world.seed, "boxes", image_id))
+    )
+
+
+def regions_of(world: World, image_id: int, others: Mapping[str, float], scene: Scene, boxes: np.ndarray) -> Regions:
+    """What the proposed boxes (K, 4) show.
+
+    Args:
+        others: word of the captions that describes no object -> share of the captions that have it.
+    """
     a = world.assumptions
-    boxes = propose(world, scene, generator(world.seed, "boxes", image_id))
     shows = shares(iou(boxes, scene.boxes_px), a.visibility_power, a.dominance_power)
     area = np.maximum(area_of(boxes) / (scene.width * scene.height), MIN_AREA)
     confusion = np.clip((area / _REFERENCE_AREA) ** -a.size_confusion, *_CONFUSION_RANGE).astype(np.float32)[:, None]
     probs = class_probs(
         world, shows @ world.detector_vectors[scene.columns], confusion, generator(world.seed, "classes", image_id)
     )
-    features = look(world, talk, scene, shows, confusion, generator(world.seed, "features", image_id))
+    features = look(world, others, scene, boxes, shows, confusion, generator(world.seed, "features", image_id))
     order = np.argsort(-probs[:, 1:].max(axis=1), kind="stable")
     return Regions(boxes[order].astype(np.float32), features[order], probs[order])
 
@@ -85,23 +96,23 @@ def propose(world: World, scene: Scene, rng: np.random.Generator) -> np.ndarray:
         which, what = np.zeros(rest, dtype=int), np.full(rest, 2)
     boxes = np.concatenate(
         [
-            _jitter(objects[best], a.jitter, rng),
-            _jitter(objects[which[what == 0]], a.loose_jitter, rng),
-            _part(objects[which[what == 1]], rng),
-            _background(int((what == 2).sum()), scene, rng),
+            jittered(objects[best], a.jitter, rng),
+            jittered(objects[which[what == 0]], a.loose_jitter, rng),
+            parts(objects[which[what == 1]], rng),
+            background(int((what == 2).sum()), scene, rng),
         ]
     )
-    return rng.permutation(_inside(boxes, scene.width, scene.height))
+    return rng.permutation(inside(boxes, scene.width, scene.height))
 
 
-def _jitter(boxes: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:
+def jittered(boxes: np.ndarray, spread: float | np.ndarray, rng: np.random.Generator) -> np.ndarray:
     sides, centres = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
     centres = centres + spread * rng.standard_normal(centres.shape) * sides
     sides = sides * np.exp(spread * rng.standard_normal(sides.shape))
     return np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
 
 
-def _part(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def parts(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A piece of each box: 0.35 to 0.7 of each side, anywhere in it."""
     sides = boxes[:, 2:] - boxes[:, :2]
     kept = rng.uniform(0.35, 0.7, sides.shape)
@@ -109,7 +120,7 @@ def _part(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([corner, corner + kept * sides], axis=1)
 
 
-def _background(count: int, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def background(count: int, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     area = np.exp(np.log(_BACKGROUND_AREA) + _BACKGROUND_SPREAD * rng.standard_normal(count))
     area = np.clip(area, MIN_AREA, 0.6) * scene.width * scene.height
     wide = np.sqrt(area * np.exp(_BACKGROUND_ASPECT_SPREAD * rng.standard_normal(count)))
@@ -118,7 +129,7 @@ def _background(count: int, scene: Scene, rng: np.random.Generator) -> np.ndarra
     return np.concatenate([corner, corner + sides], axis=1)
 
 
-def _inside(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+def inside(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     """Whole pixels, inside the picture, with sides of MIN_SIDE_PX at least."""
     size = np.array([width, height], dtype=float)
     low = np.clip(np.rint(boxes[:, :2]), 0, size - MIN_SIDE_PX)
@@ -144,9 +155,15 @@ def class_probs(world: World, match: np.ndarray, confusion: np.ndarray, rng: np.
 
 
 def look(
-    world: World, talk: Talk, scene: Scene, shows: np.ndarray, confusion: np.ndarray, rng: np.random.Generator
+    world: World,
+    others: Mapping[str, float],
+    scene: Scene,
+    boxes: np.ndarray,
+    shows: np.ndarray,
+    confusion: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """V, (K, D) float32: relu of a random projection of the latent numbers
+    """V, (K, D) float32: relu(projection of the latent numbers + bias)^power, of a given norm; a latent vector is
 
     class vectors + adjectives of the objects that the region shows + scene vector + noise.
     """
@@ -154,10 +171,44 @@ def look(
     objects = world.class_vectors[scene.columns].copy()
     for row, words in enumerate(scene.modifiers):
         objects[row] += a.adjective_weight * _mean_direction(world, {word: words.count(word) for word in words})
-    around = a.scene_weight * _mean_direction(world, talk.others)
+    around = a.scene_weight * _mean_direction(world, others)
     noise = rng.standard_normal((len(shows), a.latent_dim), dtype=np.float32)
+    if a.feature_overlap:
+        common = common_noise(boxes / ((scene.width, scene.height) * 2), a, rng)
+        noise = np.sqrt(np.float32(1 - a.feature_overlap)) * noise + np.sqrt(np.float32(a.feature_overlap)) * common
     latent = shows @ objects + around + np.float32(a.feature_noise) * confusion * noise
-    return np.maximum(latent @ world.projection, 0)
+    if a.feature_evenness:
+        usual = np.sqrt(a.latent_dim * a.feature_noise**2 + 1)
+        latent *= (usual / np.linalg.norm(latent, axis=1, keepdims=True)) ** np.float32(a.feature_evenness)
+    seen = latent @ world.projection
+    log_area = np.log(np.maximum(area_of(boxes) / (scene.width * scene.height), MIN_AREA) / _REFERENCE_AREA)
+    of_region = rng.standard_normal((2, len(shows)))
+    bias = a.feature_bias + a.feature_bias_area * log_area + a.feature_bias_noise * of_region[0]
+    seen = np.maximum(seen + bias.astype(np.float32)[:, None], 0) ** np.float32(a.feature_power)
+    if a.feature_norm:
+        norm = a.feature_norm * np.sqrt(world.feature_dim)
+        norm = norm * np.exp(a.feature_norm_noise * of_region[1] + a.feature_norm_area * log_area)
+        length = np.maximum(np.linalg.norm(seen, axis=1), np.finfo(np.float32).tiny)
+        seen = seen * (norm / length).astype(np.float32)[:, None]
+    return seen
+
+
+def common_noise(boxes_01: np.ndarray, a: Common, rng: np.random.Generator) -> np.ndarray:
+    """(K, 4) boxes in fractions -> (K, L) float32 normal numbers that regions have in common as far as they overlap.
+
+    The correlation of two regions is the overlap of their bells: per axis, with centres m and deviations s,
+    sqrt(2 s1 s2 / (s1^2 + s2^2)) exp(-(m1 - m2)^2 / (4 (s1^2 + s2^2))); equal boxes have 1.
+    """
+    correlation = np.ones((len(boxes_01), len(boxes_01)))
+    for axis in (0, 1):
+        low, high = boxes_01[:, axis], boxes_01[:, axis + 2]
+        centre, spread = (low + high) / 2, a.feature_window * (high - low)
+        total = spread[:, None] ** 2 + spread[None, :] ** 2
+        distance = (centre[:, None] - centre[None, :]) ** 2
+        correlation *= np.sqrt(2 * spread[:, None] * spread[None, :] / total) * np.exp(-distance / (4 * total))
+    correlation[np.diag_indices_from(correlation)] += 1e-6  # boxes may be equal
+    root = np.linalg.cholesky(correlation)
+    return (root @ rng.standard_normal((len(boxes_01), a.latent_dim))).astype(np.float32)
 
 
 def _mean_direction(world: World, weights: Mapping[str, float]) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from xmodaler_ssattn.simulated.captions import Habits
 from xmodaler_ssattn.simulated.kinds import KIN, kin_of, kind_of
-from xmodaler_ssattn.simulated.parameters import Assumptions
+from xmodaler_ssattn.simulated.parameters import Common
 
 # A class of which `kinds` says nothing: median area, spread of log area, height of the centre and its spread.
 _OTHER_AREA, _OTHER_AREA_SPREAD, _OTHER_HEIGHT, _OTHER_HEIGHT_SPREAD, _OTHER_ASPECT_SPREAD = 0.03, 0.7, 0.56, 0.12, 0.3
@@ -35,11 +35,11 @@ class World:
         detector_vectors: (C, M) float32, for the class probabilities; row 0 is zero.
         word_vectors: word -> (L,) float32 of length 1.
         projection: (L, D) float32.
-        unmentioned_chance: (C,) float64, sums to 1: classes of objects that no caption mentions.
-        habits: of the captions.
+        unmentioned_chance: (C,) float64, sums to 1: classes of objects that no caption mentions; None without habits.
+        habits: of the captions; None in the world of real boxes, which takes such objects from other pictures.
     """
 
-    assumptions: Assumptions
+    assumptions: Common
     seed: int
     num_regions: int
     feature_dim: int
@@ -52,8 +52,8 @@ class World:
     detector_vectors: np.ndarray
     word_vectors: Mapping[str, np.ndarray]
     projection: np.ndarray
-    unmentioned_chance: np.ndarray
-    habits: Habits
+    unmentioned_chance: np.ndarray | None
+    habits: Habits | None
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:
@@ -63,11 +63,11 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 def make_world(
-    assumptions: Assumptions,
+    assumptions: Common,
     seed: int,
     classes: Sequence[str],
     words: Iterable[str],
-    habits: Habits,
+    habits: Habits | None,
     *,
     num_regions: int,
     feature_dim: int,
@@ -83,7 +83,7 @@ def make_world(
     names = [*classes, *(f"unnamed class {number}" for number in range(len(classes) + 1, num_classes))]
     usual = np.array([_usual(seed, name) for name in names]).reshape(-1, 3)
     a = assumptions
-    chance = _unmentioned_chance(a, classes, habits, num_classes)
+    chance = None if habits is None else _unmentioned_chance(a, classes, habits, num_classes)
     return World(
         a,
         seed,
@@ -134,7 +134,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def _unmentioned_chance(a: Assumptions, classes: Sequence[str], habits: Habits, num_classes: int) -> np.ndarray:
+def _unmentioned_chance(a: Common, classes: Sequence[str], habits: Habits, num_classes: int) -> np.ndarray:
     chance = np.zeros(num_classes)
     mentions = np.array([habits.mentions.get(name, 0) for name in classes], dtype=float)
     named = np.maximum(mentions, 1.0) ** -a.unmentioned_rarity

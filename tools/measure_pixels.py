@@ -1,0 +1,85 @@
+"""What do the features of a region file look like? Likeness by overlap, norms, zeros, how certain the detector is.
+
+    python tools/measure_pixels.py --lxmert train2014_obj36.tsv      real regions, columns of LXMERT
+    python tools/measure_pixels.py --regions data/simulated/regions.h5 [--images 200]
+
+Prints numbers beside those of the 360 real Bottom-Up regions that the simulation is calibrated by. LXMERT's columns
+hold the probability of the best class and not the whole distribution, so that of c only this can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from xmodaler_ssattn.data.convert.lxmert_tsv import LxmertTsv
+from xmodaler_ssattn.data.pixels import BOTTOM_UP, Described, describe
+from xmodaler_ssattn.data.regions import RegionStore
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import write_json
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--regions", metavar="FILE", help="a region file of this project")
+    source.add_argument("--lxmert", metavar="FILE", nargs="+", help="tsv files with the columns of LXMERT")
+    parser.add_argument("--images", type=int, default=200, metavar="N", help="at most so many images (default: 200)")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    return parser
+
+
+def read_lxmert(paths: list[str], most: int) -> list[Described]:
+    pack = LxmertTsv(paths)
+    if pack.problems:
+        raise UserError("\n".join(pack.problems))
+    images = [pack.read(image_id) for image_id in pack.ids()[:most]]
+    return [Described(image.boxes_px, image.width, image.height, image.features, image.scores) for image in images]
+
+
+def read_regions(path: str, most: int) -> list[Described]:
+    store = RegionStore(path)
+    found = []
+    for image_id in store.ids[:most].tolist():
+        image = store.read(image_id)
+        probs = image.class_probs
+        best = None if probs is None else np.asarray(probs, dtype=np.float32)[:, 1:].max(axis=1)
+        found.append(Described(image.boxes_px, image.width, image.height, image.features, best))
+    return found
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.images < 1:
+        raise UserError(f"--images must be at least 1, got {args.images}.")
+    images = read_lxmert(args.lxmert, args.images) if args.lxmert else read_regions(args.regions, args.images)
+    if not images:
+        raise UserError("There is no image to measure.")
+    found = describe(images)
+    print("| | here | Bottom-Up, 360 real regions |\n|---|---|---|")
+    for name, value in found.items():
+        real = BOTTOM_UP[name]
+        if isinstance(value, dict):
+            for key in value:
+                print(f"| {name} {key} | {value[key]} | {real[key]} |")
+        else:
+            print(f"| {name} | {value} | {real} |")
+    if args.json:
+        write_json(Path(args.json), found, indent=1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        run(build_parser().parse_args(argv))
+    except UserError as error:
+        print(f"measure_pixels: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
