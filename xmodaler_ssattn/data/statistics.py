@@ -173,7 +173,7 @@ def _of_area(log_area: np.ndarray, mentions: np.ndarray, early: np.ndarray, labe
     if not len(label):
         return dict.fromkeys(names, math.nan)
     area_in, mentions_in, early_in = (_within(values, label) for values in (log_area, mentions, early))
-    (slope,), left = _regress(area_in, mentions_in)
+    _, left = _regress(area_in, mentions_in)
     total = float(np.mean(area_in**2))
     explained = 1 - float(np.mean(left**2)) / total if total > 0 else math.nan
     (_, rise), _ = _regress(area_in, mentions_in, early_in)
