@@ -168,9 +168,9 @@ def _plain(value: Any) -> Any:
     return None if value != value else value
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     try:
-        run(build_parser().parse_args())
+        run(build_parser().parse_args(argv))
     except UserError as error:
         print(f"describe_data: error: {error}", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn.boxes import area, iou
+from xmodaler_ssattn.boxes import area
 from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
 from xmodaler_ssattn.evaluation.grounding import (
     GENERATED_SCORES,
@@ -32,10 +32,10 @@ from xmodaler_ssattn.evaluation.places import accuracy_by_place
 
 RANDOM, CENTRAL, WHOLE, LARGEST = "random region", "most central region", "whole picture", "largest region"
 DETECTOR, LARGEST_DETECTED = "detector alone", "largest region x detector"
-PERFECT, OWN = "perfect attention", "own boxes"
-RULES = (RANDOM, CENTRAL, WHOLE, LARGEST, DETECTOR, LARGEST_DETECTED, PERFECT, OWN)
-CEILINGS = (PERFECT, OWN)
-WITHOUT_REGIONS = (WHOLE, OWN)
+PERFECT, ANNOTATED = "perfect attention", "annotated boxes"
+RULES = (RANDOM, CENTRAL, WHOLE, LARGEST, DETECTOR, LARGEST_DETECTED, PERFECT, ANNOTATED)
+CEILINGS = (PERFECT, ANNOTATED)
+WITHOUT_REGIONS = (WHOLE, ANNOTATED)
 WITH_CLASSES = (DETECTOR, LARGEST_DETECTED)
 
 
@@ -72,7 +72,7 @@ def choose(
       column names the class or the regions have no class probabilities.
     * "largest region x detector": the largest product of the two.
     * "perfect attention": the region with the largest overlap with the annotated box.
-    * "own boxes": the annotated box.
+    * "annotated boxes": the annotated box.
 
     Args:
         columns: of the class probabilities that name the word's class.
@@ -82,7 +82,7 @@ def choose(
     """
     if rule == WHOLE:
         return [0, 0, image.width - 1, image.height - 1]
-    if rule == OWN:
+    if rule == ANNOTATED:
         return box_px
     regions = np.asarray(image.boxes_px, dtype=np.float64).reshape(-1, 4)
     if not len(regions):
@@ -95,13 +95,18 @@ def choose(
     if rule == LARGEST:
         return regions[area(regions).argmax()]
     if rule == PERFECT:
-        return regions[iou(np.asarray([box_px]), regions)[0].argmax()]
+        return regions[_overlap(regions, box_px).argmax()]
     if rule not in WITH_CLASSES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
     if image.class_probs is None or not len(columns):
         return None
     score = np.asarray(image.class_probs, dtype=np.float64)[:, list(columns)].sum(axis=1)
     return regions[(score * area(regions) if rule == LARGEST_DETECTED else score).argmax()]
+
+
+def _overlap(regions_px: np.ndarray, box_px: Sequence[float]) -> np.ndarray:
+    """(K,) the metric's overlap of each region with an annotated box."""
+    return iou_gvd(regions_px, np.tile(np.asarray(box_px, dtype=np.float32), (len(regions_px), 1)))
 
 
 Predictions = dict[str, list[dict[str, list]]]
@@ -147,8 +152,7 @@ def share_of_right_regions(reference: Sequence[Mapping[str, Any]], image_of: Cal
     for record in reference:
         regions = np.asarray(image_of(int(record["image_id"])).boxes_px, dtype=np.float32).reshape(-1, 4)
         for box in (box for caption in record["captions"] for box in caption["process_bnd_box"]):
-            overlap = iou_gvd(regions, np.tile(np.asarray(box, dtype=np.float32), (len(regions), 1)))
-            shares.append(float(np.mean(overlap > IOU_THRESHOLD)) if len(regions) else 0.0)
+            shares.append(float(np.mean(_overlap(regions, box) > IOU_THRESHOLD)) if len(regions) else 0.0)
     return np.array(shares)
 
 

@@ -56,7 +56,7 @@ def read_floors(
         unknown = [image_id for image_id, size in sizes.items() if size is None]
         if unknown:
             raise UserError(
-                f"{folder / f'grounding_{split}.json'}: {len(unknown)} images have no image_size, e.g. {unknown[:5]}, "
+                f"{folder / f'grounding_{split}.json'}: {len(unknown)} of {len(sizes)} images have no image_size, e.g. {unknown[:5]}, "
                 f"and there is no {path.name} to take it from."
             )
         found = floors_and_ceilings(

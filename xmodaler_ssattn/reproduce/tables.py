@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xmodaler_ssattn.evaluation.floors import CEILINGS, OWN
+from xmodaler_ssattn.evaluation.floors import ANNOTATED, CEILINGS
 from xmodaler_ssattn.reproduce.jobs import DONE
 from xmodaler_ssattn.reproduce.plan import (
     ACCURACY,
@@ -167,7 +167,7 @@ def _places(summary: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     for rule, scores in summary.get("floors", {}).get("rules", {}).items():
-        if rule != OWN:
+        if rule != ANNOTATED:
             found[floor_label(rule)] = {
                 name: {"words": group["words"], "mean": 100 * group["accuracy"], "deviation": None}
                 for name, group in scores["places"].items()
