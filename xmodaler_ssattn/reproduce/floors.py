@@ -56,8 +56,8 @@ def read_floors(
         unknown = [image_id for image_id, size in sizes.items() if size is None]
         if unknown:
             raise UserError(
-                f"{folder / f'grounding_{split}.json'}: {len(unknown)} of {len(sizes)} images have no image_size, e.g. {unknown[:5]}, "
-                f"and there is no {path.name} to take it from."
+                f"{folder / f'grounding_{split}.json'}: {len(unknown)} of {len(sizes)} images have no image_size, e.g. "
+                f"{unknown[:5]}, and there is no {path.name} to take it from."
             )
         found = floors_and_ceilings(
             reference.images, lambda i: ImageBoxes(*sizes[i], ()), lemmas, {}, WITHOUT_REGIONS
