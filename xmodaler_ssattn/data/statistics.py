@@ -62,7 +62,7 @@ class _Object:
     places: list[int] = field(default_factory=list)  # in each caption that mentions it
 
 
-def objects_of(image: Mapping[str, Any]) -> list[_Object]:
+def _objects_of(image: Mapping[str, Any]) -> list[_Object]:
     """The objects of one image of an annotation file, in the order in which they are first mentioned."""
     found: dict[Any, _Object] = {}
     for caption in image["captions"]:
@@ -92,7 +92,7 @@ def read_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
     totals = dict.fromkeys(("images", "captions", "phrases", "words", "drawn"), 0)
     labels: dict[str, int] = {}
     for number, image in enumerate(images):
-        found = objects_of(image)
+        found = _objects_of(image)
         totals["images"] += 1
         totals["captions"] += len(image["captions"])
         totals["phrases"] += sum(len(caption["phrases"]) for caption in image["captions"])

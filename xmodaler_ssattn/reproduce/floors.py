@@ -21,6 +21,7 @@ from xmodaler_ssattn.evaluation.floors import (
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.reproduce.collecting import public
 from xmodaler_ssattn.reproduce.settings import DataFolder
 
 REGIONS = "regions.h5"
@@ -104,4 +105,4 @@ def kept_floors(data: DataFolder, summary: Path) -> dict[str, Any]:
     try:
         return {"of": of, **read_floors(data.path)}
     except UserError as error:
-        return {"of": None, "rules": {}, "notes": [f"No floors and ceilings: {error}"]}
+        return {"of": None, "rules": {}, "notes": [public(f"No floors and ceilings: {error}")]}
