@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
-from xmodaler_ssattn.data.probe import STEPS, covered_objects, report, report_talked_about, talked_about
-from xmodaler_ssattn.data.regions import RegionStore
+from xmodaler_ssattn.data.probe import STEPS, probe_folder
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import write_json
-
-ALL_REGIONS_OF = 8  # one image of so many gives all its regions to the second probe: 36 each are plenty
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,28 +40,13 @@ def run(args: argparse.Namespace) -> None:
     for name in ("images", "steps"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
-    folder = Path(args.data)
-    store = RegionStore(args.regions or folder / "regions.h5")
-    objects, regions = {}, {}
-    classes: list[str] = []
-    for split in SPLITS:
-        header, images = open_annotations(folder / file_name(split), split)
-        classes = header["classes"]
-        images = [image for image in islice(images, args.images) if image["image_id"] in store]
-        objects[split] = covered_objects(store, images, classes)
-        regions[split] = talked_about(store, images[: max(1, args.images // ALL_REGIONS_OF)])
-        count = len(objects[split].labels)
-        print(f"{split}: {len(images):,} images, {count:,} objects with a region over them", flush=True)
-        if not count:
-            raise UserError(f"{folder / file_name(split)}: no annotated object of these images has a region over it.")
-    which = report(*(objects[split] for split in SPLITS), classes, args.steps)
-    about = report_talked_about(*(regions[split] for split in SPLITS), args.steps)
+    found = probe_folder(args.data, args.regions, args.images, args.steps, lambda text: print(text, flush=True))
     print("\nWhich object is it? Accuracy in percent.\n")
-    print_table(which)
+    print_table(found["class"])
     print("\nIs it talked about? AUC in percent (50: no better than chance).\n")
-    print_table(about)
+    print_table(found["talked_about"])
     if args.json:
-        write_json(Path(args.json), {"class": which, "talked_about": about}, indent=1)
+        write_json(Path(args.json), found, indent=1)
 
 
 def print_table(found: dict[str, float]) -> None:

@@ -33,7 +33,9 @@ common:
 rows:
   full:
     config: {ROWS}/ss_attn.yaml
-    evaluations: {{alpha: {{INFERENCE.GROUND_BY: alpha}}, shuffled: {{DATALOADER.REGIONS: '{{data}}/none.h5'}}}}
+    evaluations:
+      alpha: {{INFERENCE.GROUND_BY: alpha, INFERENCE.GT_ATTENTION: true}}
+      shuffled: {{DATALOADER.REGIONS: '{{data}}/none.h5'}}
   nan:
     config: {ROWS}/updown.yaml
     set: {{SOLVER.BASE_LR: 1.0e+38}}
@@ -126,7 +128,13 @@ def test_what_is_bad_is_reported_and_the_rest_goes_on(place, stopped, resumed):
     assert full.endswith("| 1/1 |")  # its best weights were scored all the same
     assert "| nan | 0 | diverged |" in text and "| gone | 0 | no config |" in text
     assert "| gamma is above alpha | full/alpha -> full | F1_loc |" in text
+    # The reference captions were forced with alpha; the floors are those of the drawn data.
+    sits = text[text.index("## Where the accuracy sits") :]
+    assert (
+        "| full / alpha |" in sits and "| floor: largest region |" in sits and "| ceiling: perfect attention |" in sits
+    )
     summary = (place / "out" / "summary.json").read_text()
+    assert json.loads(summary)["floors"]["rules"]["largest region"]["attention_accuracy"] > 0
     assert json.loads(summary)["rows"]["full"]["seeds"]["0"]["best_epoch"] >= 1
     assert str(place) not in summary and str(place) not in text
 

@@ -83,9 +83,11 @@ def test_forced_captions_have_their_accuracy_resampled(tmp_path):
     # Both images, the first twice or the second twice: 1/2, 1 or 0. The generated captions are right everywhere.
     assert sorted(set(scored.replicates["attention_accuracy"])) == [0.0, 0.5, 1.0]
     assert set(scored.replicates["F1_loc_per_sentence"]) == {1.0} == set(scored.replicates["F1_all"])
+    assert scored.places["people, 1st"] == {"words": 2, "accuracy": 0.5}
     assert scored.scores["attention_accuracy"] == 0.5 and scored.images["grounding"].tolist() == [1, 2]
     unforced = Results((ImageResult(1, caption), ImageResult(2, caption)), results.object_words, results.header)
     assert "attention_accuracy" not in score_grounding(unforced, tmp_path).replicates
+    assert score_grounding(unforced, tmp_path).places == {}
 
 
 def test_replicates_are_written_and_read_back_without_the_rows(tmp_path):

@@ -209,6 +209,57 @@ def test_a_second_stage_waits_for_the_best_weights_of_its_first(study):
     assert next_job(study, [second], {other: None}) == second  # its first stage is not of this call
 
 
+FLOORS = {
+    "of": ["a", "b"], "notes": ["The class probabilities name the class of 90.0 % of the annotated words."],
+    "rules": {
+        rule: {"F1_all": 0.05, "F1_loc": 0.1, "attention_accuracy": 0.25, "word_accuracy": 0.5,
+               "places": {"all": {"words": 3, "accuracy": 0.5}, "1st": {"words": 2, "accuracy": 0.75}}}
+        for rule in ("largest region", "annotated boxes")
+    },
+}  # fmt: skip
+
+
+def test_floors_and_ceilings_stand_under_the_tables_of_grounding_scores(study):
+    put(study, "updown", 0, 0.60, 0.10)
+    summary = collect(study, FLOORS)
+    text = markdown(study.plan, json.loads(as_text(summary)), "")
+    # Table 1 has C, S, F1_loc; the table of greedy captions has no grounding score; that of full/alpha has acc, too.
+    assert line(text, "| floor: largest region |") == "| floor: largest region |  |  | 10.00 |  |"
+    assert line(text, "| ceiling: annotated boxes |") == "| ceiling: annotated boxes |  |  | 10.00 |  |"
+    assert (
+        line(text, "| floor: largest region |", 2)
+        == "| floor: largest region |  |  |  |  |  | 5.00 | 10.00 | 25.00 |  |"
+    )
+    assert text.count("| floor: largest region |") == 3
+    assert "## Floors and ceilings" in text and "90.0 % of the annotated words" in text
+    assert summary["floors"] == FLOORS
+
+
+def test_a_data_set_without_floors_has_the_reason_and_no_rows(study):
+    put(study, "updown", 0, 0.60, 0.10)
+    text = markdown(study.plan, collect(study, {"of": None, "rules": {}, "notes": ["No floors: why."]}), "")
+    assert "No floors: why." in text and "| floor:" not in text
+    assert "Floors" not in markdown(study.plan, collect(study), "")
+
+
+def test_where_the_accuracy_sits_is_averaged_over_the_seeds(study):
+    put(study, "updown", 0, 0.60, 0.10)
+    for seed, accuracy in ((0, 0.4), (1, 0.6)):
+        put(study, "full", seed, 0.60, 0.10)
+        folder = Job("full", seed).folder(study.out)
+        record = json.loads((folder / "run.json").read_text())
+        record["evaluations"]["alpha"]["places"] = {
+            "all": {"words": 3, "accuracy": accuracy}, "1st": {"words": 2, "accuracy": 1.0},
+        }  # fmt: skip
+        (folder / "run.json").write_text(json.dumps(record))
+    text = markdown(study.plan, json.loads(as_text(collect(study, FLOORS))), "")
+    assert "## Where the accuracy sits" in text
+    assert line(text, "| annotated words |") == "| annotated words | 3 | 2 |"
+    assert line(text, "| full / alpha | 50") == "| full / alpha | 50.00 ± 14.14 | 100.00 ± 0.00 |"
+    assert line(text, "| floor: largest region |", 3) == "| floor: largest region | 50.00 | 75.00 |"
+    assert text.count("| ceiling: annotated boxes |") == 3  # it is right everywhere, so not there
+
+
 def test_cells():
     assert cell(None) == "n/a" and cell({"mean": None, "deviation": None}, 3.0) == "n/a (3.0)"
     assert cell({"mean": 1.234, "deviation": None}) == "1.23"

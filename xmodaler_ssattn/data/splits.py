@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,3 +109,8 @@ def read_unrelated(path: str | os.PathLike) -> dict[int, set[int]]:
             found.setdefault(image_id, set()).add(sentence - 1)
     raise_all(problems, str(path))
     return found
+
+
+def image_rank(seed: int, image_id: int) -> bytes:
+    """The place of an image in a fixed random order, to be compared: the first n of fewer are among those of more."""
+    return hashlib.blake2b(f"{seed}/{image_id}".encode(), digest_size=8).digest()

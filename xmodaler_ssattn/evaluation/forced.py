@@ -25,6 +25,7 @@ class ForcedMatches:
         image_ids: the reference's images, in its order.
         image: (n,) int64, row of the image in the reference.
         label: (n,) int64, index into ``classes``.
+        place: (n,) int64, how many annotated words stand before it in its caption.
         hit: (n,) bool, whether the predicted box overlaps the annotated one by more than 0.5.
         missing: ids of reference images without prediction.
     """
@@ -33,6 +34,7 @@ class ForcedMatches:
     image_ids: tuple[int, ...]
     image: np.ndarray
     label: np.ndarray
+    place: np.ndarray
     hit: np.ndarray
     missing: tuple[int, ...]
 
@@ -53,7 +55,7 @@ def match_forced(
         UserError: an image whose number of sentences is not its number of reference captions.
     """
     labels: dict[str, int] = {}
-    rows: list[tuple[int, int]] = []
+    rows: list[tuple[int, int, int]] = []
     compared: list[int] = []
     predicted_px: list[Sequence[float]] = []
     reference_px: list[Sequence[float]] = []
@@ -73,17 +75,18 @@ def match_forced(
             if sentences is not None:
                 for position, box in zip(sentences[number]["idx_in_sent"], sentences[number]["bbox"]):
                     at.setdefault(position, box)
+            place = {position: number for number, position in enumerate(sorted(caption["process_idx"]))}
             for position, name, box in zip(caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]):
                 if position in at:
                     compared.append(len(rows))
                     predicted_px.append(at[position])
                     reference_px.append(box)
-                rows.append((image, labels.setdefault(name, len(labels))))
-    table = np.array(rows, dtype=np.int64).reshape(-1, 2)
+                rows.append((image, labels.setdefault(name, len(labels)), place[position]))
+    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     hit = np.zeros(len(rows), dtype=bool)
     hit[compared] = iou_gvd(predicted_px, reference_px) > IOU_THRESHOLD
     ids = tuple(record["image_id"] for record in reference)
-    return ForcedMatches(tuple(labels), ids, table[:, 0], table[:, 1], hit, tuple(missing))
+    return ForcedMatches(tuple(labels), ids, table[:, 0], table[:, 1], table[:, 2], hit, tuple(missing))
 
 
 def attention_accuracy(

@@ -24,10 +24,13 @@ NO_BEST = "no epoch has a CIDEr on val, so the last weights stand for the best"
 RUN_KEYS = ("status", "reason", "config_sha256", "host", "seconds", "best_epoch")
 
 
-def collect(study: Study) -> dict[str, Any]:
+def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The summary: every run of the plan (also those that are not there), means, orderings, comparisons.
 
     A seed that the plan does not name counts, too, when its folder is there.
+
+    Args:
+        floors: of the data, see ``floors.kept_floors``; kept as they are.
     """
     seeds_of = {name: _seeds(study.out / name, row.seeds) for name, row in study.plan.rows.items()}
     runs = {(name, seed): _run(study, jobs.Job(name, seed)) for name, seeds in seeds_of.items() for seed in seeds}
@@ -37,6 +40,7 @@ def collect(study: Study) -> dict[str, Any]:
         rows[name] = {
             "label": row.label, "note": row.note, "of": row.of, "paper": dict(row.paper), "set": dict(row.set),
             "seeds": seeds, "evaluations": {e: _spread(e, seeds) for e in evaluations_of(row)},
+            "places": {e: found for e in evaluations_of(row) if (found := _places(e, seeds))},
         }  # fmt: skip
     arrays = _Arrays(study.out, runs)
     claims = [entry for ordering in study.plan.orderings for entry in _ordering(study.plan, ordering, arrays)]
@@ -44,6 +48,7 @@ def collect(study: Study) -> dict[str, Any]:
     return _finite({
         "schema": SCHEMA, "version": VERSION, "title": study.plan.title, "note": study.plan.note,
         "plan": study.plan.path.name, "common": dict(study.plan.common), "data": _data(study), "rows": rows,
+        "floors": {} if floors is None else dict(floors),
         "orderings": claims, "comparisons": comparisons, "problems": arrays.problems,
     })  # fmt: skip
 
@@ -67,7 +72,11 @@ def _run(study: Study, job: jobs.Job) -> dict[str, Any]:
     if record is None:
         return {"status": jobs.MISSING, "reason": "not run yet", "evaluations": {}, "curves": {}}
     evaluations = {
-        name: {key: entry[key] for key in ("scores", "not_computed", "failed", "images", "seconds") if key in entry}
+        name: {
+            key: entry[key]
+            for key in ("scores", "not_computed", "failed", "images", "places", "seconds")
+            if key in entry
+        }
         for name, entry in record["evaluations"].items()
     }
     for entry in evaluations.values():
@@ -99,11 +108,21 @@ def public(text: str) -> str:
 
 def _spread(evaluation: str, seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """score -> mean and deviation over the finished seeds, in percent, and how many they are."""
-    found = [run["evaluations"].get(evaluation, {}) for run in seeds.values()]
-    names = dict.fromkeys(name for entry in found for name in entry.get("scores", {}))
+    return _over_seeds([run["evaluations"].get(evaluation, {}).get("scores", {}) for run in seeds.values()])
+
+
+def _places(evaluation: str, seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """group -> words, and mean and deviation of its attention accuracy; see ``accuracy_by_place``."""
+    found = [run["evaluations"].get(evaluation, {}).get("places", {}) for run in seeds.values()]
+    spread = _over_seeds([{name: group["accuracy"] for name, group in entry.items()} for entry in found])
+    words = {name: group["words"] for entry in found for name, group in entry.items()}
+    return {name: {"words": words[name], **entry} for name, entry in spread.items()}
+
+
+def _over_seeds(found: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     spread = {}
-    for name in names:
-        values = [100 * entry["scores"][name] for entry in found if entry.get("scores", {}).get(name) is not None]
+    for name in dict.fromkeys(name for entry in found for name in entry):
+        values = [100 * entry[name] for entry in found if entry.get(name) is not None]
         mean, deviation = orderings.mean_and_deviation(values)
         spread[name] = {"mean": mean, "deviation": deviation, "seeds": len(values)}
     return spread

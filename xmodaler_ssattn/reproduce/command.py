@@ -19,6 +19,7 @@ from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.reproduce import jobs
 from xmodaler_ssattn.reproduce.collecting import as_text, collect
 from xmodaler_ssattn.reproduce.figure import curves_svg
+from xmodaler_ssattn.reproduce.floors import kept_floors
 from xmodaler_ssattn.reproduce.plan import read_plan, restricted
 from xmodaler_ssattn.reproduce.running import run_all
 from xmodaler_ssattn.reproduce.settings import Machine, read_data_folder
@@ -158,7 +159,7 @@ def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:
 
 def write(study: Study, command: str) -> dict[str, Any]:
     """Write tables and curves of whatever results exist; returns the summary."""
-    summary = collect(study)
+    summary = collect(study, kept_floors(study.data, study.out / SUMMARY))
     summary["command"] = command
     write_text(study.out / SUMMARY, as_text(summary))
     write_text(study.out / TABLES, markdown(study.plan, summary, command))

@@ -108,6 +108,7 @@ def _score(cfg: Any, folder: Path, scorer: Any, metrics: list[str]) -> dict[str,
         "scores": {name: None if math.isnan(value) else value for name, value in scored.scores.items()},
         "not_computed": scored.not_computed | {m: "it was not asked for" for m in METRICS if m not in metrics},
         "images": {name: len(ids) for name, ids in scored.images.items()},
+        **({"places": scored.places} if scored.places else {}),
     }
 
 

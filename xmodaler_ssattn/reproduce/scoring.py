@@ -22,6 +22,7 @@ from xmodaler_ssattn.evaluation.forced import match_forced
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, match_generated
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
+from xmodaler_ssattn.evaluation.places import accuracy_by_place
 from xmodaler_ssattn.evaluation.results import Results, gvd_predictions, read_results, write_results
 from xmodaler_ssattn.files import atomic_path
 
@@ -42,6 +43,8 @@ class Scored:
         replicates: name -> (REPLICATES,) scores of the same resampled images; only of names in ``scores``.
         images: "captions" and "grounding" -> image ids in the order of the resampling.
         rows: name -> (images, ...) counts or scores.
+        places: of an evaluation that forced the reference captions, where its attention accuracy sits, see
+            ``accuracy_by_place``.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class Scored:
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
+    places: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[str]) -> Scored:
@@ -74,7 +78,8 @@ def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[st
 
 
 def score_grounding(results: Results, annotations: Path, split: str = "test") -> Scored:
-    """The bootstrap of F1, and of the attention accuracy of an evaluation that forced the reference captions.
+    """The bootstrap of F1, and of the attention accuracy of an evaluation that forced the reference captions; where the
+    latter sits.
 
     The scores themselves are the evaluator's, already in the results file.
     """
@@ -90,15 +95,17 @@ def score_grounding(results: Results, annotations: Path, split: str = "test") ->
     values = bootstrap.grounding_replicates(matches, weights)
     # A resample without any object word is 0/0, which the evaluator counts as 0.
     replicates = {name: np.nan_to_num(values[name], nan=0.0) for name in GENERATED_SCORES}
-    forced = [result for result in results.images if result.forced]
+    forced, places = [result for result in results.images if result.forced], {}
     if forced:
-        predictions = gvd_predictions(forced, results.object_words, mode="gt")
-        (accuracy,) = bootstrap.forced_replicates(match_forced(reference.images, predictions), weights).values()
+        forced_matches = match_forced(reference.images, gvd_predictions(forced, results.object_words, mode="gt"))
+        places = accuracy_by_place(forced_matches)
+        (accuracy,) = bootstrap.forced_replicates(forced_matches, weights).values()
         replicates[FORCED_SCORE] = np.nan_to_num(accuracy, nan=0.0)
     return Scored(
         scores={name: float(value) for name, value in known.items() if value is not None},
         replicates=replicates,
         images={GROUNDING: np.array(matches.image_ids, dtype=np.int64)},
+        places=places,
     )
 
 
@@ -112,6 +119,7 @@ def score_results(path: Path, scorer: CaptionScorer, metrics: Sequence[str], ann
         captions.replicates | grounding.replicates,
         captions.images | grounding.images,
         captions.rows,
+        grounding.places,
     )
     header = {**results.header, "scores": scored.scores}
     write_results(path, replace(results, header=header))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.data.region_classes import MANIFESTS
 from xmodaler_ssattn.data.region_file import read_header
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, read_lines, read_yaml
@@ -20,7 +21,6 @@ from xmodaler_ssattn.reproduce.plan import Plan, Row
 NOT_OF_THE_RUN = (
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE",
 )  # fmt: skip
-MANIFESTS = ("simulated.json", "sample.json")
 BASE = "base.yaml"
 DATA = "{data}"
 _ARCHITECTURE = ("META_ARCHITECTURE", "ENCODER", "DECODER", "PREDICTOR")

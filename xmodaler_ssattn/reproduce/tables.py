@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xmodaler_ssattn.evaluation.floors import ANNOTATED, CEILINGS
 from xmodaler_ssattn.reproduce.jobs import DONE
 from xmodaler_ssattn.reproduce.plan import (
     ACCURACY,
@@ -40,6 +41,8 @@ def markdown(plan: Plan, summary: Mapping[str, Any], command: str = "") -> str:
         parts += _table(kept, summary, BEST, "best, greedy captions", greedy=True)
         parts += _table(kept, summary, LAST, "last epoch")
     parts += _evaluations(plan, summary)
+    parts += _places(summary)
+    parts += _floor_notes(summary)
     parts += _orderings(summary)
     parts += _comparisons(summary)
     parts += [line for problem in summary["problems"] for line in (f"Problem: {problem}", "")]
@@ -97,6 +100,7 @@ def _table(
         _scores_row(summary["rows"][name], summary["rows"][name]["label"], evaluation, metrics, greedy, paper)
         for name in table.rows
     ]
+    rows += _floors(summary, metrics)
     lines = [f"## {table.title}: {what}", "", *_lines(["", *metrics, "seeds"], rows)]
     return lines + _not_computed(summary, table.rows, evaluation)
 
@@ -118,7 +122,65 @@ def _evaluations(plan: Plan, summary: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
     if not rows:
         return []
+    rows += _floors(summary, metrics)
     return ["## Further evaluations of the best weights", "", *_lines(["", *metrics, "seeds"], rows)]
+
+
+def floor_label(rule: str) -> str:
+    return f"{'ceiling' if rule in CEILINGS else 'floor'}: {rule}"
+
+
+def _floors(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[list[str]]:
+    """Rows of the data's floors and ceilings; none for a table without grounding metrics."""
+    if not any(metric in GROUNDING_METRICS for metric in metrics):
+        return []
+    return [
+        [
+            floor_label(rule),
+            *(number(100 * scores[METRICS[metric]]) if metric in GROUNDING_METRICS else "" for metric in metrics),
+            "",
+        ]
+        for rule, scores in summary.get("floors", {}).get("rules", {}).items()
+    ]
+
+
+def _floor_notes(summary: Mapping[str, Any]) -> list[str]:
+    floors = summary.get("floors", {})
+    if not floors:
+        return []
+    said = (
+        "Floors and ceilings choose the box of an object word by a rule, without a model: acc is that of the reference "
+        "captions, as of a forced model; F1 is that of a person's caption, the first reference of each image, scored "
+        "against all references, so its words are better than any model's here."
+    )
+    return ["## Floors and ceilings", "", *([said, ""] if floors["rules"] else []),
+            *[line for note in floors["notes"] for line in (note, "")]]  # fmt: skip
+
+
+def _places(summary: Mapping[str, Any]) -> list[str]:
+    """Where the attention accuracy sits: by the place of the object word in its sentence, and by its kind."""
+    found = {
+        f"{row['label']} / {evaluation}": groups
+        for row in summary["rows"].values()
+        for evaluation, groups in row.get("places", {}).items()
+    }
+    if not found:
+        return []
+    for rule, scores in summary.get("floors", {}).get("rules", {}).items():
+        if rule != ANNOTATED:
+            found[floor_label(rule)] = {
+                name: {"words": group["words"], "mean": 100 * group["accuracy"], "deviation": None}
+                for name, group in scores["places"].items()
+            }
+    names = list(dict.fromkeys(name for groups in found.values() for name in groups))
+    words = {name: group["words"] for groups in found.values() for name, group in groups.items()}
+    rows = [["annotated words", *(f"{words[name]}" for name in names)]]
+    rows += [[label, *(cell(groups.get(name)) for name in names)] for label, groups in found.items()]
+    text = (
+        "Share of the annotated words of the reference captions whose box is right, over words and not over classes: "
+        "by the place of the object word among those of its caption, and by what it names."
+    )
+    return ["## Where the accuracy sits", "", text, "", *_lines(["", *names], rows)]
 
 
 def _interval(entry: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,181 @@
+"""What is a data set like? Its statistics, side by side with those of others, before any training.
+
+    python tools/describe_data.py --data data/flickr30k_entities [data/simulated ...] [--images 5000] [--json OUT]
+
+Prints, for folders written by `xmodaler prepare` with or without a region file: how large the boxes are and where, and
+how much of this follows from what the captions say; how well regions reach them; and, when asked, the linear probes of
+`tools/probe_regions.py` (--probes) and the floors and ceilings of the grounding scores (--floors test): what the
+largest region, the whole picture, chance or the detector alone would score, perfect attention, or a person's caption
+with its own boxes.
+xmodaler_ssattn/data/statistics.py and xmodaler_ssattn/evaluation/floors.py define every number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from xmodaler_ssattn.data.annotations import SPLITS, file_name, gvd_reference, open_annotations
+from xmodaler_ssattn.data.probe import STEPS, probe_folder
+from xmodaler_ssattn.data.regions import RegionStore
+from xmodaler_ssattn.data.splits import image_rank
+from xmodaler_ssattn.data.statistics import annotation_statistics, read_objects, region_statistics
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.floors import WHOLE, ImageBoxes, predictions_of
+from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
+from xmodaler_ssattn.files import write_json
+from xmodaler_ssattn.reproduce.floors import read_floors
+
+# statistic -> (what it is called, printed in percent, digits)
+ROWS = {
+    "images": ("images", False, 0),
+    "captions_per_image": ("captions per image", False, 2),
+    "words_per_caption": ("words per caption", False, 2),
+    "phrases_per_caption": ("phrases per caption", False, 2),
+    "objects_per_image": ("objects (chains) per image", False, 2),
+    "boxes_per_image": ("boxes per image", False, 2),
+    "without_box": ("objects without any box", True, 1),
+    "several_boxes": ("objects with several boxes", True, 1),
+    "median_area": ("median area of an object's box, share of the picture", False, 3),
+    "area_by_mentions": ("log area explained by the number of mentions, within a class", True, 1),
+    "area_deviation": ("deviation of log area that class and mentions leave", False, 2),
+    "area_by_early": ("rise of log area with early mention (0 to 1)", False, 2),
+    **{f"off_centre_{n}": (f"distance from the centre, widths, {n} mention{'s' * (n > 1)}", False, 3)
+       for n in range(1, 6)},
+    "class_from_box": ("class guessed from the box alone", True, 1),
+    "commonest_class": ("class guessed as the commonest", True, 1),
+    "whole_picture": ("attention accuracy of the whole picture", True, 1),
+    "regions_per_image": ("regions per image", False, 1),
+    "reach": ("boxes that a region reaches (IoU > 0.5)", True, 1),
+    "reach_to_0.01": ("- of an area up to 0.01", True, 1),
+    "reach_to_0.05": ("- up to 0.05", True, 1),
+    "reach_to_0.2": ("- up to 0.2", True, 1),
+    "reach_to_1": ("- above 0.2", True, 1),
+    "reach_of_words": ("annotated words whose box a region reaches", True, 1),
+    "positives_per_word": ("regions that reach an annotated word's box", False, 2),
+}  # fmt: skip
+FLOORS = {"attention_accuracy": "acc", "word_accuracy": "acc by word", "F1_all": "F1_all", "F1_loc": "F1_loc",
+          "F1_all_per_sentence": "F1_all/s", "F1_loc_per_sentence": "F1_loc/s"}  # fmt: skip
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", required=True, nargs="+", metavar="DIR", help="folders written by `xmodaler prepare`, or simulated"
+    )
+    parser.add_argument("--split", default="train", choices=SPLITS, help="of the statistics (default: train)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="so many images of the split, chosen as tools/simulate_regions.py --images N chooses them; 0: all "
+        "(default: 5000)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of that choice (default: 0)")
+    parser.add_argument("--regions", metavar="FILE", help="another region file than DIR/regions.h5 (of a single DIR)")
+    parser.add_argument("--floors", metavar="SPLIT", choices=("val", "test"), help="also floors and ceilings")
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="names of the class probabilities after the background, one per line"
+    )
+    parser.add_argument("--probes", action="store_true", help="also the linear probes; minutes")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    return parser
+
+
+def statistics(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """The statistics of a folder; those of the regions when there are any."""
+    _, images = open_annotations(folder / file_name(args.split), args.split)
+    if args.images:
+        images = heapq.nsmallest(args.images, images, key=lambda image: image_rank(args.seed, image["image_id"]))
+    images = sorted(images, key=lambda image: image["image_id"])
+    found = annotation_statistics(read_objects(images))
+    sizes = {image["image_id"]: (image["width"], image["height"]) for image in images}
+    reference = [gvd_reference(image) for image in images]
+    said = predictions_of((WHOLE,), reference, lambda image_id: ImageBoxes(*sizes[image_id], ()), {})
+    found["whole_picture"] = attention_accuracy(match_forced(reference, said[WHOLE]))
+    regions = Path(args.regions or folder / "regions.h5")
+    if args.regions or regions.is_file():
+        found |= region_statistics(images, RegionStore(regions))
+    return found
+
+
+def run(args: argparse.Namespace) -> None:
+    for name, least in (("images", 0), ("steps", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} must be at least {least}, got {getattr(args, name)}.")
+    if args.regions and len(args.data) > 1:
+        raise UserError("--regions belongs to a single folder of --data.")
+    found: dict[str, dict[str, Any]] = {}
+    for folder in args.data:
+        entry = found[folder] = {"statistics": statistics(Path(folder), args)}
+        if args.floors:
+            entry["floors"] = read_floors(folder, args.floors, regions=args.regions, class_names=args.class_names)
+        if args.probes:
+            entry["probes"] = probe_folder(folder, args.regions, args.images or 1 << 30, args.steps)
+    print_all(found)
+    if args.json:
+        write_json(Path(args.json), _plain(found), indent=1)
+
+
+def print_all(found: Mapping[str, Mapping[str, Any]]) -> None:
+    print_table(["", *found], [
+        [title, *(number(entry["statistics"].get(name), percent, digits) for entry in found.values())]
+        for name, (title, percent, digits) in ROWS.items()
+        if any(name in entry["statistics"] for entry in found.values())
+    ])  # fmt: skip
+    for folder, entry in found.items():
+        if "floors" in entry:
+            rows = [[rule, *(number(scores[name], True, 1) for name in FLOORS)]
+                    for rule, scores in entry["floors"]["rules"].items()]  # fmt: skip
+            print(f"\nFloors and ceilings of {folder}, in percent: acc on all reference captions, F1 of a person's "
+                  "caption with such boxes.\n")  # fmt: skip
+            print_table(["", *FLOORS.values()], rows)
+            for note in entry["floors"]["notes"]:
+                print(f"\n{note}")
+    for kind, title in (("class", "Probes: which object is it? Accuracy"), ("talked_about", "Is it talked about? AUC")):
+        probes = {folder: entry["probes"][kind] for folder, entry in found.items() if "probes" in entry}
+        if probes:
+            print(f"\n{title} in percent.\n")
+            names = dict.fromkeys(name for entry in probes.values() for name in entry)
+            print_table(["", *probes], [
+                [name, *(number(entry.get(name), True, 1) for entry in probes.values())] for name in names
+            ])  # fmt: skip
+
+
+def number(value: float | None, percent: bool, digits: int) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{100 * value:.{digits}f} %" if percent else f"{value:,.{digits}f}"
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows):
+        print(f"| {' | '.join(row)} |")
+
+
+def _plain(value: Any) -> Any:
+    """NaN -> None, through dicts."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return None if value != value else value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        run(build_parser().parse_args(argv))
+    except UserError as error:
+        print(f"describe_data: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Which columns of the class probabilities speak of which object class of the captions."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from xmodaler_ssattn.classes import class_of_word
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import decode_text, read_json, read_lines
+
+MANIFESTS = ("simulated.json", "sample.json")  # of data sets whose regions were made from the classes themselves
+BOTTOM_UP_CLASSES = 1600
+
+
+def region_classes(
+    folder: str | os.PathLike, num_classes: int | None, path: str | os.PathLike | None = None
+) -> list[str] | None:
+    """The names of the columns of ``class_probs`` after the background, as far as they have one.
+
+    Those of ``path``, one per line; else those of the data folder's manifest (simulated or drawn data); else, for a
+    file of 1 + 1,600 columns, those of the Bottom-Up detector; else None: nobody knows them.
+
+    Args:
+        num_classes: C, the number of columns with the background; None when the regions have none.
+
+    Raises:
+        UserError: a list that cannot be read, or one of more names than there are columns.
+    """
+    if num_classes is None:
+        return None
+    manifests = [Path(folder) / name for name in MANIFESTS if (Path(folder) / name).is_file()]
+    if path is not None:
+        names = read_lines(path, "The names of the region classes")
+    elif manifests:
+        manifest = read_json(manifests[0], "The data folder's manifest")
+        path, names = manifests[0], manifest.get("classes") if isinstance(manifest, dict) else None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: expected a list 'classes' of names.")
+    elif num_classes == 1 + BOTTOM_UP_CLASSES:
+        path = importlib.resources.files("xmodaler_ssattn") / "data" / "resources" / "objects_vocab.txt"
+        names = decode_text(path.read_bytes(), str(path)).split("\n")
+    else:
+        return None
+    names = [name.strip() for name in names if name.strip()]
+    if len(names) > num_classes - 1:
+        raise UserError(
+            f"{path} names {len(names)} classes, but the regions have {num_classes} class probabilities with the "
+            "background; it is the list of another detector."
+        )
+    return names
+
+
+def class_columns(
+    names: Sequence[str], classes: Iterable[str], lemma: Callable[[str], str]
+) -> dict[str, tuple[int, ...]]:
+    """Class of the captions -> the columns that name it; a class that no column names is not in it.
+
+    A column names a class when it, or one of its synonyms (separated by commas), is the class's name, or when it is
+    one word and names it by ``class_of_word``.
+
+    >>> class_columns(["tv,television", "men", "red ball"], ["television", "man", "ball"], {"men": "man"}.get)
+    {'television': (1,), 'man': (2,)}
+    """
+    wanted, found = set(classes), {}
+    for column, synonyms in enumerate(names, 1):
+        for name in {_class_of(name.strip(), wanted, lemma) for name in synonyms.split(",")} - {None}:
+            found.setdefault(name, []).append(column)
+    return {name: tuple(columns) for name, columns in found.items()}
+
+
+def _class_of(name: str, classes: set[str], lemma: Callable[[str], str]) -> str | None:
+    if name in classes:
+        return name
+    return None if " " in name else class_of_word(name, classes, lemma)

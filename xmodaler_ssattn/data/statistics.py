@@ -1,0 +1,260 @@
+"""What a data set's annotations and regions are like, in numbers: to compare a simulated data set with the real one.
+
+An *object* is what the captions of an image talk about: a coreference chain. A phrase without a chain (GVD's prepared
+file keeps none) counts with the phrases of its image that have its class and its box. The object's class is that of
+most of its phrases (of equally many the one said first), its box the smallest box around all that were drawn for it.
+Areas are shares of the picture, places are fractions of its sides, shares and accuracies are fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from xmodaler_ssattn.boxes import area, iou
+from xmodaler_ssattn.data.classes import union_box
+
+MIN_IOU = 0.5  # a region reaches a box from here on; the metric's threshold
+CAPTIONS = 5
+HELD_OUT = 5  # one image of so many tests the guess of the class
+AREAS = (0.01, 0.05, 0.2)  # limits between which the reach of the regions is told apart
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of some images. Letters: n objects.
+
+    Attributes:
+        image: (n,) int64, running number of the image.
+        label: (n,) int64, index into ``classes``; -1 without class.
+        classes: the class names that occur.
+        mentions: (n,) int64, how many captions of the image mention it.
+        early: (n,) float64, mean over these captions of 1 / (1 + objects mentioned before it in the caption).
+        boxes: (n,) int64, how many boxes were drawn for it; 0 is an object that is mentioned and has no box.
+        box: (n, 4) float64, x1, y1, x2, y2 of the box around them as fractions of the sides; NaN without box.
+        pixel: (n,) float64, area of one pixel.
+        totals: images, captions, phrases, words, drawn (boxes, each once per image).
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    classes: tuple[str, ...]
+    mentions: np.ndarray
+    early: np.ndarray
+    boxes: np.ndarray
+    box: np.ndarray
+    pixel: np.ndarray
+    totals: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass
+class _Object:
+    boxes: Sequence[Sequence[float]]
+    classes: Counter[str] = field(default_factory=Counter)
+    places: list[int] = field(default_factory=list)  # in each caption that mentions it
+
+
+def _objects_of(image: Mapping[str, Any]) -> list[_Object]:
+    """The objects of one image of an annotation file, in the order in which they are first mentioned."""
+    found: dict[Any, _Object] = {}
+    for caption in image["captions"]:
+        here: dict[Any, int] = {}
+        for phrase in caption["phrases"]:
+            key = _key(phrase)
+            if key is None:
+                continue
+            item = found.setdefault(key, _Object(phrase["boxes"]))
+            here.setdefault(key, len(here))
+            if phrase["class"] is not None:
+                item.classes[phrase["class"]] += 1
+        for key, place in here.items():
+            found[key].places.append(place)
+    return list(found.values())
+
+
+def _key(phrase: Mapping[str, Any]) -> Any:
+    if phrase["chain"] is not None:
+        return phrase["chain"]
+    return (phrase["class"], tuple(union_box(phrase["boxes"]))) if phrase["boxes"] else None
+
+
+def read_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
+    """The objects of the images of an annotation file; one pass."""
+    rows: list[tuple] = []
+    totals = dict.fromkeys(("images", "captions", "phrases", "words", "drawn"), 0)
+    labels: dict[str, int] = {}
+    for number, image in enumerate(images):
+        found = _objects_of(image)
+        totals["images"] += 1
+        totals["captions"] += len(image["captions"])
+        totals["phrases"] += sum(len(caption["phrases"]) for caption in image["captions"])
+        totals["words"] += sum(len(caption["tokens"]) for caption in image["captions"])
+        totals["drawn"] += len({tuple(box) for item in found for box in item.boxes})
+        width, height = image["width"], image["height"]
+        for item in found:
+            name = item.classes.most_common(1)[0][0] if item.classes else None
+            label = -1 if name is None else labels.setdefault(name, len(labels))
+            early = sum(1 / (1 + place) for place in item.places) / len(item.places)
+            x1, y1, x2, y2 = union_box(item.boxes) if item.boxes else (math.nan,) * 4
+            box = (x1 / width, y1 / height, x2 / width, y2 / height)
+            rows.append((number, label, len(item.places), early, len(item.boxes), *box, 1 / (width * height)))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 10)
+    image, label, mentions, boxes = (table[:, column].astype(np.int64) for column in (0, 1, 2, 4))
+    return Objects(
+        image, label, tuple(labels), mentions, table[:, 3], boxes, table[:, 5:9], table[:, 9], totals
+    )  # fmt: skip
+
+
+def annotation_statistics(objects: Objects) -> dict[str, float]:
+    """The statistics of a data set's annotations; NaN where nothing can be counted.
+
+    ``images``; ``captions_per_image``; ``words_per_caption`` (tokens); ``phrases_per_caption`` (marked phrases);
+    ``boxes_per_image`` (drawn boxes, one that stands for several objects counts once); ``objects_per_image``.
+
+    ``without_box``: share of the objects for which no box was drawn. All others are about the *known* objects, those
+    with a box and a class:
+
+    * ``several_boxes``: share of them for which more than one box was drawn.
+    * ``median_area``: median area of their box.
+    * ``area_by_mentions``: how much of the log area (natural; a box has one pixel at least) is explained by the number
+      of captions that mention the object, within a class: the squared correlation of the two after subtracting the
+      mean of the object's class from each.
+    * ``area_deviation``: standard deviation of the log area that class and number of mentions leave.
+    * ``area_by_early``: by how much the log area rises from ``early`` 0 to 1: its coefficient in the least-squares
+      regression of the log area on ``early`` and the number of mentions, within a class.
+    * ``off_centre_1`` to ``off_centre_5``: mean horizontal distance of the box's centre from the picture's, in widths,
+      of objects that so many captions mention.
+    * ``class_from_box``: accuracy of guessing the class from the box alone, by linear discriminant analysis of (x and y
+      of the centre, log width, log height) with the classes' frequencies as prior; the objects of every fifth image are
+      guessed from the others. ``commonest_class``: accuracy on the same objects of the class that is commonest in the
+      others.
+    """
+    totals = objects.totals
+    known = (objects.boxes > 0) & (objects.label >= 0)
+    box, label, mentions = objects.box[known], objects.label[known], objects.mentions[known].astype(np.float64)
+    wide, tall = box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]
+    log_area = np.log(np.maximum(wide * tall, objects.pixel[known]))
+    off = np.abs((box[:, 0] + box[:, 2]) / 2 - 0.5)
+    found = {
+        "images": float(totals["images"]),
+        "captions_per_image": _ratio(totals["captions"], totals["images"]),
+        "words_per_caption": _ratio(totals["words"], totals["captions"]),
+        "phrases_per_caption": _ratio(totals["phrases"], totals["captions"]),
+        "boxes_per_image": _ratio(totals["drawn"], totals["images"]),
+        "objects_per_image": _ratio(len(objects), totals["images"]),
+        "without_box": _mean(objects.boxes == 0),
+        "several_boxes": _mean(objects.boxes[known] > 1),
+        "median_area": float(np.median(wide * tall)) if len(box) else math.nan,
+    }
+    found |= _of_area(log_area, mentions, objects.early[known], label)
+    for count in range(1, CAPTIONS + 1):
+        found[f"off_centre_{count}"] = _mean(off[mentions == count])
+    return found | _class_from_box(box, objects.pixel[known], label, objects.image[known] % HELD_OUT == 0)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _of_area(log_area: np.ndarray, mentions: np.ndarray, early: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    names = ("area_by_mentions", "area_deviation", "area_by_early")
+    if not len(label):
+        return dict.fromkeys(names, math.nan)
+    area_in, mentions_in, early_in = (_within(values, label) for values in (log_area, mentions, early))
+    _, left = _regress(area_in, mentions_in)
+    total = float(np.mean(area_in**2))
+    explained = 1 - float(np.mean(left**2)) / total if total > 0 else math.nan
+    (_, rise), _ = _regress(area_in, mentions_in, early_in)
+    return dict(zip(names, (explained, float(np.sqrt(np.mean(left**2))), float(rise))))
+
+
+def _within(values: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """``values`` less the mean of their class."""
+    count = np.bincount(label)
+    return values - (np.bincount(label, values) / np.maximum(count, 1))[label]
+
+
+def _regress(y: np.ndarray, *x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(coefficients, what they leave of y) of least squares without a constant."""
+    inputs = np.stack(x, axis=1)
+    coefficients = np.linalg.lstsq(inputs, y, rcond=None)[0]
+    return coefficients, y - inputs @ coefficients
+
+
+def _class_from_box(box: np.ndarray, pixel: np.ndarray, label: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    if not test.any() or test.all():
+        return {"class_from_box": math.nan, "commonest_class": math.nan}
+    sides = np.maximum(box[:, 2:] - box[:, :2], np.sqrt(pixel)[:, None])
+    inputs = np.concatenate([(box[:, :2] + box[:, 2:]) / 2, np.log(sides)], axis=1)
+    guessed = linear_discriminant(inputs[~test], label[~test], inputs[test])
+    commonest = np.bincount(label[~test]).argmax()
+    return {"class_from_box": _mean(guessed == label[test]), "commonest_class": _mean(label[test] == commonest)}
+
+
+def linear_discriminant(inputs: np.ndarray, labels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Linear discriminant analysis: normal classes of one covariance S, shares of the classes as prior.
+
+        guess(x) = argmax over classes c of  log share_c + m_c S^-1 x - m_c S^-1 m_c / 2
+
+    Args:
+        inputs: (n, F) and labels: (n,) int, to learn from.
+        others: (m, F).
+
+    Returns:
+        (m,) the labels guessed for ``others``.
+    """
+    names, label = np.unique(labels, return_inverse=True)
+    count = np.bincount(label).astype(np.float64)
+    mean = np.stack([np.bincount(label, column) for column in inputs.T], axis=1) / count[:, None]
+    rest = inputs - mean[label]
+    # The pseudo-inverse: an input that never varies within a class decides nothing.
+    towards = mean @ np.linalg.pinv(rest.T @ rest / len(rest), hermitian=True)
+    scores = others @ towards.T + np.log(count / count.sum()) - np.sum(towards * mean, axis=1) / 2
+    return names[scores.argmax(axis=1)]
+
+
+class RegionBoxes(Protocol):
+    """What is needed of a ``RegionStore``."""
+
+    def boxes_px(self, image_id: int) -> np.ndarray: ...
+
+
+def region_statistics(images: Iterable[Mapping[str, Any]], store: RegionBoxes) -> dict[str, float]:
+    """How well an image's regions cover its boxes: IoU (without the added pixel) above ``MIN_IOU``.
+
+    ``regions_per_image``; ``reach``: share of the drawn boxes (each once per image) that a region reaches;
+    ``reach_to_0.01`` ... ``reach_to_1``: the same for boxes of an area up to this and above the limit before;
+    ``reach_of_words``: share of the phrases with a class and a box whose box (several become their union) is reached;
+    ``positives_per_word``: mean number of regions that reach such a box, over all these phrases.
+    """
+    reached, areas, words = [], [], []
+    regions = count = 0
+    for image in images:
+        boxes_px = store.boxes_px(image["image_id"])
+        regions, count = regions + len(boxes_px), count + 1
+        drawn = np.array(sorted({tuple(b) for c in image["captions"] for p in c["phrases"] for b in p["boxes"]}))
+        phrases = [p["boxes"] for c in image["captions"] for p in c["phrases"] if p["class"] is not None and p["boxes"]]
+        if len(drawn):
+            reached.append((iou(drawn, boxes_px) > MIN_IOU).any(axis=1))
+            areas.append(area(drawn) / (image["width"] * image["height"]))
+        if phrases:
+            words.append((iou(np.array([union_box(b) for b in phrases]), boxes_px) > MIN_IOU).sum(axis=1))
+    hit, sizes, positives = (np.concatenate(part) if part else np.zeros(0) for part in (reached, areas, words))
+    found = {"regions_per_image": _ratio(regions, count), "reach": _mean(hit)}
+    low = -math.inf
+    for high in (*AREAS, 1):
+        found[f"reach_to_{high:g}"] = _mean(hit[(sizes > low) & (sizes <= high)])
+        low = high
+    return found | {"reach_of_words": _mean(positives > 0), "positives_per_word": _mean(positives)}

@@ -1,0 +1,193 @@
+"""What attention is worth nothing, and what it could reach: rules that choose a box for an object word without a model.
+
+Each rule says a box for every annotated word of the reference captions. These boxes are scored exactly as a model's:
+
+* ``attention_accuracy``: the mean over classes of the share of words whose box is right, over all reference captions,
+  as a model that is forced to say them is scored; ``word_accuracy``: the mean over words.
+* ``F1_all``, ``F1_loc`` and both per sentence: of a person's caption, the first of each image, as a submission.
+
+The whole picture, the most central and the largest region know nothing but the boxes; the detector rules know the class
+of the word, too; the last two know the answer.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from xmodaler_ssattn.boxes import area
+from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
+from xmodaler_ssattn.evaluation.grounding import (
+    GENERATED_SCORES,
+    IOU_THRESHOLD,
+    generated_scores,
+    iou_gvd,
+    match_generated,
+)
+from xmodaler_ssattn.evaluation.places import accuracy_by_place
+
+RANDOM, CENTRAL, WHOLE, LARGEST = "random region", "most central region", "whole picture", "largest region"
+DETECTOR, LARGEST_DETECTED = "detector alone", "largest region x detector"
+PERFECT, ANNOTATED = "perfect attention", "annotated boxes"
+RULES = (RANDOM, CENTRAL, WHOLE, LARGEST, DETECTOR, LARGEST_DETECTED, PERFECT, ANNOTATED)
+CEILINGS = (PERFECT, ANNOTATED)
+WITHOUT_REGIONS = (WHOLE, ANNOTATED)
+WITH_CLASSES = (DETECTOR, LARGEST_DETECTED)
+
+
+@dataclass(frozen=True)
+class ImageBoxes:
+    """What the rules know of an image.
+
+    Attributes:
+        width, height: pixels of the original image.
+        boxes_px: (K, 4), xyxy pixels.
+        class_probs: (K, C), background first; None when the regions have none.
+    """
+
+    width: float
+    height: float
+    boxes_px: np.ndarray
+    class_probs: np.ndarray | None = None
+
+
+def choose(
+    rule: str,
+    image: ImageBoxes,
+    columns: Sequence[int],
+    box_px: Sequence[float],
+    random: np.random.Generator,
+) -> Sequence[float] | None:
+    """The box that a rule says for an annotated word; None when it says nothing.
+
+    * "random region": one of the regions, each as likely.
+    * "most central region": the centre nearest to the picture's, in fractions of the sides.
+    * "whole picture": from its first to its last pixel.
+    * "largest region": the largest area.
+    * "detector alone": the largest class probability of the word's class (summed over its columns); nothing when no
+      column names the class or the regions have no class probabilities.
+    * "largest region x detector": the largest product of the two.
+    * "perfect attention": the region with the largest overlap with the annotated box.
+    * "annotated boxes": the annotated box.
+
+    Args:
+        columns: of the class probabilities that name the word's class.
+        box_px: the annotated box.
+
+    Ties go to the lowest index.
+    """
+    if rule == WHOLE:
+        return [0, 0, image.width - 1, image.height - 1]
+    if rule == ANNOTATED:
+        return box_px
+    regions = np.asarray(image.boxes_px, dtype=np.float64).reshape(-1, 4)
+    if not len(regions):
+        return None
+    if rule == RANDOM:
+        return regions[random.integers(len(regions))]
+    if rule == CENTRAL:
+        x, y = (regions[:, 0] + regions[:, 2]) / 2 / image.width, (regions[:, 1] + regions[:, 3]) / 2 / image.height
+        return regions[np.hypot(x - 0.5, y - 0.5).argmin()]
+    if rule == LARGEST:
+        return regions[area(regions).argmax()]
+    if rule == PERFECT:
+        return regions[_overlap(regions, box_px).argmax()]
+    if rule not in WITH_CLASSES:
+        raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
+    if image.class_probs is None or not len(columns):
+        return None
+    score = np.asarray(image.class_probs, dtype=np.float64)[:, list(columns)].sum(axis=1)
+    return regions[(score * area(regions) if rule == LARGEST_DETECTED else score).argmax()]
+
+
+def _overlap(regions_px: np.ndarray, box_px: Sequence[float]) -> np.ndarray:
+    """(K,) the metric's overlap of each region with an annotated box."""
+    return iou_gvd(regions_px, np.tile(np.asarray(box_px, dtype=np.float32), (len(regions_px), 1)))
+
+
+Predictions = dict[str, list[dict[str, list]]]
+
+
+def predictions_of(
+    rules: Sequence[str],
+    reference: Sequence[Mapping[str, Any]],
+    image_of: Callable[[int], ImageBoxes],
+    columns: Mapping[str, Sequence[int]],
+) -> dict[str, Predictions]:
+    """Rule -> what it says, in the form of GVD's predictions: one sentence for each reference caption.
+
+    Args:
+        reference: see ``grounding``.
+        image_of: image id -> its boxes; asked once per image.
+        columns: class -> columns of the class probabilities that name it.
+    """
+    found: dict[str, Predictions] = {rule: {} for rule in rules}
+    for record in reference:
+        image_id = int(record["image_id"])
+        image = image_of(image_id)
+        for rule in rules:
+            random = np.random.default_rng(zlib.crc32(str(image_id).encode()))
+            sentences = []
+            for caption in record["captions"]:
+                words = zip(caption["process_clss"], caption["process_idx"], caption["process_bnd_box"])
+                said = [
+                    (name, position, [float(value) for value in chosen])
+                    for name, position, box in words
+                    if (chosen := choose(rule, image, columns.get(name, ()), box, random)) is not None
+                ]
+                sentences.append(
+                    {key: [word[i] for word in said] for i, key in enumerate(("clss", "idx_in_sent", "bbox"))}
+                )
+            found[rule][str(record["image_id"])] = sentences
+    return found
+
+
+def share_of_right_regions(reference: Sequence[Mapping[str, Any]], image_of: Callable[[int], ImageBoxes]) -> np.ndarray:
+    """(n,) float64: for each annotated word, in the order of ``match_forced``, how likely a random region is right."""
+    shares: list[float] = []
+    for record in reference:
+        regions = np.asarray(image_of(int(record["image_id"])).boxes_px, dtype=np.float32).reshape(-1, 4)
+        for box in (box for caption in record["captions"] for box in caption["process_bnd_box"]):
+            shares.append(float(np.mean(_overlap(regions, box) > IOU_THRESHOLD)) if len(regions) else 0.0)
+    return np.array(shares)
+
+
+def floors_and_ceilings(
+    reference: Sequence[Mapping[str, Any]],
+    image_of: Callable[[int], ImageBoxes],
+    lemma: Callable[[str], str],
+    columns: Mapping[str, Sequence[int]],
+    rules: Sequence[str] = RULES,
+) -> dict[str, dict[str, Any]]:
+    """Every rule, scored.
+
+    Args:
+        reference: see ``grounding``.
+        image_of: image id -> its boxes.
+        lemma: word -> lemma, as the scores of a model use it.
+        columns: class -> columns of the class probabilities that name it.
+        rules: ``WITHOUT_REGIONS`` need no regions, ``WITH_CLASSES`` need class probabilities and ``columns``.
+
+    Returns:
+        rule -> the scores of ``generated_scores`` (fractions; a 0/0 is 0), ``attention_accuracy``, ``word_accuracy``
+        and ``places`` (``accuracy_by_place``). The accuracies of the random region are its expectation; its F1 is
+        that of one draw per word, the same each time.
+    """
+    found = {}
+    for rule, predictions in predictions_of(rules, reference, image_of, columns).items():
+        matches = match_forced(reference, predictions)
+        if rule == RANDOM:  # shares of hits instead of hits: the averages are then expectations
+            matches = replace(matches, hit=share_of_right_regions(reference, image_of))
+        scores = generated_scores(match_generated(reference, predictions, lemma), undefined=0.0)
+        places = accuracy_by_place(matches)
+        found[rule] = {
+            **{name: scores[name] for name in GENERATED_SCORES},
+            "attention_accuracy": attention_accuracy(matches, undefined=0.0),
+            "word_accuracy": places["all"]["accuracy"] if places else 0.0,
+            "places": places,
+        }
+    return found
