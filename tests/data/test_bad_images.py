@@ -1,5 +1,6 @@
 """One bad image, whichever it is and whatever it raises, is named, and the others are converted."""
 
+import base64
 import gzip
 import json
 import struct
@@ -15,8 +16,10 @@ from xmodaler_ssattn.data.convert import FORMATS
 from xmodaler_ssattn.data.convert.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.data.convert.classifier import Classifier
 from xmodaler_ssattn.data.convert.lxmert_tsv import LxmertTsv
+from xmodaler_ssattn.data.convert.pack import PackError
 from xmodaler_ssattn.data.convert.run import convert_regions, read_sizes
 from xmodaler_ssattn.data.convert.select import Rules
+from xmodaler_ssattn.data.convert.tsv import decode
 from xmodaler_ssattn.data.convert.xmodaler_npz import XmodalerNpz
 from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
 from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
@@ -293,3 +296,13 @@ def test_a_damaged_hdf5_file_is_named_whatever_hdf5_raises(tmp_path, name):
         except UserError as error:
             refused.append(str(error))
     assert refused and all("boxes.h5" in message for message in refused)
+
+
+def test_half_precision_is_told_from_single_by_all_numbers_not_by_the_first_ones():
+    halves = np.full(2 * 600, 1.5, "<f2")  # 600 words that read as ordinary float32 numbers, too
+    row = {"features": base64.b64encode(halves.tobytes())}
+    with pytest.raises(PackError, match="like float16"):
+        decode(row, "features", "a.tsv, line 1", 1, None)
+    halves[2 * 550] = 8192  # the lower half of word 550: no feature, but any bits may end a float32 number
+    row = {"features": base64.b64encode(halves.tobytes())}
+    assert decode(row, "features", "a.tsv, line 1", 1, None).shape == (1, 600)
