@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.pack_writers import CLASSES, DIM, SIZES, WRITERS, content
-from xmodaler_ssattn.data.convert import FORMATS
+from data.pack_writers import CLASSES, DIM, SIZES, WRITERS, caffe_line, content
+from xmodaler_ssattn.data.convert import FORMATS, tsv
 from xmodaler_ssattn.data.convert.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.data.convert.classifier import Classifier
 from xmodaler_ssattn.data.convert.lxmert_tsv import LxmertTsv
@@ -306,3 +306,22 @@ def test_half_precision_is_told_from_single_by_all_numbers_not_by_the_first_ones
     halves[2 * 550] = 8192  # the lower half of word 550: no feature, but any bits may end a float32 number
     row = {"features": base64.b64encode(halves.tobytes())}
     assert decode(row, "features", "a.tsv, line 1", 1, None).shape == (1, 600)
+
+
+def test_a_line_that_is_too_long_is_named_and_the_lines_after_it_are_read(tmp_path, monkeypatch):
+    lines = [caffe_line(image_id).encode() for image_id in SIZES]
+    monkeypatch.setattr(tsv, "MAX_LINE", 1000)
+    assert max(map(len, lines)) < 1000
+    path = tmp_path / "a.tsv"
+    path.write_bytes(lines[0] + b"\n" + b"x" * 2500 + b"\n" + lines[1] + b"\n" + lines[2] + b"\n" + b"y" * 1000)
+    report = convert(CaffeTsv([path]), tmp_path / "r.h5")
+    assert RegionStore(tmp_path / "r.h5").ids.tolist() == list(SIZES)
+    assert [problem.split(": ")[0] for problem in report.left_out] == [f"{path}, line 2", f"{path}, line 5"]
+    assert all("longer than 1,000 bytes" in problem for problem in report.left_out)
+
+
+def test_carriage_returns_as_line_ends_of_a_tsv_are_told(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"\r".join(caffe_line(image_id).encode() for image_id in SIZES) + b"\r")
+    assert "16 columns, expected 6" in CaffeTsv([path]).problems[0]
+    assert "write line feeds at the ends of lines" in CaffeTsv([path]).problems[0]

@@ -62,12 +62,17 @@ class TsvPack(Pack):
                 while line := file.readline(MAX_LINE):
                     line_number += 1
                     where = f"{part}, line {line_number}"
-                    if len(line) == MAX_LINE and not line.endswith(b"\n"):
-                        self.problems.append(f"{where}: longer than {MAX_LINE:,} bytes; is it a tsv file?")
-                        return
-                    if line.strip() and not (line_number == 1 and self._is_header(number, line)):
+                    length = len(line)
+                    if length == MAX_LINE and not line.endswith(b"\n"):
+                        self.problems.append(
+                            f"{where}: longer than {MAX_LINE:,} bytes, begins with {line[:40]!r}; is it a tsv file?"
+                        )
+                        while line and not line.endswith(b"\n"):  # the lines after it may be good
+                            line = file.readline(MAX_LINE)
+                            length += len(line)
+                    elif line.strip() and not (line_number == 1 and self._is_header(number, line)):
                         self._add(number, line_number, start, line, where)
-                    start += len(line)
+                    start += length
         except UserError as error:
             self.problems.append(str(error))
         except Exception as error:  # a damaged compressed file raises whatever its format's library likes
@@ -89,7 +94,12 @@ class TsvPack(Pack):
         names, columns = self._names[number], line.count(b"\t") + 1
         if columns != len(names):
             self.problems.append(
-                f"{where}: {columns} columns, expected {len(names)} ({', '.join(names)}); is the line cut short?"
+                f"{where}: {columns} columns, expected {len(names)} ({', '.join(names)}); "
+                + (
+                    "carriage returns stand in it: write line feeds at the ends of lines."
+                    if b"\r" in line.rstrip()
+                    else "is the line cut short?"
+                )
             )
             return
         column = names.index(self.id_column)
