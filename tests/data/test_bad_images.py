@@ -56,6 +56,17 @@ def test_whatever_one_image_raises_the_others_go_on_and_type_and_text_are_kept(t
     assert str(error) in problem
 
 
+def test_an_image_without_the_right_to_read_it_is_not_called_damaged(tmp_path):
+    WRITERS["caffe_tsv"](tmp_path / "pack")
+
+    class Closed(CaffeTsv):
+        def _read(self, image_id):
+            raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(UserError, match=r"Permission denied\); is it yours to read\?"):
+        Closed([tmp_path / "pack" / "a.tsv"]).read(7)
+
+
 def test_a_person_who_stops_the_program_stops_it(tmp_path):
     WRITERS["caffe_tsv"](tmp_path / "pack")
 
