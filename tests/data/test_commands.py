@@ -397,3 +397,11 @@ def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2
     ):
         assert out.count(f"nowhere/{name}") == 1, name
     assert out.rstrip().endswith("7 problems to mend before training.")
+
+
+@pytest.mark.parametrize("score", ["20", "1", "nan", "inf", "-0.2"])
+def test_a_least_score_that_no_score_can_pass_or_miss_is_refused(tmp_path, score):
+    with pytest.raises(UserError, match=f"--min-score must be from 0 to below 1, as scores are, got {score}"):
+        command(
+            "regions", "--format", "lxmert-tsv", "--input", "a.tsv", "--out", tmp_path / "r.h5", f"--min-score={score}"
+        )

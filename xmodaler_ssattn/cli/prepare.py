@@ -288,6 +288,8 @@ def run_regions(args: argparse.Namespace) -> int:
 
     if args.max_regions < 0:
         raise UserError(f"--max-regions must be 0 or more, got {args.max_regions}.")
+    if args.min_score is not None and not 0 <= args.min_score < 1:
+        raise UserError(f"--min-score must be from 0 to below 1, as scores are, got {args.min_score:g}.")
     pack = _open_pack(args)
     dataset = read_dataset(args.annotations) if args.annotations else None
     sizes = _all_sizes(dataset or {}, read_sizes(args.image_sizes) if args.image_sizes else {})
