@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -208,8 +209,9 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
 def parse_json(text: str, *, finite: bool = True) -> Any:
     """One complete JSON value.
 
-    What Python's parser accepts silently is refused: a key twice in one object (the first value would be lost), and,
-    unless ``finite`` is False, NaN, Infinity and numbers that are too large for a float.
+    What Python's parser accepts silently is refused: a key twice in one object (the first value would be lost), half
+    of a character (``"\\ud800"``), and, unless ``finite`` is False, NaN, Infinity and numbers that are too large for a
+    float.
 
     Raises:
         UserError: the text is not such a value; the message begins with "not valid JSON".
@@ -219,7 +221,10 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     """
     number = _finite if finite else float
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=number, parse_float=number)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=number, parse_float=number)
+        if _SURROGATE.search(text):
+            _refuse_half_characters(value)
+        return value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"not valid JSON ({place}: {error.msg}); is the file complete?") from error
@@ -234,6 +239,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(key for key in made if keys.count(key) > 1)
         raise ValueError(f"the key {repeated!r} stands twice in one object")
     return made
+
+
+# Two such escapes together write one character; one by itself is none, and no file can hold it.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _refuse_half_characters(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"\\u{ord(error.object[error.start]):04x} is half of a character") from None
 
 
 def _finite(text: str) -> float:

@@ -96,6 +96,9 @@ def test_a_file_cut_short_is_named(tmp_path):
         (lambda image: image["captions"][0]["phrases"][0].update(head=3), "head 3, does not fit"),
         (lambda image: image["captions"][0]["phrases"][0].update({"class": None}), "both a class and a head"),
         (lambda image: image["captions"][0]["phrases"][0].update(boxes=[[5, 0, 4, 9]]), "is not x1 <= x2"),
+        (lambda image: image["captions"][0]["phrases"][0].update(boxes=[["1", "2", "3", "4"]]), "must be four numbers"),
+        (lambda image: image.update(image_id=-7), "image_id must be 0 or more"),
+        (lambda image: image.update(image_id=2**63), "image_id must be a whole number, found 9223372036854775808"),
     ],
 )
 def test_a_broken_record_is_named_with_file_image_and_key(tmp_path, change, message):

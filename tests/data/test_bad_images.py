@@ -1,5 +1,6 @@
 """One bad image, whichever it is and whatever it raises, is named, and the others are converted."""
 
+import base64
 import gzip
 import json
 import struct
@@ -10,13 +11,15 @@ import h5py
 import numpy as np
 import pytest
 
-from data.pack_writers import CLASSES, DIM, SIZES, WRITERS, content
-from xmodaler_ssattn.data.convert import FORMATS
+from data.pack_writers import CLASSES, DIM, SIZES, WRITERS, caffe_line, content
+from xmodaler_ssattn.data.convert import FORMATS, tsv
 from xmodaler_ssattn.data.convert.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.data.convert.classifier import Classifier
 from xmodaler_ssattn.data.convert.lxmert_tsv import LxmertTsv
+from xmodaler_ssattn.data.convert.pack import PackError
 from xmodaler_ssattn.data.convert.run import convert_regions, read_sizes
 from xmodaler_ssattn.data.convert.select import Rules
+from xmodaler_ssattn.data.convert.tsv import decode
 from xmodaler_ssattn.data.convert.xmodaler_npz import XmodalerNpz
 from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
 from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
@@ -51,6 +54,17 @@ def test_whatever_one_image_raises_the_others_go_on_and_type_and_text_are_kept(t
     if not isinstance(error, UserError):
         assert "a.tsv, line 1 (image 7)" in problem and type(error).__name__ in problem
     assert str(error) in problem
+
+
+def test_an_image_without_the_right_to_read_it_is_not_called_damaged(tmp_path):
+    WRITERS["caffe_tsv"](tmp_path / "pack")
+
+    class Closed(CaffeTsv):
+        def _read(self, image_id):
+            raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(UserError, match=r"Permission denied\); is it yours to read\?"):
+        Closed([tmp_path / "pack" / "a.tsv"]).read(7)
 
 
 def test_a_person_who_stops_the_program_stops_it(tmp_path):
@@ -293,3 +307,32 @@ def test_a_damaged_hdf5_file_is_named_whatever_hdf5_raises(tmp_path, name):
         except UserError as error:
             refused.append(str(error))
     assert refused and all("boxes.h5" in message for message in refused)
+
+
+def test_half_precision_is_told_from_single_by_all_numbers_not_by_the_first_ones():
+    halves = np.full(2 * 600, 1.5, "<f2")  # 600 words that read as ordinary float32 numbers, too
+    row = {"features": base64.b64encode(halves.tobytes())}
+    with pytest.raises(PackError, match="like float16"):
+        decode(row, "features", "a.tsv, line 1", 1, None)
+    halves[2 * 550] = 8192  # the lower half of word 550: no feature, but any bits may end a float32 number
+    row = {"features": base64.b64encode(halves.tobytes())}
+    assert decode(row, "features", "a.tsv, line 1", 1, None).shape == (1, 600)
+
+
+def test_a_line_that_is_too_long_is_named_and_the_lines_after_it_are_read(tmp_path, monkeypatch):
+    lines = [caffe_line(image_id).encode() for image_id in SIZES]
+    monkeypatch.setattr(tsv, "MAX_LINE", 1000)
+    assert max(map(len, lines)) < 1000
+    path = tmp_path / "a.tsv"
+    path.write_bytes(lines[0] + b"\n" + b"x" * 2500 + b"\n" + lines[1] + b"\n" + lines[2] + b"\n" + b"y" * 1000)
+    report = convert(CaffeTsv([path]), tmp_path / "r.h5")
+    assert RegionStore(tmp_path / "r.h5").ids.tolist() == list(SIZES)
+    assert [problem.split(": ")[0] for problem in report.left_out] == [f"{path}, line 2", f"{path}, line 5"]
+    assert all("longer than 1,000 bytes" in problem for problem in report.left_out)
+
+
+def test_carriage_returns_as_line_ends_of_a_tsv_are_told(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"\r".join(caffe_line(image_id).encode() for image_id in SIZES) + b"\r")
+    assert "16 columns, expected 6" in CaffeTsv([path]).problems[0]
+    assert "write line feeds at the ends of lines" in CaffeTsv([path]).problems[0]

@@ -154,6 +154,22 @@ def test_plummers_lists_are_found_beside_the_annotations_and_overlaps_are_warned
     assert "1 images of this val split are in the train split of" in caplog.text
 
 
+def test_class_names_that_no_word_can_have_are_warned_of(entities, caplog):
+    (entities / "classes.txt").write_text("man\nHot Dog\ndog, dogs\nwoman\n")
+    annotations(entities, "--classes", entities / "classes.txt")
+    assert (
+        "2 of 4 class names can name no word of a caption" in caplog.text and "'Hot Dog', 'dog, dogs'." in caplog.text
+    )
+    caplog.clear()
+    annotations(entities)
+    assert "class names" not in caplog.text
+
+
+def test_a_folder_given_for_the_list_of_unrelated_captions_is_said_to_be_one(entities):
+    with pytest.raises(UserError, match="The list of unrelated captions: .*entities is a folder, expected a file"):
+        annotations(entities, "--unrelated", entities / "entities")
+
+
 def test_what_is_missing_on_the_command_line_is_said(entities):
     with pytest.raises(UserError, match="Give --entities DIR"):
         command("annotations", "--split-ids", entities / "ids.json", "--out", entities / "x")
@@ -381,3 +397,11 @@ def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2
     ):
         assert out.count(f"nowhere/{name}") == 1, name
     assert out.rstrip().endswith("7 problems to mend before training.")
+
+
+@pytest.mark.parametrize("score", ["20", "1", "nan", "inf", "-0.2"])
+def test_a_least_score_that_no_score_can_pass_or_miss_is_refused(tmp_path, score):
+    with pytest.raises(UserError, match=f"--min-score must be from 0 to below 1, as scores are, got {score}"):
+        command(
+            "regions", "--format", "lxmert-tsv", "--input", "a.tsv", "--out", tmp_path / "r.h5", f"--min-score={score}"
+        )

@@ -359,6 +359,28 @@ def test_an_unfinished_file_is_not_gone_on_with_from_another_pack(tmp_path):
     assert convert(mended, tmp_path / "r.h5", sizes={}).resumed == 2
 
 
+@pytest.mark.parametrize("change", ["background", "sizes", "probabilities"])
+def test_an_unfinished_file_is_not_gone_on_with_when_the_same_pack_would_be_read_otherwise(tmp_path, change):
+    pack = WRITERS["vlp"](tmp_path / "pack")
+    damaged = tmp_path / "pack" / "7.npy"
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:-4])
+    with pytest.raises(UserError, match="1 problem"):
+        convert(pack, tmp_path / "r.h5")
+    damaged.write_bytes(good)
+    rules, sizes, message = Rules(), SIZES, "begun from another pack: image 3 has other .* class probabilities"
+    if change == "background":
+        rules = Rules(background="last")
+    elif change == "sizes":
+        sizes, message = {**SIZES, 11: (70, 64)}, r"image 11 is \(64, 64\) there, \(70, 64\) now"
+    else:
+        np.save(tmp_path / "pack" / "3_cls_prob.npy", content(3)["probs"][:, ::-1])
+    with pytest.raises(UserError, match=message):
+        convert(pack, tmp_path / "r.h5", rules, sizes=sizes)
+    (tmp_path / "r.h5.partial").unlink()
+    assert convert(pack, tmp_path / "r.h5", rules, sizes=sizes).images == 3
+
+
 @pytest.mark.filterwarnings("error")
 def test_features_that_are_not_finite_are_named_with_their_file_and_pass_a_classifier_in_silence(tmp_path):
     pack = rewrite(tmp_path, features=np.full((4, DIM), np.nan, np.float32), cls_prob=None)

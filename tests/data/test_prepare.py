@@ -322,11 +322,43 @@ def test_gvds_own_files_are_taken_as_they_are(official, tmp_path):
         ({"process_clss": ["man", "cat"]}, "the class 'cat' is not in 'vocab'"),
         ({"process_clss": ["man"]}, "have 2, 1 and 2 entries"),
         ({"process_bnd_box": [[0, 0, 40, 40], [9, 0, 8, 1]]}, "is not x1 <= x2"),
+        ({"process_bnd_box": [[0, 0, 40, 40], ["1", "2", "3", "4"]]}, "expected a list of numbers"),
+        ({"process_idx": [True, 5]}, r"process_idx is \[True, 5\], expected a list of numbers"),
+        ({"tokens": "two men watch"}, "tokens is 'two men watch', expected a list of words"),
     ],
 )
 def test_contradictions_in_gvds_file_are_named(official, tmp_path, change, message):
     with pytest.raises(UserError, match=rf"flickr30k_cleaned_class\.json, image 11: .*{message}"):
         prepare(official, tmp_path / "out", **gvd_files(tmp_path, **change))
+
+
+@pytest.mark.parametrize("size", ["12", ["12", "34"], [1.5, 40], [True, 40], [2**63, 40], [500], 500])
+def test_a_size_in_gvds_file_that_is_not_two_whole_numbers_is_refused(official, tmp_path, size):
+    files = gvd_files(tmp_path)
+    content = json.loads(files["official"].read_text())
+    content["annotations"][0]["image_size"] = size
+    files["official"].write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"flickr30k_cleaned_class\.json, image 11: .*(image_size|values to unpack)"):
+        prepare(official, tmp_path / "out", **files)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("official", "vocab", ["man", 7, ["dog"]], r"(?s)vocab\[1\] is 7, .*vocab\[2\] is \['dog'\], expected a name"),
+        ("official", "vocab", ["man", "dog", "man"], r"the class 'man' stands in vocab\[0\] and in vocab\[2\]"),
+        ("dictionary", "wtol", {"men": None}, "wtol must give a word for each word, but 'men' has None"),
+        ("dictionary", "images", None, "images must be a list of objects"),
+        ("dictionary", "images", [7], "images must be a list of objects"),
+        ("dictionary", "wtol", {"men": "\ud800"}, r"not valid JSON: \\ud800 is half of a character"),
+    ],
+)
+def test_names_and_lemmas_of_gvds_files_are_texts(official, tmp_path, name, key, value, message):
+    files = gvd_files(tmp_path)
+    files[name].write_text(json.dumps({**json.loads(files[name].read_text()), key: value}))
+    with pytest.raises(UserError, match=message):
+        prepare(official, tmp_path / "out", **files)
+    assert not (tmp_path / "out" / "train.json").exists()
 
 
 def test_an_image_that_stands_twice_in_gvds_file_is_named(official, tmp_path):

@@ -194,6 +194,27 @@ def test_an_unfinished_file_of_other_settings_is_refused_unless_it_may_be_replac
     assert run(pictures, tmp_path / "r.h5", other, overwrite=True).resumed == 0
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_file_of_other_pictures_under_the_same_ids_is_not_gone_on_with(pictures, tmp_path, finished):
+    first = dict(list(pictures.items())[:-1]) if finished else pictures
+    if finished:
+        run(first, tmp_path / "r.h5")
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(first, tmp_path / "r.h5", FakeDetector(stop_after=3))
+    ids = list(pictures)
+    swapped = {**pictures, ids[0]: pictures[ids[1]], ids[1]: pictures[ids[0]]}  # another list of ids
+    with pytest.raises(
+        UserError, match=r"made from other pictures: image 1 is 22 x 30 there, but .*2\.png has sides of 24"
+    ):
+        run(swapped, tmp_path / "r.h5")
+    with Image.open(pictures[2]) as picture:  # a picture that is stored lying, to be turned by its EXIF entry
+        turned, exif = picture.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # upright after a turn by 90 degrees
+    turned.save(pictures[2], exif=exif)
+    assert run(pictures, tmp_path / "r.h5").images == COUNT
+
+
 def test_pictures_that_failed_are_added_once_they_are_mended(pictures, tmp_path):
     good = {number: path.read_bytes() for number, path in pictures.items()}
     run(pictures, tmp_path / "whole.h5")

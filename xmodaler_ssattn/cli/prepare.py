@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,8 @@ def run_annotations(args: argparse.Namespace) -> int:
             "val.txt and test.txt."
         )
     splits = read_splits(split_ids)
+    classes = read_classes(args.classes) if args.classes else None
+    _warn_unreachable(classes or ())
     _warn_overlaps(splits, args.compare_splits, entities, split_ids)
     report = prepare_annotations(
         args.out,
@@ -112,7 +115,7 @@ def run_annotations(args: argparse.Namespace) -> int:
         lemma=noun_lemma,
         sentences_dir=entities / "Sentences" if entities else None,
         annotations_dir=entities / "Annotations" if entities else None,
-        classes=read_classes(args.classes) if args.classes else None,
+        classes=classes,
         official=args.official,
         dictionary=args.dictionary,
         require_official=args.require_official,
@@ -122,6 +125,19 @@ def run_annotations(args: argparse.Namespace) -> int:
     )
     print("\n".join(_annotation_lines(report, args.split_scheme)))
     return 0
+
+
+def _warn_unreachable(classes: Sequence[str]) -> None:
+    from xmodaler_ssattn.classes import bare_word
+
+    lost = [name for name in classes if bare_word(name) != name or len(name.split()) > 1]
+    if lost:
+        logging.getLogger(__name__).warning(
+            "%d of %d class names can name no word of a caption, because a class is one word in lower case: %s.",
+            len(lost),
+            len(classes),
+            ", ".join(map(repr, lost[:10])) + (", ..." if len(lost) > 10 else ""),
+        )
 
 
 def _warn_overlaps(splits: dict[str, list[int]], other: str | None, entities: Path | None, ours: str) -> None:
@@ -272,6 +288,8 @@ def run_regions(args: argparse.Namespace) -> int:
 
     if args.max_regions < 0:
         raise UserError(f"--max-regions must be 0 or more, got {args.max_regions}.")
+    if args.min_score is not None and not 0 <= args.min_score < 1:
+        raise UserError(f"--min-score must be from 0 to below 1, as scores are, got {args.min_score:g}.")
     pack = _open_pack(args)
     dataset = read_dataset(args.annotations) if args.annotations else None
     sizes = _all_sizes(dataset or {}, read_sizes(args.image_sizes) if args.image_sizes else {})

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 from xmodaler_ssattn.data.classes import union_box
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, decode_text, parse_json, read_json
+from xmodaler_ssattn.ids import LARGEST_ID
 
 SCHEMA = "xmodaler_ssattn/annotations"
 VERSION = 1
@@ -213,17 +214,15 @@ def _checked(items: Iterable[Any], path: Path) -> Iterator[dict[str, Any]]:
         yield image
 
 
-def _is_int(value: Any) -> bool:
-    return type(value) is int
-
-
 def _check_image(image: Any) -> None:
     """Raise KeyError, TypeError or ValueError for a record that breaks the format."""
     if not isinstance(image, dict):
         raise TypeError(f"expected an object, found {type(image).__name__}")
     for key in ("image_id", "width", "height"):
-        if not _is_int(image[key]):
+        if type(image[key]) is not int or image[key] > LARGEST_ID:
             raise TypeError(f"{key} must be a whole number, found {image[key]!r}")
+    if image["image_id"] < 0:
+        raise ValueError("image_id must be 0 or more")
     if image["width"] < 1 or image["height"] < 1:
         raise ValueError(f"width and height must be positive, found {image['width']} x {image['height']}")
     if not isinstance(image["captions"], list) or not image["captions"]:
@@ -254,5 +253,7 @@ def _check_caption(caption: Any) -> None:
         if (phrase["class"] is None) != (head is None):
             raise ValueError(f"phrase {start} to {end} must have both a class and a head, or neither")
         for box in phrase["boxes"]:
+            if any(type(value) not in (int, float) for value in box):
+                raise TypeError(f"box {box!r} must be four numbers")
             if len(box) != 4 or not (box[0] <= box[2] and box[1] <= box[3]):
                 raise ValueError(f"box {box!r} is not x1 <= x2, y1 <= y2")

@@ -18,6 +18,7 @@ from xmodaler_ssattn.data.entities import (
     read_sentences,
     token_of,
 )
+from xmodaler_ssattn.data.region_file import MAX_SIDE
 from xmodaler_ssattn.data.vocabulary import Vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import read_json
@@ -139,7 +140,7 @@ class OfficialDictionary:
 
 
 def read_official(path: str | os.PathLike) -> OfficialFile:
-    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names a missing key."""
+    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names what is missing or stands twice."""
     content = read_json(path, "GVD's annotations")
     if (
         not isinstance(content, dict)
@@ -149,7 +150,16 @@ def read_official(path: str | os.PathLike) -> OfficialFile:
         raise UserError(
             f"{path}: expected an object with the lists 'vocab' and 'annotations', as in flickr30k_cleaned_class.json."
         )
-    images, problems = {}, []
+    names = content["vocab"]
+    problems = [
+        f"vocab[{at}] is {name!r}, expected a name" for at, name in enumerate(names) if not isinstance(name, str)
+    ]
+    problems += [
+        f"the class {name!r} stands in vocab[{names.index(name)}] and in vocab[{at}]"
+        for at, name in enumerate(names)
+        if names.index(name) < at
+    ]
+    images = {}
     for number, image in enumerate(content["annotations"]):
         image_id = plain_id(image.get("image_id")) if isinstance(image, dict) else None
         if image_id is None:
@@ -175,7 +185,13 @@ def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
     if gaps:
         raise UserError(f"{path}: ix_to_word lacks the indices {', '.join(gaps[:10])} of 1 to {len(words)}.")
     vocabulary = Vocabulary([words[str(index)] for index in range(1, len(words) + 1)], f"{path}, ix_to_word")
-    ids = [plain_id(image["id"]) for image in content.get("images", []) if "id" in image]
+    odd = [word for word, lemma in content["wtol"].items() if not isinstance(lemma, str)]
+    if odd:
+        raise UserError(f"{path}: wtol must give a word for each word, but {odd[0]!r} has {content['wtol'][odd[0]]!r}.")
+    images = content.get("images", [])
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+        raise UserError(f"{path}: images must be a list of objects.")
+    ids = [plain_id(image["id"]) for image in images if "id" in image]
     if None in ids:
         raise UserError(f"{path}: images[{ids.index(None)}] has an id that is no integer.")
     return OfficialDictionary(vocabulary, list(content["wtod"]), content["wtol"], ids)
@@ -192,31 +208,40 @@ def load_official(file: OfficialFile, image_id: int, captions_per_image: int | N
     known = set(file.classes)
     try:
         captions = [_official_caption(caption, known) for caption in image["captions"]]
-        width, height = (int(side) for side in image["image_size"][:2])
+        width, height = _list(image, "image_size", (int, float))[:2]
         if captions_per_image is not None and len(captions) != captions_per_image:
             raise ValueError(f"it has {len(captions)} captions, expected {captions_per_image}")
-        if width < 1 or height < 1:
-            raise ValueError(f"image_size is {image['image_size']}")
+        if not all(1 <= side <= MAX_SIDE and side == int(side) for side in (width, height)):
+            raise ValueError(f"image_size is {image['image_size']}, expected two whole numbers of pixels")
     except (KeyError, TypeError, ValueError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
         loaded.problems.append(Problem(image_id, f"{file.path}, image {image_id}: {reason}.", "image"))
         return loaded
     loaded.tokens = [token for caption in captions for token in caption["tokens"]]
     loaded.boxes = len({tuple(box) for caption in captions for phrase in caption["phrases"] for box in phrase["boxes"]})
-    loaded.record = {"image_id": image_id, "width": width, "height": height, "captions": captions}
+    loaded.record = {"image_id": image_id, "width": int(width), "height": int(height), "captions": captions}
     return loaded
+
+
+def _list(holder: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> list:
+    """``holder[key]``, which must be a list of this kind: a text is no list of words, and True no number."""
+    values = holder[key]
+    if not isinstance(values, list) or any(not isinstance(value, kind) or isinstance(value, bool) for value in values):
+        raise TypeError(f"{key} is {values!r}, expected a list of {'words' if kind is str else 'numbers'}")
+    return values
 
 
 def _official_caption(caption: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     position: dict[int, int] = {}
     words: list[str] = []
-    for index, word in enumerate(caption["tokens"]):
+    for index, word in enumerate(_list(caption, "tokens", str)):
         if token_of(word):
             position[index] = len(words)
             words.append(word)
     if not words:
         raise ValueError("a caption has no words")
-    places, names, boxes = (caption[key] for key in ("process_idx", "process_clss", "process_bnd_box"))
+    places, names = _list(caption, "process_idx", int), _list(caption, "process_clss", str)
+    boxes = [_list({"process_bnd_box": box}, "process_bnd_box", (int, float)) for box in caption["process_bnd_box"]]
     if not len(places) == len(names) == len(boxes):
         raise ValueError(
             f"process_idx, process_clss and process_bnd_box have {len(places)}, {len(names)} and {len(boxes)} entries"

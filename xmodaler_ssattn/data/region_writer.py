@@ -266,16 +266,34 @@ class RegionWriter:
         if len(self._pending) >= ROWS_PER_SYNC:
             self.sync()
 
-    def holds(self, image_id: int, boxes_px: np.ndarray, features: np.ndarray) -> bool:
-        """Whether these boxes and features are the ones written for an image; arguments as of ``write``."""
-        row = self._row(image_id)
-        for name, value in (("boxes", boxes_px), ("features", features)):
-            field = self._fields[name]
-            data = os.pread(self._fd, field.row_bytes, field.offset + row * field.row_bytes)
-            stored = np.frombuffer(data, dtype=field.dtype).reshape(field.shape[1:])[: int(self._num_boxes[row])]
-            if not np.array_equal(stored, np.asarray(value).astype(field.dtype)):
-                return False
-        return True
+    def holds(
+        self,
+        image_id: int,
+        width: int,
+        height: int,
+        boxes_px: np.ndarray,
+        features: np.ndarray,
+        class_probs: np.ndarray | None = None,
+    ) -> bool:
+        """Whether this is what was written for an image; arguments as of ``write``."""
+        count = int(self._num_boxes[self._row(image_id)])
+        values = {"boxes": boxes_px, "features": features}
+        if class_probs is not None:
+            values["class_probs"] = class_probs
+        return self.image_size(image_id) == (width, height) and all(
+            np.array_equal(self._get(name, image_id)[:count], np.asarray(value).astype(self._fields[name].dtype))
+            for name, value in values.items()
+        )
+
+    def image_size(self, image_id: int) -> tuple[int, int]:
+        """Width and height that were written for an image."""
+        width, height = self._get("image_size", image_id).tolist()
+        return width, height
+
+    def _get(self, name: str, image_id: int) -> np.ndarray:
+        field = self._fields[name]
+        data = os.pread(self._fd, field.row_bytes, field.offset + self._row(image_id) * field.row_bytes)
+        return np.frombuffer(data, dtype=field.dtype).reshape(field.shape[1:])
 
     def _row(self, image_id: int) -> int:
         try:

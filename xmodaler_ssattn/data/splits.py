@@ -94,9 +94,6 @@ def read_unrelated(path: str | os.PathLike) -> dict[int, set[int]]:
         image id -> positions of the captions counted from 0.
     """
     found: dict[int, set[int]] = {}
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"The list of unrelated captions {path} does not exist.")
     problems = []
     for number, line in enumerate(read_lines(path, "The list of unrelated captions"), 1):
         parts = line.split("#")[0].split()

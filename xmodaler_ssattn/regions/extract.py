@@ -19,6 +19,7 @@ from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.regions.join import differing_attributes, join_regions
+from xmodaler_ssattn.regions.pictures import picture_sides
 from xmodaler_ssattn.regions.reading import READERS, UnexpectedError, as_user_error, decode_ahead
 
 MISTAKES_IN_A_ROW = 20  # exceptions that nothing foresaw are then those of the program or the GPU, not of the pictures
@@ -97,6 +98,7 @@ def extract_regions(
     _take_in(out, more)  # of a run that was stopped in the middle of that
     store = RegionStore(out)
     _check_same_settings(store, plan)
+    _check_same_pictures(out, {i: store.image_size(i) for i in pictures if i in store}, pictures)
     missing = {image_id: path for image_id, path in pictures.items() if image_id not in store}
     if not missing:
         return ExtractReport(out, len(store), len(store), [])
@@ -136,6 +138,18 @@ def _check_same_settings(store: RegionStore, plan: Mapping[str, Any]) -> None:
     )
 
 
+def _check_same_pictures(path: Path, sizes: Mapping[int, tuple[int, int]], pictures: Mapping[int, Path]) -> None:
+    """Images that are there already must be of these pictures, as far as their sizes tell; else two sets would mix."""
+    for image_id, (width, height) in sizes.items():
+        sides = picture_sides(pictures[image_id])
+        if sides is not None and sides != (min(width, height), max(width, height)):
+            raise UserError(
+                f"{path} was made from other pictures: image {image_id} is {width} x {height} there, but "
+                f"{pictures[image_id]} has sides of {sides[0]} and {sides[1]}. Was it another folder, or another list "
+                "of --ids? Give another --out, or delete the file to begin anew."
+            )
+
+
 def _write(
     detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping[str, Any], batch: int, overwrite: bool
 ) -> ExtractReport:
@@ -144,6 +158,7 @@ def _write(
     writer = RegionWriter(out, list(pictures), resume=True, discard_other=overwrite, drop_missing=True, **plan)
     with writer:
         done = set(writer.written.tolist())
+        _check_same_pictures(writer.partial, {image_id: writer.image_size(image_id) for image_id in done}, pictures)
         todo = [(image_id, path) for image_id, path in pictures.items() if image_id not in done]
         found = detect_all(detector, todo, batch)
         last_sync = time.monotonic()

@@ -42,6 +42,15 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(open_upright(path))[:, :, ::-1])
 
 
+def picture_sides(path: str | os.PathLike) -> tuple[int, int] | None:
+    """The shorter and the longer side in pixels, without decoding the picture; None when it cannot be opened."""
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            return min(picture.size), max(picture.size)
+    except Exception:  # whatever is wrong with it is named where it is read
+        return None
+
+
 def open_upright(path: str | os.PathLike) -> Image.Image:
     """A picture file as an RGB image, rotated as its EXIF data say.
 

@@ -88,8 +88,9 @@ class Pack(abc.ABC):
         except UserError:
             raise
         except Exception as error:  # anything at all: the other images go on, and the message keeps type and text
+            hint = "is it yours to read" if isinstance(error, PermissionError) else "is the file damaged"
             raise PackError(
-                f"{self.place(image_id)}: it cannot be read ({type(error).__name__}: {error}); is the file damaged?"
+                f"{self.place(image_id)}: it cannot be read ({type(error).__name__}: {error}); {hint}?"
             ) from error
 
     def count(self, image_id: int) -> int:

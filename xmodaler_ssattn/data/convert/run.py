@@ -330,18 +330,28 @@ def _most_regions(pack: Pack, image_ids: Sequence[int]) -> int:
 
 
 def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Mapping[int, tuple[int, int]]) -> None:
-    """The first, middle and last image of an unfinished file must be those of this pack, or two packs would mix."""
+    """An unfinished file must be of this pack, read in this way, or the two would mix.
+
+    All sizes that are given are compared, and the first, middle and last image whole.
+    """
     written = writer.written.tolist()
+    begun = f"The unfinished file {writer.partial} was begun"
+    remedy = "Delete it to begin anew, or give another --out."
+    for image_id in written:
+        if sizes.get(image_id, there := writer.image_size(image_id)) != there:
+            raise UserError(
+                f"{begun} with other image sizes: image {image_id} is {there} there, {sizes[image_id]} now. {remedy}"
+            )
     for image_id in dict.fromkeys(written[at] for at in (0, len(written) // 2, -1) if written):
         try:
             image = _convert(pack.read(image_id), rules, sizes)
-            same = writer.holds(image_id, image.boxes_px, image.features)
+            same = writer.holds(image_id, image.width, image.height, image.boxes_px, image.features, image.class_probs)
         except UserError:
             same = False
         if not same:
             raise UserError(
-                f"The unfinished file {writer.partial} was begun from another pack: image {image_id} has "
-                "other boxes or features there. Delete it to begin anew, or give another --out."
+                f"{begun} from another pack: image {image_id} has other boxes, features or class probabilities there. "
+                f"Or was it begun with another --background? {remedy}"
             )
 
 

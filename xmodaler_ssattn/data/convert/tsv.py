@@ -62,12 +62,17 @@ class TsvPack(Pack):
                 while line := file.readline(MAX_LINE):
                     line_number += 1
                     where = f"{part}, line {line_number}"
-                    if len(line) == MAX_LINE and not line.endswith(b"\n"):
-                        self.problems.append(f"{where}: longer than {MAX_LINE:,} bytes; is it a tsv file?")
-                        return
-                    if line.strip() and not (line_number == 1 and self._is_header(number, line)):
+                    length = len(line)
+                    if length == MAX_LINE and not line.endswith(b"\n"):
+                        self.problems.append(
+                            f"{where}: longer than {MAX_LINE:,} bytes, begins with {line[:40]!r}; is it a tsv file?"
+                        )
+                        while line and not line.endswith(b"\n"):  # the lines after it may be good
+                            line = file.readline(MAX_LINE)
+                            length += len(line)
+                    elif line.strip() and not (line_number == 1 and self._is_header(number, line)):
                         self._add(number, line_number, start, line, where)
-                    start += len(line)
+                    start += length
         except UserError as error:
             self.problems.append(str(error))
         except Exception as error:  # a damaged compressed file raises whatever its format's library likes
@@ -86,14 +91,19 @@ class TsvPack(Pack):
         return True
 
     def _add(self, number: int, line_number: int, start: int, line: bytes, where: str) -> None:
-        values = line.split(b"\t")
-        names = self._names[number]
-        if len(values) != len(names):
+        names, columns = self._names[number], line.count(b"\t") + 1
+        if columns != len(names):
             self.problems.append(
-                f"{where}: {len(values)} columns, expected {len(names)} ({', '.join(names)}); is the line cut short?"
+                f"{where}: {columns} columns, expected {len(names)} ({', '.join(names)}); "
+                + (
+                    "carriage returns stand in it: write line feeds at the ends of lines."
+                    if b"\r" in line.rstrip()
+                    else "is the line cut short?"
+                )
             )
             return
-        text = plain(values[names.index(self.id_column)])
+        column = names.index(self.id_column)
+        text = plain(line.split(b"\t", column + 1)[column])
         try:
             image_id = id_in_name(text[:200].decode("latin-1"))
         except UserError as error:
@@ -121,7 +131,7 @@ class TsvPack(Pack):
             self._open = number, open_unpacked(self._parts[number])
         file = self._open[1]
         file.seek(start)
-        values = file.read(length).rstrip(b"\r\n").split(b"\t")
+        values = file.read(length).split(b"\t")
         return dict(zip(self._names[number], map(plain, values), strict=True))
 
     def close(self) -> None:
@@ -198,6 +208,7 @@ def decode(
 
 
 _FLOAT16_LARGEST = 16  # larger float16 numbers, read as float32, are larger than any measurement
+_GLANCE = 512
 _ENOUGH, _ENOUGH_SIGNED = 6, 17  # numbers after which chance is ruled out, see below
 
 
@@ -215,9 +226,14 @@ def _unlike_float32(values: np.ndarray, any_width: bool) -> str | None:
     other = unlike_measurements(values)
     if other or not any_width:
         return other
-    low, high = values.reshape(-1).view("<f2").reshape(-1, 2).T.astype(np.float32)
+    halves = values.reshape(-1).view("<f2").reshape(-1, 2)
+    for part in (halves[:_GLANCE], halves):  # half precision is slow, and the first numbers nearly always decide
+        low, high = part.T.astype(np.float32)
+        ordinary = bool((np.abs([low, high]) < _FLOAT16_LARGEST).all())
+        if not ordinary:
+            break
     signed = bool(np.signbit(high).any())
-    ordinary = bool((np.abs([low, high]) < _FLOAT16_LARGEST).all()) and (signed or not np.signbit(low).any())
+    ordinary = ordinary and (signed or not np.signbit(low).any())
     enough = np.count_nonzero(low) >= (_ENOUGH_SIGNED if signed else _ENOUGH)
     if ordinary and enough and 4 * np.count_nonzero(low) >= np.count_nonzero(high):
         return "they look like float16."
