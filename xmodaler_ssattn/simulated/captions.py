@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.data.annotations import SPLITS
+from xmodaler_ssattn.data.splits import image_rank
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.ids import plain_id
@@ -125,13 +125,9 @@ def choose_images(
         wanted = len(ids) if count is None else count
         if not 1 <= wanted <= len(ids):
             problems.append(f"{wanted} images of the split {split} are wanted, it has {len(ids)}; at least 1 is needed")
-        chosen[split] = sorted(sorted(ids, key=lambda image_id: _rank(seed, image_id))[:wanted])
+        chosen[split] = sorted(sorted(ids, key=lambda image_id: image_rank(seed, image_id))[:wanted])
     raise_all(problems, "The images cannot be chosen")
     return chosen
-
-
-def _rank(seed: int, image_id: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{image_id}".encode(), digest_size=8).digest()
 
 
 def listen(captions: Iterable[str], classes: Collection[str], lemma: Callable[[str], str]) -> Talk:
