@@ -12,6 +12,27 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import META_ARCH_REGISTRY
 
+# X-modaler's own parts that read what only a data set of theirs supplies: the part's key in MODEL, its class, and what.
+_READ_MORE = {
+    ("DECODER", "AttributeDecoder"): "attributes",
+    ("ENCODER", "GCNEncoder"): "relations between regions",
+    ("ENCODER", "COSNetEncoder"): "retrieved words",
+}
+
+
+def refuse_parts_that_read_more(cfg: Any, dataset: str) -> None:
+    """Refuse X-modaler's parts that need more of a sample than ``dataset`` has.
+
+    Raises:
+        UserError: names the part, what it reads, and what to do.
+    """
+    for (key, name), what in _READ_MORE.items():
+        if cfg.MODEL[key] == name:
+            raise UserError(
+                f"MODEL.{key}: {name} reads {what} of an image, which {dataset} does not have. Take the data set that "
+                f"X-modaler has for it, or another MODEL.{key}."
+            )
+
 
 def captioner_is_grounded(cfg: Any) -> bool:
     """Whether MODEL.META_ARCHITECTURE names GroundedCaptioner or a class derived from it."""

@@ -182,6 +182,23 @@ def test_our_captioner_refuses_the_stock_decoder_and_the_stock_searcher_with_wha
         train(stock_config(tmp_path, scenes, **ours))
 
 
+@pytest.mark.parametrize(
+    "key, name, what",
+    [
+        ("DECODER", "AttributeDecoder", "attributes"),
+        ("ENCODER", "GCNEncoder", "relations between regions"),
+        ("ENCODER", "COSNetEncoder", "retrieved words"),
+    ],
+)
+def test_parts_that_read_what_our_data_set_lacks_are_refused_before_training(tmp_path, scenes, key, name, what):
+    cfg = stock_config(tmp_path, scenes)
+    cfg.MODEL[key] = name
+    with pytest.raises(UserError, match=f"MODEL.{key}: {name} reads {what} .* Flickr30kEntitiesDataset does not have"):
+        DATASETS_REGISTRY.get("Flickr30kEntitiesDataset")(cfg, "train")
+    richer = type("Richer", (DATASETS_REGISTRY.get("Flickr30kEntitiesDataset"),), {"__call__": lambda self, record: {}})
+    assert richer(cfg, "train").stage == "train"
+
+
 def test_regions_kept_on_the_device_are_refused_with_the_stock_captioner(tmp_path, scenes):
     cfg = stock_config(tmp_path, scenes)
     cfg.DATALOADER.CACHE = "device"

@@ -9,7 +9,7 @@ import torch
 from toys import toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import build_losses, build_optimizer, kfg
-from xmodaler_ssattn.modeling import capture
+from xmodaler_ssattn.modeling import GroundedCaptioner, capture
 from xmodaler_ssattn.modeling.capture import CapturedForcing
 
 # Two images, two captions each; 5, 3, 2 and 5 words to predict with the end. No image is padded in EVEN.
@@ -295,3 +295,17 @@ def test_log_beta_of_a_step_stays_what_it_was_when_the_next_step_has_run(tmp_pat
     sum(part.sum() for part in (out[keys.LOG_BETA], out[kfg.G_LOGITS])).backward()
     captured(captured.preprocess_batch([toy_sample(8, 5, [[1, 2, 4, 3], [1, 3]]), MIXED[1]]))
     assert torch.equal(out[keys.LOG_BETA], before)
+
+
+def test_a_captioner_that_reads_more_of_the_batch_goes_the_ordinary_way(tmp_path):
+    """A graph is given only what our own classes read."""
+
+    class OwnEncode(GroundedCaptioner):
+        def encode(self, batched_inputs, images=None):
+            width = batched_inputs[keys.IMAGE_SIZE][:, None, :1]
+            return super().encode({**batched_inputs, kfg.ATT_FEATS: batched_inputs[kfg.ATT_FEATS] / width}, images)
+
+    _, captured, replayer = models(tmp_path)
+    captured.__class__ = OwnEncode
+    losses = losses_of(toy_config(tmp_path), captured, MIXED)
+    assert replayer.captured == 0 and all(torch.isfinite(loss) for loss in losses.values())

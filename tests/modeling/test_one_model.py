@@ -12,28 +12,39 @@ from torch import nn
 
 from toys import CLASSES, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.host import TokenBaseEmbedding, UpDownEncoder, VisualBaseEmbedding, build_losses, kfg
+from xmodaler_ssattn.host import (
+    BasePredictor,
+    TokenBaseEmbedding,
+    UpDownEncoder,
+    VisualBaseEmbedding,
+    build_losses,
+    kfg,
+)
 from xmodaler_ssattn.modeling import GroundedCaptioner, SSAttentionDecoder
 from xmodaler_ssattn.modeling.ss_attention import TopDownAttention, fuse
+from xmodaler_ssattn.modeling.teacher_forcing import word_states
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
 SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
 
 
-def trained_loss(model) -> tuple[float, dict]:
+def trained_loss(model, samples=SAMPLES) -> tuple[float, dict]:
     """The cross-entropy of a training step, and the gradients of the decoder."""
     model.train().zero_grad()
-    out = model(model.preprocess_batch(SAMPLES))
-    loss = nn.functional.cross_entropy(out[kfg.G_LOGITS], out[kfg.G_TARGET_IDS])
+    out = model(model.preprocess_batch(samples))
+    if model.fuse_loss:
+        loss = out[keys.CROSS_ENTROPY]
+    else:
+        loss = nn.functional.cross_entropy(out[kfg.G_LOGITS], out[kfg.G_TARGET_IDS])
     loss.backward()
     return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def slow_loss(model) -> tuple[float, dict]:
+def slow_loss(model, samples=SAMPLES) -> tuple[float, dict]:
     """The same, one word of one caption at a time."""
     model.train().zero_grad()
     surprises = []
-    for sample in SAMPLES:
+    for sample in samples:
         for tokens, targets in zip(sample[kfg.G_TOKENS_IDS], sample[kfg.G_TARGET_IDS], strict=True):
             one = {**sample, kfg.SEQ_PER_SAMPLE: 1, kfg.G_TOKENS_IDS: [tokens], kfg.G_TARGET_IDS: [targets]}
             inputs = model.with_rows(model.encode(model.preprocess_batch([one])), 1)
@@ -45,8 +56,8 @@ def slow_loss(model) -> tuple[float, dict]:
     return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_one_model(model) -> None:
-    trained, slow = trained_loss(model), slow_loss(model)
+def assert_one_model(model, samples=SAMPLES) -> None:
+    trained, slow = trained_loss(model, samples), slow_loss(model, samples)
     assert trained[0] == pytest.approx(slow[0], abs=1e-6)
     assert set(trained[1]) == set(slow[1])
     for name, gradient in slow[1].items():
@@ -120,6 +131,21 @@ class OwnStep(GroundedCaptioner):
         inputs[kfg.G_HIDDEN_STATES] = [state * 0.9 for state in inputs[kfg.G_HIDDEN_STATES]]
 
 
+class PredictorOfBothStates(BasePredictor):
+    def forward(self, batched_inputs):
+        h1, h2 = batched_inputs[kfg.G_HIDDEN_STATES]
+        return {kfg.G_LOGITS: self.logits(h1 + h2)}
+
+
+class PredictorOfTheAttention(BasePredictor):
+    """Reads what is there in decoding, and would not miss it in training."""
+
+    def forward(self, batched_inputs):
+        out = super().forward(batched_inputs)[kfg.G_LOGITS]
+        gamma = batched_inputs.get(keys.GAMMA)
+        return {kfg.G_LOGITS: out if gamma is None else out * gamma.amax(dim=1, keepdim=True)}
+
+
 def own_cell(model) -> None:
     model.decoder.lstm2 = replaced(model.decoder.lstm2, OwnCell)
 
@@ -140,6 +166,8 @@ CHANGES = {
     "the region embedding": lambda model: replaced(model.visual_embed, ScaledRegions),
     "an encoder that reads words": lambda model: replaced(model.encoder, EncoderOfWords),
     "a step of the captioner": lambda model: replaced(model, OwnStep),
+    "a predictor of both states": lambda model: replaced(model.predictor, PredictorOfBothStates),
+    "a predictor of the attention": lambda model: replaced(model.predictor, PredictorOfTheAttention),
     "a hook on a cell": lambda model: model.decoder.lstm1.register_forward_hook(
         lambda m, a, out: (out[0] * 0.5, out[1])
     ),
@@ -164,6 +192,135 @@ def test_a_changed_part_is_trained_as_it_is_decoded(tmp_path, change, caplog):
     changed = trained_loss(model)
     assert set(plain[1]) != set(changed[1]) or not all(torch.allclose(plain[1][n], g) for n, g in changed[1].items())
     assert change == "the region embedding" or not model.forces_at_once
+
+
+def location(inputs: dict):
+    """x1 of each region as a fraction, (rows, K, 1), from two sample keys; one of them has no K."""
+    return inputs[keys.BOXES_PX][..., :1] / inputs[keys.IMAGE_SIZE][:, None, :1]
+
+
+class DecoderOfLocations(SSAttentionDecoder):
+    def preprocess(self, batched_inputs):
+        out = super().preprocess(batched_inputs)
+        return {**out, kfg.P_ATT_FEATS: out[kfg.P_ATT_FEATS] + location(batched_inputs)}
+
+
+class StepOfLocations(SSAttentionDecoder):
+    def forward(self, batched_inputs):
+        moved = batched_inputs[kfg.P_ATT_FEATS] + location(batched_inputs)
+        return super().forward({**batched_inputs, kfg.P_ATT_FEATS: moved})
+
+
+class EncoderOfLocations(UpDownEncoder):
+    def forward(self, batched_inputs, mode=None):
+        out = super().forward(batched_inputs, mode)
+        return out if mode == "t" else {kfg.GLOBAL_FEATS: out[kfg.GLOBAL_FEATS] + location(batched_inputs).sum(1)}
+
+
+class EmbeddingOfLocations(VisualBaseEmbedding):
+    def forward(self, batched_inputs):
+        return {kfg.ATT_FEATS: super().forward(batched_inputs)[kfg.ATT_FEATS] + location(batched_inputs)}
+
+
+class CaptionerOfLocations(GroundedCaptioner):
+    def encode(self, batched_inputs, images=None):
+        out = super().encode(batched_inputs, images)
+        return {**out, kfg.ATT_FEATS: out[kfg.ATT_FEATS] + location(batched_inputs)}
+
+
+class CaptionerWithOwnKey(GroundedCaptioner):
+    def preprocess_batch(self, batched_inputs):
+        ids = torch.tensor([[float(sample[kfg.IDS])] for sample in batched_inputs])
+        return {**super().preprocess_batch(batched_inputs), "OWN_KEY": ids}
+
+    def step(self, inputs, word, t):
+        super().step(inputs, word, t)
+        inputs[kfg.G_HIDDEN_STATES] = [state * inputs["OWN_KEY"] for state in inputs[kfg.G_HIDDEN_STATES]]
+
+
+READERS = {
+    "decoder, once": ("decoder", DecoderOfLocations),
+    "decoder, per word": ("decoder", StepOfLocations),
+    "encoder": ("encoder", EncoderOfLocations),
+    "embedding": ("visual_embed", EmbeddingOfLocations),
+    "captioner": (None, CaptionerOfLocations),
+    "captioner, a key of its own": (None, CaptionerWithOwnKey),
+}
+
+
+@pytest.mark.parametrize("captions", [1, 2])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_part_that_reads_the_batch_finds_its_own_captions_image(tmp_path, reader, captions):
+    """Longest captions go first inside; with one caption per image a mistaken row would fit in shape."""
+    samples = [toy_sample(1, 3, [[1], [2, 2, 5]][:captions]), toy_sample(2, 5, [[3, 3, 1, 2], [4]][:captions])]
+    samples.append(toy_sample(3, 2, [[1, 2], [5]][:captions]))
+    for index, sample in enumerate(samples):
+        sample[keys.IMAGE_SIZE] = torch.tensor([40.0, 10.0]) * (index + 1)
+    for overrides in ({}, {"MODEL__SHARE_REGION_DROPOUT": True}):
+        part, new = READERS[reader]
+        model = toy_model(tmp_path, **overrides)
+        replaced(getattr(model, part) if part else model, new)
+        assert_one_model(model, samples)
+        # beta and sigma still meet image by image: - log beta of each image's first region, for each caption.
+        out = model(model.preprocess_batch(samples))
+        beta = model.encode(model.preprocess_batch(samples))[keys.BETA]
+        words = sum(len(ids) for sample in samples for ids in sample[kfg.G_TARGET_IDS])
+        loss = build_losses(toy_config(tmp_path))[1](out)["Grounding Loss"]
+        assert float(loss) == pytest.approx(-captions * float(beta[:, 0].log().sum()) / words, abs=1e-6)
+
+
+class Adapted(nn.Module):
+    """A layer with something beside it, as low-rank adapters have it; it shows the old layer's weight."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.layer, self.beside = layer, nn.Linear(layer.in_features, layer.out_features)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x):
+        return self.layer(x) + self.beside(x)
+
+
+def unbiased(model) -> None:
+    model.predictor.logits = nn.Linear(8, model.vocab_size, bias=False)
+
+
+LAYERS = {
+    "an adapter": lambda model: setattr(model.predictor, "logits", Adapted(model.predictor.logits)),
+    "a hook on the layer": lambda model: model.predictor.logits.register_forward_hook(lambda m, args, out: out * 2.0),
+    "a hook on the predictor": lambda model: model.predictor.register_forward_hook(
+        lambda m, args, out: {kfg.G_LOGITS: out[kfg.G_LOGITS] * 2.0}
+    ),
+    "no bias": unbiased,
+}
+
+
+@pytest.mark.parametrize("change", LAYERS)
+def test_the_fused_loss_sees_a_changed_last_layer(tmp_path, change):
+    torch.manual_seed(1)
+    model = toy_model(tmp_path, LOSSES__NAMES=["FusedCrossEntropy"])
+    LAYERS[change](model)
+    assert_one_model(model)
+
+
+def test_only_a_plain_dropout_of_words_keeps_its_mask_in_scheduled_sampling(tmp_path):
+    class Shift(nn.Module):
+        def forward(self, x):
+            return x + 1.0
+
+    model = toy_model(tmp_path).train()
+    model.token_embed.embeddings_dropout = Shift()
+    batch = model.preprocess_batch(SAMPLES)
+    never, not_asked = (word_states(model, batch, probability).hidden for probability in (1e-12, 0.0))
+    assert torch.equal(never, not_asked)
+
+
+def test_a_dropout_that_is_on_by_itself_is_not_left_out(tmp_path):
+    """Evaluation with dropout on, as for an estimate of uncertainty."""
+    model = toy_model(tmp_path, MODEL__UPDOWN__DROPOUT2=0.5).eval()
+    assert model.forces_at_once
+    model.decoder.dropout2.train()
+    assert not model.forces_at_once
 
 
 def test_the_unchanged_model_takes_the_fast_way_and_is_one_model(tmp_path):

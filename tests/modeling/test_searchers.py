@@ -6,6 +6,7 @@ import torch
 from slow_beam import UNK, slow_beam, word_log_probs
 from toys import WORDS, for_test, toy_model, toy_sample
 from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.modeling import SSAttentionDecoder
 from xmodaler_ssattn.modeling.searchers import best_candidates
 
 
@@ -182,3 +183,45 @@ def test_sampling_draws_words_and_reports_their_log_probability(tmp_path):
     first = drawn[0][kfg.G_SENTS_IDS][0].tolist()
     logp, _ = word_log_probs(model, sample, [])
     assert float(drawn[0][kfg.G_LOGP][0, 0].detach()) == pytest.approx(float(logp[first[0]].detach()), abs=1e-6)
+
+
+class Remembering(SSAttentionDecoder):
+    """A state and a constant of its own: the words so far, and a copy of the features."""
+
+    def initial_states(self, like, rows):
+        return {**super().initial_states(like, rows), "OWN_STATE": like.new_zeros(rows, 1)}
+
+    def preprocess(self, batched_inputs):
+        out = super().preprocess(batched_inputs)
+        return {**out, "OWN_FEATS": out[kfg.ATT_FEATS].clone()}
+
+    def forward(self, batched_inputs):
+        state, feats = batched_inputs["OWN_STATE"], batched_inputs["OWN_FEATS"]
+        mean = feats.mean(1).repeat_interleave(len(state) // len(feats), dim=0)[:, :1]
+        word = batched_inputs[kfg.G_TOKEN_EMBED] * (1.0 + state) + mean
+        out = super().forward({**batched_inputs, kfg.G_TOKEN_EMBED: word})
+        return {**out, "OWN_STATE": torch.tanh(state + 9.0 * out[kfg.G_HIDDEN_STATES][-1][:, :1])}
+
+
+def test_states_of_a_derived_decoder_follow_their_beam(tmp_path):
+    """The score of a caption is that of its words one after the other, and no image changes another's caption."""
+    model = toy_model(tmp_path).eval()
+    model.decoder.__class__ = Remembering
+    samples = [for_test(toy_sample(i, 3)) for i in range(12)]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+        model.predictor.logits.bias[0] -= 0.4
+        found = model(model.preprocess_batch(samples), use_beam_search=True)
+        sents, scores = found[kfg.G_SENTS_IDS], found[kfg.G_LOGP].sum(1)
+        assert 3 <= int((sents[:, 0] == 0).sum()) < 12  # a quarter ends at once, which lets them leave the search
+        for sample, words, score in zip(samples, sents, scores, strict=True):
+            inputs = model.with_rows(model.encode(model.preprocess_batch([sample])), 1)
+            word, total = torch.zeros(1, dtype=torch.long), 0.0
+            for t, following in enumerate(words):
+                model.step(inputs, word, t)
+                total += float(model.predictor(inputs)[kfg.G_LOGITS].log_softmax(1)[0, following])
+                word = following.view(1)
+                if following == 0:
+                    break
+            assert float(score) == pytest.approx(total, abs=1e-4)

@@ -25,7 +25,7 @@ from xmodaler_ssattn.data.sigma import positives, sigma_of
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
-from xmodaler_ssattn.partners import captioner_is_grounded, require_grounded_captioner
+from xmodaler_ssattn.partners import captioner_is_grounded, refuse_parts_that_read_more, require_grounded_captioner
 from xmodaler_ssattn.resident import ResidentRegions
 
 CLASSIFIER_HINT = (
@@ -116,6 +116,8 @@ class Flickr30kEntitiesDataset:
     def from_config(cls, cfg: Any, stage: str = "train") -> dict[str, Any]:
         cfg = completed(cfg)
         grounded = captioner_is_grounded(cfg)
+        if cls.__call__ is Flickr30kEntitiesDataset.__call__:  # a derived class may add to its samples
+            refuse_parts_that_read_more(cfg, cls.__name__)
         folder = Path(cfg.DATALOADER.ANNO_FOLDER)
         if cfg.DATALOADER.CACHE == "device":
             require_grounded_captioner(cfg, "DATALOADER.CACHE device", "which does not gather regions on the device")

@@ -14,7 +14,8 @@ import logging
 import weakref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ssattn_config, completed
@@ -33,12 +34,13 @@ from xmodaler_ssattn.host import (
 )
 from xmodaler_ssattn.losses.vocabulary import linear_cross_entropy
 from xmodaler_ssattn.modeling.capture import CapturedForcing
-from xmodaler_ssattn.modeling.collate import PER_IMAGE, collate
+from xmodaler_ssattn.modeling.collate import collate
+from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.grounded_output import captions_from_decoding
 from xmodaler_ssattn.modeling.searchers import READ_PER_STEP, GroundedDecodeStrategy, check_vocabulary
 from xmodaler_ssattn.modeling.ss_attention import dead_share_warning, extended_mask
-from xmodaler_ssattn.modeling.teacher_forcing import ways_agree, word_states
+from xmodaler_ssattn.modeling.teacher_forcing import WordStates, ways_agree, word_states
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 from xmodaler_ssattn.modeling.word_list import accept_weights_without, check_words, from_state, to_state, words_sha256
 from xmodaler_ssattn.modeling.words import draw_words, packs
@@ -145,7 +147,10 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return next(self.parameters()).device
 
     def preprocess_batch(self, batched_inputs: list[dict]) -> dict:
-        """Samples of the mapper -> one batch on the model's device; see ``collate``."""
+        """Samples of the mapper -> one batch on the model's device; see ``collate``.
+
+        A tensor that a derived class adds has one row per image, or one per caption, or is not of the batch at all.
+        """
         return collate(batched_inputs, self.device)
 
     def get_extended_attention_mask(self, batched_inputs: dict) -> dict:
@@ -162,10 +167,10 @@ class GroundedCaptioner(BaseEncoderDecoder):
             batched_inputs: from ``preprocess_batch``. A dict that went through here already is returned
                 as it is, so that two decodings share the work.
             images: (N,) the image of each caption, in the order in which captions shall be processed; for
-                training. Dropout on the region embedding is then drawn once a caption, as in the stock
-                model (with ``share_region_dropout`` once an image); what comes before it, and beta, is still
-                computed once an image. Without it features stay at one row an image, and captions or beams
-                share them.
+                training, where ``encodes_per_image`` holds. Dropout on the region embedding is then drawn once
+                a caption, as in the stock model (with ``share_region_dropout`` once an image); what comes
+                before it, and beta, is still computed once an image. Without it features stay at one row an
+                image, and captions or beams share them.
 
         Returns:
             a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row an image)
@@ -198,10 +203,6 @@ class GroundedCaptioner(BaseEncoderDecoder):
         embed = self.visual_embed
         if images is None:
             return embed(inputs).get(kfg.ATT_FEATS, inputs[kfg.ATT_FEATS])
-        if not (follows(embed, VisualBaseEmbedding) or follows(embed, SpatialSemanticEmbedding)):
-            # An embedding that we do not know may be random inside: repeat first, as the host does.
-            repeated = {key: inputs[key][images] for key in PER_IMAGE if inputs.get(key) is not None}
-            return embed({**inputs, **repeated}).get(kfg.ATT_FEATS, repeated[kfg.ATT_FEATS])
         # All but the dropout, once an image.
         dropout, embed.embeddings_dropout = embed.embeddings_dropout, None
         try:
@@ -244,19 +245,50 @@ class GroundedCaptioner(BaseEncoderDecoder):
         targets = batched_inputs[kfg.G_TARGET_IDS].reshape(-1)[states.words]
         return {
             **states.inputs,
-            **self._predict(states.hidden, targets),
+            **self._predict(states, targets),
             kfg.G_TARGET_IDS: targets,
             keys.CAPTION_OF_WORD: states.captions,
         }
 
-    def _predict(self, hidden: Tensor, targets: Tensor) -> dict:
-        """G_LOGITS (M, V) of the states (M, H) of M words, or their CROSS_ENTROPY ()."""
-        if not self.fuse_loss:
-            return {kfg.G_LOGITS: at_least_float32(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])}
-        predictor = self.predictor
-        hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
-        layer = predictor.logits
-        return {keys.CROSS_ENTROPY: linear_cross_entropy(hidden, layer.weight, layer.bias, targets)}
+    def _predict(self, states: WordStates, targets: Tensor) -> dict:
+        """G_LOGITS (M, V) of M words, or their CROSS_ENTROPY ()."""
+        predictor, hidden = self.predictor, states.hidden
+        layer = getattr(predictor, "logits", None)
+        if self.fuse_loss and self.predicts_from_state and follows(layer, nn.Linear) and layer.bias is not None:
+            hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
+            return {keys.CROSS_ENTROPY: linear_cross_entropy(hidden, layer.weight, layer.bias, targets)}
+        logits = predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS] if states.logits is None else states.logits
+        logits = at_least_float32(logits)
+        # A layer that was put in the place of the predictor's own: the same loss, without its saving of memory.
+        return {keys.CROSS_ENTROPY: F.cross_entropy(logits, targets)} if self.fuse_loss else {kfg.G_LOGITS: logits}
+
+    @property
+    def predicts_from_state(self) -> bool:
+        """Whether the predictor reads the language LSTM's state and nothing else of a step."""
+        return follows(self.predictor, BasePredictor)
+
+    @property
+    def encodes_per_image(self) -> bool:
+        """Whether training may encode an image once for all its captions.
+
+        Only where all that reads the batch is ours. Any other part finds one row per caption of everything there, as
+        one row per image in decoding; see ``teacher_forcing.encoded_rows``.
+        """
+        ours = ("encode", "_embed_regions", "get_extended_attention_mask", "step", "with_rows")
+        return (
+            follows(self, GroundedCaptioner, *ours)
+            and (
+                follows(self.visual_embed, VisualBaseEmbedding) or follows(self.visual_embed, SpatialSemanticEmbedding)
+            )
+            and self._encoder_is_ours
+            and self.predicts_from_state
+            and follows(self.decoder, SSAttentionDecoder)
+        )
+
+    @property
+    def _encoder_is_ours(self) -> bool:
+        """It then does nothing per word."""
+        return follows(self.encoder, UpDownEncoder) or follows(self.encoder, Encoder)
 
     @property
     def forces_at_once(self) -> bool:
@@ -268,7 +300,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return (
             self._ways_agree is not False
             and follows(self, GroundedCaptioner, "step", "with_rows")
-            and (follows(self.encoder, UpDownEncoder) or follows(self.encoder, Encoder))  # nothing per word
+            and self._encoder_is_ours
+            and self.predicts_from_state
             and packs(self.token_embed)
             and getattr(self.decoder, "rolls_out", False)
         )

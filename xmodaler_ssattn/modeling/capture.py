@@ -91,7 +91,7 @@ class CapturedForcing:
         return WordStates(inputs, _Pick.apply(hidden, cells, graph), words, captions)
 
     def _suits(self, model: GroundedCaptioner) -> bool:
-        if not (model.training and torch.is_grad_enabled() and model.forces_at_once):
+        if not (model.training and torch.is_grad_enabled() and model.forces_at_once and model.encodes_per_image):
             return False
         if self._backend is None and (model.device.type != "cuda" or comm.get_world_size() > 1):
             if not self._told:

@@ -18,8 +18,6 @@ from xmodaler_ssattn.resident import send
 
 # Per-region values (k, ...) that are padded with zeros to the batch's largest K.
 _REGION_KEYS = (kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.CLASS_PROBS)
-# Everything that has one row per image and region when the visual embedding reads it.
-PER_IMAGE = (*_REGION_KEYS, kfg.ATT_FEATS_LOC, kfg.ATT_MASKS)
 _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE)
 # What is collated when it is there, and then has to be there in every sample of the batch.
 _SAMPLE_KEYS = {

@@ -270,7 +270,7 @@ class SSAttentionDecoder(Decoder):
         if self.state_condition is not None or not self._is_restated():
             return False
         inside = (self.dropout1, self.dropout2, self.att.dropout)
-        return not self.training or all(dropout.p == 0 for dropout in inside)
+        return not any(dropout.training and dropout.p > 0 for dropout in inside)
 
     def _is_restated(self) -> bool:
         """Whether this object and its parts compute what ``roll_out`` restates, and nothing else."""

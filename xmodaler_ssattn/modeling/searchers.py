@@ -231,7 +231,9 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
         steps: list[_BeamStep] = []
         for t in range(self.max_seq_len):
             width = scores.shape[1]
+            before = dict(inputs)
             model.step(inputs, word.reshape(-1), t)
+            states = [key for key in inputs if key not in _NO_STATE and inputs[key] is not before.get(key)]
             logp = self._log_probs(inputs, model).view(len(active), width, -1)
             # A finished beam has one continuation, the end, at no cost.
             logp = logp.masked_fill(finished.unsqueeze(-1), float("-inf"))
@@ -248,12 +250,12 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
                 final_scores = scores.new_empty((images, scores.shape[1]))
             final_scores[active] = scores
             rows = (parent + width * torch.arange(len(active), device=parent.device).unsqueeze(1)).view(-1)
-            for key in (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES):
-                inputs[key] = [state.index_select(0, rows) for state in inputs[key]]
+            for key in states:
+                inputs[key] = _select(inputs[key], rows)
             going = (~finished.all(dim=1)).nonzero().squeeze(1)
             if len(going) == 0:
                 break
-            if len(going) <= SHRINK_AT * len(active):
+            if len(going) <= SHRINK_AT * len(active) and model.encodes_per_image:
                 active, scores, finished, word = (x[going] for x in (active, scores, finished, word))
                 self._keep_images(inputs, going)
 
@@ -285,6 +287,17 @@ READ_PER_STEP = (
     kfg.ATT_FEATS, kfg.P_ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS,
     keys.BETA, keys.ROW_LOG_BETA, keys.STATE_KEYS,
 )  # fmt: skip
+
+
+# What a step gives that the next one does not read; anything else that it gives is a state, which follows its beam.
+_NO_STATE = {keys.ALPHA, keys.GAMMA, kfg.G_TOKEN_EMBED}
+
+
+def _select(state: Tensor | list[Tensor], rows: Tensor) -> Tensor | list[Tensor]:
+    """The rows of a state (N, ...), or of each in a list."""
+    if isinstance(state, Tensor):
+        return state.index_select(0, rows)
+    return [_select(part, rows) for part in state]
 
 
 def best_candidates(scores: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.modeling.collate import CaptionPlan
-from xmodaler_ssattn.modeling.words import WordSource, replace_some
+from xmodaler_ssattn.modeling.words import WordSource, draw_words, replace_some
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
@@ -27,12 +27,14 @@ class WordStates(NamedTuple):
         hidden: (M, H).
         words: (M,) int64, index of the word in the flattened (N, T) tokens and targets.
         captions: (M,) int64, the word's caption.
+        logits: (M, V), or None where the state alone tells them.
     """
 
     inputs: dict
     hidden: Tensor
     words: Tensor
     captions: Tensor
+    logits: Tensor | None = None
 
 
 def word_states(model: GroundedCaptioner, batch: dict, ss_prob: float, at_once: bool | None = None) -> WordStates:
@@ -44,29 +46,79 @@ def word_states(model: GroundedCaptioner, batch: dict, ss_prob: float, at_once: 
     """
     tokens = batch[kfg.G_TOKENS_IDS]
     plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
-    images = plan.order.div(batch[keys.CAPTIONS_PER_IMAGE], rounding_mode="floor")
-    inputs = model.encode(batch, images)
+    inputs, rows = encoded_rows(model, batch, plan.order)
     if model.forces_at_once if at_once is None else at_once:
         given = tokens.reshape(-1)[plan.words]
         words = WordSource(model.token_embed, given, plan.sizes, plan.rows, ss_prob, model.draw_words)
-        hidden = model.decoder.roll_out(inputs, words)
+        hidden, logits = model.decoder.roll_out(rows, words), None
     else:
-        hidden = _step_through(model, inputs, tokens[plan.order], ss_prob)
-        hidden = hidden.transpose(0, 1).flatten(0, 1)[plan.cells]
-    return WordStates(inputs, hidden, plan.words, plan.order[plan.rows])
+        grids = _step_through(model, rows, tokens[plan.order], ss_prob)
+        hidden, logits = (None if grid is None else grid.flatten(0, 1)[plan.cells] for grid in grids)
+    return WordStates(inputs, hidden, plan.words, plan.order[plan.rows], logits)
 
 
-def _step_through(model: GroundedCaptioner, inputs: dict, tokens: Tensor, ss_prob: float) -> Tensor:
-    """The decoder word by word over (N, T) tokens; (N, T, H) hidden states of the language LSTM."""
+def encoded_rows(model: GroundedCaptioner, batch: dict, order: Tensor) -> tuple[dict, dict]:
+    """The encoded batch: (for the losses, with one row per image; for the decoder, with one row per caption).
+
+    Where a part of the model is not ours, it may read anything of the batch: all of it then has one row per caption
+    before that part sees it.
+
+    Args:
+        order: (N,) int64, the captions in the order of the rows.
+    """
+    captions = batch[keys.CAPTIONS_PER_IMAGE]
+    images = order.div(captions, rounding_mode="floor")
+    if model.encodes_per_image:
+        inputs = model.encode(batch, images)
+        return inputs, inputs
+    shared = model.share_region_dropout
+    rows = (
+        _per_caption(model.encode(batch), order, images) if shared else model.encode(_per_caption(batch, order, images))
+    )
+    inputs = {**rows, **batch}
+    # The image's first caption in that order: what is computed of an image is the same for all its captions.
+    first = order.argsort()[::captions]
+    for key in (keys.LOG_BETA, keys.RAW_FEATS, keys.IMAGE_MASK, keys.IMAGE_EXT_MASK):
+        if inputs.get(key) is not None:
+            inputs[key] = inputs[key][first]
+    return inputs, rows
+
+
+def _per_caption(batch: dict, order: Tensor, images: Tensor) -> dict:
+    """Everything of a batch, encoded or not, that has one row per image or per caption, with one row per caption."""
+    count = len(batch[kfg.IDS])
+    at = {count: images, len(order): order}
+    rows = {
+        key: value[at[len(value)]]
+        for key, value in batch.items()
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) in at
+    }
+    listed = images.tolist()
+    return {**batch, **rows, **{key: [batch[key][image] for image in listed] for key in (kfg.IDS, keys.NUM_REGIONS)}}
+
+
+def _step_through(
+    model: GroundedCaptioner, inputs: dict, tokens: Tensor, ss_prob: float
+) -> tuple[Tensor, Tensor | None]:
+    """The decoder word by word over (N, T) tokens.
+
+    Returns:
+        (T, N, H) hidden states of the language LSTM, and (T, N, V) logits of a predictor that reads more than these.
+    """
     state = model.with_rows(inputs, tokens.shape[0])
+    from_state = model.predicts_from_state
     hidden: list[Tensor] = []
+    logits: list[Tensor] = []
     for t in range(tokens.shape[1]):
         word = tokens[:, t]
         if ss_prob > 0 and t > 0:
-            word = replace_some(word, hidden[-1], ss_prob, model.draw_words)
+            source, draw = (hidden, model.draw_words) if from_state else (logits, draw_words)
+            word = replace_some(word, source[-1].detach(), ss_prob, draw)
         model.step(state, word, t)
         hidden.append(state[kfg.G_HIDDEN_STATES][-1])
-    return torch.stack(hidden, dim=1)
+        if not from_state:
+            logits.append(model.predictor(state)[kfg.G_LOGITS])
+    return torch.stack(hidden), torch.stack(logits) if logits else None
 
 
 # Norm of a difference between the two ways, relative to the values. Float32 gives 1e-6, TF32 products 1e-3.

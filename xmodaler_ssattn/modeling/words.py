@@ -22,6 +22,8 @@ def packs(token_embed: nn.Module) -> bool:
         follows(token_embed, TokenBaseEmbedding)
         and getattr(token_embed, "embeddings_pos", None) is None
         and getattr(token_embed, "embeddings_token_type", None) is None
+        # Scheduled sampling keeps the mask of a word, which only a plain dropout has.
+        and (token_embed.embeddings_dropout is None or follows(token_embed.embeddings_dropout, nn.Dropout))
     )
 
 
