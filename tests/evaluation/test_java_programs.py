@@ -51,6 +51,36 @@ def test_a_meteor_that_answers_nonsense_costs_meteor_alone(program):
     nonsense.close()
 
 
+def test_after_a_line_too_many_no_caption_gets_the_counts_of_another(program, tmp_path):
+    """At its first start the program says a word of its own before it answers with the number of letters in a line."""
+    said = tmp_path / "said"
+    first = f"import pathlib; p = pathlib.Path({str(said)!r})\nif not p.exists(): p.touch(); print('[warning] x')"
+    counting = Meteor([program(f"{first}\nfor line in sys.stdin: print(len(line), 0, flush=True)")], time_limit_s=20)
+    with pytest.raises(JavaError, match=r"answered '\[warning\] x' where counts were expected"):
+        counting.counts(["a", "aa"], [["b"], ["b"]])
+    # SCORE ||| b ||| a and a line end are 18 letters.
+    assert counting.counts(["aa", "aaa"], [["b"], ["b"]])[:, 0].tolist() == [19, 20]
+    assert counting.counts(["a"], [["b"]])[:, 0].tolist() == [18]
+    counting.close()
+
+
+def test_what_java_itself_says_is_not_taken_for_tokens(with_java, monkeypatch, program):
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+PrintCommandLineFlags -Xlog:gc*")
+    assert PtbTokenizer().tokenize(["A man."]) == ["a man"]
+    real = java.find_java()
+    script = (
+        f"import subprocess; print('module loaded', flush=True); sys.exit(subprocess.call([{real!r}, *sys.argv[1:]]))"
+    )
+    monkeypatch.setattr(java, "find_java", lambda: program(script))
+    assert PtbTokenizer().tokenize(["A man.", "Two dogs"]) == ["a man", "two dogs"]
+
+
+def test_tokens_of_other_lines_are_refused(monkeypatch, program):
+    monkeypatch.setattr(java, "find_java", lambda: program("print('a man\\na\\nnoise\\ntwo dogs\\na')"))
+    with pytest.raises(JavaError, match="other lines than one each for 2 captions"):
+        PtbTokenizer().tokenize(["A man", "Two dogs"])
+
+
 def test_a_meteor_that_was_ended_starts_again_at_the_next_question(program):
     # Answers one question with three counts, then exits.
     meteor = Meteor([program("sys.stdin.readline(); print('1.0 2.0 3.0', flush=True)")], time_limit_s=20)
