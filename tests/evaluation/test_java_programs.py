@@ -1,6 +1,7 @@
 """The Java programs behind the caption metrics: where Java is, and what it costs when one of them fails."""
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.evaluation import java
+from xmodaler_ssattn.evaluation import jars, java
 from xmodaler_ssattn.evaluation.captions import METRICS, CaptionScorer, what_can_run
 from xmodaler_ssattn.evaluation.java import JavaError, LineServer, run_java
 from xmodaler_ssattn.evaluation.meteor import Meteor, shared_meteor
@@ -132,6 +133,19 @@ def test_meteor_is_the_same_on_every_machine(with_java, monkeypatch):
     assert other.counts(captions, references).tolist() == expected.tolist()
     assert other.scores(expected).tolist() == score.tolist()
     other.close()
+
+
+def test_meteor_works_in_a_folder_with_a_space_and_other_letters(with_java, monkeypatch, tmp_path):
+    # A copy: Java follows links to the folder that they lead to.
+    folder = tmp_path / "Müller x" / "meteor"
+    for path in (jars.meteor_jar(), jars.meteor_paraphrases()):
+        copy = folder / path.relative_to(jars.package_folder() / "meteor")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    monkeypatch.setattr(jars, "package_folder", lambda: folder.parent)
+    meteor = Meteor()
+    assert meteor.counts(["a dog"], [["a dog"]])[0, [0, 1, 20]].tolist() == [2, 2, 1]  # words of both, chunks
+    meteor.close()
 
 
 def test_of_the_users_java_options_only_those_that_change_no_answer_are_passed_on(monkeypatch):

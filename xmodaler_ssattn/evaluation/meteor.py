@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.jars import meteor_jar
+from xmodaler_ssattn.evaluation.jars import meteor_jar, meteor_paraphrases
 from xmodaler_ssattn.evaluation.java import JavaError, LineServer, java_command
 from xmodaler_ssattn.evaluation.ptb import one_line
 
@@ -37,7 +37,9 @@ def meteor_command() -> list[str]:
         FileNotFoundError: no jar.
     """
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
-    return java_command(*options, "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm")
+    # METEOR finds its paraphrases by itself only where its path has neither a space nor a letter beyond ASCII.
+    paraphrases = ["-a", str(meteor_paraphrases())]
+    return java_command(*options, "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm", *paraphrases)
 
 
 def addends(counts: np.ndarray) -> np.ndarray:
