@@ -185,7 +185,7 @@ def _merge(cfg: Any, flat: dict[str, Any], config_file: str) -> None:
     problems = []
     for key, value in flat.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key.upper(), known, n=1)
             near = near or [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
             problems.append(f"unknown config key {key}" + (f"; did you mean {near[0]}?" if near else "."))
             continue
