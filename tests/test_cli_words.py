@@ -53,6 +53,10 @@ def test_every_command_with_pairs_takes_options_behind_them(command):
         (["SOLVER.EPOCH", "--data", "d", "SOLVER.BASE_LR", "1"], "SOLVER.EPOCH has no value"),
         (["SOLVER.EPOCH", "--frobnicate"], "SOLVER.EPOCH has no value"),
         (["SEED", "1", "-x"], "there is no option -x"),
+        (["SOLVER.EPOCH", "-5"], "SOLVER.EPOCH: expected 0 or more, got -5"),
+        (["DATALOADER.TRAIN_BATCH_SIZE", "0"], "DATALOADER.TRAIN_BATCH_SIZE: expected 1 or more, got 0"),
+        (["SEED=1"], "SEED=1: write the key and the value as two words, SEED 1"),
+        (["--", "solver.epoch", "1"], "unknown config key solver.epoch; did you mean SOLVER.EPOCH?"),
     ],
 )
 def test_unknown_options_and_keys_without_a_value_are_named(command, words, named, capsys):

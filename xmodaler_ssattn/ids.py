@@ -66,6 +66,16 @@ def plain_id(value: Any) -> int | None:
         return None
 
 
+def id_key(value: Any) -> str:
+    """An image id as the key of a JSON object: without leading zeros; what is not a plain id stays as it is.
+
+    >>> [id_key(value) for value in ("0007", 7, "img_7")]
+    ['7', '7', 'img_7']
+    """
+    number = plain_id(value)
+    return str(value if number is None else number)
+
+
 def id_in_name(name: str | os.PathLike) -> int:
     """The image id that the name of a file gives; folders and known suffixes (``.jpg``, ``.jpg.npz``) are left out.
 

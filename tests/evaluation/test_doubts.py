@@ -1,6 +1,7 @@
 """What is warned of although the files are well formed, each with the score that would otherwise be a silent 0."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def test_pixels_of_the_original_image_are_not_doubted(mode):
     assert doubts([12, 25, 100, 210], [0, 0, WIDTH + 1, HEIGHT + 1], mode) == []
     # Boxes that are wrong, but by no reading right, are the model's fault.
     assert doubts([150, 20, 190, 60], [20, 20, 60, 60], mode) == []
+
+
+def test_a_reading_that_leaves_its_image_is_not_offered():
+    # As x, y, width, height the man's box would be [10, 20, 20, 160], 10 wide where he is 100; the dog's would be his
+    # own [200, 100, 290, 190]. With one box that reaches to x = 390 + 390 it cannot be what was meant.
+    assert any("as x, y, width, height" in doubt for doubt in doubts([10, 20, 10, 140], [200, 100, 90, 90]))
+    found = doubts([390, 20, 390, 290], [200, 100, 90, 90])
+    assert not [doubt for doubt in found if "read as" in doubt]
 
 
 @pytest.mark.parametrize("mode", ["gen", "gt"])
@@ -112,8 +121,9 @@ def test_the_mode_is_the_submissions_own_and_a_contradiction_is_named():
     assert mode_of({}, "S", "gt") == "gt" and mode_of({"eval_mode": "GT"}, "S", "gt") == "gt"
     with pytest.raises(UserError, match="S: its eval_mode is 'GT', but mode 'gen' was asked for"):
         mode_of({"eval_mode": "GT"}, "S", "gen")
-    with pytest.raises(UserError, match="field eval_mode: expected 'gen' or 'GT', got 'test'"):
-        mode_of({"eval_mode": "test"}, "S", None)
+    for value in ("test", ["gen"], {"mode": "gen"}, 1, True, ""):
+        with pytest.raises(UserError, match=re.escape(f"field eval_mode: expected 'gen' or 'GT', got {value!r}")):
+            mode_of({"eval_mode": value}, "S", None)
 
 
 def submission(tmp_path, value):

@@ -1,6 +1,7 @@
 """The Java programs behind the caption metrics: where Java is, and what it costs when one of them fails."""
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.evaluation import java
+from xmodaler_ssattn.evaluation import jars, java
 from xmodaler_ssattn.evaluation.captions import METRICS, CaptionScorer, what_can_run
 from xmodaler_ssattn.evaluation.java import JavaError, LineServer, run_java
 from xmodaler_ssattn.evaluation.meteor import Meteor, shared_meteor
@@ -49,6 +50,36 @@ def test_a_meteor_that_answers_nonsense_costs_meteor_alone(program):
     with pytest.raises(JavaError, match=r"answered 'what\?' where counts were expected"):
         nonsense.counts(["a"], [["b"]])
     nonsense.close()
+
+
+def test_after_a_line_too_many_no_caption_gets_the_counts_of_another(program, tmp_path):
+    """At its first start the program says a word of its own before it answers with the number of letters in a line."""
+    said = tmp_path / "said"
+    first = f"import pathlib; p = pathlib.Path({str(said)!r})\nif not p.exists(): p.touch(); print('[warning] x')"
+    counting = Meteor([program(f"{first}\nfor line in sys.stdin: print(len(line), 0, flush=True)")], time_limit_s=20)
+    with pytest.raises(JavaError, match=r"answered '\[warning\] x' where counts were expected"):
+        counting.counts(["a", "aa"], [["b"], ["b"]])
+    # SCORE ||| b ||| a and a line end are 18 letters.
+    assert counting.counts(["aa", "aaa"], [["b"], ["b"]])[:, 0].tolist() == [19, 20]
+    assert counting.counts(["a"], [["b"]])[:, 0].tolist() == [18]
+    counting.close()
+
+
+def test_what_java_itself_says_is_not_taken_for_tokens(with_java, monkeypatch, program):
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+PrintCommandLineFlags -Xlog:gc*")
+    assert PtbTokenizer().tokenize(["A man."]) == ["a man"]
+    real = java.find_java()
+    script = (
+        f"import subprocess; print('module loaded', flush=True); sys.exit(subprocess.call([{real!r}, *sys.argv[1:]]))"
+    )
+    monkeypatch.setattr(java, "find_java", lambda: program(script))
+    assert PtbTokenizer().tokenize(["A man.", "Two dogs"]) == ["a man", "two dogs"]
+
+
+def test_tokens_of_other_lines_are_refused(monkeypatch, program):
+    monkeypatch.setattr(java, "find_java", lambda: program("print('a man\\na\\nnoise\\ntwo dogs\\na')"))
+    with pytest.raises(JavaError, match="other lines than one each for 2 captions"):
+        PtbTokenizer().tokenize(["A man", "Two dogs"])
 
 
 def test_a_meteor_that_was_ended_starts_again_at_the_next_question(program):
@@ -102,6 +133,19 @@ def test_meteor_is_the_same_on_every_machine(with_java, monkeypatch):
     assert other.counts(captions, references).tolist() == expected.tolist()
     assert other.scores(expected).tolist() == score.tolist()
     other.close()
+
+
+def test_meteor_works_in_a_folder_with_a_space_and_other_letters(with_java, monkeypatch, tmp_path):
+    # A copy: Java follows links to the folder that they lead to.
+    folder = tmp_path / "Müller x" / "meteor"
+    for path in (jars.meteor_jar(), jars.meteor_paraphrases()):
+        copy = folder / path.relative_to(jars.package_folder() / "meteor")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    monkeypatch.setattr(jars, "package_folder", lambda: folder.parent)
+    meteor = Meteor()
+    assert meteor.counts(["a dog"], [["a dog"]])[0, [0, 1, 20]].tolist() == [2, 2, 1]  # words of both, chunks
+    meteor.close()
 
 
 def test_of_the_users_java_options_only_those_that_change_no_answer_are_passed_on(monkeypatch):

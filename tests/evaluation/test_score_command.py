@@ -124,6 +124,32 @@ def test_a_bad_submission_is_an_error_that_names_image_and_field(files, change, 
         grounding(files, path)
 
 
+def test_leading_zeros_of_ids_do_not_count(files, capsys):
+    reference = json.loads(files["reference"].read_text(encoding="utf-8"))
+    padded = [{**record, "image_id": f"00{record['image_id']}"} for record in reference["annotations"]]
+    write(files["reference"], {**reference, "annotations": padded})
+    submission = write(files["folder"] / "padded.json", {"results": {"1": [SENTENCE], "0002": [SENTENCE]}})
+    assert grounding(files, submission, "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["recall_all"] == 1.0 and "missing" not in captured.err
+    write(submission, {"results": {"2": [SENTENCE], "02": [SENTENCE]}})
+    with pytest.raises(UserError, match="image 2: is duplicated, as '02' too"):
+        grounding(files, submission)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--bootstrap", "-1"], "--bootstrap: expected a number of resamples from 0 to 100000, got -1"),
+        (["--bootstrap", "1000000000"], "--bootstrap: expected a number of resamples from 0 to 100000, got 1000000000"),
+        (["--bootstrap", "5", "--seed", "-1"], "--seed: expected an integer >= 0, got -1"),
+    ],
+)
+def test_impossible_resamplings_are_refused(files, more, message):
+    with pytest.raises(UserError, match=message):
+        grounding(files, files["gen"], *more)
+
+
 def test_four_sentences_in_gt_mode_are_an_error(files):
     path = write(files["folder"] / "bad.json", {"results": {"2": [SENTENCE] * 4}})
     with pytest.raises(UserError, match=r"image 2, field results: gt mode wants 5 sentence\(s\), got 4"):
@@ -258,6 +284,10 @@ def test_every_format_of_references_and_predictions_gives_the_same_scores(tmp_pa
             printed.append(json.loads(capsys.readouterr().out))
     assert list(printed[0]) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
     assert all(scores == printed[0] for scores in printed)
+    padded = [{"image_id": f"{int(image):012}", "caption": text} for image, text in PREDICTIONS.items()]
+    for predictions in (padded, {record["image_id"]: record["caption"] for record in padded}):
+        assert captions(tmp_path, COCO, predictions) == 0
+        assert json.loads(capsys.readouterr().out) == printed[0]
     captions(tmp_path, REFERENCES, ours.read_text(encoding="utf-8"), "--greedy")
     assert json.loads(capsys.readouterr().out) != printed[0]
 
@@ -342,6 +372,10 @@ def test_doubts_about_captions_are_warned_of(tmp_path, capsys):
         (REFERENCES, {"1": ["a"]}, "Predictions .*image 1: expected a caption"),
         (REFERENCES, [{"image_id": 1}], "Predictions .*image 1, field caption"),
         (REFERENCES, [{"image_id": 1, "caption": "a"}] * 2, "image 1: stands twice"),
+        (REFERENCES, {"1": "a", "001": "b"}, "Predictions .*image 1: is duplicated, as '001' too"),
+        ({"1": ["a"], "001": ["b"]}, PREDICTIONS, "References .*image 1: is duplicated, as '001' too"),
+        ({**COCO, "images": None}, PREDICTIONS, "References .*field images: expected a list of objects.*got None"),
+        ({**COCO, "images": 5}, PREDICTIONS, "References .*field images: expected a list of objects.*got 5"),
         (REFERENCES, {"9": "a"}, "1 of 1 images have no references: 9"),
         (REFERENCES, {}, "there is no caption in it"),
         (REFERENCES, 3, "expected an object or a list, got int"),

@@ -279,3 +279,14 @@ def test_no_more_pictures_are_read_than_asked_for(tmp_path):
 
 def test_no_picture_at_all_gives_nothing():
     assert list(decode_ahead([])) == []
+
+
+def test_16_bits_that_hold_fewer_are_warned_of(tmp_path, caplog):
+    """12-bit numbers, up to 4095 = 15 * 256 + 255, are nearly black as 16-bit ones; a bright picture is not."""
+    values = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    Image.fromarray(values).save(tmp_path / "bright.png")
+    Image.fromarray(values // 16).save(tmp_path / "dark.png")
+    read_picture(tmp_path / "bright.png")
+    assert not caplog.records
+    assert read_picture(tmp_path / "dark.png").max() == 15
+    assert "dark.png: read as 16-bit numbers it is nearly black: the brightest one is 4095 of 65535" in caplog.text

@@ -64,7 +64,7 @@ def load_config(config_file: str, opts: list[str] = (), *, data: str | None = No
         cfg.MODEL.DEVICE = "cpu"
     _check_device(cfg.MODEL.DEVICE)
     _check_names(cfg, config_file)
-    _check_decoding(cfg, config_file)
+    _check_numbers(cfg, config_file)
     if cfg.MODEL.WEIGHTS.endswith(".pkl"):
         raise UserError(
             f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is a pickle file, and reading one runs whatever code it holds. "
@@ -126,9 +126,14 @@ def _check_names(cfg: Any, config_file: str) -> None:
     raise_all(problems, f"{config_file} and the KEY VALUE options")
 
 
-def _check_decoding(cfg: Any, config_file: str) -> None:
-    """Lengths that no search can work with; the hosts meet them after minutes of training, at the first caption."""
+def _check_numbers(cfg: Any, config_file: str) -> None:
+    """Numbers that no run can work with; the hosts meet them late, some after minutes of training."""
     problems = []
+    lowest = {"DATALOADER.TRAIN_BATCH_SIZE": 1, "DATALOADER.TEST_BATCH_SIZE": 1, "DATALOADER.NUM_WORKERS": 0}
+    for key, least in {**lowest, "SOLVER.EPOCH": 0}.items():
+        group, last = key.split(".")
+        if cfg[group][last] < least:
+            problems.append(f"{key}: expected {least} or more, got {cfg[group][last]}.")
     beams, words = cfg.DECODE_STRATEGY.BEAM_SIZE, cfg.MODEL.VOCAB_SIZE
     if not 1 <= beams <= words:
         problems.append(f"DECODE_STRATEGY.BEAM_SIZE: expected 1 to MODEL.VOCAB_SIZE, {words}; got {beams}.")
@@ -185,7 +190,7 @@ def _merge(cfg: Any, flat: dict[str, Any], config_file: str) -> None:
     problems = []
     for key, value in flat.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key.upper(), known, n=1)
             near = near or [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
             problems.append(f"unknown config key {key}" + (f"; did you mean {near[0]}?" if near else "."))
             continue

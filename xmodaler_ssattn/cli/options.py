@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         known, rest = self.parse_known_args(args, namespace)
         if getattr(known, "takes_pairs", False):
-            known.opts = rest
+            known.opts = [word for word in rest if word != "--"]  # as everywhere: no options behind it
         elif rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return known
@@ -52,6 +52,8 @@ def pairs_of(words: Sequence[str]) -> list[tuple[str, str]]:
         position += 1
         if key.startswith("-"):
             problems.append(f"there is no option {key}; --help lists the options")
+        elif "=" in key:
+            problems.append(f"{key}: write the key and the value as two words, {' '.join(key.split('=', 1))}")
         elif value is None or value.startswith("--") or _KEY.fullmatch(value):
             problems.append(f"{key} has no value")
         else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from xmodaler_ssattn.errors import UserError
 
+MOST_RESAMPLES = 100_000  # each is a row of weights, one for each image
 CAPTION_METRICS = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 
 
@@ -148,8 +149,12 @@ def _replicates(args: argparse.Namespace, num_images: int):
     if args.bootstrap and num_images == 1:
         _warn("an interval over images has no width when there is one image; score more images.")
 
-    if args.bootstrap < 0:
-        raise UserError(f"--bootstrap: expected a number of resamples >= 0, got {args.bootstrap}.")
+    if not 0 <= args.bootstrap <= MOST_RESAMPLES:
+        raise UserError(
+            f"--bootstrap: expected a number of resamples from 0 to {MOST_RESAMPLES}, got {args.bootstrap}."
+        )
+    if args.seed < 0:
+        raise UserError(f"--seed: expected an integer >= 0, got {args.seed}.")
     return image_weights(num_images, args.bootstrap, args.seed)
 
 

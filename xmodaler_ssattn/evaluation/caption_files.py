@@ -1,6 +1,7 @@
 """References and predictions of the caption metrics, in the formats that people have.
 
-Image ids are strings here: JSON turns the keys of an object into strings, and COCO-style lists hold integers.
+Image ids are strings here: JSON turns the keys of an object into strings, and COCO-style lists hold integers. Leading
+zeros do not count (``ids.id_key``), so that predictions named after files find references with COCO's numbers.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.results import is_results, parse_results
 from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.ids import id_key
 
 SWAPPED = "are references and predictions swapped?"
 
 
 def _image_id(record: Any, key: str) -> str | None:
     value = record.get(key) if isinstance(record, Mapping) else None
-    return None if isinstance(value, bool) or not isinstance(value, (int, str)) else str(value)
+    return None if isinstance(value, bool) or not isinstance(value, (int, str)) else id_key(value)
 
 
 def parse_references(data: Any, what: str) -> dict[str, list[str]]:
@@ -39,7 +41,11 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
     problems: list[str] = []
     references: dict[str, list[str]] = {}
     if isinstance(data.get("annotations"), list):
-        for number, record in enumerate(data.get("images", [])):
+        images = data.get("images", [])
+        if not isinstance(images, list):
+            problems.append(f"field images: expected a list of objects with an id, got {images!r:.60}.")
+            images = []
+        for number, record in enumerate(images):
             if (image := _image_id(record, "id")) is None:
                 problems.append(f"images[{number}], field id: expected an image id.")
             else:
@@ -58,9 +64,12 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
             f"{what}: image {first}: expected a list of captions, as of every image here got one caption; {SWAPPED}"
         )
     else:
-        for image, captions in data.items():
+        for name, captions in data.items():
+            image = id_key(name)
             if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
                 problems.append(f"image {image}: expected a list of captions.")
+            elif image in references:
+                problems.append(f"image {image}: is duplicated, as {name!r} too.")
             else:
                 references[image] = captions
     empty = [image for image, captions in references.items() if not captions]
@@ -110,9 +119,12 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
             data and all(isinstance(captions, list) and len(captions) > 1 for captions in data.values())
         ):
             raise UserError(f"{what}: expected one caption per image, got several; {SWAPPED}")
-        for image, caption in data.items():
+        for name, caption in data.items():
+            image = id_key(name)
             if not isinstance(caption, str):
                 problems.append(f"image {image}: expected a caption, got {caption!r:.60}.")
+            elif image in predictions:
+                problems.append(f"image {image}: is duplicated, as {name!r} too.")
             else:
                 predictions[image] = caption
     else:

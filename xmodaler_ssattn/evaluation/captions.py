@@ -75,7 +75,7 @@ def what_can_run(metrics: Iterable[str] = METRICS, *, tokenized: bool = False) -
         reasons[name] = no_java if needs_java else None
         if reasons[name] is None and name in ("METEOR", "SPICE"):
             try:
-                jars.meteor_jar() if name == "METEOR" else jars.spice_class_path()
+                (jars.meteor_jar(), jars.meteor_paraphrases()) if name == "METEOR" else jars.spice_class_path()
             except FileNotFoundError as error:
                 reasons[name] = str(error)
     return reasons

@@ -17,6 +17,8 @@ from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
 EDGE_PX = 2.0
 # Another reading of the boxes is worth naming when a quarter of them hit by it, and twice as many as they are given.
 READING_SHARE, READING_GAIN = 0.25, 2
+# ... and when by it nearly all are boxes within their images, up to the rounding of a coarse unit such as percent.
+FITTING_SHARE, EDGE_SHARE = 0.9, 0.01
 RESIZED = (224, 256, 336, 384, 448, 512)  # the squares that pictures are often resized to
 
 
@@ -48,8 +50,7 @@ def grounding_doubts(
         ]
     doubts += _unit_doubts(boxes, images, "boxes")
     px, wide_high = np.array(boxes, dtype=np.float64), np.array(sizes, dtype=np.float64)
-    with np.errstate(invalid="ignore"):  # NaN where the reference has no image size
-        outside = ((px[:, 2:] > wide_high + EDGE_PX) | (px[:, :2] < -EDGE_PX)).any(axis=1) & ~_inverted(px)
+    outside = _outside(px, wide_high, EDGE_PX) & ~_inverted(px)
     what = "reach out of their image; expected pixels of the original image, not of a resized one"
     doubts += _counted(outside, boxes, images, "boxes", what)
     if not compared:
@@ -65,6 +66,11 @@ def grounding_doubts(
 
 def _inverted(px: np.ndarray) -> np.ndarray:
     return (px[:, 2:] < px[:, :2]).any(axis=1)
+
+
+def _outside(px: np.ndarray, size: np.ndarray, edge: float | np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # NaN where the reference has no image size
+        return ((px[:, 2:] > size + edge) | (px[:, :2] < -edge)).any(axis=1)
 
 
 def _unit_doubts(boxes: Sequence[Sequence[float]], images: Sequence[Any], noun: str) -> list[str]:
@@ -114,6 +120,10 @@ def _other_readings(compared: Sequence[tuple[int, Sequence[float]]], px: np.ndar
     annotated = np.array([box for _, box in compared], dtype=np.float64)
     there = np.unique(rows)
 
+    def fit(read: np.ndarray) -> bool:
+        """Whether the boxes, so read, are boxes of their images: without this, any reading of a bad model's may hit."""
+        return bool(np.mean(_inverted(read) | _outside(read, size, EDGE_PX + EDGE_SHARE * size)) <= 1 - FITTING_SHARE)
+
     def hits(read: np.ndarray) -> int:
         hit = iou_gvd(read[rows], annotated) > IOU_THRESHOLD
         return len(np.unique(rows[hit]))
@@ -132,8 +142,10 @@ def _other_readings(compared: Sequence[tuple[int, Sequence[float]]], px: np.ndar
         **{f"pixels of the image resized to {n} x {n}": px * by_size / n for n in RESIZED},
     }
     given = hits(px)
-    found = {name: hits(read) for name, read in readings.items()}
-    name = max(found, key=found.__getitem__)
+    found = {name: hits(read) for name, read in readings.items() if fit(read)}
+    name = max(found, key=found.__getitem__, default="")
+    if not name:
+        return []
     if found[name] < max(READING_SHARE * len(there), READING_GAIN * given, 1):
         return []
     return [

@@ -15,7 +15,7 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.results import gvd_submission, is_results, parse_results
 from xmodaler_ssattn.files import read_json
-from xmodaler_ssattn.ids import plain_id
+from xmodaler_ssattn.ids import id_key, plain_id
 
 # The first few problems of a broken file say all; the rest would only hide them.
 EVAL_MODES = {"gen": "gen", "gt": "GT"}
@@ -61,7 +61,7 @@ def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
     for split in splits:
         if not isinstance(table.get(split), list):
             raise UserError(f"Split ids {path}: no list named {split!r}; the file has {', '.join(sorted(table))}.")
-        ids.update(str(i if plain_id(i) is None else plain_id(i)) for i in table[split])
+        ids.update(map(id_key, table[split]))
     return ids
 
 
@@ -155,16 +155,17 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
         if not isinstance(record, Mapping) or isinstance(record.get("image_id"), bool):
             problems.append(f"annotation {number}: expected an object with image_id and captions.")
             continue
-        image_id = record.get("image_id")
-        if not isinstance(image_id, int) and not (isinstance(image_id, str) and image_id.isdigit()):
-            problems.append(f"annotation {number}: field image_id must be an integer, got {image_id!r}.")
+        if (image_id := plain_id(record.get("image_id"))) is None:
+            problems.append(
+                f"annotation {number}: field image_id must be an integer from 0, got {record.get('image_id')!r:.60}."
+            )
             continue
         if keep is not None and str(image_id) not in keep:
             continue
         if str(image_id) in kept:
             problems.append(f"image {image_id}: stands twice.")
             continue
-        kept[str(image_id)] = record
+        kept[str(image_id)] = {**record, "image_id": image_id}
         if (size := record.get("image_size")) is not None and not _is_size(size):
             problems.append(
                 f"image {image_id}, field image_size: expected [width, height] in pixels, got {size!r:.60}."
@@ -215,7 +216,7 @@ def mode_of(data: Any, what: str, wanted: str | None) -> str:
     if stated is None:
         return wanted or "gen"
     mode = stated.lower() if isinstance(stated, str) else stated
-    if mode not in EVAL_MODES:
+    if mode not in tuple(EVAL_MODES):  # a tuple: a list or an object in the file has no hash
         raise UserError(f"{what}, field eval_mode: expected 'gen' or 'GT', got {stated!r:.60}.")
     if wanted not in (None, mode):
         raise UserError(
@@ -238,7 +239,7 @@ def check_predictions(
         sentences_of: ``{str(image_id): number of reference captions}`` of the images to be scored.
 
     Returns:
-        ``data["results"]``.
+        ``data["results"]``, its ids without leading zeros.
 
     Raises:
         UserError: lists the problems, each with image, sentence and field.
@@ -247,8 +248,12 @@ def check_predictions(
         raise ValueError(f"mode must be 'gen' or 'gt', got {mode!r}.")
     if not isinstance(data, Mapping) or not isinstance(data.get("results"), dict):
         raise UserError(f'{what}: expected an object with an object "results" (image id -> list of sentences).')
-    results, known = data["results"], set(classes)
+    results, known = {}, set(classes)
     problems: list[str] = []
+    for name, sentences in data["results"].items():
+        if id_key(name) in results:
+            problems.append(f"image {id_key(name)}: is duplicated, as {name!r} too.")
+        results[id_key(name)] = sentences
     unknown: dict[str, list[str]] = {}  # name -> the sentences that have it
     for image_id, captions in sentences_of.items():
         if image_id not in results:

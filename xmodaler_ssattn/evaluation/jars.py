@@ -43,6 +43,11 @@ def meteor_jar() -> Path:
     return _existing(package_folder() / "meteor" / "meteor-1.5.jar")
 
 
+def meteor_paraphrases() -> Path:
+    """METEOR's table of English paraphrases. Raises FileNotFoundError."""
+    return _existing(package_folder() / "meteor" / "data" / "paraphrase-en.gz")
+
+
 def spice_engine_jar() -> Path:
     """Stands in for the JavaScript engine that SPICE needs and Java 15 removed; see resources/spice_engine.
 

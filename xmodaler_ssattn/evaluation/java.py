@@ -25,10 +25,12 @@ from pathlib import Path
 JAVA_OPTIONS = (
     *(f"-D{name}.encoding=UTF-8" for name in ("file", "stdout", "stderr")),
     *("-Duser.language=en", "-Duser.country=US", "-Duser.timezone=UTC"),
+    "-XX:+DisplayVMOutputToStderr",  # Java's own warnings; on standard output they would be taken for answers
 )
 # Of the user's Java options, those that say how Java runs: memory, threads, the temporary folder. No other property,
-# and no second garbage collector beside the one that a program here asks for, which would stop Java.
-_HARMLESS = re.compile(r"-X(?!X:[+-]Use\w*GC$)|-Djava\.io\.tmpdir=")
+# nothing that Java logs to standard output, where our programs answer, and no second garbage collector beside the one
+# that a program here asks for, which would stop Java.
+_HARMLESS = re.compile(r"-X(?!log|X:[+-]Use\w*GC$)|-Djava\.io\.tmpdir=")
 VERSION_TIME_LIMIT_S = 60.0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.jars import meteor_jar
+from xmodaler_ssattn.evaluation.jars import meteor_jar, meteor_paraphrases
 from xmodaler_ssattn.evaluation.java import JavaError, LineServer, java_command
 from xmodaler_ssattn.evaluation.ptb import one_line
 
@@ -37,7 +37,9 @@ def meteor_command() -> list[str]:
         FileNotFoundError: no jar.
     """
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
-    return java_command(*options, "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm")
+    # METEOR finds its paraphrases by itself only where its path has neither a space nor a letter beyond ASCII.
+    paraphrases = ["-a", str(meteor_paraphrases())]
+    return java_command(*options, "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm", *paraphrases)
 
 
 def addends(counts: np.ndarray) -> np.ndarray:
@@ -114,13 +116,16 @@ class Meteor:
             new = [line for line in dict.fromkeys(lines) if line not in self._counts]
             if new:
                 self.start()
-                self._counts.update(zip(new, self._server.ask(new, len(new), self.time_limit_s)))
+                answers = self._server.ask(new, len(new), self.time_limit_s)
+                width = len(answers[0].split())
+                for answer in answers:
+                    if len(answer.split()) != width or not _all_numbers(answer.split()):
+                        # Not kept, and not asked further: if the line is one too many, every later answer is another's.
+                        self.close()
+                        raise JavaError(f"METEOR answered {answer[:200]!r} where counts were expected.")
+                self._counts.update(zip(new, answers))
             rows = [self._counts[line].split() for line in lines]
-        try:
-            return np.array(rows, dtype=np.float64)
-        except ValueError:
-            wrong = next(row for row in rows if len(row) != len(rows[0]) or not _all_numbers(row))
-            raise JavaError(f"METEOR answered {' '.join(wrong)[:200]!r} where counts were expected.") from None
+        return np.array(rows, dtype=np.float64)
 
     def scores(self, counts: np.ndarray) -> np.ndarray:
         """(m, 23) counts -> (m,) scores: of single captions, or of corpora when a row is a sum of ``addends``.
@@ -139,6 +144,7 @@ class Meteor:
         try:
             return np.array([float(answer) for answer in answers[::2]])
         except ValueError as error:
+            self.close()  # a line too many: every later answer would be another's
             raise JavaError(f"METEOR answered something else than a score: {error}") from error
 
     def close(self) -> None:
@@ -149,7 +155,7 @@ class Meteor:
 
 
 def _all_numbers(row: Sequence[str]) -> bool:
-    return all(value.replace(".", "", 1).replace("E-", "", 1).isdigit() for value in row)
+    return bool(row) and all(value.replace(".", "", 1).replace("E-", "", 1).isdigit() for value in row)
 
 
 _shared: Meteor | None = None

@@ -63,8 +63,9 @@ class PtbTokenizer:
             time_limit_s=self.time_limit_s,
             stdin=text,
         )
-        lines = output.split("\n")
-        if len(lines) != 2 * len(captions) + 1:
-            raise JavaError(f"The PTB tokeniser gave {len(lines)} lines for {2 * len(captions) + 1}.")
+        # From the end: a Java that is a script may say something of its own before the program answers.
+        lines = output.split("\n")[-2 * len(captions) - 1 :]
+        if len(lines) != 2 * len(captions) + 1 or {line.strip() for line in lines[1::2]} != {_NEXT_LINE.lower()}:
+            raise JavaError(f"The PTB tokeniser gave other lines than one each for {len(captions)} captions.")
         punctuation = set(official.PUNCTUATIONS)
         return [" ".join(w for w in line.rstrip().split(" ") if w not in punctuation) for line in lines[:-1:2]]

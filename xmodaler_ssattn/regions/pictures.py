@@ -23,6 +23,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 MIN_SIDE = 16
 # 20,000 x 4,000 still passes; as float32 that is 1 GB. Pillow warns of larger ones itself.
 MAX_PIXELS = 89_000_000
+# Of 255: a picture without a brighter pixel than this holds 12-bit numbers (15 is the brightest then) or is black.
+DARK = 32
 
 _EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of TIFF
@@ -139,4 +141,13 @@ def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
             "brightest value; save it with 8 or 16 bits a channel."
         )
     upper = (values >> (bits - 8)).astype(np.uint8)
+    if bits > 8 and values.max() and upper.max() < DARK:
+        logging.getLogger(__name__).warning(
+            "%s: read as %d-bit numbers it is nearly black: the brightest one is %d of %d. If it holds 8-bit or 12-bit "
+            "numbers, save it with 8 bits a channel.",
+            path,
+            bits,
+            values.max(),
+            (1 << bits) - 1,
+        )
     return Image.fromarray(255 - upper if inverted else upper).convert("RGB")
