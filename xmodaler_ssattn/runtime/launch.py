@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -82,5 +83,9 @@ def _worker(
             if machine == machine_rank:
                 comm._LOCAL_PROCESS_GROUP = group
         main_func(*args)
+        # A model that lies in a reference cycle would end its communication threads after their group, which aborts the
+        # process now and then; and no process may leave while another one still talks to it.
+        gc.collect()
+        comm.synchronize()
     finally:
         dist.destroy_process_group()
