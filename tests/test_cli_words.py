@@ -37,6 +37,13 @@ def test_options_and_pairs_come_in_any_order(words):
     assert args.opts == PAIRS and args.resume and args.num_gpus == 2 and args.config_file == CONFIG
 
 
+@pytest.fixture(autouse=True)
+def processes_of_these_tests_need_no_clone(monkeypatch):
+    """What is tested here does not depend on the host, and a clone's own requirements need not be installed."""
+    monkeypatch.setenv("XMODALER_SSATTN_HOST", "embedded")
+    monkeypatch.delenv("XMODALER_HOME", raising=False)
+
+
 @pytest.mark.parametrize("command", [["train"], ["eval", "--weights", "w.pth"], ["check"]])
 def test_every_command_with_pairs_takes_options_behind_them(command):
     args = build_parser().parse_args([*command, "SEED", "3", "--data", "d", "--config-file", CONFIG])
