@@ -19,7 +19,9 @@ from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.floors import RULES
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
+from xmodaler_ssattn.reproduce.floors import read_floors
 from xmodaler_ssattn.simulated import RealBoxes, Settings, simulate_annotated
 
 EVERY = 120
@@ -89,6 +91,13 @@ def test_the_manifest_counts_what_is_there(made):
     assert manifest["reasons"].keys() == manifest["assumptions"].keys()
     assert manifest["pixels"]["bottom_up"] == BOTTOM_UP and manifest["pixels"]["simulated"]["regions"] == 10 * 36
     assert sorted(path.name for path in folder.iterdir()) == manifest["files"]
+
+
+def test_the_manifest_names_the_columns_of_c_so_that_floors_can_be_computed(made):
+    folder, manifest = made
+    assert manifest["classes"] == list(CLASSES) == json.loads((folder / "simulated.json").read_text())["classes"]
+    floors = read_floors(folder, "test")
+    assert set(floors["rules"]) == set(RULES)  # with those of the detector, which need the names of the columns
 
 
 def test_an_image_with_more_boxes_than_regions_is_counted(annotations, tmp_path):

@@ -90,6 +90,7 @@ def simulate_annotated(
         "schema": SCHEMA,
         "version": VERSION,
         "annotations_sha256": {split: sha256_of(annotations_dir / file_name(split)) for split in SPLITS},
+        "classes": list(classes),  # in the order of the columns of c, behind the background
         "settings": {**dataclasses.asdict(settings), "counts": [len(chosen[split]) for split in SPLITS]},
         "assumptions": dataclasses.asdict(assumptions),
         "images_sha256": hash_of(chosen),
