@@ -105,6 +105,13 @@ def test_a_batch_without_any_box_gives_zero_and_zero_gradient(reduction):
     assert float(loss) == 0.0 and torch.equal(log_beta.grad, torch.zeros(2, 3))
 
 
+def test_a_row_without_boxes_does_not_count_whatever_its_sigma_says():
+    sigma, has_boxes = torch.ones(2, 1, 3), torch.tensor([[0.0], [1.0]])
+    # only image 2: log 8 + log 8 + log (4/3) over 4 words
+    loss = grounding_loss(LOG_BETA, sigma, has_boxes, num_words=4)
+    assert float(loss) == pytest.approx((6 * LOG2 + math.log(4 / 3)) / 4)
+
+
 def test_padded_regions_do_not_reach_the_loss():
     log_beta = torch.tensor([[math.log(0.5), math.log(0.5), -1e4]])
     sigma = torch.tensor([[[1.0, 0.0, 0.0]]])

@@ -22,7 +22,7 @@ from xmodaler_ssattn.host import (
 )
 from xmodaler_ssattn.modeling import GroundedCaptioner, SSAttentionDecoder
 from xmodaler_ssattn.modeling.ss_attention import TopDownAttention, fuse
-from xmodaler_ssattn.modeling.teacher_forcing import word_states
+from xmodaler_ssattn.modeling.teacher_forcing import _one_caption, word_states
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
 SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
@@ -434,3 +434,21 @@ def test_the_recurrence_runs_in_the_type_of_the_autocast_behind_every_norm(tmp_p
     assert seen == [{torch.bfloat16}]
     assert out[kfg.G_LOGITS].dtype == torch.float32
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_comparison_takes_one_caption_of_everything_that_a_derived_captioner_adds(tmp_path):
+    """Rows per image, rows per caption, and a value of the whole batch."""
+
+    class More(GroundedCaptioner):
+        def preprocess_batch(self, batched_inputs):
+            batch = super().preprocess_batch(batched_inputs)
+            rows = len(batch[keys.CAPTION_LENGTHS])
+            return {**batch, "scale": torch.tensor(2.0), "image": torch.arange(2), "caption": torch.arange(rows)}
+
+    model = toy_model(tmp_path)
+    replaced(model, More)
+    # the longest caption, of four words, is the second of the second image: row 3
+    one = _one_caption(model.preprocess_batch(SAMPLES))
+    assert (one["image"].tolist(), one["caption"].tolist(), float(one["scale"])) == ([1], [3], 2.0)
+    assert (one[keys.CAPTION_LENGTHS], one[kfg.IDS], one[keys.NUM_REGIONS]) == ([5], [2], [2])
+    assert_one_model(model)

@@ -161,11 +161,10 @@ def _one_caption(batch: dict) -> dict:
     """The longest caption of a batch and its image, as a batch."""
     lengths, captions = batch[keys.CAPTION_LENGTHS], batch[keys.CAPTIONS_PER_IMAGE]
     row = max(range(len(lengths)), key=lengths.__getitem__)
-    image = row // captions
+    place = {len(lengths) // captions: row // captions, len(lengths): row}  # of rows per image, and per caption
     one = dict(batch)
     for key, value in batch.items():
-        if isinstance(value, (Tensor, list)) and len(value) == len(lengths) // captions:
-            one[key] = value[image : image + 1]
-    for key in (kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS):
-        one[key] = batch[key][row : row + 1]
-    return one | {keys.CAPTION_LENGTHS: lengths[row : row + 1], keys.CAPTIONS_PER_IMAGE: 1}
+        count = len(value) if isinstance(value, list) or (isinstance(value, Tensor) and value.dim()) else None
+        if count in place:
+            one[key] = value[place[count] : place[count] + 1]
+    return one | {keys.CAPTIONS_PER_IMAGE: 1}

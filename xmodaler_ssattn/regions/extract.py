@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from xmodaler_ssattn.data.problems import numbered
 from xmodaler_ssattn.data.region_file import ORDER_BY_SCORE, read_header
 from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
-from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.regions.join import differing_attributes, join_regions
 from xmodaler_ssattn.regions.pictures import picture_sides

@@ -12,8 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from xmodaler_ssattn.data.problems import numbered
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, numbered
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.ids import LARGEST_ID, PICTURE_SUFFIXES, UNREADABLE_SUFFIXES, id_in_name
 

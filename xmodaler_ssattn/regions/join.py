@@ -9,10 +9,9 @@ from typing import Any
 
 import h5py
 
-from xmodaler_ssattn.data.problems import numbered
 from xmodaler_ssattn.data.region_file import Header, read_header
 from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
-from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.progress import progress
 
 _GIVEN_BY_NAME = ("source", "order", "background", "vocabulary_sha256", "weights_sha256")

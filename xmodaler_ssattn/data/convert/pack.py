@@ -11,9 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from xmodaler_ssattn.data.problems import numbered
 from xmodaler_ssattn.data.region_file import ORDER_OF_SOURCE
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, numbered
 from xmodaler_ssattn.ids import id_in_name, image_id_of
 
 

@@ -16,10 +16,9 @@ from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
 from xmodaler_ssattn.data.convert.pack import Pack, PackedImage, PackError
 from xmodaler_ssattn.data.convert.select import Converted, Rules, check_sums, convert_image
 from xmodaler_ssattn.data.convert.sniff import other_format
-from xmodaler_ssattn.data.problems import numbered
 from xmodaler_ssattn.data.region_file import ORDER_BY_PROBABILITY, ORDER_BY_SCORE
 from xmodaler_ssattn.data.region_writer import RegionWriter
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, numbered
 from xmodaler_ssattn.files import read_json, sha256_of, write_json
 from xmodaler_ssattn.ids import image_id_of
 from xmodaler_ssattn.progress import progress
