@@ -28,7 +28,7 @@ setup(
     py_modules=["xmodaler_ssattn_command"],
     package_data={
         "xmodaler_ssattn": [
-            "sample/configs/*.yaml",
+            "worlds/drawn/configs/*.yaml",
             "data/resources/*",
             "evaluation/resources/*/*",
             "report/templates/*",

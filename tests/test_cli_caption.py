@@ -15,14 +15,14 @@ from xmodaler_ssattn.cli import captioning
 from xmodaler_ssattn.cli.captioning import caption_regions, check_fit, find_vocabulary, load_captioner
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.main import main
-from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
+from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
+from xmodaler_ssattn.detectors.dialects import from_network_state
+from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.evaluation.results import read_results
 from xmodaler_ssattn.host import build_model
-from xmodaler_ssattn.regions.conditioned import conditioned_random_network
-from xmodaler_ssattn.regions.dialects import from_network_state
-from xmodaler_ssattn.regions.spec import DetectorSpec
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.report import single_file
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "sample" / "ss_attn.yaml")

@@ -12,14 +12,14 @@ from PIL import Image
 
 from xmodaler_ssattn.cli.detectors import SampleDetector, parse_min_max
 from xmodaler_ssattn.cli.main import main
-from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
+from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
+from xmodaler_ssattn.detectors.detected import Detector
+from xmodaler_ssattn.detectors.dialects import from_network_state
+from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.regions.conditioned import conditioned_random_network
-from xmodaler_ssattn.regions.detected import Detector
-from xmodaler_ssattn.regions.dialects import from_network_state
-from xmodaler_ssattn.regions.spec import DetectorSpec
-from xmodaler_ssattn.sample import draw_sample
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
+from xmodaler_ssattn.worlds.drawn import draw_sample
 
 
 @pytest.fixture(scope="module")

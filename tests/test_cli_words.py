@@ -15,7 +15,7 @@ from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.main import build_parser, main
 from xmodaler_ssattn.cli.output import accept_all_characters, printable
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.sample.scenes import looks_drawn, make_scene
+from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn, make_scene
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "sample" / "ss_attn.yaml")

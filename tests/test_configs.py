@@ -38,7 +38,7 @@ def test_the_search_for_yaml_files_finds_them():
     assert {
         "configs/flickr30k_entities/base.yaml",
         "configs/sample/ss_attn.yaml",
-        "xmodaler_ssattn/sample/configs/updown.yaml",
+        "xmodaler_ssattn/worlds/drawn/configs/updown.yaml",
     } <= names
 
 

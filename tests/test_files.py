@@ -202,12 +202,12 @@ OWN, MACHINE, PROCESS = "written by this package", "the machine's own file", "ou
 ALLOWED_READS = {
     "cli/demo.py": {"read_text": OWN, "loads": OWN},  # terminal output and metrics of the demo's runs, while they grow
     "cli/output.py": {"decode": "the name of a file, for a message"},
-    "data/convert/opening.py": {"open": "bytes, in the mode that stands beside the opener"},
-    "data/convert/safe_arrays.py": {"decode": "an id of one array element, as latin-1"},
-    "data/convert/sniff.py": {"decode": "names of columns, as latin-1"},
-    "data/convert/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
-    "data/device_cache.py": {"read_text": MACHINE},
-    "data/region_file.py": {"decode": "attributes of an HDF5 file"},
+    "packs/opening.py": {"open": "bytes, in the mode that stands beside the opener"},
+    "packs/safe_arrays.py": {"decode": "an id of one array element, as latin-1"},
+    "packs/sniff.py": {"decode": "names of columns, as latin-1"},
+    "packs/formats/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
+    "fast/device_cache.py": {"read_text": MACHINE},
+    "packs/region_file.py": {"decode": "attributes of an HDF5 file"},
     "engine/resume.py": {"safe_load": "of cfg.dump()"},
     "evaluation/java.py": {"decode": PROCESS},
     "evaluation/results.py": {"decode": "base64"},

@@ -12,10 +12,10 @@ from xmodaler_ssattn.cli.captioning import caption_regions, load_captioner
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data.inputs import region_inputs, region_sample
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
-from xmodaler_ssattn.data.regions import Regions
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, build_model
 from xmodaler_ssattn.modeling import SSAttentionDecoder
+from xmodaler_ssattn.packs.store import Regions
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "sample" / "ss_attn.yaml")
 D, C, WORDS = 6, 4, ["a", "dog", "runs", "UNK"]

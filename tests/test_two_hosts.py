@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xmodaler_ssattn.sample import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_sample
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "contract" / "losses_of_a_run.py"

@@ -74,7 +74,7 @@ def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
     import numpy as np
 
     from xmodaler_ssattn.data.annotations import annotation_header, json_list
-    from xmodaler_ssattn.data.regions import RegionWriter
+    from xmodaler_ssattn.packs.store import RegionWriter
 
     write_vocabulary(folder)
     rng, draw = random.Random(0), np.random.default_rng(0)

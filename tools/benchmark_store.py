@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xmodaler_ssattn.data.convert.xmodaler_npz import export_npz
-from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
+from xmodaler_ssattn.packs.formats.xmodaler_npz import export_npz
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 
 
 def make(folder: Path, images: int, regions: int, dim: int, classes: int) -> tuple[Path, Path]:

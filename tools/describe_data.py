@@ -7,7 +7,7 @@ how much of this follows from what the captions say; how well regions reach them
 `tools/probe_regions.py` (--probes) and the floors and ceilings of the grounding scores (--floors test): what the
 largest region, the whole picture, chance or the detector alone would score, perfect attention, or a person's caption
 with its own boxes.
-xmodaler_ssattn/data/statistics.py and xmodaler_ssattn/evaluation/floors.py define every number.
+xmodaler_ssattn/worlds/statistics.py and xmodaler_ssattn/evaluation/floors.py define every number.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, gvd_reference, open_annotations
-from xmodaler_ssattn.data.probe import STEPS, probe_folder
-from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.data.splits import image_rank
-from xmodaler_ssattn.data.statistics import annotation_statistics, read_objects, region_statistics
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.floors import WHOLE, ImageBoxes, predictions_of
 from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
 from xmodaler_ssattn.files import write_json
+from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.floors import read_floors
+from xmodaler_ssattn.worlds.probe import STEPS, probe_folder
+from xmodaler_ssattn.worlds.statistics import annotation_statistics, read_objects, region_statistics
 
 # statistic -> (what it is called, printed in percent, digits)
 ROWS = {

@@ -17,11 +17,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xmodaler_ssattn.data.convert.lxmert_tsv import LxmertTsv
-from xmodaler_ssattn.data.pixels import BOTTOM_UP, Described, describe
-from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import write_json
+from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
+from xmodaler_ssattn.packs.store import RegionStore
+from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, Described, describe
 
 
 def build_parser() -> argparse.ArgumentParser:

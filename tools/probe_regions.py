@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xmodaler_ssattn.data.probe import STEPS, probe_folder
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import write_json
+from xmodaler_ssattn.worlds.probe import STEPS, probe_folder
 
 
 def build_parser() -> argparse.ArgumentParser:

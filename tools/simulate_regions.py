@@ -37,7 +37,7 @@ from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.simulated import Assumptions, RealBoxes, Settings, simulate, simulate_annotated
+from xmodaler_ssattn.worlds.simulated import Assumptions, RealBoxes, Settings, simulate, simulate_annotated
 
 SCALED = 500  # val and test images when --images is given
 

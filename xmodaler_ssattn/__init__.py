@@ -4,12 +4,12 @@ Importing this package registers its classes in X-modaler's registries (upstream
 imported, else those of the embedded runtime; see ``host.py``):
 
     SSAttentionDecoder, GroundedCaptioner, GroundedBeamSearcher, GroundedGreedyDecoder   modeling/
-    GroundingLoss, SelfCriticalLoss, FusedCrossEntropy                                   losses/
+    GroundingLoss, SelfCriticalLoss                                                      losses/
     SelfCriticalTrainer                                                                  engine/
     GroundedScorer, CiderD                                                               scorer/
     Flickr30kEntitiesDataset                                                             data/
     Flickr30kEntitiesEvaler                                                              evaluation/
-    FusedAdam                                                                            optim.py
+    FusedCrossEntropy, FusedAdam                                                         fast/
 
 After that their names work in any X-modaler yaml, in any script that builds from the registries.
 """
@@ -18,14 +18,15 @@ from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 from xmodaler_ssattn.engine.rl_trainer import SelfCriticalTrainer
 from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler
-from xmodaler_ssattn.losses import FusedCrossEntropy, GroundingLoss, SelfCriticalLoss
+from xmodaler_ssattn.fast.cross_entropy import FusedCrossEntropy
+from xmodaler_ssattn.fast.optim import FusedAdam
+from xmodaler_ssattn.losses import GroundingLoss, SelfCriticalLoss
 from xmodaler_ssattn.modeling import (
     GroundedBeamSearcher,
     GroundedCaptioner,
     GroundedGreedyDecoder,
     SSAttentionDecoder,
 )
-from xmodaler_ssattn.optim import FusedAdam
 from xmodaler_ssattn.scorer import CiderD, GroundedScorer
 
 __version__ = "0.1.0"

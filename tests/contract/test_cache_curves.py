@@ -3,7 +3,7 @@
 import pytest
 
 from test_two_hosts import curve, needs_upstream
-from xmodaler_ssattn.sample import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_sample
 
 SHORT = {"SOLVER.EPOCH": "2", "SOLVER.EVAL_PERIOD": "2"}
 

@@ -17,7 +17,7 @@ from toys import RAW, VOCAB_SIZE, toy_config, toy_sample
 from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DATASETS_REGISTRY, META_ARCH_REGISTRY, add_config, get_cfg, kfg
-from xmodaler_ssattn.sample import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_sample
 
 UPSTREAM = host.NAME == "upstream"
 

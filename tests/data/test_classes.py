@@ -7,7 +7,7 @@ from xmodaler_ssattn.data.classes import class_of_phrase
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.lemmas import class_of_lemma, noun_lemma
-from xmodaler_ssattn.simulated.phrases import object_phrases, split_words
+from xmodaler_ssattn.worlds.simulated.phrases import object_phrases, split_words
 
 NAMES = read_classes()
 CLASSES = frozenset(NAMES)

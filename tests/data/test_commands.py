@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from data.entities_generator import write_entities
-from data.pack_writers import WRITERS
+from packs.pack_writers import WRITERS
 from toys import toy_config
 from xmodaler_ssattn.cli import check, prepare
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data import splits
 from xmodaler_ssattn.data.classes import read_classes
-from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "flickr30k_entities"
 CAPTIONS = ["A man with a dog.", "Two men see a dog.", "The man is here.", "A dog!", "A man and a woman."]

@@ -14,9 +14,9 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.annotations import annotation_header, json_list
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset, draw_captions
-from xmodaler_ssattn.data.regions import RegionStore, RegionWriter
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DATASETS_REGISTRY, kfg
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 
 # Four regions; regions 0 and 1 answer the boxes of image 11, the third has no box near it.
 BOXES = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [0, 50, 10, 60], [80, 0, 90, 10]], dtype=np.float32)

@@ -8,20 +8,20 @@ import pytest
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data.annotations import annotation_header, read_annotations
 from xmodaler_ssattn.data.classes import read_classes
-from xmodaler_ssattn.data.convert.run import read_sizes
 from xmodaler_ssattn.data.entities import read_objects, read_sentences
 from xmodaler_ssattn.data.records import read_dictionary, read_official
 from xmodaler_ssattn.data.splits import read_splits, read_unrelated
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
+from xmodaler_ssattn.detectors.folder import ids_from_file
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.caption_files import read_predictions, read_references
 from xmodaler_ssattn.evaluation.gvd_format import read_reference, read_split_ids
 from xmodaler_ssattn.evaluation.lemmas import read_lemma_table
 from xmodaler_ssattn.host import NAME, UPSTREAM, load_vocab
-from xmodaler_ssattn.regions.folder import ids_from_file
+from xmodaler_ssattn.packs.convert import read_sizes
 from xmodaler_ssattn.report.curves import read_run
 from xmodaler_ssattn.reproduce.plan import read_plan
-from xmodaler_ssattn.simulated.captions import read_captions
+from xmodaler_ssattn.worlds.simulated.captions import read_captions
 
 CAPTION = {"raw": "A café .", "tokens": ["a", "café"], "phrases": []}
 IMAGE = {"image_id": 12, "width": 9, "height": 8, "captions": [CAPTION]}

@@ -10,8 +10,8 @@ import torch
 
 from toys import CLASSES, RAW, WORDS, toy_config, toy_model
 from xmodaler_ssattn.data.annotations import annotation_header, json_list
-from xmodaler_ssattn.data.regions import RegionWriter
 from xmodaler_ssattn.host import build_engine
+from xmodaler_ssattn.packs.store import RegionWriter
 
 A, MAN, DOG, RUNS, WITH, UNK = range(1, 7)
 REGIONS = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [0, 50, 10, 60]], dtype=np.float32)

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from toys import toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import build_losses, build_optimizer, kfg
 from xmodaler_ssattn.modeling import words
-from xmodaler_ssattn.resident import ResidentRegions
 
 SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
 # Each of these makes a GPU's host wait: a value or a size goes back.

@@ -12,6 +12,7 @@ from torch import nn
 
 from toys import CLASSES, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.fast.teacher_forcing import _one_caption, word_states
 from xmodaler_ssattn.host import (
     BasePredictor,
     TokenBaseEmbedding,
@@ -22,7 +23,6 @@ from xmodaler_ssattn.host import (
 )
 from xmodaler_ssattn.modeling import GroundedCaptioner, SSAttentionDecoder
 from xmodaler_ssattn.modeling.ss_attention import TopDownAttention, fuse
-from xmodaler_ssattn.modeling.teacher_forcing import _one_caption, word_states
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
 SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
@@ -411,7 +411,7 @@ class Float32Norm(nn.LayerNorm):
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, Float32Norm])
 def test_the_recurrence_runs_in_the_type_of_the_autocast_behind_every_norm(tmp_path, monkeypatch, norm):
-    from xmodaler_ssattn.modeling import rollout
+    from xmodaler_ssattn.fast import rollout
 
     overrides = {"SOLVER__AMP": True, "MODEL__VISUAL_EMBED__USE_NORM": True, "MODEL__TOKEN_EMBED__USE_NORM": True}
     model = toy_model(tmp_path, **overrides).train()

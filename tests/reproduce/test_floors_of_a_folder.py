@@ -9,7 +9,7 @@ from xmodaler_ssattn.evaluation.floors import RULES, WITHOUT_REGIONS
 from xmodaler_ssattn.reproduce import floors
 from xmodaler_ssattn.reproduce.floors import kept_floors, read_floors
 from xmodaler_ssattn.reproduce.settings import DataFolder
-from xmodaler_ssattn.sample import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_sample
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xmodaler_ssattn.reproduce.command import main
-from xmodaler_ssattn.sample import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_sample
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "reproduce_tables.py"
@@ -21,7 +21,7 @@ EPOCHS = 8
 # 32 training pictures in batches of 8: 4 steps an epoch.
 PLAN = f"""
 title: A few scenes
-base: {ROOT}/xmodaler_ssattn/sample/configs/base.yaml
+base: {ROOT}/xmodaler_ssattn/worlds/drawn/configs/base.yaml
 seeds: [0]
 common:
   SOLVER.EPOCH: {EPOCHS}

@@ -150,7 +150,7 @@ def test_values_on_a_command_line_are_read_back_as_they_were(tmp_path):
 
 
 def test_the_sizes_come_from_the_files_and_the_manifest(tmp_path):
-    from xmodaler_ssattn.sample import draw_sample
+    from xmodaler_ssattn.worlds.drawn import draw_sample
 
     draw_sample(tmp_path / "s", num_images=20, feature_dim=16)
     found = settings.read_data_folder(tmp_path / "s")

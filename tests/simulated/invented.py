@@ -9,9 +9,9 @@ import random
 from pathlib import Path
 
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.simulated import Assumptions
-from xmodaler_ssattn.simulated.captions import Talk, learn_habits, listen
-from xmodaler_ssattn.simulated.world import World, make_world
+from xmodaler_ssattn.worlds.simulated import Assumptions
+from xmodaler_ssattn.worlds.simulated.captions import Talk, learn_habits, listen
+from xmodaler_ssattn.worlds.simulated.world import World, make_world
 
 CLASSES = [
     "man",

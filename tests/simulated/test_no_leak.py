@@ -8,10 +8,10 @@ import pytest
 from simulated.invented import hear, invent, small_world
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.simulated import make_image
-from xmodaler_ssattn.simulated.regions import make_regions
-from xmodaler_ssattn.simulated.scene import make_scene
-from xmodaler_ssattn.simulated.shuffled import derangement
+from xmodaler_ssattn.worlds.simulated import make_image
+from xmodaler_ssattn.worlds.simulated.regions import make_regions
+from xmodaler_ssattn.worlds.simulated.scene import make_scene
+from xmodaler_ssattn.worlds.simulated.shuffled import derangement
 
 
 def test_regions_do_not_know_which_objects_are_mentioned_or_annotated():

@@ -3,7 +3,7 @@
 import pytest
 
 from simulated.invented import lemma
-from xmodaler_ssattn.simulated.phrases import MANY, object_phrases, other_words, split_words
+from xmodaler_ssattn.worlds.simulated.phrases import MANY, object_phrases, other_words, split_words
 
 CLASSES = frozenset(
     {"man", "people", "group", "dog", "street", "shirt", "stand", "ball", "table", "park", "hand", "city", "boy"}

@@ -9,13 +9,13 @@ from simulated.annotated_images import BOY, CLASSES, DOG, GIRL, children, empty,
 from xmodaler_ssattn.boxes import area, iou
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.simulated import RealBoxes
-from xmodaler_ssattn.simulated.annotated import collect_donors, column_of, listen, make_scene, problems_of
-from xmodaler_ssattn.simulated.annotated_dataset import make_image
-from xmodaler_ssattn.simulated.detector import detect
-from xmodaler_ssattn.simulated.regions import regions_of
-from xmodaler_ssattn.simulated.scene import Scene
-from xmodaler_ssattn.simulated.world import World, make_world
+from xmodaler_ssattn.worlds.simulated import RealBoxes
+from xmodaler_ssattn.worlds.simulated.annotated import collect_donors, column_of, listen, make_scene, problems_of
+from xmodaler_ssattn.worlds.simulated.annotated_dataset import make_image
+from xmodaler_ssattn.worlds.simulated.detector import detect
+from xmodaler_ssattn.worlds.simulated.regions import regions_of
+from xmodaler_ssattn.worlds.simulated.scene import Scene
+from xmodaler_ssattn.worlds.simulated.world import World, make_world
 
 
 def hear(image):

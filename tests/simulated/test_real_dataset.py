@@ -14,15 +14,15 @@ from data.test_real_entities import ARCHIVE, SPLIT_IDS, prepare, unpack
 from simulated.annotated_images import CLASSES, children, hatted, small_folder, write_annotations
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.annotations import read_annotations
-from xmodaler_ssattn.data.pixels import BOTTOM_UP
-from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.floors import RULES
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
+from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.floors import read_floors
-from xmodaler_ssattn.simulated import RealBoxes, Settings, simulate_annotated
+from xmodaler_ssattn.worlds.pixels import BOTTOM_UP
+from xmodaler_ssattn.worlds.simulated import RealBoxes, Settings, simulate_annotated
 
 EVERY = 120
 TOOL = Path(__file__).parents[2] / "tools" / "simulate_regions.py"

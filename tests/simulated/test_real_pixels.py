@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from simulated.test_real_boxes import scene_of, world_of
-from xmodaler_ssattn.data.pixels import BOTTOM_UP, Described, describe
-from xmodaler_ssattn.simulated import RealBoxes
-from xmodaler_ssattn.simulated.detector import detect
-from xmodaler_ssattn.simulated.regions import common_noise, regions_of
+from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, Described, describe
+from xmodaler_ssattn.worlds.simulated import RealBoxes
+from xmodaler_ssattn.worlds.simulated.detector import detect
+from xmodaler_ssattn.worlds.simulated.regions import common_noise, regions_of
 
 TOOL = Path(__file__).parents[2] / "tools" / "measure_pixels.py"
 

@@ -5,11 +5,11 @@ import pytest
 
 from simulated.invented import hear, invent, small_world
 from xmodaler_ssattn.boxes import area, iou
-from xmodaler_ssattn.simulated import make_image
-from xmodaler_ssattn.simulated.captions import TalkedOf
-from xmodaler_ssattn.simulated.regions import make_regions, propose, shares
-from xmodaler_ssattn.simulated.scene import Scene, make_scene
-from xmodaler_ssattn.simulated.world import generator
+from xmodaler_ssattn.worlds.simulated import make_image
+from xmodaler_ssattn.worlds.simulated.captions import TalkedOf
+from xmodaler_ssattn.worlds.simulated.regions import make_regions, propose, shares
+from xmodaler_ssattn.worlds.simulated.scene import Scene, make_scene
+from xmodaler_ssattn.worlds.simulated.world import generator
 
 
 def images(world, count):

@@ -8,10 +8,10 @@ import pytest
 from simulated.invented import CLASSES, hear, invent, small_world
 from xmodaler_ssattn.boxes import area
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.simulated import Assumptions
-from xmodaler_ssattn.simulated.captions import TalkedOf
-from xmodaler_ssattn.simulated.kinds import KIN, KINDS, kind_of
-from xmodaler_ssattn.simulated.scene import make_scene
+from xmodaler_ssattn.worlds.simulated import Assumptions
+from xmodaler_ssattn.worlds.simulated.captions import TalkedOf
+from xmodaler_ssattn.worlds.simulated.kinds import KIN, KINDS, kind_of
+from xmodaler_ssattn.worlds.simulated.scene import make_scene
 
 DRAWS = 400
 

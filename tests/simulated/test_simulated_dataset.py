@@ -14,11 +14,11 @@ from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.data.annotations import read_annotations
 from xmodaler_ssattn.data.entities import read_objects, read_sentences
-from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.simulated import Assumptions, Settings, dataset, simulate
+from xmodaler_ssattn.packs.store import RegionStore
+from xmodaler_ssattn.worlds.simulated import Assumptions, Settings, dataset, simulate
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "flickr30k_entities" / "ss_attn.yaml")

@@ -7,7 +7,7 @@ import pytest
 
 from simulated.invented import hear, invented_captions, write_captions
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.simulated.captions import choose_images, learn_habits, read_captions
+from xmodaler_ssattn.worlds.simulated.captions import choose_images, learn_habits, read_captions
 
 FIVE = [
     "A man throws a red ball.",

@@ -17,8 +17,8 @@ from xmodaler_ssattn.errors import UserError
 if TYPE_CHECKING:
     from xmodaler_ssattn.caption import GroundedCaption
     from xmodaler_ssattn.cli.captioning import Captioner
-    from xmodaler_ssattn.data.regions import Regions
     from xmodaler_ssattn.evaluation.object_words import ObjectWords
+    from xmodaler_ssattn.packs.store import Regions
 
 AT_ONCE = 8  # captioned together, when a detector gives the regions; printed as they come
 REGION_MAKER = "region_maker.npz"
@@ -122,7 +122,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]:
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
-    from xmodaler_ssattn.data.regions import RegionStore
+    from xmodaler_ssattn.packs.store import RegionStore
     from xmodaler_ssattn.report.pictures import find_pictures
 
     store = RegionStore(args.regions)
@@ -145,10 +145,10 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.detectors import open_detector
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
-    from xmodaler_ssattn.data.regions import Regions
-    from xmodaler_ssattn.regions.extract import detect_all
-    from xmodaler_ssattn.regions.pictures import open_upright
-    from xmodaler_ssattn.sample.scenes import looks_drawn
+    from xmodaler_ssattn.detectors.extract import detect_all
+    from xmodaler_ssattn.detectors.pictures import open_upright
+    from xmodaler_ssattn.packs.store import Regions
+    from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
     weights = args.detector or _sample_detector(captioner)
     detector, _ = open_detector(weights, args)
@@ -204,8 +204,8 @@ def _name_of(weights: Path) -> str:
 def _write(
     captioner: Captioner, captions: Sequence[tuple[Job, GroundedCaption]], spoken: ObjectWords, args: argparse.Namespace
 ) -> None:
+    from xmodaler_ssattn.detectors.pictures import open_upright
     from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
-    from xmodaler_ssattn.regions.pictures import open_upright
     from xmodaler_ssattn.report.single_file import write_single_file
     from xmodaler_ssattn.report.source import read_source
 

@@ -13,9 +13,9 @@ from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.train import check_weights
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
-from xmodaler_ssattn.data.regions import Regions
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import XmodalerCheckpointer, build_model, kfg
+from xmodaler_ssattn.packs.store import Regions
 
 CONFIG, VOCABULARY = "config.yaml", "vocabulary.txt"
 # In a run's folder, the one to take.

@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 def run_regions(args: argparse.Namespace) -> int:
     """A region file alone: its header, all boxes, and the numbers of some images or of all."""
-    from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
-    from xmodaler_ssattn.data.regions import RegionStore
+    from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
+    from xmodaler_ssattn.packs.store import RegionStore
 
     options = {"config_file": "--config-file", "data": "--data", "device": "--device", "opts": "KEY VALUE"}
     given = [option for name, option in options.items() if getattr(args, name)]
@@ -124,8 +124,8 @@ class Check:
 # --- data ------------------------------------------------------------------------------------------------
 def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
     """Files, ids, vocabulary, widths, boxes, numbers, references, and what the regions can reach."""
-    from xmodaler_ssattn.data.region_checks import inspect_boxes, inspect_numbers
     from xmodaler_ssattn.host import DATASETS_REGISTRY
+    from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
 
     stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
     foreign = [stage for stage in stages if cfg.DATASETS[stage.upper()] != DATASET]

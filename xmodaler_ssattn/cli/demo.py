@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs: expected 1 or more, got {args.epochs}.")
     print(host.describe(), flush=True)
-    with resources.as_file(resources.files("xmodaler_ssattn.sample") / "configs") as folder:
+    with resources.as_file(resources.files("xmodaler_ssattn.worlds.drawn") / "configs") as folder:
         commands = {row: command_of(row, folder, out, args) for row in ROWS}
         config, opts = commands[ROWS[0]]
         train.prepare_sample(load_config(config, opts, data=str(out / "data"), device=args.device))

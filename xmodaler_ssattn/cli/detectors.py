@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from xmodaler_ssattn.detectors.detected import Detected, Detector
+from xmodaler_ssattn.detectors.loading import BACKENDS, load_detector
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.regions.detected import Detected, Detector
-from xmodaler_ssattn.regions.loading import BACKENDS, load_detector
-from xmodaler_ssattn.sample.region_maker import SampleRegionMaker
-from xmodaler_ssattn.sample.scenes import looks_drawn
+from xmodaler_ssattn.worlds.drawn.region_maker import SampleRegionMaker
+from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
 MIN_MAX = (36, 36)
 

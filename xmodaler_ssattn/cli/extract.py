@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         raise UserError(f"extract: give {' and '.join(missing)} (or --join FILES, to put finished files into one).")
     from xmodaler_ssattn.cli.detectors import open_detector
-    from xmodaler_ssattn.data.convert.run import sha256_or_empty
-    from xmodaler_ssattn.data.region_file import read_header
-    from xmodaler_ssattn.regions.extract import extract_regions
-    from xmodaler_ssattn.regions.folder import ids_from_file, ids_from_names, list_pictures, take_shard
+    from xmodaler_ssattn.detectors.extract import extract_regions
+    from xmodaler_ssattn.detectors.folder import ids_from_file, ids_from_names, list_pictures, take_shard
+    from xmodaler_ssattn.packs.convert import sha256_or_empty
+    from xmodaler_ssattn.packs.region_file import read_header
 
     listing = list_pictures(args.images, args.recursive)
     ids = ids_from_file(listing.names, args.ids) if args.ids else ids_from_names(listing.names)
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_join(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.regions.join import join_regions
+    from xmodaler_ssattn.detectors.join import join_regions
 
     if args.images or args.weights or args.shard:
         raise UserError("--join puts finished files into one; it has no use for --images, --weights and --shard.")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import file_name
-from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.host import load_vocab
 from xmodaler_ssattn.modeling.word_list import check_words, words_sha256
+from xmodaler_ssattn.packs.store import RegionStore
 
 DATASET = "Flickr30kEntitiesDataset"
 # Of a region file: what its numbers mean. Its path and its images may change.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from xmodaler_ssattn.errors import UserError, numbered, raise_all
 
 if TYPE_CHECKING:
-    from xmodaler_ssattn.data.convert.pack import Pack
     from xmodaler_ssattn.data.prepare import PrepareReport
+    from xmodaler_ssattn.packs.pack import Pack
 
 CONFIGS = "configs/flickr30k_entities"
 
@@ -282,9 +282,9 @@ def _add_regions(commands: Any) -> None:
 
 
 def run_regions(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.data.convert.classifier import Classifier
-    from xmodaler_ssattn.data.convert.run import convert_regions, read_dataset, read_sizes, sha256_or_empty
-    from xmodaler_ssattn.data.convert.select import Rules
+    from xmodaler_ssattn.packs.classifier import Classifier
+    from xmodaler_ssattn.packs.convert import convert_regions, read_dataset, read_sizes, sha256_or_empty
+    from xmodaler_ssattn.packs.select import Rules
 
     if args.max_regions < 0:
         raise UserError(f"--max-regions must be 0 or more, got {args.max_regions}.")
@@ -349,8 +349,8 @@ def _all_sizes(annotated: dict[int, tuple[int, int]], given: dict[int, tuple[int
 
 
 def _open_pack(args: argparse.Namespace) -> Pack:
-    from xmodaler_ssattn.data.convert import FORMATS
-    from xmodaler_ssattn.data.convert.sniff import other_format
+    from xmodaler_ssattn.packs.formats import FORMATS
+    from xmodaler_ssattn.packs.sniff import other_format
 
     if hint := other_format(args.format, args.input):
         raise UserError(hint)
@@ -388,7 +388,7 @@ def _add_classifier(commands: Any) -> None:
 
 
 def run_classifier(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.regions.classifier import export_classifier
+    from xmodaler_ssattn.detectors.classifier import export_classifier
 
     made = export_classifier(args.weights, args.out)
     print(f"Weights: {args.weights} ({made.dialect}), sha256 {made.weights_sha256}")
@@ -412,8 +412,8 @@ def _add_npz(commands: Any) -> None:
 
 
 def run_npz(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.data.convert.xmodaler_npz import export_npz
-    from xmodaler_ssattn.data.regions import RegionStore
+    from xmodaler_ssattn.packs.formats.xmodaler_npz import export_npz
+    from xmodaler_ssattn.packs.store import RegionStore
 
     count = export_npz(RegionStore(args.regions), args.out)
     print(

@@ -252,7 +252,7 @@ def prepare_sample(cfg: Any) -> None:
     """
     if not cfg.DATALOADER.SAMPLE_SCENES:
         return
-    from xmodaler_ssattn.sample import draw_sample
+    from xmodaler_ssattn.worlds.drawn import draw_sample
 
     folder = Path(cfg.DATALOADER.ANNO_FOLDER)
     if not folder.exists():

@@ -14,9 +14,9 @@ import torch
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
-from xmodaler_ssattn.data.regions import Regions
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, kfg
+from xmodaler_ssattn.packs.store import Regions
 
 
 class RegionInputs(NamedTuple):

@@ -18,15 +18,15 @@ import torch
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
-from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
-from xmodaler_ssattn.data.regions import RegionStore
 from xmodaler_ssattn.data.sigma import positives, sigma_of
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.fast.device_cache import resident_regions
+from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
+from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.partners import captioner_is_grounded, refuse_parts_that_read_more, require_grounded_captioner
-from xmodaler_ssattn.resident import ResidentRegions
 
 CLASSIFIER_HINT = (
     "recompute them from the features with the detector's classifier: "

@@ -18,11 +18,11 @@ from xmodaler_ssattn.data.entities import (
     read_sentences,
     token_of,
 )
-from xmodaler_ssattn.data.region_file import MAX_SIDE
 from xmodaler_ssattn.data.vocabulary import Vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.ids import plain_id
+from xmodaler_ssattn.packs.region_file import MAX_SIDE
 
 Record = dict[str, Any]
 

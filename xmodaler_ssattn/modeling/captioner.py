@@ -20,6 +20,9 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ssattn_config, completed
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.fast.cross_entropy import linear_cross_entropy
+from xmodaler_ssattn.fast.graphs import CapturedForcing
+from xmodaler_ssattn.fast.teacher_forcing import WordStates, ways_agree, word_states
 from xmodaler_ssattn.host import (
     DECODE_STRATEGY_REGISTRY,
     META_ARCH_REGISTRY,
@@ -32,15 +35,12 @@ from xmodaler_ssattn.host import (
     get_event_storage,
     kfg,
 )
-from xmodaler_ssattn.losses.vocabulary import linear_cross_entropy
-from xmodaler_ssattn.modeling.capture import CapturedForcing
 from xmodaler_ssattn.modeling.collate import collate
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.grounded_output import captions_from_decoding
 from xmodaler_ssattn.modeling.searchers import READ_PER_STEP, GroundedDecodeStrategy, check_vocabulary
 from xmodaler_ssattn.modeling.ss_attention import dead_share_warning, extended_mask
-from xmodaler_ssattn.modeling.teacher_forcing import WordStates, ways_agree, word_states
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 from xmodaler_ssattn.modeling.word_list import accept_weights_without, check_words, from_state, to_state, words_sha256
 from xmodaler_ssattn.modeling.words import draw_words, packs

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from xmodaler_ssattn import keys, resident
+from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.fast import resident
+from xmodaler_ssattn.fast.resident import send
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.resident import send
 
 # Per-region values (k, ...) that are padded with zeros to the batch's largest K.
 _REGION_KEYS = (kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.CLASS_PROBS)

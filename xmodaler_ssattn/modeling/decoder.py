@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ss_attention_config, completed
 from xmodaler_ssattn.errors import raise_all
+from xmodaler_ssattn.fast import rollout
 from xmodaler_ssattn.host import DECODER_REGISTRY, Decoder, configurable, kfg
-from xmodaler_ssattn.modeling import rollout
 from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.ss_attention import (
     ACTIVATIONS,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xmodaler_ssattn.fast.rollout import step_slices
 from xmodaler_ssattn.host import TokenBaseEmbedding, kfg
 from xmodaler_ssattn.modeling.definition import follows
-from xmodaler_ssattn.modeling.rollout import step_slices
 
 
 def packs(token_embed: nn.Module) -> bool:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.data.region_classes import MANIFESTS
-from xmodaler_ssattn.data.region_file import read_header
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, read_lines, read_yaml
 from xmodaler_ssattn.host import add_config, get_cfg
+from xmodaler_ssattn.packs.classes import MANIFESTS
+from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.reproduce.plan import Plan, Row
 
 # Where and on what a run is computed, not what is computed.

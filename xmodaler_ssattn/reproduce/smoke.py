@@ -22,7 +22,7 @@ COMMON = {
 
 def smoke_plan(plan: Plan) -> Plan:
     """The plan on the sample scenes' base config, with few epochs, and ``SEEDS`` for rows with more than one."""
-    base = Path(str(resources.files("xmodaler_ssattn.sample") / "configs" / "base.yaml"))
+    base = Path(str(resources.files("xmodaler_ssattn.worlds.drawn") / "configs" / "base.yaml"))
     rows = {name: replace(row, seeds=SEEDS[: min(len(row.seeds), len(SEEDS))]) for name, row in plan.rows.items()}
     note = (
         f"A smoke test: {SCENES} drawn scenes, {COMMON['SOLVER.EPOCH']} epochs. It shows that every row trains and is "
@@ -33,7 +33,7 @@ def smoke_plan(plan: Plan) -> Plan:
 
 def draw_data(folder: Path) -> None:
     """Draw the scenes unless they are there."""
-    from xmodaler_ssattn.sample import draw_sample
+    from xmodaler_ssattn.worlds.drawn import draw_sample
 
     print(f"Sample scenes: {SCENES} in {folder}", flush=True)
     draw_sample(folder, num_images=SCENES, feature_dim=FEATURE_DIM)

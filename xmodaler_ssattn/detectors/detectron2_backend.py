@@ -1,0 +1,227 @@
+"""The detector run by detectron2: its trunk, proposal head, pooling, res5 and predictor, with our conventions around.
+
+detectron2 is imported when a network is built. Its config is set by hand: the model zoo, which has one, needs a
+module that new setuptools lack. Where the original network and detectron2 differ in layers (the stem's pooling, res5,
+two logits an anchor) the layers are replaced; where they differ in geometry our proposals take the place of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from xmodaler_ssattn.detectors.dialects import BOX_PRED, Dialect, Weights, expected_shapes, to_network_state
+from xmodaler_ssattn.detectors.network import Described, RegionHead
+from xmodaler_ssattn.detectors.proposals import Proposals, choose_proposals
+from xmodaler_ssattn.detectors.roi_operators import Pooled
+from xmodaler_ssattn.detectors.spec import BLOCKS_PER_STAGE, DetectorSpec
+
+
+class Detectron2Missing(Exception):
+    """detectron2 cannot be imported, or cannot build this network; says why."""
+
+
+def why_not(spec: DetectorSpec) -> str:
+    """Why detectron2 cannot run this network; empty when it can."""
+    try:
+        import detectron2.modeling  # noqa: F401
+    except ImportError as error:
+        return f"detectron2 cannot be imported ({error})."
+    except (RuntimeError, AttributeError) as error:  # a torchvision or detectron2 of another torch
+        return f"detectron2 is installed but does not import with torch {torch.__version__} ({error})."
+    if spec.blocks not in BLOCKS_PER_STAGE.values():
+        return f"detectron2 has no ResNet with {spec.blocks} blocks."
+    return ""
+
+
+def detectron2_config(spec: DetectorSpec):
+    """The ``CfgNode`` of detectron2 for a spec."""
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    model = cfg.MODEL
+    model.DEVICE = "cpu"  # moved afterwards
+    model.META_ARCHITECTURE = "GeneralizedRCNN"
+    model.PIXEL_MEAN = list(spec.pixel_mean)
+    resnets = model.RESNETS
+    resnets.DEPTH = next(depth for depth, blocks in BLOCKS_PER_STAGE.items() if blocks == spec.blocks)
+    resnets.NORM, resnets.OUT_FEATURES, resnets.STRIDE_IN_1X1 = "FrozenBN", ["res4"], spec.stride_in_1x1
+    resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS = spec.base_width, 4 * spec.base_width
+    resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = spec.groups, spec.bottleneck_width // spec.groups
+    model.ANCHOR_GENERATOR.SIZES = [list(spec.anchor_sizes)]
+    rpn = model.RPN
+    rpn.IN_FEATURES, rpn.CONV_DIMS = ["res4"], [spec.rpn_channels]
+    rpn.PRE_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TEST, rpn.NMS_THRESH = spec.pre_nms_topk, spec.post_nms_topk, spec.rpn_nms
+    model.PROPOSAL_GENERATOR.MIN_SIZE = int(spec.min_size)
+    heads = model.ROI_HEADS
+    heads.NAME, heads.IN_FEATURES, heads.NUM_CLASSES = "Res5ROIHeads", ["res4"], spec.num_classes
+    box = model.ROI_BOX_HEAD
+    box.POOLER_TYPE = "ROIPool" if spec.roi_op == "pool" else "ROIAlignV2"
+    box.POOLER_RESOLUTION, box.POOLER_SAMPLING_RATIO = spec.pool_size, spec.align_samples
+    box.BBOX_REG_WEIGHTS = spec.box_weights
+    return cfg
+
+
+def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.ndarray) -> Detectron2Network:
+    """detectron2's model with the weights of a file, loaded under their own names.
+
+    Args:
+        weights, dialect: as ``dialects.dialect_of`` accepted them.
+        anchors_px: (A, 4), of the spec's geometry.
+
+    Raises:
+        Detectron2Missing: see ``why_not``.
+    """
+    spec = dialect.spec
+    reason = why_not(spec)
+    if reason:
+        raise Detectron2Missing(reason)
+    import detectron2
+    from detectron2.modeling import build_model
+
+    model = build_model(detectron2_config(spec)).eval().requires_grad_(False)
+    rpn = model.proposal_generator
+    if spec.rpn_logits == "pair":
+        rpn.rpn_head.objectness_logits = nn.Conv2d(spec.rpn_channels, 2 * spec.num_anchors, 1)
+    own_head = tuple(f"{layer}." for layer in dialect.attribute_layers)
+    state = {name: weights[name].float() for name in expected_shapes(dialect) if not name.startswith(own_head)}
+    predictor = model.roi_heads.box_predictor.bbox_pred
+    if spec.boxes == "proposals":  # the boxes are not regressed, but detectron2 always computes the offsets
+        state |= {f"{BOX_PRED}{name}": torch.zeros_like(tensor) for name, tensor in predictor.state_dict().items()}
+    _load(model, state)
+    # Since 0.6 detectron2 neither saves nor loads anchors: they are always set here.
+    (cell,) = rpn.anchor_generator.cell_anchors
+    cell.copy_(torch.from_numpy(anchors_px))
+    if spec.stem_pool == "caffe":
+        model.backbone.stem = CaffeStem(model.backbone.stem.conv1)
+    if spec.res5_dilated:
+        _dilate(model.roi_heads.res5)
+    head = to_network_state(weights, dialect, "head.")
+    return Detectron2Network(model, spec, head, f"detectron2 {detectron2.__version__}")
+
+
+def _load(model: nn.Module, state: Weights) -> None:
+    """Strictly, but for what some versions of detectron2 keep in the state beside the weights."""
+    try:
+        left = model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:  # shapes
+        raise Detectron2Missing(f"this version of detectron2 builds another network: {error}.") from error
+    missing = [name for name in left.missing_keys if "cell_anchors" not in name and not name.startswith("pixel_")]
+    if missing or left.unexpected_keys:
+        raise Detectron2Missing(
+            "this version of detectron2 builds another network: it also wants "
+            f"{missing[:6]} and does not know {left.unexpected_keys[:6]}."
+        )
+
+
+class CaffeStem(nn.Module):
+    """detectron2's stem with the original's pooling: no padding, the size rounded up."""
+
+    def __init__(self, conv1: nn.Module) -> None:
+        super().__init__()
+        self.conv1 = conv1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=0, ceil_mode=True)
+
+
+def _dilate(res5: nn.Sequential) -> None:
+    """No stride in the first block; all 3x3 convolutions dilated by two."""
+    for layer in (res5[0].conv1, res5[0].conv2, res5[0].shortcut):
+        layer.stride = (1, 1)
+    for block in res5:
+        block.conv2.dilation = block.conv2.padding = (2, 2)
+
+
+class BoxPooled(Pooled):
+    """detectron2's pooler, slice by slice."""
+
+    def __init__(self, pooler: nn.Module, trunk: torch.Tensor, boxes_px: torch.Tensor) -> None:
+        self.boxes_px, self._pooler, self._trunk = boxes_px, pooler, trunk
+
+    def __getitem__(self, boxes: slice) -> torch.Tensor:
+        from detectron2.structures import Boxes
+
+        return self._pooler([self._trunk], [Boxes(self.boxes_px[boxes])])
+
+
+class Detectron2Network(nn.Module):
+    """detectron2's model with the methods of ``BottomUpNetwork``, so that ``TorchDetector`` can run it.
+
+    Args:
+        model: a GeneralizedRCNN with Res5ROIHeads, its weights loaded.
+        spec: of it.
+        head: state of our ``RegionHead``: detectron2 has no attributes.
+        version: for the record.
+    """
+
+    def __init__(self, model: nn.Module, spec: DetectorSpec, head: Weights, version: str) -> None:
+        super().__init__()
+        self.model, self.spec, self.version = model, spec, version
+        self.attributes = None
+        if spec.num_attributes is not None:
+            with torch.device("meta"):
+                self.attributes = RegionHead(spec)
+            own = {name.removeprefix("head."): tensor for name, tensor in head.items()}
+            self.attributes.load_state_dict(own, strict=True, assign=True)
+        # `to` would change the type of detectron2's buffers; it computes in float32.
+        self.dtype = torch.float32
+
+    def trunk(self, image: torch.Tensor) -> torch.Tensor:
+        """(3, h, w) -> (1, C, H, W)."""
+        return self.model.backbone(image[None].float())["res4"]
+
+    def propose(self, trunk: torch.Tensor, height: int, width: int, scale: float) -> Proposals:
+        """See ``BottomUpNetwork.propose``."""
+        rpn = self.model.proposal_generator
+        if self.spec.geometry == "detectron2":
+            from detectron2.structures import ImageList
+
+            # Of the pictures it reads the sizes alone.
+            (found,), _ = rpn(ImageList(trunk, [(height, width)]), {"res4": trunk}, None)
+            return Proposals(found.proposal_boxes.tensor, found.objectness_logits)
+        (logits,), (deltas,) = rpn.rpn_head([trunk])
+        (anchors,) = rpn.anchor_generator([trunk])
+        count = self.spec.num_anchors
+        if self.spec.rpn_logits == "pair":
+            logits = logits.view(1, 2, count, *logits.shape[2:]).softmax(dim=1)[:, 1]
+        scores = logits[0].permute(1, 2, 0).flatten()
+        deltas = deltas[0].view(count, 4, *deltas.shape[2:]).permute(2, 3, 0, 1).reshape(-1, 4)
+        return choose_proposals(scores, deltas, anchors.tensor, height, width, scale, self.spec)
+
+    def pool(self, trunk: torch.Tensor, boxes_px: torch.Tensor) -> Pooled:
+        """See ``BottomUpNetwork.pool``."""
+        return BoxPooled(self.model.roi_heads.pooler, trunk, boxes_px)
+
+    def features_in_chunks(self, pooled: list[Pooled], chunk: int) -> torch.Tensor:
+        """See ``BottomUpNetwork.features_in_chunks``."""
+        res5 = self.model.roi_heads.res5
+        parts = [
+            res5(bins[first : first + chunk]).mean(dim=(2, 3))
+            for bins in pooled
+            for first in range(0, len(bins), chunk)
+        ]
+        if not parts:
+            return self.model.roi_heads.box_predictor.cls_score.weight.new_empty((0, self.spec.feature_dim))
+        return torch.cat(parts)
+
+    def describe(self, features: torch.Tensor, boxes_px: torch.Tensor, height: int, width: int) -> Described:
+        """See ``BottomUpNetwork.describe``."""
+        from detectron2.structures import Boxes
+
+        spec, predictor = self.spec, self.model.roi_heads.box_predictor
+        scores, deltas = predictor(features)
+        best_row = scores.argmax(dim=1)
+        class_probs = scores.softmax(dim=1)
+        if spec.background == "last":
+            class_probs = class_probs.roll(1, dims=1)
+        if spec.boxes == "regressed":
+            moved = predictor.box2box_transform.apply_deltas(deltas, boxes_px).view(-1, spec.num_classes, 4)
+            best = class_probs[:, 1:].argmax(dim=1)
+            boxes = Boxes(moved[torch.arange(len(best), device=best.device), best])
+            boxes.clip((height, width))
+            boxes_px = boxes.tensor
+        attributes = None if self.attributes is None else self.attributes.attributes(features, best_row)
+        return Described(boxes_px, features, class_probs, attributes)

@@ -1,0 +1,317 @@
+"""The published weights files: which one is this, and is it all there? By names and shapes, strictly.
+
+All of them name their tensors as detectron2 does; they differ in the names of the attribute head and in the shapes
+(A anchors a position, C classes without background):
+
+                       milvlg-caffe         airsplay (and its copy      milvlg-d2
+                                            unc-nlp/frcnn-vg-finetuned)
+    objectness_logits  2A = 24 rows         A = 12 rows                 A = 15 rows
+    cls_score          C + 1, background 0  C + 1, background C         C + 1, background C
+    bbox_pred          4 (C + 1), not used  4 C                         4 C
+    attributes         401, none is 0       401, none is 400            400
+    attribute names    box_predictor.       box_predictor.              attribute_predictor.
+                       {cls_embed,          {cls_embedding,             {obj_embed,
+                       attr_linear1,        fc_attr,                    fc.0,
+                       attr_linear2}        attr_score}                 attr_score}
+
+Depth, widths and numbers of classes follow from the shapes. Every other name must be one of those listed in ``EXTRAS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+
+from xmodaler_ssattn.detectors.backbone import fold_norm
+from xmodaler_ssattn.detectors.network import BottomUpNetwork
+from xmodaler_ssattn.detectors.spec import BLOCKS_PER_STAGE, DetectorSpec
+from xmodaler_ssattn.errors import UserError, raise_all
+
+logger = logging.getLogger(__name__)
+
+Shapes = Mapping[str, tuple[int, ...]]
+Weights = Mapping[str, torch.Tensor]
+
+PUBLISHED_CLASSES, PUBLISHED_WIDTH = 1600, 64
+NORM = ("weight", "bias", "running_mean", "running_var")
+NORM_EPS = 1e-5
+# Ours -> theirs, by the beginning of a name.
+LAYERS = {
+    "backbone.": "backbone.",
+    "res5.": "roi_heads.res5.",
+    "rpn.conv.": "proposal_generator.rpn_head.conv.",
+    "rpn.logits.": "proposal_generator.rpn_head.objectness_logits.",
+    "rpn.deltas.": "proposal_generator.rpn_head.anchor_deltas.",
+    "head.cls_score.": "roi_heads.box_predictor.cls_score.",
+    "head.bbox_pred.": "roi_heads.box_predictor.bbox_pred.",
+}
+BOX_PRED, CLS_SCORE = LAYERS["head.bbox_pred."], LAYERS["head.cls_score."]
+LOGITS, DELTAS, CONV = (LAYERS[f"rpn.{name}."] for name in ("logits", "deltas", "conv"))
+CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
+# What a file may have beside the network: counters of training, anchors, and the mean and spread of pixels.
+EXTRAS = re.compile(
+    r"(.*\.num_batches_tracked|proposal_generator\.anchor_generator\.cell_anchors\.0|"
+    r"pixel_mean|pixel_std)$"
+)
+# Without these there is no saying what the file is.
+CORE = (
+    "backbone.stem.conv1.weight",
+    *(f"backbone.res{stage}.0.conv1.weight" for stage in (2, 3, 4)),
+    "roi_heads.res5.0.conv1.weight",
+    "backbone.res2.0.conv2.weight",
+    f"{CONV}weight",
+    f"{LOGITS}weight",
+    f"{DELTAS}weight",
+    f"{CLS_SCORE}weight",
+)
+# Relatives that are not read: a name that gives them away, and what they are.
+RELATIVES = (
+    (
+        r"backbone\.stem\.norm\.|roi_heads\.res5_bn\.",
+        "the ResNet-152 of MILVLG's Caffe mode, whose norms come before its convolutions",
+    ),
+    (r"(.*\.)?fpn", "a detector with a feature pyramid, such as the X-101 and X-152 of vilbert, mmf and VLP"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """How a weights file names things, and the network that it is of.
+
+    Attributes:
+        name: "milvlg-caffe", "airsplay" or "milvlg-d2", as in ``spec.name``.
+        spec: of the network.
+        attribute_layers: their names of the attribute head's embedding, hidden layer and scores.
+    """
+
+    name: str
+    spec: DetectorSpec
+    attribute_layers: tuple[str, str, str]
+
+    def theirs(self, name: str) -> str:
+        """The file's name for one of the network's parameters."""
+        kind, _, rest = name.removeprefix("head.attribute_").partition(".")
+        if name.startswith("head.attribute_"):
+            return f"{self.attribute_layers[('embedding', 'hidden', 'score').index(kind)]}.{rest}"
+        start = next(start for start in LAYERS if name.startswith(start))
+        return LAYERS[start] + name.removeprefix(start)
+
+
+KINDS: dict[str, tuple[Callable[..., DetectorSpec], tuple[str, str, str]]] = {
+    "milvlg-caffe": (
+        DetectorSpec.caffe,
+        tuple(f"roi_heads.box_predictor.{name}" for name in ("cls_embed", "attr_linear1", "attr_linear2")),
+    ),
+    "airsplay": (
+        DetectorSpec.airsplay,
+        tuple(f"roi_heads.box_predictor.{name}" for name in ("cls_embedding", "fc_attr", "attr_score")),
+    ),
+    "milvlg-d2": (
+        DetectorSpec.milvlg_d2,
+        tuple(f"roi_heads.attribute_predictor.{name}" for name in ("obj_embed", "fc.0", "attr_score")),
+    ),
+}
+
+
+def dialect_for(spec: DetectorSpec) -> Dialect:
+    """The dialect that a spec is of, by its name."""
+    return Dialect(spec.name, spec, KINDS[spec.name][1])
+
+
+def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
+    """Which dialect a file is in, when everything in it is as it must be.
+
+    Args:
+        shapes: of every tensor, by name.
+        where: the file, for messages.
+
+    Raises:
+        UserError: another network, or something missing, unknown or of another shape; lists all of it.
+    """
+    heading = f"Detector weights: {where}"
+    for pattern, what in RELATIVES:
+        if any(re.match(pattern, name) for name in shapes):
+            raise UserError(
+                f"{heading}: this is {what}. It is not supported; give one of the Bottom-Up detectors that "
+                "the README lists."
+            )
+    core = [
+        name for name in CORE if len(shapes.get(name, ())) != (2 if "cls_score" in name else 4) or 0 in shapes[name]
+    ]
+    if core:
+        raise UserError(
+            f"{heading}: no Bottom-Up detector. It lacks {', '.join(core)}; what it has is {_some(list(shapes), 6)}."
+        )
+    kind = _kind_of(shapes, heading)
+    make, attribute_layers = KINDS[kind]
+    spec = make(**_sizes(shapes, attribute_layers, make().no_attribute))
+    dialect = Dialect(kind, spec, attribute_layers)
+    raise_all(_differences(shapes, dialect), f"{heading} are read as {kind} and cannot be used")
+    if spec.num_classes != PUBLISHED_CLASSES:
+        logger.warning("%s: %d classes; the published detectors have %d.", where, spec.num_classes, PUBLISHED_CLASSES)
+    return dialect
+
+
+def _kind_of(shapes: Shapes, heading: str) -> str:
+    logits, anchors = shapes[f"{LOGITS}weight"][0], shapes[f"{DELTAS}weight"][0] // 4
+    kinds = {(24, 12): "milvlg-caffe", (12, 12): "airsplay", (15, 15): "milvlg-d2"}
+    if (logits, anchors) not in kinds:
+        known = ", ".join(f"{a} and {4 * b} ({kind})" for (a, b), kind in kinds.items())
+        raise UserError(
+            f"{heading}: {LOGITS}weight has {logits} rows and {DELTAS}weight {4 * anchors}; expected {known}."
+        )
+    return kinds[logits, anchors]
+
+
+def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute: str) -> dict:
+    """What a spec takes from the shapes."""
+    width = shapes["backbone.stem.conv1.weight"][0]
+    blocks = tuple(
+        len({name.split(".")[2] for name in shapes if name.startswith(stage)})
+        for stage in ("backbone.res2.", "backbone.res3.", "backbone.res4.", "roi_heads.res5.")
+    )
+    sizes: dict = {
+        "base_width": width,
+        "num_classes": shapes[f"{CLS_SCORE}weight"][0] - 1,
+        "rpn_channels": shapes[f"{CONV}weight"][0],
+    }
+    depths = {layers: depth for depth, layers in BLOCKS_PER_STAGE.items()}
+    if width == PUBLISHED_WIDTH and blocks not in depths:  # a block is missing: say which, of the nearest network
+        blocks = min(depths, key=lambda layers: sum(abs(a - b) for a, b in zip(layers, blocks)))
+    sizes |= {"depth": depths[blocks]} if blocks in depths else {"blocks_per_stage": blocks}
+    grouped, group_width = shapes["backbone.res2.0.conv2.weight"][:2]
+    if grouped != group_width and grouped % group_width == 0:  # MILVLG's ResNeXt-152 sets these three together
+        sizes |= {"groups": grouped // group_width, "group_width": group_width, "stride_in_1x1": False, "pool_size": 7}
+    embedding, hidden, score = (shapes.get(f"{layer}.weight") for layer in attribute_layers)
+    if not any(name.startswith(tuple(f"{layer}." for layer in attribute_layers)) for name in shapes):
+        return sizes | {"num_attributes": None}
+    if embedding and hidden and score and all(len(shape) == 2 for shape in (embedding, hidden, score)):
+        sizes |= {
+            "attribute_embedding": embedding[1],
+            "attribute_hidden": hidden[0],
+            "num_attributes": score[0] - (no_attribute != "absent"),
+        }
+    return sizes
+
+
+def expected_shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a file of this dialect must have, in the network's order."""
+    with torch.device("meta"):
+        state = BottomUpNetwork(dialect.spec).state_dict()
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, tensor in state.items():
+        layer, _, last = name.rpartition(".")
+        theirs = dialect.theirs(name)
+        if not _is_normed(name):
+            expected[theirs] = tuple(tensor.shape)
+        elif last == "weight":
+            expected[theirs] = tuple(tensor.shape)
+            expected |= {f"{dialect.theirs(layer + '.')}norm.{part}": (tensor.shape[0],) for part in NORM}
+    return expected
+
+
+def _is_normed(name: str) -> bool:
+    """Is this a parameter of a convolution into which a norm was folded?"""
+    return name.startswith(("backbone.", "res5."))
+
+
+def _differences(shapes: Shapes, dialect: Dialect) -> list[str]:
+    """One sentence for each way in which a file is not what it must be."""
+    spec, expected = dialect.spec, expected_shapes(dialect)
+    optional = {}
+    if spec.boxes == "proposals":  # the regression that nobody uses
+        rows = 4 * (spec.num_classes + 1)
+        optional = {f"{BOX_PRED}weight": (rows, spec.feature_dim), f"{BOX_PRED}bias": (rows,)}
+    known = {**expected, **optional}
+    missing = [name for name in expected if name not in shapes]
+    unknown = [name for name in shapes if name not in known and not EXTRAS.match(name)]
+    wrong = [
+        f"{name} is {_shape(shapes[name])}, expected {_shape(shape)}"
+        for name, shape in known.items()
+        if name in shapes and tuple(shapes[name]) != shape
+    ]
+    return [
+        f"{what}: {_some(names)}"
+        for what, names in (
+            ("tensors are missing", missing),
+            ("tensors are not known", unknown),
+            ("shapes are wrong", wrong),
+        )
+        if names
+    ]
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{len(names):,}: " + ", ".join(names[:most]) + more
+
+
+def check_finite(weights: Weights, where: str = "these weights") -> None:
+    """A ``UserError`` lists the tensors with numbers that are not finite."""
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    raise_all([f"numbers that are not finite, in {_some(broken)}"] if broken else [], f"Detector weights: {where}")
+
+
+def to_network_state(weights: Weights, dialect: Dialect, part: str = "") -> dict[str, torch.Tensor]:
+    """The state dict of ``BottomUpNetwork(dialect.spec)``, float32, norms folded in.
+
+    Args:
+        weights: as ``dialect_of`` accepted them.
+        part: only names that begin with this.
+    """
+    with torch.device("meta"):
+        names = [name for name in BottomUpNetwork(dialect.spec).state_dict() if name.startswith(part)]
+    state: dict[str, torch.Tensor] = {}
+    for name in names:
+        layer, _, last = name.rpartition(".")
+        if not _is_normed(name):
+            state[name] = weights[dialect.theirs(name)].float()
+        elif last == "weight":
+            theirs = dialect.theirs(layer + ".")
+            norm = [weights[f"{theirs}norm.{part}"] for part in NORM]
+            state[name], state[f"{layer}.bias"] = fold_norm(weights[f"{theirs}weight"].float(), None, *norm, NORM_EPS)
+    return state
+
+
+def from_network_state(state: Weights, spec: DetectorSpec, *, seed: int | None = None) -> dict[str, torch.Tensor]:
+    """A weights file of the dialect of ``spec``, for a network of ours: the inverse of ``to_network_state``.
+
+    Args:
+        state: of ``BottomUpNetwork(spec)``.
+        seed: None: every norm changes nothing, and the way back gives the very numbers; otherwise norms are random, and
+            the way back gives them up to rounding.
+    """
+    dialect = dialect_for(spec)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        layer, _, last = name.rpartition(".")
+        if not _is_normed(name):
+            weights[dialect.theirs(name)] = tensor
+        elif last == "weight":
+            theirs = dialect.theirs(layer + ".")
+            gamma, mean, var = _norm(len(tensor), generator)
+            scale = gamma.double() / (var.double() + NORM_EPS).sqrt()
+            weights[f"{theirs}weight"] = (tensor.double() / scale[:, None, None, None]).float()
+            beta = (state[f"{layer}.bias"].double() + mean.double() * scale).float()
+            weights |= {f"{theirs}norm.{part}": value for part, value in zip(NORM, (gamma, beta, mean, var))}
+    if spec.boxes == "proposals":
+        rows = 4 * (spec.num_classes + 1)
+        weights |= {f"{BOX_PRED}weight": torch.zeros(rows, spec.feature_dim), f"{BOX_PRED}bias": torch.zeros(rows)}
+    return weights
+
+
+def _norm(channels: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gamma, mean and variance."""
+    if generator is None:
+        return torch.ones(channels), torch.zeros(channels), torch.full((channels,), 1 - NORM_EPS)
+    gamma, var = (0.5 + torch.rand(channels, generator=generator) for _ in range(2))
+    return gamma, torch.randn(channels, generator=generator), var

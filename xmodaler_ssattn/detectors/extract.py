@@ -1,0 +1,244 @@
+"""A folder of pictures -> one region file, picture by picture; to be stopped and gone on with at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from xmodaler_ssattn.detectors.join import differing_attributes, join_regions
+from xmodaler_ssattn.detectors.pictures import picture_sides
+from xmodaler_ssattn.detectors.reading import READERS, UnexpectedError, as_user_error, decode_ahead
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
+from xmodaler_ssattn.packs.region_file import ORDER_BY_SCORE, read_header
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
+from xmodaler_ssattn.progress import progress
+
+MISTAKES_IN_A_ROW = 20  # exceptions that nothing foresaw are then those of the program or the GPU, not of the pictures
+SECONDS_BETWEEN_SYNCS = 1.0  # a kill loses the pictures since the last one
+
+
+class NothingExtracted(UserError):
+    """Not one picture could be used; ``failed`` says why, one sentence each."""
+
+    def __init__(self, failed: list[str]) -> None:
+        super().__init__(f"Not one of the {len(failed)} pictures could be used:\n{numbered(failed)}")
+        self.failed = failed
+
+
+@dataclasses.dataclass
+class ExtractReport:
+    """What was extracted.
+
+    Attributes:
+        path: of the region file.
+        images: in the file.
+        resumed: of these, images that earlier runs had extracted.
+        failed: pictures that are not in the file, one sentence each, with the file's name.
+    """
+
+    path: Path
+    images: int
+    resumed: int
+    failed: list[str]
+
+
+def extract_regions(
+    detector: Any,
+    pictures: Mapping[int, Path],
+    out: str | os.PathLike,
+    *,
+    num_regions: int,
+    batch: int = 1,
+    float16: bool = False,
+    vocabulary_sha256: str = "",
+    attributes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> ExtractReport:
+    """Write the regions of pictures into ``out``.
+
+    A run that was stopped leaves ``OUT.partial``; the same call goes on from there, and the file has the same bytes
+    as that of a run without a stop. A file that is finished is kept: pictures that it lacks, because they failed or
+    are new, are added to it.
+
+    Args:
+        detector: see ``detected.Detector``.
+        pictures: image id -> path.
+        num_regions: K, the most regions of an image.
+        batch: pictures that the detector gets at once.
+        float16: store features and class probabilities in half precision.
+        vocabulary_sha256: of the detector's class list, when known.
+        attributes: more to record in the file.
+        overwrite: replace an existing file, and an unfinished one that was begun with other settings.
+
+    Raises:
+        NothingExtracted: no picture could be used.
+        Exception: what the detector raised, when that happened at every picture, or at many in a row.
+        UserError: a file made with other weights or settings; a disk too small.
+    """
+    out = Path(out)
+    dtype = "float16" if float16 else "float32"
+    plan = {
+        "num_regions": num_regions, "feature_dim": detector.feature_dim, "num_classes": detector.num_classes + 1,
+        "feature_dtype": dtype, "probs_dtype": dtype, "source": detector.source, "order": ORDER_BY_SCORE,
+        "vocabulary_sha256": vocabulary_sha256, "weights_sha256": detector.weights_sha256 or "",
+        "attributes": dict(attributes or {}),
+    }  # fmt: skip
+    if overwrite or not out.exists():
+        return _write(detector, pictures, out, plan, batch, overwrite)
+    more = out.with_name(out.name + ".more")
+    _take_in(out, more)  # of a run that was stopped in the middle of that
+    store = RegionStore(out)
+    _check_same_settings(store, plan)
+    _check_same_pictures(out, {i: store.image_size(i) for i in pictures if i in store}, pictures)
+    missing = {image_id: path for image_id, path in pictures.items() if image_id not in store}
+    if not missing:
+        return ExtractReport(out, len(store), len(store), [])
+    try:
+        report = _write(detector, missing, more, plan, batch, False)
+    except NothingExtracted as error:
+        return ExtractReport(out, len(store), len(store), error.failed)
+    _take_in(out, more)
+    return ExtractReport(out, len(store) + report.images, len(store) + report.resumed, report.failed)
+
+
+def _take_in(out: Path, more: Path) -> None:
+    """Add the images of ``more`` to ``out`` and remove ``more``."""
+    if more.exists():
+        if not set(RegionStore(more).ids.tolist()) <= set(RegionStore(out).ids.tolist()):
+            join_regions([out, more], out, overwrite=True)
+        more.unlink()
+
+
+def _check_same_settings(store: RegionStore, plan: Mapping[str, Any]) -> None:
+    there = {
+        "num_regions": store.num_regions,
+        "feature_dim": store.feature_dim,
+        "num_classes": store.num_classes,
+        "feature_dtype": read_header(store.path).fields["features"].dtype.name,
+        **store.attributes,
+    }
+    wanted = {
+        **{name: value for name, value in plan.items() if name not in ("attributes", "probs_dtype")},
+        **plan["attributes"],
+    }
+    differences = differing_attributes({name: there.get(name) for name in wanted}, wanted)
+    raise_all(
+        differences,
+        f"{store.path} exists already and was made with other settings (give another --out, or "
+        "--overwrite to replace it)",
+    )
+
+
+def _check_same_pictures(path: Path, sizes: Mapping[int, tuple[int, int]], pictures: Mapping[int, Path]) -> None:
+    """Images that are there already must be of these pictures, as far as their sizes tell; else two sets would mix."""
+    for image_id, (width, height) in sizes.items():
+        sides = picture_sides(pictures[image_id])
+        if sides is not None and sides != (min(width, height), max(width, height)):
+            raise UserError(
+                f"{path} was made from other pictures: image {image_id} is {width} x {height} there, but "
+                f"{pictures[image_id]} has sides of {sides[0]} and {sides[1]}. Was it another folder, or another list "
+                "of --ids? Give another --out, or delete the file to begin anew."
+            )
+
+
+def _write(
+    detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping[str, Any], batch: int, overwrite: bool
+) -> ExtractReport:
+    failed: list[str] = []
+    unexpected: list[UnexpectedError] = []  # since the last picture that succeeded
+    writer = RegionWriter(out, list(pictures), resume=True, discard_other=overwrite, drop_missing=True, **plan)
+    with writer:
+        done = set(writer.written.tolist())
+        _check_same_pictures(writer.partial, {image_id: writer.image_size(image_id) for image_id in done}, pictures)
+        todo = [(image_id, path) for image_id, path in pictures.items() if image_id not in done]
+        found = detect_all(detector, todo, batch)
+        last_sync = time.monotonic()
+        for image_id, path, detected in progress(found, len(todo), "regions"):
+            try:
+                if isinstance(detected, UserError):
+                    raise detected
+                if not len(detected.boxes_px):
+                    raise UserError(f"{path}: the detector found no region in it.")
+                writer.write(
+                    image_id,
+                    detected.width,
+                    detected.height,
+                    detected.boxes_px,
+                    detected.features,
+                    detected.class_probs,
+                    where=str(path),
+                )
+            except OSError:  # of the file that is written: no fault of this picture
+                raise
+            except Exception as error:
+                error = as_user_error(error, path)
+                failed.append(str(error))
+                if isinstance(error, UnexpectedError):
+                    unexpected.append(error)
+                    if len(unexpected) == MISTAKES_IN_A_ROW:
+                        raise unexpected[0].error from None
+            else:
+                unexpected.clear()
+            if time.monotonic() - last_sync >= SECONDS_BETWEEN_SYNCS:
+                writer.sync()
+                last_sync = time.monotonic()
+        if not len(writer.written):
+            writer.partial.unlink()
+            if unexpected:
+                raise unexpected[0].error
+            raise NothingExtracted(failed)
+        images = len(writer.written)
+    return ExtractReport(out, images, len(done), failed)
+
+
+def detect_all(detector: Any, pictures: Iterable[tuple[int, Path]], batch: int = 1) -> Iterator[tuple[int, Path, Any]]:
+    """Each picture's (id, path, Detected), in the order given; a ``UserError`` in place of what a bad one has.
+
+    Args:
+        detector: see ``detected.Detector``.
+        pictures: (id, path).
+        batch: pictures that the detector gets at once.
+    """
+    decoded = decode_ahead(pictures, max(READERS, 2 * batch))
+    while chunk := list(islice(decoded, batch)):
+        good = [item for item in chunk if not isinstance(item[2], UserError)]
+        results = dict(zip((item[0] for item in good), _detect(detector, good)))
+        for image_id, path, pixels in chunk:
+            yield image_id, path, results.get(image_id, pixels)
+
+
+def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[Any]:
+    try:
+        if len(items) > 1:
+            try:
+                found = list(detector.detect_many([pixels for _, _, pixels in items]))
+                if len(found) == len(items):
+                    return found
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                pass  # one of them is bad: one by one, so that its error gets its name
+        return [_detect_one(detector, path, pixels) for _, path, pixels in items]
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The GPU has not enough memory for {len(items)} pictures at once; give a smaller --batch, or --device cpu."
+        ) from error
+
+
+def _detect_one(detector: Any, path: Path, pixels: np.ndarray) -> Any:
+    try:
+        return detector.detect(pixels)
+    except torch.OutOfMemoryError:
+        raise
+    except UserError as error:
+        return UserError(f"{path}: {error}")
+    except Exception as error:
+        return as_user_error(error, path)

@@ -1,0 +1,119 @@
+"""Several region files of one detector -> one, in the order of the image ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
+from xmodaler_ssattn.packs.region_file import Header, read_header
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
+from xmodaler_ssattn.progress import progress
+
+_GIVEN_BY_NAME = ("source", "order", "background", "vocabulary_sha256", "weights_sha256")
+_OF_THE_FILE = ("schema", "version")
+
+
+def differing_attributes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """How two files describe themselves differently, one phrase each."""
+    return [
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+
+
+def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, overwrite: bool = False) -> int:
+    """Write the images of all files into one; returns how many there are.
+
+    The rows stand in ascending order of their ids, so that joined shards have the bytes of a run without shards.
+
+    Args:
+        paths: region files; ``out`` may be one of them.
+        overwrite: replace ``out``.
+
+    Raises:
+        UserError: files of other detectors or shapes, images that stand in two files, or ``out`` exists.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists already; give another name, or --overwrite to replace it.")
+    headers = [read_header(path) for path in paths]
+    if not headers:
+        raise UserError("There is no region file to join.")
+    # The file that most others agree with: the odd one is named, also when it is the first.
+    first = max(headers, key=lambda one: sum(not _differences(one, other) for other in headers))
+    problems = [f"{header.path}: {difference}" for header in headers for difference in _differences(first, header)]
+    raise_all(problems, f"These files cannot be joined; 'there' is {first.path}")
+    stores = [RegionStore(path) for path in paths]
+    owner: dict[int, RegionStore] = {}
+    twice = []
+    for store in stores:
+        for image_id in store.ids.tolist():
+            if image_id in owner:
+                twice.append(f"image {image_id} is in {owner[image_id].path} and in {store.path}")
+            owner[image_id] = store
+    if twice:
+        raise UserError(f"{len(twice)} images stand in two of the files to join:\n{numbered(twice)}")
+    given = {name: first.attributes[name] for name in _GIVEN_BY_NAME if name in first.attributes}
+    more = {k: v for k, v in first.attributes.items() if k not in (*_GIVEN_BY_NAME, *_OF_THE_FILE)}
+    writer = RegionWriter(
+        out,
+        sorted(owner),
+        max(store.num_regions for store in stores),
+        stores[0].feature_dim,
+        stores[0].num_classes,
+        feature_dtype=_kind(first, "features"),
+        probs_dtype=_kind(first, "class_probs") or "float32",
+        attributes=more,
+        **given,
+    )
+    counts = {store.path: _source_boxes(store) for store in stores}
+    bad: list[str] = []
+    with writer:
+        for image_id in progress(sorted(owner), desc="joining"):
+            store = owner[image_id]
+            try:
+                regions = store.read(image_id)
+                writer.write(
+                    image_id,
+                    regions.width,
+                    regions.height,
+                    regions.boxes_px,
+                    regions.features,
+                    regions.class_probs,
+                    source_boxes=counts[store.path].get(image_id),
+                    where=f"{store.path}, image {image_id}",
+                )
+            except UserError as error:
+                bad.append(str(error))
+        raise_all(bad, f"{out} was not made")
+    return len(owner)
+
+
+def _kind(header: Header, name: str) -> str | None:
+    """The number type of a data set; None when the file has none of that name."""
+    return header.fields[name].dtype.name if name in header.fields else None
+
+
+def _differences(first: Header, other: Header) -> list[str]:
+    differences = differing_attributes(first.attributes, other.attributes)
+    for name in ("features", "class_probs"):
+        kinds = [
+            None if name not in header.fields else (header.fields[name].shape[2], _kind(header, name))
+            for header in (first, other)
+        ]
+        if kinds[0] != kinds[1]:
+            one, two = ("none" if kind is None else f"{kind[0]} x {kind[1]}" for kind in kinds)
+            differences.append(f"{name}: {one} there, {two} now")
+    return differences
+
+
+def _source_boxes(store: RegionStore) -> dict[int, int]:
+    with h5py.File(store.path, "r", locking=False) as file:
+        counts = file["source_boxes"][...].tolist() if "source_boxes" in file else ()
+        return dict(zip(store.ids.tolist(), counts))

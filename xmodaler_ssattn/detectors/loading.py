@@ -1,0 +1,197 @@
+"""From a weights file to a detector, by either backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+
+import numpy as np
+import torch
+
+from xmodaler_ssattn.detectors.anchors import cell_anchors
+from xmodaler_ssattn.detectors.detectron2_backend import Detectron2Missing, build_detectron2_network
+from xmodaler_ssattn.detectors.dialects import (
+    CELL_ANCHORS,
+    Dialect,
+    Weights,
+    check_finite,
+    dialect_of,
+    to_network_state,
+)
+from xmodaler_ssattn.detectors.network import BottomUpNetwork
+from xmodaler_ssattn.detectors.selection import SelectionRule
+from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.torch_backend import TorchDetector
+from xmodaler_ssattn.detectors.weights import read_weights
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import sha256_of
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "torch", "detectron2")
+INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+# Anchors of a file may be this far from ours and are used as they are; further, and they are of another network.
+ANCHOR_TOLERANCE_PX = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorFile:
+    """A weights file that was read and understood.
+
+    Attributes:
+        path, sha256: of the file.
+        weights: its tensors by its own names.
+        dialect: with the spec of the network; the pixel mean is the file's, if it has one.
+        anchors_px: (A, 4) float32, the file's, or computed when it has none.
+    """
+
+    path: str
+    sha256: str
+    weights: Weights
+    dialect: Dialect
+    anchors_px: np.ndarray
+
+    @property
+    def spec(self) -> DetectorSpec:
+        return self.dialect.spec
+
+
+def open_weights(path: str | os.PathLike) -> DetectorFile:
+    """Read a weights file and find out what it is of.
+
+    Raises:
+        UserError: see ``read_weights`` and ``dialect_of``; or anchors or a pixel mean of another network.
+    """
+    path = os.fspath(path)
+    weights = read_weights(path)
+    dialect = dialect_of({name: tuple(tensor.shape) for name, tensor in weights.items()}, path)
+    check_finite(weights, path)
+    spec = dataclasses.replace(dialect.spec, pixel_mean=pixel_mean_of(weights, dialect.spec, path))
+    anchors_px = anchors_of(weights, spec, path)
+    return DetectorFile(path, sha256_of(path), weights, dataclasses.replace(dialect, spec=spec), anchors_px)
+
+
+def pixel_mean_of(weights: Weights, spec: DetectorSpec, where: str) -> tuple[float, float, float]:
+    """The mean that the file says, else the dialect's."""
+    if not torch.all(weights.get("pixel_std", torch.ones(3)) == 1):
+        raise UserError(
+            f"Detector weights: {where} divides pixels by {weights['pixel_std'].flatten().tolist()}; the "
+            "published detectors do not."
+        )
+    if "pixel_mean" not in weights:
+        return spec.pixel_mean
+    mean = tuple(round(float(value), 4) for value in weights["pixel_mean"].flatten())
+    if len(mean) != 3 or not all(0 <= value <= 255 for value in mean):
+        raise UserError(f"Detector weights: {where} has the pixel mean {mean}, expected blue, green and red in 0..255.")
+    return mean
+
+
+def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
+    """(A, 4) float32 xyxy: the anchors that the network was trained with.
+
+    A file of detectron2 before 0.6 holds them, and detectron2 since 0.6 ignores them without a word. They are
+    taken from the file, in the file's order, when each is one of the dialect's, give or take rounding.
+
+    Raises:
+        UserError: they are anchors of another network.
+    """
+    computed = cell_anchors(spec.anchors, spec.anchor_sizes)
+    if CELL_ANCHORS not in weights:
+        return computed
+    stored = weights[CELL_ANCHORS].float().numpy()
+    if stored.shape == computed.shape:
+        distance = np.abs(stored[:, None] - computed).max(axis=2)  # NaN is far from everything
+        nearest = distance.argmin(axis=1)
+        if len(set(nearest)) == len(computed) and (distance.min(axis=1) <= ANCHOR_TOLERANCE_PX).all():
+            difference = float(np.abs(stored - computed).max())
+            if difference > 0.01:
+                logger.warning(
+                    "%s: its anchors differ from those of %s by up to %.2f pixels, or in their order; the "
+                    "file's are used.",
+                    where,
+                    spec.name,
+                    difference,
+                )
+            return stored
+    raise UserError(
+        f"Detector weights: {where} has other anchors than {spec.name}. First of the file: "
+        f"{_first_boxes(stored)}; expected {_first_boxes(computed)}."
+    )
+
+
+def _first_boxes(boxes: np.ndarray) -> str:
+    shape = " x ".join(map(str, boxes.shape))
+    return f"{np.round(boxes.reshape(-1)[:8], 2).tolist()} of {shape}"
+
+
+def build_network(file: DetectorFile) -> BottomUpNetwork:
+    """The ``torch`` backend's network."""
+    with torch.device("meta"):
+        network = BottomUpNetwork(file.spec)
+    network.load_state_dict(to_network_state(file.weights, file.dialect), strict=True, assign=True)
+    network.cell_anchors_px = file.anchors_px
+    return network.eval()
+
+
+def load_detector(
+    path: str | os.PathLike,
+    *,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    min_max_boxes: tuple[int, int] = (36, 36),
+) -> TorchDetector:
+    """A detector with the weights of a file; its sha256 is logged and kept.
+
+    Args:
+        path: a published weights file, see ``dialects``.
+        backend: "torch"; "detectron2"; "auto": detectron2 where it can be imported, else torch.
+        device: "cpu", "cuda", ...; None: a GPU when there is one.
+        dtype: of the torch backend; detectron2 computes in float32.
+        min_max_boxes: regions of a picture, at least (if there are as many proposals) and at most.
+
+    Raises:
+        UserError: the file is of no known detector, or the backend is not there.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    file = open_weights(path)
+    rule = SelectionRule(*min_max_boxes)
+    logger.info("%s: %s, sha256 %s", file.path, file.dialect.name, file.sha256)
+    if backend != "torch":
+        try:
+            network = build_detectron2_network(file.weights, file.dialect, file.anchors_px)
+        except Detectron2Missing as error:
+            if backend == "detectron2":
+                raise UserError(
+                    f"backend detectron2: {error} Install it by its own instructions, {INSTALL_PAGE}, or "
+                    "use the backend torch, which needs nothing more."
+                ) from error
+            logger.info("Backend: torch. %s", error)
+        else:
+            detector = TorchDetector(network, device=device, rule=rule, weights_sha256=file.sha256)
+            detector.source = f"{file.spec.name} ({network.version} backend)"
+            return detector
+    return TorchDetector(build_network(file), device=device, dtype=dtype, rule=rule, weights_sha256=file.sha256)
+
+
+def classifier_of(weights: Weights, where: str = "these weights") -> tuple[np.ndarray, np.ndarray]:
+    """The layer from a region's feature to its class scores, as ``data.convert.classifier`` wants it.
+
+    Args:
+        weights: as ``read_weights`` gives them.
+        where: the file, for messages.
+
+    Returns:
+        weight (C + 1, D) and bias (C + 1,), float32, background first.
+
+    Raises:
+        UserError: see ``dialect_of``.
+    """
+    dialect = dialect_of({name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
+    tensors = (weights[dialect.theirs(f"head.cls_score.{part}")].float() for part in ("weight", "bias"))
+    weight, bias = (tensor.roll(-dialect.spec.background_row, dims=0).numpy() for tensor in tensors)
+    return weight, bias

@@ -1,0 +1,109 @@
+"""Which of a picture's regions are kept, exactly as the published features chose them.
+
+For every class c a non-maximum suppression by the probabilities p[:, c]; a region's confidence is its best
+probability among the classes in which it survived:
+
+    max_conf = 0;  for c = 1 .. C:  keep = NMS(boxes, p[:, c], 0.3);  max_conf[keep] = max(max_conf[keep], p[keep, c])
+
+then all regions with max_conf >= 0.2, but at least MIN and at most MAX of them. The order written is always
+descending confidence, ties to the lower index (the original leaves the proposals' order when it keeps between MIN and
+MAX, and ties to an unstable sort).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from xmodaler_ssattn.detectors.suppression import overlapping
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionRule:
+    """How many regions. 36 and 36 are the fixed features, 10 and 100 the adaptive ones.
+
+    Attributes:
+        min_regions: at least so many, if there are as many proposals.
+        max_regions: at most.
+        threshold: confidence from which a region is kept.
+        nms: IoU from which a region is suppressed within a class.
+    """
+
+    min_regions: int = 36
+    max_regions: int = 36
+    threshold: float = 0.2
+    nms: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_regions <= self.max_regions:
+            raise ValueError(
+                f"min_regions and max_regions must satisfy 1 <= min <= max, got {self.min_regions} and "
+                f"{self.max_regions}."
+            )
+
+
+class Selected(NamedTuple):
+    """n regions in descending confidence: their rows, and the rows' contents."""
+
+    indices: np.ndarray
+    boxes_px: np.ndarray
+    features: np.ndarray
+    class_probs: np.ndarray
+    confidence: np.ndarray
+
+
+def best_surviving_scores(boxes_px: np.ndarray, class_probs: np.ndarray, nms: float = 0.3) -> np.ndarray:
+    """max_conf of the module's formula: (R,) in the precision of ``class_probs``.
+
+    All classes advance together, one rank at a time: the boxes are common to the classes, so one matrix says who
+    overlaps whom, packed to one bit a pair; a class's suppressed regions are a row of R bits.
+    """
+    count, classes = class_probs.shape[0], class_probs.shape[1] - 1
+    if count == 0 or classes == 0:
+        return np.zeros(count, dtype=class_probs.dtype)
+    words = -(-count // 64)
+    over = np.zeros((count, words * 64), dtype=bool)
+    over[:, :count] = overlapping(boxes_px, boxes_px, nms, "caffe")
+    over = np.packbits(over, axis=1, bitorder="little").view("<u8")
+    scores = np.ascontiguousarray(class_probs[:, 1:].T)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    suppressed = np.zeros((classes, words), dtype=np.uint64)
+    survives = np.empty((classes, count), dtype=bool)
+    every_class = np.arange(classes)
+    for rank in range(count):
+        region = order[:, rank]
+        bit = suppressed[every_class, region >> 6] >> (region & 63).astype(np.uint64) & np.uint64(1)
+        survives[every_class, region] = bit == 0
+        suppressed |= np.where(bit[:, None] == 0, over[region], np.uint64(0))
+    return np.where(survives, scores, 0).max(axis=0)
+
+
+def select_regions(
+    boxes_px: np.ndarray,
+    class_probs: np.ndarray,
+    features: np.ndarray,
+    *,
+    min_regions: int = 36,
+    max_regions: int = 36,
+    threshold: float = 0.2,
+    nms: float = 0.3,
+) -> Selected:
+    """Choose and order the regions of one picture.
+
+    Args:
+        boxes_px: (R, 4) float32 xyxy, pixels.
+        class_probs: (R, C + 1), background first.
+        features: (R, D).
+        min_regions, max_regions, threshold, nms: see ``SelectionRule``.
+
+    Returns:
+        n regions; n < min_regions only when R is.
+    """
+    SelectionRule(min_regions, max_regions, threshold, nms)
+    confidence = best_surviving_scores(boxes_px, class_probs, nms)
+    order = np.argsort(-confidence, kind="stable")
+    count = int((confidence >= np.float64(threshold)).sum())
+    order = order[: min(max(count, min_regions), max_regions)]
+    return Selected(order, boxes_px[order], features[order], class_probs[order], confidence[order])

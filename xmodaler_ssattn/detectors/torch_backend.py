@@ -1,0 +1,131 @@
+"""The detector that needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+from xmodaler_ssattn.detectors.detected import Detected
+from xmodaler_ssattn.detectors.network import BottomUpNetwork, Described
+from xmodaler_ssattn.detectors.preprocess import preprocess
+from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
+
+# Regions that go through res5 at once. On a CPU few, so that they stay in its caches; on a GPU many, to fill it.
+CHUNK_CPU, CHUNK_GPU = 16, 1024
+
+
+def select_detected(
+    width: int,
+    height: int,
+    boxes_px: np.ndarray,
+    features: np.ndarray,
+    class_probs: np.ndarray,
+    attributes: np.ndarray | None,
+    rule: SelectionRule,
+) -> Detected:
+    """The last step of every backend: choose, order and name the regions of one picture.
+
+    Args:
+        width, height: of the original picture.
+        boxes_px: (R, 4) float32 xyxy in pixels of the original picture.
+        features: (R, D) float32.
+        class_probs: (R, C + 1) float32, background first.
+        attributes: (R,) int64 or None.
+    """
+    chosen = select_regions(
+        boxes_px,
+        class_probs,
+        features,
+        min_regions=rule.min_regions,
+        max_regions=rule.max_regions,
+        threshold=rule.threshold,
+        nms=rule.nms,
+    )
+    # detectron2's geometry lets a box end where the scaled picture's size was rounded to.
+    inside = np.clip(chosen.boxes_px, 0, np.array([width, height, width, height], dtype=np.float32))
+    return Detected(
+        width,
+        height,
+        inside,
+        chosen.features,
+        chosen.class_probs,
+        chosen.confidence,
+        chosen.class_probs[:, 1:].argmax(axis=1).astype(np.int64),
+        None if attributes is None else attributes[chosen.indices],
+    )
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """float32 convolutions in float32: cuDNN would round their inputs to ten bits by default."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, deterministic=True, allow_tf32=False)
+
+
+class TorchDetector:
+    """A network, run on pictures.
+
+    Args:
+        network: a ``BottomUpNetwork`` or anything with its steps; its weights are moved (not copied) to ``device`` and
+            ``dtype``.
+        device: "cpu", "cuda", ...
+        dtype: float32, or bfloat16 for speed; boxes and probabilities are float32 in any case.
+        rule: how many regions, and which; None: the fixed 36.
+        weights_sha256: of the file that the weights came from, for the record.
+
+    Attributes:
+        feature_dim, num_classes, source, weights_sha256: see ``Detector``.
+    """
+
+    def __init__(
+        self,
+        network: BottomUpNetwork,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rule: SelectionRule | None = None,
+        weights_sha256: str | None = None,
+    ) -> None:
+        self.network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()
+        self.device, self.rule, self.weights_sha256 = torch.device(device), rule or SelectionRule(), weights_sha256
+        self.spec = network.spec
+        self.feature_dim, self.num_classes = self.spec.feature_dim, self.spec.num_classes
+        self.source = f"{self.spec.name} (torch backend)"
+
+    def detect(self, image_bgr: np.ndarray) -> Detected:
+        """See ``Detector.detect``."""
+        return self.detect_many([image_bgr])[0]
+
+    @torch.inference_mode()
+    def detect_many(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:
+        """See ``Detector.detect_many``. On a GPU the regions of all pictures go through res5 together."""
+        if self.device.type == "cpu" and len(images_bgr) > 1:  # nothing to gain, and memory to lose
+            return [self.detect(image) for image in images_bgr]
+        with _full_precision(self.device):
+            return self._detect(images_bgr)
+
+    def _detect(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:
+        network, spec = self.network, self.spec
+        pooled, places = [], []
+        for image in images_bgr:
+            tensor, scale = preprocess(image, short=spec.short_side, long=spec.long_side, mean=spec.pixel_mean)
+            height, width = tensor.shape[1:]
+            trunk = network.trunk(tensor.to(self.device))
+            boxes = network.propose(trunk, height, width, scale).boxes_px
+            pooled.append(network.pool(trunk, boxes))
+            places.append((boxes, height, width, scale))
+        features = network.features_in_chunks(pooled, CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU)
+        found = []
+        for image, own, place in zip(images_bgr, features.split([len(bins) for bins in pooled]), places):
+            boxes, height, width, scale = place
+            found.append(self._finish(image, network.describe(own, boxes, height, width), scale))
+        return found
+
+    def _finish(self, image_bgr: np.ndarray, described: Described, scale: float) -> Detected:
+        boxes, features, probs, attributes = (None if x is None else x.cpu().numpy() for x in described)
+        return select_detected(
+            image_bgr.shape[1], image_bgr.shape[0], boxes / np.float32(scale), features, probs, attributes, self.rule
+        )

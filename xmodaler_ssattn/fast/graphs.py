@@ -1,0 +1,222 @@
+"""Captured graphs of teacher forcing (MODEL.CAPTURE_GRAPHS): a GPU replays a step instead of being told every kernel.
+
+A step launches some two thousand small kernels, most of them in the recurrence. torch.cuda.make_graphed_callables
+records the encoding and the recurrence, forward and backward, once for each shape, and replays them. What that asks
+for, and what this file adds:
+
+* shapes may not differ from step to step: captions are padded to a bucket of words, and all run to its end (on a GPU
+  forty rows of a recurrence take as long as twenty); the words that count are picked afterwards;
+* buffers are used again: a second pass before the first is differentiated would overwrite what the first has kept.
+  Such a pass, a shape beyond the ``LIMIT`` first ones, evaluation, dropout inside the recurrence and training in
+  several processes go the ordinary way.
+
+Letters: B images, S captions an image, N = B S, K regions, T words, M words to predict in all, H hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.fast.teacher_forcing import WordStates
+from xmodaler_ssattn.host import comm, kfg
+from xmodaler_ssattn.modeling.collate import words_by_step
+from xmodaler_ssattn.modeling.words import WordSource
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
+
+# Captions are padded to a multiple of this many words.
+BUCKET = 4
+# Shapes that are captured; each keeps the memory of a step.
+LIMIT = 8
+# What the model reads of a batch up to the states.
+_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, keys.SPATIAL, keys.CLASS_PROBS)
+
+Backend = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
+
+
+class CapturedForcing:
+    """``word_states`` by replayed graphs.
+
+    Args:
+        backend: (module, sample tensors) -> a function of tensors of those shapes that computes, and differentiates,
+            what the module does. None: ``torch.cuda.make_graphed_callables``, on a CUDA device alone.
+    """
+
+    def __init__(self, backend: Backend | None = None):
+        self._backend = backend
+        self._graphs: dict[tuple, _Graph] = {}
+        self._told = False
+
+    def __deepcopy__(self, memo: dict) -> CapturedForcing:
+        """A copied model has other weights: it captures its own graphs."""
+        return CapturedForcing(self._backend)
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def word_states(self, model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordStates | None:
+        """As ``teacher_forcing.word_states``; None when this batch has to go the ordinary way."""
+        if not self._suits(model):
+            return None
+        tokens, counts = batch[kfg.G_TOKENS_IDS], batch[keys.NUM_REGIONS]
+        names = tuple(key for key in _READ if key in batch)
+        steps = -(-tokens.shape[1] // BUCKET) * BUCKET
+        if tokens.shape[1] <= model.max_seq_len + 1:
+            steps = min(steps, model.max_seq_len + 1)
+        shape = _Shape(model, batch[keys.CAPTIONS_PER_IMAGE], steps, min(counts) < max(counts), ss_prob > 0, names)
+        values = [batch[key] for key in names]
+        values += [F.pad(tokens, (0, steps - tokens.shape[1])), tokens.new_full((), ss_prob, dtype=torch.float32)]
+        key = (*shape.facts, *((value.shape, value.dtype) for value in values))
+        if key not in self._graphs:
+            if len(self._graphs) >= LIMIT:
+                return None
+            self._graphs[key] = _Graph(self._capture(shape, tuple(values)), list(shape.parameters()))
+        graph = self._graphs[key]
+        if graph.in_use():
+            return None
+        hidden, *log_beta = graph.run(*values)
+        words, cells, captions = words_by_step(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
+        inputs = {**batch, keys.RAW_FEATS: batch[kfg.ATT_FEATS], keys.IMAGE_MASK: batch[kfg.ATT_MASKS]}
+        if log_beta:
+            inputs[keys.LOG_BETA] = log_beta[0].clone()  # the graph's own buffer changes with the next step
+        return WordStates(inputs, _Pick.apply(hidden, cells, graph), words, captions)
+
+    def _suits(self, model: GroundedCaptioner) -> bool:
+        if not (model.training and torch.is_grad_enabled() and model.forces_at_once and model.encodes_per_image):
+            return False
+        if self._backend is None and (model.device.type != "cuda" or comm.get_world_size() > 1):
+            if not self._told:
+                logging.getLogger(__name__).warning(
+                    "MODEL.CAPTURE_GRAPHS works on one CUDA device; on %s, in %d process(es), steps run without.",
+                    model.device,
+                    comm.get_world_size(),
+                )
+                self._told = True
+            return False
+        return True
+
+    def _capture(self, shape: _Shape, values: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
+        logging.getLogger(__name__).info("Capturing a graph for %s", shape)
+        # The sample tensors become the graph's input buffers: not ours, which belong to the batch.
+        values = tuple(value.clone() for value in values)
+        with torch.autocast(values[0].device.type, enabled=False):
+            if self._backend is not None:
+                return self._backend(shape, values)
+            return torch.cuda.make_graphed_callables(shape, values, allow_unused_input=True)
+
+
+class _Shape(nn.Module):
+    """Encoding and recurrence of one shape, as a function of tensors alone: states (T N, H), and log beta (B, K).
+
+    The parts of the captioner are parts of this module, so that their parameters get gradients; the captioner itself
+    is not, and the predictor, from which scheduled sampling draws, gets none here.
+    """
+
+    def __init__(self, model, captions: int, steps: int, padded: bool, sampling: bool, names: tuple[str, ...]):
+        super().__init__()
+        self.parts = nn.ModuleList([model.token_embed, model.visual_embed, model.encoder, model.decoder])
+        self.train(model.training)
+        self._model = weakref.ref(model)
+        self.captions, self.steps, self.padded, self.sampling, self.names = captions, steps, padded, sampling, names
+
+    @property
+    def facts(self) -> tuple:
+        return self.captions, self.steps, self.padded, self.sampling, self.names
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        model = self._model()
+        *fields, tokens, ss_prob = values
+        batch = dict(zip(self.names, fields, strict=True))
+        images, regions = batch[kfg.ATT_FEATS].shape[:2]
+        rows = images * self.captions
+        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # all that is asked of them is whether some are padded
+        order = torch.arange(rows, device=tokens.device)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.amp, cache_enabled=False):
+            inputs = model.encode(batch, order.div(self.captions, rounding_mode="floor"))
+            words = WordSource(
+                model.token_embed,
+                tokens.t().reshape(-1),
+                [rows] * self.steps,
+                order.repeat(self.steps),
+                ss_prob if self.sampling else 0.0,
+                model.draw_words,
+                static=True,
+            )
+            hidden = model.decoder.roll_out(inputs, words)
+        return (hidden, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else (hidden,)
+
+    def extra_repr(self) -> str:
+        return (
+            f"captions an image={self.captions}, words={self.steps}, padded regions={self.padded}, "
+            f"sampling={self.sampling}"
+        )
+
+    def __str__(self) -> str:
+        return self.extra_repr()
+
+
+class _Pass:
+    """One forward pass; lives as long as its autograd graph."""
+
+    done = False
+
+
+class _Graph:
+    """A captured function and whose turn it is to use its buffers."""
+
+    def __init__(self, run: Callable[..., tuple[Tensor, ...]], parameters: list[nn.Parameter]):
+        self.run = run
+        self._parameters = parameters
+        self._latest: weakref.ref[_Pass] | None = None
+
+    def in_use(self) -> bool:
+        """Whether the latest pass can still be differentiated, and has not been."""
+        latest = self._latest() if self._latest is not None else None
+        return latest is not None and not latest.done
+
+    def begin(self) -> _Pass:
+        begun = _Pass()
+        self._latest = weakref.ref(begun)
+        return begun
+
+    def differentiate(self, which: _Pass) -> None:
+        """Called before the captured backward pass of ``which`` runs.
+
+        Raises:
+            RuntimeError: the buffers hold a later pass.
+        """
+        if self._latest is None or self._latest() is not which:
+            raise RuntimeError(
+                "A training step is differentiated a second time after the next one has begun, but its captured graph "
+                "has used the buffers again. Set MODEL.CAPTURE_GRAPHS False for this."
+            )
+        which.done = True
+        for parameter in self._parameters:
+            # Gradients of the pass before, when they are to be added to, may lie in the buffers that are written now.
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
+
+
+class _Pick(torch.autograd.Function):
+    """hidden[cells], (T N, H) -> (M, H); its backward pass comes right before the captured one."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, cells: Tensor, graph: _Graph) -> Tensor:
+        ctx.save_for_backward(cells)
+        ctx.graph, ctx.this, ctx.rows = graph, graph.begin(), len(hidden)
+        return hidden.index_select(0, cells)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        ctx.graph.differentiate(ctx.this)
+        (cells,) = ctx.saved_tensors
+        return grad.new_zeros((ctx.rows, grad.shape[1])).index_copy_(0, cells, grad), None, None

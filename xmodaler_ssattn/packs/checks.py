@@ -1,0 +1,117 @@
+"""What can be wrong inside a region file that opens without complaint: boxes, probabilities, numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs.select import BORDER_TOLERANCE_PX, FRACTION, SUM_TOLERANCE
+from xmodaler_ssattn.packs.store import RegionStore
+
+IDS_SHOWN = 10
+
+
+@dataclasses.dataclass
+class Inspection:
+    """What was found.
+
+    Attributes:
+        problems: a run would fail or learn from wrong numbers.
+        warnings: unusual, but possible.
+        facts: for people.
+    """
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    facts: list[str] = dataclasses.field(default_factory=list)
+
+
+def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | None = None) -> Inspection:
+    """Look at every box of the given images: inside the picture, not inverted, in pixels."""
+    found = Inspection()
+    without, outside, inverted, fractions, empty, count = [], [], [], [], 0, 0
+    for image_id in image_ids:
+        if store.num_boxes(image_id) == 0:
+            without.append(image_id)
+            continue
+        boxes = store.boxes_px(image_id, limit)
+        width, height = store.image_size(image_id)
+        edge = np.array([width, height, width, height]) + BORDER_TOLERANCE_PX
+        if (boxes < -BORDER_TOLERANCE_PX).any() or (boxes > edge).any() or not np.isfinite(boxes).all():
+            outside.append(image_id)
+        if (boxes[:, :2] > boxes[:, 2:]).any():
+            inverted.append(image_id)
+        if boxes.max() <= FRACTION:
+            fractions.append(image_id)
+        empty += int((boxes[:, :2] == boxes[:, 2:]).any(axis=1).sum())
+        count += len(boxes)
+    for ids, what in (
+        (without, "have no region, and attention needs at least one: extract them again, or leave them out."),
+        (outside, "have a box that leaves the picture by more than a pixel; are the sizes right?"),
+        (inverted, "have a box with x2 < x1 or y2 < y1"),
+        (fractions, "have boxes that are all within 1 pixel: fractions instead of pixels?"),
+    ):
+        if ids:
+            found.problems.append(f"{store.path}: {len(ids)} images {what} First ones: {ids[:IDS_SHOWN]}")
+    if empty:
+        found.warnings.append(f"{store.path}: {empty} of {count} boxes have no area.")
+    if len(image_ids):
+        found.facts.append(f"{count / len(image_ids):.1f} regions an image, {len(image_ids):,} images")
+    return found
+
+
+def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: bool) -> Inspection:
+    """Read features and class probabilities of the given images.
+
+    Args:
+        class_probs: whether the run reads them; else they are not looked at.
+    """
+    found = Inspection()
+    sums, zero, background, outside = [], [], [], []
+    low, high = np.inf, -np.inf
+    for image_id in image_ids:
+        if store.num_boxes(image_id) == 0:
+            continue  # inspect_boxes names it
+        regions = store.read(image_id, class_probs=class_probs)
+        try:
+            regions.check_finite(store.path)
+        except UserError as error:
+            found.problems.append(str(error))
+            continue
+        low, high = min(low, float(regions.features.min())), max(high, float(regions.features.max()))
+        if not regions.features.any(axis=1).all():
+            zero.append(image_id)
+        if regions.class_probs is not None:
+            if regions.class_probs.min() < 0 or regions.class_probs.max() > 1 + SUM_TOLERANCE:
+                outside.append(image_id)
+            sums.append(regions.class_probs.sum(axis=1))
+            background.append(regions.class_probs[:, 0])
+    if low <= high:
+        found.facts.append(f"features from {low:g} to {high:g}; those of a Bottom-Up network are 0 or more")
+    if outside:
+        found.problems.append(
+            f"{store.path}: {len(outside)} of {len(image_ids)} images have class probabilities outside 0 to 1, "
+            f"e.g. {outside[:IDS_SHOWN]}; are they in percent, or before the softmax?"
+        )
+    if zero:
+        found.warnings.append(
+            f"{store.path}: {len(zero)} of {len(image_ids)} images have a region whose features "
+            f"are all 0, e.g. {zero[:IDS_SHOWN]}."
+        )
+    if sums:
+        total = np.concatenate(sums)
+        if (total > 1 + SUM_TOLERANCE).any():
+            found.problems.append(
+                f"{store.path}: class probabilities of a region sum to {total.max():.3f}; expected 1 at the most."
+            )
+        elif (total < 1 - SUM_TOLERANCE).any():
+            found.warnings.append(
+                f"{store.path}: class probabilities sum to {total.min():.3f} at the least, not 1; "
+                "that is right only where the background column was dropped."
+            )
+        share = float(np.concatenate(background).mean())
+        found.facts.append(f"column 0 (background) has {100 * share:.0f} % of the probability on average")
+    return found

@@ -1,0 +1,82 @@
+"""Class probabilities from features: the last layer of the detector, as a small file.
+
+In the Bottom-Up network the class score is a linear layer on the very 2048-d feature that the packs
+ship, so c = softmax(W v + b) with the detector's ``cls_score`` brings back what most packs lack.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import sha256_of
+from xmodaler_ssattn.packs.safe_arrays import read_npz, single_value, unlike_measurements
+
+BACKGROUNDS = ("first", "last", "none")
+
+
+class Classifier:
+    """W (C, D), b (C,) read from an npz file with the keys ``weight`` and ``bias``.
+
+    Args:
+        path: the npz; it may hold ``background`` ("first", "last" or "none").
+        background: where the background column is; None takes the file's, else "first" (the Caffe network).
+
+    Attributes:
+        num_classes, feature_dim: C, D.
+        background: as resolved.
+        sha256: of the file.
+
+    Raises:
+        UserError: keys missing, shapes that do not fit, numbers that are not finite.
+    """
+
+    def __init__(self, path: str | os.PathLike, background: str | None = None) -> None:
+        self.path = path
+        arrays = read_npz(path, ("weight", "bias"), ("background",))
+        for key in ("weight", "bias"):
+            if arrays[key].dtype.kind != "f":
+                raise UserError(f"{path}: {key} is of type {arrays[key].dtype}, expected floating-point numbers.")
+            if other := unlike_measurements(arrays[key]):
+                raise UserError(f"{path}: {key} looks wrong: {other}")
+        self._weight, self._bias = (arrays[key].astype(np.float32) for key in ("weight", "bias"))
+        if self._weight.ndim != 2 or self._bias.shape != self._weight.shape[:1]:
+            raise UserError(
+                f"{path}: weight has shape {self._weight.shape} and bias {self._bias.shape}, "
+                "expected (C, D) and (C,), e.g. (1601, 2048) and (1601,)."
+            )
+        if not (np.isfinite(self._weight).all() and np.isfinite(self._bias).all()):
+            raise UserError(f"{path}: weight or bias has numbers that are not finite.")
+        stored = str(single_value(arrays["background"])) if "background" in arrays else None
+        self.background = background or stored or "first"
+        if self.background not in BACKGROUNDS:
+            raise UserError(f"{path}: background is {self.background!r}, expected one of {', '.join(BACKGROUNDS)}.")
+        self.sha256 = sha256_of(path)
+
+    @property
+    def num_classes(self) -> int:
+        return self._weight.shape[0]
+
+    @property
+    def feature_dim(self) -> int:
+        return self._weight.shape[1]
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """(n, D) -> (n, C) float32 probabilities, columns as the classifier has them."""
+        with np.errstate(invalid="ignore", over="ignore"):  # who writes them names the features that are not finite
+            scores = np.asarray(features, dtype=np.float32) @ self._weight.T + self._bias
+            scores -= scores.max(axis=1, keepdims=True)
+            np.exp(scores, out=scores)
+            return scores / scores.sum(axis=1, keepdims=True)
+
+
+def background_first(probs: np.ndarray, background: str) -> np.ndarray:
+    """Roll the last column to the front when that is the background; nothing is renormalised."""
+    return np.concatenate([probs[:, -1:], probs[:, :-1]], axis=1) if background == "last" else probs
+
+
+def best_scores(probs: np.ndarray, background: str) -> np.ndarray:
+    """(n,) the probability of the best class, the background (first) left out."""
+    return probs[:, 1 if background == "first" else 0 :].max(axis=1)

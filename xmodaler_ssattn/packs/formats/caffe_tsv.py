@@ -1,0 +1,20 @@
+"""The original Bottom-Up tsv (peteanderson80/bottom-up-attention, tools/generate_tsv.py)."""
+
+from __future__ import annotations
+
+from xmodaler_ssattn.packs.formats.tsv import TsvPack
+from xmodaler_ssattn.packs.pack import PackedImage
+
+
+class CaffeTsv(TsvPack):
+    """image_id, image_w, image_h, num_boxes, boxes, features. No class probabilities and no scores.
+
+    Where the number of boxes was adaptive, the order is the proposals' and says nothing about scores.
+    """
+
+    name = "caffe-tsv"
+    columns = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+    id_column = "image_id"
+
+    def _read(self, image_id: int) -> PackedImage:
+        return self.read_arrays(self.row(image_id), "image_w", "image_h", image_id)

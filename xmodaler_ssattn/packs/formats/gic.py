@@ -1,0 +1,40 @@
+"""Grounded-Image-Captioning (Zhou et al.): ``flickrbu_att/ID.npz`` and ``flickrbu_box/ID.npy``."""
+
+from __future__ import annotations
+
+import os
+
+from xmodaler_ssattn.packs.pack import Pack, PackedImage, list_folder
+from xmodaler_ssattn.packs.safe_arrays import read_npy, read_npz
+
+
+class GroundedImageCaptioning(Pack):
+    """Features under the key ``feat``, boxes in pixels. No sizes, no scores, no class probabilities.
+
+    Args:
+        folder: ``flickrbu_att``.
+        boxes: ``flickrbu_box``.
+    """
+
+    name = "gic"
+
+    def __init__(self, folder: str | os.PathLike, boxes: str | os.PathLike) -> None:
+        super().__init__(folder)
+        self._files = list_folder(folder, ".npz", self.problems)
+        self._boxes = list_folder(boxes, ".npy", self.problems)
+        for one, other, what in (
+            (self._files, self._boxes, "no ID.npy among the boxes"),
+            (self._boxes, self._files, "no ID.npz among the features"),
+        ):
+            self.problems += [f"{path}: {what}" for image_id, path in one.items() if image_id not in other]
+
+    def ids(self) -> list[int]:
+        return [image_id for image_id in self._files if image_id in self._boxes]
+
+    def place(self, image_id: int) -> str:
+        return f"{self._files[image_id]} and {self._boxes[image_id]}"
+
+    def _read(self, image_id: int) -> PackedImage:
+        features = read_npz(self._files[image_id], ("feat",))["feat"]
+        boxes = read_npy(self._boxes[image_id])
+        return PackedImage(image_id, None, None, boxes, features, None, None, self.place(image_id))

@@ -1,0 +1,52 @@
+"""The npz folder of MILVLG/bottom-up-attention.pytorch (utils/extract_utils.py)."""
+
+from __future__ import annotations
+
+import os
+
+from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_name, list_folder
+from xmodaler_ssattn.packs.safe_arrays import read_npz, scalar, single_value
+
+
+class MilvlgNpz(Pack):
+    """``ID.npz``, ``ID.jpg.npz`` or ``COCO_val2014_ID.jpg.npz`` with x, bbox, num_bbox, image_w, image_h.
+
+    A key ``cls_prob`` is read, background first. The key ``info`` is a pickled dict and is not read; the class
+    probabilities in it (detectron2 mode, without the background) are recomputed by the classifier instead. Some
+    packs hold x as (D, n); they are turned. Rows after ``num_bbox`` must be zero.
+    """
+
+    name = "milvlg-npz"
+    background = "first"
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        super().__init__(folder)
+        self._files = list_folder(folder, ".npz", self.problems)
+
+    def ids(self) -> list[int]:
+        return list(self._files)
+
+    def place(self, image_id: int) -> str:
+        return str(self._files[image_id])
+
+    def _read(self, image_id: int) -> PackedImage:
+        path = self._files[image_id]
+        arrays = read_npz(path, ("x", "bbox", "num_bbox", "image_w", "image_h"), ("cls_prob", "image_id"))
+        width, height, count = (
+            scalar(arrays[key], f"{path}, key {key!r}") for key in ("image_w", "image_h", "num_bbox")
+        )
+        features, boxes, probs = arrays["x"], arrays["bbox"], arrays.get("cls_prob")
+        if features.ndim == 2 and features.shape[0] != count and features.shape[1] == count:
+            features = features.T
+        if features.ndim != 2 or len(features) < count or len(boxes) < count:
+            raise PackError(f"{path}: num_bbox is {count}, but x has shape {arrays['x'].shape} and bbox {boxes.shape}.")
+        if features[count:].any() or boxes[count:].any():
+            raise PackError(
+                f"{path}: num_bbox is {count}, but x has shape {arrays['x'].shape} and bbox {boxes.shape}, with "
+                "numbers after these rows."
+            )
+        if "image_id" in arrays:
+            check_name(single_value(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
+        if probs is not None:
+            probs = probs[:count]
+        return PackedImage(image_id, width, height, boxes[:count], features[:count], probs, None, str(path))

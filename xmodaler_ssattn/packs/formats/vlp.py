@@ -1,0 +1,123 @@
+"""Vision-Language Pre-training (VLP) on Flickr30k: npy folders, or the h5 parts of its larger sets."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.ids import id_in_name
+from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, list_folder
+from xmodaler_ssattn.packs.region_file import hdf5_file, open_hdf5
+from xmodaler_ssattn.packs.safe_arrays import read_dataset, read_npy
+
+_DIGITS = re.compile(r"_(?:feat|bbox)([0-9]+)$")
+
+
+class VisionLanguagePretraining(Pack):
+    """Features (100, D), class probabilities (100, 1601) with the background first, boxes (100, 6).
+
+    Boxes are x1, y1, x2, y2, class, score. X-101-FPN, no image sizes (VLP guesses them from the largest coordinate;
+    here real ones must be given).
+
+    Args:
+        features: a folder of ``ID.npy`` and ``ID_cls_prob.npy``; or the prefix of ``PREFIX_feat###.h5`` and
+            ``PREFIX_cls###.h5``, where ### are the last digits of the ids inside.
+        boxes: the h5 file with one data set an id, or its prefix, ``PREFIX_bbox###.h5``.
+    """
+
+    name = "vlp"
+    background = "first"
+
+    def __init__(self, features: str | os.PathLike, boxes: str | os.PathLike) -> None:
+        super().__init__(features)
+        features, boxes = Path(features), Path(boxes)
+        self._files: dict[int, Path] = {}
+        self._features: dict[int, tuple[Path, str]] = {}
+        if features.is_dir():
+            self._files = list_folder(features, ".npy", self.problems)
+        else:
+            self._features = self._index(_parts(features, "_feat"))
+        self._boxes = self._index([boxes] if boxes.is_file() else _parts(boxes, "_bbox"))
+        known = self._files or self._features
+        self.problems += [
+            f"image {image_id} has {there}, but no {gone}"
+            for one, other, there, gone in (
+                (known, self._boxes, "features", "boxes"),
+                (self._boxes, known, "boxes", "features"),
+            )
+            for image_id in one
+            if image_id not in other
+        ]
+        self._open: dict[Path, h5py.File] = {}
+
+    def _index(self, paths: list[Path]) -> dict[int, tuple[Path, str]]:
+        """image id -> file and name of its data set; what cannot be used is recorded as a problem."""
+        found: dict[int, tuple[Path, str]] = {}
+        for path in paths:
+            try:
+                with hdf5_file(path, "VLP's pack") as file:
+                    keys = list(file)
+            except UserError as error:
+                self.problems.append(str(error))
+                continue
+            digits = _DIGITS.search(path.stem)
+            for key in keys:
+                try:
+                    image_id = id_in_name(key)
+                except UserError as error:
+                    self.problems.append(f"{path}, data set {key!r}: {error}")
+                    continue
+                if image_id in found:
+                    self.problems.append(f"{path}: image {image_id} stands in {found[image_id][0]}, too")
+                elif digits and not f"{image_id:0{len(digits[1])}}".endswith(digits[1]):
+                    self.problems.append(
+                        f"{path}: image {image_id} is not one of this part, whose ids end in {digits[1]}"
+                    )
+                else:
+                    found[image_id] = path, key
+        return found
+
+    def ids(self) -> list[int]:
+        return [image_id for image_id in self._files or self._features if image_id in self._boxes]
+
+    def place(self, image_id: int) -> str:
+        path = self._files[image_id] if self._files else self._features[image_id][0]
+        return f"{path} and {self._boxes[image_id][0]}, data set {self._boxes[image_id][1]!r}"
+
+    def _read(self, image_id: int) -> PackedImage:
+        where = self.place(image_id)
+        if self._files:
+            path = self._files[image_id]
+            features = read_npy(path)
+            classes = path.with_name(f"{path.stem}_cls_prob.npy")
+            probs = read_npy(classes) if classes.exists() else None
+        else:
+            path, key = self._features[image_id]
+            features = self._dataset(path, key)
+            classes = path.with_name("_cls".join(path.name.rsplit("_feat", 1)))
+            probs = self._dataset(classes, key) if classes.exists() else None
+        boxes = self._dataset(*self._boxes[image_id])
+        if boxes.ndim != 2 or boxes.shape[1] != 6:
+            raise PackError(f"{where}: boxes of shape {boxes.shape}, expected (n, 6) with the score last.")
+        return PackedImage(image_id, None, None, boxes[:, :4], features, probs, boxes[:, 5], where)
+
+    def _dataset(self, path: Path, key: str) -> np.ndarray:
+        if path not in self._open:
+            self._open[path] = open_hdf5(path, "VLP's pack")
+        dataset = self._open[path].get(key)
+        if not isinstance(dataset, h5py.Dataset):
+            raise PackError(f"{path}: there is no data set {key!r}.")
+        return read_dataset(dataset, f"{path}, data set {key!r}")
+
+
+def _parts(prefix: Path, kind: str) -> list[Path]:
+    parts = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}{kind}*.h5"))
+    if not parts:
+        raise UserError(f"There is neither {prefix} nor any {prefix}{kind}###.h5.")
+    return parts

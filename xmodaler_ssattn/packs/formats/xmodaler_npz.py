@@ -1,0 +1,77 @@
+"""X-modaler's folder of npz files (tools/generate_npz.py), to read and to write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_name, list_folder
+from xmodaler_ssattn.packs.safe_arrays import read_npz, scalar, single_value
+from xmodaler_ssattn.packs.store import RegionStore
+from xmodaler_ssattn.progress import progress
+
+
+class XmodalerNpz(Pack):
+    """``ID.npz`` with image_w, image_h, boxes, features, and cls_prob (all columns, background first)."""
+
+    name = "xmodaler-npz"
+    background = "first"
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        super().__init__(folder)
+        self._files = list_folder(folder, ".npz", self.problems)
+
+    def ids(self) -> list[int]:
+        return list(self._files)
+
+    def place(self, image_id: int) -> str:
+        return str(self._files[image_id])
+
+    def _read(self, image_id: int) -> PackedImage:
+        path = self._files[image_id]
+        required = ("image_w", "image_h", "boxes", "features")
+        arrays = read_npz(path, required, ("cls_prob", "num_boxes", "image_id"))
+        width, height = (scalar(arrays[key], f"{path}, key {key!r}") for key in ("image_w", "image_h"))
+        if "num_boxes" in arrays:
+            count = scalar(arrays["num_boxes"], f"{path}, key 'num_boxes'")
+            if count != len(arrays["features"]):
+                raise PackError(f"{path}: num_boxes is {count}, but features has {len(arrays['features'])} rows.")
+        if "image_id" in arrays:
+            check_name(single_value(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
+        return PackedImage(
+            image_id, width, height, arrays["boxes"], arrays["features"], arrays.get("cls_prob"), None, str(path)
+        )
+
+
+def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterable[int] | None = None) -> int:
+    """Write ``ID.npz`` files that X-modaler's own datasets read (DATALOADER.FEATS_FOLDER).
+
+    Sizes and counts are 1-d arrays, because its reader takes ``content['image_h'][0]``. Files that are
+    there already are written anew; each appears whole.
+
+    Returns:
+        How many files were written.
+    """
+    folder = Path(folder)
+    count = 0
+    for image_id in progress(store.ids.tolist() if image_ids is None else list(image_ids), desc="npz"):
+        regions = store.read(image_id)
+        regions.check_finite(store.path)
+        arrays = {
+            "image_id": np.array(regions.image_id),
+            "image_w": np.array([regions.width]),
+            "image_h": np.array([regions.height]),
+            "num_boxes": np.array([len(regions.boxes_px)]),
+            "boxes": regions.boxes_px,
+            "features": regions.features,
+        }
+        if regions.class_probs is not None:
+            arrays["cls_prob"] = regions.class_probs
+        with atomic_path(folder / f"{image_id}.npz") as temporary:
+            np.savez(temporary, **arrays)
+        count += 1
+    return count

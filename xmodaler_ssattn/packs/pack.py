@@ -1,0 +1,184 @@
+"""What a feature pack gives for one image, and what every reader of a pack has in common."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError, numbered
+from xmodaler_ssattn.ids import id_in_name, image_id_of
+from xmodaler_ssattn.packs.region_file import ORDER_OF_SOURCE
+
+
+class PackError(UserError):
+    """One image of a pack that cannot be read; the message names file and line or key."""
+
+
+@dataclasses.dataclass
+class PackedImage:
+    """One image as the pack has it: n regions in the pack's order.
+
+    Attributes:
+        width, height: pixels; None when the pack does not say.
+        boxes_px: (n, 4) xyxy pixels of the original image.
+        features: (n, D).
+        class_probs: (n, C), or None.
+        scores: (n,) the detector's confidence, when the pack has one, or None.
+        where: file and line, for messages.
+    """
+
+    image_id: int
+    width: int | None
+    height: int | None
+    boxes_px: np.ndarray
+    features: np.ndarray
+    class_probs: np.ndarray | None
+    scores: np.ndarray | None
+    where: str
+
+
+class Pack(abc.ABC):
+    """A feature pack on disk.
+
+    Args:
+        inputs: the files or folders of the features.
+
+    Attributes:
+        name: of the format, on the command line and in the file's ``source``.
+        background: where the format's class probabilities have the background: "first", "last", or "none"
+            when they have no such column; None when the format has no class probabilities.
+        inputs: as given.
+        source, order, vocabulary_sha256, weights_sha256: recorded in the region file.
+        problems: what the listing found to be unusable, as sentences with file and line.
+    """
+
+    name: ClassVar[str]
+    background: str | None = None
+
+    def __init__(self, *inputs: str | os.PathLike) -> None:
+        self.inputs = [Path(path) for path in inputs]
+        self.problems: list[str] = []
+        self.source = self.name
+        self.order = ORDER_OF_SOURCE
+        self.vocabulary_sha256 = self.weights_sha256 = ""
+
+    @abc.abstractmethod
+    def ids(self) -> list[int]:
+        """All images, in the pack's order, each once; cheap, without decoding features."""
+
+    @abc.abstractmethod
+    def place(self, image_id: int) -> str:
+        """The file, and line or key, of an image, for messages."""
+
+    @abc.abstractmethod
+    def _read(self, image_id: int) -> PackedImage:
+        """One image; what a damaged file makes it raise does not matter."""
+
+    def read(self, image_id: int) -> PackedImage:
+        """One image; a ``PackError`` names what is wrong with it, whatever that is."""
+        try:
+            return self._read(image_id)
+        except UserError:
+            raise
+        except Exception as error:  # anything at all: the other images go on, and the message keeps type and text
+            hint = "is it yours to read" if isinstance(error, PermissionError) else "is the file damaged"
+            raise PackError(
+                f"{self.place(image_id)}: it cannot be read ({type(error).__name__}: {error}); {hint}?"
+            ) from error
+
+    def count(self, image_id: int) -> int:
+        """How many regions an image has."""
+        return len(self.read(image_id).features)
+
+
+def check_scores(scores: np.ndarray, name: str, where: str) -> None:
+    """Raise a ``PackError`` unless these are probabilities: percent and scores before the softmax are not."""
+    wrong = ~((scores >= 0) & (scores <= 1.001))
+    if wrong.any():
+        raise PackError(
+            f"{where}: {name} of region {np.argwhere(wrong)[0, 0]} is {scores[wrong][0]:g}, expected 0 to 1; is it in "
+            "percent, or before the softmax?"
+        )
+
+
+def check_name(inside: str | int, image_id: int, where: str) -> None:
+    """Raise a ``PackError`` when the id that a file holds is not the one of its name."""
+    try:
+        number = id_in_name(inside) if isinstance(inside, str) else image_id_of(inside)
+    except UserError as error:
+        raise PackError(f"{where}: {error}.") from None
+    if number != image_id:
+        raise PackError(f"{where}: it says image {number}, its name {image_id}; one of them is wrong.")
+
+
+def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> dict[int, Path]:
+    """Files of a folder and its subfolders whose names give an image id, by id, in ascending order of ids.
+
+    The names are those of ``ids.id_in_name``: ``7.npz``, ``7.jpg.npz``, ``COCO_val2014_000000000007.npz``. Names that
+    give none, an id that stands twice, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
+
+    Args:
+        suffix: ".npz" or ".npy".
+
+    Raises:
+        UserError: the folder does not exist or holds no such file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        reason = "is a file, this format has a folder" if folder.exists() else "does not exist"
+        raise UserError(f"The folder {folder} {reason}.")
+    found: dict[int, Path] = {}
+    unread: list[tuple[int, Path]] = []
+    for path in _walk(folder, problems):
+        stem, dot, more = path.name.lower().rpartition(suffix)
+        if not dot:
+            continue
+        try:
+            image_id = id_in_name(path.name[: len(stem)])
+        except UserError as error:
+            if not more and not is_class_file(path):
+                problems.append(f"{path}: the name is no image id followed by {suffix} ({error})")
+            continue
+        if more:
+            unread.append((image_id, path))
+        elif image_id in found:
+            problems.append(f"{path}: image {image_id} has the file {found[image_id]}, too")
+        else:
+            found[image_id] = path
+    problems += [
+        f"{path}: not read, expected a name that ends with {suffix}; unpack it if it is compressed"
+        for image_id, path in unread
+        if image_id not in found
+    ]
+    if not found:
+        shown = f"\n{numbered(problems)}" if problems else ""
+        raise UserError(f"The folder {folder} holds no file named ID{suffix}.{shown}")
+    return dict(sorted(found.items()))
+
+
+def is_class_file(path: Path) -> bool:
+    """Whether this is a file of class probabilities beside one of features, as VLP has them."""
+    return path.name.lower().endswith("_cls_prob.npy")
+
+
+def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
+    """Files of a folder and its subfolders, linked ones too, without hidden ones; each folder once, names sorted."""
+    seen = set()
+
+    def failed(error: OSError) -> None:
+        problems.append(f"{error.filename}: this folder cannot be read ({error.strerror})")
+
+    for place, below, files in os.walk(folder, onerror=failed, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))

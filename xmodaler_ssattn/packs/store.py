@@ -1,0 +1,215 @@
+"""The region store: features, boxes and class probabilities of an image, by its id.
+
+The file's layout is described in ``region_file``; ``RegionWriter`` writes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs.region_file import Header, read_header
+from xmodaler_ssattn.packs.writer import RegionWriter
+
+__all__ = ["RegionStore", "RegionWriter", "Regions"]
+
+
+@dataclasses.dataclass
+class Regions:
+    """The k regions of one image. The arrays are copies: they may be changed and kept.
+
+    Attributes:
+        image_id: the image.
+        width, height: pixels of the original image.
+        boxes_px: (k, 4) float32, x1, y1, x2, y2 in pixels.
+        features: (k, D) float32, the paper's V.
+        class_probs: (k, C) float32, the paper's c, background first; None when the file has none, or nobody asked.
+    """
+
+    image_id: int
+    width: int
+    height: int
+    boxes_px: np.ndarray
+    features: np.ndarray
+    class_probs: np.ndarray | None
+
+    def check_finite(self, source: str | os.PathLike) -> None:
+        """Raise a ``UserError`` that names the image when a number is NaN or infinite."""
+        for name in ("features", "boxes_px", "class_probs"):
+            values = getattr(self, name)
+            # The sum is finite unless a value is not (or the sum overflows): one cheap pass in the usual case.
+            if values is None or np.isfinite(values.sum()) or np.isfinite(values).all():
+                continue
+            rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            raise UserError(
+                f"Image {self.image_id} in {source}: {name} of region {rows[:10].tolist()} "
+                "is NaN or infinite. Extract or convert this image again."
+            )
+
+
+class RegionStore:
+    """Read a region file row by row.
+
+    The header (ids, sizes) is read at once, the large arrays are reached through a memory map that each
+    process opens at its first read: any number of workers share the same pages. Data sets that are
+    chunked or compressed, as another program may write them, are read through h5py instead, slower.
+    A store can be pickled; only its path travels.
+
+    Attributes:
+        path: of the file.
+        ids: (N,) int64.
+        num_regions, feature_dim: K and D.
+        num_classes: C, or None when the file has no class probabilities.
+        attributes: the file's own description of itself (source, order, ...).
+
+    Raises:
+        UserError: see ``region_file.read_header``.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._open(read_header(path))
+
+    def _open(self, header: Header) -> None:
+        self._header = header
+        self._rows = {image_id: row for row, image_id in enumerate(header.image_ids.tolist())}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._file: h5py.File | None = None
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self._header.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._open(read_header(state["path"]))
+
+    @property
+    def path(self) -> Path:
+        return self._header.path
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self._header.image_ids
+
+    @property
+    def num_regions(self) -> int:
+        return self._header.fields["features"].shape[1]
+
+    @property
+    def feature_dim(self) -> int:
+        return self._header.fields["features"].shape[2]
+
+    @property
+    def num_classes(self) -> int | None:
+        field = self._header.fields.get("class_probs")
+        return None if field is None else field.shape[2]
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        return self._header.attributes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._rows
+
+    def row(self, image_id: int) -> int:
+        """The row of an image, in constant time; a ``UserError`` names an image that is not there."""
+        try:
+            return self._rows[image_id]
+        except KeyError:
+            raise UserError(
+                f"Image {image_id!r} is not in the region file {self.path}, which holds {len(self)} images. "
+                "Add it with `xmodaler prepare regions`, or check that file and split belong together."
+            ) from None
+
+    def image_size(self, image_id: int) -> tuple[int, int]:
+        """Width and height in pixels."""
+        width, height = self._header.image_size[self.row(image_id)].tolist()
+        return width, height
+
+    def num_boxes(self, image_id: int) -> int:
+        """How many regions this image has (k)."""
+        return int(self._header.num_boxes[self.row(image_id)])
+
+    def boxes_px(self, image_id: int, limit: int | None = None) -> np.ndarray:
+        """(k, 4) float32 boxes of one image alone, xyxy pixels; at most ``limit`` of them."""
+        row = self.row(image_id)
+        return self._read("boxes", row, self._count(image_id, row, limit))
+
+    def read(self, image_id: int, *, limit: int | None = None, class_probs: bool = True) -> Regions:
+        """Copy one image's regions out of the file.
+
+        Args:
+            limit: take the first ``limit`` regions only.
+            class_probs: False leaves them out, when nobody needs them.
+
+        Raises:
+            UserError: the image is not there, or it has no region.
+        """
+        row = self.row(image_id)
+        count = self._count(image_id, row, limit)
+        width, height = self._header.image_size[row].tolist()
+        probs = self._read("class_probs", row, count) if class_probs and self.num_classes is not None else None
+        return Regions(
+            int(image_id), width, height, self._read("boxes", row, count), self._read("features", row, count), probs
+        )
+
+    def warm_up(self) -> None:
+        """Read the file once from front to back, so that the rows are in the system's file cache.
+
+        The cache belongs to the machine, not to a process: workers share it, whatever way they start.
+        """
+        buffer = bytearray(1 << 22)
+        with open(self.path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+    def _count(self, image_id: int, row: int, limit: int | None) -> int:
+        count = int(self._header.num_boxes[row])
+        if count == 0:
+            raise UserError(
+                f"Image {image_id} has no region (num_boxes 0) in {self.path}; attention needs at least "
+                "one. Extract it again, or leave the image out of the split."
+            )
+        return count if limit is None else min(count, limit)
+
+    def field_dtype(self, name: str) -> np.dtype:
+        """The file's own type of ``features``, ``boxes`` or ``class_probs``, in the machine's byte order."""
+        return self._header.fields[name].dtype.newbyteorder("=")
+
+    def copy_rows(self, name: str, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy whole rows, padding included, in the file's own type.
+
+        Args:
+            name: ``features``, ``boxes`` or ``class_probs``.
+            rows: (n,) rows of the file, rising.
+            out: (n, K', ...) with K' up to K.
+        """
+        out[...] = self._array(name)[rows, : out.shape[1]]
+
+    def _read(self, name: str, row: int, count: int) -> np.ndarray:
+        return np.array(self._array(name)[row, :count], dtype=np.float32)
+
+    def _array(self, name: str) -> np.ndarray:
+        if self._pid != os.getpid():  # an h5py handle must not cross a fork
+            self._file, self._arrays, self._pid = None, {}, os.getpid()
+        array = self._arrays.get(name)
+        if array is None:
+            field = self._header.fields[name]
+            if field.offset is None or len(self) == 0:
+                if self._file is None:
+                    self._file = h5py.File(self.path, "r", locking=False)
+                array = self._file[name]
+            else:
+                array = np.memmap(self.path, dtype=field.dtype, mode="r", offset=field.offset, shape=field.shape)
+                array = array.view(np.ndarray)  # slicing a memmap object costs several times as much
+            self._arrays[name] = array
+        return array

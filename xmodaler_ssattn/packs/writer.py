@@ -1,0 +1,401 @@
+"""Write a region file image by image; it can be stopped at any moment and gone on with.
+
+The file grows under the name ``NAME.partial`` and gets its own name at a clean close only. All of its
+HDF5 structure is written first; the rows then go to their places by plain positioned writes, so that a
+process killed at any moment leaves a valid file. The row's ``num_boxes`` is written last, after the
+rows before it are on disk: it says whether the row counts as written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs.region_file import (
+    FLOATS,
+    MAX_SIDE,
+    NOT_WRITTEN,
+    ORDER_BY_PROBABILITY,
+    SCHEMA,
+    VERSION,
+    Header,
+    create_layout,
+    plan_fields,
+    read_header,
+)
+
+ROWS_PER_SYNC = 128
+
+
+class RegionWriter:
+    """Context manager that writes one region file.
+
+    Use::
+
+        with RegionWriter(path, ids, 36, 2048, 1601, source="sample scenes") as writer:
+            for image_id in ids:
+                writer.write(image_id, width, height, boxes_px, features, class_probs)
+
+    Args:
+        path: of the finished file.
+        image_ids: all images of the file, in the order of the rows.
+        num_regions: K, the most regions of an image.
+        feature_dim: D.
+        num_classes: C, or None for a file without class probabilities.
+        feature_dtype, probs_dtype: "float32" or "float16".
+        source: where the features come from, for people.
+        order: how the regions of an image are ordered, for people.
+        background: "first" when column 0 of the class probabilities is the background, "none" without such a column.
+        vocabulary_sha256, weights_sha256: of the class list and of the detector's weights, when known.
+        attributes: more attributes to store.
+        resume: keep an unfinished file after an error or a kill and go on with it next time. An unfinished
+            file of another plan (ids, shapes, attributes) is refused.
+        discard_other: begin anew instead of refusing it.
+        drop_missing: at the close, leave out the images that were not written, instead of refusing.
+
+    Raises:
+        UserError: wrong arguments, a disk too small, another writer at work, images left unwritten.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        image_ids: Sequence[int],
+        num_regions: int,
+        feature_dim: int,
+        num_classes: int | None,
+        *,
+        feature_dtype: str = "float32",
+        probs_dtype: str = "float32",
+        source: str,
+        order: str = ORDER_BY_PROBABILITY,
+        background: str = "first",
+        vocabulary_sha256: str = "",
+        weights_sha256: str = "",
+        attributes: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        discard_other: bool = False,
+        drop_missing: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        # A fixed name: what a kill leaves of it is overwritten by the next run.
+        self._scratch = self.path.with_name(self.path.name + ".partial.new")
+        self.num_regions, self.feature_dim, self.num_classes = num_regions, feature_dim, num_classes
+        self._resume, self._discard_other, self._drop_missing = resume, discard_other, drop_missing
+        self._ids = np.asarray(image_ids, dtype=np.int64)
+        self._rows = {image_id: row for row, image_id in enumerate(self._ids.tolist())}
+        for name, value in (("num_regions", num_regions), ("feature_dim", feature_dim), ("num_classes", num_classes)):
+            if value is not None and value < 1:
+                raise UserError(f"{self.path}: {name} must be at least 1, got {value}.")
+        for name, value in (("feature_dtype", feature_dtype), ("probs_dtype", probs_dtype)):
+            if value not in FLOATS:
+                raise UserError(f"{self.path}: {name} must be one of {FLOATS}, got {value!r}.")
+        if (self._ids < 0).any():
+            raise UserError(f"{self.path}: image ids must be 0 or more, got {self._ids[self._ids < 0][:10].tolist()}.")
+        if len(self._ids) == 0:
+            raise UserError(f"{self.path}: there is no image to write.")
+        if len(self._rows) != len(self._ids):
+            unique, counts = np.unique(self._ids, return_counts=True)
+            raise UserError(f"{self.path}: image ids stand more than once, e.g. {unique[counts > 1][:10].tolist()}.")
+        self._plan = plan_fields(len(self._ids), num_regions, feature_dim, num_classes, feature_dtype, probs_dtype)
+        self._attributes = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "source": source,
+            "order": order,
+            "background": background,
+            "vocabulary_sha256": vocabulary_sha256,
+            "weights_sha256": weights_sha256,
+            **(attributes or {}),
+        }
+        self._fd: int | None = None
+
+    # --- life ---------------------------------------------------------------------------------------
+    def __enter__(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            header = self._continue() if self.partial.exists() else None
+            if header is None:
+                header = self._begin()
+        except (UserError, OSError):
+            if self._fd is not None:
+                os.close(self._fd)
+            raise
+        self._fields = header.fields
+        self._num_boxes = header.num_boxes.copy()
+        self._pending: list[int] = []
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.sync()
+            if kind is None:
+                self._finish()
+        finally:
+            os.close(self._fd)
+            self._fd = None
+            self._scratch.unlink(missing_ok=True)
+            if not self._resume:
+                self.partial.unlink(missing_ok=True)
+
+    def _continue(self) -> Header | None:
+        """The header of the unfinished file when it can be gone on with; None when it must be begun anew."""
+        self._lock()
+        if not self._resume:
+            return None
+        header = read_header(self.partial, unfinished=True)
+        differences = self._differences(header)
+        if differences and not self._discard_other:
+            raise UserError(
+                f"The unfinished file {self.partial} was begun with other settings "
+                f"({'; '.join(differences)}). Delete it, or give the settings it was begun with."
+            )
+        return None if differences else header
+
+    def _begin(self) -> Header:
+        self._check_space()
+        create_layout(self._scratch, self._plan, self._ids, self._attributes)
+        os.replace(self._scratch, self.partial)
+        if self._fd is not None:
+            os.close(self._fd)
+        self._lock()
+        return read_header(self.partial, unfinished=True)
+
+    def _lock(self) -> None:
+        """Open the unfinished file for this writer alone."""
+        self._fd = os.open(self.partial, os.O_RDWR)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.partial} is being written by another process; wait for it or stop it.") from None
+
+    @property
+    def written(self) -> np.ndarray:
+        """Ids of the images that are written, (n,) int64."""
+        return self._ids[self._num_boxes != NOT_WRITTEN]
+
+    def is_written(self, image_id: int) -> bool:
+        return bool(self._num_boxes[self._row(image_id)] != NOT_WRITTEN)
+
+    # --- rows ---------------------------------------------------------------------------------------
+    def write(
+        self,
+        image_id: int,
+        width: int,
+        height: int,
+        boxes_px: np.ndarray,
+        features: np.ndarray,
+        class_probs: np.ndarray | None = None,
+        *,
+        source_boxes: int | None = None,
+        where: str | None = None,
+    ) -> None:
+        """Write one image.
+
+        Args:
+            width, height: pixels of the original image.
+            boxes_px: (k, 4), xyxy pixels, 1 <= k <= K.
+            features: (k, D).
+            class_probs: (k, C), background first; None exactly when the file has none.
+            source_boxes: how many regions the source had, when some were cut.
+            where: file and line of the source, for messages.
+
+        Raises:
+            UserError: wrong shapes, no region, numbers that are not finite, inverted boxes, probabilities outside 0..1.
+        """
+        row = self._row(image_id)
+        where = where or f"Image {image_id} for {self.path}"
+        values = {"boxes": boxes_px, "features": features}
+        if (class_probs is None) != (self.num_classes is None):
+            raise UserError(
+                f"{where}: class probabilities are {'missing' if class_probs is None else 'given'}, "
+                f"but the file is written {'with' if self.num_classes else 'without'} them."
+            )
+        if class_probs is not None:
+            values["class_probs"] = class_probs
+        count = len(boxes_px)
+        if not 1 <= count <= self.num_regions:
+            raise UserError(f"{where}: it has {count} regions, expected 1 to {self.num_regions}.")
+        if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+            raise UserError(
+                f"{where}: width and height must be positive and at most {MAX_SIDE:,}, got {width} x {height}."
+            )
+        stored = {}
+        for name, value in values.items():
+            value = np.asarray(value)
+            if value.dtype.kind not in "fiu":
+                raise UserError(f"{where}: {name} is of type {value.dtype}, expected numbers.")
+            wanted = (count, self._fields[name].shape[2])
+            if value.shape != wanted:
+                raise UserError(f"{where}: {name} has shape {value.shape}, expected {wanted}.")
+            stored[name] = _finite(value, self._fields[name].dtype, f"{where}: {name}")
+        boxes = stored["boxes"]
+        inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
+        if len(inverted):
+            raise UserError(
+                f"{where}: box {inverted[0]} has x2 < x1 or y2 < y1: {boxes[inverted[0]].tolist()} "
+                "(order x1, y1, x2, y2)."
+            )
+        if class_probs is not None:
+            low, high = float(stored["class_probs"].min()), float(stored["class_probs"].max())
+            if low < 0 or high > 1.001:
+                raise UserError(
+                    f"{where}: class probabilities range from {low:g} to {high:g}, expected 0 to 1; "
+                    "are they scores before the softmax?"
+                )
+        if self._num_boxes[row] != NOT_WRITTEN:
+            self._mark(row, NOT_WRITTEN)
+        for name, value in stored.items():
+            field = self._fields[name]
+            padded = np.zeros(field.shape[1:], dtype=field.dtype)
+            padded[:count] = value
+            self._put(name, row, padded)
+        self._put("image_size", row, np.array([width, height], dtype=self._fields["image_size"].dtype))
+        self._put("source_boxes", row, np.array(count if source_boxes is None else source_boxes, dtype="<i4"))
+        self._num_boxes[row] = count
+        self._pending.append(row)
+        if len(self._pending) >= ROWS_PER_SYNC:
+            self.sync()
+
+    def holds(
+        self,
+        image_id: int,
+        width: int,
+        height: int,
+        boxes_px: np.ndarray,
+        features: np.ndarray,
+        class_probs: np.ndarray | None = None,
+    ) -> bool:
+        """Whether this is what was written for an image; arguments as of ``write``."""
+        count = int(self._num_boxes[self._row(image_id)])
+        values = {"boxes": boxes_px, "features": features}
+        if class_probs is not None:
+            values["class_probs"] = class_probs
+        return self.image_size(image_id) == (width, height) and all(
+            np.array_equal(self._get(name, image_id)[:count], np.asarray(value).astype(self._fields[name].dtype))
+            for name, value in values.items()
+        )
+
+    def image_size(self, image_id: int) -> tuple[int, int]:
+        """Width and height that were written for an image."""
+        width, height = self._get("image_size", image_id).tolist()
+        return width, height
+
+    def _get(self, name: str, image_id: int) -> np.ndarray:
+        field = self._fields[name]
+        data = os.pread(self._fd, field.row_bytes, field.offset + self._row(image_id) * field.row_bytes)
+        return np.frombuffer(data, dtype=field.dtype).reshape(field.shape[1:])
+
+    def _row(self, image_id: int) -> int:
+        try:
+            return self._rows[int(image_id)]
+        except KeyError:
+            raise UserError(f"Image {image_id} is not among the {len(self._ids)} planned for {self.path}.") from None
+
+    def _put(self, name: str, row: int, value: np.ndarray) -> None:
+        field = self._fields[name]
+        data = memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        _write_all(self._fd, data, field.offset + row * field.row_bytes)
+
+    def _mark(self, row: int, count: int) -> None:
+        self._num_boxes[row] = count
+        self._put("num_boxes", row, np.array(count, dtype="<i4"))
+
+    def sync(self) -> None:
+        """Let the rows so far count as written, whatever happens next; done now and then by itself."""
+        if not self._pending:
+            return
+        if self._resume:
+            os.fsync(self._fd)  # first the rows, then the marks that vouch for them
+        for row in self._pending:
+            self._mark(row, int(self._num_boxes[row]))
+        self._pending.clear()
+
+    # --- plan and close -------------------------------------------------------------------------------
+    def _check_space(self) -> None:
+        needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self._plan.values())
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise UserError(
+                f"{self.path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free. "
+                "Write it elsewhere, or with float16 features."
+            )
+
+    def _differences(self, header: Header) -> list[str]:
+        """How the unfinished file's plan differs from this one, for people."""
+        found = {name: (field.shape, field.dtype.name) for name, field in header.fields.items()}
+        differences = [
+            f"{name}: {found.get(name)} there, {self._plan.get(name)} now"
+            for name in sorted({*found, *self._plan})
+            if found.get(name) != self._plan.get(name)
+        ]
+        differences += [
+            f"{name}: {header.attributes.get(name)!r} there, {self._attributes.get(name)!r} now"
+            for name in sorted({*header.attributes, *self._attributes})
+            if header.attributes.get(name) != self._attributes.get(name)
+        ]
+        if not np.array_equal(header.image_ids, self._ids):
+            differences.append(f"image ids: {len(header.image_ids)} there, {len(self._ids)} now, not the same ones")
+        return differences
+
+    def _finish(self) -> None:
+        missing = self._ids[self._num_boxes == NOT_WRITTEN]
+        if len(missing) == len(self._ids):
+            raise UserError(f"{self.path}: not one of its {len(self._ids)} images was written.")
+        if len(missing) == 0:
+            os.fsync(self._fd)
+            os.replace(self.partial, self.path)
+            return
+        if not self._drop_missing:
+            raise UserError(
+                f"{self.path}: {len(missing)} of {len(self._ids)} images were not written, "
+                f"e.g. {missing[:10].tolist()}."
+            )
+        self._compact()
+
+    def _compact(self) -> None:
+        """Copy the written rows into a file that has no room for the others."""
+        keep = np.flatnonzero(self._num_boxes != NOT_WRITTEN)
+        plan = {name: ((len(keep), *shape[1:]), dtype) for name, (shape, dtype) in self._plan.items()}
+        create_layout(self._scratch, plan, self._ids[keep], self._attributes)
+        target = read_header(self._scratch, unfinished=True).fields
+        fd = os.open(self._scratch, os.O_RDWR)
+        try:
+            for name, field in self._fields.items():
+                size = field.row_bytes
+                for new, old in enumerate(keep.tolist()):
+                    data = os.pread(self._fd, size, field.offset + old * size)
+                    _write_all(fd, memoryview(data), target[name].offset + new * size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(self._scratch, self.path)
+        self.partial.unlink()
+
+
+def _write_all(fd: int, data: memoryview, position: int) -> None:
+    while len(data):  # a positioned write may be cut short by a signal or a nearly full disk
+        done = os.pwrite(fd, data, position)
+        data, position = data[done:], position + done
+
+
+def _finite(value: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+    """``value`` in the file's type; NaN, infinity and overflow of that type are errors."""
+    with np.errstate(over="ignore"):
+        stored = value.astype(dtype, copy=False)
+    good = np.isfinite(stored)
+    if good.all():
+        return stored
+    row, column = np.argwhere(~good)[0].tolist()
+    given = value[row, column]
+    reason = f"too large for {dtype.name}; write float32" if np.isfinite(given) else "not a finite number"
+    raise UserError(f"{where}[{row}, {column}] is {given}: {reason}.")

@@ -1,0 +1,189 @@
+"""The captions of a scene: a small grammar over what is in it.
+
+One or two objects a caption, chosen by their salience; colours and sizes now and then; verbs that say the pose;
+relations that hold in the picture; the place. Every object has one chain, whatever sentence names it.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from xmodaler_ssattn.worlds.drawn.captions import NOT_VISUAL, Caption, Phrase
+from xmodaler_ssattn.worlds.drawn.salience import choose_first, choose_second
+from xmodaler_ssattn.worlds.drawn.scenes import FIRST_IMAGE_ID, Scene, SceneObject
+
+CAPTIONS_PER_IMAGE = 5
+COLOUR_CHANCE = 0.8
+SIZE_CHANCE = 0.35
+TWO_OBJECTS_CHANCE = 0.6
+PLACE_CHANCE = 0.5
+PLURAL_CHANCE = 0.3  # that a sentence about an object that has a twin is about both
+
+# What a thing that cannot act is doing; the other kinds do what their pose says.
+STILL = {
+    "car": "parked",
+    "bus": "parked",
+    "bike": "parked",
+    "boat": "sailing",
+    "ball": "lying",
+    "balloon": "floating",
+    "umbrella": "standing",
+    "tree": "standing",
+    "house": "standing",
+}
+LARGE_FROM, SMALL_TO = 1.1, 0.72  # scale against the usual height of the kind
+CHAINS_PER_IMAGE = 100
+_PAIR, _PLACE, _SKY, _WATER, _CLOTHES = 20, 40, 41, 42, 60  # where these chains start within an image's hundred
+
+
+@dataclass
+class Description:
+    """What is written about a scene.
+
+    captions: five sentences.
+    boxes: chain -> numbers of the objects (in `scene.objects`) whose boxes it has.
+    without_box: chains that have none although something is there (clothes); scenes: chains of places.
+    """
+
+    captions: list[Caption] = field(default_factory=list)
+    boxes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    without_box: list[int] = field(default_factory=list)
+    scenes: list[int] = field(default_factory=list)
+
+
+def describe(scene: Scene) -> Description:
+    """Five captions of the scene, always the same ones for the same scene."""
+    rng = random.Random(f"{scene.seed}/captions")
+    writer = _Writer(scene, rng)
+    captions = [writer.sentence() for _ in range(CAPTIONS_PER_IMAGE)]
+    used = {phrase.chain for caption in captions for phrase in caption.phrases}
+    first = writer.first_chain
+    description = Description(captions)
+    for chain in sorted(used - {NOT_VISUAL}):
+        number = chain - first
+        if number < _PAIR:
+            description.boxes[chain] = (number,)
+        elif number < _PLACE:
+            description.boxes[chain] = writer.twins[number - _PAIR]
+        elif number < _CLOTHES:
+            description.scenes.append(chain)
+        else:
+            description.without_box.append(chain)
+    return description
+
+
+class _Writer:
+    def __init__(self, scene: Scene, rng: random.Random) -> None:
+        self.scene, self.rng = scene, rng
+        self.first_chain = (scene.image_id - FIRST_IMAGE_ID) * CHAINS_PER_IMAGE + 1
+        self.twins: dict[int, tuple[int, ...]] = {}
+        for number, item in enumerate(scene.objects):
+            same = tuple(i for i, other in enumerate(scene.objects) if other.kind is item.kind)
+            if len(same) == 2:
+                self.twins[number] = same
+
+    def sentence(self) -> Caption:
+        rng = self.rng
+        first = choose_first(self.scene, rng)
+        if first in self.twins and rng.random() < PLURAL_CHANCE:
+            return self._about_both(first)
+        if rng.random() < TWO_OBJECTS_CHANCE:
+            second = choose_second(self.scene, first, rng)
+            if second is not None:
+                return self._about_two(first, second)
+        return self._about_one(first)
+
+    # --- sentences ----------------------------------------------------------------------------------------
+    def _about_one(self, number: int) -> Caption:
+        item, rng = self.scene.objects[number], self.rng
+        form = rng.random()
+        if form < 0.15:
+            there = Phrase("there", NOT_VISUAL, "notvisual")
+            return Caption((there, "is", *self._noun(number), *self._place(item)))
+        if form < 0.35:
+            return Caption((*self._noun(number), *self._place(item)))
+        verb = self._verb(item)
+        if form < 0.6:
+            return Caption((*self._noun(number), verb, *self._place(item)))
+        place = self._place(item) if rng.random() < PLACE_CHANCE else ()
+        return Caption((*self._noun(number), f"is {verb}", *place))
+
+    def _about_both(self, number: int) -> Caption:
+        twins = self.twins[number]
+        items = [self.scene.objects[twin] for twin in twins]
+        words = ["two"]
+        if items[0].colour == items[1].colour and self.rng.random() < COLOUR_CHANCE:
+            words.append(items[0].colour)
+        words.append(items[0].kind.plural)
+        noun = Phrase(" ".join(words), self.first_chain + _PAIR + twins[0], items[0].kind.entity_type)
+        if items[0].pose == items[1].pose and self.rng.random() < 0.6:
+            return Caption((noun, f"are {self._verb(items[0])}", *self._place(items[0])))
+        return Caption((noun, *self._place(items[0])))
+
+    def _about_two(self, first: int, second: int) -> Caption:
+        item, other, rng = self.scene.objects[first], self.scene.objects[second], self.rng
+        form = rng.random()
+        if form < 0.25:
+            return Caption((*self._noun(first), "and", *self._noun(second), *self._place(None)))
+        if form < 0.4 and item.kind.entity_type in ("people", "animals") and item.kind.zone == "ground":
+            look = rng.choice(("looks at", "is looking at", "is watching"))
+            return Caption((*self._noun(first), look, *self._noun(second)))
+        ending = self._place(None) if rng.random() < 0.3 else ()
+        verb = (f"is {self._verb(item)}",) if form < 0.75 else ()
+        return Caption((*self._noun(first), *verb, self._relation(item, other), *self._noun(second), *ending))
+
+    # --- their parts --------------------------------------------------------------------------------------
+    def _noun(self, number: int) -> tuple[str | Phrase, ...]:
+        """'a small red ball', or for people 'a man' + 'in' + 'a red shirt', which is a phrase of its own."""
+        item, rng = self.scene.objects[number], self.rng
+        chain = self.first_chain + number
+        coloured = rng.random() < COLOUR_CHANCE
+        if item.kind.entity_type == "people":
+            person = Phrase(f"a {item.kind.name}", chain, "people")
+            if not coloured:
+                return (person,)
+            piece = "shirt" if item.kind.name == "man" else "dress"
+            clothes = rng.choice((item.colour, f"a {item.colour} {piece}"))
+            return person, "in", Phrase(clothes, self.first_chain + _CLOTHES + number, "clothing")
+        words = [item.kind.name]
+        if coloured:
+            words.insert(0, item.colour)
+        if rng.random() < SIZE_CHANCE:
+            if item.scale >= LARGE_FROM:
+                words.insert(0, rng.choice(("large", "big")))
+            elif item.scale <= SMALL_TO:
+                words.insert(0, "small")
+        article = "an" if words[0][0] in "aeiou" else "a"
+        return (Phrase(" ".join([article, *words]), chain, item.kind.entity_type),)
+
+    def _verb(self, item: SceneObject) -> str:
+        return STILL.get(item.kind.name, item.pose)
+
+    def _place(self, item: SceneObject | None) -> tuple[str | Phrase, ...]:
+        """Where the object is, or with None where the scene is set."""
+        rng = self.rng
+        if item is not None and item.kind.zone == "sky" and rng.random() < 0.6:
+            return "in", Phrase("the sky", self.first_chain + _SKY, "scene")
+        if item is not None and item.kind.zone == "water" and rng.random() < 0.6:
+            return "on", Phrase("the water", self.first_chain + _WATER, "scene")
+        before, words = rng.choice(self.scene.place.phrases)
+        if item is not None and item.kind.zone == "sky":
+            before = "above"
+        return before, Phrase(words, self.first_chain + _PLACE, "scene")
+
+    def _relation(self, item: SceneObject, other: SceneObject) -> str:
+        """A relation that holds: sky over ground, beside, before, left or right."""
+        rng, width, height = self.rng, self.scene.width, self.scene.height
+        if item.kind.zone == "sky" and other.kind.zone != "sky":
+            return rng.choice(("above", "over"))
+        if other.kind.zone == "sky" and item.kind.zone != "sky":
+            return rng.choice(("below", "under"))
+        a, b = item.box_px, other.box_px
+        gap = max(a[0], b[0]) - min(a[2], b[2])  # negative when the two overlap from left to right
+        depth = (a[3] - b[3]) / height
+        if gap > 0.3 * width or (gap > 0 and rng.random() < 0.25):
+            return "to the left of" if a[0] < b[0] else "to the right of"
+        if gap < 0 and abs(depth) > 0.08:
+            return "in front of" if depth > 0 else "behind"
+        return rng.choice(("next to", "near", "beside"))
