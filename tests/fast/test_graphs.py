@@ -66,7 +66,7 @@ def models(tmp_path, **overrides):
     """(ordinary, captured, its replayer): two models of equal weights."""
     ordinary, captured = (toy_model(tmp_path, **overrides).train() for _ in range(2))
     replayer = Replayer()
-    captured.captured = CapturedForcing(replayer)
+    captured.fast_forcing.captured = CapturedForcing(replayer)
     return ordinary, captured, replayer
 
 
@@ -112,7 +112,7 @@ def test_losses_and_gradients_equal_the_ordinary_paths_step_after_step(tmp_path,
     for samples in (MIXED, EVEN, MIXED, SHORT, EVEN):
         assert_same(run(cfg, captured, samples), run(cfg, ordinary, samples))
     # MIXED: 5 words, padded regions; EVEN: the same without padding; SHORT: 3 words. MAX_SEQ_LEN 6 makes 7 the most
-    assert len(captured.captured) == replayer.captured == 3
+    assert len(captured.fast_forcing.captured) == replayer.captured == 3
     assert replayer.forwards == replayer.backwards == 5
 
 
@@ -149,14 +149,14 @@ def test_captions_are_padded_to_a_bucket_of_words_and_no_further_than_the_longes
     for words in (0, 3, 4, 6):  # 1, 4, 5 and 7 words with the end
         run(cfg, captured, [toy_sample(1, 3, [[1] * words])])
     assert steps == [4, 4, 7, 7]
-    assert len(captured.captured) == 2
+    assert len(captured.fast_forcing.captured) == 2
 
 
 def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_ordinary_path(tmp_path, monkeypatch):
     cfg = toy_config(tmp_path)
     ordinary, captured, replayer = models(tmp_path)
     for model in (ordinary, captured):
-        monkeypatch.setattr(model, "draw_words", lambda hidden, m=model: m.predictor.logits(hidden).argmax(1))
+        monkeypatch.setattr(model, "sample_words", lambda hidden, m=model: m.predictor.logits(hidden).argmax(1))
     for ss_prob in (1.0, 0.0, 1.0):
         assert_same(run(cfg, captured, MIXED, ss_prob), run(cfg, ordinary, MIXED, ss_prob))
     assert replayer.captured == 2  # with and without sampling; its probability is an input
@@ -173,7 +173,7 @@ def test_sampling_replaces_about_the_share_of_words_that_is_asked_for_and_change
         return original(self)
 
     monkeypatch.setattr(capture.WordSource, "x1", spy)
-    monkeypatch.setattr(captured, "draw_words", lambda hidden: torch.full((len(hidden),), 6))
+    monkeypatch.setattr(captured, "sample_words", lambda hidden: torch.full((len(hidden),), 6))
     for ss_prob in (0.1, 0.9):
         seen.clear()
         for _ in range(25):
@@ -275,7 +275,7 @@ def test_a_copied_model_captures_its_own_graphs(tmp_path):
         for model in (copied, ordinary):
             model.predictor.logits.bias += 1
             model.decoder.lstm1.weight_hh *= 2
-    assert len(copied.captured) == 0
+    assert len(copied.fast_forcing.captured) == 0
     assert_same(run(cfg, copied, MIXED), run(cfg, ordinary, MIXED))
     assert set(captured.state_dict()) == set(ordinary.state_dict())
 
@@ -286,7 +286,7 @@ def test_without_a_gpu_the_key_is_answered_by_one_warning_and_the_ordinary_path(
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert_same(run(cfg, model, MIXED), run(cfg, ordinary, MIXED))
-    assert caplog.text.count("works on one CUDA device; on cpu") == 1
+    assert caplog.text.count("works only on one CUDA device, got cpu") == 1
 
 
 def test_log_beta_of_a_step_stays_what_it_was_when_the_next_step_has_run(tmp_path):

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from toys import toy_config, toy_model, toy_sample
+from xmodaler_ssattn.fast import ss_decoder
+from xmodaler_ssattn.fast.ss_decoder import rolls_out
 from xmodaler_ssattn.host import build_losses, kfg
-from xmodaler_ssattn.modeling.collate import CaptionPlan
-from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
+from xmodaler_ssattn.modeling.forcing import CaptionPlan
 
 SAMPLES = ((1, 5, [[1, 2, 4], [1, 3]]), (2, 2, [[5], [3, 3, 1, 2]]), (3, 1, [[2, 2], []]))
 
@@ -25,10 +26,10 @@ def gradients(cfg, model, ss_prob: float = 0.0):
 
 
 def both_ways(monkeypatch, cfg, model, ss_prob: float = 0.0):
-    assert model.decoder.rolls_out
+    assert rolls_out(model.decoder)
     fast = gradients(cfg, model, ss_prob)
     with monkeypatch.context() as patch:
-        patch.setattr(SSAttentionDecoder, "rolls_out", False)
+        patch.setattr(ss_decoder, "rolls_out", lambda decoder: False)
         slow = gradients(cfg, model, ss_prob)
     return fast, slow
 
@@ -65,7 +66,7 @@ def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_loop(tmp_
         drawn.append(len(hidden))
         return model.predictor.logits(hidden).argmax(1)
 
-    monkeypatch.setattr(model, "draw_words", best)
+    monkeypatch.setattr(model, "sample_words", best)
     fast, slow = both_ways(monkeypatch, cfg, model, ss_prob=1.0)
     assert_same(fast, slow)
     # lengths with the end are 4 3 | 2 5 | 3 1: after the first step 5, 4, 2, 1 captions still have a word
@@ -76,17 +77,17 @@ def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_loop(tmp_
 
 def test_scheduled_sampling_with_dropout_on_words_uses_one_mask_for_both_passes(tmp_path, monkeypatch):
     model = toy_model(tmp_path, MODEL__TOKEN_EMBED__DROPOUT=0.5).train()
-    monkeypatch.setattr(model, "draw_words", lambda hidden: torch.full((len(hidden),), 2))
+    monkeypatch.setattr(model, "sample_words", lambda hidden: torch.full((len(hidden),), 2))
     seen = []
-    original = SSAttentionDecoder.roll_out
+    original = ss_decoder.roll_out
 
-    def spy(self, inputs, words):
-        hidden = original(self, inputs, words)
+    def spy(decoder, inputs, words):
+        hidden = original(decoder, inputs, words)
         again = torch.cat([words.x1_of_step(t, torch.zeros(n, 8)) for t, n in enumerate(words.sizes)])
         seen.append((again, words.x1()))
         return hidden
 
-    monkeypatch.setattr(SSAttentionDecoder, "roll_out", spy)
+    monkeypatch.setattr(ss_decoder, "roll_out", spy)
     batch = model.preprocess_batch([toy_sample(*sample) for sample in SAMPLES])
     model({**batch, kfg.SS_PROB: 1.0})
     torch.testing.assert_close(*seen[0])
@@ -124,8 +125,8 @@ def test_gradients_agree_with_finite_differences_in_double_precision(tmp_path):
 def test_dropout_inside_the_recurrence_takes_the_loop(tmp_path):
     for key in ("DROPOUT1", "DROPOUT2", "ATT_EMBED_DROPOUT"):
         model = toy_model(tmp_path, **{f"MODEL__UPDOWN__{key}": 0.5})
-        assert not model.train().decoder.rolls_out
-        assert model.eval().decoder.rolls_out
+        assert not rolls_out(model.train().decoder)
+        assert rolls_out(model.eval().decoder)
         total, _ = gradients(toy_config(tmp_path), model.train(), ss_prob=0.5)
         assert torch.isfinite(total)
 
@@ -133,8 +134,8 @@ def test_dropout_inside_the_recurrence_takes_the_loop(tmp_path):
 def test_a_beta_that_depends_on_the_state_takes_the_loop(tmp_path):
     overrides = {"MODEL__SS_ATTENTION__STATE_DIM": 2}
     model = toy_model(tmp_path, **overrides)
-    assert not model.train().decoder.rolls_out
-    assert not model.eval().decoder.rolls_out
+    assert not rolls_out(model.train().decoder)
+    assert not rolls_out(model.eval().decoder)
     _, grads = gradients(toy_config(tmp_path, **overrides), model.train())
     # W_s starts at 0: it learns at once, W_e from the second step on.
     assert grads["decoder.state_condition.w_s.weight"].abs().max() > 0

@@ -11,7 +11,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.modeling.ss_attention import StateCondition, fuse_log
+from xmodaler_ssattn.modeling.fusions import StateCondition, fuse_log
 
 SUM, LOG = {}, {"MODEL__SS_ATTENTION__FUSION": "log"}
 STATE = {"MODEL__SS_ATTENTION__STATE_DIM": 2}

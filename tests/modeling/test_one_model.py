@@ -12,7 +12,7 @@ from torch import nn
 
 from toys import CLASSES, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.fast.teacher_forcing import _one_caption, word_states
+from xmodaler_ssattn.fast.teacher_forcing import _one_caption
 from xmodaler_ssattn.host import (
     BasePredictor,
     TokenBaseEmbedding,
@@ -26,6 +26,10 @@ from xmodaler_ssattn.modeling.ss_attention import TopDownAttention, fuse
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
 SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
+
+
+def forces_at_once(model) -> bool:
+    return model.fast_forcing.suits(model)
 
 
 def trained_loss(model, samples=SAMPLES) -> tuple[float, dict]:
@@ -191,7 +195,7 @@ def test_a_changed_part_is_trained_as_it_is_decoded(tmp_path, change, caplog):
     # The change does change something, so that a fast path that overlooks it would be found.
     changed = trained_loss(model)
     assert set(plain[1]) != set(changed[1]) or not all(torch.allclose(plain[1][n], g) for n, g in changed[1].items())
-    assert change == "the region embedding" or not model.forces_at_once
+    assert change == "the region embedding" or not forces_at_once(model)
 
 
 def location(inputs: dict):
@@ -311,16 +315,16 @@ def test_only_a_plain_dropout_of_words_keeps_its_mask_in_scheduled_sampling(tmp_
     model = toy_model(tmp_path).train()
     model.token_embed.embeddings_dropout = Shift()
     batch = model.preprocess_batch(SAMPLES)
-    never, not_asked = (word_states(model, batch, probability).hidden for probability in (1e-12, 0.0))
+    never, not_asked = (model({**batch, kfg.SS_PROB: probability})[kfg.G_LOGITS] for probability in (1e-12, 0.0))
     assert torch.equal(never, not_asked)
 
 
 def test_a_dropout_that_is_on_by_itself_is_not_left_out(tmp_path):
     """Evaluation with dropout on, as for an estimate of uncertainty."""
     model = toy_model(tmp_path, MODEL__UPDOWN__DROPOUT2=0.5).eval()
-    assert model.forces_at_once
+    assert forces_at_once(model)
     model.decoder.dropout2.train()
-    assert not model.forces_at_once
+    assert not forces_at_once(model)
 
 
 def test_the_unchanged_model_takes_the_fast_way_and_is_one_model(tmp_path):
@@ -332,7 +336,7 @@ def test_the_unchanged_model_takes_the_fast_way_and_is_one_model(tmp_path):
         {"MODEL__SS_ATTENTION__ENABLED": False, "LOSSES__NAMES": ["CrossEntropy"]},
     ):
         model = toy_model(tmp_path, **overrides)
-        assert model.train().forces_at_once
+        assert forces_at_once(model.train())
         assert_one_model(model)
 
 
@@ -347,7 +351,7 @@ def test_a_subclass_that_only_builds_differently_keeps_the_fast_way(tmp_path):
 
     model = toy_model(tmp_path)
     replaced(model.decoder, Smaller)
-    assert model.train().forces_at_once
+    assert forces_at_once(model.train())
 
 
 def test_a_change_that_no_class_shows_is_found_at_the_first_step_and_said(tmp_path, monkeypatch, caplog):
@@ -355,12 +359,12 @@ def test_a_change_that_no_class_shows_is_found_at_the_first_step_and_said(tmp_pa
     original = SSAttentionDecoder._fuse
     monkeypatch.setattr(SSAttentionDecoder, "_fuse", lambda self, *args: original(self, *args) * 0.5)
     model = toy_model(tmp_path)
-    assert model.train().forces_at_once
+    assert forces_at_once(model.train())
     with caplog.at_level(logging.WARNING):
         assert_one_model(model)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "other states or gradients than SSAttentionDecoder word by word" in caplog.text
-    assert not model.forces_at_once
+    assert not forces_at_once(model)
 
 
 def test_a_patch_that_changes_only_gradients_is_found_as_well(tmp_path, monkeypatch, caplog):
@@ -377,8 +381,8 @@ def test_the_comparison_changes_neither_modes_nor_gradients_nor_the_random_state
     modes = [module.training for module in model.modules()]
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    model._compare_ways(model.preprocess_batch(SAMPLES))
-    assert model._ways_agree is True
+    model.fast_forcing.compare(model, model.preprocess_batch(SAMPLES))
+    assert model.fast_forcing.agrees is True
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -424,7 +428,7 @@ def test_the_recurrence_runs_in_the_type_of_the_autocast_behind_every_norm(tmp_p
         seen.append({p.dtype, v.dtype, *(weight.dtype for weight in weights[:-1])})  # all but the summed bias
         return original(x1_of_step, sizes, p, v, lambda_beta, prior, ext_mask, weights, activation)
 
-    model._ways_agree = True
+    model.fast_forcing.agrees = True
     monkeypatch.setattr(rollout, "run", spy)
     out = model(model.preprocess_batch(SAMPLES))
     losses = {}

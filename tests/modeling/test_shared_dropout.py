@@ -43,7 +43,7 @@ def test_everything_up_to_the_recurrence_is_computed_once_an_image(tmp_path):
     rows = []
     for share in (False, True):
         model = toy_model(tmp_path, MODEL__SHARE_REGION_DROPOUT=share).train()
-        model._ways_agree = True  # no comparison of both ways at the first step
+        model.fast_forcing.agrees = True  # no comparison of both ways at the first step
         model.decoder.p_att_feats.register_forward_hook(lambda module, args, result: rows.append(len(args[0])))
         model(model.preprocess_batch(SAMPLES))
     assert rows == [4, 2]

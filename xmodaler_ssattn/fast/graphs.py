@@ -18,27 +18,25 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.fast.teacher_forcing import WordStates
+from xmodaler_ssattn.fast.ss_decoder import roll_out
+from xmodaler_ssattn.fast.words import WordSource
 from xmodaler_ssattn.host import comm, kfg
-from xmodaler_ssattn.modeling.collate import words_by_step
-from xmodaler_ssattn.modeling.words import WordSource
-
-if TYPE_CHECKING:
-    from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
+from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
+from xmodaler_ssattn.modeling.collate import send
+from xmodaler_ssattn.modeling.forcing import WordStates
 
 # Captions are padded to a multiple of this many words.
 BUCKET = 4
 # Shapes that are captured; each keeps the memory of a step.
 LIMIT = 8
 # What the model reads of a batch up to the states.
-_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, keys.SPATIAL, keys.CLASS_PROBS)
+_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, *keys.PER_REGION)
 
 Backend = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
 
@@ -63,8 +61,8 @@ class CapturedForcing:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def word_states(self, model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordStates | None:
-        """As ``teacher_forcing.word_states``; None when this batch has to go the ordinary way."""
+    def __call__(self, model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordStates | None:
+        """As ``words_at_once``, where ``FastForcing.suits`` holds; None when this batch has to go the ordinary way."""
         if not self._suits(model):
             return None
         tokens, counts = batch[kfg.G_TOKENS_IDS], batch[keys.NUM_REGIONS]
@@ -84,19 +82,20 @@ class CapturedForcing:
         if graph.in_use():
             return None
         hidden, *log_beta = graph.run(*values)
-        words, cells, captions = words_by_step(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
+        words, cells, captions = _words_by_step(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
         inputs = {**batch, keys.RAW_FEATS: batch[kfg.ATT_FEATS], keys.IMAGE_MASK: batch[kfg.ATT_MASKS]}
         if log_beta:
             inputs[keys.LOG_BETA] = log_beta[0].clone()  # the graph's own buffer changes with the next step
         return WordStates(inputs, _Pick.apply(hidden, cells, graph), words, captions)
 
     def _suits(self, model: GroundedCaptioner) -> bool:
-        if not (model.training and torch.is_grad_enabled() and model.forces_at_once and model.encodes_per_image):
+        if not (model.training and torch.is_grad_enabled() and model.encodes_per_image):
             return False
         if self._backend is None and (model.device.type != "cuda" or comm.get_world_size() > 1):
             if not self._told:
                 logging.getLogger(__name__).warning(
-                    "MODEL.CAPTURE_GRAPHS works on one CUDA device; on %s, in %d process(es), steps run without.",
+                    "MODEL.CAPTURE_GRAPHS works only on one CUDA device, got %s in %d process(es). Training continues "
+                    "without captured graphs.",
                     model.device,
                     comm.get_world_size(),
                 )
@@ -112,6 +111,17 @@ class CapturedForcing:
             if self._backend is not None:
                 return self._backend(shape, values)
             return torch.cuda.make_graphed_callables(shape, values, allow_unused_input=True)
+
+
+def _words_by_step(lengths: list[int], width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the M words of N captions lie, captions in their own order, step after step.
+
+    Returns:
+        (index in the flattened (N, width) tokens, index in a flattened (steps, N) grid, caption), each (M,) int64.
+    """
+    grid = torch.arange(width).unsqueeze(1) < torch.tensor(lengths).unsqueeze(0)
+    steps, rows = grid.nonzero(as_tuple=True)
+    return send(rows * width + steps, device), send(steps * len(lengths) + rows, device), send(rows, device)
 
 
 class _Shape(nn.Module):
@@ -148,15 +158,15 @@ class _Shape(nn.Module):
                 [rows] * self.steps,
                 order.repeat(self.steps),
                 ss_prob if self.sampling else 0.0,
-                model.draw_words,
+                model.sample_words,
                 static=True,
             )
-            hidden = model.decoder.roll_out(inputs, words)
+            hidden = roll_out(model.decoder, inputs, words)
         return (hidden, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else (hidden,)
 
     def extra_repr(self) -> str:
         return (
-            f"captions an image={self.captions}, words={self.steps}, padded regions={self.padded}, "
+            f"captions per image={self.captions}, words={self.steps}, padded regions={self.padded}, "
             f"sampling={self.sampling}"
         )
 
