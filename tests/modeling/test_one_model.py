@@ -22,6 +22,7 @@ from xmodaler_ssattn.host import (
     kfg,
 )
 from xmodaler_ssattn.modeling import GroundedCaptioner, SSAttentionDecoder
+from xmodaler_ssattn.modeling.accelerators import ATTACHED
 from xmodaler_ssattn.modeling.ss_attention import TopDownAttention, fuse
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
@@ -338,6 +339,16 @@ def test_the_unchanged_model_takes_the_fast_way_and_is_one_model(tmp_path):
         model = toy_model(tmp_path, **overrides)
         assert forces_at_once(model.train())
         assert_one_model(model)
+
+
+@pytest.mark.parametrize("losses", [["CrossEntropy"], ["FusedCrossEntropy"]])
+def test_without_the_accelerators_the_captioner_trains_the_same(tmp_path, monkeypatch, losses):
+    fast = trained_loss(toy_model(tmp_path, LOSSES__NAMES=losses))
+    monkeypatch.setattr(ATTACHED, "forcing", None)
+    monkeypatch.setattr(ATTACHED, "linear_cross_entropy", None)
+    model = toy_model(tmp_path, LOSSES__NAMES=losses)
+    assert model.fast_forcing is None
+    torch.testing.assert_close(trained_loss(model), fast, atol=1e-6, rtol=1e-5)
 
 
 def test_a_subclass_that_only_builds_differently_keeps_the_fast_way(tmp_path):

@@ -173,7 +173,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
             a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row per image)
             and BETA.
         """
-        if kfg.P_ATT_FEATS in batched_inputs:
+        if keys.RAW_FEATS in batched_inputs:
             return batched_inputs
         if images is not None and self.share_region_dropout:
             once = self.encode(batched_inputs)
