@@ -1,7 +1,7 @@
-"""What a model reads of an image's regions, answered once: for the dataset, the caption command and the checks.
+"""What a model reads of an image's regions: one answer for the dataset, the caption command and the checks.
 
-A visual embedding or a decoder says which sample keys it reads by a class method ``reads(cfg)``; the classes that only
-read ATT_FEATS, such as the host's own, need none.
+A visual embedding or a decoder says in a class method ``reads(cfg)`` which sample keys it reads; classes that read only
+ATT_FEATS, such as the host's own, need none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RegionInputs(NamedTuple):
     Attributes:
         feature_dim: D.
         num_classes: C with background, or None when nothing reads class probabilities.
-        max_regions: it reads the first ``max_regions`` of an image; None: all.
+        max_regions: only the first ``max_regions`` per image are read; None: all.
     """
 
     feature_dim: int
@@ -41,7 +41,7 @@ def region_inputs(cfg: Any) -> RegionInputs:
         (DECODER_REGISTRY, cfg.MODEL.DECODER),
     ):
         if name and name in registry:  # an unknown name is refused where the model is built
-            read |= getattr(registry.get(name), "reads", _nothing)(cfg)
+            read |= getattr(registry.get(name), "reads", lambda cfg: set())(cfg)
     limit = cfg.DATALOADER.MAX_FEAT_NUM
     return RegionInputs(
         cfg.MODEL.VISUAL_EMBED.IN_DIM,
@@ -50,14 +50,10 @@ def region_inputs(cfg: Any) -> RegionInputs:
     )
 
 
-def _nothing(cfg: Any) -> set[str]:
-    return set()
-
-
 def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathLike) -> dict[str, Any]:
     """The part of a sample that comes from regions, keys and shapes as in ``keys.py`` without the batch dimension.
 
-    V and c are tensors, which travel from a worker through shared memory; small things are arrays.
+    V and c are tensors, which go from a worker to the trainer through shared memory; small values are arrays.
 
     Args:
         source: where the regions come from, for the messages.

@@ -20,7 +20,7 @@ from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.progress import progress
 
-# Of the device's free memory: the rest is for the optimiser's state, the gradients and a step's own tensors.
+# Share of the device's free memory; the rest is for the optimiser's state, the gradients and a step's own tensors.
 FREE_SHARE = 0.8
 ROWS_AT_ONCE = 256
 
@@ -36,8 +36,8 @@ def resident_regions(
     """The regions of these images on ``device``, in their order, when they fit.
 
     Args:
-        limit: take the first so many regions of an image.
-        class_probs: False leaves them out, when nobody reads them.
+        limit: keep the first ``limit`` regions per image.
+        class_probs: False leaves them out.
 
     Returns:
         (the table, "device"); or, after one warning, (None, the cache to use instead: "ram" or "none").
@@ -51,14 +51,10 @@ def resident_regions(
     free = free_bytes(device)
     if free is None or needed > FREE_SHARE * free:
         instead = "ram" if store.path.stat().st_size <= (free_bytes(torch.device("cpu")) or 0) else "none"
-        has = (
-            "does not say how much it has free"
-            if free is None
-            else f"has {_gib(free)} free, of which {FREE_SHARE:.0%} may be taken"
-        )
+        has = "an unknown amount" if free is None else f"{FREE_SHARE:.0%} of {_gib(free)}"
         logging.getLogger(__name__).warning(
-            "DATALOADER.CACHE device: the regions of %d images need %s, but %s %s. Going on with DATALOADER.CACHE %s. "
-            "Fewer regions (DATALOADER.MAX_FEAT_NUM) or a file in float16 need less.",
+            "DATALOADER.CACHE device: the regions of %d images need %s, but %s has %s free for them. Training "
+            "continues with DATALOADER.CACHE %s. Fewer regions (DATALOADER.MAX_FEAT_NUM) or a file in float16 need less.",
             len(image_ids),
             _gib(needed),
             device,
@@ -70,20 +66,20 @@ def resident_regions(
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory of ``device`` that is free now; None when that cannot be asked."""
+    """Free memory of ``device``; None when it does not say."""
     if device.type == "cpu":
         info = Path("/proc/meminfo")
         rows = dict(line.split(":") for line in info.read_text().splitlines()) if info.exists() else {}
         available = rows.get("MemAvailable")
         return int(available.split()[0]) * 1024 if available else None
-    ask = getattr(getattr(torch, device.type, None), "mem_get_info", None)
-    return ask(device)[0] if ask is not None else None
+    mem_get_info = getattr(getattr(torch, device.type, None), "mem_get_info", None)
+    return mem_get_info(device)[0] if mem_get_info is not None else None
 
 
 def _fields(
     store: RegionStore, count: int, limit: int | None, class_probs: bool
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of each field of the table; large ones in the file's own type."""
+    """Shape and type of each field of the table; the large ones in the file's own type."""
     regions = store.num_regions if limit is None else min(limit, store.num_regions)
     float32 = np.dtype("float32")
     fields = {
@@ -103,7 +99,7 @@ def _fill(
     device: torch.device,
     fields: dict[str, tuple[tuple[int, ...], np.dtype]],
 ) -> ResidentRegions:
-    """Read the file from front to back, so many rows at once, each to its place on the device."""
+    """Read the file from front to back, ``ROWS_AT_ONCE`` rows at once, each to its place on the device."""
     tables = {
         key: torch.empty(shape, dtype=getattr(torch, dtype.name), device=device)
         for key, (shape, dtype) in fields.items()
@@ -116,7 +112,7 @@ def _fill(
         places = order[start : start + ROWS_AT_ONCE]
         ids = [image_ids[place] for place in places]
         chunk = {key: np.empty((len(places), *shape[1:]), dtype) for key, (shape, dtype) in fields.items()}
-        for key, name in ((kfg.ATT_FEATS, "features"), (keys.BOXES_PX, "boxes"), (keys.CLASS_PROBS, "class_probs")):
+        for key, name in {kfg.ATT_FEATS: "features", **keys.STORED}.items():
             if key in chunk:
                 store.copy_rows(name, file_rows[places], chunk[key])
         for i, (image_id, place) in enumerate(zip(ids, places)):

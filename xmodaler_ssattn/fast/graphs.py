@@ -1,16 +1,18 @@
-"""Captured graphs of teacher forcing (MODEL.CAPTURE_GRAPHS): a GPU replays a step instead of being told every kernel.
+"""Captured graphs of teacher forcing (MODEL.CAPTURE_GRAPHS): a GPU replays a whole step instead of single kernels.
+
+Equals ``words_at_once`` of ``teacher_forcing.py``, up to the place of random numbers in their sequence.
 
 A step launches some two thousand small kernels, most of them in the recurrence. torch.cuda.make_graphed_callables
-records the encoding and the recurrence, forward and backward, once for each shape, and replays them. What that asks
-for, and what this file adds:
+records the encoding and the recurrence, forward and backward, once for each shape, and replays them. That has two
+consequences:
 
 * shapes may not differ from step to step: captions are padded to a bucket of words, and all run to its end (on a GPU
   forty rows of a recurrence take as long as twenty); the words that count are picked afterwards;
 * buffers are used again: a second pass before the first is differentiated would overwrite what the first has kept.
-  Such a pass, a shape beyond the ``LIMIT`` first ones, evaluation, dropout inside the recurrence and training in
-  several processes go the ordinary way.
+  Such a pass, a shape after the first ``LIMIT`` ones, evaluation, and training in several processes go the ordinary
+  way.
 
-Letters: B images, S captions an image, N = B S, K regions, T words, M words to predict in all, H hidden size.
+Letters: B images, S captions per image, N = B S, K regions, T words, M words to predict in all, H hidden size.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class CapturedForcing:
 
     Args:
         backend: (module, sample tensors) -> a function of tensors of those shapes that computes, and differentiates,
-            what the module does. None: ``torch.cuda.make_graphed_callables``, on a CUDA device alone.
+            what the module does. None: ``torch.cuda.make_graphed_callables``, only on a CUDA device.
     """
 
     def __init__(self, backend: Backend | None = None):
@@ -125,10 +127,10 @@ def _words_by_step(lengths: list[int], width: int, device: torch.device) -> tupl
 
 
 class _Shape(nn.Module):
-    """Encoding and recurrence of one shape, as a function of tensors alone: states (T N, H), and log beta (B, K).
+    """Encoding and recurrence of one shape, as a function of tensors only: states (T N, H), and log beta (B, K).
 
-    The parts of the captioner are parts of this module, so that their parameters get gradients; the captioner itself
-    is not, and the predictor, from which scheduled sampling draws, gets none here.
+    The parts of the captioner are parts of this module, so that their parameters get gradients. The predictor, from
+    which scheduled sampling samples, is not and gets none here.
     """
 
     def __init__(self, model, captions: int, steps: int, padded: bool, sampling: bool, names: tuple[str, ...]):
@@ -148,7 +150,7 @@ class _Shape(nn.Module):
         batch = dict(zip(self.names, fields, strict=True))
         images, regions = batch[kfg.ATT_FEATS].shape[:2]
         rows = images * self.captions
-        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # all that is asked of them is whether some are padded
+        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # only says whether some are padded
         order = torch.arange(rows, device=tokens.device)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.amp, cache_enabled=False):
             inputs = model.encode(batch, order.div(self.captions, rounding_mode="floor"))
@@ -164,14 +166,11 @@ class _Shape(nn.Module):
             hidden = roll_out(model.decoder, inputs, words)
         return (hidden, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else (hidden,)
 
-    def extra_repr(self) -> str:
+    def __str__(self) -> str:
         return (
             f"captions per image={self.captions}, words={self.steps}, padded regions={self.padded}, "
             f"sampling={self.sampling}"
         )
-
-    def __str__(self) -> str:
-        return self.extra_repr()
 
 
 class _Pass:
@@ -211,7 +210,7 @@ class _Graph:
             )
         which.done = True
         for parameter in self._parameters:
-            # Gradients of the pass before, when they are to be added to, may lie in the buffers that are written now.
+            # Gradients of the pass before, if more are added to them, may be in the buffers that are written now.
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.clone()
 
