@@ -16,7 +16,7 @@ ALLOWED = {
     # modeling is the definition; what is faster attaches itself (modeling/accelerators.py)
     "modeling": {"host", "partners"},
     "losses": {"host", "partners"},
-    "fast": {"host", "modeling", "packs", "partners"},  # packs: to fill the resident table
+    "fast": {"host", "modeling", "partners"},
     "data": {"host", "packs", "fast", "partners"},
     "packs": {"data"},
     "evaluation": {"host"},

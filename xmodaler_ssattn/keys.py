@@ -57,9 +57,6 @@ HAS_BOXES = "SSATTN_HAS_BOXES"
 REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
 """(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
 
-STORED = {BOXES_PX: "boxes", CLASS_PROBS: "class_probs"}
-"""The data set of a region file from which a key comes; kfg.ATT_FEATS comes from "features"."""
-
 PER_REGION = (BOXES_PX, SPATIAL, CLASS_PROBS)
 """Our keys with one row per region, (k, ...) in a sample, beside kfg.ATT_FEATS."""
 

@@ -16,7 +16,10 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, kfg
-from xmodaler_ssattn.packs.store import Regions
+from xmodaler_ssattn.packs.store import Regions, RegionStore
+
+# The data set of a region file from which a sample key comes; the other keys are computed.
+STORED = {kfg.ATT_FEATS: "features", keys.BOXES_PX: "boxes", keys.CLASS_PROBS: "class_probs"}
 
 
 class RegionInputs(NamedTuple):
@@ -76,3 +79,9 @@ def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathL
     if inputs.num_classes is not None:
         sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs[keep])
     return sample
+
+
+def stored_sample(store: RegionStore, image_id: int, inputs: RegionInputs) -> dict[str, Any]:
+    """``region_sample`` of an image in a region file."""
+    regions = store.read(image_id, limit=inputs.max_regions, class_probs=inputs.num_classes is not None)
+    return region_sample(regions, inputs, store.path)

@@ -1,6 +1,6 @@
-"""GroundedCaptioner: the meta-architecture that hands positions, class probabilities and sigma on.
+"""GroundedCaptioner: the meta-architecture that passes positions, class probabilities and sigma on.
 
-X-modaler's own meta-architecture copies only the batch keys it knows, so p, c, sigma and the pixel
+X-modaler's own meta-architecture copies only the batch keys that it knows, so p, c, sigma and the pixel
 boxes would reach neither decoder nor loss. This one collates exactly the keys of ``keys.py``, runs
 on the device of its parameters, and makes GroundedCaptions when it decodes.
 
@@ -86,11 +86,10 @@ class GroundedCaptioner(BaseEncoderDecoder):
             )
         if not isinstance(self.decoder, GroundedDecoder):
             raise UserError(
-                "MODEL.DECODER: GroundedCaptioner needs a decoder that gives the attention behind every word, such as "
-                f"SSAttentionDecoder or another class derived from GroundedDecoder, got {type(self.decoder).__name__}. "
-                "For the plain Up-Down decoder set "
-                "MODEL.DECODER: SSAttentionDecoder and MODEL.SS_ATTENTION.ENABLED: False; weights of the stock decoder "
-                "load there."
+                "MODEL.DECODER: GroundedCaptioner needs a decoder that gives the attention behind every word, derived "
+                f"from GroundedDecoder as SSAttentionDecoder is, got {type(self.decoder).__name__}. For the plain "
+                "Up-Down decoder set MODEL.DECODER: SSAttentionDecoder and MODEL.SS_ATTENTION.ENABLED: False; weights "
+                "of the stock decoder load there."
             )
         self.share_region_dropout = share_region_dropout
         self.fuse_loss = fuse_loss
@@ -251,8 +250,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
         """G_LOGITS (M, V) of M words, or their CROSS_ENTROPY ()."""
         predictor, hidden, fused = self.predictor, states.hidden, ATTACHED.linear_cross_entropy
         layer = getattr(predictor, "logits", None)
-        plain = self.predicts_from_state and follows(layer, nn.Linear) and layer.bias is not None
-        if self.fuse_loss and fused is not None and plain:
+        fuses = self.fuse_loss and fused is not None and self.predicts_from_state
+        if fuses and follows(layer, nn.Linear) and layer.bias is not None:
             hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
             return {keys.CROSS_ENTROPY: fused(hidden, layer.weight, layer.bias, targets)}
         logits = predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS] if states.logits is None else states.logits
