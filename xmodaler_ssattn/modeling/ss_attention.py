@@ -23,6 +23,7 @@ from xmodaler_ssattn.precision import at_least_float32
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 SPATIAL_SIZE = 5  # p_i = [x1, x2, y1, y2, s]
+SLOTS = ("W_c", "W_p")  # the order in ReLU([W_c c_i, W_p p_i])
 
 # X-modaler adds this to the scores of padded regions (its EXT_ATT_MASKS). exp(-1e4) is 0 in float32.
 MASKED_SCORE = -1e4
