@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.host import add_config, build_model, get_cfg, kfg
+from xmodaler_ssattn.host import add_config, build_losses, build_model, get_cfg, kfg
 
 WORDS = ["a", "man", "dog", "runs", "with", "UNK"]
 VOCAB_SIZE = len(WORDS) + 1
@@ -104,3 +104,33 @@ def for_test(sample: dict) -> dict:
     """The same image as the mapper returns it for val and test: no captions to learn from."""
     training = (kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS, keys.SIGMA, keys.HAS_BOXES)
     return {key: value for key, value in sample.items() if key not in training}
+
+
+# Five and two regions; captions of 4, 3, 2 and 5 words with the end.
+TWO_IMAGES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
+
+
+def losses_of(cfg, model, samples=TWO_IMAGES, ss_prob: float = 0.0) -> dict[str, torch.Tensor]:
+    """The named losses of one training step."""
+    out = model({**model.preprocess_batch(samples), kfg.SS_PROB: ss_prob})
+    losses = {}
+    for loss in build_losses(cfg):
+        losses.update(loss(out))
+    return losses
+
+
+def trained_once(cfg, model, samples=TWO_IMAGES, ss_prob: float = 0.0) -> tuple[dict, dict]:
+    """The losses of one training step, and all gradients that it gives."""
+    model.zero_grad()
+    losses = losses_of(cfg, model, samples, ss_prob)
+    sum(losses.values()).backward()
+    return {name: value.detach() for name, value in losses.items()}, gradients_of(model)
+
+
+def gradients_of(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def captions_of(model, samples) -> list:
+    """GroundedCaptions by beam search, as the stock test loop asks for them."""
+    return model(model.preprocess_batch(samples), use_beam_search=True, output_sents=True)[kfg.OUTPUT]

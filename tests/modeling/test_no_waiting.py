@@ -10,13 +10,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from toys import toy_config, toy_model, toy_sample
+from toys import TWO_IMAGES, toy_config, toy_model
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import build_losses, build_optimizer, kfg
 from xmodaler_ssattn.modeling.sampling import replace_some, sample_words
 
-SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
 # Each of these makes a GPU's host wait: a value or a size goes back.
 WAITING = {
     "_local_scalar_dense",
@@ -66,7 +65,7 @@ def base_device(kwargs) -> str | None:
 
 def step(cfg, model, ss_prob: float) -> None:
     # From the samples on, as the stock trainer does; it reads the losses afterwards, one value each.
-    batch = model.preprocess_batch(SAMPLES)
+    batch = model.preprocess_batch(TWO_IMAGES)
     batch[kfg.SS_PROB] = ss_prob
     out = model._forward(batch)
     losses = {}
@@ -108,7 +107,7 @@ def test_a_batch_from_a_resident_table_waits_for_nothing(tmp_path):
         [5, 2, 1],
     )
     samples = []
-    for row, sample in enumerate(SAMPLES):
+    for row, sample in enumerate(TWO_IMAGES):
         kept = {key: value for key, value in sample.items() if key not in (*shapes, keys.IMAGE_SIZE)}
         samples.append({**kept, keys.RESIDENT: table.name, keys.RESIDENT_ROW: row})
     with NoWaiting("meta"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from toys import CLASSES, toy_config, toy_model, toy_sample
+from toys import CLASSES, TWO_IMAGES, gradients_of, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.fast.teacher_forcing import _one_caption
 from xmodaler_ssattn.host import (
@@ -26,14 +26,12 @@ from xmodaler_ssattn.modeling.accelerators import ATTACHED
 from xmodaler_ssattn.modeling.ss_attention import TopDownAttention, fuse
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
-SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
-
 
 def forces_at_once(model) -> bool:
     return model.fast_forcing.suits(model)
 
 
-def trained_loss(model, samples=SAMPLES) -> tuple[float, dict]:
+def trained_loss(model, samples=TWO_IMAGES) -> tuple[float, dict]:
     """The cross-entropy of a training step, and the gradients of the decoder."""
     model.train().zero_grad()
     out = model(model.preprocess_batch(samples))
@@ -42,10 +40,10 @@ def trained_loss(model, samples=SAMPLES) -> tuple[float, dict]:
     else:
         loss = nn.functional.cross_entropy(out[kfg.G_LOGITS], out[kfg.G_TARGET_IDS])
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients_of(model)
 
 
-def slow_loss(model, samples=SAMPLES) -> tuple[float, dict]:
+def slow_loss(model, samples=TWO_IMAGES) -> tuple[float, dict]:
     """The same, one word of one caption at a time."""
     model.train().zero_grad()
     surprises = []
@@ -58,10 +56,10 @@ def slow_loss(model, samples=SAMPLES) -> tuple[float, dict]:
                 surprises.append(-model.predictor(inputs)[kfg.G_LOGITS].log_softmax(1)[0, target])
     loss = torch.stack(surprises).mean()
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients_of(model)
 
 
-def assert_one_model(model, samples=SAMPLES) -> None:
+def assert_one_model(model, samples=TWO_IMAGES) -> None:
     trained, slow = trained_loss(model, samples), slow_loss(model, samples)
     assert trained[0] == pytest.approx(slow[0], abs=1e-6)
     assert set(trained[1]) == set(slow[1])
@@ -315,7 +313,7 @@ def test_only_a_plain_dropout_of_words_keeps_its_mask_in_scheduled_sampling(tmp_
 
     model = toy_model(tmp_path).train()
     model.token_embed.embeddings_dropout = Shift()
-    batch = model.preprocess_batch(SAMPLES)
+    batch = model.preprocess_batch(TWO_IMAGES)
     never, not_asked = (model({**batch, kfg.SS_PROB: probability})[kfg.G_LOGITS] for probability in (1e-12, 0.0))
     assert torch.equal(never, not_asked)
 
@@ -392,7 +390,7 @@ def test_the_comparison_changes_neither_modes_nor_gradients_nor_the_random_state
     modes = [module.training for module in model.modules()]
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    model.fast_forcing.compare(model, model.preprocess_batch(SAMPLES))
+    model.fast_forcing.compare(model, model.preprocess_batch(TWO_IMAGES))
     assert model.fast_forcing.agrees is True
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [module.training for module in model.modules()] == modes
@@ -441,7 +439,7 @@ def test_the_recurrence_runs_in_the_type_of_the_autocast_behind_every_norm(tmp_p
 
     model.fast_forcing.agrees = True
     monkeypatch.setattr(rollout, "run", spy)
-    out = model(model.preprocess_batch(SAMPLES))
+    out = model(model.preprocess_batch(TWO_IMAGES))
     losses = {}
     for loss in build_losses(toy_config(tmp_path, **overrides)):
         losses.update(loss(out))
@@ -463,7 +461,7 @@ def test_the_comparison_takes_one_caption_of_everything_that_a_derived_captioner
     model = toy_model(tmp_path)
     replaced(model, More)
     # the longest caption, of four words, is the second of the second image: row 3
-    one = _one_caption(model.preprocess_batch(SAMPLES))
+    one = _one_caption(model.preprocess_batch(TWO_IMAGES))
     assert (one["image"].tolist(), one["caption"].tolist(), float(one["scale"])) == ([1], [3], 2.0)
     assert (one[keys.CAPTION_LENGTHS], one[kfg.IDS], one[keys.NUM_REGIONS]) == ([5], [2], [2])
     assert_one_model(model)

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from slow_beam import slow_beam, word_log_probs
-from toys import WORDS, for_test, toy_config, toy_model, toy_sample
+from toys import WORDS, captions_of, for_test, losses_of, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.host import DECODER_REGISTRY, build_losses, configurable, kfg
+from xmodaler_ssattn.host import DECODER_REGISTRY, configurable, kfg
 from xmodaler_ssattn.modeling.grounded_decoder import GroundedDecoder
 from xmodaler_ssattn.modeling.sampling import sample_captions
 
@@ -91,9 +91,7 @@ IMAGES = [for_test(toy_sample(image_id, 1 + image_id % 4)) for image_id in range
 
 
 def loss_of(model, cfg, samples, ss_prob=0.0):
-    out = model({**model.preprocess_batch(samples), kfg.SS_PROB: ss_prob})
-    (loss,) = build_losses(cfg)[0](out).values()
-    return loss
+    return losses_of(cfg, model, samples, ss_prob)["CrossEntropy Loss(G)"]
 
 
 def trained(tmp_path, **overrides):
@@ -146,7 +144,7 @@ def test_greedy_takes_the_best_word_at_every_step_and_equals_a_beam_of_one(tmp_p
 @pytest.mark.parametrize("width", [2, 3, 5])
 def test_beam_search_equals_the_slow_beam(tmp_path, width):
     model = trained(tmp_path, DECODE_STRATEGY__BEAM_SIZE=width).requires_grad_(False)
-    captions = model(model.preprocess_batch(IMAGES), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+    captions = captions_of(model, IMAGES)
     for sample, caption in zip(IMAGES, captions, strict=True):
         words, score, regions = slow_beam(model, sample, width, 6)
         assert caption.split() == [WORDS[w - 1] for w in words]

@@ -60,6 +60,5 @@ class DeadUnitWatch:
             storage = get_event_storage()
         except (AssertionError, RuntimeError):  # no trainer around us (each host says so in its own way)
             return
-        storage.put_scalars(
-            smoothing_hint=False, **{f"ss_attention/dead_{name}": share for name, share in shares.items()}
-        )
+        scalars = {f"ss_attention/dead_{name}": share for name, share in shares.items()}
+        storage.put_scalars(smoothing_hint=False, **scalars)
