@@ -74,14 +74,14 @@ def toy_model(folder: Path, seed: int = 0, **overrides: Any) -> torch.nn.Module:
 def toy_sample(
     image_id: int, regions: int, captions: list[list[int]] = ((1, 2, 4), (1, 3)), *, sigma: list[float] | None = None
 ) -> dict:
-    """What the mapper returns for one image; contents depend on ``image_id`` alone, not on any global seed."""
+    """What the mapper returns for one image; contents depend only on ``image_id``, not on any global seed."""
     generator = torch.Generator().manual_seed(image_id)
 
-    def draw(*shape):
+    def random(*shape):
         return torch.rand(*shape, generator=generator)
 
-    corners = draw(regions, 2) * 50
-    boxes = torch.cat([corners, corners + 1 + draw(regions, 2) * 49], dim=1)
+    corners = random(regions, 2) * 50
+    boxes = torch.cat([corners, corners + 1 + random(regions, 2) * 49], dim=1)
     x1, y1, x2, y2 = (boxes / 100).unbind(1)
     sigma = sigma if sigma is not None else [1.0] + [0.0] * (regions - 1)
     return {
@@ -89,7 +89,7 @@ def toy_sample(
         kfg.ATT_FEATS: torch.randn(regions, RAW, generator=generator),
         keys.BOXES_PX: boxes,
         keys.SPATIAL: torch.stack([x1, x2, y1, y2, (x2 - x1) * (y2 - y1)], dim=1),
-        keys.CLASS_PROBS: draw(regions, CLASSES).softmax(dim=1),
+        keys.CLASS_PROBS: random(regions, CLASSES).softmax(dim=1),
         keys.IMAGE_SIZE: torch.tensor([100.0, 100.0]),
         kfg.SEQ_PER_SAMPLE: torch.tensor(len(captions)),
         kfg.G_TOKENS_IDS: [torch.tensor([0, *words]) for words in captions],

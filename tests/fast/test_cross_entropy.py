@@ -19,8 +19,8 @@ FUSED = {"LOSSES__NAMES": ["FusedCrossEntropy", "GroundingLoss"]}
 
 def inputs(words=7, size=5, vocab=11, dtype=torch.float32):
     torch.manual_seed(0)
-    drawn = (torch.randn(words, size), torch.randn(vocab, size), torch.randn(vocab))
-    return [x.to(dtype).requires_grad_() for x in drawn], torch.randint(vocab, (words,))
+    sampled = (torch.randn(words, size), torch.randn(vocab, size), torch.randn(vocab))
+    return [x.to(dtype).requires_grad_() for x in sampled], torch.randint(vocab, (words,))
 
 
 def plain(hidden, weight, bias, targets):

@@ -165,7 +165,7 @@ def test_sampling_replaces_about_the_share_of_words_that_is_asked_for_and_change
     assert replayer.captured == 1
 
 
-def test_with_dropout_every_replay_draws_anew(tmp_path):
+def test_with_dropout_every_replay_has_a_mask_of_its_own(tmp_path):
     overrides = {"MODEL__VISUAL_EMBED__DROPOUT": 0.5, "MODEL__TOKEN_EMBED__DROPOUT": 0.5}
     cfg = toy_config(tmp_path, **overrides)
     _, captured, replayer = models(tmp_path, **overrides)

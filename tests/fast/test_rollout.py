@@ -47,17 +47,17 @@ def test_the_product_of_alpha_and_beta_equals_the_loop_and_teaches_kappa(tmp_pat
 def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_loop(tmp_path, monkeypatch):
     cfg = toy_config(tmp_path)
     model = toy_model(tmp_path).train()
-    drawn = []
+    sampled = []
 
     def best(hidden):
-        drawn.append(len(hidden))
+        sampled.append(len(hidden))
         return model.predictor.logits(hidden).argmax(1)
 
     monkeypatch.setattr(model, "sample_words", best)
     fast, slow = both_ways(monkeypatch, cfg, model, ss_prob=1.0)
     assert_same(fast, slow)
     # lengths with the end are 4 3 | 2 5 | 3 1: after the first step 5, 4, 2, 1 captions still have a word
-    assert drawn[:4] == [5, 4, 2, 1]
+    assert sampled[:4] == [5, 4, 2, 1]
     given = both_ways(monkeypatch, cfg, model, ss_prob=0.0)[0]
     name = "CrossEntropy Loss(G)"
     assert not torch.isclose(given[0][name], fast[0][name])  # sampling did change the words
@@ -83,7 +83,7 @@ def test_scheduled_sampling_with_dropout_on_words_uses_one_mask_for_both_passes(
 
 
 def test_gradients_agree_with_finite_differences_in_double_precision(tmp_path):
-    """The numbers alone decide: perturb a few weights of each matrix and look at the loss."""
+    """Only the numbers decide: perturb a few weights of each matrix and look at the loss."""
     model = toy_model(tmp_path, MODEL__SS_ATTENTION__ACTIVATION="tanh").double().train()
     samples = [
         {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in s.items()} for s in SAMPLES

@@ -62,7 +62,7 @@ def test_beta_is_one_row_an_image_and_gamma_sums_to_one_plus_lambda(tmp_path):
     model = toy_model(tmp_path, MODEL__SS_ATTENTION__LAMBDA=0.5).train()
     batch = model.preprocess_batch([toy_sample(1, 4), toy_sample(2, 3)])
     inputs = model.encode(batch)
-    assert inputs[keys.LOG_BETA].shape == (2, 4)  # not one a caption
+    assert inputs[keys.LOG_BETA].shape == (2, 4)  # not one per caption
     state = model.with_rows(inputs, 4)
     betas = []
     for t in range(3):
@@ -160,7 +160,7 @@ def test_the_ss_attention_follows_the_seed_of_the_run(tmp_path):
     assert torch.equal(*fixed)
 
 
-def test_dropout_of_regions_is_drawn_once_a_caption(tmp_path):
+def test_each_caption_has_its_own_dropout_of_regions(tmp_path):
     model = toy_model(tmp_path, MODEL__VISUAL_EMBED__DROPOUT=0.5).train()
     batch = model.preprocess_batch([toy_sample(1, 4)])
     feats = model.encode(batch, torch.tensor([0, 0]))[kfg.ATT_FEATS]

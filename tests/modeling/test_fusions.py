@@ -97,7 +97,7 @@ def test_the_control_reads_positions_and_classes_as_part_of_v(tmp_path):
     stacked = torch.cat([sample[kfg.ATT_FEATS], sample[keys.SPATIAL], sample[keys.CLASS_PROBS]], dim=1)
     once = model.encode(model.preprocess_batch([sample]))
     torch.testing.assert_close(once[kfg.ATT_FEATS][0], torch.relu(linear(stacked)))
-    # One row a caption in training.
+    # One row per caption in training.
     rows = model.encode(model.preprocess_batch([sample]), torch.tensor([0, 0]))
     torch.testing.assert_close(rows[kfg.ATT_FEATS][1], torch.relu(linear(stacked)))
 

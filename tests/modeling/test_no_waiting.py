@@ -155,9 +155,9 @@ def test_words_are_sampled_as_torch_samples_them():
     torch.manual_seed(1)
     assert torch.equal(sample_words(logits), wanted)
     # and the share of each word is its probability: 4 sigma of 20,000 draws of p = 0.25 are 0.0123
-    drawn = sample_words(torch.zeros(20000, 4))
+    sampled = sample_words(torch.zeros(20000, 4))
     for word in range(4):
-        assert abs((drawn == word).float().mean() - 0.25) < 0.0123
+        assert abs((sampled == word).float().mean() - 0.25) < 0.0123
 
 
 def test_sampling_for_all_rows_replaces_the_same_words_as_sampling_for_the_chosen_ones():

@@ -170,11 +170,11 @@ def test_sampling_draws_words_and_reports_their_log_probability(tmp_path):
     sample = for_test(toy_sample(1, 3))
     batch = {**model.preprocess_batch([sample]), kfg.DECODE_BY_SAMPLE: True}
     torch.manual_seed(0)
-    drawn = [model.greedy_decode(batch) for _ in range(20)]
-    assert len({tuple(out[kfg.G_SENTS_IDS][0].tolist()) for out in drawn}) > 1
-    first = drawn[0][kfg.G_SENTS_IDS][0].tolist()
+    sampled = [model.greedy_decode(batch) for _ in range(20)]
+    assert len({tuple(out[kfg.G_SENTS_IDS][0].tolist()) for out in sampled}) > 1
+    first = sampled[0][kfg.G_SENTS_IDS][0].tolist()
     logp, _ = word_log_probs(model, sample, [])
-    assert float(drawn[0][kfg.G_LOGP][0, 0].detach()) == pytest.approx(float(logp[first[0]].detach()), abs=1e-6)
+    assert float(sampled[0][kfg.G_LOGP][0, 0].detach()) == pytest.approx(float(logp[first[0]].detach()), abs=1e-6)
 
 
 class Remembering(SSAttentionDecoder):

@@ -1,4 +1,4 @@
-"""MODEL.SHARE_REGION_DROPOUT: one mask an image; without dropout it changes nothing."""
+"""MODEL.SHARE_REGION_DROPOUT: one mask per image; without dropout it changes nothing."""
 
 import torch
 
@@ -35,7 +35,7 @@ def test_without_dropout_loss_and_gradients_are_the_same(tmp_path):
     torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
 
 
-def test_everything_up_to_the_recurrence_is_computed_once_an_image(tmp_path):
+def test_everything_up_to_the_recurrence_is_computed_once_per_image(tmp_path):
     rows = []
     for share in (False, True):
         model = toy_model(tmp_path, MODEL__SHARE_REGION_DROPOUT=share).train()

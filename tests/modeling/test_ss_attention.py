@@ -114,7 +114,7 @@ def test_dead_units_are_counted_over_valid_regions_and_named():
     attention = hand_attention()
     with torch.no_grad():
         attention.w_p.weight.neg_()  # the area now counts negatively: W_p is dead everywhere
-    # W_c is dead on region 3 alone: one of three, or none of two when region 3 is padding.
+    # W_c is dead only on region 3: one of three, or none of two when region 3 is padding.
     assert dead_shares(attention, (P, C), torch.ones(1, 3)) == {"W_c": pytest.approx(1 / 3), "W_p": 1.0}
     assert dead_shares(attention, (P, C), torch.tensor([[1.0, 1.0, 0.0]])) == {"W_c": 0.0, "W_p": 1.0}
     warning = dead_share_warning({"W_c": 0.3, "W_p": 1.0})

@@ -30,8 +30,7 @@ from xmodaler_ssattn.fast.ss_decoder import roll_out
 from xmodaler_ssattn.fast.words import WordSource
 from xmodaler_ssattn.host import comm, kfg
 from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
-from xmodaler_ssattn.modeling.collate import send
-from xmodaler_ssattn.modeling.forcing import WordStates
+from xmodaler_ssattn.modeling.forcing import CaptionPlan, WordStates
 
 # Captions are padded to a multiple of this many words.
 BUCKET = 4
@@ -84,11 +83,11 @@ class CapturedForcing:
         if graph.in_use():
             return None
         hidden, *log_beta = graph.run(*values)
-        words, cells, captions = _words_by_step(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
+        plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device, sort=False)
         inputs = {**batch, keys.RAW_FEATS: batch[kfg.ATT_FEATS], keys.IMAGE_MASK: batch[kfg.ATT_MASKS]}
         if log_beta:
             inputs[keys.LOG_BETA] = log_beta[0].clone()  # the graph's own buffer changes with the next step
-        return WordStates(inputs, _Pick.apply(hidden, cells, graph), words, captions)
+        return WordStates(inputs, _Pick.apply(hidden, plan.cells, graph), plan.words, plan.rows)
 
     def _suits(self, model: GroundedCaptioner) -> bool:
         if not (model.training and torch.is_grad_enabled() and model.encodes_per_image):
@@ -113,17 +112,6 @@ class CapturedForcing:
             if self._backend is not None:
                 return self._backend(shape, values)
             return torch.cuda.make_graphed_callables(shape, values, allow_unused_input=True)
-
-
-def _words_by_step(lengths: list[int], width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the M words of N captions lie, captions in their own order, step after step.
-
-    Returns:
-        (index in the flattened (N, width) tokens, index in a flattened (steps, N) grid, caption), each (M,) int64.
-    """
-    grid = torch.arange(width).unsqueeze(1) < torch.tensor(lengths).unsqueeze(0)
-    steps, rows = grid.nonzero(as_tuple=True)
-    return send(rows * width + steps, device), send(steps * len(lengths) + rows, device), send(rows, device)
 
 
 class _Shape(nn.Module):

@@ -39,7 +39,7 @@ class TableName:
 class ResidentRegions:
     """The regions of n images on one device, found again by ``name`` within this process.
 
-    It lives as long as somebody holds it; the list of names does not hold it.
+    It lives as long as something holds it; the list of names does not hold it.
 
     Args:
         per_region: name of a field -> (n, K, ...), zeros on padding, in any floating type.
@@ -82,7 +82,7 @@ def find(name: TableName) -> ResidentRegions:
     """The table of that name.
 
     Raises:
-        RuntimeError: there is none in this process, or nobody holds it any more.
+        RuntimeError: there is none in this process, or nothing holds it any more.
     """
     table = _TABLES.get(name)
     if table is None:

@@ -56,11 +56,16 @@ class CaptionPlan(NamedTuple):
     cells: Tensor
 
     @classmethod
-    def of(cls, lengths: list[int], width: int, device: torch.device) -> CaptionPlan:
-        """From the captions' lengths, known without asking the device; ``width`` is T of the tokens."""
-        sizes_of = torch.tensor(lengths)
-        order = sizes_of.argsort(descending=True, stable=True)
-        grid = torch.arange(width).unsqueeze(1) < sizes_of[order].unsqueeze(0)
+    def of(cls, lengths: list[int], width: int, device: torch.device, sort: bool = True) -> CaptionPlan:
+        """From the captions' lengths, known without asking the device.
+
+        Args:
+            width: T of the tokens.
+            sort: False leaves the captions in their own order.
+        """
+        words_of = torch.tensor(lengths)
+        order = words_of.argsort(descending=True, stable=True) if sort else torch.arange(len(lengths))
+        grid = torch.arange(width).unsqueeze(1) < words_of[order].unsqueeze(0)
         steps, rows = grid.nonzero(as_tuple=True)
         sizes = grid.sum(1)
         parts = (order, order[rows] * width + steps, rows, steps * len(lengths) + rows)

@@ -21,7 +21,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         sents: (B, T) int64 word ids; the first 0 ends a caption.
-        logp: (B, T) float32, log-probability of each word, the final 0 included; 0 after it. None when nobody asked.
+        logp: (B, T) float32, log-probability of each word, the final 0 included; 0 after it. None for forced captions.
         alpha, gamma: (B, t, K), the weights of the step that gave the word; t is at least the longest caption.
     """
 

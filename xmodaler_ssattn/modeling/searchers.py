@@ -83,9 +83,6 @@ class GroundedDecodeStrategy(DecodeStrategy):
         vocab_path: str,
         beam_size: int,
         max_seq_len: int,
-        bert_tokenizer=None,
-        bos_token_id: int = 0,
-        eos_token_id: int = 0,
         suppress_unk: bool = True,
         ground_by: str = "gamma",
         save_attention: bool = False,
@@ -98,11 +95,11 @@ class GroundedDecodeStrategy(DecodeStrategy):
             vocab_path="",
             beam_size=beam_size,
             max_seq_len=max_seq_len,
-            bert_tokenizer=bert_tokenizer,
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
+            bert_tokenizer=None,
+            bos_token_id=0,
+            eos_token_id=0,
         )
-        self.vocab = _vocabulary(vocab_path) if vocab_path and bert_tokenizer is None else None
+        self.vocab = _vocabulary(vocab_path) if vocab_path else None
         self.ground_by = ground_by
         self.save_attention = save_attention
         known = self.vocab is not None and UNK in self.vocab

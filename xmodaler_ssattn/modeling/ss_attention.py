@@ -132,7 +132,7 @@ class SpatialSemanticAttention(nn.Module):
         super().__init__()
         if dim < 1:
             raise ValueError(f"SpatialSemanticAttention: dim must be at least 1, got {dim!r}.")
-        # skip_init leaves the global generator untouched; reset_parameters sets the weights.
+        # skip_init does not use the global generator; reset_parameters sets the weights.
         self.w_c = nn.utils.skip_init(nn.Linear, semantic_size, dim, bias=bias)
         self.w_p = nn.utils.skip_init(nn.Linear, spatial_size, dim, bias=bias)
         self.w_b = nn.utils.skip_init(nn.Linear, 2 * dim, 1, bias=False)
@@ -140,7 +140,7 @@ class SpatialSemanticAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int, positive_bias_init: float = 1.0) -> None:
-        """Sample all weights anew: uniform in +-1/sqrt(inputs), torch's own rule for a linear layer."""
+        """Sample all weights again, uniform in +-1/sqrt(inputs), torch's own rule for a linear layer."""
         generator = torch.Generator().manual_seed(seed)
         for layer in (self.w_c, self.w_p, self.w_b):
             bound = layer.in_features**-0.5
