@@ -206,7 +206,7 @@ ALLOWED_READS = {
     "packs/safe_arrays.py": {"decode": "an id of one array element, as latin-1"},
     "packs/sniff.py": {"decode": "names of columns, as latin-1"},
     "packs/formats/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
-    "fast/device_cache.py": {"read_text": MACHINE},
+    "data/device_cache.py": {"read_text": MACHINE},
     "packs/region_file.py": {"decode": "attributes of an HDF5 file"},
     "engine/resume.py": {"safe_load": "of cfg.dump()"},
     "evaluation/java.py": {"decode": PROCESS},

@@ -45,10 +45,10 @@ def config(tmp_path, **changes):
 
 
 def regions(class_probs=True, count=3) -> Regions:
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     boxes = np.array([[0, 0, 4, 4], [1, 1, 9, 8], [2, 0, 5, 7]], dtype=np.float32)[:count]
-    features = draw.random((count, D), dtype=np.float32)
-    return Regions(7, 10, 8, boxes, features, draw.random((count, C), dtype=np.float32) if class_probs else None)
+    features = rng.random((count, D), dtype=np.float32)
+    return Regions(7, 10, 8, boxes, features, rng.random((count, C), dtype=np.float32) if class_probs else None)
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda c: "-".join(map(str, c.values())))

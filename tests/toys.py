@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.host import add_config, build_model, get_cfg, kfg
+from xmodaler_ssattn.host import add_config, build_losses, build_model, get_cfg, kfg
 
 WORDS = ["a", "man", "dog", "runs", "with", "UNK"]
 VOCAB_SIZE = len(WORDS) + 1
@@ -74,14 +74,14 @@ def toy_model(folder: Path, seed: int = 0, **overrides: Any) -> torch.nn.Module:
 def toy_sample(
     image_id: int, regions: int, captions: list[list[int]] = ((1, 2, 4), (1, 3)), *, sigma: list[float] | None = None
 ) -> dict:
-    """What the mapper returns for one image; contents depend on ``image_id`` alone, not on any global seed."""
+    """What the mapper returns for one image; contents depend only on ``image_id``, not on any global seed."""
     generator = torch.Generator().manual_seed(image_id)
 
-    def draw(*shape):
+    def random(*shape):
         return torch.rand(*shape, generator=generator)
 
-    corners = draw(regions, 2) * 50
-    boxes = torch.cat([corners, corners + 1 + draw(regions, 2) * 49], dim=1)
+    corners = random(regions, 2) * 50
+    boxes = torch.cat([corners, corners + 1 + random(regions, 2) * 49], dim=1)
     x1, y1, x2, y2 = (boxes / 100).unbind(1)
     sigma = sigma if sigma is not None else [1.0] + [0.0] * (regions - 1)
     return {
@@ -89,7 +89,7 @@ def toy_sample(
         kfg.ATT_FEATS: torch.randn(regions, RAW, generator=generator),
         keys.BOXES_PX: boxes,
         keys.SPATIAL: torch.stack([x1, x2, y1, y2, (x2 - x1) * (y2 - y1)], dim=1),
-        keys.CLASS_PROBS: draw(regions, CLASSES).softmax(dim=1),
+        keys.CLASS_PROBS: random(regions, CLASSES).softmax(dim=1),
         keys.IMAGE_SIZE: torch.tensor([100.0, 100.0]),
         kfg.SEQ_PER_SAMPLE: torch.tensor(len(captions)),
         kfg.G_TOKENS_IDS: [torch.tensor([0, *words]) for words in captions],
@@ -104,3 +104,33 @@ def for_test(sample: dict) -> dict:
     """The same image as the mapper returns it for val and test: no captions to learn from."""
     training = (kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS, keys.SIGMA, keys.HAS_BOXES)
     return {key: value for key, value in sample.items() if key not in training}
+
+
+# Five and two regions; captions of 4, 3, 2 and 5 words with the end.
+TWO_IMAGES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
+
+
+def losses_of(cfg, model, samples=TWO_IMAGES, ss_prob: float = 0.0) -> dict[str, torch.Tensor]:
+    """The named losses of one training step."""
+    out = model({**model.preprocess_batch(samples), kfg.SS_PROB: ss_prob})
+    losses = {}
+    for loss in build_losses(cfg):
+        losses.update(loss(out))
+    return losses
+
+
+def trained_once(cfg, model, samples=TWO_IMAGES, ss_prob: float = 0.0) -> tuple[dict, dict]:
+    """The losses of one training step, and all gradients that it gives."""
+    model.zero_grad()
+    losses = losses_of(cfg, model, samples, ss_prob)
+    sum(losses.values()).backward()
+    return {name: value.detach() for name, value in losses.items()}, gradients_of(model)
+
+
+def gradients_of(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def captions_of(model, samples) -> list:
+    """GroundedCaptions by beam search, as the stock test loop asks for them."""
+    return model(model.preprocess_batch(samples), use_beam_search=True, output_sents=True)[kfg.OUTPUT]

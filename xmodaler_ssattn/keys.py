@@ -57,12 +57,15 @@ HAS_BOXES = "SSATTN_HAS_BOXES"
 REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
 """(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
 
+PER_REGION = (BOXES_PX, SPATIAL, CLASS_PROBS)
+"""Our keys with one row per region, (k, ...) in a sample, beside kfg.ATT_FEATS."""
+
 RESIDENT = "SSATTN_RESIDENT"
-"""str, in a sample alone: the table of ``resident.py`` that holds this image's regions. The sample then carries neither
-ATT_FEATS, BOXES_PX, SPATIAL, CLASS_PROBS nor IMAGE_SIZE; the captioner takes them from the table."""
+"""Only in a sample: the name of the table that holds this image's regions on the device (``fast/resident.py``); its
+``gather(rows, device)`` gives them. The sample then carries neither ATT_FEATS, the PER_REGION keys nor IMAGE_SIZE."""
 
 RESIDENT_ROW = "SSATTN_RESIDENT_ROW"
-"""int, in a sample alone: the image's row in that table."""
+"""int, only in a sample: the image's row in that table."""
 
 # --- plain Python facts that the captioner adds, known without asking the device ----------------------
 CAPTIONS_PER_IMAGE = "SSATTN_CAPTIONS_PER_IMAGE"
@@ -82,13 +85,13 @@ RAW_FEATS = "SSATTN_RAW_FEATS"
 """(B, K, D): the encoder's V before the visual embedding; Table 2 feeds it to the SS attention."""
 
 IMAGE_OF_ROW = "SSATTN_IMAGE_OF_ROW"
-"""(N,) int64: the image of each row of ATT_FEATS; None when there is one row an image."""
+"""(N,) int64: the image of each row of ATT_FEATS; None when there is one row per image."""
 
 IMAGE_MASK = "SSATTN_IMAGE_MASK"
-"""(B, K): 1 for a region, 0 for padding, one row an image."""
+"""(B, K): 1 for a region, 0 for padding, one row per image."""
 
 IMAGE_EXT_MASK = "SSATTN_IMAGE_EXT_MASK"
-"""(B, K): 0 for a region, -1e4 for padding, one row an image; None when nothing is padded."""
+"""(B, K): 0 for a region, -1e4 for padding, one row per image; None when nothing is padded."""
 
 BETA = "SSATTN_BETA"
 """(rows of ATT_FEATS, K): the spatial-semantic distribution, constant in time; absent in the baseline."""
@@ -119,7 +122,7 @@ CAPTION_OF_WORD = "SSATTN_CAPTION_OF_WORD"
 
 # --- in self-critical training ------------------------------------------------------------------------
 WORD_REGIONS = "SSATTN_WORD_REGIONS"
-"""(N, T) int64: the region that each drawn word rests on."""
+"""(N, T) int64: the region that each sampled word rests on."""
 
 SUPPRESSED_WORD = "SSATTN_SUPPRESSED_WORD"
 """int or None: the word that decoding never says (UNK); probabilities are those among the other words."""

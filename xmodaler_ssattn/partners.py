@@ -1,12 +1,13 @@
-"""Which of the host's classes ours work with, asked where a class of ours reads its config.
+"""Which of the host's classes ours work with, checked where a class of ours reads its config or its inputs.
 
-GroundedCaptioner hands positions, class probabilities, boxes and the attention on; X-modaler's own meta-architectures
+GroundedCaptioner passes positions, class probabilities, boxes and the attention on; X-modaler's own meta-architectures
 drop every batch key that they do not know. What needs those keys refuses other meta-architectures here, before any data
 is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError
@@ -29,7 +30,7 @@ def refuse_parts_that_read_more(cfg: Any, dataset: str) -> None:
     for (key, name), what in _READ_MORE.items():
         if cfg.MODEL[key] == name:
             raise UserError(
-                f"MODEL.{key}: {name} reads {what} of an image, which {dataset} does not have. Take the data set that "
+                f"MODEL.{key}: {name} reads {what} of an image, which {dataset} does not have. Use the data set that "
                 f"X-modaler has for it, or another MODEL.{key}."
             )
 
@@ -61,3 +62,14 @@ def require_grounded_captioner(cfg: Any, name: str, reason: str) -> None:
     problem = needs_grounded_captioner(cfg, name, reason)
     if problem:
         raise UserError(problem)
+
+
+def require_outputs(outputs: dict, wanted: Collection[str], name: str, source: str) -> None:
+    """Refuse a model's output that lacks what the loss ``name`` reads; ``source`` says where that comes from.
+
+    Raises:
+        KeyError: names the missing keys.
+    """
+    missing = [key for key in wanted if key not in outputs]
+    if missing:
+        raise KeyError(f"{name} needs {', '.join(missing)} in the model's output. {source}")

@@ -14,7 +14,7 @@ from engine.rl_world import all_images, rl_config, rl_trainer
 from xmodaler_ssattn import host
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.modeling.sampling import draw_captions
+from xmodaler_ssattn.modeling.sampling import sample_captions
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def test_the_hosts_engine_trains_for_rewards_and_writes_them(tmp_path):
     def expected() -> float:
         torch.manual_seed(0)
         trainer.model.eval()
-        drawn = draw_captions(trainer.model, all_images(trainer), 100)
+        drawn = sample_captions(trainer.model, all_images(trainer), 100)
         parts = (part.view(4, 100, -1) for part in drawn)
         rewards = trainer._score(all_images(trainer), *parts)[kfg.REWARDS]
         trainer.model.train()

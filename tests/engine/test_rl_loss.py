@@ -8,7 +8,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.engine.rl_trainer import forced_batch
 from xmodaler_ssattn.host import LOSSES_REGISTRY, kfg
 from xmodaler_ssattn.losses.reward import reward_loss
-from xmodaler_ssattn.modeling.sampling import draw_captions
+from xmodaler_ssattn.modeling.sampling import sample_captions
 
 UNK = 6
 # Three images of 4, 2 and 3 regions, one of them twice; three drawn captions each.
@@ -20,7 +20,7 @@ def setting(tmp_path, **overrides):
     model = toy_model(tmp_path, **overrides).eval()
     batch = model.preprocess_batch(SAMPLES)
     torch.manual_seed(4)
-    sents = draw_captions(model, batch, samples=S).sents
+    sents = sample_captions(model, batch, samples=S).sents
     sents[0] = 0  # an empty caption, and one that was cut at T words, are among them
     sents[4] = torch.tensor([1, 2, 3, 1, 5, 2])
     return model, batch, sents, torch.randn(len(sents))

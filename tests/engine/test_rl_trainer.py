@@ -11,7 +11,7 @@ from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.engine.rl_trainer import SelfCriticalTrainer
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import EventStorage, kfg
-from xmodaler_ssattn.modeling.sampling import draw_captions
+from xmodaler_ssattn.modeling.sampling import sample_captions
 
 
 def expected_reward(trainer, samples=100, seed=0) -> float:
@@ -20,7 +20,7 @@ def expected_reward(trainer, samples=100, seed=0) -> float:
     torch.manual_seed(seed)
     trainer.model.eval()
     batch = all_images(trainer)
-    drawn = draw_captions(trainer.model, batch, samples)
+    drawn = sample_captions(trainer.model, batch, samples)
     rewards = trainer._score(batch, *(part.view(4, samples, -1) for part in drawn))
     trainer.model.train()
     torch.set_rng_state(state)
@@ -84,7 +84,7 @@ def test_the_loss_is_the_advantage_times_the_log_probability_of_the_drawn_words(
     torch.manual_seed(1)
     forced, metrics = trainer._draw_and_score(batch)
     torch.manual_seed(1)
-    drawn = draw_captions(trainer.model, batch, 12, greedy_first=True).sents.view(4, 13, -1)
+    drawn = sample_captions(trainer.model, batch, 12, greedy_first=True).sents.view(4, 13, -1)
     rewards = np.array(
         [
             [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from toys import VOCAB_SIZE, toy_config, toy_model, toy_sample
+from toys import TWO_IMAGES, VOCAB_SIZE, toy_config, toy_model, trained_once
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.fast import cross_entropy as vocabulary
@@ -14,14 +14,13 @@ from xmodaler_ssattn.fast.cross_entropy import linear_cross_entropy
 from xmodaler_ssattn.host import BasePredictor, build_losses, kfg
 from xmodaler_ssattn.modeling import GroundedCaptioner
 
-SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
 FUSED = {"LOSSES__NAMES": ["FusedCrossEntropy", "GroundingLoss"]}
 
 
 def inputs(words=7, size=5, vocab=11, dtype=torch.float32):
     torch.manual_seed(0)
-    drawn = (torch.randn(words, size), torch.randn(vocab, size), torch.randn(vocab))
-    return [x.to(dtype).requires_grad_() for x in drawn], torch.randint(vocab, (words,))
+    sampled = (torch.randn(words, size), torch.randn(vocab, size), torch.randn(vocab))
+    return [x.to(dtype).requires_grad_() for x in sampled], torch.randint(vocab, (words,))
 
 
 def plain(hidden, weight, bias, targets):
@@ -114,26 +113,17 @@ def test_no_logits_are_kept_for_the_backward_pass(monkeypatch, autocast):
     assert whole > 50 * fused
 
 
-def run(cfg, model, **batch):
-    model.zero_grad()
-    torch.manual_seed(5)
-    out = model({**model.preprocess_batch(SAMPLES), **batch})
-    losses = {}
-    for loss in build_losses(cfg):
-        losses.update(loss(out))
-    sum(losses.values()).backward()
-    return out, losses, {name: p.grad for name, p in model.named_parameters()}
-
-
 @pytest.mark.parametrize("amp", [False, True])
 def test_the_captioner_trains_the_same_with_the_fused_loss_under_dropout_and_sampling(tmp_path, amp):
     overrides = {"MODEL__PRED_DROPOUT": 0.5, "MODEL__TOKEN_EMBED__DROPOUT": 0.5, "SOLVER__AMP": amp}
     runs = []
     for names in ({}, FUSED):
-        model = toy_model(tmp_path, **overrides, **names).train()
-        runs.append(run(toy_config(tmp_path, **overrides, **names), model, **{kfg.SS_PROB: 0.5}))
-    (out, losses, grads), (fused_out, fused_losses, fused_grads) = runs
-    assert kfg.G_LOGITS in out and kfg.G_LOGITS not in fused_out and keys.CROSS_ENTROPY not in out
+        cfg, model = (make(tmp_path, **overrides, **names) for make in (toy_config, toy_model))
+        torch.manual_seed(5)
+        runs.append(trained_once(cfg, model.train(), ss_prob=0.5))
+        assert (keys.CROSS_ENTROPY in model(model.preprocess_batch(TWO_IMAGES))) is bool(names)
+        assert (kfg.G_LOGITS in model(model.preprocess_batch(TWO_IMAGES))) is not bool(names)
+    (losses, grads), (fused_losses, fused_grads) = runs
     # the same names, so that metrics and pages do not change
     assert list(losses) == list(fused_losses) == ["CrossEntropy Loss(G)", "Grounding Loss"]
     torch.testing.assert_close(fused_losses, losses, atol=1e-5, rtol=1e-5)

@@ -6,11 +6,11 @@ import logging
 import pytest
 import torch
 
-from toys import toy_config, toy_model, toy_sample
+from toys import gradients_of, losses_of, toy_config, toy_model, toy_sample, trained_once
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.fast import graphs as capture
 from xmodaler_ssattn.fast.graphs import CapturedForcing
-from xmodaler_ssattn.host import build_losses, build_optimizer, kfg
+from xmodaler_ssattn.host import build_optimizer, kfg
 from xmodaler_ssattn.modeling import GroundedCaptioner
 
 # Two images, two captions each; 5, 3, 2 and 5 words to predict with the end. No image is padded in EVEN.
@@ -66,27 +66,8 @@ def models(tmp_path, **overrides):
     """(ordinary, captured, its replayer): two models of equal weights."""
     ordinary, captured = (toy_model(tmp_path, **overrides).train() for _ in range(2))
     replayer = Replayer()
-    captured.captured = CapturedForcing(replayer)
+    captured.fast_forcing.captured = CapturedForcing(replayer)
     return ordinary, captured, replayer
-
-
-def losses_of(cfg, model, samples, ss_prob=0.0):
-    out = model({**model.preprocess_batch(samples), kfg.SS_PROB: ss_prob})
-    losses = {}
-    for loss in build_losses(cfg):
-        losses.update(loss(out))
-    return losses
-
-
-def run(cfg, model, samples, ss_prob=0.0):
-    model.zero_grad()
-    losses = losses_of(cfg, model, samples, ss_prob)
-    sum(losses.values()).backward()
-    return {name: value.detach() for name, value in losses.items()}, gradients(model)
-
-
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def assert_same(one, other):
@@ -110,9 +91,9 @@ def test_losses_and_gradients_equal_the_ordinary_paths_step_after_step(tmp_path,
     cfg = toy_config(tmp_path, **overrides)
     ordinary, captured, replayer = models(tmp_path, **overrides)
     for samples in (MIXED, EVEN, MIXED, SHORT, EVEN):
-        assert_same(run(cfg, captured, samples), run(cfg, ordinary, samples))
+        assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
     # MIXED: 5 words, padded regions; EVEN: the same without padding; SHORT: 3 words. MAX_SEQ_LEN 6 makes 7 the most
-    assert len(captured.captured) == replayer.captured == 3
+    assert len(captured.fast_forcing.captured) == replayer.captured == 3
     assert replayer.forwards == replayer.backwards == 5
 
 
@@ -147,18 +128,18 @@ def test_captions_are_padded_to_a_bucket_of_words_and_no_further_than_the_longes
 
     monkeypatch.setattr(capture._Shape, "__init__", spy)
     for words in (0, 3, 4, 6):  # 1, 4, 5 and 7 words with the end
-        run(cfg, captured, [toy_sample(1, 3, [[1] * words])])
+        trained_once(cfg, captured, [toy_sample(1, 3, [[1] * words])])
     assert steps == [4, 4, 7, 7]
-    assert len(captured.captured) == 2
+    assert len(captured.fast_forcing.captured) == 2
 
 
 def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_ordinary_path(tmp_path, monkeypatch):
     cfg = toy_config(tmp_path)
     ordinary, captured, replayer = models(tmp_path)
     for model in (ordinary, captured):
-        monkeypatch.setattr(model, "draw_words", lambda hidden, m=model: m.predictor.logits(hidden).argmax(1))
+        monkeypatch.setattr(model, "sample_words", lambda hidden, m=model: m.predictor.logits(hidden).argmax(1))
     for ss_prob in (1.0, 0.0, 1.0):
-        assert_same(run(cfg, captured, MIXED, ss_prob), run(cfg, ordinary, MIXED, ss_prob))
+        assert_same(trained_once(cfg, captured, MIXED, ss_prob), trained_once(cfg, ordinary, MIXED, ss_prob))
     assert replayer.captured == 2  # with and without sampling; its probability is an input
 
 
@@ -173,22 +154,22 @@ def test_sampling_replaces_about_the_share_of_words_that_is_asked_for_and_change
         return original(self)
 
     monkeypatch.setattr(capture.WordSource, "x1", spy)
-    monkeypatch.setattr(captured, "draw_words", lambda hidden: torch.full((len(hidden),), 6))
+    monkeypatch.setattr(captured, "sample_words", lambda hidden: torch.full((len(hidden),), 6))
     for ss_prob in (0.1, 0.9):
         seen.clear()
         for _ in range(25):
-            run(cfg, captured, EVEN, ss_prob)
+            trained_once(cfg, captured, EVEN, ss_prob)
         # 7 steps of 4 captions, padding too; never the first step's
         share = torch.stack([tokens.view(7, 4)[1:] == 6 for tokens in seen[-25:]]).float().mean().item()
         assert share == pytest.approx(ss_prob, abs=0.06)
     assert replayer.captured == 1
 
 
-def test_with_dropout_every_replay_draws_anew(tmp_path):
+def test_with_dropout_every_replay_has_a_mask_of_its_own(tmp_path):
     overrides = {"MODEL__VISUAL_EMBED__DROPOUT": 0.5, "MODEL__TOKEN_EMBED__DROPOUT": 0.5}
     cfg = toy_config(tmp_path, **overrides)
     _, captured, replayer = models(tmp_path, **overrides)
-    losses = {run(cfg, captured, EVEN)[0]["CrossEntropy Loss(G)"].item() for _ in range(4)}
+    losses = {trained_once(cfg, captured, EVEN)[0]["CrossEntropy Loss(G)"].item() for _ in range(4)}
     assert len(losses) == 4 and replayer.captured == 1
 
 
@@ -196,7 +177,7 @@ def test_in_bfloat16_both_paths_agree_as_far_as_the_type_goes(tmp_path):
     cfg = toy_config(tmp_path, SOLVER__AMP=True)
     ordinary, captured, replayer = models(tmp_path, SOLVER__AMP=True)
     for samples in (MIXED, EVEN, MIXED):
-        one, other = run(cfg, captured, samples), run(cfg, ordinary, samples)
+        one, other = trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples)
         torch.testing.assert_close(one[0], other[0], atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(one[1], other[1], atol=5e-3, rtol=5e-2)
     assert replayer.forwards == 3
@@ -205,20 +186,20 @@ def test_in_bfloat16_both_paths_agree_as_far_as_the_type_goes(tmp_path):
 def test_a_second_pass_before_the_first_is_differentiated_goes_the_ordinary_way(tmp_path):
     cfg = toy_config(tmp_path)
     ordinary, captured, replayer = models(tmp_path)
-    wanted = [run(cfg, ordinary, samples)[1] for samples in (MIXED, EVEN, MIXED)]
+    wanted = [trained_once(cfg, ordinary, samples)[1] for samples in (MIXED, EVEN, MIXED)]
     first, other, second = (sum(losses_of(cfg, captured, samples).values()) for samples in (MIXED, EVEN, MIXED))
     assert replayer.forwards == 2  # EVEN has buffers of its own; the second MIXED would have overwritten the first's
     for loss, expected in ((first, wanted[0]), (other, wanted[1]), (second, wanted[2])):
         captured.zero_grad()
         loss.backward()
-        assert_same(gradients(captured), expected)
+        assert_same(gradients_of(captured), expected)
 
 
 def test_a_pass_that_is_thrown_away_does_not_block_the_graph(tmp_path):
     cfg = toy_config(tmp_path)
     ordinary, captured, replayer = models(tmp_path)
     losses_of(cfg, captured, MIXED)  # never differentiated
-    assert_same(run(cfg, captured, MIXED), run(cfg, ordinary, MIXED))
+    assert_same(trained_once(cfg, captured, MIXED), trained_once(cfg, ordinary, MIXED))
     assert replayer.forwards == 2
 
 
@@ -230,7 +211,7 @@ def test_gradients_that_are_added_up_over_steps_are_not_overwritten_by_the_next(
         model.zero_grad()
         for samples in (MIXED, MIXED, EVEN, MIXED):
             sum(losses_of(cfg, model, samples).values()).backward()
-        sums.append(gradients(model))
+        sums.append(gradients_of(model))
     assert_same(sums[1], sums[0])
 
 
@@ -239,7 +220,7 @@ def test_differentiating_a_pass_again_after_the_next_one_is_refused(tmp_path):
     _, captured, _ = models(tmp_path)
     loss = sum(losses_of(cfg, captured, MIXED).values())
     loss.backward(retain_graph=True)
-    run(cfg, captured, MIXED)
+    trained_once(cfg, captured, MIXED)
     with pytest.raises(RuntimeError, match="CAPTURE_GRAPHS False"):
         loss.backward()
 
@@ -249,7 +230,7 @@ def test_shapes_beyond_the_first_few_go_the_ordinary_way(tmp_path, monkeypatch):
     cfg = toy_config(tmp_path)
     ordinary, captured, replayer = models(tmp_path)
     for samples in (MIXED, EVEN, SHORT, MIXED):
-        assert_same(run(cfg, captured, samples), run(cfg, ordinary, samples))
+        assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
     assert replayer.captured == 2 and replayer.forwards == 3
 
 
@@ -262,21 +243,21 @@ def test_evaluation_and_dropout_inside_the_recurrence_go_the_ordinary_way(tmp_pa
     with torch.no_grad():
         losses_of(cfg, captured, MIXED)
     _, loop, another = models(tmp_path, MODEL__UPDOWN__DROPOUT1=0.5)
-    run(cfg, loop, MIXED)
+    trained_once(cfg, loop, MIXED)
     assert replayer.captured == another.captured == 0
 
 
 def test_a_copied_model_captures_its_own_graphs(tmp_path):
     cfg = toy_config(tmp_path)
     ordinary, captured, _ = models(tmp_path)
-    run(cfg, captured, MIXED)
+    trained_once(cfg, captured, MIXED)
     copied = copy.deepcopy(captured)
     with torch.no_grad():
         for model in (copied, ordinary):
             model.predictor.logits.bias += 1
             model.decoder.lstm1.weight_hh *= 2
-    assert len(copied.captured) == 0
-    assert_same(run(cfg, copied, MIXED), run(cfg, ordinary, MIXED))
+    assert len(copied.fast_forcing.captured) == 0
+    assert_same(trained_once(cfg, copied, MIXED), trained_once(cfg, ordinary, MIXED))
     assert set(captured.state_dict()) == set(ordinary.state_dict())
 
 
@@ -285,8 +266,8 @@ def test_without_a_gpu_the_key_is_answered_by_one_warning_and_the_ordinary_path(
     model, ordinary = toy_model(tmp_path, MODEL__CAPTURE_GRAPHS=True).train(), toy_model(tmp_path).train()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert_same(run(cfg, model, MIXED), run(cfg, ordinary, MIXED))
-    assert caplog.text.count("works on one CUDA device; on cpu") == 1
+            assert_same(trained_once(cfg, model, MIXED), trained_once(cfg, ordinary, MIXED))
+    assert caplog.text.count("works only on one CUDA device, got cpu") == 1
 
 
 def test_log_beta_of_a_step_stays_what_it_was_when_the_next_step_has_run(tmp_path):

@@ -3,33 +3,21 @@
 import pytest
 import torch
 
-from toys import toy_config, toy_model, toy_sample
-from xmodaler_ssattn.host import build_losses, kfg
-from xmodaler_ssattn.modeling.collate import CaptionPlan
-from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
+from toys import TWO_IMAGES, toy_config, toy_model, toy_sample, trained_once
+from xmodaler_ssattn.fast import ss_decoder
+from xmodaler_ssattn.fast.ss_decoder import rolls_out
+from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.modeling.forcing import CaptionPlan
 
-SAMPLES = ((1, 5, [[1, 2, 4], [1, 3]]), (2, 2, [[5], [3, 3, 1, 2]]), (3, 1, [[2, 2], []]))
-
-
-def gradients(cfg, model, ss_prob: float = 0.0):
-    model.zero_grad()
-    batch = model.preprocess_batch([toy_sample(*sample) for sample in SAMPLES])
-    batch[kfg.SS_PROB] = ss_prob
-    out = model(batch)
-    losses = {}
-    for loss in build_losses(cfg):
-        losses.update(loss(out))
-    total = sum(losses.values())
-    total.backward()
-    return total.detach(), {name: p.grad for name, p in model.named_parameters()}
+SAMPLES = [*TWO_IMAGES, toy_sample(3, 1, [[2, 2], []])]
 
 
 def both_ways(monkeypatch, cfg, model, ss_prob: float = 0.0):
-    assert model.decoder.rolls_out
-    fast = gradients(cfg, model, ss_prob)
+    assert rolls_out(model.decoder)
+    fast = trained_once(cfg, model, SAMPLES, ss_prob)
     with monkeypatch.context() as patch:
-        patch.setattr(SSAttentionDecoder, "rolls_out", False)
-        slow = gradients(cfg, model, ss_prob)
+        patch.setattr(ss_decoder, "rolls_out", lambda decoder: False)
+        slow = trained_once(cfg, model, SAMPLES, ss_prob)
     return fast, slow
 
 
@@ -59,46 +47,46 @@ def test_the_product_of_alpha_and_beta_equals_the_loop_and_teaches_kappa(tmp_pat
 def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_loop(tmp_path, monkeypatch):
     cfg = toy_config(tmp_path)
     model = toy_model(tmp_path).train()
-    drawn = []
+    sampled = []
 
     def best(hidden):
-        drawn.append(len(hidden))
+        sampled.append(len(hidden))
         return model.predictor.logits(hidden).argmax(1)
 
-    monkeypatch.setattr(model, "draw_words", best)
+    monkeypatch.setattr(model, "sample_words", best)
     fast, slow = both_ways(monkeypatch, cfg, model, ss_prob=1.0)
     assert_same(fast, slow)
     # lengths with the end are 4 3 | 2 5 | 3 1: after the first step 5, 4, 2, 1 captions still have a word
-    assert drawn[:4] == [5, 4, 2, 1]
+    assert sampled[:4] == [5, 4, 2, 1]
     given = both_ways(monkeypatch, cfg, model, ss_prob=0.0)[0]
-    assert not torch.isclose(given[0], fast[0])  # drawing did change the words
+    name = "CrossEntropy Loss(G)"
+    assert not torch.isclose(given[0][name], fast[0][name])  # sampling did change the words
 
 
 def test_scheduled_sampling_with_dropout_on_words_uses_one_mask_for_both_passes(tmp_path, monkeypatch):
     model = toy_model(tmp_path, MODEL__TOKEN_EMBED__DROPOUT=0.5).train()
-    monkeypatch.setattr(model, "draw_words", lambda hidden: torch.full((len(hidden),), 2))
+    monkeypatch.setattr(model, "sample_words", lambda hidden: torch.full((len(hidden),), 2))
     seen = []
-    original = SSAttentionDecoder.roll_out
+    original = ss_decoder.roll_out
 
-    def spy(self, inputs, words):
-        hidden = original(self, inputs, words)
+    def spy(decoder, inputs, words):
+        hidden = original(decoder, inputs, words)
         again = torch.cat([words.x1_of_step(t, torch.zeros(n, 8)) for t, n in enumerate(words.sizes)])
         seen.append((again, words.x1()))
         return hidden
 
-    monkeypatch.setattr(SSAttentionDecoder, "roll_out", spy)
-    batch = model.preprocess_batch([toy_sample(*sample) for sample in SAMPLES])
+    monkeypatch.setattr(ss_decoder, "roll_out", spy)
+    batch = model.preprocess_batch(SAMPLES)
     model({**batch, kfg.SS_PROB: 1.0})
     torch.testing.assert_close(*seen[0])
     assert (seen[0][0] != seen[0][0][0]).any()
 
 
 def test_gradients_agree_with_finite_differences_in_double_precision(tmp_path):
-    """The numbers alone decide: perturb a few weights of each matrix and look at the loss."""
+    """Only the numbers decide: perturb a few weights of each matrix and look at the loss."""
     model = toy_model(tmp_path, MODEL__SS_ATTENTION__ACTIVATION="tanh").double().train()
-    samples = [toy_sample(*sample) for sample in SAMPLES]
     samples = [
-        {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in s.items()} for s in samples
+        {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in s.items()} for s in SAMPLES
     ]
 
     def loss():
@@ -124,18 +112,18 @@ def test_gradients_agree_with_finite_differences_in_double_precision(tmp_path):
 def test_dropout_inside_the_recurrence_takes_the_loop(tmp_path):
     for key in ("DROPOUT1", "DROPOUT2", "ATT_EMBED_DROPOUT"):
         model = toy_model(tmp_path, **{f"MODEL__UPDOWN__{key}": 0.5})
-        assert not model.train().decoder.rolls_out
-        assert model.eval().decoder.rolls_out
-        total, _ = gradients(toy_config(tmp_path), model.train(), ss_prob=0.5)
-        assert torch.isfinite(total)
+        assert not rolls_out(model.train().decoder)
+        assert rolls_out(model.eval().decoder)
+        losses, _ = trained_once(toy_config(tmp_path), model.train(), SAMPLES, ss_prob=0.5)
+        assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 def test_a_beta_that_depends_on_the_state_takes_the_loop(tmp_path):
     overrides = {"MODEL__SS_ATTENTION__STATE_DIM": 2}
     model = toy_model(tmp_path, **overrides)
-    assert not model.train().decoder.rolls_out
-    assert not model.eval().decoder.rolls_out
-    _, grads = gradients(toy_config(tmp_path, **overrides), model.train())
+    assert not rolls_out(model.train().decoder)
+    assert not rolls_out(model.eval().decoder)
+    _, grads = trained_once(toy_config(tmp_path, **overrides), model.train(), SAMPLES)
     # W_s starts at 0: it learns at once, W_e from the second step on.
     assert grads["decoder.state_condition.w_s.weight"].abs().max() > 0
     assert not grads["decoder.state_condition.w_e.weight"].any()

@@ -5,21 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from toys import WORDS, for_test, toy_config, toy_model, toy_sample
+from toys import WORDS, captions_of, for_test, losses_of, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import NAME, UPSTREAM, build_losses, build_model, kfg
+from xmodaler_ssattn.host import NAME, UPSTREAM, build_model, kfg
 from xmodaler_ssattn.losses import GroundingLoss
-
-
-def total_loss(cfg, model, samples, ss_prob=0.0):
-    batch = model.preprocess_batch(samples)
-    batch[kfg.SS_PROB] = ss_prob
-    out = model(batch)
-    losses = {}
-    for loss in build_losses(cfg):
-        losses.update(loss(out))
-    return sum(losses.values())
 
 
 def slow_loss(model, samples) -> torch.Tensor:
@@ -49,7 +39,7 @@ def test_a_padded_batch_gives_the_loss_and_gradients_of_the_slow_loop(tmp_path):
     model = toy_model(tmp_path).train()
     samples = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
     cfg = toy_config(tmp_path, LOSSES__NAMES=["CrossEntropy"])
-    fast, slow = total_loss(cfg, model, samples), slow_loss(model, samples)
+    fast, slow = sum(losses_of(cfg, model, samples).values()), slow_loss(model, samples)
     torch.testing.assert_close(fast, slow)
     parameters = list(model.parameters())
     for got, wanted in zip(torch.autograd.grad(fast, parameters), torch.autograd.grad(slow, parameters), strict=True):
@@ -59,9 +49,9 @@ def test_a_padded_batch_gives_the_loss_and_gradients_of_the_slow_loop(tmp_path):
 def test_a_batch_equals_its_images_one_by_one(tmp_path):
     model = toy_model(tmp_path).eval()
     samples = [for_test(toy_sample(i, regions)) for i, regions in ((1, 5), (2, 1), (3, 3))]
-    together = model(model.preprocess_batch(samples), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+    together = captions_of(model, samples)
     for sample, caption in zip(samples, together, strict=True):
-        (alone,) = model(model.preprocess_batch([sample]), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+        (alone,) = captions_of(model, [sample])
         assert alone == caption and alone.greedy == caption.greedy
         assert [w.region for w in alone.words] == [w.region for w in caption.words]
         assert [w.weight for w in alone.words] == pytest.approx([w.weight for w in caption.words], abs=1e-6)
@@ -72,7 +62,7 @@ def test_beta_is_one_row_an_image_and_gamma_sums_to_one_plus_lambda(tmp_path):
     model = toy_model(tmp_path, MODEL__SS_ATTENTION__LAMBDA=0.5).train()
     batch = model.preprocess_batch([toy_sample(1, 4), toy_sample(2, 3)])
     inputs = model.encode(batch)
-    assert inputs[keys.LOG_BETA].shape == (2, 4)  # not one a caption
+    assert inputs[keys.LOG_BETA].shape == (2, 4)  # not one per caption
     state = model.with_rows(inputs, 4)
     betas = []
     for t in range(3):
@@ -129,7 +119,8 @@ def train_steps(cfg, model, steps: int, ss_prob: float = 0.25) -> list[float]:
     torch.manual_seed(7)
     losses = []
     for step in range(steps):
-        loss = total_loss(cfg, model, [toy_sample(10 + step, 4), toy_sample(50 + step, 3)], ss_prob)
+        samples = [toy_sample(10 + step, 4), toy_sample(50 + step, 3)]
+        loss = sum(losses_of(cfg, model, samples, ss_prob).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -169,7 +160,7 @@ def test_the_ss_attention_follows_the_seed_of_the_run(tmp_path):
     assert torch.equal(*fixed)
 
 
-def test_dropout_of_regions_is_drawn_once_a_caption(tmp_path):
+def test_each_caption_has_its_own_dropout_of_regions(tmp_path):
     model = toy_model(tmp_path, MODEL__VISUAL_EMBED__DROPOUT=0.5).train()
     batch = model.preprocess_batch([toy_sample(1, 4)])
     feats = model.encode(batch, torch.tensor([0, 0]))[kfg.ATT_FEATS]
@@ -183,7 +174,7 @@ def test_dropout_of_regions_is_drawn_once_a_caption(tmp_path):
 def test_reference_captions_are_grounded_at_the_step_that_predicts_the_word(tmp_path):
     model = toy_model(tmp_path, INFERENCE__GT_ATTENTION=True).eval()
     sample = for_test(toy_sample(1, 4, [[1, 2, 4], [3]]))
-    (caption,) = model(model.preprocess_batch([sample]), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+    (caption,) = captions_of(model, [sample])
     assert [str(reference) for reference in caption.references] == ["a man runs", "dog"]
     # the slow way for the second word of the first caption: feed 0, then word 1, look at gamma
     state = dict(model.encode(model.preprocess_batch([sample])))

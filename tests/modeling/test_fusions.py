@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from slow_beam import slow_beam
-from toys import CLASSES, RAW, WORDS, for_test, toy_config, toy_model, toy_sample
+from toys import CLASSES, RAW, WORDS, captions_of, for_test, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.modeling.ss_attention import StateCondition, fuse_log
+from xmodaler_ssattn.modeling.fusions import StateCondition, fuse_log
 
 SUM, LOG = {}, {"MODEL__SS_ATTENTION__FUSION": "log"}
 STATE = {"MODEL__SS_ATTENTION__STATE_DIM": 2}
@@ -57,7 +57,7 @@ def test_beam_search_equals_the_slow_beam_under_every_fusion(tmp_path, overrides
             model.decoder.state_condition.w_s.weight.normal_(0, 2.0)
         # Four images of which some end early, so that the others' inputs are moved.
         samples = [for_test(toy_sample(i, regions)) for i, regions in ((1, 4), (2, 2), (3, 3), (4, 1))]
-        captions = model(model.preprocess_batch(samples), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+        captions = captions_of(model, samples)
         for sample, caption in zip(samples, captions, strict=True):
             words, score, regions = slow_beam(model, sample, 3, 6)
             assert str(caption) == " ".join(WORDS[w - 1] for w in words)
@@ -97,7 +97,7 @@ def test_the_control_reads_positions_and_classes_as_part_of_v(tmp_path):
     stacked = torch.cat([sample[kfg.ATT_FEATS], sample[keys.SPATIAL], sample[keys.CLASS_PROBS]], dim=1)
     once = model.encode(model.preprocess_batch([sample]))
     torch.testing.assert_close(once[kfg.ATT_FEATS][0], torch.relu(linear(stacked)))
-    # One row a caption in training.
+    # One row per caption in training.
     rows = model.encode(model.preprocess_batch([sample]), torch.tensor([0, 0]))
     torch.testing.assert_close(rows[kfg.ATT_FEATS][1], torch.relu(linear(stacked)))
 

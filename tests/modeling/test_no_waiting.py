@@ -10,13 +10,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from toys import toy_config, toy_model, toy_sample
+from toys import TWO_IMAGES, toy_config, toy_model
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import build_losses, build_optimizer, kfg
-from xmodaler_ssattn.modeling import words
+from xmodaler_ssattn.modeling.sampling import replace_some, sample_words
 
-SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
 # Each of these makes a GPU's host wait: a value or a size goes back.
 WAITING = {
     "_local_scalar_dense",
@@ -66,7 +65,7 @@ def base_device(kwargs) -> str | None:
 
 def step(cfg, model, ss_prob: float) -> None:
     # From the samples on, as the stock trainer does; it reads the losses afterwards, one value each.
-    batch = model.preprocess_batch(SAMPLES)
+    batch = model.preprocess_batch(TWO_IMAGES)
     batch[kfg.SS_PROB] = ss_prob
     out = model._forward(batch)
     losses = {}
@@ -92,7 +91,7 @@ def test_a_step_waits_for_nothing(tmp_path, overrides, ss_prob):
     overrides = {"MODEL__PRED_DROPOUT": 0.5, **dropout, **overrides}
     model = toy_model(tmp_path, **overrides).train().to("meta")
     # The share of dead units is read once in 200 steps, and both ways of forcing are compared once: these do wait.
-    model._steps_seen, model._ways_agree = 1, True
+    model.dead_units.steps, model.fast_forcing.agrees = 1, True
     with NoWaiting("meta"):
         step(toy_config(tmp_path, **overrides), model, ss_prob)
     assert all(p.grad is not None for name, p in model.named_parameters() if "kappa" not in name)
@@ -100,7 +99,7 @@ def test_a_step_waits_for_nothing(tmp_path, overrides, ss_prob):
 
 def test_a_batch_from_a_resident_table_waits_for_nothing(tmp_path):
     model = toy_model(tmp_path).train().to("meta")
-    model._steps_seen, model._ways_agree = 1, True
+    model.dead_units.steps, model.fast_forcing.agrees = 1, True
     shapes = {kfg.ATT_FEATS: 6, keys.BOXES_PX: 4, keys.SPATIAL: 5, keys.CLASS_PROBS: 4}
     table = ResidentRegions(
         {key: torch.zeros(3, 5, size, device="meta") for key, size in shapes.items()},
@@ -108,7 +107,7 @@ def test_a_batch_from_a_resident_table_waits_for_nothing(tmp_path):
         [5, 2, 1],
     )
     samples = []
-    for row, sample in enumerate(SAMPLES):
+    for row, sample in enumerate(TWO_IMAGES):
         kept = {key: value for key, value in sample.items() if key not in (*shapes, keys.IMAGE_SIZE)}
         samples.append({**kept, keys.RESIDENT: table.name, keys.RESIDENT_ROW: row})
     with NoWaiting("meta"):
@@ -149,28 +148,28 @@ def test_the_watch_itself_can_fail(waits):
         waits(x)
 
 
-def test_words_are_drawn_as_torch_draws_them():
+def test_words_are_sampled_as_torch_samples_them():
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
     wanted = torch.multinomial(logits.softmax(-1), 1).squeeze(1)
     torch.manual_seed(1)
-    assert torch.equal(words.draw_words(logits), wanted)
+    assert torch.equal(sample_words(logits), wanted)
     # and the share of each word is its probability: 4 sigma of 20,000 draws of p = 0.25 are 0.0123
-    drawn = words.draw_words(torch.zeros(20000, 4))
+    sampled = sample_words(torch.zeros(20000, 4))
     for word in range(4):
-        assert abs((drawn == word).float().mean() - 0.25) < 0.0123
+        assert abs((sampled == word).float().mean() - 0.25) < 0.0123
 
 
-def test_drawing_for_all_rows_replaces_the_same_words_as_drawing_for_the_chosen_ones():
+def test_sampling_for_all_rows_replaces_the_same_words_as_sampling_for_the_chosen_ones():
     given, hidden = torch.arange(100), torch.arange(100.0).unsqueeze(1)
 
-    def draw(states):
+    def sample(states):
         return states.squeeze(1).long() + 1000
 
     results = []
     for static in (False, True):
         torch.manual_seed(0)
-        results.append(words.replace_some(given, hidden, 0.3, draw, static))
+        results.append(replace_some(given, hidden, 0.3, sample, static))
     assert torch.equal(*results)
     replaced = results[0] >= 1000
     assert 15 < replaced.sum() < 45

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from toys import CLASSES, toy_config, toy_model, toy_sample
+from toys import CLASSES, TWO_IMAGES, gradients_of, toy_config, toy_model, toy_sample
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.fast.teacher_forcing import _one_caption, word_states
+from xmodaler_ssattn.fast.teacher_forcing import _one_caption
 from xmodaler_ssattn.host import (
     BasePredictor,
     TokenBaseEmbedding,
@@ -22,13 +22,16 @@ from xmodaler_ssattn.host import (
     kfg,
 )
 from xmodaler_ssattn.modeling import GroundedCaptioner, SSAttentionDecoder
+from xmodaler_ssattn.modeling.accelerators import ATTACHED
 from xmodaler_ssattn.modeling.ss_attention import TopDownAttention, fuse
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 
-SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
+
+def forces_at_once(model) -> bool:
+    return model.fast_forcing.suits(model)
 
 
-def trained_loss(model, samples=SAMPLES) -> tuple[float, dict]:
+def trained_loss(model, samples=TWO_IMAGES) -> tuple[float, dict]:
     """The cross-entropy of a training step, and the gradients of the decoder."""
     model.train().zero_grad()
     out = model(model.preprocess_batch(samples))
@@ -37,10 +40,10 @@ def trained_loss(model, samples=SAMPLES) -> tuple[float, dict]:
     else:
         loss = nn.functional.cross_entropy(out[kfg.G_LOGITS], out[kfg.G_TARGET_IDS])
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients_of(model)
 
 
-def slow_loss(model, samples=SAMPLES) -> tuple[float, dict]:
+def slow_loss(model, samples=TWO_IMAGES) -> tuple[float, dict]:
     """The same, one word of one caption at a time."""
     model.train().zero_grad()
     surprises = []
@@ -53,10 +56,10 @@ def slow_loss(model, samples=SAMPLES) -> tuple[float, dict]:
                 surprises.append(-model.predictor(inputs)[kfg.G_LOGITS].log_softmax(1)[0, target])
     loss = torch.stack(surprises).mean()
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients_of(model)
 
 
-def assert_one_model(model, samples=SAMPLES) -> None:
+def assert_one_model(model, samples=TWO_IMAGES) -> None:
     trained, slow = trained_loss(model, samples), slow_loss(model, samples)
     assert trained[0] == pytest.approx(slow[0], abs=1e-6)
     assert set(trained[1]) == set(slow[1])
@@ -191,7 +194,7 @@ def test_a_changed_part_is_trained_as_it_is_decoded(tmp_path, change, caplog):
     # The change does change something, so that a fast path that overlooks it would be found.
     changed = trained_loss(model)
     assert set(plain[1]) != set(changed[1]) or not all(torch.allclose(plain[1][n], g) for n, g in changed[1].items())
-    assert change == "the region embedding" or not model.forces_at_once
+    assert change == "the region embedding" or not forces_at_once(model)
 
 
 def location(inputs: dict):
@@ -310,17 +313,17 @@ def test_only_a_plain_dropout_of_words_keeps_its_mask_in_scheduled_sampling(tmp_
 
     model = toy_model(tmp_path).train()
     model.token_embed.embeddings_dropout = Shift()
-    batch = model.preprocess_batch(SAMPLES)
-    never, not_asked = (word_states(model, batch, probability).hidden for probability in (1e-12, 0.0))
+    batch = model.preprocess_batch(TWO_IMAGES)
+    never, not_asked = (model({**batch, kfg.SS_PROB: probability})[kfg.G_LOGITS] for probability in (1e-12, 0.0))
     assert torch.equal(never, not_asked)
 
 
 def test_a_dropout_that_is_on_by_itself_is_not_left_out(tmp_path):
     """Evaluation with dropout on, as for an estimate of uncertainty."""
     model = toy_model(tmp_path, MODEL__UPDOWN__DROPOUT2=0.5).eval()
-    assert model.forces_at_once
+    assert forces_at_once(model)
     model.decoder.dropout2.train()
-    assert not model.forces_at_once
+    assert not forces_at_once(model)
 
 
 def test_the_unchanged_model_takes_the_fast_way_and_is_one_model(tmp_path):
@@ -332,8 +335,18 @@ def test_the_unchanged_model_takes_the_fast_way_and_is_one_model(tmp_path):
         {"MODEL__SS_ATTENTION__ENABLED": False, "LOSSES__NAMES": ["CrossEntropy"]},
     ):
         model = toy_model(tmp_path, **overrides)
-        assert model.train().forces_at_once
+        assert forces_at_once(model.train())
         assert_one_model(model)
+
+
+@pytest.mark.parametrize("losses", [["CrossEntropy"], ["FusedCrossEntropy"]])
+def test_without_the_accelerators_the_captioner_trains_the_same(tmp_path, monkeypatch, losses):
+    fast = trained_loss(toy_model(tmp_path, LOSSES__NAMES=losses))
+    monkeypatch.setattr(ATTACHED, "forcing", None)
+    monkeypatch.setattr(ATTACHED, "linear_cross_entropy", None)
+    model = toy_model(tmp_path, LOSSES__NAMES=losses)
+    assert model.fast_forcing is None
+    torch.testing.assert_close(trained_loss(model), fast, atol=1e-6, rtol=1e-5)
 
 
 def test_a_subclass_that_only_builds_differently_keeps_the_fast_way(tmp_path):
@@ -347,7 +360,7 @@ def test_a_subclass_that_only_builds_differently_keeps_the_fast_way(tmp_path):
 
     model = toy_model(tmp_path)
     replaced(model.decoder, Smaller)
-    assert model.train().forces_at_once
+    assert forces_at_once(model.train())
 
 
 def test_a_change_that_no_class_shows_is_found_at_the_first_step_and_said(tmp_path, monkeypatch, caplog):
@@ -355,12 +368,12 @@ def test_a_change_that_no_class_shows_is_found_at_the_first_step_and_said(tmp_pa
     original = SSAttentionDecoder._fuse
     monkeypatch.setattr(SSAttentionDecoder, "_fuse", lambda self, *args: original(self, *args) * 0.5)
     model = toy_model(tmp_path)
-    assert model.train().forces_at_once
+    assert forces_at_once(model.train())
     with caplog.at_level(logging.WARNING):
         assert_one_model(model)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "other states or gradients than SSAttentionDecoder word by word" in caplog.text
-    assert not model.forces_at_once
+    assert not forces_at_once(model)
 
 
 def test_a_patch_that_changes_only_gradients_is_found_as_well(tmp_path, monkeypatch, caplog):
@@ -377,8 +390,8 @@ def test_the_comparison_changes_neither_modes_nor_gradients_nor_the_random_state
     modes = [module.training for module in model.modules()]
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    model._compare_ways(model.preprocess_batch(SAMPLES))
-    assert model._ways_agree is True
+    model.fast_forcing.compare(model, model.preprocess_batch(TWO_IMAGES))
+    assert model.fast_forcing.agrees is True
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -424,9 +437,9 @@ def test_the_recurrence_runs_in_the_type_of_the_autocast_behind_every_norm(tmp_p
         seen.append({p.dtype, v.dtype, *(weight.dtype for weight in weights[:-1])})  # all but the summed bias
         return original(x1_of_step, sizes, p, v, lambda_beta, prior, ext_mask, weights, activation)
 
-    model._ways_agree = True
+    model.fast_forcing.agrees = True
     monkeypatch.setattr(rollout, "run", spy)
-    out = model(model.preprocess_batch(SAMPLES))
+    out = model(model.preprocess_batch(TWO_IMAGES))
     losses = {}
     for loss in build_losses(toy_config(tmp_path, **overrides)):
         losses.update(loss(out))
@@ -448,7 +461,7 @@ def test_the_comparison_takes_one_caption_of_everything_that_a_derived_captioner
     model = toy_model(tmp_path)
     replaced(model, More)
     # the longest caption, of four words, is the second of the second image: row 3
-    one = _one_caption(model.preprocess_batch(SAMPLES))
+    one = _one_caption(model.preprocess_batch(TWO_IMAGES))
     assert (one["image"].tolist(), one["caption"].tolist(), float(one["scale"])) == ([1], [3], 2.0)
     assert (one[keys.CAPTION_LENGTHS], one[kfg.IDS], one[keys.NUM_REGIONS]) == ([5], [2], [2])
     assert_one_model(model)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slow_beam import UNK, slow_beam, word_log_probs
-from toys import WORDS, for_test, toy_model, toy_sample
+from toys import WORDS, captions_of, for_test, toy_model, toy_sample
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.modeling import SSAttentionDecoder
 from xmodaler_ssattn.modeling.searchers import best_candidates
@@ -19,7 +19,7 @@ def test_beam_search_equals_the_slow_beam_with_words_score_and_regions(tmp_path,
         model.predictor.logits.weight.mul_(4.0)
         model.predictor.logits.bias[0] += 1.0
         samples = [for_test(toy_sample(i, regions)) for i, regions in ((1, 4), (2, 2))]
-        captions = model(model.preprocess_batch(samples), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+        captions = captions_of(model, samples)
         for sample, caption in zip(samples, captions, strict=True):
             words, score, regions = slow_beam(model, sample, width, 6)
             assert str(caption) == " ".join(WORDS[w - 1] for w in words)
@@ -34,7 +34,7 @@ def test_equal_scores_go_to_the_better_beam_and_the_earlier_word(tmp_path, width
         model.predictor.logits.weight.zero_()  # every word is as probable as every other, at every step
         model.predictor.logits.bias.zero_()
         sample = for_test(toy_sample(1, 3))
-        (caption,) = model(model.preprocess_batch([sample]), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+        (caption,) = captions_of(model, [sample])
         words, score, regions = slow_beam(model, sample, width, 6)
     assert caption.split() == [WORDS[w - 1] for w in words] and caption.log_prob == pytest.approx(score, abs=1e-5)
     assert [w.region for w in caption.words] == regions
@@ -123,9 +123,7 @@ def test_a_caption_may_be_empty(tmp_path):
     model = toy_model(tmp_path).eval()
     with torch.no_grad():
         model.predictor.logits.bias[0] = 50.0
-    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 3))]), use_beam_search=True, output_sents=True)[
-        kfg.OUTPUT
-    ]
+    (caption,) = captions_of(model, [for_test(toy_sample(1, 3))])
     assert caption == "" and caption.words == () and caption.greedy == ""
 
 
@@ -133,17 +131,13 @@ def test_captions_stop_at_the_longest_length(tmp_path):
     model = toy_model(tmp_path).eval()
     with torch.no_grad():
         model.predictor.logits.bias[0] = -50.0
-    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 3))]), use_beam_search=True, output_sents=True)[
-        kfg.OUTPUT
-    ]
+    (caption,) = captions_of(model, [for_test(toy_sample(1, 3))])
     assert len(caption.words) == len(caption.greedy.words) == 6
 
 
 def test_the_saved_attention_is_the_one_behind_the_words(tmp_path):
     model = toy_model(tmp_path, INFERENCE__SAVE_ATTENTION=True).eval()
-    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 4))]), use_beam_search=True, output_sents=True)[
-        kfg.OUTPUT
-    ]
+    (caption,) = captions_of(model, [for_test(toy_sample(1, 4))])
     attention = caption.attention
     assert attention.alpha.shape == attention.gamma.shape == (len(caption.words), 4)
     assert [w.region for w in caption.words] == attention.gamma.argmax(1).tolist()
@@ -153,9 +147,7 @@ def test_the_saved_attention_is_the_one_behind_the_words(tmp_path):
 @pytest.mark.parametrize("ground_by", ["gamma", "alpha", "beta"])
 def test_the_key_decides_which_weights_choose_the_box(tmp_path, ground_by):
     model = toy_model(tmp_path, INFERENCE__GROUND_BY=ground_by, INFERENCE__SAVE_ATTENTION=True).eval()
-    (caption,) = model(model.preprocess_batch([for_test(toy_sample(1, 4))]), use_beam_search=True, output_sents=True)[
-        kfg.OUTPUT
-    ]
+    (caption,) = captions_of(model, [for_test(toy_sample(1, 4))])
     weights = getattr(caption.attention, ground_by)
     chosen = weights.argmax(-1)
     expected = [int(chosen)] * len(caption.words) if ground_by == "beta" else chosen.tolist()
@@ -178,11 +170,11 @@ def test_sampling_draws_words_and_reports_their_log_probability(tmp_path):
     sample = for_test(toy_sample(1, 3))
     batch = {**model.preprocess_batch([sample]), kfg.DECODE_BY_SAMPLE: True}
     torch.manual_seed(0)
-    drawn = [model.greedy_decode(batch) for _ in range(20)]
-    assert len({tuple(out[kfg.G_SENTS_IDS][0].tolist()) for out in drawn}) > 1
-    first = drawn[0][kfg.G_SENTS_IDS][0].tolist()
+    sampled = [model.greedy_decode(batch) for _ in range(20)]
+    assert len({tuple(out[kfg.G_SENTS_IDS][0].tolist()) for out in sampled}) > 1
+    first = sampled[0][kfg.G_SENTS_IDS][0].tolist()
     logp, _ = word_log_probs(model, sample, [])
-    assert float(drawn[0][kfg.G_LOGP][0, 0].detach()) == pytest.approx(float(logp[first[0]].detach()), abs=1e-6)
+    assert float(sampled[0][kfg.G_LOGP][0, 0].detach()) == pytest.approx(float(logp[first[0]].detach()), abs=1e-6)
 
 
 class Remembering(SSAttentionDecoder):

@@ -1,49 +1,45 @@
-"""MODEL.SHARE_REGION_DROPOUT: one mask an image; without dropout it changes nothing."""
+"""MODEL.SHARE_REGION_DROPOUT: one mask per image; without dropout it changes nothing."""
 
 import torch
 
-from toys import toy_config, toy_model, toy_sample
+from toys import TWO_IMAGES, toy_config, toy_model, trained_once
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.host import build_losses, kfg
-
-SAMPLES = [toy_sample(1, 5, [[1, 2, 4], [1, 3]]), toy_sample(2, 2, [[5], [3, 3, 1, 2]])]
+from xmodaler_ssattn.host import kfg
 
 
-def run(tmp_path, **overrides):
+def encoded(tmp_path, **overrides):
+    """What one training step gives."""
     model = toy_model(tmp_path, **overrides).train()
     torch.manual_seed(2)
-    out = model({**model.preprocess_batch(SAMPLES), kfg.SS_PROB: 0.0})
-    losses = {}
-    for loss in build_losses(toy_config(tmp_path, **overrides)):
-        losses.update(loss(out))
-    sum(losses.values()).backward()
-    return out, losses, {name: p.grad for name, p in model.named_parameters()}
+    return model(model.preprocess_batch(TWO_IMAGES))
 
 
 def test_captions_of_an_image_share_the_mask_and_images_do_not(tmp_path):
     overrides = {"MODEL__VISUAL_EMBED__DROPOUT": 0.5, "MODEL__SHARE_REGION_DROPOUT": True}
-    out, _, _ = run(tmp_path, **overrides)
+    out = encoded(tmp_path, **overrides)
     # captions by length, longest first: image 2's second (5 words), image 1's first and second, image 2's first
     assert out[keys.IMAGE_OF_ROW].tolist() == [1, 0, 0, 1]
     feats = out[kfg.ATT_FEATS]
     assert torch.equal(feats[0], feats[3]) and torch.equal(feats[1], feats[2])
     assert (feats[1] == 0).float().mean() > 0.5  # ReLU's zeros and the mask's
-    separate, _, _ = run(tmp_path, MODEL__VISUAL_EMBED__DROPOUT=0.5)
+    separate = encoded(tmp_path, MODEL__VISUAL_EMBED__DROPOUT=0.5)
     assert not torch.equal(separate[kfg.ATT_FEATS][1], separate[kfg.ATT_FEATS][2])
 
 
 def test_without_dropout_loss_and_gradients_are_the_same(tmp_path):
-    _, apart, wanted = run(tmp_path)
-    _, shared, got = run(tmp_path, MODEL__SHARE_REGION_DROPOUT=True)
+    cfg = toy_config(tmp_path)
+    (apart, wanted), (shared, got) = (
+        trained_once(cfg, toy_model(tmp_path, MODEL__SHARE_REGION_DROPOUT=share).train()) for share in (False, True)
+    )
     torch.testing.assert_close(shared, apart)
     torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
 
 
-def test_everything_up_to_the_recurrence_is_computed_once_an_image(tmp_path):
+def test_everything_up_to_the_recurrence_is_computed_once_per_image(tmp_path):
     rows = []
     for share in (False, True):
         model = toy_model(tmp_path, MODEL__SHARE_REGION_DROPOUT=share).train()
-        model._ways_agree = True  # no comparison of both ways at the first step
+        model.fast_forcing.agrees = True  # no comparison of both ways at the first step
         model.decoder.p_att_feats.register_forward_hook(lambda module, args, result: rows.append(len(args[0])))
-        model(model.preprocess_batch(SAMPLES))
+        model(model.preprocess_batch(TWO_IMAGES))
     assert rows == [4, 2]

@@ -11,10 +11,10 @@ from fvcore.common.config import CfgNode
 
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.config import add_ss_attention_config
+from xmodaler_ssattn.modeling.dead_units import dead_share_warning, dead_shares
 from xmodaler_ssattn.modeling.ss_attention import (
     SpatialSemanticAttention,
     TopDownAttention,
-    dead_share_warning,
     extended_mask,
     fuse,
     pool,
@@ -114,11 +114,12 @@ def test_dead_units_are_counted_over_valid_regions_and_named():
     attention = hand_attention()
     with torch.no_grad():
         attention.w_p.weight.neg_()  # the area now counts negatively: W_p is dead everywhere
-    # W_c is dead on region 3 alone: one of three, or none of two when region 3 is padding.
-    assert attention.dead_share(P, C, torch.ones(1, 3)) == (pytest.approx(1 / 3), 1.0)
-    assert attention.dead_share(P, C, torch.tensor([[1.0, 1.0, 0.0]])) == (0.0, 1.0)
-    assert "W_p" in dead_share_warning(0.3, 1.0) and "W_c" not in dead_share_warning(0.3, 1.0)
-    assert dead_share_warning(0.99, 0.0) is None
+    # W_c is dead only on region 3: one of three, or none of two when region 3 is padding.
+    assert dead_shares(attention, (P, C), torch.ones(1, 3)) == {"W_c": pytest.approx(1 / 3), "W_p": 1.0}
+    assert dead_shares(attention, (P, C), torch.tensor([[1.0, 1.0, 0.0]])) == {"W_c": 0.0, "W_p": 1.0}
+    warning = dead_share_warning({"W_c": 0.3, "W_p": 1.0})
+    assert "W_p" in warning and "W_c" not in warning
+    assert dead_share_warning({"W_c": 0.99, "W_p": 0.0}) is None
 
 
 def shares_of_dead_starts(p: torch.Tensor, c: torch.Tensor, seeds: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""What a model reads of an image's regions, answered once: for the dataset, the caption command and the checks.
+"""What a model reads of an image's regions: one answer for the dataset, the caption command and the checks.
 
-A visual embedding or a decoder says which sample keys it reads by a class method ``reads(cfg)``; the classes that only
-read ATT_FEATS, such as the host's own, need none.
+A visual embedding or a decoder says in a class method ``reads(cfg)`` which sample keys it reads; classes that read only
+ATT_FEATS, such as the host's own, need none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, kfg
-from xmodaler_ssattn.packs.store import Regions
+from xmodaler_ssattn.packs.store import Regions, RegionStore
+
+# The data set of a region file from which a sample key comes; the other keys are computed.
+STORED = {kfg.ATT_FEATS: "features", keys.BOXES_PX: "boxes", keys.CLASS_PROBS: "class_probs"}
 
 
 class RegionInputs(NamedTuple):
@@ -25,7 +28,7 @@ class RegionInputs(NamedTuple):
     Attributes:
         feature_dim: D.
         num_classes: C with background, or None when nothing reads class probabilities.
-        max_regions: it reads the first ``max_regions`` of an image; None: all.
+        max_regions: only the first ``max_regions`` per image are read; None: all.
     """
 
     feature_dim: int
@@ -41,7 +44,7 @@ def region_inputs(cfg: Any) -> RegionInputs:
         (DECODER_REGISTRY, cfg.MODEL.DECODER),
     ):
         if name and name in registry:  # an unknown name is refused where the model is built
-            read |= getattr(registry.get(name), "reads", _nothing)(cfg)
+            read |= getattr(registry.get(name), "reads", lambda cfg: set())(cfg)
     limit = cfg.DATALOADER.MAX_FEAT_NUM
     return RegionInputs(
         cfg.MODEL.VISUAL_EMBED.IN_DIM,
@@ -50,14 +53,10 @@ def region_inputs(cfg: Any) -> RegionInputs:
     )
 
 
-def _nothing(cfg: Any) -> set[str]:
-    return set()
-
-
 def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathLike) -> dict[str, Any]:
     """The part of a sample that comes from regions, keys and shapes as in ``keys.py`` without the batch dimension.
 
-    V and c are tensors, which travel from a worker through shared memory; small things are arrays.
+    V and c are tensors, which go from a worker to the trainer through shared memory; small values are arrays.
 
     Args:
         source: where the regions come from, for the messages.
@@ -80,3 +79,9 @@ def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathL
     if inputs.num_classes is not None:
         sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs[keep])
     return sample
+
+
+def stored_sample(store: RegionStore, image_id: int, inputs: RegionInputs) -> dict[str, Any]:
+    """``region_sample`` of an image in a region file."""
+    regions = store.read(image_id, limit=inputs.max_regions, class_probs=inputs.num_classes is not None)
+    return region_sample(regions, inputs, store.path)

@@ -18,11 +18,11 @@ import torch
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
-from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
+from xmodaler_ssattn.data.device_cache import resident_regions
+from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, stored_sample
 from xmodaler_ssattn.data.sigma import positives, sigma_of
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.fast.device_cache import resident_regions
 from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
 from xmodaler_ssattn.packs.store import RegionStore
@@ -176,8 +176,7 @@ class Flickr30kEntitiesDataset:
                 self._store,
                 [record["image_id"] for record in records],
                 self.device,
-                limit=self.max_regions,
-                class_probs=self.num_classes is not None,
+                self._inputs(),
             )
         if self._resident is not None:
             self._resident_name = self._resident.name
@@ -306,9 +305,10 @@ class Flickr30kEntitiesDataset:
         return _for_stock_captioners(sample, self.max_seq_len) if self.stock_samples else sample
 
     def _regions_of(self, image_id: int) -> dict[str, Any]:
-        regions = self._store.read(image_id, limit=self.max_regions, class_probs=self.num_classes is not None)
-        inputs = RegionInputs(self.feature_dim, self.num_classes, self.max_regions)
-        return region_sample(regions, inputs, self.regions_file)
+        return stored_sample(self._store, image_id, self._inputs())
+
+    def _inputs(self) -> RegionInputs:
+        return RegionInputs(self.feature_dim, self.num_classes, self.max_regions)
 
     def _add_captions(self, sample: dict[str, Any], record: dict[str, Any], num_regions: int) -> None:
         captions = record["captions"]

@@ -34,7 +34,7 @@ from xmodaler_ssattn.host import (
     get_event_storage,
     kfg,
 )
-from xmodaler_ssattn.modeling.sampling import draw_captions
+from xmodaler_ssattn.modeling.sampling import sample_captions
 from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.scorer.caption_reward import unread_files
 
@@ -110,7 +110,7 @@ class SelfCriticalTrainer(DefaultTrainer):
         """The batch to differentiate on, with the advantages in REWARDS; and what to log."""
         model = comm.unwrap_model(self.model)
         greedy = self.baseline == "greedy"
-        drawn = draw_captions(model, batch, self.samples, greedy_first=greedy)
+        drawn = sample_captions(model, batch, self.samples, greedy_first=greedy)
         images = len(batch[kfg.IDS])
         # (B, captions an image, T); copying the words is the one wait for the device.
         sents, regions = (part.cpu().view(images, self.samples + int(greedy), -1) for part in drawn)

@@ -1,1 +1,15 @@
-"""The same functions as in modeling/ and losses/, faster; each says what it equals and where that holds."""
+"""The same functions as in modeling/ and losses/, faster; each says what it equals and where that holds.
+
+Importing this package attaches them to the captioner (``modeling/accelerators.py``).
+"""
+
+from xmodaler_ssattn.fast.cross_entropy import FusedCrossEntropy, linear_cross_entropy
+from xmodaler_ssattn.fast.graphs import CapturedForcing
+from xmodaler_ssattn.fast.optim import FusedAdam
+from xmodaler_ssattn.fast.teacher_forcing import FastForcing
+from xmodaler_ssattn.modeling.accelerators import ATTACHED
+
+ATTACHED.forcing = lambda capture_graphs: FastForcing(CapturedForcing() if capture_graphs else None)
+ATTACHED.linear_cross_entropy = linear_cross_entropy
+
+__all__ = ["FusedAdam", "FusedCrossEntropy"]

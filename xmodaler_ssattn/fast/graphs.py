@@ -1,16 +1,18 @@
-"""Captured graphs of teacher forcing (MODEL.CAPTURE_GRAPHS): a GPU replays a step instead of being told every kernel.
+"""Captured graphs of teacher forcing (MODEL.CAPTURE_GRAPHS): a GPU replays a whole step instead of single kernels.
+
+Equals ``words_at_once`` of ``teacher_forcing.py``, up to the place of random numbers in their sequence.
 
 A step launches some two thousand small kernels, most of them in the recurrence. torch.cuda.make_graphed_callables
-records the encoding and the recurrence, forward and backward, once for each shape, and replays them. What that asks
-for, and what this file adds:
+records the encoding and the recurrence, forward and backward, once for each shape, and replays them. That has two
+consequences:
 
 * shapes may not differ from step to step: captions are padded to a bucket of words, and all run to its end (on a GPU
   forty rows of a recurrence take as long as twenty); the words that count are picked afterwards;
 * buffers are used again: a second pass before the first is differentiated would overwrite what the first has kept.
-  Such a pass, a shape beyond the ``LIMIT`` first ones, evaluation, dropout inside the recurrence and training in
-  several processes go the ordinary way.
+  Such a pass, a shape after the first ``LIMIT`` ones, evaluation, and training in several processes go the ordinary
+  way.
 
-Letters: B images, S captions an image, N = B S, K regions, T words, M words to predict in all, H hidden size.
+Letters: B images, S captions per image, N = B S, K regions, T words, M words to predict in all, H hidden size.
 """
 
 from __future__ import annotations
@@ -18,27 +20,24 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.fast.teacher_forcing import WordStates
+from xmodaler_ssattn.fast.ss_decoder import roll_out
+from xmodaler_ssattn.fast.words import WordSource
 from xmodaler_ssattn.host import comm, kfg
-from xmodaler_ssattn.modeling.collate import words_by_step
-from xmodaler_ssattn.modeling.words import WordSource
-
-if TYPE_CHECKING:
-    from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
+from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
+from xmodaler_ssattn.modeling.forcing import CaptionPlan, WordStates
 
 # Captions are padded to a multiple of this many words.
 BUCKET = 4
 # Shapes that are captured; each keeps the memory of a step.
 LIMIT = 8
 # What the model reads of a batch up to the states.
-_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, keys.SPATIAL, keys.CLASS_PROBS)
+_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, *keys.PER_REGION)
 
 Backend = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
 
@@ -48,7 +47,7 @@ class CapturedForcing:
 
     Args:
         backend: (module, sample tensors) -> a function of tensors of those shapes that computes, and differentiates,
-            what the module does. None: ``torch.cuda.make_graphed_callables``, on a CUDA device alone.
+            what the module does. None: ``torch.cuda.make_graphed_callables``, only on a CUDA device.
     """
 
     def __init__(self, backend: Backend | None = None):
@@ -63,8 +62,8 @@ class CapturedForcing:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def word_states(self, model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordStates | None:
-        """As ``teacher_forcing.word_states``; None when this batch has to go the ordinary way."""
+    def __call__(self, model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordStates | None:
+        """As ``words_at_once``, where ``FastForcing.suits`` holds; None when this batch has to go the ordinary way."""
         if not self._suits(model):
             return None
         tokens, counts = batch[kfg.G_TOKENS_IDS], batch[keys.NUM_REGIONS]
@@ -84,19 +83,20 @@ class CapturedForcing:
         if graph.in_use():
             return None
         hidden, *log_beta = graph.run(*values)
-        words, cells, captions = words_by_step(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
+        plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device, sort=False)
         inputs = {**batch, keys.RAW_FEATS: batch[kfg.ATT_FEATS], keys.IMAGE_MASK: batch[kfg.ATT_MASKS]}
         if log_beta:
             inputs[keys.LOG_BETA] = log_beta[0].clone()  # the graph's own buffer changes with the next step
-        return WordStates(inputs, _Pick.apply(hidden, cells, graph), words, captions)
+        return WordStates(inputs, _Pick.apply(hidden, plan.cells, graph), plan.words, plan.rows)
 
     def _suits(self, model: GroundedCaptioner) -> bool:
-        if not (model.training and torch.is_grad_enabled() and model.forces_at_once and model.encodes_per_image):
+        if not (model.training and torch.is_grad_enabled() and model.encodes_per_image):
             return False
         if self._backend is None and (model.device.type != "cuda" or comm.get_world_size() > 1):
             if not self._told:
                 logging.getLogger(__name__).warning(
-                    "MODEL.CAPTURE_GRAPHS works on one CUDA device; on %s, in %d process(es), steps run without.",
+                    "MODEL.CAPTURE_GRAPHS works only on one CUDA device, got %s in %d process(es). Training continues "
+                    "without captured graphs.",
                     model.device,
                     comm.get_world_size(),
                 )
@@ -115,10 +115,10 @@ class CapturedForcing:
 
 
 class _Shape(nn.Module):
-    """Encoding and recurrence of one shape, as a function of tensors alone: states (T N, H), and log beta (B, K).
+    """Encoding and recurrence of one shape, as a function of tensors only: states (T N, H), and log beta (B, K).
 
-    The parts of the captioner are parts of this module, so that their parameters get gradients; the captioner itself
-    is not, and the predictor, from which scheduled sampling draws, gets none here.
+    The parts of the captioner are parts of this module, so that their parameters get gradients. The predictor, from
+    which scheduled sampling samples, is not and gets none here.
     """
 
     def __init__(self, model, captions: int, steps: int, padded: bool, sampling: bool, names: tuple[str, ...]):
@@ -138,7 +138,7 @@ class _Shape(nn.Module):
         batch = dict(zip(self.names, fields, strict=True))
         images, regions = batch[kfg.ATT_FEATS].shape[:2]
         rows = images * self.captions
-        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # all that is asked of them is whether some are padded
+        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # only says whether some are padded
         order = torch.arange(rows, device=tokens.device)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.amp, cache_enabled=False):
             inputs = model.encode(batch, order.div(self.captions, rounding_mode="floor"))
@@ -148,20 +148,17 @@ class _Shape(nn.Module):
                 [rows] * self.steps,
                 order.repeat(self.steps),
                 ss_prob if self.sampling else 0.0,
-                model.draw_words,
+                model.sample_words,
                 static=True,
             )
-            hidden = model.decoder.roll_out(inputs, words)
+            hidden = roll_out(model.decoder, inputs, words)
         return (hidden, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else (hidden,)
 
-    def extra_repr(self) -> str:
+    def __str__(self) -> str:
         return (
-            f"captions an image={self.captions}, words={self.steps}, padded regions={self.padded}, "
+            f"captions per image={self.captions}, words={self.steps}, padded regions={self.padded}, "
             f"sampling={self.sampling}"
         )
-
-    def __str__(self) -> str:
-        return self.extra_repr()
 
 
 class _Pass:
@@ -201,7 +198,7 @@ class _Graph:
             )
         which.done = True
         for parameter in self._parameters:
-            # Gradients of the pass before, when they are to be added to, may lie in the buffers that are written now.
+            # Gradients of the pass before, if more are added to them, may be in the buffers that are written now.
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.clone()
 

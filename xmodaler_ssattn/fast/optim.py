@@ -1,8 +1,8 @@
 """FusedAdam: Adam in one pass over the parameters, registered beside the host's own optimisers.
 
-X-modaler makes one parameter group a tensor, so torch's Adam runs tensor by tensor and, on a CPU, in
-some ten passes over memory each. With equal groups merged the fused kernel does the same step in one. Same
-algorithm, same numbers up to rounding (tests/fast/test_optim.py).
+Equals torch's Adam up to rounding, for any parameters (tests/fast/test_optim.py). X-modaler makes one parameter group
+per tensor, so torch's Adam runs tensor by tensor and, on a CPU, in some ten passes over memory each. With equal groups
+merged, the fused kernel does the same step in one pass.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Region features that stay on the model's device for the whole run (DATALOADER.CACHE: device). torch alone.
+"""Region features that stay on the model's device for the whole run (DATALOADER.CACHE: device).
 
-The data side fills a table once and keeps it. A sample then carries two small things, the table's name and a row in
-it, and the captioner gathers the batch on the device. Names travel between processes, tables do not: a loader's
-worker never touches one, and of several training processes each has its own.
+Equals batches that are carried to the device one by one. The data side fills a table once and keeps it. A sample then
+carries two small things, the table's name and a row in it, and the captioner gathers the batch on the device. Names
+travel between processes, tables do not: a loader's worker never touches one, and each of several training processes
+has its own.
 
 Letters: n images in the table, B images of a batch, K regions.
 """
@@ -13,25 +14,32 @@ import itertools
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_TABLES: weakref.WeakValueDictionary[str, ResidentRegions] = weakref.WeakValueDictionary()
+from xmodaler_ssattn.modeling.collate import send
+
+_TABLES: weakref.WeakValueDictionary[TableName, ResidentRegions] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to ``device`` without waiting for it: from pinned memory the copy runs beside us."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+@dataclass(frozen=True)
+class TableName:
+    """The name of a table, which a sample carries from process to process."""
+
+    name: str
+
+    def gather(self, rows: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], list[int]]:
+        """``ResidentRegions.gather`` of the table of that name in this process."""
+        return find(self).gather(rows, device)
 
 
 class ResidentRegions:
     """The regions of n images on one device, found again by ``name`` within this process.
 
-    It lives as long as somebody holds it; the table of names does not.
+    It lives as long as something holds it; the list of names does not hold it.
 
     Args:
         per_region: name of a field -> (n, K, ...), zeros on padding, in any floating type.
@@ -43,7 +51,7 @@ class ResidentRegions:
         self._per_region, self._per_image = dict(per_region), dict(per_image)
         self._counts = list(counts)
         self.device = next(iter(self._per_region.values())).device
-        self.name = f"resident-{os.getpid()}-{next(_NUMBERS)}"
+        self.name = TableName(f"resident-{os.getpid()}-{next(_NUMBERS)}")
         _TABLES[self.name] = self
 
     def __len__(self) -> int:
@@ -70,16 +78,16 @@ class ResidentRegions:
         return fields, counts
 
 
-def find(name: str) -> ResidentRegions:
+def find(name: TableName) -> ResidentRegions:
     """The table of that name.
 
     Raises:
-        RuntimeError: there is none in this process, or nobody holds it any more.
+        RuntimeError: there is none in this process, or nothing holds it any more.
     """
     table = _TABLES.get(name)
     if table is None:
         raise RuntimeError(
-            f"The resident region table {name} is not in this process. It lives where the dataset was loaded; a batch "
-            "that was made in another process needs DATALOADER.CACHE ram or none."
+            f"The resident region table {name.name} is not in this process; it lives where the dataset was loaded. A "
+            "batch that was made in another process needs DATALOADER.CACHE ram or none."
         )
     return table

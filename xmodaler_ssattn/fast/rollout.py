@@ -1,15 +1,15 @@
-"""The two LSTMs with the attention between them over a whole caption, in few large products. torch alone.
+"""The two LSTMs with the attention between them over a whole caption, in few large products. Only torch.
 
-The step-by-step loop of the decoder (``SSAttentionDecoder.forward``) is the definition; this is the same
-function, arranged so that a training step does no work twice:
+Equals the step-by-step loop of the decoder (``SSAttentionDecoder.forward``), arranged so that a training step does no
+work twice:
 
-* whatever does not depend on the recurrence enters as one tensor ``x1``: word, mean feature and biases of
+* all that does not depend on the recurrence enters as one tensor ``x1``: word, mean feature and biases of
   the attention LSTM, for all words at once;
 * captions are ordered by length, longest first, and step t runs over the ``sizes[t]`` captions that still
   have a word there; everything is packed, step after step, as in torch's PackedSequence;
-* the backward pass keeps gates and states alone, computes the attention's inner layer anew instead of
-  keeping it (36 x 512 numbers a word), and forms the gradient of every recurrent matrix in one product
-  over all words instead of one product a word.
+* the backward pass keeps only gates and states, computes the attention's inner layer again instead of
+  keeping it (36 x 512 numbers per word), and forms the gradient of every recurrent matrix in one product
+  over all words instead of one product per word.
 
 Letters: N captions, K regions, A attention size, E embedded feature size, H hidden size, T steps, M words
 in all (the sum of ``sizes``).
@@ -18,8 +18,8 @@ in all (the sum of ``sizes``).
     alpha_t = softmax(w_alpha f(W_h h1_t + P) + prior),  gamma_t = alpha_t + lambda beta,  v-hat_t = gamma_t V
     z2_t = W2a v-hat_t + W2b h1_t + W2c h2_{t-1} + b2            -> h2_t, c2_t
 
-The paper's fusion has lambda beta and no prior; the product of the two distributions has the prior
-kappa log beta and no lambda beta, and what is called alpha_t above is then gamma_t itself.
+The paper's fusion has lambda beta and no prior. The product of the two distributions has the prior
+kappa log beta and no lambda beta; what is called alpha_t above is then gamma_t itself.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def run(
 
     Args:
         x1_of_step: (t, h2 of the step before (sizes[t], H)) -> x1 (sizes[t], 4H). Scheduled sampling
-            draws its words here.
+            samples its words here.
         sizes: captions that have a word at each step, not increasing, the last > 0.
         p: (N, K, A) W_v v_i. v: (N, K, E). Rows ordered by caption length, longest first.
         lambda_beta: (N, K) lambda beta, or None for the baseline.
@@ -192,7 +192,7 @@ class Rollout(torch.autograd.Function):
     """Hands out ``trace.h2`` (M, H) of a run that was done, and differentiates through it.
 
     The run comes first and apart (``run``), because with scheduled sampling the words, and with them
-    ``x1``, are known only afterwards. ``x1`` (M, 4H) enters here for its gradient alone.
+    ``x1``, are known only afterwards. ``x1`` (M, 4H) enters here only for its gradient.
     """
 
     @staticmethod
@@ -237,7 +237,7 @@ def _backward(
     dq_all = grad_h2.new_empty((len(grad_h2), p.shape[2]))
     dp = torch.zeros_like(p, dtype=grad_h2.dtype)
     d_alpha_weight = grad_h2.new_zeros(p.shape[2])
-    # gamma_t and d v-hat_t of all steps side by side, so that dV is one product a caption.
+    # gamma_t and d v-hat_t of all steps side by side, so that dV is one product per caption.
     gamma_all = v.new_zeros((rows, len(sizes), v.shape[1]), dtype=half)
     dv_hat_all = v.new_zeros((rows, len(sizes), v.shape[2]), dtype=half)
     d_beta = torch.zeros_like(lambda_beta) if lambda_beta is not None else None

@@ -4,8 +4,8 @@ The pure function first, the registered class below. The host adds up whatever t
 The gradient reaches only W_b, W_c and W_p: p and c are inputs, sigma is a target.
 
 The balance of the two losses: the paper's L = L_ce + mu L_gnd belongs to one caption and its image, and its L_ce is a
-sum over the caption's words. The host's cross-entropy is a mean over the M predicted words of a batch, so the formula
-summed over all captions and divided by M is
+sum over the caption's words. The host's cross-entropy is a mean over the M predicted words of a batch, so the sum of
+the formula over all captions, divided by M, is
 
     mean cross-entropy + mu (sum over captions of L_gnd) / M
 
@@ -20,7 +20,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ssattn_config, completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
-from xmodaler_ssattn.partners import require_grounded_captioner
+from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
 
 REDUCTIONS = {
     "formula": "sum over captions of L_gnd, divided by the predicted words: the paper's balance of the two losses",
@@ -43,7 +43,7 @@ def grounding_loss(
     Args:
         log_beta: (B, K) float32, log of the distribution beta; padded regions hold any finite value.
         sigma: (B, R, K) float32, the indicator; R is 1 when targets are of the image, else S, one row per caption.
-        has_boxes: (B, R) 0/1, rows that come from at least one ground-truth box.
+        has_boxes: (B, R) 0/1, whether the row comes from at least one ground-truth box.
         reduction: a key of ``REDUCTIONS``.
         captions_per_image: S. With ``formula`` an image's L_gnd counts once for each of its captions.
         num_words: M. Only ``formula`` reads it.
@@ -74,12 +74,23 @@ def grounding_loss(
 class GroundingLoss(nn.Module):
     """mu L_gnd for the host's trainer: reads log beta and sigma from the batch, returns one named loss.
 
-    The name holds no "acc": the host leaves losses so named out of the sum.
+    The name holds no "acc": the host leaves such losses out of the sum.
+
+    Args:
+        mu: weight of the loss, at least 0.
+        reduction: a key of ``REDUCTIONS``.
     """
 
     @configurable
     def __init__(self, *, mu: float, reduction: str = "formula"):
         super().__init__()
+        if reduction not in REDUCTIONS:
+            meanings = "; ".join(f"{name!r}, {meaning}" for name, meaning in REDUCTIONS.items())
+            raise UserError(
+                f"LOSSES.GROUNDING.REDUCTION: expected one of {tuple(REDUCTIONS)}, got {reduction!r}. {meanings}."
+            )
+        if not mu >= 0:
+            raise UserError(f"LOSSES.GROUNDING.MU: expected a number >= 0, got {mu!r}.")
         self.mu = mu
         self.reduction = reduction
 
@@ -88,14 +99,6 @@ class GroundingLoss(nn.Module):
         cfg = completed(cfg)
         require_grounded_captioner(cfg, "GroundingLoss", "which gives neither beta nor sigma")
         grounding = cfg.LOSSES.GROUNDING
-        if grounding.REDUCTION not in REDUCTIONS:
-            meanings = "; ".join(f"{name!r}, {meaning}" for name, meaning in REDUCTIONS.items())
-            raise UserError(
-                f"LOSSES.GROUNDING.REDUCTION: expected one of {tuple(REDUCTIONS)}, got {grounding.REDUCTION!r}. "
-                f"{meanings}."
-            )
-        if not grounding.MU >= 0:
-            raise UserError(f"LOSSES.GROUNDING.MU: expected a number >= 0, got {grounding.MU!r}.")
         if not cfg.MODEL.SS_ATTENTION.ENABLED:
             raise UserError(
                 "LOSSES.NAMES holds GroundingLoss, but MODEL.SS_ATTENTION.ENABLED is False: without beta there is "
@@ -110,18 +113,10 @@ class GroundingLoss(nn.Module):
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Grounding Loss": mu L_gnd}``."""
         wanted = (keys.LOG_BETA, keys.SIGMA, keys.HAS_BOXES, keys.CAPTIONS_PER_IMAGE, keys.NUM_WORDS)
-        missing = [key for key in wanted if key not in outputs_dict]
-        if missing:
-            raise KeyError(
-                f"GroundingLoss needs {', '.join(missing)} in the model's output. They come from the "
-                "meta-architecture GroundedCaptioner and the dataset Flickr30kEntitiesDataset in training."
-            )
+        source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset give it in training."
+        require_outputs(outputs_dict, wanted, "GroundingLoss", source)
+        log_beta, sigma, has_boxes, captions, words = (outputs_dict[key] for key in wanted)
         loss = grounding_loss(
-            outputs_dict[keys.LOG_BETA],
-            outputs_dict[keys.SIGMA],
-            outputs_dict[keys.HAS_BOXES],
-            reduction=self.reduction,
-            captions_per_image=outputs_dict[keys.CAPTIONS_PER_IMAGE],
-            num_words=outputs_dict[keys.NUM_WORDS],
+            log_beta, sigma, has_boxes, reduction=self.reduction, captions_per_image=captions, num_words=words
         )
         return {"Grounding Loss": self.mu * loss}

@@ -3,7 +3,7 @@
     L = - (1/M) sum over captions of (r - b) sum_t log p(w_t | w_1 .. w_{t-1})        M: words of the batch
 
 The pure function first, the registered class below. The gradient of a caption's words is weighted by how much better
-than the baseline it was; no word after its end, and no padding, is among the M words.
+than the baseline the caption was; the M words contain neither padding nor words after the end.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ssattn_config
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable, kfg
-from xmodaler_ssattn.partners import require_grounded_captioner
+from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
 
 
 def reward_loss(logits: Tensor, words: Tensor, advantages: Tensor, suppressed: int | None = None) -> Tensor:
     """The mean over the words of - advantage log p(word).
 
     Args:
-        logits: (M, V) float32, of the very words that were drawn, ends included.
+        logits: (M, V) float32, of the words that were sampled, ends included.
         words: (M,) int64.
         advantages: (M,) float32, r - b of each word's caption; no gradient flows into it.
-        suppressed: a word that could not be drawn; p is the probability among the others, as it was in drawing.
+        suppressed: a word that could not be sampled; p is the probability among the others, as it was in sampling.
 
     Returns:
         () float32; its gradient is that of the expected reward, its value says little.
+
+    >>> import torch
+    >>> logits = torch.tensor([[0.0, 0.0]])  # two words of probability 1/2: - 2 log(1/2) = 2 log 2
+    >>> round(float(reward_loss(logits, torch.tensor([1]), torch.tensor([2.0]))), 4)
+    1.3863
     """
     if suppressed is not None:
         only = logits.new_zeros(logits.shape[1])
@@ -55,19 +60,14 @@ class SelfCriticalLoss(nn.Module):
         add_ssattn_config(cfg)
 
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
-        """``outputs_dict``: the captioner's output on drawn captions; returns ``{"Self-critical Loss": L}``."""
+        """``outputs_dict``: the captioner's output on sampled captions; returns ``{"Self-critical Loss": L}``."""
         wanted = (kfg.G_LOGITS, kfg.G_TARGET_IDS, keys.CAPTION_OF_WORD, kfg.REWARDS)
-        missing = [key for key in wanted if key not in outputs_dict]
-        if missing:
-            raise KeyError(
-                f"SelfCriticalLoss needs {', '.join(missing)} in the model's output. Captions and rewards come from "
-                "ENGINE.NAME SelfCriticalTrainer, the rest from MODEL.META_ARCHITECTURE GroundedCaptioner."
-            )
-        advantages = outputs_dict[kfg.REWARDS][outputs_dict[keys.CAPTION_OF_WORD]]
-        loss = reward_loss(
-            outputs_dict[kfg.G_LOGITS],
-            outputs_dict[kfg.G_TARGET_IDS],
-            advantages,
-            outputs_dict.get(keys.SUPPRESSED_WORD),
+        source = (
+            "Captions and rewards come from ENGINE.NAME SelfCriticalTrainer, the rest from MODEL.META_ARCHITECTURE "
+            "GroundedCaptioner."
         )
-        return {"Self-critical Loss": loss}
+        require_outputs(outputs_dict, wanted, "SelfCriticalLoss", source)
+        logits, words, captions, rewards = (outputs_dict[key] for key in wanted)
+        return {
+            "Self-critical Loss": reward_loss(logits, words, rewards[captions], outputs_dict.get(keys.SUPPRESSED_WORD))
+        }

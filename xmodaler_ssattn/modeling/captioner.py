@@ -1,17 +1,17 @@
-"""GroundedCaptioner: the meta-architecture that hands positions, class probabilities and sigma on.
+"""GroundedCaptioner: the meta-architecture that passes positions, class probabilities and sigma on.
 
-X-modaler's own meta-architecture copies only the batch keys it knows, so p, c, sigma and the pixel
+X-modaler's own meta-architecture copies only the batch keys that it knows, so p, c, sigma and the pixel
 boxes would reach neither decoder nor loss. This one collates exactly the keys of ``keys.py``, runs
 on the device of its parameters, and makes GroundedCaptions when it decodes.
 
-Letters: B images, S captions an image, N = B S, K regions, C classes, D raw and E embedded feature
+Letters: B images, S captions per image, N = B S, K regions, C classes, D raw and E embedded feature
 size, T words.
 """
 
 from __future__ import annotations
 
-import logging
 import weakref
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,6 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ssattn_config, completed
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.fast.cross_entropy import linear_cross_entropy
-from xmodaler_ssattn.fast.graphs import CapturedForcing
-from xmodaler_ssattn.fast.teacher_forcing import WordStates, ways_agree, word_states
 from xmodaler_ssattn.host import (
     DECODE_STRATEGY_REGISTRY,
     META_ARCH_REGISTRY,
@@ -32,22 +29,23 @@ from xmodaler_ssattn.host import (
     UpDownEncoder,
     VisualBaseEmbedding,
     configurable,
-    get_event_storage,
     kfg,
 )
+from xmodaler_ssattn.modeling.accelerators import ATTACHED
 from xmodaler_ssattn.modeling.collate import collate
+from xmodaler_ssattn.modeling.dead_units import DeadUnitWatch
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.definition import follows
-from xmodaler_ssattn.modeling.grounded_output import captions_from_decoding
-from xmodaler_ssattn.modeling.searchers import READ_PER_STEP, GroundedDecodeStrategy, check_vocabulary
-from xmodaler_ssattn.modeling.ss_attention import dead_share_warning, extended_mask
+from xmodaler_ssattn.modeling.forcing import WordStates, word_states
+from xmodaler_ssattn.modeling.grounded_decoder import GroundedDecoder
+from xmodaler_ssattn.modeling.grounded_output import Decoded
+from xmodaler_ssattn.modeling.loop import each_word
+from xmodaler_ssattn.modeling.sampling import sample_words
+from xmodaler_ssattn.modeling.searchers import GroundedDecodeStrategy, check_vocabulary
+from xmodaler_ssattn.modeling.ss_attention import extended_mask
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 from xmodaler_ssattn.modeling.word_list import accept_weights_without, check_words, from_state, to_state, words_sha256
-from xmodaler_ssattn.modeling.words import draw_words, packs
 from xmodaler_ssattn.precision import at_least_float32
-
-# How often the share of dead ReLUs in the SS attention is measured; one small product each time.
-STEPS_BETWEEN_DEAD_CHECKS = 200
 
 
 @META_ARCH_REGISTRY.register()
@@ -61,8 +59,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
     Args:
         gt_attention: in evaluation also force the reference captions (INFERENCE.GT_ATTENTION).
         amp: products in bfloat16 (SOLVER.AMP); parameters, states, softmax and losses stay float32.
-        share_region_dropout: one mask an image on the embedded regions (MODEL.SHARE_REGION_DROPOUT).
-        capture_graphs: replay training steps of one shape as graphs (MODEL.CAPTURE_GRAPHS; CUDA alone).
+        share_region_dropout: one mask per image on the embedded regions (MODEL.SHARE_REGION_DROPOUT).
+        capture_graphs: replay training steps of one shape as graphs (MODEL.CAPTURE_GRAPHS; only on CUDA).
         fuse_loss: give the cross-entropy instead of the logits (LOSSES.NAMES holds FusedCrossEntropy).
     """
 
@@ -86,21 +84,19 @@ class GroundedCaptioner(BaseEncoderDecoder):
                 "LOSSES.NAMES holds FusedCrossEntropy, which multiplies by the predictor's own matrix and knows "
                 f"only BasePredictor's way of using it, got {type(self.predictor).__name__}. Use CrossEntropy."
             )
-        if not getattr(self.decoder, "gives_attention", False):
+        if not isinstance(self.decoder, GroundedDecoder):
             raise UserError(
-                "MODEL.DECODER: GroundedCaptioner needs a decoder that gives the attention behind every word, such as "
-                f"SSAttentionDecoder, got {type(self.decoder).__name__}. For the plain Up-Down decoder set "
-                "MODEL.DECODER: SSAttentionDecoder and MODEL.SS_ATTENTION.ENABLED: False; weights of the stock decoder "
-                "load there."
+                "MODEL.DECODER: GroundedCaptioner needs a decoder that gives the attention behind every word, derived "
+                f"from GroundedDecoder as SSAttentionDecoder is, got {type(self.decoder).__name__}. For the plain "
+                "Up-Down decoder set MODEL.DECODER: SSAttentionDecoder and MODEL.SS_ATTENTION.ENABLED: False; weights "
+                "of the stock decoder load there."
             )
         self.share_region_dropout = share_region_dropout
         self.fuse_loss = fuse_loss
-        self.captured = CapturedForcing() if capture_graphs else None
         self.gt_attention = gt_attention
         self.amp = amp
-        self._steps_seen = 0
-        # Whether the two ways of teacher forcing give the same; None until the first training step compares them.
-        self._ways_agree: bool | None = None
+        self.fast_forcing = ATTACHED.forcing(capture_graphs) if ATTACHED.forcing is not None else None
+        self.dead_units = DeadUnitWatch()
         # Index 0 of the host's list is the end mark.
         self.words_sha256 = words_sha256((self.greedy_decoder.vocab or [])[1:])
         self.register_load_state_dict_post_hook(accept_weights_without)
@@ -161,26 +157,26 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return {kfg.ATT_MASKS: mask, kfg.EXT_ATT_MASKS: extended_mask(mask) if padded else None}
 
     def encode(self, batched_inputs: dict, images: Tensor | None = None) -> dict:
-        """Everything that is done once an image, before the first word.
+        """Everything that is done once per image, before the first word.
 
         Args:
             batched_inputs: from ``preprocess_batch``. A dict that went through here already is returned
                 as it is, so that two decodings share the work.
             images: (N,) the image of each caption, in the order in which captions shall be processed; for
-                training, where ``encodes_per_image`` holds. Dropout on the region embedding is then drawn once
-                a caption, as in the stock model (with ``share_region_dropout`` once an image); what comes
-                before it, and beta, is still computed once an image. Without it features stay at one row an
-                image, and captions or beams share them.
+                training, where ``encodes_per_image`` holds. Each caption then has its own dropout on the region
+                embedding, as in the stock model (with ``share_region_dropout`` each image); what comes before it, and
+                beta, is still computed once per image. Without ``images`` features stay at one row per image, and
+                captions or beams share them.
 
         Returns:
-            a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row an image)
+            a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row per image)
             and BETA.
         """
-        if kfg.P_ATT_FEATS in batched_inputs:
+        if keys.RAW_FEATS in batched_inputs:
             return batched_inputs
         if images is not None and self.share_region_dropout:
             once = self.encode(batched_inputs)
-            rows = {key: once[key][images] for key in READ_PER_STEP if once.get(key) is not None}
+            rows = {key: once[key][images] for key in self.decoder.READ_PER_STEP if once.get(key) is not None}
             return {**once, **rows, keys.IMAGE_OF_ROW: images}
         inputs = dict(batched_inputs)
         inputs.update(self.get_extended_attention_mask(inputs))
@@ -203,7 +199,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         embed = self.visual_embed
         if images is None:
             return embed(inputs).get(kfg.ATT_FEATS, inputs[kfg.ATT_FEATS])
-        # All but the dropout, once an image.
+        # All but the dropout, once per image.
         dropout, embed.embeddings_dropout = embed.embeddings_dropout, None
         try:
             once = embed(inputs)[kfg.ATT_FEATS]
@@ -232,16 +228,16 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
         Returns:
             the batch with G_LOGITS (M, V), G_TARGET_IDS (M,) and CAPTION_OF_WORD (M,) over the M predicted
-            words of the batch alone (what the host's losses flatten anyway), and LOG_BETA for the grounding loss.
-            With ``fuse_loss`` CROSS_ENTROPY stands in for G_LOGITS.
+            words of the batch, without padding, and LOG_BETA for the grounding loss. With ``fuse_loss`` CROSS_ENTROPY
+            takes the place of G_LOGITS.
         """
         ss_prob = float(batched_inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
-        if self.training and self._ways_agree is None:
-            self._compare_ways(batched_inputs)
-        states = self.captured.word_states(self, batched_inputs, ss_prob) if self.captured is not None else None
+        states = self.fast_forcing(self, batched_inputs, ss_prob) if self.fast_forcing is not None else None
         if states is None:
             states = word_states(self, batched_inputs, ss_prob)
-        self._watch_dead_units(states.inputs)
+        if self.training and getattr(self.decoder, "ss_attention", None) is not None:
+            slots = self.decoder.slots(states.inputs)
+            self.dead_units(self.decoder.ss_attention, slots, states.inputs[keys.IMAGE_MASK])
         targets = batched_inputs[kfg.G_TARGET_IDS].reshape(-1)[states.words]
         return {
             **states.inputs,
@@ -252,14 +248,15 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     def _predict(self, states: WordStates, targets: Tensor) -> dict:
         """G_LOGITS (M, V) of M words, or their CROSS_ENTROPY ()."""
-        predictor, hidden = self.predictor, states.hidden
+        predictor, hidden, fused = self.predictor, states.hidden, ATTACHED.linear_cross_entropy
         layer = getattr(predictor, "logits", None)
-        if self.fuse_loss and self.predicts_from_state and follows(layer, nn.Linear) and layer.bias is not None:
+        fuses = self.fuse_loss and fused is not None and self.predicts_from_state
+        if fuses and follows(layer, nn.Linear) and layer.bias is not None:
             hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
-            return {keys.CROSS_ENTROPY: linear_cross_entropy(hidden, layer.weight, layer.bias, targets)}
+            return {keys.CROSS_ENTROPY: fused(hidden, layer.weight, layer.bias, targets)}
         logits = predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS] if states.logits is None else states.logits
         logits = at_least_float32(logits)
-        # A layer that was put in the place of the predictor's own: the same loss, without its saving of memory.
+        # With another layer in place of the predictor's own: the same loss, without its saving of memory.
         return {keys.CROSS_ENTROPY: F.cross_entropy(logits, targets)} if self.fuse_loss else {kfg.G_LOGITS: logits}
 
     @property
@@ -272,7 +269,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         """Whether training may encode an image once for all its captions.
 
         Only where all that reads the batch is ours. Any other part finds one row per caption of everything there, as
-        one row per image in decoding; see ``teacher_forcing.encoded_rows``.
+        it finds one row per image in decoding; see ``forcing.encoded_rows``.
         """
         ours = ("encode", "_embed_regions", "get_extended_attention_mask", "step", "with_rows")
         return (
@@ -280,77 +277,30 @@ class GroundedCaptioner(BaseEncoderDecoder):
             and (
                 follows(self.visual_embed, VisualBaseEmbedding) or follows(self.visual_embed, SpatialSemanticEmbedding)
             )
-            and self._encoder_is_ours
+            and self.encoder_skips_words
             and self.predicts_from_state
             and follows(self.decoder, SSAttentionDecoder)
         )
 
     @property
-    def _encoder_is_ours(self) -> bool:
-        """It then does nothing per word."""
+    def encoder_skips_words(self) -> bool:
+        """Whether the encoder is one of the host's that do nothing per word."""
         return follows(self.encoder, UpDownEncoder) or follows(self.encoder, Encoder)
 
-    @property
-    def forces_at_once(self) -> bool:
-        """Whether all words of a caption can go through in few large products, instead of word by word.
-
-        Only where that is the same function: no method that it restates is overridden, neither here nor in the parts,
-        and the comparison at the first training step found no difference.
-        """
-        return (
-            self._ways_agree is not False
-            and follows(self, GroundedCaptioner, "step", "with_rows")
-            and self._encoder_is_ours
-            and self.predicts_from_state
-            and packs(self.token_embed)
-            and getattr(self.decoder, "rolls_out", False)
-        )
-
-    def _compare_ways(self, batch: dict) -> None:
-        """Once: one caption at once and word by word; a difference turns the fast way off."""
-        self._ways_agree = True
-        if self.forces_at_once and not ways_agree(self, batch):
-            self._ways_agree = False
-            logging.getLogger(__name__).warning(
-                "Teacher forcing in few large products gives other states or gradients than %s word by word. Training "
-                "continues word by word, which is slower. Something changes the decoder, the embeddings or the "
-                "captioner in a way that the fast version does not see.",
-                type(self.decoder).__name__,
-            )
-
     @torch.no_grad()
-    def draw_words(self, hidden: Tensor) -> Tensor:
-        """(n, H) states of the language LSTM -> (n,) words drawn from the model's distribution."""
-        if not self.amp:
-            return draw_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
+    def sample_words(self, hidden: Tensor) -> Tensor:
+        """(n, H) states of the language LSTM -> (n,) words sampled from the model's distribution."""
         # Weights that autocast converts here must not be kept: older versions of torch would train with these copies,
         # which have no gradient, and leave the predictor as it is.
-        with torch.autocast(hidden.device.type, torch.bfloat16, cache_enabled=False):
-            return draw_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
-
-    def _watch_dead_units(self, inputs: dict) -> None:
-        """Now and then log how much of the SS attention is dead; warn when a slot is dead everywhere."""
-        attention = getattr(self.decoder, "ss_attention", None)
-        if attention is None or not self.training:
-            return
-        self._steps_seen += 1
-        if self._steps_seen % STEPS_BETWEEN_DEAD_CHECKS != 1:
-            return
-        dead_c, dead_p = attention.dead_share(*self.decoder.slots(inputs), inputs[keys.IMAGE_MASK])
-        warning = dead_share_warning(dead_c, dead_p)
-        if warning:
-            logging.getLogger(__name__).warning(warning)
-        try:
-            storage = get_event_storage()
-        except (AssertionError, RuntimeError):  # no trainer around us (each host says so in its own way)
-            return
-        storage.put_scalars(smoothing_hint=False, **{"ss_attention/dead_W_c": dead_c, "ss_attention/dead_W_p": dead_p})
+        kind = hidden.device.type
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False) if self.amp else nullcontext():
+            return sample_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
 
     def forward(self, batched_inputs: dict, use_beam_search: bool | None = None, output_sents: bool = False) -> dict:
         """The host's interface: losses' inputs when ``use_beam_search`` is None, else decoding.
 
         With ``use_beam_search`` True and ``output_sents`` (the stock test loop's only call), OUTPUT holds
-        one GroundedCaption an image from beam search; each carries the greedy caption too, and the
+        one GroundedCaption per image from beam search; each carries the greedy caption too, and the
         forced references when INFERENCE.GT_ATTENTION is on and the dataset supplies them. The image is
         encoded once for all three.
         """
@@ -390,27 +340,21 @@ class GroundedCaptioner(BaseEncoderDecoder):
         """
         tokens = inputs[keys.REF_TOKENS_IDS]
         images, captions, length = tokens.shape
+        if length < 2:
+            return [()] * images
         state = self.with_rows(inputs, images * captions)
-        rows = tokens.view(images * captions, length)
+        rows = tokens.view(images * captions, length).clamp(min=0)
         alphas, gammas = [], []
-        for t in range(length - 1):
-            self.step(state, rows[:, t].clamp(min=0), t)
+
+        def next_word(state: dict, t: int) -> Tensor:
             alphas.append(state[keys.ALPHA])
             gammas.append(state[keys.GAMMA])
-        if not alphas:
-            return [()] * images
+            return rows[:, t + 1]
+
+        each_word(self, state, rows[:, 0], length - 1, next_word)
         alpha, gamma = (torch.stack(parts, 1).view(images, captions, length - 1, -1) for parts in (alphas, gammas))
         by_caption = [
-            captions_from_decoding(
-                tokens[:, s, 1:],
-                None,
-                alpha[:, s],
-                gamma[:, s],
-                inputs.get(keys.BETA),
-                inputs,
-                vocab=self.greedy_decoder.vocab,
-                ground_by=self.greedy_decoder.ground_by,
-            )
+            self.greedy_decoder.captions(Decoded(tokens[:, s, 1:], None, alpha[:, s], gamma[:, s]), inputs)
             for s in range(captions)
         ]
         return list(zip(*by_caption, strict=True))

@@ -1,31 +1,36 @@
 """From a list of sample dicts to one batch of named tensors.
 
-Letters: B images, S captions an image, K regions, C classes, D feature size, T words.
+Letters: B images, S captions per image, K regions, C classes, D feature size, T words.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.fast import resident
-from xmodaler_ssattn.fast.resident import send
 from xmodaler_ssattn.host import kfg
 
 # Per-region values (k, ...) that are padded with zeros to the batch's largest K.
-_REGION_KEYS = (kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.CLASS_PROBS)
+_REGION_KEYS = (kfg.ATT_FEATS, *keys.PER_REGION)
 _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE)
 # What is collated when it is there, and then has to be there in every sample of the batch.
 _SAMPLE_KEYS = {
     *_REQUIRED,
-    *(keys.CLASS_PROBS, keys.SIGMA, keys.HAS_BOXES, keys.REF_TOKENS_IDS, keys.RESIDENT, keys.RESIDENT_ROW),
+    *_REGION_KEYS,
+    *(keys.SIGMA, keys.HAS_BOXES, keys.REF_TOKENS_IDS, keys.RESIDENT, keys.RESIDENT_ROW),
     *(kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS),
 }
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to ``device`` without waiting for it: pinned memory is copied in the background."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def collate(samples: list[dict], device: torch.device) -> dict:
@@ -45,7 +50,7 @@ def collate(samples: list[dict], device: torch.device) -> dict:
     first = samples[0]
     if keys.RESIDENT in first:
         rows = [sample[keys.RESIDENT_ROW] for sample in samples]
-        on_device, counts = resident.find(first[keys.RESIDENT]).gather(rows, device)
+        on_device, counts = first[keys.RESIDENT].gather(rows, device)
         batch: dict = {}
     else:
         on_device, counts = {}, [len(sample[kfg.ATT_FEATS]) for sample in samples]
@@ -125,7 +130,7 @@ def _pad(sequences: list, value: int) -> Tensor:
 def _pad_last(rows: list[Tensor]) -> Tensor:
     """[(S, k)] with differing k -> (B, S, K), zeros on the right."""
     widest = max(row.shape[-1] for row in rows)
-    return torch.stack([torch.nn.functional.pad(row, (0, widest - row.shape[-1])) for row in rows])
+    return torch.stack([F.pad(row, (0, widest - row.shape[-1])) for row in rows])
 
 
 def _stack_ragged(images: list[list]) -> Tensor:
@@ -137,44 +142,3 @@ def _stack_ragged(images: list[list]) -> Tensor:
         for s, ids in enumerate(image):
             out[b, s, : len(ids)] = torch.as_tensor(ids)
     return out
-
-
-def words_by_step(lengths: list[int], width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the M words of N captions lie, captions in their own order, step after step.
-
-    Returns:
-        (index in the flattened (N, width) tokens, index in a flattened (steps, N) grid, caption), each (M,) int64.
-    """
-    grid = torch.arange(width).unsqueeze(1) < torch.tensor(lengths).unsqueeze(0)
-    steps, rows = grid.nonzero(as_tuple=True)
-    return send(rows * width + steps, device), send(steps * len(lengths) + rows, device), send(rows, device)
-
-
-class CaptionPlan(NamedTuple):
-    """The order in which a batch's captions and words are processed: longest first, step after step.
-
-    Attributes:
-        order: (N,) int64, captions by length, longest first; equal lengths keep their order.
-        sizes: captions that have a word at each step; as many as the longest caption has words.
-        words: (M,) int64, index of each word in the flattened (N, T) tokens.
-        rows: (M,) int64, place of each word's caption in ``order``.
-        cells: (M,) int64, index of each word in a flattened (T, N) grid of steps and places in ``order``.
-    """
-
-    order: Tensor
-    sizes: list[int]
-    words: Tensor
-    rows: Tensor
-    cells: Tensor
-
-    @classmethod
-    def of(cls, lengths: list[int], width: int, device: torch.device) -> CaptionPlan:
-        """From the captions' lengths, known without asking the device; ``width`` is T of the tokens."""
-        sizes_of = torch.tensor(lengths)
-        order = sizes_of.argsort(descending=True, stable=True)
-        grid = torch.arange(width).unsqueeze(1) < sizes_of[order].unsqueeze(0)
-        steps, rows = grid.nonzero(as_tuple=True)
-        sizes = grid.sum(1)
-        parts = (order, order[rows] * width + steps, rows, steps * len(lengths) + rows)
-        order, words, rows, cells = (send(part, device) for part in parts)
-        return cls(order, sizes[sizes > 0].tolist(), words, rows, cells)

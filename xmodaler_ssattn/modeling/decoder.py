@@ -1,6 +1,6 @@
 """SSAttentionDecoder: the Up-Down decoder whose attention is gamma = alpha + lambda beta.
 
-Letters: B images, R rows (captions or beams) an image, N = B R, K regions, C classes, D raw feature
+Letters: B images, R rows (captions or beams) per image, N = B R, K regions, C classes, D raw feature
 size, E embedded feature size, A attention size, H hidden size.
 
 Rows share their image's features: ATT_FEATS is (B, K, E) and the states are (N, H), N a multiple of
@@ -9,8 +9,6 @@ B. Nothing is copied for captions or beams.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,38 +16,31 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ss_attention_config, completed
 from xmodaler_ssattn.errors import raise_all
-from xmodaler_ssattn.fast import rollout
-from xmodaler_ssattn.host import DECODER_REGISTRY, Decoder, configurable, kfg
-from xmodaler_ssattn.modeling.definition import follows
+from xmodaler_ssattn.host import DECODER_REGISTRY, configurable, kfg
+from xmodaler_ssattn.modeling.fusions import FUSIONS, StateCondition, fuse_log
+from xmodaler_ssattn.modeling.grounded_decoder import GroundedDecoder
 from xmodaler_ssattn.modeling.ss_attention import (
     ACTIVATIONS,
     SPATIAL_SIZE,
     SpatialSemanticAttention,
-    StateCondition,
     TopDownAttention,
     fuse,
-    fuse_log,
     pool,
 )
 from xmodaler_ssattn.partners import needs_grounded_captioner
-from xmodaler_ssattn.precision import product_dtype
 
-if TYPE_CHECKING:
-    from xmodaler_ssattn.modeling.words import WordSource
-
-FUSIONS = ("sum", "log")
 # What each value of SPATIAL_INPUT and of SEMANTIC_INPUT lets its slot read.
 SPATIAL_SLOT = {"p": keys.SPATIAL, "v": keys.RAW_FEATS}
 SEMANTIC_SLOT = {"c": keys.CLASS_PROBS, "v": keys.RAW_FEATS}
 
 
 @DECODER_REGISTRY.register()
-class SSAttentionDecoder(Decoder):
+class SSAttentionDecoder(GroundedDecoder):
     """Two LSTMs with Spatial-Semantic Attention between them (sections 2.1 and 2.2, Fig. 2).
 
     Modules and parameters that the stock UpDownDecoder also has carry its names and are created in its
-    order, so that its weights load here and one seed draws equal weights for both. The spatial-semantic
-    part draws from a generator of its own.
+    order, so that its weights load here and one seed gives equal weights to both. The spatial-semantic
+    part has a generator of its own.
 
     Args:
         hidden_size: H of both LSTMs.
@@ -70,8 +61,10 @@ class SSAttentionDecoder(Decoder):
         visual_bias: give W_v a bias, as the stock decoder does; the paper's equation has none.
     """
 
-    # GroundedCaptioner looks for this: every step gives ALPHA and GAMMA, and ``initial_states`` any number of rows.
-    gives_attention = True
+    READ_PER_STEP = (
+        kfg.ATT_FEATS, kfg.P_ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS,
+        keys.BETA, keys.ROW_LOG_BETA, keys.STATE_KEYS,
+    )  # fmt: skip
 
     @configurable
     def __init__(
@@ -95,6 +88,13 @@ class SSAttentionDecoder(Decoder):
         visual_bias: bool = True,
     ):
         super().__init__()
+        for name, value, allowed in (
+            ("spatial_input", spatial_input, tuple(SPATIAL_SLOT)),
+            ("semantic_input", semantic_input, tuple(SEMANTIC_SLOT)),
+            ("fusion", fusion, FUSIONS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"SSAttentionDecoder: {name} must be one of {allowed}, got {value!r}.")
         self.num_layers = 2
         self.hidden_size = hidden_size
         self.lambda_ = lambda_
@@ -123,7 +123,7 @@ class SSAttentionDecoder(Decoder):
         ss, updown = cfg.MODEL.SS_ATTENTION, cfg.MODEL.UPDOWN
         raw = cfg.MODEL.VISUAL_EMBED.IN_DIM
         semantic_size = ss.NUM_CLASSES if ss.SEMANTIC_INPUT == "c" else raw
-        # initial_seed() reads the run's seed without drawing from the generator.
+        # initial_seed() reads the run's seed and leaves the generator as it is.
         seed = ss.SEED if ss.SEED >= 0 else torch.initial_seed()
         ss_attention = state_condition = None
         if ss.ENABLED:
@@ -172,12 +172,12 @@ class SSAttentionDecoder(Decoder):
     def preprocess(self, batched_inputs: dict) -> dict:
         """Everything that does not change with time: W_v v_i, log beta and beta, and zero states.
 
-        Reads ATT_FEATS, one row an image or one a caption (then IMAGE_OF_ROW says whose), and for an
-        active slot RAW_FEATS, SPATIAL or CLASS_PROBS, always one row an image: beta is computed once.
+        Reads ATT_FEATS, one row per image or per caption (then IMAGE_OF_ROW says whose), and for an
+        active slot RAW_FEATS, SPATIAL or CLASS_PROBS, always one row per image: beta is computed once.
 
         Returns:
             a new dict with P_ATT_FEATS, G_HIDDEN_STATES, G_CELL_STATES and, when enabled, LOG_BETA (one
-            row an image), BETA and ROW_LOG_BETA (one row a feature row), and STATE_KEYS for a beta_t.
+            row per image), BETA and ROW_LOG_BETA (one row per feature row), and STATE_KEYS for a beta_t.
         """
         feats = batched_inputs[kfg.ATT_FEATS]
         inputs = dict(batched_inputs)
@@ -251,81 +251,15 @@ class SSAttentionDecoder(Decoder):
     def _fuse(self, scores: Tensor, alpha: Tensor, h1: Tensor, inputs: dict) -> Tensor:
         """gamma_t (B, R, K) from a_t, alpha_t (B, R, K), the state (N, H) and beta."""
         if self.state_condition is None and self.kappa is None:
-            return fuse(alpha, inputs[keys.BETA].to(alpha.dtype), self.lambda_, self.renormalize)
-        log_beta = inputs[keys.ROW_LOG_BETA].to(alpha.dtype)
-        if self.state_condition is not None:
-            log_beta = self.state_condition(h1, inputs[keys.STATE_KEYS], log_beta)
-        if self.kappa is not None:
-            return fuse_log(scores, log_beta, self.kappa)
-        return fuse(alpha, log_beta.exp(), self.lambda_, self.renormalize)
-
-    @property
-    def rolls_out(self) -> bool:
-        """Whether ``roll_out`` may stand in for ``forward`` word by word.
-
-        Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), a beta that depends on the
-        state, and a subclass or a hook that changes what ``roll_out`` restates need the loop. A subclass that brings a
-        ``roll_out`` of its own overrides this property, too.
-        """
-        if self.state_condition is not None or not self._is_restated():
-            return False
-        inside = (self.dropout1, self.dropout2, self.att.dropout)
-        return not any(dropout.training and dropout.p > 0 for dropout in inside)
-
-    def _is_restated(self) -> bool:
-        """Whether this object and its parts compute what ``roll_out`` restates, and nothing else."""
-        att, dropouts = self.att, (self.dropout1, self.dropout2)
-        return (
-            follows(self, SSAttentionDecoder, "forward", "_fuse", "initial_states")
-            and follows(att, TopDownAttention)
-            and att.activation in rollout.ACTIVATIONS
-            and all(follows(layer, nn.Linear) and layer.bias is None for layer in (att.w_h, att.w_alpha))
-            and all(follows(cell, nn.LSTMCell) and cell.bias for cell in (self.lstm1, self.lstm2))
-            and all(follows(dropout, nn.Dropout) for dropout in (*dropouts, att.dropout))
-        )
-
-    def roll_out(self, inputs: dict, words: WordSource) -> Tensor:
-        """All words of all captions at once; equals ``forward`` word by word (see ``rollout.py``).
-
-        Args:
-            inputs: encoded, one feature row a caption, longest caption first.
-            words: gives the embedded words; with scheduled sampling it draws them on the way.
-
-        Returns:
-            (M, H) hidden states of the language LSTM, packed step after step.
-        """
-        hidden = self.hidden_size
-        feats = inputs[kfg.ATT_FEATS]
-        embed = feats.shape[2]
-        half = product_dtype(feats)  # bfloat16 under autocast, else the features' own type
-        feats = feats.to(half)
-        w1 = self.lstm1.weight_ih.to(half).split([hidden, embed, self.lstm1.input_size - hidden - embed], dim=1)
-        w2 = self.lstm2.weight_ih.to(half).split([embed, hidden], dim=1)
-        lambda_beta = prior = None
-        if self.kappa is not None:
-            prior = self.kappa * inputs[keys.ROW_LOG_BETA]
-        elif self.ss_attention is not None:
-            lambda_beta = self.lambda_ * inputs[keys.BETA]
-        weights = rollout.Weights(
-            w1a=w1[0],
-            w1b=self.lstm1.weight_hh.to(half),
-            w_h=self.att.w_h.weight.to(half),
-            w_alpha=self.att.w_alpha.weight.to(half).squeeze(0),
-            # v-hat is linear in gamma: dividing the columns that read it divides gamma.
-            w2a=w2[0] / (1 + self.lambda_) if lambda_beta is not None and self.renormalize else w2[0],
-            w2b=w2[1],
-            w2c=self.lstm2.weight_hh.to(half),
-            b2=self.lstm2.bias_ih + self.lstm2.bias_hh,
-        )
-        constant = F.linear(inputs[kfg.GLOBAL_FEATS].to(half), w1[1]) + self.lstm1.bias_ih + self.lstm1.bias_hh
-        p, ext_mask = inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS)
-        words.prepare(w1[2], constant)
-        trace = rollout.run(
-            words.x1_of_step, words.sizes, p, feats, lambda_beta, prior, ext_mask, weights, self.att.activation
-        )
-        return rollout.Rollout.apply(
-            trace, words.sizes, self.att.activation, words.x1(), p, feats, lambda_beta, prior, *weights
-        )
+            gamma = fuse(alpha, inputs[keys.BETA].to(alpha.dtype), self.lambda_)
+        else:
+            log_beta = inputs[keys.ROW_LOG_BETA].to(alpha.dtype)
+            if self.state_condition is not None:
+                log_beta = self.state_condition(h1, inputs[keys.STATE_KEYS], log_beta)
+            if self.kappa is not None:
+                return fuse_log(scores, log_beta, self.kappa)
+            gamma = fuse(alpha, log_beta.exp(), self.lambda_)
+        return gamma / (1 + self.lambda_) if self.renormalize else gamma
 
 
 def _check(cfg) -> None:

@@ -1,9 +1,11 @@
 """From word ids and attention weights to GroundedCaptions.
 
-Letters: B images, S captions an image, K regions (padded), T words.
+Letters: B images, K regions (padded), T words.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,41 +16,51 @@ from xmodaler_ssattn.caption import Attention, GroundedCaption, ground_words
 GROUND_BY = ("gamma", "alpha", "beta")
 
 
+class Decoded(NamedTuple):
+    """Captions, one per row, and the attention behind each word.
+
+    Attributes:
+        sents: (B, T) int64 word ids; the first 0 ends a caption.
+        logp: (B, T) float32, log-probability of each word, the final 0 included; 0 after it. None for forced captions.
+        alpha, gamma: (B, t, K), the weights of the step that gave the word; t is at least the longest caption.
+    """
+
+    sents: Tensor
+    logp: Tensor | None
+    alpha: Tensor
+    gamma: Tensor
+
+
 def captions_from_decoding(
-    sents: Tensor,
-    logp: Tensor | None,
-    alpha: Tensor,
-    gamma: Tensor,
-    beta: Tensor | None,
+    decoded: Decoded,
     batch: dict,
     *,
     vocab: list[str],
     ground_by: str = "gamma",
     save_attention: bool = False,
 ) -> list[GroundedCaption]:
-    """One GroundedCaption an image.
+    """One GroundedCaption per image.
 
     Args:
-        sents: (B, T) word ids; the first 0 ends a caption.
-        logp: (B, T) log-probabilities, or None.
-        alpha, gamma: (B, t, K) with t at least the longest caption.
-        beta: (B, K), or None for the Up-Down baseline.
-        batch: holds BOXES_PX, IMAGE_SIZE and NUM_REGIONS.
+        batch: encoded; holds BOXES_PX, IMAGE_SIZE, NUM_REGIONS and, except for the Up-Down baseline, BETA (B, K).
         vocab: word of each id.
-        ground_by: the weights whose argmax is a word's region.
+        ground_by: the weights whose argmax is a word's region, one of ``GROUND_BY``.
+        save_attention: put the weights on the captions.
     """
-    weights_of = {"gamma": gamma, "alpha": alpha, "beta": beta}
-    if weights_of[ground_by] is None:
-        raise ValueError(f"captions_from_decoding: ground_by is {ground_by!r}, but the model has no beta.")
-    ids = sents.cpu().numpy()
+    beta = batch.get(keys.BETA)
+    if ground_by == "beta" and beta is None:
+        raise ValueError("captions_from_decoding: ground_by is 'beta', but the model has no beta.")
+    ids = decoded.sents.cpu().numpy()
+    logp = decoded.logp
     scores = logp.detach().double().sum(-1).tolist() if logp is not None else [None] * len(ids)
-    alpha, gamma = (weights.detach().float().cpu().numpy() for weights in (alpha, gamma))
-    beta = beta.detach().float().cpu().numpy() if beta is not None else None
+    alpha, gamma = (_array(weights) for weights in (decoded.alpha, decoded.gamma))
+    beta = _array(beta) if beta is not None else None
     boxes = batch[keys.BOXES_PX].cpu().numpy()
     sizes = batch[keys.IMAGE_SIZE].cpu().tolist()
     captions = []
     for b, regions in enumerate(batch[keys.NUM_REGIONS]):
-        length = caption_length(ids[b])
+        stop = np.flatnonzero(ids[b] <= 0)  # the end, or -1 on padding
+        length = int(stop[0]) if len(stop) else len(ids[b])
         if ground_by == "beta":
             chooser = np.broadcast_to(beta[b], (length, beta.shape[1]))
         else:
@@ -72,7 +84,5 @@ def captions_from_decoding(
     return captions
 
 
-def caption_length(ids: np.ndarray) -> int:
-    """Words before the first 0 (the end) or -1 (padding)."""
-    stop = np.flatnonzero(ids <= 0)
-    return int(stop[0]) if len(stop) else len(ids)
+def _array(weights: Tensor) -> np.ndarray:
+    return weights.detach().float().cpu().numpy()

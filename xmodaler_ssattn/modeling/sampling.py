@@ -1,27 +1,51 @@
-"""Captions drawn from the model's own distribution, for self-critical training. No gradient.
+"""Words and captions sampled from the model's own distribution, for scheduled sampling and self-critical training.
 
-Letters: B images, R captions an image, N = B R, K regions, V vocabulary, T words (MODEL.MAX_SEQ_LEN).
+Letters: B images, R captions per image, N = B R, K regions, V vocabulary, T words (MODEL.MAX_SEQ_LEN).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.modeling.words import draw_words
-
-if TYPE_CHECKING:
-    from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
-
-_WEIGHTS = {"gamma": keys.GAMMA, "alpha": keys.ALPHA}
+from xmodaler_ssattn.modeling.loop import WordModel
 
 
-class Drawn(NamedTuple):
-    """Drawn captions, those of an image one after the other.
+def sample_words(logits: Tensor) -> Tensor:
+    """(n, V) -> (n,) int64: one word per row, sampled from softmax(logits).
+
+    argmax(p / e) with e ~ Exp(1) is what torch.multinomial does; torch.multinomial also asks the device whether p is
+    valid, and waits for the answer.
+    """
+    p = logits.float().softmax(dim=-1)
+    return (p / torch.empty_like(p).exponential_(1)).argmax(dim=-1)
+
+
+def replace_some(
+    words: Tensor, hidden: Tensor, prob: float | Tensor, sample: Callable[[Tensor], Tensor], static: bool = False
+) -> Tensor:
+    """Scheduled sampling: each of the (n,) words is, with probability ``prob``, replaced by one of the model's own.
+
+    Args:
+        hidden: (n, H) what the model said at the step before.
+        sample: (k, H) -> (k,) words.
+        static: shapes may not depend on chance, as in a captured graph.
+    """
+    chosen = torch.rand(len(words), device=words.device) < prob
+    if static or words.device.type != "cpu":
+        # Only the device knows which rows were chosen: sampling for all is cheaper than waiting for it.
+        return torch.where(chosen, sample(hidden), words)
+    index = chosen.nonzero().squeeze(1)
+    return words.index_copy(0, index, sample(hidden[index])) if len(index) else words
+
+
+class Sampled(NamedTuple):
+    """Sampled captions; those of one image follow each other.
 
     Attributes:
         sents: (N, T) int64 word ids, 0 from the end on; a caption without 0 was cut at T.
@@ -33,48 +57,39 @@ class Drawn(NamedTuple):
 
 
 @torch.no_grad()
-def draw_captions(model: GroundedCaptioner, batch: dict, samples: int, *, greedy_first: bool = False) -> Drawn:
-    """Draw captions word by word; all captions of an image share its features, its beta and one encoding.
+def sample_captions(model: WordModel, batch: dict, samples: int, *, greedy_first: bool = False) -> Sampled:
+    """Sample captions word by word; all captions of an image share its features, its beta and one encoding.
 
-    UNK is never drawn when DECODE_STRATEGY.SUPPRESS_UNK is set: the others' probabilities grow in proportion.
+    UNK is never sampled when DECODE_STRATEGY.SUPPRESS_UNK is set: the others' probabilities grow in proportion.
 
     Args:
-        model: its mode decides about dropout; in evaluation mode the captions come from the very distribution that
+        model: its mode decides about dropout; in evaluation mode the captions come from exactly the distribution that
             decoding uses.
         batch: from ``preprocess_batch``, encoded or not.
-        samples: S, captions to draw for each image.
-        greedy_first: before them, as each image's first caption, the most probable word at every step. All go through
-            the model together.
+        samples: S, the captions to sample per image.
+        greedy_first: put before them, as the first caption of each image, the most probable word at every step. All
+            captions go through the model together.
 
     Returns:
-        R = S, or S + 1 with ``greedy_first``, captions an image.
+        R = S captions per image, or S + 1 with ``greedy_first``.
     """
     strategy, rows = model.greedy_decoder, samples + int(greedy_first)
+
+    def choose(logp: Tensor) -> Tensor:
+        word = sample_words(logp)
+        if greedy_first:
+            word[::rows] = logp[::rows].argmax(dim=1)
+        return word
+
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.amp):
         inputs = model.encode(batch)
-        images = inputs[kfg.ATT_FEATS].shape[0]
-        inputs = model.with_rows(inputs, images * rows)
-        word = inputs[kfg.ATT_FEATS].new_full((images * rows,), strategy.bos_token_id, dtype=torch.long)
-        unfinished = torch.ones_like(word, dtype=torch.bool)
-        sents = torch.full((len(word), strategy.max_seq_len), strategy.eos_token_id, device=word.device)
-        regions = torch.zeros_like(sents)
-        for t in range(strategy.max_seq_len):
-            model.step(inputs, word, t)
-            logp = strategy._log_probs(inputs, model)
-            word = draw_words(logp)
-            if greedy_first:
-                word[::rows] = logp[::rows].argmax(dim=1)
-            word = torch.where(unfinished, word, strategy.eos_token_id)
-            sents[:, t], regions[:, t] = word, _regions(inputs, strategy.ground_by, images * rows)
-            unfinished &= word != strategy.eos_token_id
-            if not unfinished.any():
-                break
-    return Drawn(sents, regions)
-
-
-def _regions(inputs: dict, ground_by: str, rows: int) -> Tensor:
-    """(N,) the region with the largest weight; of equal ones the lowest."""
-    if ground_by == "beta":
-        beta = inputs[keys.BETA]
-        return beta.argmax(dim=1).repeat_interleave(rows // len(beta))
-    return inputs[_WEIGHTS[ground_by]].argmax(dim=1)
+        count = inputs[kfg.ATT_FEATS].shape[0] * rows
+        decoded = strategy.say(model, model.with_rows(inputs, count), count, choose)
+    if strategy.ground_by == "beta":
+        beta = inputs[keys.BETA].repeat_interleave(rows, dim=0)
+        regions = beta.argmax(dim=1, keepdim=True).expand(-1, decoded.gamma.shape[1])
+    else:
+        regions = getattr(decoded, strategy.ground_by).argmax(dim=2)
+    padded = torch.zeros_like(decoded.sents)
+    padded[:, : regions.shape[1]] = regions
+    return Sampled(decoded.sents, padded)

@@ -1,14 +1,15 @@
 """Greedy decoding and beam search that carry alpha and gamma with every word.
 
 X-modaler's searchers expand a fixed list of keys at the first step and lose the attention when beams
-are re-ordered. These leave the features at one row an image, re-order the states alone, and follow
-the attention back along the chosen beam.
+are re-ordered. These leave the features at one row per image, let the decoder choose among its states, and
+follow the attention back along the chosen beam.
 
-Letters: B images, W beams, K regions, V vocabulary (index 0 begins, ends and pads), T words.
+Letters: B images, W beams, N rows (captions or beams), K regions, T words, V vocabulary (0 begins, ends and pads).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
-from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, captions_from_decoding
-from xmodaler_ssattn.modeling.words import draw_words
+from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, Decoded, captions_from_decoding
+from xmodaler_ssattn.modeling.loop import WordModel, each_word
+from xmodaler_ssattn.modeling.sampling import sample_words
 from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import at_least_float32
 
@@ -63,21 +66,6 @@ def _vocabulary(path: str | Path) -> list[str]:
     return [".", *(line.strip() for line in read_lines(path, "INFERENCE.VOCAB"))]
 
 
-class Decoded(NamedTuple):
-    """Decoded captions and the attention behind each word.
-
-    Attributes:
-        sents: (B, T) int64 word ids, 0 from the end on.
-        logp: (B, T) float32, log-probability of each word, the final 0 included; 0 after it.
-        alpha, gamma: (B, T, K) float32, the weights of the step that produced the word.
-    """
-
-    sents: Tensor
-    logp: Tensor
-    alpha: Tensor
-    gamma: Tensor
-
-
 class GroundedDecodeStrategy(DecodeStrategy):
     """What both decoders share: the vocabulary, UNK suppression, and GroundedCaptions as output.
 
@@ -95,22 +83,23 @@ class GroundedDecodeStrategy(DecodeStrategy):
         vocab_path: str,
         beam_size: int,
         max_seq_len: int,
-        bert_tokenizer=None,
-        bos_token_id: int = 0,
-        eos_token_id: int = 0,
         suppress_unk: bool = True,
         ground_by: str = "gamma",
         save_attention: bool = False,
     ):
+        if ground_by not in GROUND_BY:
+            raise UserError(f"INFERENCE.GROUND_BY: expected one of {GROUND_BY}, got {ground_by!r}.")
+        if beam_size < 1:
+            raise UserError(f"DECODE_STRATEGY.BEAM_SIZE: expected an integer >= 1, got {beam_size}.")
         super().__init__(
             vocab_path="",
             beam_size=beam_size,
             max_seq_len=max_seq_len,
-            bert_tokenizer=bert_tokenizer,
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
+            bert_tokenizer=None,
+            bos_token_id=0,
+            eos_token_id=0,
         )
-        self.vocab = _vocabulary(vocab_path) if vocab_path and bert_tokenizer is None else None
+        self.vocab = _vocabulary(vocab_path) if vocab_path else None
         self.ground_by = ground_by
         self.save_attention = save_attention
         known = self.vocab is not None and UNK in self.vocab
@@ -121,14 +110,8 @@ class GroundedDecodeStrategy(DecodeStrategy):
         cfg = completed(cfg)
         require_grounded_captioner(cfg, cls.__name__, "which does not carry the attention from word to word")
         check_vocabulary(cfg)
-        if cfg.INFERENCE.GROUND_BY not in GROUND_BY:
-            raise UserError(f"INFERENCE.GROUND_BY: expected one of {GROUND_BY}, got {cfg.INFERENCE.GROUND_BY!r}.")
         if cfg.INFERENCE.GROUND_BY == "beta" and not cfg.MODEL.SS_ATTENTION.ENABLED:
             raise UserError("INFERENCE.GROUND_BY is 'beta', but MODEL.SS_ATTENTION.ENABLED is False: there is no beta.")
-        if cfg.DECODE_STRATEGY.BEAM_SIZE < 1:
-            raise UserError(
-                f"DECODE_STRATEGY.BEAM_SIZE: expected an integer >= 1, got {cfg.DECODE_STRATEGY.BEAM_SIZE}."
-            )
         return {
             "vocab_path": cfg.INFERENCE.VOCAB,
             "beam_size": cfg.DECODE_STRATEGY.BEAM_SIZE,
@@ -138,8 +121,8 @@ class GroundedDecodeStrategy(DecodeStrategy):
             "save_attention": cfg.INFERENCE.SAVE_ATTENTION,
         }
 
-    def forward(self, batched_inputs: dict, output_sents: bool, model) -> dict:
-        """Decode a preprocessed batch; with ``output_sents`` OUTPUT holds one GroundedCaption an image."""
+    def forward(self, batched_inputs: dict, output_sents: bool, model: WordModel) -> dict:
+        """Decode a preprocessed batch; with ``output_sents`` OUTPUT holds one GroundedCaption per image."""
         if output_sents and self.vocab is None:
             raise UserError(
                 "INFERENCE.VOCAB is empty, so word ids cannot be written as words. Set it to the vocabulary file, one "
@@ -148,121 +131,84 @@ class GroundedDecodeStrategy(DecodeStrategy):
         inputs = model.encode(batched_inputs)
         out = self._forward(inputs, model)
         if output_sents:
-            best = out[keys.DECODED]
-            out[kfg.OUTPUT] = captions_from_decoding(
-                best.sents,
-                best.logp,
-                best.alpha,
-                best.gamma,
-                inputs.get(keys.BETA),
-                inputs,
-                vocab=self.vocab,
-                ground_by=self.ground_by,
-                save_attention=self.save_attention,
-            )
+            out[kfg.OUTPUT] = self.captions(out[keys.DECODED], inputs, self.save_attention)
         return out
 
-    def _log_probs(self, inputs: dict, model) -> Tensor:
+    def captions(self, decoded: Decoded, batch: dict, save_attention: bool = False) -> list[GroundedCaption]:
+        """``captions_from_decoding`` with this strategy's words and choice of regions."""
+        return captions_from_decoding(
+            decoded, batch, vocab=self.vocab, ground_by=self.ground_by, save_attention=save_attention
+        )
+
+    def say(self, model: WordModel, inputs: dict, rows: int, choose: Callable[[Tensor], Tensor]) -> Decoded:
+        """One word per row and step, until every row has ended.
+
+        Args:
+            inputs: an encoded batch with states of ``rows`` rows; updated in place.
+            rows: N.
+            choose: (N, V) float32 log-probabilities -> (N,) int64 words.
+        """
+        word = inputs[kfg.ATT_FEATS].new_full((rows,), self.bos_token_id, dtype=torch.long)
+        unfinished = torch.ones_like(word, dtype=torch.bool)
+        steps: list[Decoded] = []
+
+        def next_word(inputs: dict, t: int) -> Tensor | None:
+            nonlocal unfinished
+            logp = self._log_probs(inputs, model)
+            word = choose(logp)
+            word_logp = logp.gather(1, word.unsqueeze(1)).squeeze(1) * unfinished
+            word = torch.where(unfinished, word, self.eos_token_id)
+            steps.append(Decoded(word, word_logp, inputs[keys.ALPHA].float(), inputs[keys.GAMMA].float()))
+            unfinished = unfinished & (word != self.eos_token_id)
+            return word if unfinished.any() else None
+
+        each_word(model, inputs, word, self.max_seq_len, next_word)
+        sents, logp, alpha, gamma = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
+        return Decoded(self._padded(sents, self.eos_token_id), self._padded(logp, 0.0), alpha, gamma)
+
+    def _log_probs(self, inputs: dict, model: WordModel) -> Tensor:
         """(N, V) float32 log-probabilities of the next word; UNK is impossible when suppressed."""
         logp = F.log_softmax(at_least_float32(model.predictor(inputs)[kfg.G_LOGITS]), dim=-1)
         if self.unk_token_id is not None:
             logp[:, self.unk_token_id] = float("-inf")
         return logp
 
+    def _padded(self, values: Tensor, fill: float) -> Tensor:
+        """(..., t) -> (..., T), filled on the right, so that all callers get one width."""
+        return F.pad(values, (0, self.max_seq_len - values.shape[-1]), value=fill)
+
 
 @DECODE_STRATEGY_REGISTRY.register()
 class GroundedGreedyDecoder(GroundedDecodeStrategy):
-    """The most probable word at every step; with DECODE_BY_SAMPLE a word drawn from the distribution."""
+    """The most probable word at every step; with DECODE_BY_SAMPLE a word sampled from the distribution."""
 
-    def _forward(self, batched_inputs: dict, model) -> dict:
+    def _forward(self, batched_inputs: dict, model: WordModel) -> dict:
         inputs = dict(batched_inputs)
-        sample = bool(inputs.get(kfg.DECODE_BY_SAMPLE, False))
-        rows = inputs[kfg.ATT_FEATS].shape[0]
-        word = inputs[kfg.ATT_FEATS].new_full((rows,), self.bos_token_id, dtype=torch.long)
-        unfinished = torch.ones_like(word, dtype=torch.bool)
-        sents, logps, alphas, gammas = [], [], [], []
-        for t in range(self.max_seq_len):
-            model.step(inputs, word, t)
-            logp = self._log_probs(inputs, model)
-            word = draw_words(logp) if sample else logp.argmax(dim=1)
-            logps.append(logp.gather(1, word.unsqueeze(1)).squeeze(1) * unfinished)
-            word = torch.where(unfinished, word, self.eos_token_id)
-            sents.append(word)
-            alphas.append(inputs[keys.ALPHA].float())
-            gammas.append(inputs[keys.GAMMA].float())
-            unfinished = unfinished & (word != self.eos_token_id)
-            if not unfinished.any():
-                break
-        decoded = Decoded(
-            _pad_steps(torch.stack(sents, 1), self.max_seq_len, self.eos_token_id),
-            _pad_steps(torch.stack(logps, 1), self.max_seq_len, 0.0),
-            torch.stack(alphas, 1),
-            torch.stack(gammas, 1),
-        )
-        inputs.update(
-            {
-                kfg.IDS: batched_inputs[kfg.IDS],
-                kfg.G_SENTS_IDS: decoded.sents,
-                kfg.G_LOGP: decoded.logp,
-                keys.DECODED: decoded,
-            }
-        )
-        return inputs
+        choose = sample_words if inputs.get(kfg.DECODE_BY_SAMPLE, False) else _most_probable
+        decoded = self.say(model, inputs, inputs[kfg.ATT_FEATS].shape[0], choose)
+        return {**inputs, kfg.G_SENTS_IDS: decoded.sents, kfg.G_LOGP: decoded.logp, keys.DECODED: decoded}
+
+
+def _most_probable(logp: Tensor) -> Tensor:
+    return logp.argmax(dim=1)
 
 
 @DECODE_STRATEGY_REGISTRY.register()
 class GroundedBeamSearcher(GroundedDecodeStrategy):
     """Beam search over the sum of log-probabilities, without length normalisation, as in X-modaler.
 
-    A finished beam stays in the race with its score and can only be continued by 0. The search ends
+    A finished beam keeps competing with its score and can only be continued by 0. The search ends
     when every beam of every image is finished, or after MODEL.MAX_SEQ_LEN words; images that are finished
-    leave the batch before that. With ``OUT_SIZE`` in
-    the batch the best OUT_SIZE beams come out, (B, OUT_SIZE, T); OUTPUT always speaks of the best.
+    leave the batch before that. With ``OUT_SIZE`` in the batch the best OUT_SIZE beams come out, (B, OUT_SIZE, T);
+    OUTPUT is always about the best.
     """
 
-    def _forward(self, batched_inputs: dict, model) -> dict:
-        inputs = dict(batched_inputs)
-        images = inputs[kfg.ATT_FEATS].shape[0]
-        active = torch.arange(images, device=inputs[kfg.ATT_FEATS].device)  # images still being searched
-        scores = inputs[kfg.ATT_FEATS].new_zeros((images, 1), dtype=torch.float32)
-        finished = torch.zeros_like(scores, dtype=torch.bool)
-        word = torch.full_like(scores, self.bos_token_id, dtype=torch.long)
-        final_scores = None
-        steps: list[_BeamStep] = []
-        for t in range(self.max_seq_len):
-            width = scores.shape[1]
-            before = dict(inputs)
-            model.step(inputs, word.reshape(-1), t)
-            states = [key for key in inputs if key not in _NO_STATE and inputs[key] is not before.get(key)]
-            logp = self._log_probs(inputs, model).view(len(active), width, -1)
-            # A finished beam has one continuation, the end, at no cost.
-            logp = logp.masked_fill(finished.unsqueeze(-1), float("-inf"))
-            logp[..., self.eos_token_id] = logp[..., self.eos_token_id].masked_fill(finished, 0.0)
-            flat = best_candidates(scores.unsqueeze(-1) + logp, self.beam_size)
-            parent = torch.div(flat, logp.shape[-1], rounding_mode="floor")
-            word = flat - parent * logp.shape[-1]
-            word_logp = logp.view(len(active), -1).gather(1, flat)
-            scores = scores.gather(1, parent) + word_logp
-            attention = (inputs[key].view(len(active), width, -1) for key in (keys.ALPHA, keys.GAMMA))
-            steps.append(_BeamStep(active, parent, word, word_logp, *attention))
-            finished = finished.gather(1, parent) | (word == self.eos_token_id)
-            if final_scores is None:
-                final_scores = scores.new_empty((images, scores.shape[1]))
-            final_scores[active] = scores
-            rows = (parent + width * torch.arange(len(active), device=parent.device).unsqueeze(1)).view(-1)
-            for key in states:
-                inputs[key] = _select(inputs[key], rows)
-            going = (~finished.all(dim=1)).nonzero().squeeze(1)
-            if len(going) == 0:
-                break
-            if len(going) <= SHRINK_AT * len(active) and model.encodes_per_image:
-                active, scores, finished, word = (x[going] for x in (active, scores, finished, word))
-                self._keep_images(inputs, going)
-
-        out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), final_scores.shape[1])
-        paths = _backtrack(steps, images, out_size)
-        sents = _pad_steps(paths.sents, self.max_seq_len, self.eos_token_id)
-        logp = _pad_steps(paths.logp, self.max_seq_len, 0.0)
+    def _forward(self, batched_inputs: dict, model: WordModel) -> dict:
+        search = _BeamSearch(self, model, dict(batched_inputs))
+        each_word(model, search.inputs, search.word.reshape(-1), self.max_seq_len, search.next_word)
+        out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), search.final_scores.shape[1])
+        paths = search.best_paths(out_size)
+        sents, logp = self._padded(paths.sents, self.eos_token_id), self._padded(paths.logp, 0.0)
         best = Decoded(sents[:, 0], logp[:, 0], paths.alpha[:, 0].float(), paths.gamma[:, 0].float())
         return {
             kfg.IDS: batched_inputs[kfg.IDS],
@@ -271,45 +217,9 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
             keys.DECODED: best,
         }
 
-    @staticmethod
-    def _keep_images(inputs: dict, going: Tensor) -> None:
-        """Drop the images whose beams have all ended: what the decoder reads a step, and the states."""
-        images = inputs[kfg.ATT_FEATS].shape[0]
-        for key in READ_PER_STEP:
-            if inputs.get(key) is not None:
-                inputs[key] = inputs[key].index_select(0, going)
-        for key in (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES):
-            inputs[key] = [s.view(images, -1, s.shape[-1])[going].flatten(0, 1) for s in inputs[key]]
-
-
-# One row an image, read by the decoder at every step.
-READ_PER_STEP = (
-    kfg.ATT_FEATS, kfg.P_ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS,
-    keys.BETA, keys.ROW_LOG_BETA, keys.STATE_KEYS,
-)  # fmt: skip
-
 
 # What a step gives that the next one does not read; anything else that it gives is a state, which follows its beam.
 _NO_STATE = {keys.ALPHA, keys.GAMMA, kfg.G_TOKEN_EMBED}
-
-
-def _select(state: Tensor | list[Tensor], rows: Tensor) -> Tensor | list[Tensor]:
-    """The rows of a state (N, ...), or of each in a list."""
-    if isinstance(state, Tensor):
-        return state.index_select(0, rows)
-    return [_select(part, rows) for part in state]
-
-
-def best_candidates(scores: Tensor, count: int) -> Tensor:
-    """The ``count`` largest of each image's (B, W, V) scores: (B, count) indices into its W V numbers, best first.
-
-    Ties go to the lower index, that is, to the better beam and then to the earlier word; ``topk`` alone
-    leaves their order open. In float64 a slope of 1e-12 an index separates equal float32 scores and is too
-    small to reorder different ones (log-probabilities that differ by less than 1e-7 are the same).
-    """
-    flat = scores.flatten(1).double()
-    slope = torch.arange(flat.shape[1], device=flat.device, dtype=torch.float64) * 1e-12
-    return (flat - slope).topk(min(count, flat.shape[1]), dim=1).indices
 
 
 class _BeamStep(NamedTuple):
@@ -319,35 +229,93 @@ class _BeamStep(NamedTuple):
     parent: Tensor  # (b, W) the beam of the step before that each new beam continues
     word: Tensor  # (b, W)
     logp: Tensor  # (b, W)
-    alpha: Tensor  # (b, W of the step before, K): one row a beam that was extended
+    alpha: Tensor  # (b, W of the step before, K): one row per beam that was extended
     gamma: Tensor
 
 
-def _backtrack(steps: list[_BeamStep], images: int, out_size: int) -> Decoded:
-    """Follow the best ``out_size`` beams from the last step to the first; shapes gain an axis W after B.
+class _BeamSearch:
+    """The search through one batch; ``next_word`` is its part of the loop over words."""
 
-    An image that had ended keeps its beams and says nothing more: the end again, at no cost.
+    def __init__(self, strategy: GroundedBeamSearcher, model: WordModel, inputs: dict):
+        feats = inputs[kfg.ATT_FEATS]
+        self.strategy, self.model, self.inputs = strategy, model, inputs
+        self.images = len(feats)
+        self.active = torch.arange(self.images, device=feats.device)  # images still being searched
+        self.scores = feats.new_zeros((self.images, 1), dtype=torch.float32)
+        self.finished = torch.zeros_like(self.scores, dtype=torch.bool)
+        self.word = torch.full_like(self.scores, strategy.bos_token_id, dtype=torch.long)
+        self.final_scores: Tensor | None = None
+        self.steps: list[_BeamStep] = []
+        self._before = dict(inputs)
+
+    def next_word(self, inputs: dict, t: int) -> Tensor | None:
+        """Extend every beam, keep the best of each image, and let the states follow them."""
+        count, width, end = len(self.active), self.scores.shape[1], self.strategy.eos_token_id
+        logp = self.strategy._log_probs(inputs, self.model).view(count, width, -1)
+        # A finished beam has one continuation, the end, at no cost.
+        logp = logp.masked_fill(self.finished.unsqueeze(-1), float("-inf"))
+        logp[..., end] = logp[..., end].masked_fill(self.finished, 0.0)
+        flat = best_candidates(self.scores.unsqueeze(-1) + logp, self.strategy.beam_size)
+        parent = torch.div(flat, logp.shape[-1], rounding_mode="floor")
+        word = flat - parent * logp.shape[-1]
+        word_logp = logp.view(count, -1).gather(1, flat)
+        attention = (inputs[key].view(count, width, -1) for key in (keys.ALPHA, keys.GAMMA))
+        self.steps.append(_BeamStep(self.active, parent, word, word_logp, *attention))
+        self.word, self.scores = word, self.scores.gather(1, parent) + word_logp
+        self.finished = self.finished.gather(1, parent) | (word == end)
+        if self.final_scores is None:
+            self.final_scores = self.scores.new_empty((self.images, self.scores.shape[1]))
+        self.final_scores[self.active] = self.scores
+        going = (~self.finished.all(dim=1)).nonzero().squeeze(1)
+        if len(going) == 0:
+            return None
+        rows = parent + width * torch.arange(count, device=parent.device).unsqueeze(1)
+        states = {k: v for k, v in inputs.items() if k not in _NO_STATE and v is not self._before.get(k)}
+        if len(going) <= SHRINK_AT * count and self.model.encodes_per_image:
+            rows = rows[going]
+            self._keep_images(going)
+        inputs.update(self.model.decoder.select_states(states, rows.view(-1)))
+        self._before = dict(inputs)
+        return self.word.reshape(-1)
+
+    def _keep_images(self, going: Tensor) -> None:
+        """Drop the images whose beams have all ended; the states follow in ``select_states``."""
+        self.active, self.scores, self.finished, self.word = (
+            x[going] for x in (self.active, self.scores, self.finished, self.word)
+        )
+        for key in self.model.decoder.READ_PER_STEP:
+            if self.inputs.get(key) is not None:
+                self.inputs[key] = self.inputs[key].index_select(0, going)
+
+    def best_paths(self, out_size: int) -> Decoded:
+        """Follow the best ``out_size`` beams from the last step to the first; shapes gain an axis W after B.
+
+        An image that had ended keeps its beams and says nothing more: the end again, at no cost.
+        """
+        device, regions = self.scores.device, self.steps[0].alpha.shape[-1]
+        beam = torch.arange(out_size, device=device).repeat(self.images, 1)
+        collected: list[list[Tensor]] = [[], [], [], []]
+        for step in reversed(self.steps):
+            here = beam[step.active]
+            parent = step.parent.gather(1, here)
+            rows = parent.unsqueeze(-1).expand(-1, -1, regions)
+            of_words = [part.gather(1, here) for part in (step.word, step.logp)]
+            of_regions = [part.gather(1, rows) for part in (step.alpha, step.gamma)]
+            for parts, values in zip(collected, of_words + of_regions, strict=True):
+                of_all = values.new_zeros(self.images, *values.shape[1:])
+                of_all[step.active] = values
+                parts.append(of_all)
+            beam = beam.index_copy(0, step.active, parent)
+        return Decoded(*(torch.stack(parts[::-1], dim=2) for parts in collected))
+
+
+def best_candidates(scores: Tensor, count: int) -> Tensor:
+    """The ``count`` largest of each image's (B, W, V) scores: (B, count) indices into its W x V numbers, best first.
+
+    Ties go to the lower index, that is, to the better beam and then to the earlier word; ``topk`` leaves their
+    order open. In float64 a slope of 1e-12 per index separates equal float32 scores and is too small to reorder
+    different ones (log-probabilities that differ by less than 1e-7 are the same).
     """
-    first = steps[0]
-    regions = first.alpha.shape[-1]
-    beam = torch.arange(out_size, device=first.word.device).repeat(images, 1)
-    sents, logps, alphas, gammas = [], [], [], []
-    for step in reversed(steps):
-        here = beam[step.active]
-        parent = step.parent.gather(1, here)
-        rows = parent.unsqueeze(-1).expand(-1, -1, regions)
-        for collected, empty, values in (
-            (sents, first.word.new_zeros(images, out_size), step.word.gather(1, here)),
-            (logps, first.logp.new_zeros(images, out_size), step.logp.gather(1, here)),
-            (alphas, first.alpha.new_zeros(images, out_size, regions), step.alpha.gather(1, rows)),
-            (gammas, first.gamma.new_zeros(images, out_size, regions), step.gamma.gather(1, rows)),
-        ):
-            empty[step.active] = values
-            collected.append(empty)
-        beam = beam.index_copy(0, step.active, parent)
-    return Decoded(*(torch.stack(parts[::-1], dim=2) for parts in (sents, logps, alphas, gammas)))
-
-
-def _pad_steps(values: Tensor, length: int, fill: float) -> Tensor:
-    """(..., t) -> (..., length), filled on the right: callers get one width whatever the words."""
-    return F.pad(values, (0, length - values.shape[-1]), value=fill)
+    flat = scores.flatten(1).double()
+    slope = torch.arange(flat.shape[1], device=flat.device, dtype=torch.float64) * 1e-12
+    return (flat - slope).topk(min(count, flat.shape[1]), dim=1).indices

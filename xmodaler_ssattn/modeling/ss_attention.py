@@ -4,15 +4,12 @@
     b_i     = W_b ReLU([W_c c_i, W_p p_i])  beta    = softmax(b)
     gamma_t = alpha_t + lambda beta         v-hat_t = sum_i gamma_it v_i
 
-Beyond the paper, off by default: gamma_t = softmax(a_t + kappa log beta) (``fuse_log``), and a beta that
-depends on the state (``StateCondition``).
-
-Letters: B images, R rows (captions or beams) an image, N = B R, K regions, C classes, D raw feature
+Letters: B images, R rows (captions or beams) per image, N = B R, K regions, C classes, D raw feature
 size, E embedded feature size, A attention size, H hidden size.
 
-Features stay one row an image; R rows share them. Where features differ from caption to caption (in
-training, when dropout is drawn for each), pass N feature rows and R is 1. Both softmaxes run over
-the valid regions alone: padding gets weight 0. beta does not depend on time, nor on the caption.
+Features stay at one row per image; R rows share them. Where features differ from caption to caption (in
+training, when each has its own dropout), pass N feature rows and R is 1. Both softmaxes run over
+the valid regions only: padding gets weight 0. beta depends neither on time nor on the caption.
 """
 
 from __future__ import annotations
@@ -26,6 +23,7 @@ from xmodaler_ssattn.precision import at_least_float32
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 SPATIAL_SIZE = 5  # p_i = [x1, x2, y1, y2, s]
+SLOTS = ("W_c", "W_p")  # the order in ReLU([W_c c_i, W_p p_i])
 
 # X-modaler adds this to the scores of padded regions (its EXT_ATT_MASKS). exp(-1e4) is 0 in float32.
 MASKED_SCORE = -1e4
@@ -36,31 +34,17 @@ def extended_mask(mask: Tensor) -> Tensor:
     return (1.0 - mask) * MASKED_SCORE
 
 
-def fuse(alpha: Tensor, beta: Tensor, lambda_: float, renormalize: bool = False) -> Tensor:
-    """gamma_t = alpha_t + lambda beta, the paper's plain sum: gamma sums to 1 + lambda.
+def fuse(alpha: Tensor, beta: Tensor, lambda_: float) -> Tensor:
+    """gamma_t = alpha_t + lambda beta, a plain sum: gamma sums to 1 + lambda.
 
     Args:
         alpha: (B, R, K).
         beta: (B, K), shared by an image's rows, or (B, R, K).
-        renormalize: divide by 1 + lambda, so that gamma sums to 1.
+
+    >>> fuse(torch.tensor([[[0.25, 0.75]]]), torch.tensor([[0.5, 0.5]]), 0.5).tolist()
+    [[[0.5, 1.0]]]
     """
-    gamma = alpha + lambda_ * (beta if beta.dim() == 3 else beta.unsqueeze(1))
-    return gamma / (1 + lambda_) if renormalize else gamma
-
-
-def fuse_log(scores: Tensor, log_beta: Tensor, kappa: Tensor) -> Tensor:
-    """gamma_t = softmax(a_t + kappa log beta): alpha_t times beta^kappa, normalised. Sums to 1.
-
-    The sum adds the same beta to every word's weights, so that a region with a large beta keeps its weight
-    whatever the word; the product lets beta decide only between regions that the word's alpha admits.
-
-    Args:
-        scores: (B, R, K) a_t, masked.
-        log_beta: (B, K), shared by an image's rows, or (B, R, K).
-        kappa: (), how much beta counts; 0 gives alpha_t.
-    """
-    prior = kappa * (log_beta if log_beta.dim() == 3 else log_beta.unsqueeze(1))
-    return F.softmax(scores + prior, dim=-1)
+    return alpha + lambda_ * (beta if beta.dim() == 3 else beta.unsqueeze(1))
 
 
 def pool(gamma: Tensor, v: Tensor) -> Tensor:
@@ -71,9 +55,8 @@ def pool(gamma: Tensor, v: Tensor) -> Tensor:
 class TopDownAttention(nn.Module):
     """alpha: the basic attention of the Up-Down decoder.
 
-    W_v v_i is computed once outside (``p_att_feats`` of the decoder, as in X-modaler), because it does
-    not change with time. Parameters are named as in X-modaler's BaseAttention, so that weights of the
-    stock decoder fit.
+    W_v v_i does not change with time, so it is computed once outside (``p_att_feats`` of the decoder, as in
+    X-modaler). Parameters are named as in X-modaler's BaseAttention, so that weights of the stock decoder fit.
 
     Args:
         hidden_size: H.
@@ -84,6 +67,8 @@ class TopDownAttention(nn.Module):
 
     def __init__(self, *, hidden_size: int, att_embed_size: int, att_embed_dropout: float, activation: str):
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"TopDownAttention: activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}.")
         self.w_h = nn.Linear(hidden_size, att_embed_size, bias=False)
         self.w_alpha = nn.Linear(att_embed_size, 1, bias=False)
         self.dropout = nn.Dropout(att_embed_dropout)
@@ -130,8 +115,8 @@ class SpatialSemanticAttention(nn.Module):
         dim: outputs of W_c and W_p each.
         bias: give W_c and W_p a bias. W_b's would cancel in the softmax, so it has none.
         positive_bias_init: added to the two biases at the start, so that the ReLUs are alive. Unused without ``bias``.
-        seed: of the generator that draws these weights. The global generator is left alone, so that a
-            model with this module and one without draw the same other weights.
+        seed: of the generator of these weights. The global generator is not used, so that a model with this module
+            and one without start with the same other weights.
     """
 
     def __init__(
@@ -145,7 +130,9 @@ class SpatialSemanticAttention(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        # skip_init leaves the global generator untouched; the weights are drawn below.
+        if dim < 1:
+            raise ValueError(f"SpatialSemanticAttention: dim must be at least 1, got {dim!r}.")
+        # skip_init does not use the global generator; reset_parameters sets the weights.
         self.w_c = nn.utils.skip_init(nn.Linear, semantic_size, dim, bias=bias)
         self.w_p = nn.utils.skip_init(nn.Linear, spatial_size, dim, bias=bias)
         self.w_b = nn.utils.skip_init(nn.Linear, 2 * dim, 1, bias=False)
@@ -153,7 +140,7 @@ class SpatialSemanticAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int, positive_bias_init: float = 1.0) -> None:
-        """Draw all weights anew: uniform in +-1/sqrt(inputs), torch's own rule for a linear layer."""
+        """Sample all weights again, uniform in +-1/sqrt(inputs), torch's own rule for a linear layer."""
         generator = torch.Generator().manual_seed(seed)
         for layer in (self.w_c, self.w_p, self.w_b):
             bound = layer.in_features**-0.5
@@ -185,65 +172,3 @@ class SpatialSemanticAttention(nn.Module):
         if ext_mask is not None:
             scores = scores + ext_mask
         return F.log_softmax(scores, dim=-1)
-
-    @torch.no_grad()
-    def dead_share(self, spatial: Tensor, semantic: Tensor, mask: Tensor) -> tuple[float, float]:
-        """The share of valid regions on which all of W_c's, and all of W_p's, ReLUs are 0.
-
-        A scalar ReLU that is 0 on every region gives the slot no gradient: it can never recover.
-
-        Args:
-            mask: (B, K), 1 for a region.
-
-        Returns:
-            (share for W_c, share for W_p), each in 0..1.
-        """
-        dead_c, dead_p = (part.eq(0).all(-1) for part in self.hidden(spatial, semantic).chunk(2, dim=-1))
-        valid = mask > 0
-        count = valid.sum().clamp(min=1)
-        return float((dead_c & valid).sum() / count), float((dead_p & valid).sum() / count)
-
-
-class StateCondition(nn.Module):
-    """beta_t: what the sentence needs now shifts beta between the classes.
-
-    beta_t = softmax(log beta + (W_s h_t)^T (W_e s_i)), s_i the input of the semantic slot. W_s starts at 0,
-    so that beta_t starts as beta; the grounding loss stays on beta, which needs no word.
-
-    Args:
-        hidden_size: H. semantic_size: width of the semantic slot's input. dim: width of the comparison.
-        seed: of the generator that draws W_e; the global generator is left alone.
-    """
-
-    def __init__(self, *, hidden_size: int, semantic_size: int, dim: int, seed: int = 0):
-        super().__init__()
-        self.w_s = nn.utils.skip_init(nn.Linear, hidden_size, dim, bias=False)
-        self.w_e = nn.utils.skip_init(nn.Linear, semantic_size, dim, bias=False)
-        # Not the same numbers as W_c's, which is drawn from ``seed`` itself.
-        generator = torch.Generator().manual_seed(seed + 1)
-        bound = semantic_size**-0.5
-        with torch.no_grad():
-            self.w_s.weight.zero_()
-            self.w_e.weight.copy_(torch.empty(dim, semantic_size).uniform_(-bound, bound, generator=generator))
-
-    def keys(self, semantic: Tensor) -> Tensor:
-        """W_e s_i of every region: (B, K, C or D) -> (B, K, dim), once an image."""
-        return self.w_e(semantic)
-
-    def forward(self, h: Tensor, keys: Tensor, log_beta: Tensor) -> Tensor:
-        """log beta_t: h (N, H), keys (B, K, dim), log_beta (B, K) -> (B, R, K), R = N / B, float32 or wider."""
-        query = self.w_s(h).view(len(keys), -1, keys.shape[2])
-        shift = at_least_float32(torch.bmm(query, keys.to(query.dtype).transpose(1, 2)))
-        return F.log_softmax(log_beta.unsqueeze(1) + shift, dim=-1)
-
-
-def dead_share_warning(share_c: float, share_p: float) -> str | None:
-    """A sentence to log when a slot of the SS attention is dead on every region, else None."""
-    dead = [name for name, share in (("W_c", share_c), ("W_p", share_p)) if share >= 1.0]
-    if not dead:
-        return None
-    return (
-        f"{' and '.join(dead)} of the spatial-semantic attention: the ReLU is 0 on every region of the batch, so no "
-        "gradient reaches it now. Training continues, but the slot may stay dead. To avoid it try another "
-        "MODEL.SS_ATTENTION.SEED, a larger MODEL.SS_ATTENTION.POSITIVE_BIAS_INIT, or a larger MODEL.SS_ATTENTION.DIM."
-    )

@@ -1,19 +1,19 @@
-"""The words that enter a rollout: given, or drawn on the way by scheduled sampling.
+"""The words that enter a rollout: given, or sampled on the way by scheduled sampling.
 
-Letters: N captions (longest first), M words in all, packed step after step, V vocabulary.
+Letters: N captions (longest first), M words in all, packed step after step, V vocabulary, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodaler_ssattn.fast.rollout import step_slices
 from xmodaler_ssattn.host import TokenBaseEmbedding, kfg
 from xmodaler_ssattn.modeling.definition import follows
+from xmodaler_ssattn.modeling.sampling import replace_some
 
 
 def packs(token_embed: nn.Module) -> bool:
@@ -27,46 +27,18 @@ def packs(token_embed: nn.Module) -> bool:
     )
 
 
-def draw_words(logits: Tensor) -> Tensor:
-    """(n, V) -> (n,) one word a row, drawn from softmax(logits).
-
-    argmax(p / e) with e ~ Exp(1) is what torch.multinomial does; that also asks the device whether p is
-    valid, and waits for the answer.
-    """
-    p = logits.float().softmax(dim=-1)
-    return (p / torch.empty_like(p).exponential_(1)).argmax(dim=-1)
-
-
-def replace_some(
-    words: Tensor, hidden: Tensor, prob: float | Tensor, draw: Callable[[Tensor], Tensor], static: bool = False
-) -> Tensor:
-    """Scheduled sampling: each of the (n,) words is, with probability ``prob``, one drawn from its state.
-
-    Args:
-        hidden: (n, H) states of the language LSTM of the step before.
-        draw: (k, H) -> (k,) words.
-        static: shapes may not depend on chance, as for a captured graph.
-    """
-    chosen = torch.rand(len(words), device=words.device) < prob
-    if static or words.device.type != "cpu":
-        # Which rows were chosen is known on the device alone: drawing for all is cheaper than waiting for it.
-        return torch.where(chosen, draw(hidden), words)
-    index = chosen.nonzero().squeeze(1)
-    return words.index_copy(0, index, draw(hidden[index])) if len(index) else words
-
-
 class WordSource:
-    """Embedded words times their columns of the attention LSTM, given step by step and all at once.
+    """Embedded words times their columns of the attention LSTM, step by step and all at once.
 
     Args:
         token_embed: the host's word embedding (``packs`` holds).
         tokens: (M,) int64 ground-truth input words, packed.
-        sizes: captions that have a word at each step.
+        sizes: the number of captions that have a word at each step.
         rows: (M,) int64, the caption of each word.
-        ss_prob: probability of replacing a word by one drawn from the model, never at the first step.
-            A tensor () counts as above 0.
-        draw: (h2 of some captions (n, H)) -> (n,) words drawn from the model; only used when ``ss_prob`` > 0.
-        static: shapes may not depend on chance, as for a captured graph.
+        ss_prob: probability of replacing a word by one of the model's own, never at the first step. A tensor ()
+            counts as above 0.
+        sample: (h2 of some captions (n, H)) -> (n,) words sampled from the model; only used when ``ss_prob`` > 0.
+        static: shapes may not depend on chance, as in a captured graph.
     """
 
     def __init__(
@@ -75,8 +47,8 @@ class WordSource:
         tokens: Tensor,
         sizes: list[int],
         rows: Tensor,
-        ss_prob: float | Tensor = 0.0,
-        draw: Callable[[Tensor], Tensor] | None = None,
+        ss_prob: float | Tensor,
+        sample: Callable[[Tensor], Tensor],
         static: bool = False,
     ):
         self.token_embed = token_embed
@@ -85,9 +57,7 @@ class WordSource:
         self._tokens = tokens.clone() if self._samples else tokens
         self._rows = rows
         self._at = step_slices(sizes)
-        self._ss_prob = ss_prob
-        self._draw = draw
-        self._static = static
+        self._ss_prob, self._sample, self._static = ss_prob, sample, static
         self._x1: Tensor | None = None
 
     def prepare(self, weight: Tensor, constant: Tensor) -> None:
@@ -96,7 +66,7 @@ class WordSource:
         dropout = self.token_embed.embeddings_dropout
         self._mask = None
         if self._samples and dropout is not None and self.token_embed.training:
-            # One mask for both times that a word is embedded: when it is drawn, and for the gradient.
+            # A word is embedded twice, when it is sampled and for the gradient: one mask for both.
             self._mask = dropout(constant.new_ones(len(self._tokens), weight.shape[1]))
         if not self._samples:
             self._x1 = self._product(slice(0, len(self._tokens)))
@@ -114,7 +84,7 @@ class WordSource:
         if self._x1 is not None:
             return self._x1[now]
         if t > 0:
-            self._tokens[now] = replace_some(self._tokens[now], h2, self._ss_prob, self._draw, self._static)
+            self._tokens[now] = replace_some(self._tokens[now], h2, self._ss_prob, self._sample, self._static)
         return self._product(now)
 
     def x1(self) -> Tensor:

@@ -13,15 +13,18 @@ import torch
 from toys import toy_model
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
+from xmodaler_ssattn.data import device_cache
 from xmodaler_ssattn.data.annotations import annotation_header, json_list
+from xmodaler_ssattn.data.device_cache import resident_regions
+from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.fast import device_cache, resident
-from xmodaler_ssattn.fast.device_cache import resident_regions
+from xmodaler_ssattn.fast import resident
 from xmodaler_ssattn.host import build_xmodaler_train_loader, kfg
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 
 CPU = torch.device("cpu")
+INPUTS = RegionInputs(feature_dim=6, num_classes=4, max_regions=None)
 IDS = (31, 11, 22)  # the file's order; the annotation file's is 11, 22, 31
 COUNTS = {11: 4, 22: 1, 31: 3}
 
@@ -170,18 +173,18 @@ def test_the_share_of_the_free_memory_that_may_be_taken_is_kept(files, monkeypat
     needed = 3 * 4 * (10 * wide + 9 * 4) + 3 * 2 * 4
     for free, fits in ((needed / 0.8 + 1, True), (needed / 0.8 - 1, False)):
         monkeypatch.setattr(device_cache, "free_bytes", lambda device, free=free: free)
-        assert (resident_regions(store, IDS, CPU)[0] is not None) is fits
+        assert (resident_regions(store, IDS, CPU, INPUTS)[0] is not None) is fits
 
 
 def test_a_device_that_does_not_tell_its_free_memory_is_not_filled(files):
-    table, instead = resident_regions(RegionStore(files / "regions.h5"), IDS, "meta")
+    table, instead = resident_regions(RegionStore(files / "regions.h5"), IDS, "meta", INPUTS)
     assert table is None and instead == "ram"
 
 
 def test_a_table_filled_in_small_pieces_is_the_same(files, monkeypatch):
     store = RegionStore(files / "regions.h5")
     monkeypatch.setattr(device_cache, "ROWS_AT_ONCE", 2)
-    table, _ = resident_regions(store, [22, 31, 11], CPU)
+    table, _ = resident_regions(store, [22, 31, 11], CPU, INPUTS)
     fields, counts = table.gather([2, 0], CPU)
     assert counts == [4, 1]
     for i, image_id in enumerate((11, 22)):
@@ -197,7 +200,7 @@ def test_a_table_filled_in_small_pieces_is_the_same(files, monkeypatch):
 def test_rows_that_another_program_left_behind_the_last_region_are_not_read(files):
     with h5py.File(files / "regions.h5", "r+") as file:
         file["features"][2, 1:] = np.nan  # image 22 has one region
-    table, _ = resident_regions(RegionStore(files / "regions.h5"), [22, 11], CPU)
+    table, _ = resident_regions(RegionStore(files / "regions.h5"), [22, 11], CPU, INPUTS)
     fields, _ = table.gather([0, 1], CPU)
     assert not fields[kfg.ATT_FEATS][0, 1:].any()
 
@@ -210,7 +213,7 @@ def test_a_number_that_is_not_finite_is_named_before_training(files):
 
 
 def test_a_model_on_another_device_than_the_table_is_told_both(files):
-    table, _ = resident_regions(RegionStore(files / "regions.h5"), [11], CPU)
+    table, _ = resident_regions(RegionStore(files / "regions.h5"), [11], CPU, INPUTS)
     with pytest.raises(RuntimeError, match="resident on cpu, but the model is on meta"):
         table.gather([0], torch.device("meta"))
 

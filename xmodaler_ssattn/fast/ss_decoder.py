@@ -1,0 +1,78 @@
+"""``SSAttentionDecoder`` over whole captions: its weights and inputs, arranged for ``rollout.py``.
+
+Letters: N captions, M words in all, H hidden size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.fast import rollout
+from xmodaler_ssattn.fast.words import WordSource
+from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
+from xmodaler_ssattn.modeling.definition import follows
+from xmodaler_ssattn.modeling.ss_attention import TopDownAttention
+from xmodaler_ssattn.precision import product_dtype
+
+
+def rolls_out(decoder: nn.Module) -> bool:
+    """Whether ``roll_out`` equals ``decoder.forward`` word by word.
+
+    Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), a beta that depends on the
+    state, and a subclass or a hook that changes what ``roll_out`` restates need the loop.
+    """
+    if not follows(decoder, SSAttentionDecoder, "forward", "_fuse", "initial_states"):
+        return False
+    att, dropouts = decoder.att, (decoder.dropout1, decoder.dropout2, decoder.att.dropout)
+    return (
+        decoder.state_condition is None
+        and follows(att, TopDownAttention)
+        and att.activation in rollout.ACTIVATIONS
+        and all(follows(layer, nn.Linear) and layer.bias is None for layer in (att.w_h, att.w_alpha))
+        and all(follows(cell, nn.LSTMCell) and cell.bias for cell in (decoder.lstm1, decoder.lstm2))
+        and all(follows(dropout, nn.Dropout) for dropout in dropouts)
+        and not any(dropout.training and dropout.p > 0 for dropout in dropouts)
+    )
+
+
+def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> Tensor:
+    """All words of all captions at once; equals ``decoder.forward`` word by word where ``rolls_out`` holds.
+
+    Args:
+        inputs: encoded, one feature row per caption, longest caption first.
+        words: gives the embedded words; with scheduled sampling it samples them on the way.
+
+    Returns:
+        (M, H) hidden states of the language LSTM, packed step after step.
+    """
+    hidden, lstm1, lstm2, att = decoder.hidden_size, decoder.lstm1, decoder.lstm2, decoder.att
+    feats = inputs[kfg.ATT_FEATS]
+    embed = feats.shape[2]
+    half = product_dtype(feats)  # bfloat16 under autocast, else the features' own type
+    feats = feats.to(half)
+    w1 = lstm1.weight_ih.to(half).split([hidden, embed, lstm1.input_size - hidden - embed], dim=1)
+    w2 = lstm2.weight_ih.to(half).split([embed, hidden], dim=1)
+    lambda_beta = prior = None
+    if decoder.kappa is not None:
+        prior = decoder.kappa * inputs[keys.ROW_LOG_BETA]
+    elif decoder.ss_attention is not None:
+        lambda_beta = decoder.lambda_ * inputs[keys.BETA]
+    weights = rollout.Weights(
+        w1a=w1[0],
+        w1b=lstm1.weight_hh.to(half),
+        w_h=att.w_h.weight.to(half),
+        w_alpha=att.w_alpha.weight.to(half).squeeze(0),
+        # v-hat is linear in gamma: dividing the columns that read it divides gamma.
+        w2a=w2[0] / (1 + decoder.lambda_) if lambda_beta is not None and decoder.renormalize else w2[0],
+        w2b=w2[1],
+        w2c=lstm2.weight_hh.to(half),
+        b2=lstm2.bias_ih + lstm2.bias_hh,
+    )
+    constant = F.linear(inputs[kfg.GLOBAL_FEATS].to(half), w1[1]) + lstm1.bias_ih + lstm1.bias_hh
+    p, ext_mask = inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS)
+    words.prepare(w1[2], constant)
+    trace = rollout.run(words.x1_of_step, words.sizes, p, feats, lambda_beta, prior, ext_mask, weights, att.activation)
+    return rollout.Rollout.apply(trace, words.sizes, att.activation, words.x1(), p, feats, lambda_beta, prior, *weights)

@@ -1,0 +1,39 @@
+"""Where ``fast/`` attaches itself: ``modeling/`` asks here and never imports ``fast/``.
+
+Without an entry, or where an entry returns None for a batch, the captioner computes the same in the plain way. Each
+accelerator says in its docstring what it equals, and checks for itself that this holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from xmodaler_ssattn.modeling.forcing import WordStates
+from xmodaler_ssattn.modeling.loop import WordModel
+
+
+class Forcing(Protocol):
+    """Teacher forcing that equals ``forcing.word_states``, or None where it would not. One object per captioner."""
+
+    def __call__(self, model: WordModel, batch: dict, ss_prob: float) -> WordStates | None: ...
+
+
+@dataclass
+class Accelerators:
+    """What ``fast/`` offers.
+
+    Attributes:
+        forcing: makes the ``Forcing`` of a new captioner; the argument is MODEL.CAPTURE_GRAPHS.
+        linear_cross_entropy: (hidden (M, H), weight (V, H), bias (V,), targets (M,)) -> (), equal to
+            ``cross_entropy(linear(hidden, weight, bias), targets)``.
+    """
+
+    forcing: Callable[[bool], Forcing] | None = None
+    linear_cross_entropy: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+
+
+ATTACHED = Accelerators()

@@ -1,0 +1,147 @@
+"""Teacher forcing word by word: the state behind every word of a batch's captions. The definition of training.
+
+``fast/`` has quicker ways that give the same ``WordStates``.
+
+Letters: B images, S captions per image, N = B S captions, T words, M words to predict in all, H hidden size, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.modeling.collate import send
+from xmodaler_ssattn.modeling.loop import WordModel, each_word
+from xmodaler_ssattn.modeling.sampling import replace_some, sample_words
+
+
+class WordStates(NamedTuple):
+    """The state from which each of the M words is predicted.
+
+    Attributes:
+        inputs: the encoded batch, with what the losses read.
+        hidden: (M, H).
+        words: (M,) int64, index of the word in the flattened (N, T) tokens and targets.
+        captions: (M,) int64, the word's caption.
+        logits: (M, V) of a predictor that reads more than the state, else None.
+    """
+
+    inputs: dict
+    hidden: Tensor
+    words: Tensor
+    captions: Tensor
+    logits: Tensor | None = None
+
+
+class CaptionPlan(NamedTuple):
+    """The order in which a batch's captions and words are processed: longest caption first, step after step.
+
+    Attributes:
+        order: (N,) int64, captions by length, longest first; equal lengths keep their order.
+        sizes: the number of captions that have a word at each step, for as many steps as the longest caption has words.
+        words: (M,) int64, index of each word in the flattened (N, T) tokens.
+        rows: (M,) int64, place of each word's caption in ``order``.
+        cells: (M,) int64, index of each word in a flattened (T, N) grid of steps and places in ``order``.
+    """
+
+    order: Tensor
+    sizes: list[int]
+    words: Tensor
+    rows: Tensor
+    cells: Tensor
+
+    @classmethod
+    def of(cls, lengths: list[int], width: int, device: torch.device, sort: bool = True) -> CaptionPlan:
+        """From the captions' lengths, known without asking the device.
+
+        Args:
+            width: T of the tokens.
+            sort: False leaves the captions in their own order.
+        """
+        words_of = torch.tensor(lengths)
+        order = words_of.argsort(descending=True, stable=True) if sort else torch.arange(len(lengths))
+        grid = torch.arange(width).unsqueeze(1) < words_of[order].unsqueeze(0)
+        steps, rows = grid.nonzero(as_tuple=True)
+        sizes = grid.sum(1)
+        parts = (order, order[rows] * width + steps, rows, steps * len(lengths) + rows)
+        order, words, rows, cells = (send(part, device) for part in parts)
+        return cls(order, sizes[sizes > 0].tolist(), words, rows, cells)
+
+
+def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
+    """The decoder word by word, for all captions of a batch.
+
+    Args:
+        batch: from ``preprocess_batch``, with captions.
+        ss_prob: scheduled sampling: the probability of feeding the model's own word, never at the first step.
+    """
+    tokens = batch[kfg.G_TOKENS_IDS]
+    plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
+    inputs, rows = encoded_rows(model, batch, plan.order)
+    tokens = tokens[plan.order]
+    from_state = model.predicts_from_state
+    hidden: list[Tensor] = []
+    logits: list[Tensor] = []
+
+    def next_word(state: dict, t: int) -> Tensor | None:
+        hidden.append(state[kfg.G_HIDDEN_STATES][-1])
+        if not from_state:
+            logits.append(model.predictor(state)[kfg.G_LOGITS])
+        if t + 1 == tokens.shape[1]:
+            return None
+        word = tokens[:, t + 1]
+        if not ss_prob > 0:
+            return word
+        source, sample = (hidden, model.sample_words) if from_state else (logits, sample_words)
+        return replace_some(word, source[-1].detach(), ss_prob, sample)
+
+    each_word(model, model.with_rows(rows, len(tokens)), tokens[:, 0], tokens.shape[1], next_word)
+    packed_hidden, packed_logits = (
+        torch.stack(parts).flatten(0, 1)[plan.cells] if parts else None for parts in (hidden, logits)
+    )
+    return WordStates(inputs, packed_hidden, plan.words, plan.order[plan.rows], packed_logits)
+
+
+def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:
+    """The encoded batch: (for the losses, with one row per image; for the decoder, with one row per caption).
+
+    A part of the model that is not ours may read anything of the batch. Everything there then has one row per caption
+    before that part sees it.
+
+    Args:
+        order: (N,) int64, the captions in the order of the rows.
+    """
+    captions = batch[keys.CAPTIONS_PER_IMAGE]
+    images = order.div(captions, rounding_mode="floor")
+    if model.encodes_per_image:
+        inputs = model.encode(batch, images)
+        return inputs, inputs
+    if model.share_region_dropout:
+        rows = _per_caption(model.encode(batch), order, images)
+    else:
+        rows = model.encode(_per_caption(batch, order, images))
+    inputs = {**rows, **batch}
+    # The first caption of each image in that order: what is computed of an image is the same for all its captions.
+    first = order.argsort()[::captions]
+    for key in (keys.LOG_BETA, keys.RAW_FEATS, keys.IMAGE_MASK, keys.IMAGE_EXT_MASK):
+        if inputs.get(key) is not None:
+            inputs[key] = inputs[key][first]
+    return inputs, rows
+
+
+def _per_caption(batch: dict, order: Tensor, images: Tensor) -> dict:
+    """A batch, encoded or not, in which all that had one row per image or per caption has one row per caption."""
+    count = len(batch[kfg.IDS])
+    at = {count: images, len(order): order}
+    rows = {
+        key: value[at[len(value)]]
+        for key, value in batch.items()
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) in at
+    }
+    listed = images.tolist()
+    return {**batch, **rows, **{key: [batch[key][image] for image in listed] for key in (kfg.IDS, keys.NUM_REGIONS)}}
