@@ -179,7 +179,7 @@ def test_what_is_missing_on_the_command_line_is_said(entities):
         command("regions", "--format", "gvd", "--input", "x", "--out", "y")
     with pytest.raises(UserError, match="takes one --input, got 2"):
         command("regions", "--format", "gic", "--input", "x", "y", "--out", "z")
-    with pytest.raises(UserError, match="has no use for --boxes"):
+    with pytest.raises(UserError, match="does not use --boxes"):
         command("regions", "--format", "xmodaler-npz", "--input", "x", "--boxes", "b", "--out", "z")
 
 

@@ -59,7 +59,7 @@ INPUTS = {
     "unrelated captions": ("UNRELATED", lines("# é", "12 5", "13 1"), read_unrelated),
     "classes": ("classes.txt", lines("café", "man"), read_classes),
     "vocabulary": ("vocabulary.txt", lines("café", "man", "UNK"), lambda path: read_vocabulary(path).words),
-    "annotations": ("train.json", annotations(), lambda path: vars(read_annotations(path, "train"))),
+    "annotations": ("train.json", annotations(), lambda path: read_annotations(path, "train")),
     "GVD's annotations": ("a.json", written({"vocab": ["café"], "annotations": [GVD_IMAGE]}), read_official),
     "GVD's dictionary": (
         "d.json",

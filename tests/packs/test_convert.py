@@ -19,7 +19,7 @@ from xmodaler_ssattn.packs import writer as region_writer
 from xmodaler_ssattn.packs.classifier import Classifier, background_first, best_scores
 from xmodaler_ssattn.packs.convert import convert_regions, read_sizes
 from xmodaler_ssattn.packs.formats.caffe_tsv import CaffeTsv
-from xmodaler_ssattn.packs.formats.region_pack import RegionPack
+from xmodaler_ssattn.packs.formats.regions import RegionPack
 from xmodaler_ssattn.packs.formats.xmodaler_npz import XmodalerNpz, export_npz
 from xmodaler_ssattn.packs.select import Rules
 from xmodaler_ssattn.packs.store import RegionStore

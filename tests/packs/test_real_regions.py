@@ -22,7 +22,7 @@ from xmodaler_ssattn.packs.formats.gic import GroundedImageCaptioning
 from xmodaler_ssattn.packs.formats.gvd import GroundedVideoDescription
 from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
 from xmodaler_ssattn.packs.formats.milvlg_npz import MilvlgNpz
-from xmodaler_ssattn.packs.formats.region_pack import RegionPack
+from xmodaler_ssattn.packs.formats.regions import RegionPack
 from xmodaler_ssattn.packs.formats.vlp import VisionLanguagePretraining
 from xmodaler_ssattn.packs.formats.xmodaler_npz import XmodalerNpz, export_npz
 from xmodaler_ssattn.packs.select import Rules

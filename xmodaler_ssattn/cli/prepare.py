@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +21,13 @@ Reads Sentences/ID.txt and Annotations/ID.xml of Flickr30k Entities, or GVD's ow
 writes {train,val,test}.json, vocabulary.txt, captions_*.json and grounding_*.json into one folder.
 """
 REGIONS_TEXT = """\
-Converts a pack of region features into one HDF5 file. A stopped run goes on where it was: start it again.
+Converts a pack of region features into one HDF5 file. To resume a stopped run, start the same command again.
 
 formats and their inputs:
-  caffe-tsv      --input a.tsv [b.tsv ...]                    the original Bottom-Up files
-  lxmert-tsv     --input a.tsv [b.tsv ...]                    LXMERT, airsplay/py-bottom-up-attention
-  xmodaler-npz   --input FOLDER                               X-modaler's own
-  milvlg-npz     --input FOLDER                               MILVLG/bottom-up-attention.pytorch
-  gvd            --input FOLDER --boxes X.h5 --dictionary dic_flickr30k.json
-  vlp            --input FOLDER-or-PREFIX --boxes X.h5-or-PREFIX
-  gic            --input flickrbu_att --boxes flickrbu_box    Grounded-Image-Captioning
-  regions        --input X.h5                                 a file of this program, to complete or cut
+{formats}
 
 A tsv may be compressed (gzip, bzip2, xz, zip). Files of a folder may be named 139.npz, 139.jpg.npz or
-COCO_val2014_000000000139.jpg.npz and stand in subfolders. What is not as the format says is refused by name.
+COCO_val2014_000000000139.jpg.npz and be in subfolders. Input that does not follow its format is refused by name.
 """
 
 
@@ -240,30 +233,30 @@ def _likely_reasons(report: PrepareReport, scheme: str, unequal: set[str]) -> li
 
 # --- regions -------------------------------------------------------------------------------------------
 def _add_regions(commands: Any) -> None:
+    from xmodaler_ssattn.packs.formats import all_formats
+
+    formats = all_formats()
+    lines = [f"  {name:<13} {reader.usage:<60} {reader.summary}".rstrip() for name, reader in formats.items()]
     parser = commands.add_parser(
         "regions",
         help="a feature pack -> one HDF5 file",
-        description=REGIONS_TEXT,
+        description=REGIONS_TEXT.format(formats="\n".join(lines)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--format",
-        required=True,
-        choices=("caffe-tsv", "lxmert-tsv", "xmodaler-npz", "milvlg-npz", "gvd", "vlp", "gic", "regions"),
-    )
+    add("--format", required=True, choices=tuple(formats))
     add("--input", required=True, nargs="+", metavar="PATH")
-    add("--boxes", metavar="PATH", help="boxes, where the format keeps them apart")
-    add("--dictionary", metavar="FILE", help="dic_flickr30k.json, for gvd")
+    for name, text in _format_options(formats).items():
+        add(f"--{name}", metavar="PATH", help=text)
     add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
     add(
         "--annotations",
         metavar="DIR",
-        help="folder of `xmodaler prepare annotations`: take its images alone, list "
-        "those that the pack lacks, and take or check the image sizes",
+        help="folder of `xmodaler prepare annotations`: take only its images, list those that the pack lacks, and take "
+        "or check the image sizes",
     )
     add("--image-sizes", metavar="FILE", help='JSON {"image id": [width, height]}, for packs without sizes')
-    add("--max-regions", type=int, default=36, metavar="K", help="keep the K best of an image (default: 36); 0: all")
+    add("--max-regions", type=int, default=36, metavar="K", help="keep the K best per image (default: 36); 0: all")
     add("--min-score", type=float, metavar="S", help="drop regions of score S or less, never the best one")
     add("--cut-by-order", action="store_true", help="where a pack has no scores, keep its first K regions")
     add("--sort", action="store_true", help="order regions by descending score (default: as in the pack)")
@@ -281,9 +274,20 @@ def _add_regions(commands: Any) -> None:
     parser.set_defaults(run=run_regions)
 
 
+def _format_options(formats: Mapping[str, type[Pack]]) -> dict[str, str]:
+    """Options that only some formats have -> their help, which names these formats."""
+    names = dict.fromkeys(name for reader in formats.values() for name in reader.options)
+    users = {name: [reader for reader in formats.values() if name in reader.options] for name in names}
+    return {
+        name: f"for {', '.join(reader.name for reader in readers)}: {readers[0].options[name]}"
+        for name, readers in users.items()
+    }
+
+
 def run_regions(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.data.annotations import image_sizes
     from xmodaler_ssattn.packs.classifier import Classifier
-    from xmodaler_ssattn.packs.convert import convert_regions, read_dataset, read_sizes, sha256_or_empty
+    from xmodaler_ssattn.packs.convert import convert_regions, read_sizes, sha256_or_empty
     from xmodaler_ssattn.packs.select import Rules
 
     if args.max_regions < 0:
@@ -291,7 +295,7 @@ def run_regions(args: argparse.Namespace) -> int:
     if args.min_score is not None and not 0 <= args.min_score < 1:
         raise UserError(f"--min-score must be from 0 to below 1, as scores are, got {args.min_score:g}.")
     pack = _open_pack(args)
-    dataset = read_dataset(args.annotations) if args.annotations else None
+    dataset = image_sizes(args.annotations) if args.annotations else None
     sizes = _all_sizes(dataset or {}, read_sizes(args.image_sizes) if args.image_sizes else {})
     dtype = "float16" if args.float16 else "float32"
     rules = Rules(
@@ -349,29 +353,21 @@ def _all_sizes(annotated: dict[int, tuple[int, int]], given: dict[int, tuple[int
 
 
 def _open_pack(args: argparse.Namespace) -> Pack:
-    from xmodaler_ssattn.packs.formats import FORMATS
+    from xmodaler_ssattn.packs.formats import all_formats
     from xmodaler_ssattn.packs.sniff import other_format
 
     if hint := other_format(args.format, args.input):
         raise UserError(hint)
-    reader = FORMATS[args.format]
-    if args.format.endswith("-tsv"):
-        _reject(args, boxes=args.boxes, dictionary=args.dictionary)
-        return reader(args.input)
-    if len(args.input) != 1:
+    formats = all_formats()
+    reader = formats[args.format]
+    if len(args.input) != 1 and not reader.several:
         raise UserError(f"--format {args.format} takes one --input, got {len(args.input)}.")
-    needed = {"gvd": ("boxes", "dictionary"), "vlp": ("boxes",), "gic": ("boxes",)}.get(args.format, ())
-    missing = [f"--{name}" for name in needed if getattr(args, name) is None]
-    if missing:
+    given = {name: getattr(args, name) for name in _format_options(formats) if getattr(args, name) is not None}
+    if missing := [f"--{name}" for name in reader.options if name not in given]:
         raise UserError(f"--format {args.format} also needs {' and '.join(missing)}.")
-    _reject(args, **{name: getattr(args, name) for name in ("boxes", "dictionary") if name not in needed})
-    return reader(args.input[0], *(getattr(args, name) for name in needed))
-
-
-def _reject(args: argparse.Namespace, **options: str | None) -> None:
-    given = [f"--{name}" for name, value in options.items() if value is not None]
-    if given:
-        raise UserError(f"--format {args.format} has no use for {', '.join(given)}.")
+    if needless := [f"--{name}" for name in given if name not in reader.options]:
+        raise UserError(f"--format {args.format} does not use {', '.join(needless)}.")
+    return reader(args.input if reader.several else args.input[0], **given)
 
 
 # --- classifier ----------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -43,14 +43,37 @@ class PackedImage:
     where: str
 
 
+class Glimpse(NamedTuple):
+    """What can be seen of one input, or of one line of a text, without knowing its format.
+
+    Attributes:
+        path: the file; for kind "prefix" the beginning of the names of several files.
+        kind: "npz", "npy", "hdf5", "row" (a line of a text) or "prefix".
+        names: the keys of an npz file, the data sets of an HDF5 file, or the short values of a row.
+        columns: how many values a row has.
+    """
+
+    path: Path
+    kind: str
+    names: frozenset[str] = frozenset()
+    columns: int = 0
+
+
 class Pack(abc.ABC):
-    """A feature pack on disk.
+    """A feature pack on disk; a format is a class derived from this one in a file of ``formats/``.
+
+    Its constructor takes the path of ``--input`` (a list of paths when ``several``), then one path per entry of
+    ``options``, by that name.
 
     Args:
         inputs: the files or folders of the features.
 
     Attributes:
         name: of the format, on the command line and in the file's ``source``.
+        summary: whose format it is, for the help of the command line.
+        usage: the inputs that it needs, as they are written on the command line.
+        options: further inputs, name -> help; each is required.
+        several: whether it takes more than one input.
         background: where the format's class probabilities have the background: "first", "last", or "none"
             when they have no such column; None when the format has no class probabilities.
         inputs: as given.
@@ -59,14 +82,23 @@ class Pack(abc.ABC):
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    usage: ClassVar[str] = "--input FOLDER"
+    options: ClassVar[Mapping[str, str]] = {}
+    several: ClassVar[bool] = False
     background: str | None = None
+    order = ORDER_OF_SOURCE
+    vocabulary_sha256 = weights_sha256 = ""
 
     def __init__(self, *inputs: str | os.PathLike) -> None:
         self.inputs = [Path(path) for path in inputs]
         self.problems: list[str] = []
         self.source = self.name
-        self.order = ORDER_OF_SOURCE
-        self.vocabulary_sha256 = self.weights_sha256 = ""
+
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        """Whether an input may be of this format; only used to name the right ``--format`` after a wrong one."""
+        return False
 
     @abc.abstractmethod
     def ids(self) -> list[int]:
@@ -95,6 +127,20 @@ class Pack(abc.ABC):
     def count(self, image_id: int) -> int:
         """How many regions an image has."""
         return len(self.read(image_id).features)
+
+
+class NpzFolder(Pack):
+    """Base of the formats that are one folder of ``ID.npz`` files."""
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        super().__init__(folder)
+        self._files = list_folder(folder, ".npz", self.problems)
+
+    def ids(self) -> list[int]:
+        return list(self._files)
+
+    def place(self, image_id: int) -> str:
+        return str(self._files[image_id])
 
 
 def check_scores(scores: np.ndarray, name: str, where: str) -> None:

@@ -10,6 +10,7 @@ class LxmertTsv(TsvPack):
     """Height before width; ``objects_conf`` is the probability of the best class. No full class probabilities."""
 
     name = "lxmert-tsv"
+    summary = "LXMERT, airsplay/py-bottom-up-attention"
     columns = (
         "img_id",
         "img_h",

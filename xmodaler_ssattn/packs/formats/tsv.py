@@ -21,7 +21,7 @@ import numpy as np
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.ids import id_in_name
 from xmodaler_ssattn.packs.opening import open_unpacked, parts_of
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError
+from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage, PackError
 from xmodaler_ssattn.packs.safe_arrays import unlike_measurements
 
 # 100 regions x 2048 float32 are 1.1 MB of base64; a longer line is no line of such a file.
@@ -35,6 +35,8 @@ class TsvPack(Pack):
         paths: the files; large packs come in several parts.
     """
 
+    usage = "--input a.tsv [b.tsv ...]"
+    several = True
     columns: ClassVar[Sequence[str]]
     id_column: ClassVar[str]
     _open: tuple[int, BinaryIO] | None = None
@@ -53,6 +55,11 @@ class TsvPack(Pack):
         self._places: dict[int, tuple[int, int, int, int]] = {}
         for number in range(len(self._parts)):
             self._index(number)
+
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        same = glimpse.columns == len(cls.columns) or set(cls.columns) <= glimpse.names
+        return glimpse.kind == "row" and same
 
     def _index(self, number: int) -> None:
         start = line_number = 0

@@ -9,27 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from xmodaler_ssattn.files import atomic_path
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_name, list_folder
+from xmodaler_ssattn.packs.pack import Glimpse, NpzFolder, PackedImage, PackError, check_name
 from xmodaler_ssattn.packs.safe_arrays import read_npz, scalar, single_value
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.progress import progress
 
 
-class XmodalerNpz(Pack):
+class XmodalerNpz(NpzFolder):
     """``ID.npz`` with image_w, image_h, boxes, features, and cls_prob (all columns, background first)."""
 
     name = "xmodaler-npz"
+    summary = "X-modaler's own"
     background = "first"
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        super().__init__(folder)
-        self._files = list_folder(folder, ".npz", self.problems)
-
-    def ids(self) -> list[int]:
-        return list(self._files)
-
-    def place(self, image_id: int) -> str:
-        return str(self._files[image_id])
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        return glimpse.kind == "npz" and {"boxes", "features"} <= glimpse.names
 
     def _read(self, image_id: int) -> PackedImage:
         path = self._files[image_id]
