@@ -13,7 +13,7 @@ from packs.pack_writers import WRITERS
 from toys import toy_config
 from xmodaler_ssattn.cli import check, prepare
 from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.data import splits
+from xmodaler_ssattn.data import expected
 from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -68,9 +68,9 @@ def expect(monkeypatch, folder, **changes):
     12 words a man with dog two men see the is here and woman."""
     boxes = sum(path.read_text().count("<bndbox>") for path in (folder / "entities" / "Annotations").iterdir())
     counts = {"phrases": 42, "boxed_phrases": 42, "boxes": boxes, "unrelated": 1, "rest": 0, **changes}
-    monkeypatch.setitem(splits.EXPECTED, "karpathy", {"train": 4, "val": 1, "test": 1})
-    monkeypatch.setitem(splits.EXPECTED_COUNTS, "karpathy", counts)
-    monkeypatch.setattr(splits, "EXPECTED_VOCABULARY", 13)
+    monkeypatch.setitem(expected.EXPECTED, "karpathy", {"train": 4, "val": 1, "test": 1})
+    monkeypatch.setitem(expected.EXPECTED_COUNTS, "karpathy", counts)
+    monkeypatch.setattr(expected, "EXPECTED_VOCABULARY", 13)
     return boxes
 
 
@@ -103,8 +103,8 @@ def test_other_counts_are_named_with_both_numbers_and_the_likely_reason(
 ):
     size, words = changes.pop("size", 4), changes.pop("words", 13)
     expect(monkeypatch, entities, **changes)
-    monkeypatch.setitem(splits.EXPECTED, "karpathy", {"train": size, "val": 1, "test": 1})
-    monkeypatch.setattr(splits, "EXPECTED_VOCABULARY", words)
+    monkeypatch.setitem(expected.EXPECTED, "karpathy", {"train": size, "val": 1, "test": 1})
+    monkeypatch.setattr(expected, "EXPECTED_VOCABULARY", words)
     annotations(entities)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == f"{len(rows)} of 9 counts are not those of the complete data set in karpathy's splits:"
@@ -114,7 +114,7 @@ def test_other_counts_are_named_with_both_numbers_and_the_likely_reason(
 
 
 def test_the_sizes_of_the_other_scheme_are_recognised(entities, capsys, monkeypatch):
-    monkeypatch.setitem(splits.EXPECTED, "plummer", {"train": 4, "val": 1, "test": 1})
+    monkeypatch.setitem(expected.EXPECTED, "plummer", {"train": 4, "val": 1, "test": 1})
     annotations(entities)
     assert "Likely reason: these are the split sizes of plummer: add --split-scheme plummer." in capsys.readouterr().out
 
@@ -132,7 +132,7 @@ def test_what_was_skipped_is_said_in_groups(entities, capsys):
 def test_every_config_of_the_data_set_has_the_size_of_the_expected_vocabulary():
     configs = [path for path in CONFIGS.glob("*.yaml") if not path.name.endswith(".plan.yaml")]
     sizes = {path.name: load_config(str(path), device="cpu").MODEL.VOCAB_SIZE for path in configs}
-    assert len(sizes) > 8 and set(sizes.values()) == {splits.EXPECTED_VOCABULARY + 1}, sizes
+    assert len(sizes) > 8 and set(sizes.values()) == {expected.EXPECTED_VOCABULARY + 1}, sizes
 
 
 def test_gvds_vocabulary_names_its_own_size(entities, capsys):

@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xmodaler_ssattn.errors import UserError, numbered, raise_all
+from xmodaler_ssattn.errors import UserError, raise_all
 
 if TYPE_CHECKING:
-    from xmodaler_ssattn.data.prepare import PrepareReport
     from xmodaler_ssattn.packs.pack import Pack
-
-CONFIGS = "configs/flickr30k_entities"
 
 ANNOTATIONS_TEXT = """\
 Reads Sentences/ID.txt and Annotations/ID.xml of Flickr30k Entities, or GVD's own files when they are given, and
@@ -84,7 +81,8 @@ def _add_annotations(commands: Any) -> None:
 
 
 def run_annotations(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.data.classes import read_classes
+    from xmodaler_ssattn.classes import read_classes
+    from xmodaler_ssattn.data.expected import described
     from xmodaler_ssattn.data.prepare import prepare_annotations
     from xmodaler_ssattn.data.splits import read_splits, read_unrelated
     from xmodaler_ssattn.evaluation.lemmas import noun_lemma
@@ -116,7 +114,7 @@ def run_annotations(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         workers=args.workers,
     )
-    print("\n".join(_annotation_lines(report, args.split_scheme)))
+    print(described(report, args.split_scheme))
     return 0
 
 
@@ -142,93 +140,6 @@ def _warn_overlaps(splits: dict[str, list[int]], other: str | None, entities: Pa
         return
     for warning in overlap_warnings(splits, read_splits(other), other):
         logging.getLogger(__name__).warning("%s", warning)
-
-
-def _annotation_lines(report: PrepareReport, scheme: str) -> list[str]:
-    """Whether the counts are those of the complete data set; those that are not, with both numbers and the reason."""
-    from xmodaler_ssattn.data.prepare import grouped
-    from xmodaler_ssattn.data.splits import EXPECTED_VOCABULARY
-
-    rows = _counts(report, scheme)
-    unequal = {name: pair for name, pair in rows.items() if pair[0] != pair[1]}
-    equal = ", ".join(f"{name} {found:,}" for name, (found, _) in rows.items() if name not in unequal)
-    of = f"of the complete data set in {scheme}'s splits"
-    lines = []
-    if not unequal:
-        lines.append(f"All {len(rows)} counts are those {of}: {equal}.")
-    else:
-        width = max(map(len, unequal))
-        lines.append(f"{len(unequal)} of {len(rows)} counts are not those {of}:")
-        lines.append(f"{'':{width}}  {'found':>9}  {'expected':>9}")
-        lines += [f"{name:{width}}  {found:>9,}  {wanted:>9,}" for name, (found, wanted) in unequal.items()]
-        lines += _likely_reasons(report, scheme, set(unequal))
-        if equal:
-            lines.append(f"As expected: {equal}.")
-    words, captions = report.total("grounded_words"), report.total("captions")
-    lines.append(f"{words:,} object words have a class and a box; {report.classes_used:,} classes are in use.")
-    long = report.total("long_captions")
-    lines.append(
-        f"{long:,} captions ({100 * long / max(captions, 1):.1f} %) have more than 20 words; training cuts them."
-    )
-    if report.clipped_boxes:
-        lines.append(f"{report.clipped_boxes:,} boxes passed the border by one pixel and were clipped.")
-    if report.unrelated:
-        lines.append(f"{report.unrelated:,} unrelated captions were left out of the training split.")
-    if not report.gvd_identical:
-        lines.append("Classes and boxes follow the fallback rule: NOT GVD-identical (the files' headers say so too).")
-    if report.left_out:
-        lines.append(
-            f"{len(report.left_out):,} problems were skipped, all of them in {report.out_dir / 'left_out.json'}:"
-        )
-        lines.append(numbered(grouped(report.left_out, report.planned)))
-    size, size_of_configs = report.vocabulary.model_size, EXPECTED_VOCABULARY + 1
-    fits = f"MODEL.VOCAB_SIZE {size} is that of {CONFIGS}."
-    other = f"Set MODEL.VOCAB_SIZE {size} ({CONFIGS} has {size_of_configs})."
-    lines.append(f"Written to {report.out_dir}. {fits if size == size_of_configs else other}")
-    return lines
-
-
-def _counts(report: PrepareReport, scheme: str) -> dict[str, tuple[int, int]]:
-    """name -> (found, expected); what GVD's own files hold instead is not known, and not compared."""
-    from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE, EXPECTED, EXPECTED_COUNTS, EXPECTED_VOCABULARY
-
-    images, expected = EXPECTED[scheme], EXPECTED_COUNTS[scheme]
-    unrelated = expected["unrelated"] if report.unrelated else 0
-    rows = {f"{split} images": (counts["images"], images[split]) for split, counts in report.counts.items()}
-    rows["captions"] = report.total("captions"), sum(images.values()) * CAPTIONS_PER_IMAGE - unrelated
-    if not report.gvd_identical:
-        rows["phrases"] = report.total("phrases"), expected["phrases"]
-        rows["phrases with a box"] = report.boxed_phrases, expected["boxed_phrases"]
-        rows["boxes"] = report.total("boxes"), expected["boxes"]
-        if not report.given_vocabulary:
-            rows["vocabulary with UNK"] = len(report.vocabulary), EXPECTED_VOCABULARY
-        rows["images outside the splits"] = report.rest_images, expected["rest"]
-    return rows
-
-
-def _likely_reasons(report: PrepareReport, scheme: str, unequal: set[str]) -> list[str]:
-    from xmodaler_ssattn.data.splits import EXPECTED, EXPECTED_COUNTS
-
-    images = {split: counts["images"] for split, counts in report.counts.items()}
-    unrelated = EXPECTED_COUNTS[scheme]["unrelated"]
-    others = [name for name, counts in EXPECTED.items() if name != scheme and counts == images]
-    reasons = []
-    if others:
-        reasons.append(f"these are the split sizes of {others[0]}: add --split-scheme {others[0]}")
-    elif images != EXPECTED[scheme] and report.left_out:
-        reasons.append("images were left out, as listed below")
-    elif images != EXPECTED[scheme]:
-        reasons.append("the split ids are not the complete lists")
-    elif report.unrelated not in (0, unrelated):
-        reasons.append(f"the published list of unrelated captions has {unrelated} of the training split")
-    elif unequal & {"captions", "phrases", "phrases with a box", "boxes"}:
-        reasons.append("the images are all there, so single files differ from version 1.0 of the data set")
-    if "vocabulary with UNK" in unequal:
-        reasons.append(
-            "the vocabulary counts the words of all images in Sentences, also of those outside the splits; one image "
-            "less can change it"
-        )
-    return [f"Likely reason: {reason}." for reason in reasons]
 
 
 # --- regions -------------------------------------------------------------------------------------------

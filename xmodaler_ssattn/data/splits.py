@@ -12,20 +12,6 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import read_json, read_lines, read_text
 from xmodaler_ssattn.ids import plain_id
 
-# Images per split that the two schemes are known to have.
-EXPECTED = {
-    "karpathy": {"train": 29000, "val": 1014, "test": 1000},
-    "plummer": {"train": 29783, "val": 1000, "test": 1000},
-}
-
-# What Flickr30k Entities v1.0 holds in these splits, counted on the complete files: phrases (without the four that are
-# punctuation only), phrases whose chain has a box, bndbox elements, captions of UNRELATED_CAPTIONS in the training
-# split, images outside the splits. The words, UNK included, are counted over all 31,783 images.
-EXPECTED_COUNTS = {
-    "karpathy": {"phrases": 547_073, "boxed_phrases": 445_586, "boxes": 270_107, "unrelated": 19, "rest": 769},
-    "plummer": {"phrases": 559_763, "boxed_phrases": 456_140, "boxes": 275_775, "unrelated": 21, "rest": 0},
-}
-EXPECTED_VOCABULARY = 8_624
 CAPTIONS_PER_IMAGE = 5
 
 
