@@ -16,6 +16,7 @@ from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data import expected
 from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs.checks import Inspection
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "flickr30k_entities"
@@ -302,7 +303,7 @@ def checked(folder, **overrides):
             **overrides,
         },
     )
-    report = check.Check()
+    report = Inspection()
     check.check_data(cfg, report)
     check.check_model_and_disk(cfg, report)
     return report
@@ -310,7 +311,7 @@ def checked(folder, **overrides):
 
 def test_a_complete_folder_passes_and_the_ceiling_of_the_grounding_is_told(ready):
     report = checked(ready)
-    assert report.problems == [] and report.text().endswith("Everything that the run needs is there.")
+    assert report.problems == [] and check.text(report).endswith("Everything that the run needs is there.")
     assert any("train: 4 usable images" in fact for fact in report.facts)
     assert any(fact.startswith("val: a region reaches (IoU > 0.5) ") for fact in report.facts)
     assert any("checkpoints of" in fact for fact in report.facts)
@@ -334,7 +335,7 @@ def test_all_problems_stand_in_one_list_each_once(ready):
     )
     for sentence in expected:
         assert sum(sentence in problem for problem in report.problems) == 1, (sentence, report.problems)
-    assert report.text().splitlines()[-1] == f"{len(report.problems)} problems to mend before training."
+    assert check.text(report).splitlines()[-1] == f"{len(report.problems)} problems to fix before training."
 
 
 def test_missing_files_are_problems_and_not_exceptions(ready):
@@ -342,7 +343,7 @@ def test_missing_files_are_problems_and_not_exceptions(ready):
         (ready / name).rename(ready / f"away_{name}")
     (ready / "vocabulary.txt").write_text("a\n")
     report = checked(ready)
-    text = report.text()
+    text = check.text(report)
     for sentence in (
         "regions.h5 does not exist",
         "last word must be UNK",
@@ -373,7 +374,7 @@ def test_no_box_at_all_leaves_the_grounding_loss_nothing_to_learn(ready):
         for caption in image["captions"]:
             caption["phrases"] = []
     (ready / "train.json").write_text(json.dumps(content))
-    assert any("not one ground-truth box" in text for text in checked(ready).problems)
+    assert any("no ground-truth box" in text for text in checked(ready).problems)
     assert not any("ground-truth" in text for text in checked(ready, **{"LOSSES.NAMES": ["CrossEntropy"]}).problems)
 
 
@@ -396,7 +397,7 @@ def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2
         "grounding_val.json",
     ):
         assert out.count(f"nowhere/{name}") == 1, name
-    assert out.rstrip().endswith("7 problems to mend before training.")
+    assert out.rstrip().endswith("7 problems to fix before training.")
 
 
 @pytest.mark.parametrize("score", ["20", "1", "nan", "inf", "-0.2"])

@@ -10,7 +10,7 @@ import numpy as np
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.classifier import Classifier, background_first, best_scores
 from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_scores
-from xmodaler_ssattn.packs.region_file import MAX_SIDE
+from xmodaler_ssattn.packs.region_file import check_order, check_size
 from xmodaler_ssattn.packs.safe_arrays import unlike_measurements
 
 # Extractors clip to W - 1 or to W and round; more than this outside means the wrong size or the wrong unit.
@@ -162,7 +162,7 @@ def _select(count: int, scores: np.ndarray | None, rules: Rules, where: str) -> 
         if limit < count and not rules.cut_by_order:
             raise PackError(
                 f"{where}: {count} regions must be cut to {limit}, but the pack has no scores. Give "
-                "--classifier, or --max-regions 0 to keep all, or --cut-by-order when they stand in order."
+                "--classifier, or --max-regions 0 to keep all, or --cut-by-order when they are in order."
             )
         return np.arange(limit)
     order = np.argsort(-scores, kind="stable")  # of equal scores the first in the pack
@@ -185,10 +185,8 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
             f"{image.where}: the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
             f"{swapped}; features and annotations are not of the same picture."
         )
-    width, height = own or known
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise PackError(f"{image.where}: width and height must be 1 to {MAX_SIDE:,}, got {width} x {height}.")
-    return width, height
+    check_size(*(own or known), image.where)
+    return own or known
 
 
 def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None:
@@ -200,11 +198,6 @@ def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None
             f"{where}: box {outside[0]} {box} leaves the image of {width} x {height}; are the sizes right, "
             "and the boxes x1, y1, x2, y2 in pixels of the original image?"
         )
-    inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
-    if len(inverted):
-        raise PackError(
-            f"{where}: box {inverted[0]} {boxes[inverted[0]].tolist()} has x2 < x1 or y2 < y1; are "
-            "they x, y, width, height? Expected x1, y1, x2, y2."
-        )
+    check_order(boxes, where)
     if boxes.max() <= FRACTION:
         raise PackError(f"{where}: no box reaches beyond 1; these are fractions, expected pixels.")
