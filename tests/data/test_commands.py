@@ -159,7 +159,8 @@ def test_class_names_that_no_word_can_have_are_warned_of(entities, caplog):
     (entities / "classes.txt").write_text("man\nHot Dog\ndog, dogs\nwoman\n")
     annotations(entities, "--classes", entities / "classes.txt")
     assert (
-        "2 of 4 class names can name no word of a caption" in caplog.text and "'Hot Dog', 'dog, dogs'." in caplog.text
+        "2 of 4 class names cannot match a word of a caption" in caplog.text
+        and "'Hot Dog', 'dog, dogs'." in caplog.text
     )
     caplog.clear()
     annotations(entities)

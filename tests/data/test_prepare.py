@@ -225,7 +225,7 @@ def test_ids_with_leading_zeros_are_the_same_images(official, tmp_path):
     with pytest.raises(UserError, match=r"0011\.txt and .*11\.txt are all named by image 11; keep the right one"):
         prepare(official, tmp_path / "zeros")
     (tmp_path / "ids.json").write_text(json.dumps({"train": ["0011", "11"], "val": ["-12", 13.0, True], "test": []}))
-    with pytest.raises(UserError, match="(?s)4 problems.*image 11 stands in train and in train.*'-12'.*13.0.*True"):
+    with pytest.raises(UserError, match="(?s)4 problems.*image 11 is in train and in train.*'-12'.*13.0.*True"):
         read_splits(tmp_path / "ids.json")
 
 
@@ -395,7 +395,7 @@ def test_split_ids_come_from_json_or_from_lists(tmp_path):
         (tmp_path / f"{split}.txt").write_text(ids)
     assert read_splits(tmp_path) == {"train": [1, 2], "val": [3], "test": [4]}
     (tmp_path / "val.txt").write_text("3\nx7\n2\n")
-    with pytest.raises(UserError, match="(?s)2 problems.*'x7' is no integer.*image 2 stands in train and in val"):
+    with pytest.raises(UserError, match="(?s)2 problems.*'x7' is not an integer.*image 2 is in train and in val"):
         read_splits(tmp_path)
     (tmp_path / "val.txt").unlink()
     with pytest.raises(UserError, match=r"val\.txt does not exist"):

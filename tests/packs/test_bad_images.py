@@ -335,4 +335,4 @@ def test_carriage_returns_as_line_ends_of_a_tsv_are_told(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes(b"\r".join(caffe_line(image_id).encode() for image_id in SIZES) + b"\r")
     assert "16 columns, expected 6" in CaffeTsv([path]).problems[0]
-    assert "write line feeds at the ends of lines" in CaffeTsv([path]).problems[0]
+    assert "end the lines with line feeds" in CaffeTsv([path]).problems[0]

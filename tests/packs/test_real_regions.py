@@ -174,7 +174,7 @@ REFUSED = {
     "ids swapped": (lambda lines: changed(lines, "objects_id", lambda a: a.byteswap(), "<i8"), "objects_id does not"),
     "more columns": (lambda lines: [line + b"\t1" for line in lines[:ROWS]], "11 columns, expected 10"),
     "fewer columns": (lambda lines: [line[: line.rindex(b"\t")] for line in lines[:ROWS]], "9 columns, expected 10"),
-    "cut": (lambda lines: [line[:-1] for line in lines[:ROWS]], "features is no base64"),
+    "cut": (lambda lines: [line[:-1] for line in lines[:ROWS]], "features is not base64"),
 }  # fmt: skip
 
 

@@ -215,7 +215,7 @@ def _check_references(
 
 # --- machine ----------------------------------------------------------------------------------------------
 def check_metrics(cfg: Any, check: Inspection) -> None:
-    """Java and the metrics' files: what cannot be computed is left out of the scores, and said now."""
+    """Java and the metrics' files: what cannot be computed will be left out of the scores."""
     from xmodaler_ssattn.evaluation.captions import what_can_run
 
     names = [name for name in (*cfg.INFERENCE.METRICS, *cfg.INFERENCE.FINAL_METRICS) if name != "F1"]
@@ -238,7 +238,7 @@ def check_model_and_disk(cfg: Any, check: Inspection) -> None:
     on_cpu.defrost()
     on_cpu.MODEL.DEVICE = "cpu"
     try:
-        # The decoder checks the vocabulary too; whatever is wrong with its size is in the list already.
+        # The decoder checks the vocabulary too; a wrong size is in the list already.
         on_cpu.MODEL.VOCAB_SIZE = read_vocabulary(cfg.INFERENCE.VOCAB).model_size
     except UserError as error:
         check.problem(str(error))

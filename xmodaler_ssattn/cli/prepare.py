@@ -24,7 +24,7 @@ formats and their inputs:
 {formats}
 
 A tsv may be compressed (gzip, bzip2, xz, zip). Files of a folder may be named 139.npz, 139.jpg.npz or
-COCO_val2014_000000000139.jpg.npz and be in subfolders. Input that does not follow its format is refused by name.
+COCO_val2014_000000000139.jpg.npz and be in subfolders. Whatever does not follow the format is refused and named.
 """
 
 
@@ -67,7 +67,7 @@ def _add_annotations(commands: Any) -> None:
     add("--official", metavar="FILE", help="GVD's flickr30k_cleaned_class.json, read instead of --entities")
     add("--dictionary", metavar="FILE", help="GVD's dic_flickr30k.json: its vocabulary and lemmas are taken")
     add("--require-official", action="store_true", help="refuse everything that is not GVD-identical")
-    add("--classes", metavar="FILE", help="class names, one a line (default: the 480 of Flickr30k Entities)")
+    add("--classes", metavar="FILE", help="class names, one per line (default: the 480 of Flickr30k Entities)")
     add(
         "--unrelated",
         metavar="FILE",
@@ -76,7 +76,7 @@ def _add_annotations(commands: Any) -> None:
     )
     add("--compare-splits", metavar="PATH", help="other splits, as --split-ids, to warn about overlaps with")
     add("--skip-bad", action="store_true", help="leave out what cannot be used and list it in left_out.json")
-    add("--workers", type=int, help="processes (default: one a core for large sets)")
+    add("--workers", type=int, help="processes (default: one per core for large sets)")
     parser.set_defaults(run=run_annotations)
 
 
@@ -124,7 +124,7 @@ def _warn_unreachable(classes: Sequence[str]) -> None:
     lost = [name for name in classes if bare_word(name) != name or len(name.split()) > 1]
     if lost:
         logging.getLogger(__name__).warning(
-            "%d of %d class names can name no word of a caption, because a class is one word in lower case: %s.",
+            "%d of %d class names cannot match a word of a caption, because a class is one word in lower case: %s.",
             len(lost),
             len(classes),
             ", ".join(map(repr, lost[:10])) + (", ..." if len(lost) > 10 else ""),

@@ -130,7 +130,7 @@ class Flickr30kEntitiesDataset:
             "stage": stage,
             "annotation_file": str(folder / file_name(stage)),
             "vocabulary_file": cfg.INFERENCE.VOCAB or str(folder / "vocabulary.txt"),
-            # X-modaler's own key, in a config to which nobody could add ours.
+            # X-modaler's own key, for configs that do not have ours.
             "regions_file": cfg.DATALOADER.REGIONS or cfg.DATALOADER.FEATS_FOLDER,
             "seq_per_sample": cfg.DATALOADER.SEQ_PER_SAMPLE,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,

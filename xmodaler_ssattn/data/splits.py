@@ -21,13 +21,13 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     Args:
         path: a JSON file ``{"train": [ids], "val": [...], "test": [...]}`` (ids as text or numbers, as GVD's
             ``split_ids_flickr30k_entities.json``), or a folder with ``train.txt``, ``val.txt``,
-            ``test.txt``, one id a line, as the Entities repository has them.
+            ``test.txt``, one id per line, as the Entities repository has them.
 
     Returns:
         split -> ids in the file's order.
 
     Raises:
-        UserError: a file or split is missing, an id is not a ``plain_id``, or stands twice, also as ``7`` and ``007``.
+        UserError: a file or split is missing, an id is not a ``plain_id`` or is duplicated, also as ``7`` and ``007``.
     """
     path = Path(path)
     if path.is_dir():
@@ -46,10 +46,10 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
         for value in found[split]:
             image_id = plain_id(value)
             if image_id is None:
-                problems.append(f"{split}: the image id {value!r} is no integer from 0 to 2**63 - 1")
+                problems.append(f"{split}: the image id {value!r} is not an integer from 0 to 2**63 - 1")
                 continue
             if image_id in home:
-                problems.append(f"image {image_id} stands in {home[image_id]} and in {split}")
+                problems.append(f"image {image_id} is in {home[image_id]} and in {split}")
             home[image_id] = split
             splits[split].append(image_id)
     raise_all(problems, f"The split ids in {path} cannot be used")
@@ -59,8 +59,8 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
 def overlap_warnings(ours: Mapping[str, Sequence[int]], others: Mapping[str, Sequence[int]], name: str) -> list[str]:
     """Sentences that say where our split and another one contradict each other.
 
-    What matters is an image that one scheme trains on and the other one evaluates on: numbers, features
-    or weights made under both do not compare.
+    Only an image matters that one scheme trains on and the other evaluates on: scores, features or weights of the two
+    schemes cannot be compared.
     """
     warnings = []
     for here, there in (("train", "test"), ("train", "val"), ("test", "train"), ("val", "train")):
@@ -95,5 +95,5 @@ def read_unrelated(path: str | os.PathLike) -> dict[int, set[int]]:
 
 
 def image_rank(seed: int, image_id: int) -> bytes:
-    """The place of an image in a fixed random order, to be compared: the first n of fewer are among those of more."""
+    """A sort key that puts images in a fixed random order: a larger selection contains every smaller one."""
     return hashlib.blake2b(f"{seed}/{image_id}".encode(), digest_size=8).digest()

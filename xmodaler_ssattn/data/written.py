@@ -24,7 +24,7 @@ class PrepareReport:
     Attributes:
         out_dir: the folder that was written.
         vocabulary: the words.
-        counts: split -> name -> number. Boxes are counted as drawn: one may stand for several chains.
+        counts: split -> name -> number. Each box counts once, also when it belongs to several chains.
         boxed_phrases: phrases whose chain has a box.
         classes_used: how many classes have an object word with a box.
         rest_images: images outside all splits whose words were counted.

@@ -48,7 +48,7 @@ class Glimpse(NamedTuple):
 
     Attributes:
         path: the file; for kind "prefix" the beginning of the names of several files.
-        kind: "npz", "npy", "hdf5", "row" (a line of a text) or "prefix".
+        kind: "npz", "npy", "hdf5", "row" (one line of a text) or "prefix".
         names: the keys of an npz file, the data sets of an HDF5 file, or the short values of a row.
         columns: how many values a row has.
     """
@@ -110,15 +110,15 @@ class Pack(abc.ABC):
 
     @abc.abstractmethod
     def _read(self, image_id: int) -> PackedImage:
-        """One image; what a damaged file makes it raise does not matter."""
+        """Read one image; ``read`` turns whatever a damaged file raises into a ``PackError``."""
 
     def read(self, image_id: int) -> PackedImage:
-        """One image; a ``PackError`` names what is wrong with it, whatever that is."""
+        """One image; everything that is wrong with it becomes a ``PackError``."""
         try:
             return self._read(image_id)
         except UserError:
             raise
-        except Exception as error:  # anything at all: the other images go on, and the message keeps type and text
+        except Exception as error:  # one damaged image must not stop the others
             hint = "is it yours to read" if isinstance(error, PermissionError) else "is the file damaged"
             raise PackError(
                 f"{self.place(image_id)}: it cannot be read ({type(error).__name__}: {error}); {hint}?"
@@ -167,7 +167,7 @@ def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> 
     """Files of a folder and its subfolders whose names give an image id, by id, in ascending order of ids.
 
     The names are those of ``ids.id_in_name``: ``7.npz``, ``7.jpg.npz``, ``COCO_val2014_000000000007.npz``. Names that
-    give none, an id that stands twice, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
+    give none, duplicated ids, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
 
     Args:
         suffix: ".npz" or ".npy".
@@ -189,12 +189,12 @@ def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> 
             image_id = id_in_name(path.name[: len(stem)])
         except UserError as error:
             if not more and not is_class_file(path):
-                problems.append(f"{path}: the name is no image id followed by {suffix} ({error})")
+                problems.append(f"{path}: the name is not an image id followed by {suffix} ({error})")
             continue
         if more:
             unread.append((image_id, path))
         elif image_id in found:
-            problems.append(f"{path}: image {image_id} has the file {found[image_id]}, too")
+            problems.append(f"{path}: image {image_id} also has the file {found[image_id]}")
         else:
             found[image_id] = path
     problems += [

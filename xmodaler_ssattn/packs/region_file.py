@@ -1,6 +1,6 @@
 """The layout of a region file (HDF5), its header, and what makes a file unusable.
 
-Letters: N images, K regions (the most that one image has), D feature size, C classes.
+Letters: N images, K regions (of the image with most), D feature size, C classes.
 
 ==============  ============  ==================  =====================================================
 data set        shape         type                content
@@ -39,7 +39,7 @@ ORDER_BY_PROBABILITY = "descending max class probability"
 ORDER_BY_SCORE = "descending detector confidence"
 ORDER_OF_SOURCE = "as in the source"
 FLOATS = ("float32", "float16")
-MAX_SIDE = 1_000_000  # pixels; no picture is larger, a number in the wrong byte order is
+MAX_SIDE = 1_000_000  # pixels; a larger number was read in the wrong byte order
 NOT_WRITTEN = -1  # in num_boxes, while a file is being written
 
 _TAILS = {

@@ -1,4 +1,4 @@
-"""From an image as the pack has it to an image as the region file wants it: checked, cut, background first."""
+"""From an image of a pack to an image of the region file: checked, cut, background first."""
 
 from __future__ import annotations
 

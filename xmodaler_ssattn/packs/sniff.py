@@ -1,4 +1,4 @@
-"""Which format a file or folder looks like, so that a wrong ``--format`` is told the right one."""
+"""Which format a file or folder looks like: after a wrong ``--format``, the message names the right one."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class RegionWriter:
     Args:
         path: of the finished file.
         image_ids: all images of the file, in the order of the rows.
-        num_regions: K, the most regions of an image.
+        num_regions: K, the most regions per image.
         feature_dim: D.
         num_classes: C, or None for a file without class probabilities.
         feature_dtype, probs_dtype: "float32" or "float16".
@@ -168,7 +168,7 @@ class RegionWriter:
         return read_header(self.partial, unfinished=True)
 
     def _lock(self) -> None:
-        """Open the unfinished file for this writer alone."""
+        """Open the unfinished file for only this writer."""
         self._fd = os.open(self.partial, os.O_RDWR)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

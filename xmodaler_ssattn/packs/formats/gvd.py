@@ -69,7 +69,7 @@ class GroundedVideoDescription(Pack):
             self.problems.append(f"{where}: {error}")
             return
         if image_id in self._rows:
-            self.problems.append(f"{where}: image {image_id} stands in row {self._rows[image_id]}, too")
+            self.problems.append(f"{where}: image {image_id} is duplicated in row {self._rows[image_id]}")
         elif image_id in self._files:
             self._rows[image_id] = row
         elif self._counts[row] > 0:  # else it has no regions anyway

@@ -85,10 +85,10 @@ class VisionLanguagePretraining(Pack):
                     self.problems.append(f"{path}, data set {key!r}: {error}")
                     continue
                 if image_id in found:
-                    self.problems.append(f"{path}: image {image_id} stands in {found[image_id][0]}, too")
+                    self.problems.append(f"{path}: image {image_id} is duplicated in {found[image_id][0]}")
                 elif digits and not f"{image_id:0{len(digits[1])}}".endswith(digits[1]):
                     self.problems.append(
-                        f"{path}: image {image_id} is not one of this part, whose ids end in {digits[1]}"
+                        f"{path}: image {image_id} does not belong to this part, whose ids end in {digits[1]}"
                     )
                 else:
                     found[image_id] = path, key

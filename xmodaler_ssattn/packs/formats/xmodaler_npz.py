@@ -45,8 +45,8 @@ class XmodalerNpz(NpzFolder):
 def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterable[int] | None = None) -> int:
     """Write ``ID.npz`` files that X-modaler's own datasets read (DATALOADER.FEATS_FOLDER).
 
-    Sizes and counts are 1-d arrays, because its reader takes ``content['image_h'][0]``. Files that are
-    there already are written anew; each appears whole.
+    Sizes and counts are 1-d arrays, because its reader takes ``content['image_h'][0]``. Existing files are replaced;
+    each appears whole.
 
     Returns:
         How many files were written.
