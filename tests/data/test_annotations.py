@@ -14,29 +14,22 @@ from xmodaler_ssattn.data.annotations import (
 )
 from xmodaler_ssattn.errors import UserError
 
-IMAGE = {
-    "image_id": 12,
-    "width": 500,
-    "height": 400,
-    "captions": [
-        {
-            "raw": "Two men watch a dog .",
-            "tokens": ["two", "men", "watch", "a", "dog"],
-            "phrases": [
-                {
-                    "start": 0,
-                    "end": 2,
-                    "head": 1,
-                    "class": "man",
-                    "chain": "7",
-                    "boxes": [[0, 10, 20, 40], [30, 5, 50, 30]],
-                },
-                {"start": 3, "end": 5, "head": None, "class": None, "chain": "8", "boxes": [[1, 1, 2, 2]]},
-                {"start": 4, "end": 5, "head": 4, "class": "dog", "chain": "9", "boxes": []},
-            ],
-        }
+
+def phrase(start, end, head, name, chain, *boxes):
+    boxes = [list(box) for box in boxes]
+    return {"start": start, "end": end, "head": head, "class": name, "chain": chain, "boxes": boxes}
+
+
+CAPTION = {
+    "raw": "Two men watch a dog .",
+    "tokens": ["two", "men", "watch", "a", "dog"],
+    "phrases": [
+        phrase(0, 2, 1, "man", "7", (0, 10, 20, 40), (30, 5, 50, 30)),
+        phrase(3, 5, None, None, "8", (1, 1, 2, 2)),
+        phrase(4, 5, 4, "dog", "9"),
     ],
 }
+IMAGE = {"image_id": 12, "width": 500, "height": 400, "captions": [CAPTION]}
 
 
 def write(path, images=(IMAGE,), split="train"):

@@ -61,9 +61,9 @@ class Vocabulary:
         return [self._index.get(token, self.unk) for token in tokens]
 
 
-def build_vocabulary(counts: Counter[str], min_count: int = MIN_COUNT) -> Vocabulary:
-    """Keep the words counted at least ``min_count`` times, in the counter's order (first occurrence)."""
-    return Vocabulary([word for word, count in counts.items() if count >= min_count and word != UNK] + [UNK])
+def build_vocabulary(counts: Counter[str]) -> Vocabulary:
+    """Keep the words counted at least ``MIN_COUNT`` times, in the counter's order (first occurrence)."""
+    return Vocabulary([word for word, count in counts.items() if count >= MIN_COUNT and word != UNK] + [UNK])
 
 
 def write_vocabulary(path: str | os.PathLike, vocabulary: Vocabulary) -> None:

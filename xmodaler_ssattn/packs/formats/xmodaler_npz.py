@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ class XmodalerNpz(NpzFolder):
         )
 
 
-def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterable[int] | None = None) -> int:
+def export_npz(store: RegionStore, folder: str | os.PathLike) -> int:
     """Write ``ID.npz`` files that X-modaler's own datasets read (DATALOADER.FEATS_FOLDER).
 
     Sizes and counts are 1-d arrays, because its reader takes ``content['image_h'][0]``. Existing files are replaced;
@@ -52,8 +51,7 @@ def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterabl
         How many files were written.
     """
     folder = Path(folder)
-    count = 0
-    for image_id in progress(store.ids.tolist() if image_ids is None else list(image_ids), desc="npz"):
+    for image_id in progress(store.ids.tolist(), desc="npz"):
         regions = store.read(image_id)
         regions.check_finite(store.path)
         arrays = {
@@ -68,5 +66,4 @@ def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterabl
             arrays["cls_prob"] = regions.class_probs
         with atomic_path(folder / f"{image_id}.npz") as temporary:
             np.savez(temporary, **arrays)
-        count += 1
-    return count
+    return len(store)
