@@ -8,16 +8,16 @@ of two names with one lemma ("paper" and "papers", "outfit" and "outfits") the l
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import decode_text, read_text
+from xmodaler_ssattn.files import read_lines
 
+RESOURCES = Path(__file__).parent / "data" / "resources"
 # Nouns that a rule-based lemmatiser gets wrong, with the lemma that the class names follow: "graffitus" is a lemma
-# of CoreNLP; "pants" and "shorts" have no singular; "short" and "good" are no objects; "bi" is not a bus.
+# of CoreNLP; "pants" and "shorts" have no singular; "short" and "good" are not objects; "bi" is not a bus.
 IRREGULAR = {
     "pants": "pants",
     "shorts": "shorts",
@@ -30,23 +30,24 @@ IRREGULAR = {
 _POSSESSIVE = ("'s", "’s")
 
 
+def read_names(path: str | os.PathLike, what: str) -> list[str]:
+    """The names in a list, one per line; ``what`` is its role in the messages of ``files.read_text``."""
+    return [line.strip() for line in read_lines(path, what) if line.strip()]
+
+
 def read_classes(path: str | os.PathLike | None = None) -> list[str]:
     """Class names, one per line; without a path the 480 of Flickr30k Entities (data/resources/SOURCES.md).
 
     Raises:
-        UserError: the file cannot be read, is empty, or names a class twice.
+        UserError: the file cannot be read, is empty, or has a duplicated name.
     """
-    if path is None:
-        source = importlib.resources.files("xmodaler_ssattn") / "data" / "resources" / "flickr30k_class_name.txt"
-        text = decode_text(source.read_bytes(), str(source))
-    else:
-        source, text = Path(path), read_text(path, "The list of classes")
-    names = [line.strip() for line in text.split("\n") if line.strip()]
+    source = RESOURCES / "flickr30k_class_name.txt" if path is None else Path(path)
+    names = read_names(source, "The list of classes")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not names or repeated:
         raise UserError(
             f"The list of classes {source}: "
-            + (f"these names stand twice: {', '.join(repeated)}." if repeated else "it is empty.")
+            + (f"these names are duplicated: {', '.join(repeated)}." if repeated else "it is empty.")
         )
     return names
 
@@ -69,7 +70,7 @@ def bare_word(word: str) -> str:
 def class_of_word(word: str, classes: Collection[str], lemma: Callable[[str], str]) -> str | None:
     """The class that a word names, else None: the word itself, its lemma, or the lemma of a listed exception.
 
-    The word itself comes first, because "papers" and "outfits" are classes whose lemmas are classes, too.
+    The word itself is tried first, because "papers" and "outfits" are classes whose lemmas are also classes.
 
     Args:
         classes: the class names.

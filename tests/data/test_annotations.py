@@ -14,29 +14,22 @@ from xmodaler_ssattn.data.annotations import (
 )
 from xmodaler_ssattn.errors import UserError
 
-IMAGE = {
-    "image_id": 12,
-    "width": 500,
-    "height": 400,
-    "captions": [
-        {
-            "raw": "Two men watch a dog .",
-            "tokens": ["two", "men", "watch", "a", "dog"],
-            "phrases": [
-                {
-                    "start": 0,
-                    "end": 2,
-                    "head": 1,
-                    "class": "man",
-                    "chain": "7",
-                    "boxes": [[0, 10, 20, 40], [30, 5, 50, 30]],
-                },
-                {"start": 3, "end": 5, "head": None, "class": None, "chain": "8", "boxes": [[1, 1, 2, 2]]},
-                {"start": 4, "end": 5, "head": 4, "class": "dog", "chain": "9", "boxes": []},
-            ],
-        }
+
+def phrase(start, end, head, name, chain, *boxes):
+    boxes = [list(box) for box in boxes]
+    return {"start": start, "end": end, "head": head, "class": name, "chain": chain, "boxes": boxes}
+
+
+CAPTION = {
+    "raw": "Two men watch a dog .",
+    "tokens": ["two", "men", "watch", "a", "dog"],
+    "phrases": [
+        phrase(0, 2, 1, "man", "7", (0, 10, 20, 40), (30, 5, 50, 30)),
+        phrase(3, 5, None, None, "8", (1, 1, 2, 2)),
+        phrase(4, 5, 4, "dog", "9"),
     ],
 }
+IMAGE = {"image_id": 12, "width": 500, "height": 400, "captions": [CAPTION]}
 
 
 def write(path, images=(IMAGE,), split="train"):
@@ -85,20 +78,22 @@ def test_a_file_cut_short_is_named(tmp_path):
     [
         (lambda image: image.update(image_id="12"), "image_id must be a whole number, found '12'"),
         (lambda image: image.pop("width"), "the key 'width' is missing"),
-        (lambda image: image.update(height=0), "must be positive"),
-        (lambda image: image.update(captions=[]), "no captions"),
-        (lambda image: image["captions"][0].pop("raw"), "caption 0: the key 'raw' is missing"),
-        (lambda image: image["captions"][0]["tokens"].append(""), "none empty"),
+        (lambda image: image.update(height=0), "height must be a whole number >= 1, found 0"),
+        (lambda image: image.update(captions=[]), r"captions must be a list of length >= 1, found \[\]"),
+        (lambda image: image["captions"][0].pop("raw"), r"captions\[0\]: the key 'raw' is missing"),
+        (lambda image: image["captions"][0]["tokens"].append(""), r"tokens\[5\] must be text of length >= 1"),
         (
             lambda image: image["captions"][0]["phrases"][0].update(end=6),
-            "phrase 0 to 6, head 1, does not fit 5 tokens",
+            r"captions\[0\]: phrase 0 to 6, head 1, does not fit 5 tokens",
         ),
         (lambda image: image["captions"][0]["phrases"][0].update(head=3), "head 3, does not fit"),
         (lambda image: image["captions"][0]["phrases"][0].update({"class": None}), "both a class and a head"),
         (lambda image: image["captions"][0]["phrases"][0].update(boxes=[[5, 0, 4, 9]]), "is not x1 <= x2"),
-        (lambda image: image["captions"][0]["phrases"][0].update(boxes=[["1", "2", "3", "4"]]), "must be four numbers"),
-        (lambda image: image.update(image_id=-7), "image_id must be 0 or more"),
-        (lambda image: image.update(image_id=2**63), "image_id must be a whole number, found 9223372036854775808"),
+        (lambda image: image["captions"][0]["phrases"][0].update(boxes=[["1", 2, 3, 4]]), r"s\[0\]\[0\] must be a num"),
+        (lambda image: image["captions"][0]["phrases"][0].update(boxes=[[1, 2, 3]]), "must be a list of length >= 4"),
+        (lambda image: image.update(width=True), "width must be a whole number, found True"),
+        (lambda image: image.update(image_id=-7), "image_id must be a whole number >= 0, found -7"),
+        (lambda image: image.update(image_id=2**63), "image_id must be a whole number <= 9223372036854775807"),
     ],
 )
 def test_a_broken_record_is_named_with_file_image_and_key(tmp_path, change, message):
@@ -115,10 +110,10 @@ def test_missing_foreign_and_repeated_are_named(tmp_path):
         read_annotations(tmp_path / "train.json")
     with pytest.raises(UserError, match="its split is 'val', expected 'train'"):
         read_annotations(write(tmp_path / "train.json", split="val"), "train")
-    with pytest.raises(UserError, match="image 12 stands twice"):
+    with pytest.raises(UserError, match="image 12 is duplicated"):
         read_annotations(write(tmp_path / "train.json", [IMAGE, IMAGE]))
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(UserError, match="no annotation file"):
+    with pytest.raises(UserError, match="is not an annotation file"):
         read_annotations(tmp_path / "other.json")
 
 

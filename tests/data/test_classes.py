@@ -116,7 +116,7 @@ def test_a_list_of_classes_is_read_in_any_encoding_and_refused_when_it_is_no_lis
     assert read_classes(path) == ["man", "t-shirt"]
     for data, message in (
         (b"", "it is empty"),
-        (b"man\ndog\nman\n", "stand twice: man"),
+        (b"man\ndog\nman\n", "are duplicated: man"),
         (b"man\ncaf\xe9\n", "line 2, byte 7 is 0xe9"),
     ):
         path.write_bytes(data)

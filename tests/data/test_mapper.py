@@ -13,7 +13,7 @@ from toys import toy_config
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.annotations import annotation_header, json_list
-from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset, draw_captions
+from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset, sample_captions
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DATASETS_REGISTRY, kfg
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -148,9 +148,9 @@ def test_sentence_targets_follow_the_captions_that_were_drawn(files):
             assert sample[keys.SIGMA][row].tolist() == sigma and sample[keys.HAS_BOXES][row] == has
 
 
-def test_captions_are_drawn_as_xmodaler_draws_them():
+def test_captions_are_sampled_as_xmodaler_samples_them():
     random.seed(3)
-    ours = [draw_captions(5, 5), draw_captions(5, 2), draw_captions(2, 5)]
+    ours = [sample_captions(5, 5), sample_captions(5, 2), sample_captions(2, 5)]
     random.seed(3)
     theirs = [random.sample(range(5), 5), random.sample(range(5), 2), random.choices(range(2), k=3) + [0, 1]]
     assert ours == theirs

@@ -225,7 +225,7 @@ def test_ids_with_leading_zeros_are_the_same_images(official, tmp_path):
     with pytest.raises(UserError, match=r"0011\.txt and .*11\.txt are all named by image 11; keep the right one"):
         prepare(official, tmp_path / "zeros")
     (tmp_path / "ids.json").write_text(json.dumps({"train": ["0011", "11"], "val": ["-12", 13.0, True], "test": []}))
-    with pytest.raises(UserError, match="(?s)4 problems.*image 11 stands in train and in train.*'-12'.*13.0.*True"):
+    with pytest.raises(UserError, match="(?s)4 problems.*image 11 is in train and in train.*'-12'.*13.0.*True"):
         read_splits(tmp_path / "ids.json")
 
 
@@ -322,9 +322,9 @@ def test_gvds_own_files_are_taken_as_they_are(official, tmp_path):
         ({"process_clss": ["man", "cat"]}, "the class 'cat' is not in 'vocab'"),
         ({"process_clss": ["man"]}, "have 2, 1 and 2 entries"),
         ({"process_bnd_box": [[0, 0, 40, 40], [9, 0, 8, 1]]}, "is not x1 <= x2"),
-        ({"process_bnd_box": [[0, 0, 40, 40], ["1", "2", "3", "4"]]}, "expected a list of numbers"),
-        ({"process_idx": [True, 5]}, r"process_idx is \[True, 5\], expected a list of numbers"),
-        ({"tokens": "two men watch"}, "tokens is 'two men watch', expected a list of words"),
+        ({"process_bnd_box": [[0, 0, 40, 40], ["1", "2", "3", "4"]]}, r"process_bnd_box\[1\]\[0\] must be a number"),
+        ({"process_idx": [True, 5]}, r"process_idx\[0\] must be a whole number, found True"),
+        ({"tokens": "two men watch"}, "tokens must be a list, found 'two men watch'"),
     ],
 )
 def test_contradictions_in_gvds_file_are_named(official, tmp_path, change, message):
@@ -338,7 +338,7 @@ def test_a_size_in_gvds_file_that_is_not_two_whole_numbers_is_refused(official, 
     content = json.loads(files["official"].read_text())
     content["annotations"][0]["image_size"] = size
     files["official"].write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"flickr30k_cleaned_class\.json, image 11: .*(image_size|values to unpack)"):
+    with pytest.raises(UserError, match=r"flickr30k_cleaned_class\.json, image 11: .*image_size"):
         prepare(official, tmp_path / "out", **files)
 
 
@@ -346,10 +346,10 @@ def test_a_size_in_gvds_file_that_is_not_two_whole_numbers_is_refused(official, 
     ("name", "key", "value", "message"),
     [
         ("official", "vocab", ["man", 7, ["dog"]], r"(?s)vocab\[1\] is 7, .*vocab\[2\] is \['dog'\], expected a name"),
-        ("official", "vocab", ["man", "dog", "man"], r"the class 'man' stands in vocab\[0\] and in vocab\[2\]"),
+        ("official", "vocab", ["man", "dog", "man"], r"the class 'man' is duplicated: vocab\[0\] and vocab\[2\]"),
         ("dictionary", "wtol", {"men": None}, "wtol must give a word for each word, but 'men' has None"),
-        ("dictionary", "images", None, "images must be a list of objects"),
-        ("dictionary", "images", [7], "images must be a list of objects"),
+        ("dictionary", "images", None, "images must be a list, found None"),
+        ("dictionary", "images", [7], r"images\[0\] must be an object, found 7"),
         ("dictionary", "wtol", {"men": "\ud800"}, r"not valid JSON: \\ud800 is half of a character"),
     ],
 )
@@ -367,7 +367,7 @@ def test_an_image_that_stands_twice_in_gvds_file_is_named(official, tmp_path):
     content["annotations"] += [content["annotations"][1], {"image_id": 7.5}]
     files["official"].write_text(json.dumps(content))
     with pytest.raises(
-        UserError, match=r"(?s)image 12 stands twice, .*annotations\[4\].*annotations\[5\] has no integer"
+        UserError, match=r"(?s)image 12 is duplicated in annotations\[4\].*annotations\[5\] has no integer"
     ):
         prepare(official, tmp_path / "out", **files)
 
@@ -395,7 +395,7 @@ def test_split_ids_come_from_json_or_from_lists(tmp_path):
         (tmp_path / f"{split}.txt").write_text(ids)
     assert read_splits(tmp_path) == {"train": [1, 2], "val": [3], "test": [4]}
     (tmp_path / "val.txt").write_text("3\nx7\n2\n")
-    with pytest.raises(UserError, match="(?s)2 problems.*'x7' is no integer.*image 2 stands in train and in val"):
+    with pytest.raises(UserError, match="(?s)2 problems.*'x7' is not an integer.*image 2 is in train and in val"):
         read_splits(tmp_path)
     (tmp_path / "val.txt").unlink()
     with pytest.raises(UserError, match=r"val\.txt does not exist"):

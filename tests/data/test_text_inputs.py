@@ -9,7 +9,7 @@ from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data.annotations import annotation_header, read_annotations
 from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.entities import read_objects, read_sentences
-from xmodaler_ssattn.data.records import read_dictionary, read_official
+from xmodaler_ssattn.data.official import read_dictionary, read_official
 from xmodaler_ssattn.data.splits import read_splits, read_unrelated
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.detectors.folder import ids_from_file
@@ -59,7 +59,7 @@ INPUTS = {
     "unrelated captions": ("UNRELATED", lines("# é", "12 5", "13 1"), read_unrelated),
     "classes": ("classes.txt", lines("café", "man"), read_classes),
     "vocabulary": ("vocabulary.txt", lines("café", "man", "UNK"), lambda path: read_vocabulary(path).words),
-    "annotations": ("train.json", annotations(), lambda path: vars(read_annotations(path, "train"))),
+    "annotations": ("train.json", annotations(), lambda path: read_annotations(path, "train")),
     "GVD's annotations": ("a.json", written({"vocab": ["café"], "annotations": [GVD_IMAGE]}), read_official),
     "GVD's dictionary": (
         "d.json",

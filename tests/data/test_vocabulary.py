@@ -38,7 +38,7 @@ def test_the_host_reads_the_same_words_at_the_same_indices(tmp_path):
         ("", "is not one word|last word must be UNK"),
         ("a\n\nUNK\n", "line 2: '' is not one word"),
         ("a\nb c\nUNK\n", "line 2: 'b c' is not one word"),
-        ("a\na\nUNK\n", "line 2: 'a' stands in line 1 already"),
+        ("a\na\nUNK\n", "line 2: 'a' is duplicated; see line 1"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path, text, message):

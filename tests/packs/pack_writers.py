@@ -59,26 +59,9 @@ def lxmert_tsv(folder: Path) -> LxmertTsv:
     lines = []
     for image_id, (width, height) in SIZES.items():
         c, count = content(image_id), COUNTS[image_id]
-        ids = np.zeros(count, np.int64)
-        lines.append(
-            "\t".join(
-                map(
-                    str,
-                    (
-                        image_id,
-                        height,
-                        width,
-                        _base64(ids),
-                        _base64(c["scores"]),
-                        _base64(ids),
-                        _base64(c["scores"]),
-                        count,
-                        _base64(c["boxes"]),
-                        _base64(c["features"]),
-                    ),
-                )
-            )
-        )
+        ids, scores = _base64(np.zeros(count, np.int64)), _base64(c["scores"])
+        values = (image_id, height, width, ids, scores, ids, scores, count, _base64(c["boxes"]), _base64(c["features"]))
+        lines.append("\t".join(map(str, values)))
     (folder / "a.tsv").write_text("\n".join(lines) + "\n")
     return LxmertTsv([folder / "a.tsv"])
 
@@ -87,16 +70,9 @@ def xmodaler_npz(folder: Path) -> XmodalerNpz:
     folder.mkdir()
     for image_id, (width, height) in SIZES.items():
         c = content(image_id)
-        np.savez_compressed(
-            folder / f"{image_id}.npz",
-            image_id=str(image_id),
-            image_w=[width],
-            image_h=[height],
-            num_boxes=[COUNTS[image_id]],
-            boxes=c["boxes"],
-            features=c["features"],
-            cls_prob=c["probs"],
-        )
+        small = {"image_id": str(image_id), "image_w": [width], "image_h": [height], "num_boxes": [COUNTS[image_id]]}
+        arrays = {"boxes": c["boxes"], "features": c["features"], "cls_prob": c["probs"]}
+        np.savez_compressed(folder / f"{image_id}.npz", **small, **arrays)
     return XmodalerNpz(folder)
 
 
@@ -106,15 +82,9 @@ def milvlg_npz(folder: Path) -> MilvlgNpz:
     for image_id, (width, height) in SIZES.items():
         c = content(image_id)
         features = c["features"].T if image_id == 3 else c["features"]
-        np.savez(
-            folder / f"{image_id}.npz",
-            x=features,
-            bbox=c["boxes"],
-            num_bbox=COUNTS[image_id],
-            image_w=width,
-            image_h=height,
-            info=np.array({"objects_id": 1}, dtype=object),
-        )
+        small = {"num_bbox": COUNTS[image_id], "image_w": width, "image_h": height}
+        info = np.array({"objects_id": 1}, dtype=object)
+        np.savez(folder / f"{image_id}.npz", x=features, bbox=c["boxes"], info=info, **small)
     return MilvlgNpz(folder)
 
 

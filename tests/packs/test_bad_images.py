@@ -16,7 +16,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
 from xmodaler_ssattn.packs.classifier import Classifier
 from xmodaler_ssattn.packs.convert import convert_regions, read_sizes
-from xmodaler_ssattn.packs.formats import FORMATS, tsv
+from xmodaler_ssattn.packs.formats import all_formats, tsv
 from xmodaler_ssattn.packs.formats.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
 from xmodaler_ssattn.packs.formats.tsv import decode
@@ -195,7 +195,7 @@ def test_rows_stand_in_the_order_of_the_data_set_whatever_that_of_the_pack(tmp_p
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ('{"7": [100, 80], "007": [1, 1]}', "image 7 stands twice"), ('{"7": [100.7, 80]}', r"size \[100.7, 80\]"),
+    ('{"7": [100, 80], "007": [1, 1]}', "image 7 is duplicated"), ('{"7": [100.7, 80]}', r"size \[100.7, 80\]"),
     ('{"7": [100, 80, 3]}', r"the size \[100, 80, 3\]"), ('{"7": ["100", "80"]}', "the size"), ("[1]", "found a list"),
     ('{"7": [true, 80]}', "the size"), ('{"7": [0, 80]}', "the size"), ('{"-7": [1, 1]}', "'-7' is not an integer"),
     ('{"1e9": [1, 1]}', "'1e9' is not an integer"),
@@ -287,7 +287,7 @@ def read_all(name, folder):
         store = RegionStore(folder / "boxes.h5")
         return [store.read(image_id) for image_id in store.ids.tolist()]
     more = [folder / "dic.json"] if name == "gvd" else []
-    pack = FORMATS[name](folder, folder / "boxes.h5", *more)
+    pack = all_formats()[name](folder, folder / "boxes.h5", *more)
     return [pack.read(image_id) for image_id in pack.ids()]
 
 
@@ -335,4 +335,4 @@ def test_carriage_returns_as_line_ends_of_a_tsv_are_told(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes(b"\r".join(caffe_line(image_id).encode() for image_id in SIZES) + b"\r")
     assert "16 columns, expected 6" in CaffeTsv([path]).problems[0]
-    assert "write line feeds at the ends of lines" in CaffeTsv([path]).problems[0]
+    assert "end the lines with line feeds" in CaffeTsv([path]).problems[0]

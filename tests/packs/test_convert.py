@@ -19,7 +19,7 @@ from xmodaler_ssattn.packs import writer as region_writer
 from xmodaler_ssattn.packs.classifier import Classifier, background_first, best_scores
 from xmodaler_ssattn.packs.convert import convert_regions, read_sizes
 from xmodaler_ssattn.packs.formats.caffe_tsv import CaffeTsv
-from xmodaler_ssattn.packs.formats.region_pack import RegionPack
+from xmodaler_ssattn.packs.formats.regions import RegionPack
 from xmodaler_ssattn.packs.formats.xmodaler_npz import XmodalerNpz, export_npz
 from xmodaler_ssattn.packs.select import Rules
 from xmodaler_ssattn.packs.store import RegionStore
@@ -200,11 +200,11 @@ def shortened(line):
     [
         (lambda line: line[:60], r"a\.tsv, line 2: 5 columns, expected 6 .*is the line cut short\?"),
         (shortened, r"a\.tsv, line 2 \(image 7\): features has \d+ bytes, expected a multiple of 16 bytes for 4 boxes"),
-        (lambda line: line[:-3], r"line 2 \(image 7\): features is no base64 text"),
+        (lambda line: line[:-3], r"line 2 \(image 7\): features is not base64 text"),
         (lambda line: line.replace("\t4\t", "\t3\t"), r"boxes has 64 bytes, expected 48 bytes for 3 boxes"),
         (lambda line: line.replace("\t4\t", "\tx\t"), "num_boxes is b'x', expected a whole number"),
-        (lambda line: line.replace("7\t", "seven\t", 1), "line 2: the image id b'seven' is no integer"),
-        (lambda line: caffe_line(3), r"line 2: image 3 stands in .*a\.tsv, line 1, too"),
+        (lambda line: line.replace("7\t", "seven\t", 1), "line 2: the image id b'seven' is not an integer"),
+        (lambda line: caffe_line(3), r"line 2: image 3 is duplicated: .*a\.tsv, line 1"),
         (lambda line: line.replace("\t100\t", "\t10\t"), r"leaves the image of 10 x 80"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_header_that_promises_more_than_the_file_has_reserves_no_memory(tmp_pa
     with pytest.raises(UserError, match=r"7\.npz, key 'features': the header says \(1099511627776,\)"):
         convert(XmodalerNpz(tmp_path / "pack"), tmp_path / "r.h5")
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"7\.npz: no intact \.npz file"):
+    with pytest.raises(UserError, match=r"7\.npz: not an intact \.npz file"):
         convert(XmodalerNpz(tmp_path / "pack"), tmp_path / "r2.h5")
 
 

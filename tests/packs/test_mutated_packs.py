@@ -26,7 +26,7 @@ from xmodaler_ssattn.packs.formats.gic import GroundedImageCaptioning
 from xmodaler_ssattn.packs.formats.gvd import GroundedVideoDescription
 from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
 from xmodaler_ssattn.packs.formats.milvlg_npz import MilvlgNpz
-from xmodaler_ssattn.packs.formats.region_pack import RegionPack
+from xmodaler_ssattn.packs.formats.regions import RegionPack
 from xmodaler_ssattn.packs.formats.vlp import VisionLanguagePretraining
 from xmodaler_ssattn.packs.formats.xmodaler_npz import XmodalerNpz
 from xmodaler_ssattn.packs.select import Rules
@@ -279,9 +279,9 @@ TSV = {
     # text
     "every value as b'...'": (every_column(bytes_text), RIGHT),
     'every value as b"..."': (every_column(lambda value: f'b"{value}"'), RIGHT),
-    "features as b'' without content": (column("features", lambda a: "b''"), "features (is no base64|has 0 bytes)"),
+    "features as b'' without content": (column("features", lambda a: "b''"), "features (is not base64|has 0 bytes)"),
     "features in hexadecimal": (column("features", lambda a: a.tobytes().hex()), "features has 72 bytes|does not hold float32"),
-    "features as numbers in text": (column("features", lambda a: str(a.tolist())), "features is no base64"),
+    "features as numbers in text": (column("features", lambda a: str(a.tolist())), "features is not base64"),
     # counts and widths
     "one number too few": (column("features", lambda a: a[:-1]), r"features has 92 bytes, expected a multiple of 16"),
     "another width": (column("features", lambda a: a[:-4]), r"features has shape \(4, 5\), expected \(4, 6\)"),
@@ -292,10 +292,10 @@ TSV = {
     "num_boxes of thousands of digits": (column("num_boxes", lambda v: "9" * 5000), "num_boxes is b'999"),
     "one column more": (whole_line(lambda line: line + "\tmore"), r"line 1: (7|11) columns, expected"),
     "one column less": (whole_line(lambda line: line.rpartition("\t")[0]), r"line 1: (5|9) columns, expected"),
-    "cut in the middle": (whole_line(lambda line: line[:-7]), r"line 1 \(image 7\): features is no base64"),
+    "cut in the middle": (whole_line(lambda line: line[:-7]), r"line 1 \(image 7\): features is not base64"),
     # boxes
     "boxes in fractions": (column("boxes", lambda a: a / 128), "these are fractions"),
-    "boxes as x, y, width, height": (column("boxes", xywh), "x2 < x1 or y2 < y1; are they x, y, width, height"),
+    "boxes as x, y, width, height": (column("boxes", xywh), "x2 < x1 or y2 < y1; is it x, y, width, height"),
     "boxes of another scale": (column("boxes", scaled(10)), "leaves the image of 100 x 80"),
     # not finite
     "a feature is NaN": (column("features", nan_at_2), r"features\[0, 2\] is nan: not a finite number"),
@@ -346,9 +346,9 @@ PROBS = {
     "one region less": (lambda p: p[:-1], r"class probabilities of shape \(3, 5\), expected \(4, C\)"),
 }
 FILES = {  # of one image's npz
-    "cut short": (first_half, "no intact .npz file"),
-    "empty": (lambda data: b"", "no intact .npz file"),
-    "another kind of file": (lambda data: b"\x89PNG\r\n\x1a\n" * 9, "no intact .npz file"),
+    "cut short": (first_half, "not an intact .npz file"),
+    "empty": (lambda data: b"", "not an intact .npz file"),
+    "another kind of file": (lambda data: b"\x89PNG\r\n\x1a\n" * 9, "not an intact .npz file"),
     "a bit flipped in the numbers": (lambda data: data[:200] + bytes([data[200] ^ 255]) + data[201:], "intact|CRC|not a numpy array|cannot be read"),
 }
 BOX_KEYS = {"xmodaler_npz": "boxes", "milvlg_npz": "bbox", "gic": "boxes"}
@@ -370,7 +370,7 @@ TABLE = [
       for name in ("xmodaler_npz", "milvlg_npz", "gic") for what, (change, outcome) in FILES.items()),
     *((name, f"boxes: {what}", array(key, change), outcome) for name, key in BOX_KEYS.items() for what, change, outcome in (
         ("float64", cast("<f8"), RIGHT), ("big-endian", cast(">f4"), RIGHT),
-        ("fractions", lambda a: a / 128, "these are fractions"), ("widths", xywh, "are they x, y, width, height"),
+        ("fractions", lambda a: a / 128, "these are fractions"), ("widths", xywh, "is it x, y, width, height"),
         ("text", lambda a: a.astype(str), "boxes of type <U"), ("infinite", lambda a: a + np.inf, r"boxes\[0, 0\] is inf"),
         ("five columns", lambda a: np.c_[a, a[:, 0]], r"boxes of shape \(4, 5\)"), ("one less", lambda a: a[:-1], "shape"),
         ("missing", lambda a: None, "bbox are missing|boxes are missing|no ID.npy among the boxes"))),
@@ -407,7 +407,7 @@ TABLE = [
     ("vlp", "boxes as text", dataset("boxes.h5", "7", lambda a: a.astype("S9")), "boxes of type |S9"),
     ("vlp_parts", "a part without its end", lambda name, folder: (folder / "vg_feat007.h5").write_bytes((folder / "vg_feat007.h5").read_bytes()[:999]), "vg_feat007.h5: it is cut short|image 7 has boxes, but no features"),
     ("vlp_parts", "no class part", lambda name, folder: (folder / "vg_cls007.h5").unlink(), "class_probs are missing"),
-    ("vlp_parts", "a part under another name", lambda name, folder: [(folder / f"vg_{kind}007.h5").rename(folder / f"vg_{kind}008.h5") for kind in ("feat", "cls")], "image 7 is not one of this part, whose ids end in 008"),
+    ("vlp_parts", "a part under another name", lambda name, folder: [(folder / f"vg_{kind}007.h5").rename(folder / f"vg_{kind}008.h5") for kind in ("feat", "cls")], "image 7 does not belong to this part, whose ids end in 008"),
     ("regions", "big-endian features", dataset("r.h5", "features", cast(">f4")), RIGHT),
     ("regions", "a feature is NaN", dataset("r.h5", "features", in_row_1(nan_at_2)), r"features\[0, 2\] is nan"),
     ("regions", "features in big-endian bytes", dataset("r.h5", "features", in_row_1(swap)), "features look wrong: .*byte order"),

@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from packs.pack_writers import CLASSES, SIZES, WRITERS, content
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs import formats
 from xmodaler_ssattn.packs.convert import convert_regions
 from xmodaler_ssattn.packs.formats.milvlg_npz import MilvlgNpz
 from xmodaler_ssattn.packs.select import Rules
@@ -117,3 +119,73 @@ def test_a_damaged_first_file_does_not_hide_the_format_and_an_unknown_one_is_non
     assert formats_of(tmp_path / "a.tsv.gz") == {"caffe-tsv"}
     (tmp_path / "b.tsv").write_text("no table")
     assert formats_of(tmp_path / "b.tsv") == formats_of(tmp_path / "none") == set()
+
+
+# --- a format is one file -----------------------------------------------------------------------------------
+ACME = '''"""The packs of Acme."""
+from pathlib import Path
+
+import numpy as np
+
+from xmodaler_ssattn.packs.pack import Pack, PackedImage
+
+
+class AcmeText(Pack):
+    """One number per image and region; sizes in a file of their own."""
+
+    name = "acme-text"
+    summary = "the packs of Acme"
+    usage = "--input FILE --frames FILE"
+    options = {"frames": "width and height of each image"}
+
+    def __init__(self, path, frames):
+        super().__init__(path)
+        self._rows = [line.split() for line in Path(path).read_bytes().splitlines()]
+        self._sizes = [tuple(map(int, line.split())) for line in Path(frames).read_bytes().splitlines()]
+
+    @classmethod
+    def fits(cls, glimpse):
+        return glimpse.kind == "row" and any(name.startswith("acme") for name in glimpse.names)
+
+    def ids(self):
+        return list(range(len(self._rows)))
+
+    def place(self, image_id):
+        return f"{self.inputs[0]}, line {image_id + 1}"
+
+    def _read(self, image_id):
+        features = np.array(self._rows[image_id][1:], dtype=np.float32)[:, None]
+        boxes = np.tile([0, 0, 9, 9], (len(features), 1))
+        return PackedImage(image_id, *self._sizes[image_id], boxes, features, None, None, self.place(image_id))
+'''
+
+
+@pytest.fixture
+def acme(tmp_path, monkeypatch):
+    """A further folder of formats with one file, and a pack of this format."""
+    (tmp_path / "formats").mkdir()
+    (tmp_path / "formats" / "acme_text.py").write_text(ACME)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path / "formats")])
+    (tmp_path / "a.txt").write_text("acme 1 2\nacme 3\n")
+    (tmp_path / "frames.txt").write_text("20 10\n30 10\n")
+    yield tmp_path
+    sys.modules.pop("xmodaler_ssattn.packs.formats.acme_text")
+
+
+def test_one_new_file_is_a_new_format_with_its_options_and_help(acme, capsys):
+    pack = ["--input", str(acme / "a.txt"), "--out", str(acme / "r.h5")]
+    command = ["prepare", "regions", "--format", "acme-text", *pack]
+    assert main(command) == 2 and "--format acme-text also needs --frames" in capsys.readouterr().err
+    assert main([*command, "--frames", str(acme / "frames.txt")]) == 0
+    store = RegionStore(acme / "r.h5")
+    assert store.attributes["source"] == "acme-text" and store.image_size(1) == (30, 10)
+    assert store.read(0).features.tolist() == [[1], [2]]
+    capsys.readouterr()
+    for name, more in (("caffe-tsv", []), ("gic", ["--boxes", "x"])):
+        assert main(["prepare", "regions", "--format", name, *pack, *more]) == 2
+        assert f"looks like acme-text, not like {name}: give that --format" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["prepare", "regions", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "acme-text --input FILE --frames FILE the packs of Acme" in out
+    assert "--frames PATH for acme-text: width and height of each image" in out

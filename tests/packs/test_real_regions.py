@@ -22,7 +22,7 @@ from xmodaler_ssattn.packs.formats.gic import GroundedImageCaptioning
 from xmodaler_ssattn.packs.formats.gvd import GroundedVideoDescription
 from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
 from xmodaler_ssattn.packs.formats.milvlg_npz import MilvlgNpz
-from xmodaler_ssattn.packs.formats.region_pack import RegionPack
+from xmodaler_ssattn.packs.formats.regions import RegionPack
 from xmodaler_ssattn.packs.formats.vlp import VisionLanguagePretraining
 from xmodaler_ssattn.packs.formats.xmodaler_npz import XmodalerNpz, export_npz
 from xmodaler_ssattn.packs.select import Rules
@@ -174,7 +174,7 @@ REFUSED = {
     "ids swapped": (lambda lines: changed(lines, "objects_id", lambda a: a.byteswap(), "<i8"), "objects_id does not"),
     "more columns": (lambda lines: [line + b"\t1" for line in lines[:ROWS]], "11 columns, expected 10"),
     "fewer columns": (lambda lines: [line[: line.rindex(b"\t")] for line in lines[:ROWS]], "9 columns, expected 10"),
-    "cut": (lambda lines: [line[:-1] for line in lines[:ROWS]], "features is no base64"),
+    "cut": (lambda lines: [line[:-1] for line in lines[:ROWS]], "features is not base64"),
 }  # fmt: skip
 
 

@@ -183,7 +183,7 @@ def test_repeated_ids_and_impossible_counts_are_found(tmp_path):
     with h5py.File(path, "r+") as file:
         file["image_ids"][1] = 7
         file["num_boxes"][2] = 4
-    with pytest.raises(UserError, match=r"(?s)more than once, e.g. \[7\].*must be 0 to 3; wrong for image ids \[5\]"):
+    with pytest.raises(UserError, match=r"(?s)duplicated, e.g. \[7\].*must be 0 to 3; wrong for image ids \[5\]"):
         RegionStore(path)
 
 
@@ -199,7 +199,7 @@ def test_repeated_ids_and_impossible_counts_are_found(tmp_path):
         ({"boxes_px": np.tile([5, 0, 4, 9], (3, 1))}, "x2 < x1"),
         ({"class_probs": np.full((3, 5), 2.0)}, "before the softmax"),
         ({"class_probs": None}, "class probabilities are missing"),
-        ({"width": 0}, "must be positive"),
+        ({"width": 0}, "width and height must be 1 to 1,000,000"),
     ],
 )
 def test_a_bad_image_is_refused_by_name_and_nothing_is_left(tmp_path, change, message):

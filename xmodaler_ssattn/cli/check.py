@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from xmodaler_ssattn.errors import UserError, numbered
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
+    from xmodaler_ssattn.packs.checks import Inspection
+    from xmodaler_ssattn.packs.store import RegionStore
 
 DATASET = "Flickr30kEntitiesDataset"
 STAGES = ("train", "val", "test")
@@ -29,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         "something would stop or spoil the run.",
     )
     parser.add_argument("--config-file", metavar="FILE", help="a yaml config")
-    parser.add_argument("--regions", metavar="FILE", help="look at this region file alone, without a config")
+    parser.add_argument("--regions", metavar="FILE", help="look at only this region file, without a config")
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.add_argument("--all", action="store_true", help=f"read all features, not those of {SAMPLE_IMAGES} images")
@@ -41,91 +42,74 @@ def run(args: argparse.Namespace) -> int:
     if args.regions:
         return run_regions(args)
     if not args.config_file:
-        raise UserError("check: give --config-file FILE, or --regions FILE to look at a region file alone.")
+        raise UserError("check: give --config-file FILE, or --regions FILE to look at only a region file.")
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.configuring import load_config
+    from xmodaler_ssattn.packs.checks import Inspection
 
     print(host.describe(), flush=True)
     cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
-    check = Check()
+    check = Inspection()
     if _sample_not_drawn(cfg):
         check.fact(f"The sample scenes will be drawn into {cfg.DATALOADER.ANNO_FOLDER} when training starts.")
     else:
         check_data(cfg, check, read_all=args.all)
     check_metrics(cfg, check)
     check_model_and_disk(cfg, check)
-    print(check.text())
+    print(text(check))
     return 2 if check.problems else 0
 
 
 def run_regions(args: argparse.Namespace) -> int:
-    """A region file alone: its header, all boxes, and the numbers of some images or of all."""
-    from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
+    """Only a region file: its header, all boxes, and the numbers of some images or of all."""
+    from xmodaler_ssattn.packs.checks import Inspection
     from xmodaler_ssattn.packs.store import RegionStore
 
     options = {"config_file": "--config-file", "data": "--data", "device": "--device", "opts": "KEY VALUE"}
     given = [option for name, option in options.items() if getattr(args, name)]
     if given:
-        raise UserError(f"check --regions looks at one file alone; it has no use for {', '.join(given)}.")
-    check, store = Check(), RegionStore(args.regions)
-    ids = store.ids.tolist()
-    empty = [image_id for image_id in ids if store.num_boxes(image_id) == 0]
-    if empty:
-        check.problem(
-            f"{store.path}: {len(empty)} images have no region, e.g. {empty[:10]}; attention needs at least one."
-        )
-    ids = [image_id for image_id in ids if store.num_boxes(image_id)]
-    step = 1 if args.all else max(len(ids) // SAMPLE_IMAGES, 1)
+        raise UserError(f"check --regions looks at one file only; it does not use {', '.join(given)}.")
+    check, store = Inspection(), RegionStore(args.regions)
     probs = "no class probabilities" if store.num_classes is None else f"{store.num_classes} class probabilities"
-    check.fact(f"{store.path}: up to {store.num_regions} regions an image, {store.feature_dim} numbers, {probs}")
+    check.fact(f"{store.path}: up to {store.num_regions} regions per image, {store.feature_dim} numbers, {probs}")
     check.fact(f"source: {store.attributes.get('source')}; order: {store.attributes.get('order')}")
-    for found in (inspect_boxes(store, ids), inspect_numbers(store, ids[::step], store.num_classes is not None)):
-        check.problem(*found.problems)
-        check.warn(*found.warnings)
-        check.fact(*found.facts)
-    print(check.text("The file can be used."))
+    _check_regions(check, store, store.ids.tolist(), args.all, class_probs=store.num_classes is not None)
+    print(text(check, "The file can be used."))
     return 2 if check.problems else 0
 
 
-class Check:
-    """Three lists, each entry once: problems stop or spoil a run, warnings should be known, facts are for people."""
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
-        self.facts: list[str] = []
-
-    def problem(self, *sentences: str) -> None:
-        """Something would stop or spoil the run."""
-        self._add(self.problems, sentences)
-
-    def warn(self, *sentences: str) -> None:
-        """Worth knowing before the run."""
-        self._add(self.warnings, sentences)
-
-    def fact(self, *sentences: str) -> None:
-        """Found, and in order."""
-        self._add(self.facts, sentences)
-
-    @staticmethod
-    def _add(known: list[str], sentences: Iterable[str]) -> None:
-        known.extend(sentence for sentence in dict.fromkeys(sentences) if sentence not in known)
-
-    def text(self, good: str = "Everything that the run needs is there.") -> str:
-        """The report; ``good`` is its last line when there is no problem."""
-        lines = [f"  ok    {fact}" for fact in self.facts]
-        lines += [f"  note  {warning}" for warning in self.warnings]
-        lines += [numbered(self.problems, shown=100)] if self.problems else []
-        count = len(self.problems)
-        lines.append(good if not count else f"{count} problem{'s' if count > 1 else ''} to mend before training.")
-        return "\n".join(lines)
+def text(check: Inspection, good: str = "Everything that the run needs is there.") -> str:
+    """The report; ``good`` is its last line when there is no problem."""
+    lines = [f"  ok    {fact}" for fact in check.facts]
+    lines += [f"  note  {warning}" for warning in check.warnings]
+    lines += [numbered(check.problems, shown=100)] if check.problems else []
+    count = len(check.problems)
+    lines.append(good if not count else f"{count} problem{'s' if count > 1 else ''} to fix before training.")
+    return "\n".join(lines)
 
 
 # --- data ------------------------------------------------------------------------------------------------
-def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
+def _check_regions(
+    check: Inspection,
+    store: RegionStore,
+    image_ids: list[int],
+    read_all: bool,
+    *,
+    class_probs: bool,
+    limit: int | None = None,
+    prefix: str = "",
+) -> None:
+    """All boxes, and the numbers of all images or of some that are spread over the file."""
+    from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
+
+    step = 1 if read_all else max(len(image_ids) // SAMPLE_IMAGES, 1)
+    check.add(inspect_boxes(store, image_ids, limit), prefix)
+    check.add(inspect_numbers(store, image_ids[::step], class_probs), prefix)
+
+
+def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
     """Files, ids, vocabulary, widths, boxes, numbers, references, and what the regions can reach."""
     from xmodaler_ssattn.host import DATASETS_REGISTRY
-    from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
 
     stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
     foreign = [stage for stage in stages if cfg.DATASETS[stage.upper()] != DATASET]
@@ -149,14 +133,8 @@ def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
         if not records:
             continue
         check.fact(f"{stage}: {len(records):,} usable images in {dataset.annotation_file}")
-        step = 1 if read_all else max(len(records) // SAMPLE_IMAGES, 1)
-        for found in (
-            inspect_boxes(dataset.store, ids[stage], dataset.max_regions),
-            inspect_numbers(dataset.store, ids[stage][::step], dataset.num_classes is not None),
-        ):
-            check.problem(*found.problems)
-            check.warn(*found.warnings)
-            check.fact(*(f"{stage}: {fact}" for fact in found.facts))
+        probs, limit = dataset.num_classes is not None, dataset.max_regions
+        _check_regions(check, dataset.store, ids[stage], read_all, class_probs=probs, limit=limit, prefix=f"{stage}: ")
         if stage == "train":
             _check_targets(records, dataset, check)
     for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -165,7 +143,7 @@ def check_data(cfg: Any, check: Check, *, read_all: bool = False) -> None:
             check.problem(f"{len(shared)} images are in {one} and in {two}: {shared[:10]}")
 
 
-def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesDataset, check: Check) -> None:
+def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesDataset, check: Inspection) -> None:
     total = sum(len(record["captions"]) for record in records)
     check.fact(
         f"train: {100 * dataset.cut_captions / total:.1f} % of {total:,} captions have more than "
@@ -177,8 +155,8 @@ def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesData
     with_boxes = sum(has for _, has in rows)
     if not with_boxes:
         check.problem(
-            f"{dataset.annotation_file}: not one ground-truth box, so GroundingLoss has nothing to learn; "
-            "take it out of LOSSES.NAMES, or prepare the annotations with boxes"
+            f"{dataset.annotation_file}: no ground-truth box, so GroundingLoss has nothing to learn; "
+            "remove it from LOSSES.NAMES, or prepare the annotations with boxes"
         )
         return
     reached = sum(bool(row) for row, _ in rows)
@@ -188,7 +166,9 @@ def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesData
     )
 
 
-def _check_references(cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEntitiesDataset, check: Check) -> None:
+def _check_references(
+    cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEntitiesDataset, check: Inspection
+) -> None:
     """Caption references hold every image; grounding references give the ceiling of the grounding scores."""
     from xmodaler_ssattn.evaluation.caption_files import read_references
     from xmodaler_ssattn.evaluation.forced import reachable_share
@@ -234,8 +214,8 @@ def _check_references(cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEn
 
 
 # --- machine ----------------------------------------------------------------------------------------------
-def check_metrics(cfg: Any, check: Check) -> None:
-    """Java and the metrics' files: what cannot be computed is left out of the scores, and said now."""
+def check_metrics(cfg: Any, check: Inspection) -> None:
+    """Java and the metrics' files: what cannot be computed will be left out of the scores."""
     from xmodaler_ssattn.evaluation.captions import what_can_run
 
     names = [name for name in (*cfg.INFERENCE.METRICS, *cfg.INFERENCE.FINAL_METRICS) if name != "F1"]
@@ -249,7 +229,7 @@ def check_metrics(cfg: Any, check: Check) -> None:
         check.problem(f"INFERENCE.METRICS and FINAL_METRICS: {error}")
 
 
-def check_model_and_disk(cfg: Any, check: Check) -> None:
+def check_model_and_disk(cfg: Any, check: Inspection) -> None:
     """Build the model once, and compare its checkpoints with the space where they go."""
     from xmodaler_ssattn.data.vocabulary import read_vocabulary
     from xmodaler_ssattn.host import build_model
@@ -258,7 +238,7 @@ def check_model_and_disk(cfg: Any, check: Check) -> None:
     on_cpu.defrost()
     on_cpu.MODEL.DEVICE = "cpu"
     try:
-        # The decoder checks the vocabulary too; whatever is wrong with its size is in the list already.
+        # The decoder checks the vocabulary too; a wrong size is in the list already.
         on_cpu.MODEL.VOCAB_SIZE = read_vocabulary(cfg.INFERENCE.VOCAB).model_size
     except UserError as error:
         check.problem(str(error))

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xmodaler_ssattn.errors import UserError, numbered, raise_all
+from xmodaler_ssattn.errors import UserError, raise_all
 
 if TYPE_CHECKING:
-    from xmodaler_ssattn.data.prepare import PrepareReport
     from xmodaler_ssattn.packs.pack import Pack
-
-CONFIGS = "configs/flickr30k_entities"
 
 ANNOTATIONS_TEXT = """\
 Reads Sentences/ID.txt and Annotations/ID.xml of Flickr30k Entities, or GVD's own files when they are given, and
 writes {train,val,test}.json, vocabulary.txt, captions_*.json and grounding_*.json into one folder.
 """
 REGIONS_TEXT = """\
-Converts a pack of region features into one HDF5 file. A stopped run goes on where it was: start it again.
+Converts a pack of region features into one HDF5 file. To resume a stopped run, start the same command again.
 
 formats and their inputs:
-  caffe-tsv      --input a.tsv [b.tsv ...]                    the original Bottom-Up files
-  lxmert-tsv     --input a.tsv [b.tsv ...]                    LXMERT, airsplay/py-bottom-up-attention
-  xmodaler-npz   --input FOLDER                               X-modaler's own
-  milvlg-npz     --input FOLDER                               MILVLG/bottom-up-attention.pytorch
-  gvd            --input FOLDER --boxes X.h5 --dictionary dic_flickr30k.json
-  vlp            --input FOLDER-or-PREFIX --boxes X.h5-or-PREFIX
-  gic            --input flickrbu_att --boxes flickrbu_box    Grounded-Image-Captioning
-  regions        --input X.h5                                 a file of this program, to complete or cut
+{formats}
 
 A tsv may be compressed (gzip, bzip2, xz, zip). Files of a folder may be named 139.npz, 139.jpg.npz or
-COCO_val2014_000000000139.jpg.npz and stand in subfolders. What is not as the format says is refused by name.
+COCO_val2014_000000000139.jpg.npz and be in subfolders. Whatever does not follow the format is refused and named.
 """
 
 
@@ -77,7 +67,7 @@ def _add_annotations(commands: Any) -> None:
     add("--official", metavar="FILE", help="GVD's flickr30k_cleaned_class.json, read instead of --entities")
     add("--dictionary", metavar="FILE", help="GVD's dic_flickr30k.json: its vocabulary and lemmas are taken")
     add("--require-official", action="store_true", help="refuse everything that is not GVD-identical")
-    add("--classes", metavar="FILE", help="class names, one a line (default: the 480 of Flickr30k Entities)")
+    add("--classes", metavar="FILE", help="class names, one per line (default: the 480 of Flickr30k Entities)")
     add(
         "--unrelated",
         metavar="FILE",
@@ -86,12 +76,13 @@ def _add_annotations(commands: Any) -> None:
     )
     add("--compare-splits", metavar="PATH", help="other splits, as --split-ids, to warn about overlaps with")
     add("--skip-bad", action="store_true", help="leave out what cannot be used and list it in left_out.json")
-    add("--workers", type=int, help="processes (default: one a core for large sets)")
+    add("--workers", type=int, help="processes (default: one per core for large sets)")
     parser.set_defaults(run=run_annotations)
 
 
 def run_annotations(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.data.classes import read_classes
+    from xmodaler_ssattn.classes import read_classes
+    from xmodaler_ssattn.data.expected import described
     from xmodaler_ssattn.data.prepare import prepare_annotations
     from xmodaler_ssattn.data.splits import read_splits, read_unrelated
     from xmodaler_ssattn.evaluation.lemmas import noun_lemma
@@ -123,7 +114,7 @@ def run_annotations(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         workers=args.workers,
     )
-    print("\n".join(_annotation_lines(report, args.split_scheme)))
+    print(described(report, args.split_scheme))
     return 0
 
 
@@ -133,7 +124,7 @@ def _warn_unreachable(classes: Sequence[str]) -> None:
     lost = [name for name in classes if bare_word(name) != name or len(name.split()) > 1]
     if lost:
         logging.getLogger(__name__).warning(
-            "%d of %d class names can name no word of a caption, because a class is one word in lower case: %s.",
+            "%d of %d class names cannot match a word of a caption, because a class is one word in lower case: %s.",
             len(lost),
             len(classes),
             ", ".join(map(repr, lost[:10])) + (", ..." if len(lost) > 10 else ""),
@@ -151,119 +142,32 @@ def _warn_overlaps(splits: dict[str, list[int]], other: str | None, entities: Pa
         logging.getLogger(__name__).warning("%s", warning)
 
 
-def _annotation_lines(report: PrepareReport, scheme: str) -> list[str]:
-    """Whether the counts are those of the complete data set; those that are not, with both numbers and the reason."""
-    from xmodaler_ssattn.data.prepare import grouped
-    from xmodaler_ssattn.data.splits import EXPECTED_VOCABULARY
-
-    rows = _counts(report, scheme)
-    unequal = {name: pair for name, pair in rows.items() if pair[0] != pair[1]}
-    equal = ", ".join(f"{name} {found:,}" for name, (found, _) in rows.items() if name not in unequal)
-    of = f"of the complete data set in {scheme}'s splits"
-    lines = []
-    if not unequal:
-        lines.append(f"All {len(rows)} counts are those {of}: {equal}.")
-    else:
-        width = max(map(len, unequal))
-        lines.append(f"{len(unequal)} of {len(rows)} counts are not those {of}:")
-        lines.append(f"{'':{width}}  {'found':>9}  {'expected':>9}")
-        lines += [f"{name:{width}}  {found:>9,}  {wanted:>9,}" for name, (found, wanted) in unequal.items()]
-        lines += _likely_reasons(report, scheme, set(unequal))
-        if equal:
-            lines.append(f"As expected: {equal}.")
-    words, captions = report.total("grounded_words"), report.total("captions")
-    lines.append(f"{words:,} object words have a class and a box; {report.classes_used:,} classes are in use.")
-    long = report.total("long_captions")
-    lines.append(
-        f"{long:,} captions ({100 * long / max(captions, 1):.1f} %) have more than 20 words; training cuts them."
-    )
-    if report.clipped_boxes:
-        lines.append(f"{report.clipped_boxes:,} boxes passed the border by one pixel and were clipped.")
-    if report.unrelated:
-        lines.append(f"{report.unrelated:,} unrelated captions were left out of the training split.")
-    if not report.gvd_identical:
-        lines.append("Classes and boxes follow the fallback rule: NOT GVD-identical (the files' headers say so too).")
-    if report.left_out:
-        lines.append(
-            f"{len(report.left_out):,} problems were skipped, all of them in {report.out_dir / 'left_out.json'}:"
-        )
-        lines.append(numbered(grouped(report.left_out, report.planned)))
-    size, size_of_configs = report.vocabulary.model_size, EXPECTED_VOCABULARY + 1
-    fits = f"MODEL.VOCAB_SIZE {size} is that of {CONFIGS}."
-    other = f"Set MODEL.VOCAB_SIZE {size} ({CONFIGS} has {size_of_configs})."
-    lines.append(f"Written to {report.out_dir}. {fits if size == size_of_configs else other}")
-    return lines
-
-
-def _counts(report: PrepareReport, scheme: str) -> dict[str, tuple[int, int]]:
-    """name -> (found, expected); what GVD's own files hold instead is not known, and not compared."""
-    from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE, EXPECTED, EXPECTED_COUNTS, EXPECTED_VOCABULARY
-
-    images, expected = EXPECTED[scheme], EXPECTED_COUNTS[scheme]
-    unrelated = expected["unrelated"] if report.unrelated else 0
-    rows = {f"{split} images": (counts["images"], images[split]) for split, counts in report.counts.items()}
-    rows["captions"] = report.total("captions"), sum(images.values()) * CAPTIONS_PER_IMAGE - unrelated
-    if not report.gvd_identical:
-        rows["phrases"] = report.total("phrases"), expected["phrases"]
-        rows["phrases with a box"] = report.boxed_phrases, expected["boxed_phrases"]
-        rows["boxes"] = report.total("boxes"), expected["boxes"]
-        if not report.given_vocabulary:
-            rows["vocabulary with UNK"] = len(report.vocabulary), EXPECTED_VOCABULARY
-        rows["images outside the splits"] = report.rest_images, expected["rest"]
-    return rows
-
-
-def _likely_reasons(report: PrepareReport, scheme: str, unequal: set[str]) -> list[str]:
-    from xmodaler_ssattn.data.splits import EXPECTED, EXPECTED_COUNTS
-
-    images = {split: counts["images"] for split, counts in report.counts.items()}
-    unrelated = EXPECTED_COUNTS[scheme]["unrelated"]
-    others = [name for name, counts in EXPECTED.items() if name != scheme and counts == images]
-    reasons = []
-    if others:
-        reasons.append(f"these are the split sizes of {others[0]}: add --split-scheme {others[0]}")
-    elif images != EXPECTED[scheme] and report.left_out:
-        reasons.append("images were left out, as listed below")
-    elif images != EXPECTED[scheme]:
-        reasons.append("the split ids are not the complete lists")
-    elif report.unrelated not in (0, unrelated):
-        reasons.append(f"the published list of unrelated captions has {unrelated} of the training split")
-    elif unequal & {"captions", "phrases", "phrases with a box", "boxes"}:
-        reasons.append("the images are all there, so single files differ from version 1.0 of the data set")
-    if "vocabulary with UNK" in unequal:
-        reasons.append(
-            "the vocabulary counts the words of all images in Sentences, also of those outside the splits; one image "
-            "less can change it"
-        )
-    return [f"Likely reason: {reason}." for reason in reasons]
-
-
 # --- regions -------------------------------------------------------------------------------------------
 def _add_regions(commands: Any) -> None:
+    from xmodaler_ssattn.packs.formats import all_formats
+
+    formats = all_formats()
+    lines = [f"  {name:<13} {reader.usage:<60} {reader.summary}".rstrip() for name, reader in formats.items()]
     parser = commands.add_parser(
         "regions",
         help="a feature pack -> one HDF5 file",
-        description=REGIONS_TEXT,
+        description=REGIONS_TEXT.format(formats="\n".join(lines)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--format",
-        required=True,
-        choices=("caffe-tsv", "lxmert-tsv", "xmodaler-npz", "milvlg-npz", "gvd", "vlp", "gic", "regions"),
-    )
+    add("--format", required=True, choices=tuple(formats))
     add("--input", required=True, nargs="+", metavar="PATH")
-    add("--boxes", metavar="PATH", help="boxes, where the format keeps them apart")
-    add("--dictionary", metavar="FILE", help="dic_flickr30k.json, for gvd")
+    for name, text in _format_options(formats).items():
+        add(f"--{name}", metavar="PATH", help=text)
     add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
     add(
         "--annotations",
         metavar="DIR",
-        help="folder of `xmodaler prepare annotations`: take its images alone, list "
-        "those that the pack lacks, and take or check the image sizes",
+        help="folder of `xmodaler prepare annotations`: take only its images, list those that the pack lacks, and take "
+        "or check the image sizes",
     )
     add("--image-sizes", metavar="FILE", help='JSON {"image id": [width, height]}, for packs without sizes')
-    add("--max-regions", type=int, default=36, metavar="K", help="keep the K best of an image (default: 36); 0: all")
+    add("--max-regions", type=int, default=36, metavar="K", help="keep the K best per image (default: 36); 0: all")
     add("--min-score", type=float, metavar="S", help="drop regions of score S or less, never the best one")
     add("--cut-by-order", action="store_true", help="where a pack has no scores, keep its first K regions")
     add("--sort", action="store_true", help="order regions by descending score (default: as in the pack)")
@@ -281,9 +185,20 @@ def _add_regions(commands: Any) -> None:
     parser.set_defaults(run=run_regions)
 
 
+def _format_options(formats: Mapping[str, type[Pack]]) -> dict[str, str]:
+    """Options that only some formats have -> their help, which names these formats."""
+    names = dict.fromkeys(name for reader in formats.values() for name in reader.options)
+    users = {name: [reader for reader in formats.values() if name in reader.options] for name in names}
+    return {
+        name: f"for {', '.join(reader.name for reader in readers)}: {readers[0].options[name]}"
+        for name, readers in users.items()
+    }
+
+
 def run_regions(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.data.annotations import image_sizes
     from xmodaler_ssattn.packs.classifier import Classifier
-    from xmodaler_ssattn.packs.convert import convert_regions, read_dataset, read_sizes, sha256_or_empty
+    from xmodaler_ssattn.packs.convert import convert_regions, read_sizes, sha256_or_empty
     from xmodaler_ssattn.packs.select import Rules
 
     if args.max_regions < 0:
@@ -291,7 +206,7 @@ def run_regions(args: argparse.Namespace) -> int:
     if args.min_score is not None and not 0 <= args.min_score < 1:
         raise UserError(f"--min-score must be from 0 to below 1, as scores are, got {args.min_score:g}.")
     pack = _open_pack(args)
-    dataset = read_dataset(args.annotations) if args.annotations else None
+    dataset = image_sizes(args.annotations) if args.annotations else None
     sizes = _all_sizes(dataset or {}, read_sizes(args.image_sizes) if args.image_sizes else {})
     dtype = "float16" if args.float16 else "float32"
     rules = Rules(
@@ -349,29 +264,21 @@ def _all_sizes(annotated: dict[int, tuple[int, int]], given: dict[int, tuple[int
 
 
 def _open_pack(args: argparse.Namespace) -> Pack:
-    from xmodaler_ssattn.packs.formats import FORMATS
+    from xmodaler_ssattn.packs.formats import all_formats
     from xmodaler_ssattn.packs.sniff import other_format
 
     if hint := other_format(args.format, args.input):
         raise UserError(hint)
-    reader = FORMATS[args.format]
-    if args.format.endswith("-tsv"):
-        _reject(args, boxes=args.boxes, dictionary=args.dictionary)
-        return reader(args.input)
-    if len(args.input) != 1:
+    formats = all_formats()
+    reader = formats[args.format]
+    if len(args.input) != 1 and not reader.several:
         raise UserError(f"--format {args.format} takes one --input, got {len(args.input)}.")
-    needed = {"gvd": ("boxes", "dictionary"), "vlp": ("boxes",), "gic": ("boxes",)}.get(args.format, ())
-    missing = [f"--{name}" for name in needed if getattr(args, name) is None]
-    if missing:
+    given = {name: getattr(args, name) for name in _format_options(formats) if getattr(args, name) is not None}
+    if missing := [f"--{name}" for name in reader.options if name not in given]:
         raise UserError(f"--format {args.format} also needs {' and '.join(missing)}.")
-    _reject(args, **{name: getattr(args, name) for name in ("boxes", "dictionary") if name not in needed})
-    return reader(args.input[0], *(getattr(args, name) for name in needed))
-
-
-def _reject(args: argparse.Namespace, **options: str | None) -> None:
-    given = [f"--{name}" for name, value in options.items() if value is not None]
-    if given:
-        raise UserError(f"--format {args.format} has no use for {', '.join(given)}.")
+    if needless := [f"--{name}" for name in given if name not in reader.options]:
+        raise UserError(f"--format {args.format} does not use {', '.join(needless)}.")
+    return reader(args.input if reader.several else args.input[0], **given)
 
 
 # --- classifier ----------------------------------------------------------------------------------------

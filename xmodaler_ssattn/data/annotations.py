@@ -1,6 +1,6 @@
-"""The annotation files: one JSON a split, the COCO-style references, and GVD's reference format.
+"""The annotation files: one JSON per split, the COCO-style references, and GVD's reference format.
 
-``{split}.json``, one image a line after the header::
+``{split}.json``, one image per line after the header::
 
     {"schema": "xmodaler_ssattn/annotations", "version": 1, "split": "train", "source": "entities",
      "gvd_identical": false, "rule": "...", "classes": ["railing", ...], "images": [
@@ -9,26 +9,26 @@
         {"start": 0, "end": 2, "head": 1, "class": "man", "chain": "7", "boxes": [[1, 2, 3, 4]]}]}]},
     ...]}
 
-A phrase is ``tokens[start:end]``; ``head`` is the position of its object word, ``class`` that word's
-class (both null when there is none), ``chain`` the coreference chain (null for none), ``boxes`` xyxy
-pixels counted from 0 (empty when nothing is drawn).
+``Image``, ``Caption`` and ``Phrase`` below are the types of these records.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, NamedTuple, TextIO, TypedDict
+
+from msgspec import Meta
 
 from xmodaler_ssattn.data.classes import union_box
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path, decode_text, parse_json, read_json
+from xmodaler_ssattn.files import atomic_path, decode_text, parse_json, parse_quickly, read_json
 from xmodaler_ssattn.ids import LARGEST_ID
+from xmodaler_ssattn.schema import typed
 
 SCHEMA = "xmodaler_ssattn/annotations"
 VERSION = 1
@@ -36,23 +36,39 @@ SPLITS = ("train", "val", "test")
 HINT = "Write it with `xmodaler prepare annotations`."
 
 _START = '"images": ['
-_CAPTION_KEYS = {"tokens": list, "raw": str, "phrases": list}
-_PHRASE_KEYS = {
-    "start": int,
-    "end": int,
-    "head": (int, type(None)),
-    "class": (str, type(None)),
-    "chain": (str, type(None)),
-    "boxes": list,
-}
+
+Box = Annotated[list[int | float], Meta(min_length=4, max_length=4)]  # x1, y1, x2, y2 in pixels counted from 0
+Words = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+# A phrase is tokens[start:end]; head is the position of its object word and class that word's class (both None when
+# there is none), chain the coreference chain (None for none), boxes its boxes (empty when nothing is drawn).
+Phrase = TypedDict(
+    "Phrase",
+    {"start": int, "end": int, "head": int | None, "class": str | None, "chain": str | None, "boxes": list[Box]},
+)
 
 
-@dataclasses.dataclass
-class Annotations:
-    """One split: its header without the images, and the images as the file has them."""
+class Caption(TypedDict):
+    """One sentence: ``raw`` as written, ``tokens`` in lower case without punctuation, and its phrases."""
+
+    raw: str
+    tokens: Words
+    phrases: list[Phrase]
+
+
+class Image(TypedDict):
+    """One image; width and height in pixels."""
+
+    image_id: Annotated[int, Meta(ge=0, le=LARGEST_ID)]
+    width: Annotated[int, Meta(ge=1, le=LARGEST_ID)]
+    height: Annotated[int, Meta(ge=1, le=LARGEST_ID)]
+    captions: Annotated[list[Caption], Meta(min_length=1)]
+
+
+class Annotations(NamedTuple):
+    """One split: its header without the images, and the images."""
 
     header: dict[str, Any]
-    images: list[dict[str, Any]]
+    images: list[Image]
 
 
 def file_name(split: str) -> str:
@@ -64,29 +80,25 @@ def file_name(split: str) -> str:
 
 # --- writing ------------------------------------------------------------------------------------------
 class JsonListWriter:
-    """Write ``{header..., "KEY": [item, item, ...]}`` without holding the items in memory, one a line."""
+    """Write one item per line."""
 
-    def __init__(self, file: TextIO, header: Mapping[str, Any], key: str) -> None:
-        self._file = file
-        self.count = 0
-        text = json.dumps(header, ensure_ascii=False)
-        file.write(text[:-1] + (", " if header else "") + json.dumps(key) + ": [")
+    def __init__(self, file: TextIO) -> None:
+        self._file, self._separator = file, "\n"
 
     def add(self, item: Any) -> None:
-        self._file.write((",\n" if self.count else "\n") + json.dumps(item, ensure_ascii=False, allow_nan=False))
-        self.count += 1
-
-    def close(self) -> None:
-        self._file.write("\n]}\n")
+        self._file.write(self._separator + json.dumps(item, ensure_ascii=False, allow_nan=False))
+        self._separator = ",\n"
 
 
 @contextlib.contextmanager
 def json_list(path: str | os.PathLike, header: Mapping[str, Any], key: str) -> Iterator[JsonListWriter]:
-    """A ``JsonListWriter`` on a file that appears whole when the block succeeds."""
+    """Write ``{header..., "KEY": [item, item, ...]}`` without holding the items in memory; the file appears whole when
+    the block succeeds."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        writer = JsonListWriter(file, header, key)
-        yield writer
-        writer.close()
+        text = json.dumps(header, ensure_ascii=False)
+        file.write(f"{text[:-1]}{', ' if header else ''}{json.dumps(key)}: [")
+        yield JsonListWriter(file)
+        file.write("\n]}\n")
 
 
 def annotation_header(
@@ -104,7 +116,7 @@ def annotation_header(
     }
 
 
-def coco_reference(image: Mapping[str, Any], first_id: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def coco_reference(image: Image, first_id: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """One image of the COCO-style caption references: its ``images`` and its ``annotations`` entries."""
     annotations = [
         {"image_id": image["image_id"], "id": first_id + number, "caption": caption["raw"]}
@@ -113,7 +125,7 @@ def coco_reference(image: Mapping[str, Any], first_id: int) -> tuple[dict[str, i
     return {"id": image["image_id"]}, annotations
 
 
-def gvd_reference(image: Mapping[str, Any]) -> dict[str, Any]:
+def gvd_reference(image: Image) -> dict[str, Any]:
     """One image in the form of GVD's ``flickr30k_cleaned_class.json``, as its grounding evaluator reads it.
 
     An entry is a phrase that has a class and a box; several boxes of a chain become their union.
@@ -147,10 +159,8 @@ def read_annotations(path: str | os.PathLike, split: str | None = None) -> Annot
     return Annotations(header, list(images))
 
 
-def open_annotations(
-    path: str | os.PathLike, split: str | None = None
-) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
-    """As ``read_annotations``, but the images come one by one and never are in memory together.
+def open_annotations(path: str | os.PathLike, split: str | None = None) -> tuple[dict[str, Any], Iterator[Image]]:
+    """As ``read_annotations``, but the images come one by one and are never all in memory.
 
     Files in the layout that we write are read line by line; any other layout or encoding of the JSON is read whole.
     """
@@ -168,8 +178,8 @@ def open_annotations(
         except UserError as error:
             raise UserError(f"{error} {HINT}") from error
         if not isinstance(header, dict) or not isinstance(header.get("images"), list):
-            raise UserError(f"{path} is no annotation file: it has no list 'images'. {HINT}")
-        items = iter(header["images"])
+            raise UserError(f"{path} is not an annotation file: it has no list 'images'. {HINT}")
+        items = ((None, image) for image in header["images"])
     header.pop("images", None)
     for key, wanted in (("schema", SCHEMA), ("version", VERSION), ("split", split)):
         if wanted is not None and header.get(key) != wanted:
@@ -177,18 +187,35 @@ def open_annotations(
     return header, _checked(items, path)
 
 
-def _lines(path: Path) -> Iterator[Any]:
+def image_sizes(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
+    """image id -> (width, height) of every split in a folder that ``prepare annotations`` wrote."""
+    found: dict[int, tuple[int, int]] = {}
+    for split in SPLITS:
+        path = Path(folder) / file_name(split)
+        if path.exists():
+            images = open_annotations(path, split)[1]
+            found.update({image["image_id"]: (image["width"], image["height"]) for image in images})
+    if not found:
+        raise UserError(
+            f"{folder} holds no annotation file ({', '.join(map(file_name, SPLITS))}); "
+            "run `xmodaler prepare annotations` first."
+        )
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[Image | None, Any]]:
+    """The images of a file in our layout, as ``_checked`` takes them."""
     with open(path, "rb") as file:
         file.readline()
         line = b""
         for number, line in enumerate(file, 2):
             if line.startswith(b"]}"):
                 if line.strip() != b"]}" or file.read(1 << 20).strip():
-                    raise UserError(
-                        f"{path}, line {number}: bytes follow behind the end; is it made of two files? {HINT}"
-                    )
+                    raise UserError(f"{path}, line {number}: bytes follow the end; is it made of two files? {HINT}")
                 return
-            yield _parse(line.rstrip().removesuffix(b","), path, number)
+            item = line.rstrip().removesuffix(b",")
+            image = parse_quickly(item, Image)
+            yield image, _parse(item, path, number) if image is None else None
     raise UserError(f"{path} is cut short: it does not end with ']}}' (last line: {line[:40]!r}). {HINT}")
 
 
@@ -199,61 +226,34 @@ def _parse(line: bytes, path: Path, number: int) -> Any:
         raise UserError(f"{path}, line {number}: {error} {HINT}") from error
 
 
-def _checked(items: Iterable[Any], path: Path) -> Iterator[dict[str, Any]]:
+def _checked(items: Iterable[tuple[Image | None, Any]], path: Path) -> Iterator[Image]:
+    """Check images, each given with its types, or as None and the plain value that is read."""
     seen: set[int] = set()
-    for number, image in enumerate(items):
+    for number, (image, item) in enumerate(items):
         try:
-            _check_image(image)
-        except (KeyError, TypeError, ValueError) as error:
-            which = image.get("image_id") if isinstance(image, dict) else None
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{path}: image number {number} (image_id {which!r}): {reason}. {HINT}") from error
+            image = typed(item, Image) if image is None else image
+            for at, caption in enumerate(image["captions"]):
+                for phrase in caption["phrases"]:
+                    if reason := _misplaced(phrase, len(caption["tokens"])):
+                        raise UserError(f"captions[{at}]: {reason}")
+        except UserError as error:
+            known = item if image is None else image
+            which = known.get("image_id") if isinstance(known, dict) else None
+            raise UserError(f"{path}: image number {number} (image_id {which!r}): {error}. {HINT}") from error
         if image["image_id"] in seen:
-            raise UserError(f"{path}: image {image['image_id']} stands twice. {HINT}")
+            raise UserError(f"{path}: image {image['image_id']} is duplicated. {HINT}")
         seen.add(image["image_id"])
         yield image
 
 
-def _check_image(image: Any) -> None:
-    """Raise KeyError, TypeError or ValueError for a record that breaks the format."""
-    if not isinstance(image, dict):
-        raise TypeError(f"expected an object, found {type(image).__name__}")
-    for key in ("image_id", "width", "height"):
-        if type(image[key]) is not int or image[key] > LARGEST_ID:
-            raise TypeError(f"{key} must be a whole number, found {image[key]!r}")
-    if image["image_id"] < 0:
-        raise ValueError("image_id must be 0 or more")
-    if image["width"] < 1 or image["height"] < 1:
-        raise ValueError(f"width and height must be positive, found {image['width']} x {image['height']}")
-    if not isinstance(image["captions"], list) or not image["captions"]:
-        raise ValueError("it has no captions")
-    for number, caption in enumerate(image["captions"]):
-        try:
-            _check_caption(caption)
-        except KeyError as error:
-            raise ValueError(f"caption {number}: the key {error} is missing") from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"caption {number}: {error}") from error
-
-
-def _check_caption(caption: Any) -> None:
-    for key, kind in _CAPTION_KEYS.items():
-        if not isinstance(caption[key], kind):
-            raise TypeError(f"{key} must be of type {kind.__name__}, found {caption[key]!r}")
-    tokens = caption["tokens"]
-    if not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise ValueError(f"tokens must be words, at least one and none empty, found {tokens!r}")
-    for phrase in caption["phrases"]:
-        for key, kind in _PHRASE_KEYS.items():
-            if not isinstance(phrase[key], kind):
-                raise TypeError(f"phrase {phrase!r}: {key} has the wrong type")
-        start, end, head = phrase["start"], phrase["end"], phrase["head"]
-        if not (0 <= start < end <= len(tokens) and (head is None or start <= head < end)):
-            raise ValueError(f"phrase {start} to {end}, head {head}, does not fit {len(tokens)} tokens")
-        if (phrase["class"] is None) != (head is None):
-            raise ValueError(f"phrase {start} to {end} must have both a class and a head, or neither")
-        for box in phrase["boxes"]:
-            if any(type(value) not in (int, float) for value in box):
-                raise TypeError(f"box {box!r} must be four numbers")
-            if len(box) != 4 or not (box[0] <= box[2] and box[1] <= box[3]):
-                raise ValueError(f"box {box!r} is not x1 <= x2, y1 <= y2")
+def _misplaced(phrase: Phrase, words: int) -> str | None:
+    """What is wrong with a phrase's positions or boxes, which its type cannot say."""
+    start, end, head = phrase["start"], phrase["end"], phrase["head"]
+    if not (0 <= start < end <= words and (head is None or start <= head < end)):
+        return f"phrase {start} to {end}, head {head}, does not fit {words} tokens"
+    if (phrase["class"] is None) != (head is None):
+        return f"phrase {start} to {end} must have both a class and a head, or neither"
+    for x1, y1, x2, y2 in phrase["boxes"]:
+        if x1 > x2 or y1 > y2:
+            return f"box {[x1, y1, x2, y2]!r} is not x1 <= x2, y1 <= y2"
+    return None

@@ -76,7 +76,7 @@ class Objects:
         width, height: pixels.
         boxes_px: chain -> its boxes, each [x1, y1, x2, y2] in pixels counted from 0.
         without_box: chains that the XML names but gives no box: "nobndbox" and "scene".
-        boxes: ``bndbox`` elements that can be used; one may stand for several chains.
+        boxes: ``bndbox`` elements that can be used; one may belong to several chains.
         problems: boxes that cannot be used; they are not in ``boxes_px``.
         clipped: how many boxes passed the border by a pixel and were clipped.
     """
@@ -99,7 +99,7 @@ def token_of(word: str) -> str:
 def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1) -> Caption:
     """Parse one marked sentence.
 
-    Phrases that keep no token (punctuation alone) are dropped.
+    Phrases without a token (only punctuation) are dropped.
 
     Raises:
         MarkupError: a bracket that does not belong to a complete phrase, an empty phrase, no word at all.
@@ -142,20 +142,16 @@ def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1
     return Caption(" ".join(words), tokens, phrases, line)
 
 
-def read_sentences(path: str | os.PathLike, captions_per_image: int | None = 5) -> list[Caption]:
-    """Read one ``Sentences/ID.txt``; blank lines are skipped.
-
-    Args:
-        captions_per_image: how many sentences there must be; None accepts any number but 0.
+def read_sentences(path: str | os.PathLike, captions_per_image: int = 5) -> list[Caption]:
+    """Read one ``Sentences/ID.txt``, which must have ``captions_per_image`` sentences; blank lines are skipped.
 
     Raises:
-        UserError: the file is missing or cannot be read; as a MarkupError, which names file and line, what it breaks.
+        UserError: the file is missing or cannot be read; a MarkupError names file and line of what breaks the format.
     """
     text = _text(path, "The sentences")
     captions = [parse_caption(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not captions or (captions_per_image is not None and len(captions) != captions_per_image):
-        wanted = "at least 1" if captions_per_image is None else captions_per_image
-        raise MarkupError(path, None, f"it has {len(captions)} sentences, expected {wanted}.")
+    if len(captions) != captions_per_image:
+        raise MarkupError(path, None, f"it has {len(captions)} sentences, expected {captions_per_image}.")
     return captions
 
 
@@ -179,12 +175,12 @@ def _text(path: str | os.PathLike, what: str) -> str:
 def read_objects(path: str | os.PathLike) -> Objects:
     """Read one ``Annotations/ID.xml``.
 
-    Several boxes of a chain stand in several ``object`` elements; one ``object`` may name several
+    Several boxes of a chain are several ``object`` elements; one ``object`` may name several
     chains. Boxes that leave the image or are inverted are returned as problems, with their line.
 
     Raises:
-        UserError: the file is missing or cannot be read; as a MarkupError, which names file and line: no XML, no image
-            size, an object without name, or the name of another image.
+        UserError: the file is missing or cannot be read; a MarkupError names file and line: not XML, no image size, an
+            object without name, or the name of another image.
     """
     reader = _XmlReader(path)
     parser = xml.parsers.expat.ParserCreate()
@@ -204,7 +200,7 @@ def read_objects(path: str | os.PathLike) -> Objects:
 
 
 class _XmlReader:
-    """Expat handlers: expat alone knows line numbers, and is the fastest reader of the standard library."""
+    """Expat handlers: only expat knows line numbers, and it is the fastest reader of the standard library."""
 
     NUMBERS = ("xmin", "ymin", "xmax", "ymax")
 

@@ -1,261 +1,160 @@
-"""From files to annotation records: the official Entities files (our rule), or GVD's prepared file.
+"""Build and check the mapper's records: everything of an image that does not change between epochs.
 
-A record is one image of the annotation file (see ``annotations``). What cannot be used is not raised
-but returned as ``Problem``, so that the caller can show everything at once or go on without it.
+A record holds small integers only, because it is pickled for every sample that a worker makes:
+
+* ``image_id``
+* ``captions``: token ids; in training cut at MODEL.MAX_SEQ_LEN, in val and test only when the attention on the
+  reference captions is asked for
+* ``positives``, ``has_boxes``: the regions that answer ground-truth boxes, and whether there are such boxes; one entry
+  per image or per caption, as LOSSES.GROUNDING.TARGETS says
+* ``row``: added by the mapper when the regions are resident on the device
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from xmodaler_ssattn.data.classes import class_of_phrase
-from xmodaler_ssattn.data.entities import (
-    read_objects,
-    read_sentences,
-    token_of,
+import numpy as np
+
+from xmodaler_ssattn.data.annotations import Caption, Image, open_annotations
+from xmodaler_ssattn.data.sigma import positives
+from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs.store import RegionStore
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
+
+T = TypeVar("T")
+
+CLASSIFIER_HINT = (
+    "recompute them from the features with the detector's classifier: "
+    "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
+    "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
 )
-from xmodaler_ssattn.data.vocabulary import Vocabulary
-from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import read_json
-from xmodaler_ssattn.ids import plain_id
-from xmodaler_ssattn.packs.region_file import MAX_SIDE
-
-Record = dict[str, Any]
+# Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
+MAX_REFERENCE_WORDS = 40
+IDS_SHOWN = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Something that cannot be used.
+@dataclasses.dataclass
+class Collected:
+    """What ``collect_records`` found.
 
     Attributes:
-        image_id: the image it belongs to.
-        message: what is wrong; names file and line or key.
-        left_out: what goes when the user continues: "image", "boxes of the phrase", "box" or "nothing".
-        lack: what many images may lack, e.g. "have no Sentences file": these are counted together, not listed.
+        records: of the images that can be used.
+        problems: a sentence for everything that is missing or does not fit.
+        store: the region file, when it can be opened.
+        cut_captions: training captions that are longer than the words that are kept.
     """
 
-    image_id: int
-    message: str
-    left_out: str
-    lack: str = ""
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    store: RegionStore | None = None
+    cut_captions: int = 0
 
 
-@dataclasses.dataclass
-class Loaded:
-    """One image as read: its record (None when it cannot be used), its tokens for the vocabulary, and the rest.
-
-    ``boxes`` counts boxes as drawn (``bndbox`` elements), ``clipped`` those that passed the border by a pixel.
-    """
-
-    image_id: int
-    record: Record | None
-    tokens: list[str]
-    problems: list[Problem]
-    boxes: int = 0
-    clipped: int = 0
-
-
-# --- Sentences/ and Annotations/ ---------------------------------------------------------------------
-def load_entities(
-    image_id: int, sentences: Path | None, objects_file: Path | None, captions_per_image: int | None
-) -> Loaded:
-    """Read one image's files of ``Sentences`` and ``Annotations``; classes come later (``add_classes``).
-
-    Args:
-        sentences: its ``Sentences/ID.txt``.
-        objects_file: its ``Annotations/ID.xml``; None reads the words alone, for an image outside all splits.
-    """
-    loaded = Loaded(image_id, None, [], [])
-    captions, objects = [], None
+def collect_records(mapper: Flickr30kEntitiesDataset) -> Collected:
+    """Read the files that a mapper names, and build the records that it turns into samples."""
+    found = Collected()
+    vocabulary = _attempt(found.problems, read_vocabulary, mapper.vocabulary_file)
+    store = found.store = _attempt(found.problems, RegionStore, mapper.regions_file)
+    opened = _attempt(found.problems, open_annotations, mapper.annotation_file, mapper.stage)
+    found.problems += _contradictions(mapper, vocabulary, store)
+    if opened is None:
+        return found
+    absent, empty = [], []
     try:
-        captions = read_sentences(sentences, captions_per_image)
-        loaded.tokens = [token for caption in captions for token in caption.tokens]
+        for image in opened[1]:
+            image_id = image["image_id"]
+            if store is None:
+                continue
+            if image_id not in store:
+                absent.append(image_id)
+            elif store.num_boxes(image_id) == 0:
+                empty.append(image_id)
+            elif vocabulary is not None:
+                found.records.append(_record(mapper, image, vocabulary, found))
     except UserError as error:
-        loaded.problems.append(Problem(image_id, str(error), "image"))
-    try:
-        objects = read_objects(objects_file) if objects_file is not None else None
-    except UserError as error:
-        loaded.problems.append(Problem(image_id, str(error), "image"))
-    if objects is None or not captions:
-        return loaded
-    loaded.problems += [Problem(image_id, str(problem), "box") for problem in objects.problems]
-    loaded.boxes = objects.boxes
-    loaded.clipped = objects.clipped
-    made = []
-    for caption in captions:
-        phrases = []
-        for phrase in caption.phrases:
-            boxes = objects.boxes_px.get(phrase.chain, [])
-            if not boxes and phrase.chain is not None and phrase.chain not in objects.without_box:
-                where = f"{sentences}, line {caption.line}"
-                words = " ".join(caption.tokens[phrase.start : phrase.end])
-                message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {objects_file}."
-                loaded.problems.append(Problem(image_id, message, "boxes of the phrase"))
-            phrases.append(
-                {
-                    "start": phrase.start,
-                    "end": phrase.end,
-                    "head": None,
-                    "class": None,
-                    "chain": phrase.chain,
-                    "boxes": boxes,
-                }
-            )
-        made.append({"raw": caption.raw, "tokens": caption.tokens, "phrases": phrases})
-    loaded.record = {"image_id": image_id, "width": objects.width, "height": objects.height, "captions": made}
-    return loaded
-
-
-def add_classes(record: Record, classes: Collection[str], lemma: Callable[[str], str]) -> None:
-    """Fill ``class`` and ``head`` of every phrase by the fallback rule (``classes.class_of_phrase``)."""
-    for caption in record["captions"]:
-        for phrase in caption["phrases"]:
-            phrase["class"], phrase["head"] = class_of_phrase(
-                caption["tokens"], phrase["start"], phrase["end"], classes, lemma
-            )
-
-
-# --- flickr30k_cleaned_class.json and dic_flickr30k.json ---------------------------------------------
-@dataclasses.dataclass
-class OfficialFile:
-    """GVD's prepared annotations: the class names and the images, by id, as the file has them."""
-
-    path: Path
-    classes: list[str]
-    images: dict[int, Mapping[str, Any]]
-
-
-@dataclasses.dataclass
-class OfficialDictionary:
-    """GVD's dictionary: vocabulary, classes in the order that its evaluator goes by, lemma of each word."""
-
-    vocabulary: Vocabulary
-    classes: list[str]
-    lemmas: dict[str, str]
-    image_ids: list[int]
-
-
-def read_official(path: str | os.PathLike) -> OfficialFile:
-    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names what is missing or stands twice."""
-    content = read_json(path, "GVD's annotations")
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get("vocab"), list)
-        or not isinstance(content.get("annotations"), list)
+        found.problems.append(str(error))
+    for image_ids, what in (
+        (absent, f"not in the region file {mapper.regions_file}; add them with `xmodaler prepare regions`"),
+        (empty, f"without a region in {mapper.regions_file}; attention needs at least one"),
     ):
-        raise UserError(
-            f"{path}: expected an object with the lists 'vocab' and 'annotations', as in flickr30k_cleaned_class.json."
-        )
-    names = content["vocab"]
-    problems = [
-        f"vocab[{at}] is {name!r}, expected a name" for at, name in enumerate(names) if not isinstance(name, str)
-    ]
-    problems += [
-        f"the class {name!r} stands in vocab[{names.index(name)}] and in vocab[{at}]"
-        for at, name in enumerate(names)
-        if names.index(name) < at
-    ]
-    images = {}
-    for number, image in enumerate(content["annotations"]):
-        image_id = plain_id(image.get("image_id")) if isinstance(image, dict) else None
-        if image_id is None:
-            problems.append(f"annotations[{number}] has no integer image_id")
-        elif image_id in images:
-            problems.append(f"image {image_id} stands twice, the second time as annotations[{number}]")
-        else:
-            images[image_id] = image
-    raise_all(problems, str(path))
-    return OfficialFile(Path(path), content["vocab"], images)
+        if image_ids:
+            shown = ", ".join(map(str, image_ids[:IDS_SHOWN])) + (", ..." if len(image_ids) > IDS_SHOWN else "")
+            count = f"{len(image_ids)} image{'s' if len(image_ids) > 1 else ''}"
+            found.problems.append(f"{count} of the {mapper.stage} split {what}: {shown}")
+    return found
 
 
-def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
-    """Read ``dic_flickr30k.json``; a ``UserError`` names a missing key or a gap in the indices."""
-    content = read_json(path, "GVD's dictionary")
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, as in GVD's dic_flickr30k.json.")
-    missing = [key for key in ("ix_to_word", "wtod", "wtol") if not isinstance(content.get(key), dict)]
-    if missing:
-        raise UserError(f"{path}: these objects are missing: {', '.join(missing)}; expected GVD's dic_flickr30k.json.")
-    words = content["ix_to_word"]
-    gaps = [str(index) for index in range(1, len(words) + 1) if str(index) not in words]
-    if gaps:
-        raise UserError(f"{path}: ix_to_word lacks the indices {', '.join(gaps[:10])} of 1 to {len(words)}.")
-    vocabulary = Vocabulary([words[str(index)] for index in range(1, len(words) + 1)], f"{path}, ix_to_word")
-    odd = [word for word, lemma in content["wtol"].items() if not isinstance(lemma, str)]
-    if odd:
-        raise UserError(f"{path}: wtol must give a word for each word, but {odd[0]!r} has {content['wtol'][odd[0]]!r}.")
-    images = content.get("images", [])
-    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
-        raise UserError(f"{path}: images must be a list of objects.")
-    ids = [plain_id(image["id"]) for image in images if "id" in image]
-    if None in ids:
-        raise UserError(f"{path}: images[{ids.index(None)}] has an id that is no integer.")
-    return OfficialDictionary(vocabulary, list(content["wtod"]), content["wtol"], ids)
-
-
-def load_official(file: OfficialFile, image_id: int, captions_per_image: int | None) -> Loaded:
-    """One image of GVD's file as a record; empty tokens are dropped and positions follow."""
-    loaded = Loaded(image_id, None, [], [])
-    image = file.images.get(image_id)
-    if image is None:
-        message = f"image {image_id} is not in {file.path}."
-        loaded.problems.append(Problem(image_id, message, "image", f"are not in {file.path}"))
-        return loaded
-    known = set(file.classes)
+def _attempt(problems: list[str], function: Callable[..., T], *arguments: Any) -> T | None:
+    """The function's value, or None and one more problem."""
     try:
-        captions = [_official_caption(caption, known) for caption in image["captions"]]
-        width, height = _list(image, "image_size", (int, float))[:2]
-        if captions_per_image is not None and len(captions) != captions_per_image:
-            raise ValueError(f"it has {len(captions)} captions, expected {captions_per_image}")
-        if not all(1 <= side <= MAX_SIDE and side == int(side) for side in (width, height)):
-            raise ValueError(f"image_size is {image['image_size']}, expected two whole numbers of pixels")
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"the key {error} is missing" if isinstance(error, KeyError) else error
-        loaded.problems.append(Problem(image_id, f"{file.path}, image {image_id}: {reason}.", "image"))
-        return loaded
-    loaded.tokens = [token for caption in captions for token in caption["tokens"]]
-    loaded.boxes = len({tuple(box) for caption in captions for phrase in caption["phrases"] for box in phrase["boxes"]})
-    loaded.record = {"image_id": image_id, "width": int(width), "height": int(height), "captions": captions}
-    return loaded
+        return function(*arguments)
+    except UserError as error:
+        problems.append(str(error))
+        return None
 
 
-def _list(holder: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> list:
-    """``holder[key]``, which must be a list of this kind: a text is no list of words, and True no number."""
-    values = holder[key]
-    if not isinstance(values, list) or any(not isinstance(value, kind) or isinstance(value, bool) for value in values):
-        raise TypeError(f"{key} is {values!r}, expected a list of {'words' if kind is str else 'numbers'}")
-    return values
-
-
-def _official_caption(caption: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    position: dict[int, int] = {}
-    words: list[str] = []
-    for index, word in enumerate(_list(caption, "tokens", str)):
-        if token_of(word):
-            position[index] = len(words)
-            words.append(word)
-    if not words:
-        raise ValueError("a caption has no words")
-    places, names = _list(caption, "process_idx", int), _list(caption, "process_clss", str)
-    boxes = [_list({"process_bnd_box": box}, "process_bnd_box", (int, float)) for box in caption["process_bnd_box"]]
-    if not len(places) == len(names) == len(boxes):
-        raise ValueError(
-            f"process_idx, process_clss and process_bnd_box have {len(places)}, {len(names)} and {len(boxes)} entries"
+def _contradictions(
+    mapper: Flickr30kEntitiesDataset, vocabulary: Vocabulary | None, store: RegionStore | None
+) -> list[str]:
+    """What the config says against what the files have."""
+    problems = []
+    if vocabulary is not None and vocabulary.model_size != mapper.vocab_size:
+        problems.append(
+            f"MODEL.VOCAB_SIZE is {mapper.vocab_size}, but {mapper.vocabulary_file} has {len(vocabulary)} "
+            f"words; set it to {vocabulary.model_size} (words + 1)"
         )
-    phrases = []
-    for place, name, box in zip(places, names, boxes):
-        if place not in position:
-            raise ValueError(f"process_idx {place} is not the position of a word of {caption['tokens']}")
-        if name not in known:
-            raise ValueError(f"the class {name!r} is not in 'vocab'")
-        if len(box) != 4 or box[2] < box[0] or box[3] < box[1]:
-            raise ValueError(f"process_bnd_box {box} is not x1 <= x2, y1 <= y2")
-        head = position[place]
-        phrases.append(
-            {"start": head, "end": head + 1, "head": head, "class": name, "chain": None, "boxes": [list(box)]}
+    if store is None:
+        return problems
+    if store.feature_dim != mapper.feature_dim:
+        problems.append(
+            f"MODEL.VISUAL_EMBED.IN_DIM is {mapper.feature_dim}, but the features in {mapper.regions_file} "
+            f"have {store.feature_dim} numbers; set it to {store.feature_dim}"
         )
-    return {"raw": " ".join(words), "tokens": [token_of(word) for word in words], "phrases": phrases}
+    if mapper.num_classes is not None and store.num_classes is None:
+        problems.append(
+            f"the config feeds class probabilities to the attention, but {mapper.regions_file} has none; "
+            + CLASSIFIER_HINT
+        )
+    elif mapper.num_classes is not None and store.num_classes != mapper.num_classes:
+        problems.append(
+            f"MODEL.SS_ATTENTION.NUM_CLASSES is {mapper.num_classes}, but the class probabilities in "
+            f"{mapper.regions_file} have {store.num_classes} columns; set it to {store.num_classes}"
+        )
+    return problems
+
+
+def _record(mapper: Flickr30kEntitiesDataset, image: Image, vocabulary: Vocabulary, found: Collected) -> dict[str, Any]:
+    record: dict[str, Any] = {"image_id": image["image_id"]}
+    captions = image["captions"]
+    if mapper.stage != "train":
+        if mapper.gt_attention:
+            record["captions"] = [vocabulary.encode(caption["tokens"][:MAX_REFERENCE_WORDS]) for caption in captions]
+        return record
+    words = mapper.max_seq_len
+    record["captions"] = [vocabulary.encode(caption["tokens"][:words]) for caption in captions]
+    found.cut_captions += sum(len(caption["tokens"]) > words for caption in captions)
+    if mapper.targets is not None:
+        rows = [_target_boxes(caption, words) for caption in captions]
+        if mapper.targets == "image":
+            rows = [sorted({tuple(box) for row in rows for box in row})]
+        regions_px = found.store.boxes_px(image["image_id"], mapper.max_regions)
+        counted = mapper.sigma == "count"
+        record["positives"] = [positives(regions_px, np.asarray(row), mapper.min_iou, counted).tolist() for row in rows]
+        record["has_boxes"] = [float(len(row) > 0) for row in rows]
+    return record
+
+
+def _target_boxes(caption: Caption, words: int) -> list[Sequence[float]]:
+    """Boxes of the phrases whose object word is among the first ``words``; GVD drops the others too."""
+    return [
+        box
+        for phrase in caption["phrases"]
+        if (phrase["head"] if phrase["head"] is not None else phrase["end"] - 1) < words
+        for box in phrase["boxes"]
+    ]

@@ -12,20 +12,6 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import read_json, read_lines, read_text
 from xmodaler_ssattn.ids import plain_id
 
-# Images per split that the two schemes are known to have.
-EXPECTED = {
-    "karpathy": {"train": 29000, "val": 1014, "test": 1000},
-    "plummer": {"train": 29783, "val": 1000, "test": 1000},
-}
-
-# What Flickr30k Entities v1.0 holds in these splits, counted on the complete files: phrases (without the four that are
-# punctuation only), phrases whose chain has a box, bndbox elements, captions of UNRELATED_CAPTIONS in the training
-# split, images outside the splits. The words, UNK included, are counted over all 31,783 images.
-EXPECTED_COUNTS = {
-    "karpathy": {"phrases": 547_073, "boxed_phrases": 445_586, "boxes": 270_107, "unrelated": 19, "rest": 769},
-    "plummer": {"phrases": 559_763, "boxed_phrases": 456_140, "boxes": 275_775, "unrelated": 21, "rest": 0},
-}
-EXPECTED_VOCABULARY = 8_624
 CAPTIONS_PER_IMAGE = 5
 
 
@@ -35,13 +21,13 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     Args:
         path: a JSON file ``{"train": [ids], "val": [...], "test": [...]}`` (ids as text or numbers, as GVD's
             ``split_ids_flickr30k_entities.json``), or a folder with ``train.txt``, ``val.txt``,
-            ``test.txt``, one id a line, as the Entities repository has them.
+            ``test.txt``, one id per line, as the Entities repository has them.
 
     Returns:
         split -> ids in the file's order.
 
     Raises:
-        UserError: a file or split is missing, an id is not a ``plain_id``, or stands twice, also as ``7`` and ``007``.
+        UserError: a file or split is missing, an id is not a ``plain_id`` or is duplicated, also as ``7`` and ``007``.
     """
     path = Path(path)
     if path.is_dir():
@@ -60,10 +46,10 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
         for value in found[split]:
             image_id = plain_id(value)
             if image_id is None:
-                problems.append(f"{split}: the image id {value!r} is no integer from 0 to 2**63 - 1")
+                problems.append(f"{split}: the image id {value!r} is not an integer from 0 to 2**63 - 1")
                 continue
             if image_id in home:
-                problems.append(f"image {image_id} stands in {home[image_id]} and in {split}")
+                problems.append(f"image {image_id} is in {home[image_id]} and in {split}")
             home[image_id] = split
             splits[split].append(image_id)
     raise_all(problems, f"The split ids in {path} cannot be used")
@@ -73,8 +59,8 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
 def overlap_warnings(ours: Mapping[str, Sequence[int]], others: Mapping[str, Sequence[int]], name: str) -> list[str]:
     """Sentences that say where our split and another one contradict each other.
 
-    What matters is an image that one scheme trains on and the other one evaluates on: numbers, features
-    or weights made under both do not compare.
+    Only an image matters that one scheme trains on and the other evaluates on: scores, features or weights of the two
+    schemes cannot be compared.
     """
     warnings = []
     for here, there in (("train", "test"), ("train", "val"), ("test", "train"), ("val", "train")):
@@ -109,5 +95,5 @@ def read_unrelated(path: str | os.PathLike) -> dict[int, set[int]]:
 
 
 def image_rank(seed: int, image_id: int) -> bytes:
-    """The place of an image in a fixed random order, to be compared: the first n of fewer are among those of more."""
+    """A sort key that puts images in a fixed random order: a larger selection contains every smaller one."""
     return hashlib.blake2b(f"{seed}/{image_id}".encode(), digest_size=8).digest()

@@ -1,7 +1,7 @@
 """The vocabulary by the rule of Grounded Video Description (prepro/prepro_dic_flickr.py).
 
-Lower-cased tokens are counted over all annotated images, not the training images alone; words seen
-more than three times are kept in the order of their first occurrence; ``UNK`` stands last. Indices
+Lower-cased tokens are counted over all annotated images, not only the training images; words seen
+more than three times are kept in the order of their first occurrence; ``UNK`` is last. Indices
 start at 1; 0 is begin, end and padding at once. Our tokens never are empty, so that, unlike there,
 blanked punctuation does not become UNK.
 """
@@ -28,7 +28,7 @@ class Vocabulary:
         words: all of them, UNK included as the last.
 
     Raises:
-        UserError: a word stands twice, is empty or holds a blank, or the last one is not UNK.
+        UserError: a word is duplicated, is empty or contains a blank, or the last one is not UNK.
     """
 
     def __init__(self, words: Sequence[str], where: str | os.PathLike = "vocabulary") -> None:
@@ -41,7 +41,7 @@ class Vocabulary:
             if not isinstance(word, str) or word.split() != [word]:
                 raise UserError(f"{where}, line {number}: {word!r} is not one word.")
             if word in self._index:
-                raise UserError(f"{where}, line {number}: {word!r} stands in line {self._index[word]} already.")
+                raise UserError(f"{where}, line {number}: {word!r} is duplicated; see line {self._index[word]}.")
             self._index[word] = number
         self.unk = len(self.words)
 
@@ -61,13 +61,13 @@ class Vocabulary:
         return [self._index.get(token, self.unk) for token in tokens]
 
 
-def build_vocabulary(counts: Counter[str], min_count: int = MIN_COUNT) -> Vocabulary:
-    """Keep the words counted at least ``min_count`` times, in the counter's order (first occurrence)."""
-    return Vocabulary([word for word, count in counts.items() if count >= min_count and word != UNK] + [UNK])
+def build_vocabulary(counts: Counter[str]) -> Vocabulary:
+    """Keep the words counted at least ``MIN_COUNT`` times, in the counter's order (first occurrence)."""
+    return Vocabulary([word for word, count in counts.items() if count >= MIN_COUNT and word != UNK] + [UNK])
 
 
 def write_vocabulary(path: str | os.PathLike, vocabulary: Vocabulary) -> None:
-    """One word a line; the line's number is the index. X-modaler reads the same file as INFERENCE.VOCAB."""
+    """One word per line; the line number is the index. X-modaler reads the same file as INFERENCE.VOCAB."""
     write_text(path, "".join(f"{word}\n" for word in vocabulary.words))
 
 

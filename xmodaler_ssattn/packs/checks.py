@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,19 +13,38 @@ from xmodaler_ssattn.packs.store import RegionStore
 IDS_SHOWN = 10
 
 
-@dataclasses.dataclass
 class Inspection:
-    """What was found.
+    """What was found, each sentence once.
 
     Attributes:
         problems: a run would fail or learn from wrong numbers.
         warnings: unusual, but possible.
-        facts: for people.
+        facts: found, and in order.
     """
 
-    problems: list[str] = dataclasses.field(default_factory=list)
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    facts: list[str] = dataclasses.field(default_factory=list)
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.facts: list[str] = []
+
+    def problem(self, *sentences: str) -> None:
+        _add_new(self.problems, sentences)
+
+    def warn(self, *sentences: str) -> None:
+        _add_new(self.warnings, sentences)
+
+    def fact(self, *sentences: str) -> None:
+        _add_new(self.facts, sentences)
+
+    def add(self, other: Inspection, prefix: str = "") -> None:
+        """Add what another inspection found; ``prefix`` begins its facts."""
+        self.problem(*other.problems)
+        self.warn(*other.warnings)
+        self.fact(*(prefix + fact for fact in other.facts))
+
+
+def _add_new(known: list[str], sentences: Iterable[str]) -> None:
+    known.extend(sentence for sentence in dict.fromkeys(sentences) if sentence not in known)
 
 
 def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | None = None) -> Inspection:
@@ -38,8 +56,7 @@ def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | Non
             without.append(image_id)
             continue
         boxes = store.boxes_px(image_id, limit)
-        width, height = store.image_size(image_id)
-        edge = np.array([width, height, width, height]) + BORDER_TOLERANCE_PX
+        edge = np.array(store.image_size(image_id) * 2) + BORDER_TOLERANCE_PX
         if (boxes < -BORDER_TOLERANCE_PX).any() or (boxes > edge).any() or not np.isfinite(boxes).all():
             outside.append(image_id)
         if (boxes[:, :2] > boxes[:, 2:]).any():
@@ -55,11 +72,11 @@ def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | Non
         (fractions, "have boxes that are all within 1 pixel: fractions instead of pixels?"),
     ):
         if ids:
-            found.problems.append(f"{store.path}: {len(ids)} images {what} First ones: {ids[:IDS_SHOWN]}")
+            found.problem(f"{store.path}: {len(ids)} images {what} First ones: {ids[:IDS_SHOWN]}")
     if empty:
-        found.warnings.append(f"{store.path}: {empty} of {count} boxes have no area.")
-    if len(image_ids):
-        found.facts.append(f"{count / len(image_ids):.1f} regions an image, {len(image_ids):,} images")
+        found.warn(f"{store.path}: {empty} of {count} boxes have no area.")
+    if images := len(image_ids) - len(without):
+        found.fact(f"{count / images:.1f} regions per image, {images:,} images")
     return found
 
 
@@ -67,7 +84,7 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
     """Read features and class probabilities of the given images.
 
     Args:
-        class_probs: whether the run reads them; else they are not looked at.
+        class_probs: whether to read them.
     """
     found = Inspection()
     sums, zero, background, outside = [], [], [], []
@@ -79,7 +96,7 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
         try:
             regions.check_finite(store.path)
         except UserError as error:
-            found.problems.append(str(error))
+            found.problem(str(error))
             continue
         low, high = min(low, float(regions.features.min())), max(high, float(regions.features.max()))
         if not regions.features.any(axis=1).all():
@@ -90,28 +107,28 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
             sums.append(regions.class_probs.sum(axis=1))
             background.append(regions.class_probs[:, 0])
     if low <= high:
-        found.facts.append(f"features from {low:g} to {high:g}; those of a Bottom-Up network are 0 or more")
+        found.fact(f"features from {low:g} to {high:g}; those of a Bottom-Up network are 0 or more")
     if outside:
-        found.problems.append(
+        found.problem(
             f"{store.path}: {len(outside)} of {len(image_ids)} images have class probabilities outside 0 to 1, "
             f"e.g. {outside[:IDS_SHOWN]}; are they in percent, or before the softmax?"
         )
     if zero:
-        found.warnings.append(
+        found.warn(
             f"{store.path}: {len(zero)} of {len(image_ids)} images have a region whose features "
             f"are all 0, e.g. {zero[:IDS_SHOWN]}."
         )
     if sums:
         total = np.concatenate(sums)
         if (total > 1 + SUM_TOLERANCE).any():
-            found.problems.append(
-                f"{store.path}: class probabilities of a region sum to {total.max():.3f}; expected 1 at the most."
+            found.problem(
+                f"{store.path}: class probabilities of a region sum to {total.max():.3f}; expected at most 1."
             )
         elif (total < 1 - SUM_TOLERANCE).any():
-            found.warnings.append(
-                f"{store.path}: class probabilities sum to {total.min():.3f} at the least, not 1; "
+            found.warn(
+                f"{store.path}: class probabilities sum to {total.min():.3f}, not 1, for some region; "
                 "that is right only where the background column was dropped."
             )
         share = float(np.concatenate(background).mean())
-        found.facts.append(f"column 0 (background) has {100 * share:.0f} % of the probability on average")
+        found.fact(f"column 0 (background) has {100 * share:.0f} % of the probability on average")
     return found

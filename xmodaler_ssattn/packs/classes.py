@@ -1,15 +1,14 @@
-"""Which columns of the class probabilities speak of which object class of the captions."""
+"""Which columns of the class probabilities belong to which object class of the captions."""
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from xmodaler_ssattn.classes import class_of_word
+from xmodaler_ssattn.classes import RESOURCES, class_of_word, read_names
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import decode_text, read_json, read_lines
+from xmodaler_ssattn.files import read_json
 
 MANIFESTS = ("simulated.json", "sample.json")  # of data sets whose regions were made from the classes themselves
 BOTTOM_UP_CLASSES = 1600
@@ -21,7 +20,7 @@ def region_classes(
     """The names of the columns of ``class_probs`` after the background, as far as they have one.
 
     Those of ``path``, one per line; else those of the data folder's manifest (simulated or drawn data); else, for a
-    file of 1 + 1,600 columns, those of the Bottom-Up detector; else None: nobody knows them.
+    file of 1 + 1,600 columns, those of the Bottom-Up detector; else None.
 
     Args:
         num_classes: C, the number of columns with the background; None when the regions have none.
@@ -33,18 +32,17 @@ def region_classes(
         return None
     manifests = [Path(folder) / name for name in MANIFESTS if (Path(folder) / name).is_file()]
     if path is not None:
-        names = read_lines(path, "The names of the region classes")
+        names = read_names(path, "The names of the region classes")
     elif manifests:
         manifest = read_json(manifests[0], "The data folder's manifest")
         path, names = manifests[0], manifest.get("classes") if isinstance(manifest, dict) else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path}: expected a list 'classes' of names.")
     elif num_classes == 1 + BOTTOM_UP_CLASSES:
-        path = importlib.resources.files("xmodaler_ssattn") / "data" / "resources" / "objects_vocab.txt"
-        names = decode_text(path.read_bytes(), str(path)).split("\n")
+        path = RESOURCES / "objects_vocab.txt"
+        names = read_names(path, "The names of the region classes")
     else:
         return None
-    names = [name.strip() for name in names if name.strip()]
     if len(names) > num_classes - 1:
         raise UserError(
             f"{path} names {len(names)} classes, but the regions have {num_classes} class probabilities with the "

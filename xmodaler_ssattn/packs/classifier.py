@@ -22,18 +22,17 @@ class Classifier:
 
     Args:
         path: the npz; it may hold ``background`` ("first", "last" or "none").
-        background: where the background column is; None takes the file's, else "first" (the Caffe network).
 
     Attributes:
         num_classes, feature_dim: C, D.
-        background: as resolved.
+        background: where the background column is, "first" (as in the Caffe network) when the file does not say.
         sha256: of the file.
 
     Raises:
         UserError: keys missing, shapes that do not fit, numbers that are not finite.
     """
 
-    def __init__(self, path: str | os.PathLike, background: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = path
         arrays = read_npz(path, ("weight", "bias"), ("background",))
         for key in ("weight", "bias"):
@@ -49,8 +48,7 @@ class Classifier:
             )
         if not (np.isfinite(self._weight).all() and np.isfinite(self._bias).all()):
             raise UserError(f"{path}: weight or bias has numbers that are not finite.")
-        stored = str(single_value(arrays["background"])) if "background" in arrays else None
-        self.background = background or stored or "first"
+        self.background = str(single_value(arrays["background"])) if "background" in arrays else "first"
         if self.background not in BACKGROUNDS:
             raise UserError(f"{path}: background is {self.background!r}, expected one of {', '.join(BACKGROUNDS)}.")
         self.sha256 = sha256_of(path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -43,14 +43,37 @@ class PackedImage:
     where: str
 
 
+class Glimpse(NamedTuple):
+    """What can be seen of one input, or of one line of a text, without knowing its format.
+
+    Attributes:
+        path: the file; for kind "prefix" the beginning of the names of several files.
+        kind: "npz", "npy", "hdf5", "row" (one line of a text) or "prefix".
+        names: the keys of an npz file, the data sets of an HDF5 file, or the short values of a row.
+        columns: how many values a row has.
+    """
+
+    path: Path
+    kind: str
+    names: frozenset[str] = frozenset()
+    columns: int = 0
+
+
 class Pack(abc.ABC):
-    """A feature pack on disk.
+    """A feature pack on disk; a format is a class derived from this one in a file of ``formats/``.
+
+    Its constructor takes the path of ``--input`` (a list of paths when ``several``), then one path per entry of
+    ``options``, by that name.
 
     Args:
         inputs: the files or folders of the features.
 
     Attributes:
         name: of the format, on the command line and in the file's ``source``.
+        summary: whose format it is, for the help of the command line.
+        usage: the inputs that it needs, as they are written on the command line.
+        options: further inputs, name -> help; each is required.
+        several: whether it takes more than one input.
         background: where the format's class probabilities have the background: "first", "last", or "none"
             when they have no such column; None when the format has no class probabilities.
         inputs: as given.
@@ -59,14 +82,23 @@ class Pack(abc.ABC):
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    usage: ClassVar[str] = "--input FOLDER"
+    options: ClassVar[Mapping[str, str]] = {}
+    several: ClassVar[bool] = False
     background: str | None = None
+    order = ORDER_OF_SOURCE
+    vocabulary_sha256 = weights_sha256 = ""
 
     def __init__(self, *inputs: str | os.PathLike) -> None:
         self.inputs = [Path(path) for path in inputs]
         self.problems: list[str] = []
         self.source = self.name
-        self.order = ORDER_OF_SOURCE
-        self.vocabulary_sha256 = self.weights_sha256 = ""
+
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        """Whether an input may be of this format; only used to name the right ``--format`` after a wrong one."""
+        return False
 
     @abc.abstractmethod
     def ids(self) -> list[int]:
@@ -78,15 +110,15 @@ class Pack(abc.ABC):
 
     @abc.abstractmethod
     def _read(self, image_id: int) -> PackedImage:
-        """One image; what a damaged file makes it raise does not matter."""
+        """Read one image; ``read`` turns whatever a damaged file raises into a ``PackError``."""
 
     def read(self, image_id: int) -> PackedImage:
-        """One image; a ``PackError`` names what is wrong with it, whatever that is."""
+        """One image; everything that is wrong with it becomes a ``PackError``."""
         try:
             return self._read(image_id)
         except UserError:
             raise
-        except Exception as error:  # anything at all: the other images go on, and the message keeps type and text
+        except Exception as error:  # one damaged image must not stop the others
             hint = "is it yours to read" if isinstance(error, PermissionError) else "is the file damaged"
             raise PackError(
                 f"{self.place(image_id)}: it cannot be read ({type(error).__name__}: {error}); {hint}?"
@@ -95,6 +127,20 @@ class Pack(abc.ABC):
     def count(self, image_id: int) -> int:
         """How many regions an image has."""
         return len(self.read(image_id).features)
+
+
+class NpzFolder(Pack):
+    """Base of the formats that are one folder of ``ID.npz`` files."""
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        super().__init__(folder)
+        self._files = list_folder(folder, ".npz", self.problems)
+
+    def ids(self) -> list[int]:
+        return list(self._files)
+
+    def place(self, image_id: int) -> str:
+        return str(self._files[image_id])
 
 
 def check_scores(scores: np.ndarray, name: str, where: str) -> None:
@@ -121,7 +167,7 @@ def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> 
     """Files of a folder and its subfolders whose names give an image id, by id, in ascending order of ids.
 
     The names are those of ``ids.id_in_name``: ``7.npz``, ``7.jpg.npz``, ``COCO_val2014_000000000007.npz``. Names that
-    give none, an id that stands twice, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
+    give none, duplicated ids, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
 
     Args:
         suffix: ".npz" or ".npy".
@@ -143,12 +189,12 @@ def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> 
             image_id = id_in_name(path.name[: len(stem)])
         except UserError as error:
             if not more and not is_class_file(path):
-                problems.append(f"{path}: the name is no image id followed by {suffix} ({error})")
+                problems.append(f"{path}: the name is not an image id followed by {suffix} ({error})")
             continue
         if more:
             unread.append((image_id, path))
         elif image_id in found:
-            problems.append(f"{path}: image {image_id} has the file {found[image_id]}, too")
+            problems.append(f"{path}: image {image_id} also has the file {found[image_id]}")
         else:
             found[image_id] = path
     problems += [

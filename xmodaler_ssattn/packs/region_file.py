@@ -1,6 +1,6 @@
 """The layout of a region file (HDF5), its header, and what makes a file unusable.
 
-Letters: N images, K regions (the most that one image has), D feature size, C classes.
+Letters: N images, K regions (of the image with most), D feature size, C classes.
 
 ==============  ============  ==================  =====================================================
 data set        shape         type                content
@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ ORDER_BY_PROBABILITY = "descending max class probability"
 ORDER_BY_SCORE = "descending detector confidence"
 ORDER_OF_SOURCE = "as in the source"
 FLOATS = ("float32", "float16")
-MAX_SIDE = 1_000_000  # pixels; no picture is larger, a number in the wrong byte order is
+MAX_SIDE = 1_000_000  # pixels; a larger number was read in the wrong byte order
 NOT_WRITTEN = -1  # in num_boxes, while a file is being written
 
 _TAILS = {
@@ -77,6 +78,33 @@ class Header:
     image_ids: np.ndarray  # (N,) int64
     image_size: np.ndarray  # (N, 2) int32, w h
     num_boxes: np.ndarray  # (N,) int32
+
+
+def check_size(width: int, height: int, where: str) -> None:
+    """Raise a ``UserError`` unless this can be the size of a picture in pixels."""
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise UserError(f"{where}: width and height must be 1 to {MAX_SIDE:,}, got {width} x {height}.")
+
+
+def check_order(boxes: np.ndarray, where: str) -> None:
+    """Raise a ``UserError`` that names the first of (n, 4) boxes that is not x1 <= x2, y1 <= y2."""
+    inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
+    if len(inverted):
+        raise UserError(
+            f"{where}: box {inverted[0]} {boxes[inverted[0]].tolist()} has x2 < x1 or y2 < y1; is it "
+            "x, y, width, height? Expected x1, y1, x2, y2."
+        )
+
+
+def wrong_ids(ids: np.ndarray) -> list[str]:
+    """What is wrong with the image ids of a region file."""
+    problems = []
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        problems.append(f"image ids are duplicated, e.g. {unique[counts > 1][:10].tolist()}")
+    if (ids < 0).any():
+        problems.append(f"image ids must be 0 or more; found {ids[ids < 0][:10].tolist()}")
+    return problems
 
 
 def plan_fields(
@@ -127,8 +155,8 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
         unfinished: accept rows that are not written yet.
 
     Raises:
-        UserError: missing, no HDF5, cut short, of another schema or version, or with wrong shapes;
-            all that is wrong in one message.
+        UserError: missing, not HDF5, cut short, of another schema or version, or with wrong shapes; all problems in
+            one message.
     """
     path = Path(path)
     if path.is_dir():
@@ -137,15 +165,9 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
         raise UserError(f"The region file {path} does not exist. Write it with `xmodaler prepare regions`.")
     with hdf5_file(path, "Region file") as file:
         attributes = {name: _plain(value) for name, value in file.attrs.items()}
-        damaged = [
-            name
-            for name, value in attributes.items()
-            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
-        ]
-        if damaged:
-            raise UserError(
-                f"Region file {path}: its attributes {', '.join(map(repr, damaged))} are not text; is it damaged?"
-            )
+        texts = [(name, value) for name, value in attributes.items() if isinstance(value, str)]
+        if damaged := [repr(name) for name, value in texts if re.search("[\ud800-\udfff]", value)]:
+            raise UserError(f"Region file {path}: its attributes {', '.join(damaged)} are not text; is it damaged?")
         schema, version = attributes.get("schema"), attributes.get("version")
         if schema != SCHEMA:
             raise UserError(
@@ -155,25 +177,19 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
         if version != VERSION:
             raise UserError(
                 f"Region file {path}: version {version}, this program reads version {VERSION}; "
-                "write it anew with `xmodaler prepare regions`."
+                "write it again with `xmodaler prepare regions`."
             )
         fields, problems = _read_fields(file, path)
         raise_all(problems, f"Region file {path} cannot be used")
-        small = {name: file[name][...] for name in ("image_ids", "image_size", "num_boxes")}
+        types = {"image_ids": np.int64, "image_size": np.int32, "num_boxes": np.int32}
+        small = {name: file[name][...] for name in types}
     raise_all(_check_small(small, fields, unfinished), f"Region file {path} cannot be used")
-    return Header(
-        path,
-        fields,
-        attributes,
-        small["image_ids"].astype(np.int64),
-        small["image_size"].astype(np.int32),
-        small["num_boxes"].astype(np.int32),
-    )
+    return Header(path, fields, attributes, **{name: small[name].astype(dtype) for name, dtype in types.items()})
 
 
 @contextlib.contextmanager
 def hdf5_file(path: str | os.PathLike, what: str) -> Iterator[h5py.File]:
-    """``open_hdf5`` for a while; whatever a damaged file raises when it is read becomes a ``UserError``."""
+    """``open_hdf5`` as a context; whatever a damaged file raises when it is read becomes a ``UserError``."""
     with open_hdf5(path, what) as file:
         try:
             yield file
@@ -242,19 +258,13 @@ def _read_fields(file: h5py.File, path: Path) -> tuple[dict[str, Field], list[st
 
 
 def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], unfinished: bool) -> list[str]:
-    problems = []
     ids, boxes = small["image_ids"], small["num_boxes"]
-    unique, first = np.unique(ids, return_index=True)
-    if len(unique) < len(ids):
-        repeated = np.delete(ids, first)
-        problems.append(f"{len(repeated)} image ids stand more than once, e.g. {repeated[:10].tolist()}")
-    if (ids < 0).any():
-        problems.append(f"image ids must be 0 or more; found {ids[ids < 0][:10].tolist()}")
+    problems = wrong_ids(ids)
     regions = fields["features"].shape[1]
     if not unfinished and (boxes == NOT_WRITTEN).any():
         problems.append(
             f"{int((boxes == NOT_WRITTEN).sum())} of {len(ids)} images are not written yet; "
-            "start the command that writes it again, it goes on where it stopped"
+            "to resume, start the command that writes it again"
         )
     wrong = ((boxes < 0) & (boxes != NOT_WRITTEN)) | (boxes > regions)
     if wrong.any():

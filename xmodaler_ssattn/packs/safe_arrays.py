@@ -1,7 +1,7 @@
-"""Read .npy and .npz files of strangers: no pickle, no archive that unpacks to more than it should.
+"""Read untrusted .npy and .npz files: no pickle, and no archive that unpacks to more than it should.
 
-numpy refuses pickles by itself, but reserves whatever memory a header asks for. Here the archive's
-and the array's own headers are read first and must agree with each other and with a limit.
+numpy refuses pickles, but reserves all the memory that a header asks for. Here the headers of the archive and of the
+array are read first; they must agree with each other and with a limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_npz(path: str | os.PathLike, required: Iterable[str], optional: Iterabl
     """Read some arrays of an .npz file; other keys are not touched.
 
     Raises:
-        PackError: no zip file, a key missing, a pickled array, more than MAX_BYTES, or damaged; names file and key.
+        PackError: not a zip file, a key missing, a pickled array, more than MAX_BYTES, or damaged; names file and key.
     """
     required = list(required)
     try:
@@ -53,7 +53,7 @@ def read_npz(path: str | os.PathLike, required: Iterable[str], optional: Iterabl
     except FileNotFoundError:
         raise PackError(f"{path} does not exist.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise PackError(f"{path}: no intact .npz file ({error}).") from error
+        raise PackError(f"{path}: not an intact .npz file ({error}).") from error
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
@@ -111,7 +111,7 @@ def unlike_measurements(values: np.ndarray) -> str | None:
     """Why these numbers are not those of a network or a box, or None: bytes in the wrong order are huge and tiny."""
     size = np.abs(values)
     large, small = (size > LARGEST) & np.isfinite(size), (size > 0) & (size < SMALLEST)
-    if not large.any() and small.mean() <= 0.001:  # a mean of activations may be tiny now and then
+    if not large.any() and small.mean() <= 0.001:  # a mean of activations may be tiny
         return None
     return f"one is {values[large | small][0]:g}; were they written in another type or byte order?"
 
@@ -126,7 +126,7 @@ def scalar(array: np.ndarray, where: str) -> int:
 
 
 def single_value(array: np.ndarray) -> str | int:
-    """The text or number in an array of one element; of another array its type and shape, which are no id."""
+    """The text or number in an array of one element; of another array its type and shape, which are not an id."""
     if array.size != 1:
         return f"{array.dtype} of shape {array.shape}"
     value = array.reshape(-1)[0]

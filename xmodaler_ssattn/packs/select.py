@@ -1,14 +1,16 @@
-"""From an image as the pack has it to an image as the region file wants it: checked, cut, background first."""
+"""From an image of a pack to an image of the region file: checked, cut, background first."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.classifier import Classifier, background_first, best_scores
-from xmodaler_ssattn.packs.pack import PackedImage, PackError, check_scores
-from xmodaler_ssattn.packs.region_file import MAX_SIDE
+from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_scores
+from xmodaler_ssattn.packs.region_file import check_order, check_size
 from xmodaler_ssattn.packs.safe_arrays import unlike_measurements
 
 # Extractors clip to W - 1 or to W and round; more than this outside means the wrong size or the wrong unit.
@@ -23,9 +25,9 @@ class Rules:
     """How images are converted.
 
     Attributes:
-        limit: most regions of an image; None keeps all.
+        limit: the most regions per image; None keeps all.
         min_score: drop regions of this score or less, but never the best one; None keeps all.
-        cut_by_order: where a pack has no scores, take its first regions.
+        cut_by_order: where a pack has no scores, keep the first ``limit`` regions.
         sort: order the regions by descending score, instead of as in the source.
         background: where the pack's class probabilities have the background ("first", "last", "none").
         classifier: recomputes class probabilities where the pack has none.
@@ -41,7 +43,8 @@ class Rules:
 
 @dataclasses.dataclass
 class Converted:
-    """What goes into the region file; shapes as in ``RegionWriter.write``. ``background``: "first" or "none"."""
+    """What goes into the region file; fields as the arguments of ``RegionWriter.write``, and ``background``, which is
+    "first" or "none"."""
 
     width: int
     height: int
@@ -49,19 +52,31 @@ class Converted:
     features: np.ndarray
     class_probs: np.ndarray | None
     source_boxes: int
+    where: str
     background: str
 
 
-def convert_image(image: PackedImage, rules: Rules, size: tuple[int, int] | None) -> Converted:
-    """Check one image and select its regions.
+def read_converted(pack: Pack, image_id: int, rules: Rules, sizes: Mapping[int, tuple[int, int]]) -> Converted:
+    """Read one image of a pack, check it, and select its regions.
 
     Args:
-        size: width and height from the annotations, or None when they do not know the image.
+        sizes: image id -> width and height; they may lack the image.
 
     Raises:
-        PackError: arrays that do not belong together, a box outside the image, a size that contradicts the
-            annotations or is nowhere to be had, a cut without scores.
+        PackError: the image cannot be read, its arrays do not belong together, a box leaves the image, its size
+            contradicts ``sizes`` or is given nowhere, or it must be cut and has no scores. Whatever else goes wrong
+            becomes a ``PackError`` with type and text.
     """
+    packed = pack.read(image_id)
+    try:
+        return _convert(packed, rules, sizes.get(image_id))
+    except UserError:
+        raise
+    except Exception as error:
+        raise PackError(f"{packed.where}: it cannot be converted ({type(error).__name__}: {error}).") from error
+
+
+def _convert(image: PackedImage, rules: Rules, size: tuple[int, int] | None) -> Converted:
     where, count = image.where, len(image.features)
     width, height = _size(image, size)
     features = _floats(image.features, "features", where)
@@ -104,11 +119,12 @@ def convert_image(image: PackedImage, rules: Rules, size: tuple[int, int] | None
         features[keep],
         None if probs is None else probs[keep],
         count,
+        where,
         background or "first",
     )
 
 
-def check_sums(image: Converted, where: str) -> None:
+def check_sums(image: Converted) -> None:
     """Raise a ``PackError`` where the class probabilities of a region do not sum to 1 (without background: at most 1).
 
     Percent, scores before the softmax and a missing column that was not declared are found by this.
@@ -120,7 +136,7 @@ def check_sums(image: Converted, where: str) -> None:
     wrong = ~((sums >= least) & (sums <= 1 + SUM_TOLERANCE))
     if wrong.any():
         raise PackError(
-            f"{where}: class probabilities of region {np.flatnonzero(wrong)[0]} sum to {sums[wrong][0]:.3f}, "
+            f"{image.where}: class probabilities of region {np.flatnonzero(wrong)[0]} sum to {sums[wrong][0]:.3f}, "
             "expected 1; are they in percent, or before the softmax? Where the background has no column, give "
             "--background none."
         )
@@ -146,7 +162,7 @@ def _select(count: int, scores: np.ndarray | None, rules: Rules, where: str) -> 
         if limit < count and not rules.cut_by_order:
             raise PackError(
                 f"{where}: {count} regions must be cut to {limit}, but the pack has no scores. Give "
-                "--classifier, or --max-regions 0 to keep all, or --cut-by-order when they stand in order."
+                "--classifier, or --max-regions 0 to keep all, or --cut-by-order when they are in order."
             )
         return np.arange(limit)
     order = np.argsort(-scores, kind="stable")  # of equal scores the first in the pack
@@ -169,10 +185,8 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
             f"{image.where}: the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
             f"{swapped}; features and annotations are not of the same picture."
         )
-    width, height = own or known
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise PackError(f"{image.where}: width and height must be 1 to {MAX_SIDE:,}, got {width} x {height}.")
-    return width, height
+    check_size(*(own or known), image.where)
+    return own or known
 
 
 def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None:
@@ -184,11 +198,6 @@ def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None
             f"{where}: box {outside[0]} {box} leaves the image of {width} x {height}; are the sizes right, "
             "and the boxes x1, y1, x2, y2 in pixels of the original image?"
         )
-    inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
-    if len(inverted):
-        raise PackError(
-            f"{where}: box {inverted[0]} {boxes[inverted[0]].tolist()} has x2 < x1 or y2 < y1; are "
-            "they x, y, width, height? Expected x1, y1, x2, y2."
-        )
+    check_order(boxes, where)
     if boxes.max() <= FRACTION:
         raise PackError(f"{where}: no box reaches beyond 1; these are fractions, expected pixels.")

@@ -30,7 +30,7 @@ class Regions:
         width, height: pixels of the original image.
         boxes_px: (k, 4) float32, x1, y1, x2, y2 in pixels.
         features: (k, D) float32, the paper's V.
-        class_probs: (k, C) float32, the paper's c, background first; None when the file has none, or nobody asked.
+        class_probs: (k, C) float32, the paper's c, background first; None when the file has none or they were left out.
     """
 
     image_id: int
@@ -140,7 +140,7 @@ class RegionStore:
         return int(self._header.num_boxes[self.row(image_id)])
 
     def boxes_px(self, image_id: int, limit: int | None = None) -> np.ndarray:
-        """(k, 4) float32 boxes of one image alone, xyxy pixels; at most ``limit`` of them."""
+        """(k, 4) float32 boxes of one image, xyxy pixels; at most ``limit`` of them."""
         row = self.row(image_id)
         return self._read("boxes", row, self._count(image_id, row, limit))
 
@@ -149,7 +149,7 @@ class RegionStore:
 
         Args:
             limit: take the first ``limit`` regions only.
-            class_probs: False leaves them out, when nobody needs them.
+            class_probs: False leaves them out.
 
         Raises:
             UserError: the image is not there, or it has no region.
@@ -165,7 +165,7 @@ class RegionStore:
     def warm_up(self) -> None:
         """Read the file once from front to back, so that the rows are in the system's file cache.
 
-        The cache belongs to the machine, not to a process: workers share it, whatever way they start.
+        The cache belongs to the machine, not to a process: all workers share it.
         """
         buffer = bytearray(1 << 22)
         with open(self.path, "rb", buffering=0) as file:

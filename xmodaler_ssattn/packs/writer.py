@@ -1,9 +1,8 @@
-"""Write a region file image by image; it can be stopped at any moment and gone on with.
+"""Write a region file image by image; it can be stopped at any moment and resumed.
 
-The file grows under the name ``NAME.partial`` and gets its own name at a clean close only. All of its
-HDF5 structure is written first; the rows then go to their places by plain positioned writes, so that a
-process killed at any moment leaves a valid file. The row's ``num_boxes`` is written last, after the
-rows before it are on disk: it says whether the row counts as written.
+The file grows under the name ``NAME.partial`` and is renamed at a clean close only. All of its HDF5 structure is
+written first; the rows then go to their places by plain positioned writes, so that a process killed at any moment
+leaves a valid file. A row's ``num_boxes`` is written last, after its data is on disk: it says that the row is written.
 """
 
 from __future__ import annotations
@@ -18,18 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.packs.region_file import (
     FLOATS,
-    MAX_SIDE,
     NOT_WRITTEN,
     ORDER_BY_PROBABILITY,
     SCHEMA,
     VERSION,
     Header,
+    check_order,
+    check_size,
     create_layout,
     plan_fields,
     read_header,
+    wrong_ids,
 )
 
 ROWS_PER_SYNC = 128
@@ -47,7 +48,7 @@ class RegionWriter:
     Args:
         path: of the finished file.
         image_ids: all images of the file, in the order of the rows.
-        num_regions: K, the most regions of an image.
+        num_regions: K, the most regions per image.
         feature_dim: D.
         num_classes: C, or None for a file without class probabilities.
         feature_dtype, probs_dtype: "float32" or "float16".
@@ -56,13 +57,13 @@ class RegionWriter:
         background: "first" when column 0 of the class probabilities is the background, "none" without such a column.
         vocabulary_sha256, weights_sha256: of the class list and of the detector's weights, when known.
         attributes: more attributes to store.
-        resume: keep an unfinished file after an error or a kill and go on with it next time. An unfinished
-            file of another plan (ids, shapes, attributes) is refused.
-        discard_other: begin anew instead of refusing it.
+        resume: keep an unfinished file after an error or a kill and continue it next time. An unfinished file with
+            other ids, shapes or attributes is refused.
+        discard_other: start over instead of refusing it.
         drop_missing: at the close, leave out the images that were not written, instead of refusing.
 
     Raises:
-        UserError: wrong arguments, a disk too small, another writer at work, images left unwritten.
+        UserError: wrong arguments, a disk that is too small, another writer at work, images left unwritten.
     """
 
     def __init__(
@@ -99,13 +100,9 @@ class RegionWriter:
         for name, value in (("feature_dtype", feature_dtype), ("probs_dtype", probs_dtype)):
             if value not in FLOATS:
                 raise UserError(f"{self.path}: {name} must be one of {FLOATS}, got {value!r}.")
-        if (self._ids < 0).any():
-            raise UserError(f"{self.path}: image ids must be 0 or more, got {self._ids[self._ids < 0][:10].tolist()}.")
         if len(self._ids) == 0:
             raise UserError(f"{self.path}: there is no image to write.")
-        if len(self._rows) != len(self._ids):
-            unique, counts = np.unique(self._ids, return_counts=True)
-            raise UserError(f"{self.path}: image ids stand more than once, e.g. {unique[counts > 1][:10].tolist()}.")
+        raise_all(wrong_ids(self._ids), str(self.path))
         self._plan = plan_fields(len(self._ids), num_regions, feature_dim, num_classes, feature_dtype, probs_dtype)
         self._attributes = {
             "schema": SCHEMA,
@@ -148,7 +145,7 @@ class RegionWriter:
                 self.partial.unlink(missing_ok=True)
 
     def _continue(self) -> Header | None:
-        """The header of the unfinished file when it can be gone on with; None when it must be begun anew."""
+        """The header of the unfinished file when it can be resumed; None to start over."""
         self._lock()
         if not self._resume:
             return None
@@ -157,7 +154,7 @@ class RegionWriter:
         if differences and not self._discard_other:
             raise UserError(
                 f"The unfinished file {self.partial} was begun with other settings "
-                f"({'; '.join(differences)}). Delete it, or give the settings it was begun with."
+                f"({'; '.join(differences)}). Delete it, or use the settings it was begun with."
             )
         return None if differences else header
 
@@ -171,7 +168,7 @@ class RegionWriter:
         return read_header(self.partial, unfinished=True)
 
     def _lock(self) -> None:
-        """Open the unfinished file for this writer alone."""
+        """Open the unfinished file for only this writer."""
         self._fd = os.open(self.partial, os.O_RDWR)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,46 +209,9 @@ class RegionWriter:
         Raises:
             UserError: wrong shapes, no region, numbers that are not finite, inverted boxes, probabilities outside 0..1.
         """
-        row = self._row(image_id)
+        row, count = self._row(image_id), len(boxes_px)
         where = where or f"Image {image_id} for {self.path}"
-        values = {"boxes": boxes_px, "features": features}
-        if (class_probs is None) != (self.num_classes is None):
-            raise UserError(
-                f"{where}: class probabilities are {'missing' if class_probs is None else 'given'}, "
-                f"but the file is written {'with' if self.num_classes else 'without'} them."
-            )
-        if class_probs is not None:
-            values["class_probs"] = class_probs
-        count = len(boxes_px)
-        if not 1 <= count <= self.num_regions:
-            raise UserError(f"{where}: it has {count} regions, expected 1 to {self.num_regions}.")
-        if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-            raise UserError(
-                f"{where}: width and height must be positive and at most {MAX_SIDE:,}, got {width} x {height}."
-            )
-        stored = {}
-        for name, value in values.items():
-            value = np.asarray(value)
-            if value.dtype.kind not in "fiu":
-                raise UserError(f"{where}: {name} is of type {value.dtype}, expected numbers.")
-            wanted = (count, self._fields[name].shape[2])
-            if value.shape != wanted:
-                raise UserError(f"{where}: {name} has shape {value.shape}, expected {wanted}.")
-            stored[name] = _finite(value, self._fields[name].dtype, f"{where}: {name}")
-        boxes = stored["boxes"]
-        inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
-        if len(inverted):
-            raise UserError(
-                f"{where}: box {inverted[0]} has x2 < x1 or y2 < y1: {boxes[inverted[0]].tolist()} "
-                "(order x1, y1, x2, y2)."
-            )
-        if class_probs is not None:
-            low, high = float(stored["class_probs"].min()), float(stored["class_probs"].max())
-            if low < 0 or high > 1.001:
-                raise UserError(
-                    f"{where}: class probabilities range from {low:g} to {high:g}, expected 0 to 1; "
-                    "are they scores before the softmax?"
-                )
+        stored = self._checked(width, height, _named(boxes_px, features, class_probs), where)
         if self._num_boxes[row] != NOT_WRITTEN:
             self._mark(row, NOT_WRITTEN)
         for name, value in stored.items():
@@ -266,6 +226,36 @@ class RegionWriter:
         if len(self._pending) >= ROWS_PER_SYNC:
             self.sync()
 
+    def _checked(self, width: int, height: int, values: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+        """The arrays in the file's types; a ``UserError`` names what is wrong with them."""
+        check_size(width, height, where)
+        if ("class_probs" in values) != (self.num_classes is not None):
+            raise UserError(
+                f"{where}: class probabilities are {'given' if 'class_probs' in values else 'missing'}, "
+                f"but the file is written {'with' if self.num_classes else 'without'} them."
+            )
+        count = len(values["boxes"])
+        if not 1 <= count <= self.num_regions:
+            raise UserError(f"{where}: it has {count} regions, expected 1 to {self.num_regions}.")
+        stored = {}
+        for name, value in values.items():
+            value = np.asarray(value)
+            if value.dtype.kind not in "fiu":
+                raise UserError(f"{where}: {name} is of type {value.dtype}, expected numbers.")
+            wanted = (count, self._fields[name].shape[2])
+            if value.shape != wanted:
+                raise UserError(f"{where}: {name} has shape {value.shape}, expected {wanted}.")
+            stored[name] = _finite(value, self._fields[name].dtype, f"{where}: {name}")
+        check_order(stored["boxes"], where)
+        if "class_probs" in stored:
+            low, high = float(stored["class_probs"].min()), float(stored["class_probs"].max())
+            if low < 0 or high > 1.001:
+                raise UserError(
+                    f"{where}: class probabilities range from {low:g} to {high:g}, expected 0 to 1; "
+                    "are they scores before the softmax?"
+                )
+        return stored
+
     def holds(
         self,
         image_id: int,
@@ -277,12 +267,9 @@ class RegionWriter:
     ) -> bool:
         """Whether this is what was written for an image; arguments as of ``write``."""
         count = int(self._num_boxes[self._row(image_id)])
-        values = {"boxes": boxes_px, "features": features}
-        if class_probs is not None:
-            values["class_probs"] = class_probs
         return self.image_size(image_id) == (width, height) and all(
             np.array_equal(self._get(name, image_id)[:count], np.asarray(value).astype(self._fields[name].dtype))
-            for name, value in values.items()
+            for name, value in _named(boxes_px, features, class_probs).items()
         )
 
     def image_size(self, image_id: int) -> tuple[int, int]:
@@ -311,7 +298,7 @@ class RegionWriter:
         self._put("num_boxes", row, np.array(count, dtype="<i4"))
 
     def sync(self) -> None:
-        """Let the rows so far count as written, whatever happens next; done now and then by itself."""
+        """Mark the rows so far as written; called every ``ROWS_PER_SYNC`` rows and at the close."""
         if not self._pending:
             return
         if self._resume:
@@ -334,14 +321,10 @@ class RegionWriter:
         """How the unfinished file's plan differs from this one, for people."""
         found = {name: (field.shape, field.dtype.name) for name, field in header.fields.items()}
         differences = [
-            f"{name}: {found.get(name)} there, {self._plan.get(name)} now"
-            for name in sorted({*found, *self._plan})
-            if found.get(name) != self._plan.get(name)
-        ]
-        differences += [
-            f"{name}: {header.attributes.get(name)!r} there, {self._attributes.get(name)!r} now"
-            for name in sorted({*header.attributes, *self._attributes})
-            if header.attributes.get(name) != self._attributes.get(name)
+            f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
+            for there, now in ((found, self._plan), (header.attributes, self._attributes))
+            for name in sorted({*there, *now})
+            if there.get(name) != now.get(name)
         ]
         if not np.array_equal(header.image_ids, self._ids):
             differences.append(f"image ids: {len(header.image_ids)} there, {len(self._ids)} now, not the same ones")
@@ -350,7 +333,7 @@ class RegionWriter:
     def _finish(self) -> None:
         missing = self._ids[self._num_boxes == NOT_WRITTEN]
         if len(missing) == len(self._ids):
-            raise UserError(f"{self.path}: not one of its {len(self._ids)} images was written.")
+            raise UserError(f"{self.path}: none of its {len(self._ids)} images was written.")
         if len(missing) == 0:
             os.fsync(self._fd)
             os.replace(self.partial, self.path)
@@ -380,6 +363,11 @@ class RegionWriter:
             os.close(fd)
         os.replace(self._scratch, self.path)
         self.partial.unlink()
+
+
+def _named(boxes_px: np.ndarray, features: np.ndarray, class_probs: np.ndarray | None) -> dict[str, np.ndarray]:
+    values = {"boxes": boxes_px, "features": features}
+    return values if class_probs is None else {**values, "class_probs": class_probs}
 
 
 def _write_all(fd: int, data: memoryview, position: int) -> None:

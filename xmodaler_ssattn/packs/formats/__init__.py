@@ -1,27 +1,22 @@
-"""Converters: every feature pack in circulation, one file each, into the one region file.
+"""The feature packs in circulation, one file per format.
 
-``FORMATS`` maps the name on the command line to the class that reads the format.
+A file of this folder with a class derived from ``Pack`` is a format: the command line finds it here, with its name, its
+options, its line of help and what its files look like. Nothing else needs to know it.
 """
 
-from xmodaler_ssattn.packs.formats.caffe_tsv import CaffeTsv
-from xmodaler_ssattn.packs.formats.gic import GroundedImageCaptioning
-from xmodaler_ssattn.packs.formats.gvd import GroundedVideoDescription
-from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
-from xmodaler_ssattn.packs.formats.milvlg_npz import MilvlgNpz
-from xmodaler_ssattn.packs.formats.region_pack import RegionPack
-from xmodaler_ssattn.packs.formats.vlp import VisionLanguagePretraining
-from xmodaler_ssattn.packs.formats.xmodaler_npz import XmodalerNpz
+import importlib
+import inspect
+import pkgutil
 
-FORMATS = {
-    reader.name: reader
-    for reader in (
-        CaffeTsv,
-        XmodalerNpz,
-        MilvlgNpz,
-        GroundedVideoDescription,
-        VisionLanguagePretraining,
-        GroundedImageCaptioning,
-        LxmertTsv,
-        RegionPack,
-    )
-}
+from xmodaler_ssattn.packs.pack import Pack
+
+
+def all_formats() -> dict[str, type[Pack]]:
+    """Name on the command line -> the class that reads the format, in alphabetical order."""
+    found = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for reader in vars(module).values():
+            if inspect.isclass(reader) and issubclass(reader, Pack) and not inspect.isabstract(reader):
+                found[reader.name] = reader
+    return dict(sorted(found.items()))

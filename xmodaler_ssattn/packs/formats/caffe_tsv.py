@@ -13,6 +13,7 @@ class CaffeTsv(TsvPack):
     """
 
     name = "caffe-tsv"
+    summary = "the original Bottom-Up files"
     columns = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
     id_column = "image_id"
 

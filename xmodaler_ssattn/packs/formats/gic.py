@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, list_folder
+from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage, list_folder
 from xmodaler_ssattn.packs.safe_arrays import read_npy, read_npz
 
 
@@ -17,6 +18,9 @@ class GroundedImageCaptioning(Pack):
     """
 
     name = "gic"
+    summary = "Grounded-Image-Captioning"
+    usage = "--input flickrbu_att --boxes flickrbu_box"
+    options: ClassVar = {"boxes": "the boxes, where the format has them in other files"}
 
     def __init__(self, folder: str | os.PathLike, boxes: str | os.PathLike) -> None:
         super().__init__(folder)
@@ -27,6 +31,10 @@ class GroundedImageCaptioning(Pack):
             (self._boxes, self._files, "no ID.npz among the features"),
         ):
             self.problems += [f"{path}: {what}" for image_id, path in one.items() if image_id not in other]
+
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        return glimpse.kind == "npz" and {"feat"} <= glimpse.names
 
     def ids(self) -> list[int]:
         return [image_id for image_id in self._files if image_id in self._boxes]

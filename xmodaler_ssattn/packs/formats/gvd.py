@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.ids import id_in_name, image_id_of
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, list_folder
+from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage, PackError, is_class_file, list_folder
 from xmodaler_ssattn.packs.region_file import hdf5_file, open_hdf5
 from xmodaler_ssattn.packs.safe_arrays import read_dataset, read_npy, scalar
 
@@ -30,6 +31,12 @@ class GroundedVideoDescription(Pack):
     """
 
     name = "gvd"
+    summary = "Grounded Video Description"
+    usage = "--input FOLDER --boxes X.h5 --dictionary dic_flickr30k.json"
+    options: ClassVar = {
+        "boxes": "the boxes, where the format has them in other files",
+        "dictionary": "dic_flickr30k.json",
+    }
 
     def __init__(self, folder: str | os.PathLike, boxes: str | os.PathLike, dictionary: str | os.PathLike) -> None:
         super().__init__(folder)
@@ -49,6 +56,12 @@ class GroundedVideoDescription(Pack):
         for image_id in self._files.keys() - self._rows.keys():
             self.problems.append(f"{self._files[image_id]}: {dictionary} does not list this image")
 
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        if glimpse.kind == "npy":
+            return not is_class_file(glimpse.path)
+        return glimpse.kind == "hdf5" and "dets_labels" in glimpse.names
+
     def _add(self, row: int, image: object, where: str) -> None:
         try:
             image_id = _id_of(image)
@@ -56,7 +69,7 @@ class GroundedVideoDescription(Pack):
             self.problems.append(f"{where}: {error}")
             return
         if image_id in self._rows:
-            self.problems.append(f"{where}: image {image_id} stands in row {self._rows[image_id]}, too")
+            self.problems.append(f"{where}: image {image_id} is duplicated in row {self._rows[image_id]}")
         elif image_id in self._files:
             self._rows[image_id] = row
         elif self._counts[row] > 0:  # else it has no regions anyway

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_name, list_folder
+from xmodaler_ssattn.packs.pack import Glimpse, NpzFolder, PackedImage, PackError, check_name
 from xmodaler_ssattn.packs.safe_arrays import read_npz, scalar, single_value
 
 
-class MilvlgNpz(Pack):
+class MilvlgNpz(NpzFolder):
     """``ID.npz``, ``ID.jpg.npz`` or ``COCO_val2014_ID.jpg.npz`` with x, bbox, num_bbox, image_w, image_h.
 
     A key ``cls_prob`` is read, background first. The key ``info`` is a pickled dict and is not read; the class
@@ -17,17 +15,12 @@ class MilvlgNpz(Pack):
     """
 
     name = "milvlg-npz"
+    summary = "MILVLG/bottom-up-attention.pytorch"
     background = "first"
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        super().__init__(folder)
-        self._files = list_folder(folder, ".npz", self.problems)
-
-    def ids(self) -> list[int]:
-        return list(self._files)
-
-    def place(self, image_id: int) -> str:
-        return str(self._files[image_id])
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        return glimpse.kind == "npz" and {"x", "bbox"} <= glimpse.names
 
     def _read(self, image_id: int) -> PackedImage:
         path = self._files[image_id]

@@ -1,4 +1,4 @@
-"""Tab-separated packs: one image a line, arrays as base64. Shared by the Caffe and the LXMERT format.
+"""Tab-separated packs: one image per line, arrays as base64. Shared by the Caffe and the LXMERT format.
 
 One pass finds where each line begins, so that images can be read in any order and a stopped conversion can be
 resumed. Files compressed with gzip, bzip2, xz or zip are read as they are. The text ``b'...'``, which Python 3 writes
@@ -21,10 +21,10 @@ import numpy as np
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.ids import id_in_name
 from xmodaler_ssattn.packs.opening import open_unpacked, parts_of
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError
+from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage, PackError
 from xmodaler_ssattn.packs.safe_arrays import unlike_measurements
 
-# 100 regions x 2048 float32 are 1.1 MB of base64; a longer line is no line of such a file.
+# 100 regions x 2048 float32 are 1.1 MB of base64; a longer line is not of such a file.
 MAX_LINE = 64 << 20
 
 
@@ -35,6 +35,8 @@ class TsvPack(Pack):
         paths: the files; large packs come in several parts.
     """
 
+    usage = "--input a.tsv [b.tsv ...]"
+    several = True
     columns: ClassVar[Sequence[str]]
     id_column: ClassVar[str]
     _open: tuple[int, BinaryIO] | None = None
@@ -53,6 +55,11 @@ class TsvPack(Pack):
         self._places: dict[int, tuple[int, int, int, int]] = {}
         for number in range(len(self._parts)):
             self._index(number)
+
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        same = glimpse.columns == len(cls.columns) or set(cls.columns) <= glimpse.names
+        return glimpse.kind == "row" and same
 
     def _index(self, number: int) -> None:
         start = line_number = 0
@@ -75,7 +82,7 @@ class TsvPack(Pack):
                     start += length
         except UserError as error:
             self.problems.append(str(error))
-        except Exception as error:  # a damaged compressed file raises whatever its format's library likes
+        except Exception as error:  # a damaged compressed file raises many types
             self.problems.append(
                 f"{part}: it cannot be read beyond line {line_number} ({type(error).__name__}: {error}); "
                 "is it cut short?"
@@ -96,7 +103,7 @@ class TsvPack(Pack):
             self.problems.append(
                 f"{where}: {columns} columns, expected {len(names)} ({', '.join(names)}); "
                 + (
-                    "carriage returns stand in it: write line feeds at the ends of lines."
+                    "it contains carriage returns: end the lines with line feeds."
                     if b"\r" in line.rstrip()
                     else "is the line cut short?"
                 )
@@ -107,11 +114,11 @@ class TsvPack(Pack):
         try:
             image_id = id_in_name(text[:200].decode("latin-1"))
         except UserError as error:
-            self.problems.append(f"{where}: the image id {text[:50]!r} is no integer ({error})")
+            self.problems.append(f"{where}: the image id {text[:50]!r} is not an integer ({error})")
             return
         if image_id in self._places:
             first = self._places[image_id]
-            self.problems.append(f"{where}: image {image_id} stands in {self._parts[first[0]]}, line {first[1]}, too")
+            self.problems.append(f"{where}: image {image_id} is duplicated: {self._parts[first[0]]}, line {first[1]}")
         else:
             self._places[image_id] = (number, line_number, start, len(line))
 
@@ -125,7 +132,7 @@ class TsvPack(Pack):
     def row(self, image_id: int) -> dict[str, bytes]:
         """The columns of an image's line."""
         number, _, start, length = self._places[image_id]
-        # One part stays open: going back in a compressed file means unpacking it from its beginning.
+        # One part stays open: seeking back in a compressed file unpacks it again from its beginning.
         if self._open is None or self._open[0] != number:
             self.close()
             self._open = number, open_unpacked(self._parts[number])
@@ -189,13 +196,13 @@ def decode(
         dtype: "float32" or "int64", little-endian.
 
     Raises:
-        PackError: no base64, another number of bytes, or numbers that are not of this type.
+        PackError: not base64, another number of bytes, or numbers that are not of this type.
     """
     kind = np.dtype(dtype).newbyteorder("<")
     try:
         data = base64.b64decode(row[column], validate=True)
     except binascii.Error as error:
-        raise PackError(f"{where}: {column} is no base64 text ({error}); is the line cut short?") from error
+        raise PackError(f"{where}: {column} is not base64 text ({error}); is the line cut short?") from error
     unit = kind.itemsize * count * (width or 1)
     if not data or len(data) % unit or (width is not None and len(data) != unit):
         wanted = f"{unit} bytes" if width is not None else f"a multiple of {unit} bytes"
@@ -246,4 +253,4 @@ def _unlike_float32(values: np.ndarray, any_width: bool) -> str | None:
 def _unlike_int64(values: np.ndarray) -> str | None:
     """Why these are not indices of classes, or None."""
     wrong = (values < 0) | (values >= 1 << 31)
-    return f"one is {values[wrong][0]}, no index of a class." if wrong.any() else None
+    return f"one is {values[wrong][0]}, not an index of a class." if wrong.any() else None

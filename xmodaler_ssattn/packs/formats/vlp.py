@@ -6,13 +6,14 @@ import glob
 import os
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.ids import id_in_name
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, list_folder
+from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage, PackError, list_folder
 from xmodaler_ssattn.packs.region_file import hdf5_file, open_hdf5
 from xmodaler_ssattn.packs.safe_arrays import read_dataset, read_npy
 
@@ -32,6 +33,9 @@ class VisionLanguagePretraining(Pack):
     """
 
     name = "vlp"
+    summary = "Vision-Language Pre-training"
+    usage = "--input FOLDER-or-PREFIX --boxes X.h5-or-PREFIX"
+    options: ClassVar = {"boxes": "the boxes, where the format has them in other files"}
     background = "first"
 
     def __init__(self, features: str | os.PathLike, boxes: str | os.PathLike) -> None:
@@ -42,8 +46,8 @@ class VisionLanguagePretraining(Pack):
         if features.is_dir():
             self._files = list_folder(features, ".npy", self.problems)
         else:
-            self._features = self._index(_parts(features, "_feat"))
-        self._boxes = self._index([boxes] if boxes.is_file() else _parts(boxes, "_bbox"))
+            self._features = self._index(_existing_parts(features, "_feat"))
+        self._boxes = self._index([boxes] if boxes.is_file() else _existing_parts(boxes, "_bbox"))
         known = self._files or self._features
         self.problems += [
             f"image {image_id} has {there}, but no {gone}"
@@ -55,6 +59,13 @@ class VisionLanguagePretraining(Pack):
             if image_id not in other
         ]
         self._open: dict[Path, h5py.File] = {}
+
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        if glimpse.kind == "prefix":
+            return bool(_parts(glimpse.path, "_feat"))
+        part = glimpse.kind == "hdf5" and "_feat" in glimpse.path.name and "dets_labels" not in glimpse.names
+        return part or glimpse.kind == "npy"
 
     def _index(self, paths: list[Path]) -> dict[int, tuple[Path, str]]:
         """image id -> file and name of its data set; what cannot be used is recorded as a problem."""
@@ -74,10 +85,10 @@ class VisionLanguagePretraining(Pack):
                     self.problems.append(f"{path}, data set {key!r}: {error}")
                     continue
                 if image_id in found:
-                    self.problems.append(f"{path}: image {image_id} stands in {found[image_id][0]}, too")
+                    self.problems.append(f"{path}: image {image_id} is duplicated in {found[image_id][0]}")
                 elif digits and not f"{image_id:0{len(digits[1])}}".endswith(digits[1]):
                     self.problems.append(
-                        f"{path}: image {image_id} is not one of this part, whose ids end in {digits[1]}"
+                        f"{path}: image {image_id} does not belong to this part, whose ids end in {digits[1]}"
                     )
                 else:
                     found[image_id] = path, key
@@ -117,7 +128,10 @@ class VisionLanguagePretraining(Pack):
 
 
 def _parts(prefix: Path, kind: str) -> list[Path]:
-    parts = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}{kind}*.h5"))
-    if not parts:
-        raise UserError(f"There is neither {prefix} nor any {prefix}{kind}###.h5.")
-    return parts
+    return sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}{kind}*.h5"))
+
+
+def _existing_parts(prefix: Path, kind: str) -> list[Path]:
+    if parts := _parts(prefix, kind):
+        return parts
+    raise UserError(f"There is neither {prefix} nor any {prefix}{kind}###.h5.")

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from xmodaler_ssattn.files import atomic_path
-from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_name, list_folder
+from xmodaler_ssattn.packs.pack import Glimpse, NpzFolder, PackedImage, PackError, check_name
 from xmodaler_ssattn.packs.safe_arrays import read_npz, scalar, single_value
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.progress import progress
 
 
-class XmodalerNpz(Pack):
+class XmodalerNpz(NpzFolder):
     """``ID.npz`` with image_w, image_h, boxes, features, and cls_prob (all columns, background first)."""
 
     name = "xmodaler-npz"
+    summary = "X-modaler's own"
     background = "first"
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        super().__init__(folder)
-        self._files = list_folder(folder, ".npz", self.problems)
-
-    def ids(self) -> list[int]:
-        return list(self._files)
-
-    def place(self, image_id: int) -> str:
-        return str(self._files[image_id])
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        return glimpse.kind == "npz" and {"boxes", "features"} <= glimpse.names
 
     def _read(self, image_id: int) -> PackedImage:
         path = self._files[image_id]
@@ -47,18 +41,17 @@ class XmodalerNpz(Pack):
         )
 
 
-def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterable[int] | None = None) -> int:
+def export_npz(store: RegionStore, folder: str | os.PathLike) -> int:
     """Write ``ID.npz`` files that X-modaler's own datasets read (DATALOADER.FEATS_FOLDER).
 
-    Sizes and counts are 1-d arrays, because its reader takes ``content['image_h'][0]``. Files that are
-    there already are written anew; each appears whole.
+    Sizes and counts are 1-d arrays, because its reader takes ``content['image_h'][0]``. Existing files are replaced;
+    each appears whole.
 
     Returns:
         How many files were written.
     """
     folder = Path(folder)
-    count = 0
-    for image_id in progress(store.ids.tolist() if image_ids is None else list(image_ids), desc="npz"):
+    for image_id in progress(store.ids.tolist(), desc="npz"):
         regions = store.read(image_id)
         regions.check_finite(store.path)
         arrays = {
@@ -73,5 +66,4 @@ def export_npz(store: RegionStore, folder: str | os.PathLike, image_ids: Iterabl
             arrays["cls_prob"] = regions.class_probs
         with atomic_path(folder / f"{image_id}.npz") as temporary:
             np.savez(temporary, **arrays)
-        count += 1
-    return count
+    return len(store)

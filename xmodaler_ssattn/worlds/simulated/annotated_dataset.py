@@ -20,7 +20,7 @@ from xmodaler_ssattn.boxes import area as area_of
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
 from xmodaler_ssattn.data.classes import union_box
-from xmodaler_ssattn.data.prepare import select_annotations
+from xmodaler_ssattn.data.subset import select_annotations
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import sha256_of, write_json
 from xmodaler_ssattn.progress import progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from xmodaler_ssattn.packs.pack import Pack, PackedImage
+from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage
 from xmodaler_ssattn.packs.store import RegionStore
 
 
@@ -12,6 +12,8 @@ class RegionPack(Pack):
     """A file that ``RegionWriter`` wrote."""
 
     name = "regions"
+    summary = "a file of this program, to complete or cut"
+    usage = "--input X.h5"
     background = "first"
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -20,6 +22,10 @@ class RegionPack(Pack):
         for name in ("background", "source", "order", "vocabulary_sha256", "weights_sha256"):
             if name in self._store.attributes:
                 setattr(self, name, self._store.attributes[name])
+
+    @classmethod
+    def fits(cls, glimpse: Glimpse) -> bool:
+        return glimpse.kind == "hdf5" and {"image_ids", "num_boxes", "features"} <= glimpse.names
 
     def ids(self) -> list[int]:
         return self._store.ids.tolist()
@@ -32,13 +38,5 @@ class RegionPack(Pack):
 
     def _read(self, image_id: int) -> PackedImage:
         image = self._store.read(image_id)
-        return PackedImage(
-            image_id,
-            image.width,
-            image.height,
-            image.boxes_px,
-            image.features,
-            image.class_probs,
-            None,
-            self.place(image_id),
-        )
+        width, height, where = image.width, image.height, self.place(image_id)
+        return PackedImage(image_id, width, height, image.boxes_px, image.features, image.class_probs, None, where)

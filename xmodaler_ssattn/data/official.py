@@ -1,0 +1,265 @@
+"""From files to annotation records: the official Entities files (our rule), or GVD's prepared file.
+
+A record is one image of the annotation file (``annotations.Image``). What cannot be used is not raised but returned as
+``Problem``, so that the caller can show everything at once or continue without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
+
+from msgspec import Meta
+
+from xmodaler_ssattn.data.annotations import Box, Caption, Image
+from xmodaler_ssattn.data.classes import class_of_phrase
+from xmodaler_ssattn.data.entities import read_objects, read_sentences, token_of
+from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE
+from xmodaler_ssattn.data.vocabulary import Vocabulary
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import read_json
+from xmodaler_ssattn.ids import plain_id
+from xmodaler_ssattn.packs.region_file import MAX_SIDE
+from xmodaler_ssattn.schema import typed
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that cannot be used.
+
+    Attributes:
+        image_id: the image it belongs to.
+        message: what is wrong; names file and line or key.
+        left_out: what is left out when the user continues: "image", "boxes of the phrase", "box" or "nothing".
+        lack: what many images may lack, e.g. "have no Sentences file": these are counted together, not listed.
+    """
+
+    image_id: int
+    message: str
+    left_out: str
+    lack: str = ""
+
+
+@dataclasses.dataclass
+class Loaded:
+    """One image as read: its record (None when it cannot be used), its tokens for the vocabulary, its problems.
+
+    ``boxes`` counts boxes as drawn (``bndbox`` elements), ``clipped`` those that passed the border by a pixel.
+    """
+
+    image_id: int
+    record: Image | None = None
+    tokens: list[str] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    boxes: int = 0
+    clipped: int = 0
+
+
+# --- Sentences/ and Annotations/ ---------------------------------------------------------------------
+def load_entities(image_id: int, sentences: Path, objects_file: Path | None) -> Loaded:
+    """Read one image's files of ``Sentences`` and ``Annotations``; classes come later (``add_classes``).
+
+    Args:
+        sentences: its ``Sentences/ID.txt``.
+        objects_file: its ``Annotations/ID.xml``; None reads only the words, for an image outside all splits.
+    """
+    loaded = Loaded(image_id)
+    captions, objects = [], None
+    try:
+        captions = read_sentences(sentences)
+        loaded.tokens = [token for caption in captions for token in caption.tokens]
+    except UserError as error:
+        loaded.problems.append(Problem(image_id, str(error), "image"))
+    try:
+        objects = read_objects(objects_file) if objects_file is not None else None
+    except UserError as error:
+        loaded.problems.append(Problem(image_id, str(error), "image"))
+    if objects is None or not captions:
+        return loaded
+    loaded.problems += [Problem(image_id, str(problem), "box") for problem in objects.problems]
+    loaded.boxes = objects.boxes
+    loaded.clipped = objects.clipped
+    made = []
+    for caption in captions:
+        phrases = []
+        for phrase in caption.phrases:
+            boxes = objects.boxes_px.get(phrase.chain, [])
+            if not boxes and phrase.chain is not None and phrase.chain not in objects.without_box:
+                where = f"{sentences}, line {caption.line}"
+                words = " ".join(caption.tokens[phrase.start : phrase.end])
+                message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {objects_file}."
+                loaded.problems.append(Problem(image_id, message, "boxes of the phrase"))
+            place = {"start": phrase.start, "end": phrase.end}
+            phrases.append({**place, "head": None, "class": None, "chain": phrase.chain, "boxes": boxes})
+        made.append({"raw": caption.raw, "tokens": caption.tokens, "phrases": phrases})
+    loaded.record = {"image_id": image_id, "width": objects.width, "height": objects.height, "captions": made}
+    return loaded
+
+
+def add_classes(record: Image, classes: Collection[str], lemma: Callable[[str], str]) -> None:
+    """Fill ``class`` and ``head`` of every phrase by the fallback rule (``classes.class_of_phrase``)."""
+    for caption in record["captions"]:
+        for phrase in caption["phrases"]:
+            phrase["class"], phrase["head"] = class_of_phrase(
+                caption["tokens"], phrase["start"], phrase["end"], classes, lemma
+            )
+
+
+# --- flickr30k_cleaned_class.json and dic_flickr30k.json ---------------------------------------------
+class GvdCaption(TypedDict):
+    """One sentence; the entries of the three lists ``process_*`` belong together."""
+
+    tokens: list[str]
+    process_idx: list[int]
+    process_clss: list[str]
+    process_bnd_box: list[Box]
+
+
+class GvdImage(TypedDict):
+    """One image of ``flickr30k_cleaned_class.json``, as far as it is read."""
+
+    image_size: Annotated[list[int | float], Meta(min_length=2)]
+    captions: list[GvdCaption]
+
+
+class GvdFile(TypedDict):
+    """``flickr30k_cleaned_class.json``; its entries are checked one by one."""
+
+    vocab: list[Any]
+    annotations: list[Any]
+
+
+class GvdDictionary(TypedDict):
+    """``dic_flickr30k.json``, as far as it is read."""
+
+    ix_to_word: dict[str, Any]
+    wtod: dict[str, Any]
+    wtol: dict[str, Any]
+    images: NotRequired[list[dict[str, Any]]]
+
+
+@dataclasses.dataclass
+class OfficialFile:
+    """GVD's prepared annotations: the class names and the images, by id, as the file has them."""
+
+    path: Path
+    classes: list[str]
+    images: dict[int, Mapping[str, Any]]
+
+
+@dataclasses.dataclass
+class OfficialDictionary:
+    """GVD's dictionary: vocabulary, classes in the order that its evaluator goes by, lemma of each word."""
+
+    vocabulary: Vocabulary
+    classes: list[str]
+    lemmas: dict[str, str]
+    image_ids: list[int]
+
+
+def _read(path: str | os.PathLike, what: str, kind: type[T], name: str) -> T:
+    try:
+        return typed(read_json(path, what), kind)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}; expected GVD's {name}.") from error
+
+
+def read_official(path: str | os.PathLike) -> OfficialFile:
+    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names what is missing or duplicated."""
+    content = _read(path, "GVD's annotations", GvdFile, "flickr30k_cleaned_class.json")
+    names = content["vocab"]
+    problems = [
+        f"vocab[{at}] is {name!r}, expected a name" for at, name in enumerate(names) if not isinstance(name, str)
+    ]
+    problems += [
+        f"the class {name!r} is duplicated: vocab[{names.index(name)}] and vocab[{at}]"
+        for at, name in enumerate(names)
+        if names.index(name) < at
+    ]
+    images = {}
+    for number, image in enumerate(content["annotations"]):
+        image_id = plain_id(image.get("image_id")) if isinstance(image, dict) else None
+        if image_id is None:
+            problems.append(f"annotations[{number}] has no integer image_id")
+        elif image_id in images:
+            problems.append(f"image {image_id} is duplicated in annotations[{number}]")
+        else:
+            images[image_id] = image
+    raise_all(problems, str(path))
+    return OfficialFile(Path(path), names, images)
+
+
+def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
+    """Read ``dic_flickr30k.json``; a ``UserError`` names a missing key or a gap in the indices."""
+    content = _read(path, "GVD's dictionary", GvdDictionary, "dic_flickr30k.json")
+    words = content["ix_to_word"]
+    gaps = [str(index) for index in range(1, len(words) + 1) if str(index) not in words]
+    if gaps:
+        raise UserError(f"{path}: ix_to_word lacks the indices {', '.join(gaps[:10])} of 1 to {len(words)}.")
+    vocabulary = Vocabulary([words[str(index)] for index in range(1, len(words) + 1)], f"{path}, ix_to_word")
+    odd = [word for word, lemma in content["wtol"].items() if not isinstance(lemma, str)]
+    if odd:
+        raise UserError(f"{path}: wtol must give a word for each word, but {odd[0]!r} has {content['wtol'][odd[0]]!r}.")
+    ids = [plain_id(image["id"]) for image in content.get("images", []) if "id" in image]
+    if None in ids:
+        raise UserError(f"{path}: images[{ids.index(None)}] has an id that is not an integer.")
+    return OfficialDictionary(vocabulary, list(content["wtod"]), content["wtol"], ids)
+
+
+def load_official(file: OfficialFile, image_id: int) -> Loaded:
+    """One image of GVD's file as a record; empty tokens are dropped and positions follow."""
+    loaded = Loaded(image_id)
+    if image_id not in file.images:
+        message = f"image {image_id} is not in {file.path}."
+        loaded.problems.append(Problem(image_id, message, "image", f"are not in {file.path}"))
+        return loaded
+    known = set(file.classes)
+    try:
+        image = typed(file.images[image_id], GvdImage)
+        captions = [_official_caption(caption, known) for caption in image["captions"]]
+        width, height = image["image_size"][:2]
+        if len(captions) != CAPTIONS_PER_IMAGE:
+            raise UserError(f"it has {len(captions)} captions, expected {CAPTIONS_PER_IMAGE}")
+        if not all(1 <= side <= MAX_SIDE and side == int(side) for side in (width, height)):
+            raise UserError(f"image_size is {image['image_size']}, expected two whole numbers of pixels")
+    except UserError as error:
+        loaded.problems.append(Problem(image_id, f"{file.path}, image {image_id}: {error}.", "image"))
+        return loaded
+    loaded.tokens = [token for caption in captions for token in caption["tokens"]]
+    loaded.boxes = len({tuple(box) for caption in captions for phrase in caption["phrases"] for box in phrase["boxes"]})
+    loaded.record = {"image_id": image_id, "width": int(width), "height": int(height), "captions": captions}
+    return loaded
+
+
+def _official_caption(caption: GvdCaption, known: Collection[str]) -> Caption:
+    position: dict[int, int] = {}
+    words: list[str] = []
+    for index, word in enumerate(caption["tokens"]):
+        if token_of(word):
+            position[index] = len(words)
+            words.append(word)
+    if not words:
+        raise UserError("a caption has no words")
+    places, names, boxes = caption["process_idx"], caption["process_clss"], caption["process_bnd_box"]
+    if not len(places) == len(names) == len(boxes):
+        raise UserError(
+            f"process_idx, process_clss and process_bnd_box have {len(places)}, {len(names)} and {len(boxes)} entries"
+        )
+    phrases = []
+    for place, name, box in zip(places, names, boxes):
+        if place not in position:
+            raise UserError(f"process_idx {place} is not the position of a word of {caption['tokens']}")
+        if name not in known:
+            raise UserError(f"the class {name!r} is not in 'vocab'")
+        if box[2] < box[0] or box[3] < box[1]:
+            raise UserError(f"process_bnd_box {box} is not x1 <= x2, y1 <= y2")
+        head = position[place]
+        phrases.append({"start": head, "end": head + 1, "head": head, "class": name, "chain": None, "boxes": [box]})
+    return {"raw": " ".join(words), "tokens": [token_of(word) for word in words], "phrases": phrases}

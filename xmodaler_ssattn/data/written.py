@@ -1,0 +1,105 @@
+"""The files of an annotation folder while they are written, and what is counted meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xmodaler_ssattn.data.annotations import coco_reference, file_name, gvd_reference, json_list
+from xmodaler_ssattn.data.official import Loaded, Problem
+from xmodaler_ssattn.data.vocabulary import UNK, Vocabulary
+from xmodaler_ssattn.files import atomic_path, write_json
+
+LONG_CAPTION = 20  # words; GVD cuts longer captions for training
+
+
+@dataclasses.dataclass
+class PrepareReport:
+    """What was found. ``counts[split]`` has images, captions, long_captions, phrases, grounded_words, boxes.
+
+    Attributes:
+        out_dir: the folder that was written.
+        vocabulary: the words.
+        counts: split -> name -> number. Each box counts once, also when it belongs to several chains.
+        boxed_phrases: phrases whose chain has a box.
+        classes_used: how many classes have an object word with a box.
+        rest_images: images outside all splits whose words were counted.
+        clipped_boxes: boxes that passed the border by one pixel and were clipped.
+        unrelated: captions left out of the training split because they were listed as unrelated.
+        gvd_identical: whether GVD's own file was used.
+        given_vocabulary: whether the words are those of GVD's dictionary.
+        planned: images in all splits.
+        left_out: what was skipped (empty unless ``skip_bad``).
+    """
+
+    out_dir: Path
+    counts: dict[str, Counter[str]]
+    vocabulary: Vocabulary = dataclasses.field(default_factory=lambda: Vocabulary([UNK]))
+    boxed_phrases: int = 0
+    classes_used: int = 0
+    rest_images: int = 0
+    clipped_boxes: int = 0
+    unrelated: int = 0
+    gvd_identical: bool = False
+    given_vocabulary: bool = False
+    planned: int = 0
+    left_out: list[Problem] = dataclasses.field(default_factory=list)
+
+    def total(self, name: str) -> int:
+        """A count summed over the splits."""
+        return sum(counts[name] for counts in self.counts.values())
+
+    def add_totals(self, outputs: Sequence[SplitOutput]) -> None:
+        """Count what is counted over all splits."""
+        self.boxed_phrases = sum(output.boxed_phrases for output in outputs)
+        self.classes_used = len(set().union(*(output.classes_used for output in outputs)))
+
+
+class SplitOutput:
+    """The files of one split while they are written.
+
+    Args:
+        stack: closes the files, which appear whole when it succeeds.
+        header: of the annotation file; its classes are the classes of the grounding references.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, out_dir: Path, split: str, header: Mapping[str, Any]) -> None:
+        self._images = stack.enter_context(json_list(out_dir / file_name(split), header, "images"))
+        self._captions = stack.enter_context(atomic_path(out_dir / f"captions_{split}.json"))
+        self._coco: dict[str, Any] = {"info": {}, "licenses": [], "type": "captions", "images": [], "annotations": []}
+        self._grounding = None
+        self.boxed_phrases = 0
+        self.classes_used: set[str] = set()
+        if split != "train":
+            of_references = {key: header[key] for key in ("gvd_identical", "rule")} | {"vocab": header["classes"]}
+            path = out_dir / f"grounding_{split}.json"
+            self._grounding = stack.enter_context(json_list(path, of_references, "annotations"))
+
+    def add(self, image: Loaded, reference: Mapping[str, Any] | None, counts: Counter[str]) -> None:
+        """Write one image and count it; ``reference`` is its published grounding reference, if there is one."""
+        record = image.record
+        self._images.add(record)
+        entry, annotations = coco_reference(record, len(self._coco["annotations"]))
+        self._coco["images"].append(entry)
+        self._coco["annotations"] += annotations
+        if self._grounding is not None:
+            self._grounding.add(gvd_reference(record) if reference is None else reference)
+        counts["images"] += 1
+        counts["boxes"] += image.boxes
+        for caption in record["captions"]:
+            counts["captions"] += 1
+            counts["long_captions"] += len(caption["tokens"]) > LONG_CAPTION
+            counts["phrases"] += len(caption["phrases"])
+            boxed = [phrase["class"] for phrase in caption["phrases"] if phrase["boxes"]]
+            named = [name for name in boxed if name is not None]
+            self.boxed_phrases += len(boxed)
+            counts["grounded_words"] += len(named)
+            self.classes_used.update(named)
+
+    def write_references(self) -> None:
+        """Write the caption references, which are kept in memory until all images are known."""
+        write_json(self._captions, self._coco)
