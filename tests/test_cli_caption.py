@@ -11,13 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.cli import captioning
 from xmodaler_ssattn.cli.captioning import caption_regions, check_fit, find_vocabulary, load_captioner
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.main import main
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
-from xmodaler_ssattn.detectors.dialects import from_network_state
-from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.evaluation.results import read_results
@@ -139,7 +137,7 @@ def test_sample_scenes_work_out_of_the_box(demo, tmp_path, capsys):
 
 
 def test_a_photograph_goes_through_a_bottom_up_network(demo, tmp_path, capsys):
-    network = conditioned_random_network(DetectorSpec.tiny())
+    network = conditioned_random_network(tiny())
     torch.save({"model": from_network_state(network.state_dict(), network.spec)}, tmp_path / "detector.pth")
     run = tmp_path / "run"
     run.mkdir()

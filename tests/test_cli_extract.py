@@ -10,12 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.cli.detectors import SampleDetector, parse_min_max
 from xmodaler_ssattn.cli.main import main
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
 from xmodaler_ssattn.detectors.detected import Detector
-from xmodaler_ssattn.detectors.dialects import from_network_state
-from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -32,7 +30,7 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def detector_weights(tmp_path_factory) -> Path:
     """A weights file in the form of MILVLG's, of a network of a few thousand numbers."""
-    network = conditioned_random_network(DetectorSpec.tiny())
+    network = conditioned_random_network(tiny())
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
     torch.save({"model": from_network_state(network.state_dict(), network.spec)}, path)
     return path

@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
+from detectors.toy_networks import conditioned_random_network, tiny
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
-from xmodaler_ssattn.detectors.spec import DetectorSpec
 
 
 def photograph(seed: int = 3) -> torch.Tensor:
@@ -17,7 +16,7 @@ def photograph(seed: int = 3) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("dialect", ["caffe", "airsplay", "milvlg_d2"])
 def test_it_proposes_and_tells_regions_apart(dialect):
-    network = conditioned_random_network(DetectorSpec.tiny(dialect))
+    network = conditioned_random_network(tiny(dialect))
     described = network(photograph())
     assert len(described.boxes_px) >= 36
     best = described.class_probs[:, 1:].max(dim=1)
@@ -28,7 +27,7 @@ def test_it_proposes_and_tells_regions_apart(dialect):
 
 @torch.no_grad()
 def test_a_hundred_layers_neither_explode_nor_fade():
-    spec = DetectorSpec.tiny(depth=101, blocks_per_stage=None)
+    spec = tiny(depth=101, blocks_per_stage=None)
     described = conditioned_random_network(spec)(photograph())
     assert len(described.boxes_px) >= 36
     assert 0.1 < described.features.mean() < 10 and described.features.std(dim=0).median() > 0.05
@@ -41,7 +40,7 @@ def test_a_hundred_layers_neither_explode_nor_fade():
 
 
 def test_the_seed_decides():
-    spec = DetectorSpec.tiny()
+    spec = tiny()
     one, same, other = (conditioned_random_network(spec, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
@@ -51,5 +50,5 @@ def test_the_generator_of_others_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    conditioned_random_network(DetectorSpec.tiny())
+    conditioned_random_network(tiny())
     assert torch.equal(torch.rand(3), expected)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.detectors.anchors import cell_anchors
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
 from xmodaler_ssattn.detectors.detectron2_backend import Detectron2Missing, build_detectron2_network, why_not
-from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS, from_network_state
+from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS
 from xmodaler_ssattn.detectors.loading import build_network, load_detector, open_weights
 from xmodaler_ssattn.detectors.preprocess import preprocess
 from xmodaler_ssattn.detectors.spec import DetectorSpec
@@ -134,7 +134,7 @@ def test_the_detector_names_its_backend(tmp_path):
 
 
 def test_a_depth_that_detectron2_does_not_build_is_refused_with_the_reason(tmp_path):
-    spec = DetectorSpec.tiny()
+    spec = tiny()
     torch.save(from_network_state(conditioned_random_network(spec).state_dict(), spec), tmp_path / "w.pth")
     file = open_weights(tmp_path / "w.pth")
     with pytest.raises(Detectron2Missing, match=r"no ResNet with \(1, 1, 1, 2\) blocks"):

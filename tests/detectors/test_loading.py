@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.detectors import detectron2_backend
 from xmodaler_ssattn.detectors.anchors import cell_anchors
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
 from xmodaler_ssattn.detectors.detected import Detector
-from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS, from_network_state
+from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS
 from xmodaler_ssattn.detectors.loading import build_network, classifier_of, load_detector, open_weights
-from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 
 KINDS = ("caffe", "airsplay", "milvlg_d2")
@@ -24,7 +23,7 @@ PICTURE = 60 * torch.randn(3, 96, 128, generator=torch.Generator().manual_seed(7
 
 @pytest.fixture(scope="module")
 def networks():
-    return {kind: conditioned_random_network(DetectorSpec.tiny(kind)) for kind in KINDS}
+    return {kind: conditioned_random_network(tiny(kind)) for kind in KINDS}
 
 
 def weights_of(network, **extra):

@@ -117,11 +117,6 @@ KINDS: dict[str, tuple[Callable[..., DetectorSpec], tuple[str, str, str]]] = {
 }
 
 
-def dialect_for(spec: DetectorSpec) -> Dialect:
-    """The dialect that a spec is of, by its name."""
-    return Dialect(spec.name, spec, KINDS[spec.name][1])
-
-
 def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
     """Which dialect a file is in, when everything in it is as it must be.
 
@@ -279,39 +274,3 @@ def to_network_state(weights: Weights, dialect: Dialect, part: str = "") -> dict
             norm = [weights[f"{theirs}norm.{part}"] for part in NORM]
             state[name], state[f"{layer}.bias"] = fold_norm(weights[f"{theirs}weight"].float(), None, *norm, NORM_EPS)
     return state
-
-
-def from_network_state(state: Weights, spec: DetectorSpec, *, seed: int | None = None) -> dict[str, torch.Tensor]:
-    """A weights file of the dialect of ``spec``, for a network of ours: the inverse of ``to_network_state``.
-
-    Args:
-        state: of ``BottomUpNetwork(spec)``.
-        seed: None: every norm changes nothing, and the way back gives the very numbers; otherwise norms are random, and
-            the way back gives them up to rounding.
-    """
-    dialect = dialect_for(spec)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    weights: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
-        layer, _, last = name.rpartition(".")
-        if not _is_normed(name):
-            weights[dialect.theirs(name)] = tensor
-        elif last == "weight":
-            theirs = dialect.theirs(layer + ".")
-            gamma, mean, var = _norm(len(tensor), generator)
-            scale = gamma.double() / (var.double() + NORM_EPS).sqrt()
-            weights[f"{theirs}weight"] = (tensor.double() / scale[:, None, None, None]).float()
-            beta = (state[f"{layer}.bias"].double() + mean.double() * scale).float()
-            weights |= {f"{theirs}norm.{part}": value for part, value in zip(NORM, (gamma, beta, mean, var))}
-    if spec.boxes == "proposals":
-        rows = 4 * (spec.num_classes + 1)
-        weights |= {f"{BOX_PRED}weight": torch.zeros(rows, spec.feature_dim), f"{BOX_PRED}bias": torch.zeros(rows)}
-    return weights
-
-
-def _norm(channels: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gamma, mean and variance."""
-    if generator is None:
-        return torch.ones(channels), torch.zeros(channels), torch.full((channels,), 1 - NORM_EPS)
-    gamma, var = (0.5 + torch.rand(channels, generator=generator) for _ in range(2))
-    return gamma, torch.randn(channels, generator=generator), var

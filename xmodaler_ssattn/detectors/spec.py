@@ -186,20 +186,3 @@ class DetectorSpec:
                 **changes,
             }
         )
-
-    @classmethod
-    def tiny(cls, dialect: str = "caffe", **changes) -> DetectorSpec:
-        """A few thousand parameters in the shape of a dialect ("caffe", "airsplay", "milvlg_d2"): for trying things."""
-        small = {
-            "blocks_per_stage": (1, 1, 1, 2),
-            "base_width": 4,
-            "num_classes": 12,
-            "num_attributes": 5,
-            "attribute_embedding": 6,
-            "attribute_hidden": 8,
-            "rpn_channels": 16,
-            "short_side": 96,
-            "long_side": 160,
-            "post_nms_topk": 60,
-        }
-        return getattr(cls, dialect)(**{**small, **changes})
