@@ -14,8 +14,9 @@ from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.train import check_weights
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.host import XmodalerCheckpointer, build_model, kfg
+from xmodaler_ssattn.host import build_model, kfg
 from xmodaler_ssattn.packs.store import Regions
+from xmodaler_ssattn.safe_load import safe_load, weights_of
 
 CONFIG, VOCABULARY = "config.yaml", "vocabulary.txt"
 # In a run's folder, the one to take.
@@ -78,7 +79,7 @@ def load_captioner(
             "carry no boxes; a GroundedCaptioner is needed."
         )
     check_weights(str(checkpoint), model)
-    XmodalerCheckpointer(model).load(str(checkpoint), checkpointables=[])
+    model.load_state_dict(safe_load(checkpoint, part=weights_of))
     model.eval()
     return Captioner(model, cfg, *region_inputs(cfg))
 

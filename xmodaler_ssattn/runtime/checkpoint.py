@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
@@ -12,6 +11,9 @@ from typing import IO, Any
 import torch
 from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
 from torch import nn
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.safe_load import read_checkpoint, safe_load
 
 from . import comm
 
@@ -46,24 +48,15 @@ def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def read_plain(path: str | os.PathLike) -> Any:
-    """Read a file of ``torch.save`` to the CPU: tensors and plain values, never code.
+    """The content of a file of ``torch.save``: tensors and plain values, never code; see ``safe_load``.
 
     Raises:
-        CheckpointError: it is a ``.pkl`` file, it holds other Python objects, or it is damaged.
+        CheckpointError: the file is missing or damaged, or holds other Python objects.
     """
-    path = os.fspath(path)
-    if path.endswith(".pkl"):
-        raise CheckpointError(
-            f"{path} is a pickle; reading one can run any code in it, so it is refused. Convert it where you trust it: "
-            "torch.save({'model': {name: tensor, ...}}, 'weights.pth')."
-        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} holds more than tensors and plain values, so it is refused: {reason}") from error
-    except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} cannot be read; is the file complete? ({str(error).splitlines()[0]})") from error
+        return safe_load(path, "The checkpoint")
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
 
 
 class XmodalerCheckpointer(Checkpointer):
@@ -142,10 +135,10 @@ class XmodalerCheckpointer(Checkpointer):
         return self.load(path, checkpointables=[])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        loaded = read_plain(filename)
-        if not isinstance(loaded, dict):
-            raise CheckpointError(f"{filename}: expected a dict of tensors, received a {type(loaded).__name__}.")
-        return loaded if "model" in loaded else {"model": loaded}
+        try:
+            return read_checkpoint(filename)
+        except UserError as error:
+            raise CheckpointError(str(error)) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
         self.incompatible = super()._load_model(checkpoint)
