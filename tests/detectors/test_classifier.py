@@ -6,7 +6,7 @@ import torch
 
 from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.cli.main import main
-from xmodaler_ssattn.detectors.classifier import export_classifier
+from xmodaler_ssattn.detectors.loading import export_classifier
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.classifier import Classifier

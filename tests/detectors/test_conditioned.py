@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detectors.toy_networks import conditioned_random_network, tiny
+from detectors.toy_networks import conditioned_random_network, describe_all, tiny
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
 
 
@@ -17,7 +17,7 @@ def photograph(seed: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("dialect", ["caffe", "airsplay", "milvlg_d2"])
 def test_it_proposes_and_tells_regions_apart(dialect):
     network = conditioned_random_network(tiny(dialect))
-    described = network(photograph())
+    described = describe_all(network, photograph())
     assert len(described.boxes_px) >= 36
     best = described.class_probs[:, 1:].max(dim=1)
     assert 0.2 < best.values.median() and best.values.min() < 0.99
@@ -28,7 +28,7 @@ def test_it_proposes_and_tells_regions_apart(dialect):
 @torch.no_grad()
 def test_a_hundred_layers_neither_explode_nor_fade():
     spec = tiny(depth=101, blocks_per_stage=None)
-    described = conditioned_random_network(spec)(photograph())
+    described = describe_all(conditioned_random_network(spec), photograph())
     assert len(described.boxes_px) >= 36
     assert 0.1 < described.features.mean() < 10 and described.features.std(dim=0).median() > 0.05
     # the usual random weights, for contrast: every block doubles the variance

@@ -14,7 +14,7 @@ from xmodaler_ssattn.detectors import detectron2_backend
 from xmodaler_ssattn.detectors.anchors import cell_anchors
 from xmodaler_ssattn.detectors.detected import Detector
 from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS
-from xmodaler_ssattn.detectors.loading import build_network, classifier_of, load_detector, open_weights
+from xmodaler_ssattn.detectors.loading import build_network, export_classifier, load_detector, open_weights
 from xmodaler_ssattn.errors import UserError
 
 KINDS = ("caffe", "airsplay", "milvlg_d2")
@@ -197,9 +197,10 @@ def test_a_detectron2_that_builds_another_network_is_not_used(state):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_classifier_has_the_background_first_wherever_the_file_has_it(networks, kind):
+def test_the_classifier_has_the_background_first_wherever_the_file_has_it(tmp_path, networks, kind):
     weights = weights_of(networks[kind])
-    weight, bias = classifier_of(weights)
+    export_classifier(saved(tmp_path / "w.pth", weights), tmp_path / "c.npz")
+    weight, bias = (np.load(tmp_path / "c.npz")[name] for name in ("weight", "bias"))
     rows = weights["roi_heads.box_predictor.cls_score.weight"].numpy()
     place = 0 if kind == "caffe" else 12
     assert weight.shape == (13, 128) and np.array_equal(weight[0], rows[place])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from detectors.toy_networks import conditioned_random_network, tiny
+from detectors.toy_networks import conditioned_random_network, describe_all, tiny
 from xmodaler_ssattn.detectors.backbone import Bottleneck, Stem, fold_norm, resnet_stage
 from xmodaler_ssattn.detectors.network import BottomUpNetwork, ProposalHead, RegionHead
 from xmodaler_ssattn.detectors.proposals import move_boxes
@@ -160,7 +160,7 @@ def test_the_attribute_none_is_never_the_answer(where, rows):
 
 @torch.no_grad()
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_forward_is_its_parts_in_a_row(networks, image, dialect):
+def test_the_steps_equal_one_region_at_a_time(networks, image, dialect):
     network = networks[dialect]
     spec = network.spec
     trunk = network.trunk(image)
@@ -172,7 +172,7 @@ def test_forward_is_its_parts_in_a_row(networks, image, dialect):
     features = [network.res5(network.pool(trunk, box[None])[:]).sum((2, 3)) for box in proposals.boxes_px]
     features = torch.cat(features) / (14 * 14 if dialect != "milvlg_d2" else 7 * 7)
     probs, _ = network.head.class_probs(features)
-    described = network(image)
+    described = describe_all(network, image)
     torch.testing.assert_close(described.features, features, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(described.class_probs, probs, atol=1e-5, rtol=1e-4)
     assert (described.features >= 0).all() and described.attributes.shape == (len(probs),)
@@ -192,21 +192,22 @@ def test_forward_is_its_parts_in_a_row(networks, image, dialect):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_how_many_regions_go_at_once_does_not_matter(networks, image, chunk):
     network = networks["caffe"]
-    torch.testing.assert_close(network(image, chunk=chunk).features, network(image).features, atol=1e-5, rtol=1e-5)
+    one, other = (describe_all(network, image, chunk=size).features for size in (chunk, 32))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(3, 40), (40, 3), (3, 3)])
 def test_the_thinnest_picture_goes_through(networks, size):
     for network in networks.values():
-        described = network(torch.randn(3, *size) * 50)
+        described = describe_all(network, torch.randn(3, *size) * 50)
         assert described.features.shape == (len(described.boxes_px), 128)
 
 
 @torch.no_grad()
 def test_no_proposal_is_an_empty_answer(image):
     network = conditioned_random_network(tiny())
-    described = network(image, scale=100.0)  # a side of 1600 pixels is asked for
+    described = describe_all(network, image, scale=100.0)  # a side of 1600 pixels is asked for
     assert described.boxes_px.shape == (0, 4) and described.features.shape == (0, 128)
     assert described.class_probs.shape == (0, 13) and described.attributes.shape == (0,)
 

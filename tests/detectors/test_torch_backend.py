@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.toy_networks import conditioned_random_network, tiny
+from detectors.toy_networks import conditioned_random_network, describe_all, tiny
 from xmodaler_ssattn.detectors.detected import Detected, Detector
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
 from xmodaler_ssattn.detectors.preprocess import preprocess
@@ -64,13 +64,15 @@ def test_what_comes_out(dialect):
 def test_it_is_preprocess_network_and_selection():
     run, image = detector(), picture()
     tensor, scale = preprocess(image, short=96, long=160)
-    described = run.network(tensor, scale)
+    described = describe_all(run.network, tensor, scale)
     boxes = described.boxes_px.numpy() / np.float32(scale)
-    chosen = select_regions(boxes, described.class_probs.numpy(), described.features.numpy())
+    rows, confidence = select_regions(boxes, described.class_probs.numpy(), SelectionRule())
     found = run.detect(image)
-    np.testing.assert_allclose(found.boxes_px, chosen.boxes_px, atol=1e-4)
-    np.testing.assert_allclose(found.features, chosen.features, atol=1e-4)
-    assert np.array_equal(found.attributes, described.attributes.numpy()[chosen.indices])
+    np.testing.assert_allclose(found.boxes_px, boxes[rows], atol=1e-4)
+    np.testing.assert_allclose(found.features, described.features[rows], atol=1e-4)
+    np.testing.assert_allclose(found.class_probs, described.class_probs[rows], atol=1e-5)
+    np.testing.assert_allclose(found.confidence, confidence, atol=1e-5)
+    assert np.array_equal(found.attributes, described.attributes.numpy()[rows])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from xmodaler_ssattn.detectors.dialects import BOX_PRED, KINDS, NORM, NORM_EPS, Dialect, Weights
-from xmodaler_ssattn.detectors.network import BottomUpNetwork
+from xmodaler_ssattn.detectors.network import BottomUpNetwork, Described
 from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.torch_backend import features_in_chunks
 
 TINY = {
     "blocks_per_stage": (1, 1, 1, 2),
@@ -121,6 +122,15 @@ def conditioned_random_network(spec: DetectorSpec, seed: int = 0) -> BottomUpNet
     for hook in hooks.values():
         hook.remove()
     return network
+
+
+def describe_all(network: BottomUpNetwork, image: torch.Tensor, scale: float = 1.0, chunk: int = 32) -> Described:
+    """Every proposal of one picture (3, h, w), described: the network's steps in a row."""
+    height, width = image.shape[1:]
+    trunk = network.trunk(image)
+    boxes = network.propose(trunk, height, width, scale).boxes_px
+    features = features_in_chunks(network, [network.pool(trunk, boxes)], chunk)
+    return network.describe(features, boxes, height, width)
 
 
 def from_network_state(state: Weights, spec: DetectorSpec, *, seed: int | None = None) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from xmodaler_ssattn.detectors.dialects import BOX_PRED, Dialect, Weights, expected_shapes, to_network_state
 from xmodaler_ssattn.detectors.network import Described, RegionHead
-from xmodaler_ssattn.detectors.proposals import Proposals, choose_proposals
+from xmodaler_ssattn.detectors.proposals import Proposals, by_anchor, choose_proposals
 from xmodaler_ssattn.detectors.roi_operators import Pooled
 from xmodaler_ssattn.detectors.spec import BLOCKS_PER_STAGE, DetectorSpec
 
@@ -184,28 +184,16 @@ class Detectron2Network(nn.Module):
             return Proposals(found.proposal_boxes.tensor, found.objectness_logits)
         (logits,), (deltas,) = rpn.rpn_head([trunk])
         (anchors,) = rpn.anchor_generator([trunk])
-        count = self.spec.num_anchors
-        if self.spec.rpn_logits == "pair":
-            logits = logits.view(1, 2, count, *logits.shape[2:]).softmax(dim=1)[:, 1]
-        scores = logits[0].permute(1, 2, 0).flatten()
-        deltas = deltas[0].view(count, 4, *deltas.shape[2:]).permute(2, 3, 0, 1).reshape(-1, 4)
+        scores, deltas = by_anchor(logits, deltas, self.spec)
         return choose_proposals(scores, deltas, anchors.tensor, height, width, scale, self.spec)
 
     def pool(self, trunk: torch.Tensor, boxes_px: torch.Tensor) -> Pooled:
         """See ``BottomUpNetwork.pool``."""
         return BoxPooled(self.model.roi_heads.pooler, trunk, boxes_px)
 
-    def features_in_chunks(self, pooled: list[Pooled], chunk: int) -> torch.Tensor:
-        """See ``BottomUpNetwork.features_in_chunks``."""
-        res5 = self.model.roi_heads.res5
-        parts = [
-            res5(bins[first : first + chunk]).mean(dim=(2, 3))
-            for bins in pooled
-            for first in range(0, len(bins), chunk)
-        ]
-        if not parts:
-            return self.model.roi_heads.box_predictor.cls_score.weight.new_empty((0, self.spec.feature_dim))
-        return torch.cat(parts)
+    def features(self, bins: torch.Tensor) -> torch.Tensor:
+        """See ``BottomUpNetwork.features``."""
+        return self.model.roi_heads.res5(bins).mean(dim=(2, 3))
 
     def describe(self, features: torch.Tensor, boxes_px: torch.Tensor, height: int, width: int) -> Described:
         """See ``BottomUpNetwork.describe``."""

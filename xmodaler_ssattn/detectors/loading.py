@@ -1,10 +1,11 @@
-"""From a weights file to a detector, by either backend."""
+"""From a weights file to a detector, by either backend, or to its classifier."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector
 from xmodaler_ssattn.detectors.weights import read_weights
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import sha256_of
+from xmodaler_ssattn.files import atomic_path, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -178,20 +179,34 @@ def load_detector(
     return TorchDetector(build_network(file), device=device, dtype=dtype, rule=rule, weights_sha256=file.sha256)
 
 
-def classifier_of(weights: Weights, where: str = "these weights") -> tuple[np.ndarray, np.ndarray]:
-    """The layer from a region's feature to its class scores, as ``data.convert.classifier`` wants it.
+class Exported(NamedTuple):
+    """A written classifier: the detector's dialect, C + 1 rows, D columns, and the sha256 of the weights file."""
+
+    dialect: str
+    num_classes: int
+    feature_dim: int
+    weights_sha256: str
+
+
+def export_classifier(weights: str | os.PathLike, out: str | os.PathLike) -> Exported:
+    """Write a detector's ``cls_score`` as npz: ``weight`` (C + 1, D) and ``bias`` (C + 1,), background first.
+
+    With it a feature pack gets its class probabilities back; ``packs.classifier.Classifier`` reads it.
 
     Args:
-        weights: as ``read_weights`` gives them.
-        where: the file, for messages.
-
-    Returns:
-        weight (C + 1, D) and bias (C + 1,), float32, background first.
+        weights: a weights file of any of the published dialects.
+        out: ends in .npz.
 
     Raises:
-        UserError: see ``dialect_of``.
+        UserError: another suffix; weights that are missing, damaged or of another network; numbers that are not finite.
     """
-    dialect = dialect_of({name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
-    tensors = (weights[dialect.theirs(f"head.cls_score.{part}")].float() for part in ("weight", "bias"))
-    weight, bias = (tensor.roll(-dialect.spec.background_row, dims=0).numpy() for tensor in tensors)
-    return weight, bias
+    if not os.fspath(out).endswith(".npz"):
+        raise UserError(f"--out: {out} will be an npz file; give it a name that ends in .npz.")
+    file = open_weights(weights)
+    weight, bias = (
+        file.weights[file.dialect.theirs(f"head.cls_score.{name}")].float().roll(-file.spec.background_row, 0).numpy()
+        for name in ("weight", "bias")
+    )
+    with atomic_path(out) as temporary:
+        np.savez(temporary, weight=weight, bias=bias, background="first", weights_sha256=file.sha256)
+    return Exported(file.dialect.name, *weight.shape, file.sha256)
