@@ -174,7 +174,7 @@ def test_bad_pictures_are_listed_and_the_others_are_captioned(demo, tmp_path, ca
     assert caption(demo, tmp_path / "text.jpg", good, tmp_path / "dot.png", tmp_path / "none.jpg") == 3
     out = capsys.readouterr().out
     assert f"{good}\n  " in out and "3 of 4 pictures failed" in out
-    for name, reason in (("text.jpg", "no picture"), ("dot.png", "1 x 1"), ("none.jpg", "no such file")):
+    for name, reason in (("text.jpg", "not a picture"), ("dot.png", "1 x 1"), ("none.jpg", "no such file")):
         assert re.search(rf"{name}: .*{reason}", out)
 
 
@@ -367,8 +367,8 @@ def test_config_options_can_be_given(demo, evaluated, tmp_path, capsys):
     "words, message",
     [
         ([], "give picture files, or --regions FILE"),
-        (["a.jpg", "--regions", "r.h5"], "--regions takes the place of photos and --detector"),
-        (["a.jpg", "--ids", "3"], "--ids go with --regions FILE"),
+        (["a.jpg", "--regions", "r.h5"], "--regions replaces photos and --detector"),
+        (["a.jpg", "--ids", "3"], "--ids need --regions FILE"),
         (["--regions", "none.h5"], "The region file none.h5 does not exist"),
     ],
 )

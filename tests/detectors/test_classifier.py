@@ -36,7 +36,7 @@ def test_the_command_says_what_it_wrote_and_where(tmp_path, capsys):
 
 def test_other_files_are_refused(tmp_path):
     torch.save({"model": {"fc.weight": torch.zeros(3, 4)}}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w\.pth: no Bottom-Up detector"):
+    with pytest.raises(UserError, match=r"w\.pth: this is not a Bottom-Up detector"):
         export_classifier(tmp_path / "w.pth", tmp_path / "c.npz")
     with pytest.raises(UserError, match=r"c\.bin will be an npz file"):
         export_classifier(tmp_path / "w.pth", tmp_path / "c.bin")

@@ -165,8 +165,8 @@ def test_a_network_of_another_kind_is_told_what_it_lacks():
     captioner = {"encoder.embed.weight": (1000, 2048), "decoder.lstm.weight_ih": (4000, 1000), "decoder.fc.bias": (9,)}
     with pytest.raises(
         UserError,
-        match=r"model\.pth: no Bottom-Up detector\. It lacks backbone\.stem\.conv1\.weight, "
-        r".*cls_score\.weight; what it has is 3: encoder\.embed\.weight, decoder",
+        match=r"model\.pth: this is not a Bottom-Up detector\. It lacks backbone\.stem\.conv1\.weight, "
+        r".*cls_score\.weight; it has 3: encoder\.embed\.weight, decoder",
     ):
         dialect_of(captioner, "model.pth")
 

@@ -1,8 +1,8 @@
-"""The detector run by detectron2: its trunk, proposal head, pooling, res5 and predictor, with our conventions around.
+"""The network run by detectron2: its trunk, proposal head, pooling, res5 and predictor.
 
-detectron2 is imported when a network is built. Its config is set by hand: the model zoo, which has one, needs a
-module that new setuptools lack. Where the original network and detectron2 differ in layers (the stem's pooling, res5,
-two logits an anchor) the layers are replaced; where they differ in geometry our proposals take the place of its own.
+detectron2 is imported when a network is built. Its config is set here, because its model zoo needs a module that new
+versions of setuptools lack. Where the original network has other layers (the stem's pooling, res5, two logits per
+anchor), they are replaced; where its geometry differs, our proposals replace detectron2's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xmodaler_ssattn.detectors.spec import BLOCKS_PER_STAGE, DetectorSpec
 
 
 class Detectron2Missing(Exception):
-    """detectron2 cannot be imported, or cannot build this network; says why."""
+    """detectron2 cannot be imported, or cannot build this network; the message says why."""
 
 
 def why_not(spec: DetectorSpec) -> str:
@@ -68,7 +68,7 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
     """detectron2's model with the weights of a file, loaded under their own names.
 
     Args:
-        weights, dialect: as ``dialects.dialect_of`` accepted them.
+        weights, dialect: see ``dialects.dialect_of``.
         anchors_px: (A, 4), of the spec's geometry.
 
     Raises:
@@ -103,7 +103,7 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
 
 
 def _load(model: nn.Module, state: Weights) -> None:
-    """Strictly, but for what some versions of detectron2 keep in the state beside the weights."""
+    """Load strictly, except for anchors and pixel means, which some versions keep in the state."""
     try:
         left = model.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:  # shapes
@@ -128,7 +128,7 @@ class CaffeStem(nn.Module):
 
 
 def _dilate(res5: nn.Sequential) -> None:
-    """No stride in the first block; all 3x3 convolutions dilated by two."""
+    """Remove the stride of the first block and dilate all 3x3 convolutions by two."""
     for layer in (res5[0].conv1, res5[0].conv2, res5[0].shortcut):
         layer.stride = (1, 1)
     for block in res5:
@@ -179,7 +179,7 @@ class Detectron2Network(nn.Module):
         if self.spec.geometry == "detectron2":
             from detectron2.structures import ImageList
 
-            # Of the pictures it reads the sizes alone.
+            # It reads only the sizes of the pictures.
             (found,), _ = rpn(ImageList(trunk, [(height, width)]), {"res4": trunk}, None)
             return Proposals(found.proposal_boxes.tensor, found.objectness_logits)
         (logits,), (deltas,) = rpn.rpn_head([trunk])

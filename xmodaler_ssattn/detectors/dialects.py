@@ -1,7 +1,7 @@
-"""The published weights files: which one is this, and is it all there? By names and shapes, strictly.
+"""Which published detector a weights file is of, and whether it is complete: by names and shapes, strictly.
 
-All of them name their tensors as detectron2 does; they differ in the names of the attribute head and in the shapes
-(A anchors a position, C classes without background):
+All files name their tensors as detectron2 does. They differ in the names of the attribute head and in the shapes
+(A anchors per position, C classes without background):
 
                        milvlg-caffe         airsplay (and its copy      milvlg-d2
                                             unc-nlp/frcnn-vg-finetuned)
@@ -14,7 +14,7 @@ All of them name their tensors as detectron2 does; they differ in the names of t
                        attr_linear1,        fc_attr,                    fc.0,
                        attr_linear2}        attr_score}                 attr_score}
 
-Depth, widths and numbers of classes follow from the shapes. Every other name must be one of those listed in ``EXTRAS``.
+Depth, widths and numbers of classes follow from the shapes. Other tensors are allowed only if ``EXTRAS`` matches.
 """
 
 from __future__ import annotations
@@ -52,12 +52,9 @@ LAYERS = {
 BOX_PRED, CLS_SCORE = LAYERS["head.bbox_pred."], LAYERS["head.cls_score."]
 LOGITS, DELTAS, CONV = (LAYERS[f"rpn.{name}."] for name in ("logits", "deltas", "conv"))
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
-# What a file may have beside the network: counters of training, anchors, and the mean and spread of pixels.
-EXTRAS = re.compile(
-    r"(.*\.num_batches_tracked|proposal_generator\.anchor_generator\.cell_anchors\.0|"
-    r"pixel_mean|pixel_std)$"
-)
-# Without these there is no saying what the file is.
+# What a file may have beside the network: counters of training, anchors, and the mean and deviation of pixels.
+EXTRAS = re.compile(rf"(.*\.num_batches_tracked|{re.escape(CELL_ANCHORS)}|pixel_mean|pixel_std)$")
+# The tensors by which the detector is recognised.
 CORE = (
     "backbone.stem.conv1.weight",
     *(f"backbone.res{stage}.0.conv1.weight" for stage in (2, 3, 4)),
@@ -68,7 +65,7 @@ CORE = (
     f"{DELTAS}weight",
     f"{CLS_SCORE}weight",
 )
-# Relatives that are not read: a name that gives them away, and what they are.
+# Related detectors that are not supported: a name that only they have, and what they are.
 RELATIVES = (
     (
         r"backbone\.stem\.norm\.|roi_heads\.res5_bn\.",
@@ -80,17 +77,11 @@ RELATIVES = (
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How a weights file names things, and the network that it is of.
+    """How a weights file names its tensors, and the network that it is of."""
 
-    Attributes:
-        name: "milvlg-caffe", "airsplay" or "milvlg-d2", as in ``spec.name``.
-        spec: of the network.
-        attribute_layers: their names of the attribute head's embedding, hidden layer and scores.
-    """
-
-    name: str
+    name: str  # "milvlg-caffe", "airsplay" or "milvlg-d2", as in ``spec.name``
     spec: DetectorSpec
-    attribute_layers: tuple[str, str, str]
+    attribute_layers: tuple[str, str, str]  # the file's names of the attribute head's embedding, hidden layer, scores
 
     def theirs(self, name: str) -> str:
         """The file's name for one of the network's parameters."""
@@ -118,14 +109,14 @@ KINDS: dict[str, tuple[Callable[..., DetectorSpec], tuple[str, str, str]]] = {
 
 
 def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
-    """Which dialect a file is in, when everything in it is as it must be.
+    """The dialect of a file with tensors of these shapes.
 
     Args:
         shapes: of every tensor, by name.
         where: the file, for messages.
 
     Raises:
-        UserError: another network, or something missing, unknown or of another shape; lists all of it.
+        UserError: it is another network, or lists every tensor that is missing, unknown or of another shape.
     """
     heading = f"Detector weights: {where}"
     for pattern, what in RELATIVES:
@@ -139,7 +130,7 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
     ]
     if core:
         raise UserError(
-            f"{heading}: no Bottom-Up detector. It lacks {', '.join(core)}; what it has is {_some(list(shapes), 6)}."
+            f"{heading}: this is not a Bottom-Up detector. It lacks {', '.join(core)}; it has {_some(list(shapes), 6)}."
         )
     kind = _kind_of(shapes, heading)
     make, attribute_layers = KINDS[kind]
@@ -163,7 +154,7 @@ def _kind_of(shapes: Shapes, heading: str) -> str:
 
 
 def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute: str) -> dict:
-    """What a spec takes from the shapes."""
+    """The fields of a spec that follow from the shapes."""
     width = shapes["backbone.stem.conv1.weight"][0]
     blocks = tuple(
         len({name.split(".")[2] for name in shapes if name.startswith(stage)})
@@ -175,7 +166,7 @@ def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute:
         "rpn_channels": shapes[f"{CONV}weight"][0],
     }
     depths = {layers: depth for depth, layers in BLOCKS_PER_STAGE.items()}
-    if width == PUBLISHED_WIDTH and blocks not in depths:  # a block is missing: say which, of the nearest network
+    if width == PUBLISHED_WIDTH and blocks not in depths:  # a block is missing: compare with the nearest network
         blocks = min(depths, key=lambda layers: sum(abs(a - b) for a, b in zip(layers, blocks)))
     sizes |= {"depth": depths[blocks]} if blocks in depths else {"blocks_per_stage": blocks}
     grouped, group_width = shapes["backbone.res2.0.conv2.weight"][:2]
@@ -215,10 +206,10 @@ def _is_normed(name: str) -> bool:
 
 
 def _differences(shapes: Shapes, dialect: Dialect) -> list[str]:
-    """One sentence for each way in which a file is not what it must be."""
+    """One sentence per kind of difference between a file and its dialect."""
     spec, expected = dialect.spec, expected_shapes(dialect)
     optional = {}
-    if spec.boxes == "proposals":  # the regression that nobody uses
+    if spec.boxes == "proposals":  # the box regression, which is not used
         rows = 4 * (spec.num_classes + 1)
         optional = {f"{BOX_PRED}weight": (rows, spec.feature_dim), f"{BOX_PRED}bias": (rows,)}
     known = {**expected, **optional}
@@ -250,7 +241,7 @@ def _some(names: list[str], most: int = 12) -> str:
 
 
 def check_finite(weights: Weights, where: str = "these weights") -> None:
-    """A ``UserError`` lists the tensors with numbers that are not finite."""
+    """Raise a ``UserError`` that lists the tensors with numbers that are not finite."""
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     raise_all([f"numbers that are not finite, in {_some(broken)}"] if broken else [], f"Detector weights: {where}")
 
@@ -259,7 +250,7 @@ def to_network_state(weights: Weights, dialect: Dialect, part: str = "") -> dict
     """The state dict of ``BottomUpNetwork(dialect.spec)``, float32, norms folded in.
 
     Args:
-        weights: as ``dialect_of`` accepted them.
+        weights: accepted by ``dialect_of``.
         part: only names that begin with this.
     """
     with torch.device("meta"):

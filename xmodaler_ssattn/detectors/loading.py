@@ -32,26 +32,19 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "detectron2")
 INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
-# Anchors of a file may be this far from ours and are used as they are; further, and they are of another network.
+# Anchors in a file that are further than this from ours are of another network.
 ANCHOR_TOLERANCE_PX = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectorFile:
-    """A weights file that was read and understood.
-
-    Attributes:
-        path, sha256: of the file.
-        weights: its tensors by its own names.
-        dialect: with the spec of the network; the pixel mean is the file's, if it has one.
-        anchors_px: (A, 4) float32, the file's, or computed when it has none.
-    """
+    """A weights file of a known detector."""
 
     path: str
     sha256: str
-    weights: Weights
-    dialect: Dialect
-    anchors_px: np.ndarray
+    weights: Weights  # by the file's own names
+    dialect: Dialect  # with the file's pixel mean, if it has one
+    anchors_px: np.ndarray  # (A, 4) float32, the file's, or computed when it has none
 
     @property
     def spec(self) -> DetectorSpec:
@@ -59,10 +52,10 @@ class DetectorFile:
 
 
 def open_weights(path: str | os.PathLike) -> DetectorFile:
-    """Read a weights file and find out what it is of.
+    """Read a weights file and recognise its detector.
 
     Raises:
-        UserError: see ``read_weights`` and ``dialect_of``; or anchors or a pixel mean of another network.
+        UserError: see ``read_weights`` and ``dialect_of``; or the anchors or the pixel mean are of another network.
     """
     path = os.fspath(path)
     weights = read_weights(path)
@@ -74,7 +67,7 @@ def open_weights(path: str | os.PathLike) -> DetectorFile:
 
 
 def pixel_mean_of(weights: Weights, spec: DetectorSpec, where: str) -> tuple[float, float, float]:
-    """The mean that the file says, else the dialect's."""
+    """The file's pixel mean, else the dialect's."""
     if not torch.all(weights.get("pixel_std", torch.ones(3)) == 1):
         raise UserError(
             f"Detector weights: {where} divides pixels by {weights['pixel_std'].flatten().tolist()}; the "
@@ -91,8 +84,8 @@ def pixel_mean_of(weights: Weights, spec: DetectorSpec, where: str) -> tuple[flo
 def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
     """(A, 4) float32 xyxy: the anchors that the network was trained with.
 
-    A file of detectron2 before 0.6 holds them, and detectron2 since 0.6 ignores them without a word. They are
-    taken from the file, in the file's order, when each is one of the dialect's, give or take rounding.
+    Files of detectron2 before 0.6 hold them; detectron2 since 0.6 silently ignores them. They are taken from the file,
+    in its order, when each is one of the dialect's up to rounding.
 
     Raises:
         UserError: they are anchors of another network.
@@ -143,17 +136,17 @@ def load_detector(
     dtype: torch.dtype = torch.float32,
     min_max_boxes: tuple[int, int] = (36, 36),
 ) -> TorchDetector:
-    """A detector with the weights of a file; its sha256 is logged and kept.
+    """A detector with the weights of a file; the file's sha256 is logged and kept.
 
     Args:
         path: a published weights file, see ``dialects``.
-        backend: "torch"; "detectron2"; "auto": detectron2 where it can be imported, else torch.
+        backend: "torch", "detectron2", or "auto": detectron2 where it can be imported, else torch.
         device: "cpu", "cuda", ...; None: a GPU when there is one.
         dtype: of the torch backend; detectron2 computes in float32.
-        min_max_boxes: regions of a picture, at least (if there are as many proposals) and at most.
+        min_max_boxes: the fewest (if there are as many proposals) and the most regions per picture.
 
     Raises:
-        UserError: the file is of no known detector, or the backend is not there.
+        UserError: the file is not of a known detector, or the backend is missing.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}.")

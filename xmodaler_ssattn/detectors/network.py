@@ -1,4 +1,4 @@
-"""The detector's network: trunk, proposals, regions. torch alone.
+"""The detector's network: trunk, proposals, regions; it needs only torch.
 
 Its state dict, onto which the published weights are mapped (``*`` is weight and bias, normalisations folded in):
 
