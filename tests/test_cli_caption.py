@@ -245,7 +245,7 @@ def write_store(path, dim=32, classes=16):
     [
         (64, 16, "the features have 64 numbers, the captioner was trained on 32"),
         (32, 1601, r"1601 class probabilities \(background included\), the captioner was trained on 16"),
-        (32, None, "the captioner reads 16 class probabilities of each region, and there are none"),
+        (32, None, "the captioner reads 16 class probabilities per region, and there are none"),
     ],
 )
 def test_regions_that_the_captioner_was_not_trained_on_are_refused(demo, tmp_path, capsys, dim, classes, message):
@@ -260,7 +260,7 @@ def test_both_mismatches_are_said_at_once(demo):
         check_fit(captioner, 64, 17, "x.pth")
     check_fit(captioner, 32, 16, "x.pth")
     # A captioner that reads no class probabilities needs none.
-    check_fit(captioner._replace(num_classes=None), 32, None, "x.pth")
+    check_fit(captioner._replace(inputs=captioner.inputs._replace(num_classes=None)), 32, None, "x.pth")
 
 
 def test_a_detector_of_another_world_is_refused(demo, tmp_path, capsys):
@@ -276,7 +276,7 @@ def test_more_regions_than_the_captioner_reads_are_cut(demo):
     captioner = load_captioner(demo / "ss_attn")
     regions = RegionStore(demo / "data" / "regions.h5")
     image = regions.read(int(regions.ids[0]))
-    (few,) = caption_regions(captioner._replace(max_regions=4), [image])
+    (few,) = caption_regions(captioner._replace(inputs=captioner.inputs._replace(max_regions=4)), [image])
     assert len(few.boxes_px) == 4 and max(word.region for word in few.words) < 4
 
 

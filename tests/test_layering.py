@@ -10,7 +10,7 @@ FREE = {"boxes", "caption", "classes", "config", "errors", "files", "ids", "keys
 FREE |= {"safe_load", "safe_pickle"}
 # part -> parts of ours that it may import, beside FREE and itself
 ALLOWED = {
-    "runtime": {"errors", "safe_load"},
+    "runtime": {"errors", "files", "safe_load"},
     "host": {"runtime"},
     "partners": {"host"},
     "modeling": {"host", "fast", "partners"},

@@ -84,7 +84,7 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
     model = build_model(detectron2_config(spec)).eval().requires_grad_(False)
     rpn = model.proposal_generator
     if spec.rpn_logits == "pair":
-        rpn.rpn_head.objectness_logits = nn.Conv2d(spec.rpn_channels, 2 * spec.num_anchors, 1)
+        rpn.rpn_head.objectness_logits = nn.Conv2d(spec.rpn_channels, spec.rpn_rows[0], 1)
     own_head = tuple(f"{layer}." for layer in dialect.attribute_layers)
     state = {name: weights[name].float() for name in expected_shapes(dialect) if not name.startswith(own_head)}
     predictor = model.roi_heads.box_predictor.bbox_pred

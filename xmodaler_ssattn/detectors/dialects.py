@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -132,7 +132,12 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
         raise UserError(
             f"{heading}: this is not a Bottom-Up detector. It lacks {', '.join(core)}; it has {_some(list(shapes), 6)}."
         )
-    kind = _kind_of(shapes, heading)
+    kinds = {make().rpn_rows: kind for kind, (make, _) in KINDS.items()}
+    rows = shapes[f"{LOGITS}weight"][0], shapes[f"{DELTAS}weight"][0]
+    if rows not in kinds:
+        known = ", ".join(f"{a} and {b} ({kind})" for (a, b), kind in kinds.items())
+        raise UserError(f"{heading}: {LOGITS}weight has {rows[0]} rows and {DELTAS}weight {rows[1]}; expected {known}.")
+    kind = kinds[rows]
     make, attribute_layers = KINDS[kind]
     spec = make(**_sizes(shapes, attribute_layers, make().no_attribute))
     dialect = Dialect(kind, spec, attribute_layers)
@@ -140,17 +145,6 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
     if spec.num_classes != PUBLISHED_CLASSES:
         logger.warning("%s: %d classes; the published detectors have %d.", where, spec.num_classes, PUBLISHED_CLASSES)
     return dialect
-
-
-def _kind_of(shapes: Shapes, heading: str) -> str:
-    logits, anchors = shapes[f"{LOGITS}weight"][0], shapes[f"{DELTAS}weight"][0] // 4
-    kinds = {(24, 12): "milvlg-caffe", (12, 12): "airsplay", (15, 15): "milvlg-d2"}
-    if (logits, anchors) not in kinds:
-        known = ", ".join(f"{a} and {4 * b} ({kind})" for (a, b), kind in kinds.items())
-        raise UserError(
-            f"{heading}: {LOGITS}weight has {logits} rows and {DELTAS}weight {4 * anchors}; expected {known}."
-        )
-    return kinds[logits, anchors]
 
 
 def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute: str) -> dict:
@@ -184,25 +178,31 @@ def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute:
     return sizes
 
 
-def expected_shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a file of this dialect must have, in the network's order."""
+def _parameters(dialect: Dialect) -> Iterator[tuple[str, str, torch.Size, bool]]:
+    """Each parameter of the network: our name, the file's, its shape, and whether the file has a norm behind it.
+
+    Biases of convolutions with a norm are left out: the file has none, and ours follow from the norm.
+    """
     with torch.device("meta"):
         state = BottomUpNetwork(dialect.spec).state_dict()
-    expected: dict[str, tuple[int, ...]] = {}
     for name, tensor in state.items():
-        layer, _, last = name.rpartition(".")
-        theirs = dialect.theirs(name)
-        if not _is_normed(name):
-            expected[theirs] = tuple(tensor.shape)
-        elif last == "weight":
-            expected[theirs] = tuple(tensor.shape)
-            expected |= {f"{dialect.theirs(layer + '.')}norm.{part}": (tensor.shape[0],) for part in NORM}
+        normed = name.startswith(("backbone.", "res5."))
+        if not (normed and name.endswith(".bias")):
+            yield name, dialect.theirs(name), tensor.shape, normed
+
+
+def _norm_names(weight: str) -> list[str]:
+    return [f"{weight.removesuffix('weight')}norm.{part}" for part in NORM]
+
+
+def expected_shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a file of this dialect must have, in the network's order."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for _, theirs, shape, normed in _parameters(dialect):
+        expected[theirs] = tuple(shape)
+        if normed:
+            expected |= dict.fromkeys(_norm_names(theirs), (shape[0],))
     return expected
-
-
-def _is_normed(name: str) -> bool:
-    """Is this a parameter of a convolution into which a norm was folded?"""
-    return name.startswith(("backbone.", "res5."))
 
 
 def _differences(shapes: Shapes, dialect: Dialect) -> list[str]:
@@ -253,15 +253,12 @@ def to_network_state(weights: Weights, dialect: Dialect, part: str = "") -> dict
         weights: accepted by ``dialect_of``.
         part: only names that begin with this.
     """
-    with torch.device("meta"):
-        names = [name for name in BottomUpNetwork(dialect.spec).state_dict() if name.startswith(part)]
     state: dict[str, torch.Tensor] = {}
-    for name in names:
-        layer, _, last = name.rpartition(".")
-        if not _is_normed(name):
-            state[name] = weights[dialect.theirs(name)].float()
-        elif last == "weight":
-            theirs = dialect.theirs(layer + ".")
-            norm = [weights[f"{theirs}norm.{part}"] for part in NORM]
-            state[name], state[f"{layer}.bias"] = fold_norm(weights[f"{theirs}weight"].float(), None, *norm, NORM_EPS)
+    for name, theirs, _, normed in _parameters(dialect):
+        if name.startswith(part):
+            state[name] = weights[theirs].float()
+            if normed:
+                norm = [weights[norm_name] for norm_name in _norm_names(theirs)]
+                state[name], bias = fold_norm(state[name], None, *norm, NORM_EPS)
+                state[f"{name.removesuffix('weight')}bias"] = bias
     return state

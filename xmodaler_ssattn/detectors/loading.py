@@ -101,22 +101,21 @@ def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
             difference = float(np.abs(stored - computed).max())
             if difference > 0.01:
                 logger.warning(
-                    "%s: its anchors differ from those of %s by up to %.2f pixels, or in their order; the "
-                    "file's are used.",
+                    "%s: its anchors differ from those of %s by up to %.2f pixels, or in their order; the file's are "
+                    "used.",
                     where,
                     spec.name,
                     difference,
                 )
             return stored
-    raise UserError(
-        f"Detector weights: {where} has other anchors than {spec.name}. First of the file: "
-        f"{_first_boxes(stored)}; expected {_first_boxes(computed)}."
+    in_file, expected = (
+        f"{np.round(boxes.reshape(-1)[:8], 2).tolist()} of {' x '.join(map(str, boxes.shape))}"
+        for boxes in (stored, computed)
     )
-
-
-def _first_boxes(boxes: np.ndarray) -> str:
-    shape = " x ".join(map(str, boxes.shape))
-    return f"{np.round(boxes.reshape(-1)[:8], 2).tolist()} of {shape}"
+    raise UserError(
+        f"Detector weights: {where} has other anchors than {spec.name}. First of the file: {in_file}; expected "
+        f"{expected}."
+    )
 
 
 def build_network(file: DetectorFile) -> BottomUpNetwork:

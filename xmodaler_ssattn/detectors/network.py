@@ -50,8 +50,8 @@ class ProposalHead(nn.Module):
         super().__init__()
         self.spec = spec
         self.conv = nn.Conv2d(spec.trunk_channels, spec.rpn_channels, 3, padding=1)
-        self.logits = nn.Conv2d(spec.rpn_channels, spec.num_anchors * (2 if spec.rpn_logits == "pair" else 1), 1)
-        self.deltas = nn.Conv2d(spec.rpn_channels, spec.num_anchors * 4, 1)
+        logits, deltas = spec.rpn_rows
+        self.logits, self.deltas = nn.Conv2d(spec.rpn_channels, logits, 1), nn.Conv2d(spec.rpn_channels, deltas, 1)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(1, C, H, W) -> scores (H W A,) and deltas (H W A, 4), see ``by_anchor``."""

@@ -131,6 +131,11 @@ class DetectorSpec:
         return 3 * len(self.anchor_sizes)
 
     @property
+    def rpn_rows(self) -> tuple[int, int]:
+        """Logits and offsets of the proposal network per position."""
+        return self.num_anchors * (2 if self.rpn_logits == "pair" else 1), 4 * self.num_anchors
+
+    @property
     def attribute_rows(self) -> int | None:
         """Rows of the attribute scores, with the one for "none" if there is one."""
         return None if self.num_attributes is None else self.num_attributes + (self.no_attribute != "absent")
