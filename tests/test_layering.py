@@ -21,7 +21,7 @@ ALLOWED = {
     "evaluation": {"host"},
     "report": {"evaluation"},
     "worlds": {"data", "packs"},
-    "detectors": {"data", "packs"},
+    "detectors": {"packs"},
     "engine": {"host", "modeling", "scorer", "evaluation", "partners"},
     "scorer": {"host", "data", "evaluation", "partners"},
     "cli": {"host", "data", "engine", "evaluation", "modeling", "packs", "report", "worlds", "detectors"},

@@ -124,6 +124,13 @@ HOSTILE = {
     "text": b"not a checkpoint\n" * 9,
     "zip without an end": b"PK\x03\x04" + bytes(60),
     "a function": b"\x80\x02ccollections\nOrderedDict\n.",
+    "a storage whose key is nested 2^60 times": b"\x80\x02(\x8c\x07storagectorch\nFloatStorage\n)"
+    + b"2\x86" * 60
+    + b"\x8c\x03cpuK\x01tQ.",
+    "an array whose shape is nested 2^60 times": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n"
+    + b"(C\x00cnumpy\ndtype\nU\x02f4\x85R)"
+    + b"2\x86" * 60
+    + b"tR.",
     "a tensor with offset -1": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(NJ\xff\xff\xff\xff))tR.",
 }
 

@@ -160,7 +160,7 @@ def _open_stream(file: BinaryIO) -> tuple[Any, dict[str, Place]]:
     content = unpickler.load()
     places, size = {}, os.fstat(file.fileno()).st_size
     for key in PlainUnpickler(file).load():
-        storage = unpickler.storages[str(key)]
+        storage = unpickler.storages[key if isinstance(key, str) else ""]
         (count,) = struct.unpack("<q", file.read(8))
         left = size - file.tell()
         if count != storage.numel or storage.nbytes > left:

@@ -140,7 +140,9 @@ def _from_bytes(raw: Any, dtype: Any, shape: Any, fortran: bool = False) -> np.n
         raw = raw.encode("latin1")
     shape = tuple(shape)
     numpy_type = np.dtype(dtype.order.replace("|", "=") + dtype.name)
-    if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * numpy_type.itemsize != len(raw):
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise RefusedPickle("it describes an impossible array")
+    if math.prod(shape) * numpy_type.itemsize != len(raw):
         raise RefusedPickle(f"an array of shape {shape} and type {dtype.name} has {len(raw):,} bytes")
     array = np.frombuffer(raw, dtype=numpy_type).reshape(shape, order="F" if fortran else "C")
     return array.astype(numpy_type.newbyteorder("="), order="C")
@@ -253,17 +255,18 @@ class PlainUnpickler(pickle.Unpickler):
             made = ADMITTED[module, name]
         except KeyError:
             raise RefusedPickle(
-                f"it asks for {module}.{name}, which could run any code. Only arrays, tensors, dictionaries, lists, "
-                "strings and numbers are read"
+                f"it asks for {f'{module}.{name}':.100}, which could run any code. Only arrays, tensors, "
+                "dictionaries, lists, strings and numbers are read"
             ) from None
         return made if isinstance(made, torch.dtype) else _Admitted(made)
 
     def persistent_load(self, pid: Any) -> Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
+        kinds = (str, torch.dtype, str, str, int)
+        if not isinstance(pid, tuple) or len(pid) < 5 or not all(map(isinstance, pid, kinds)) or pid[0] != "storage":
             raise RefusedPickle("it refers to something outside of the pickle that is not a storage")
         if len(pid) > 5 and pid[5] is not None:
             raise RefusedPickle("it holds views of storages, which torch wrote before 0.4; save it again")
-        storage = Storage(pid[1], str(pid[2]), int(pid[4]))
+        storage = Storage(pid[1], pid[2], pid[4])
         if storage.numel < 0 or self.storages.setdefault(storage.key, storage) != storage:
             raise RefusedPickle(f"the storage {storage.key} is described differently in two places")
         return storage

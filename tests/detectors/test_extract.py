@@ -294,7 +294,7 @@ def test_parts_that_do_not_belong_together_are_refused(pictures, tmp_path):
         join_regions([tmp_path / name for name in ("a.h5", "half.h5", "other.h5")], tmp_path / "joined.h5")
     text = str(caught.value)
     assert "half.h5: features: 3 x float32 there, 3 x float16 now" in text and "other.h5: weights_sha256" in text
-    with pytest.raises(UserError, match=r"(?s)7 images are in two.*image 1 is in .*a\.h5 and in .*b\.h5"):
+    with pytest.raises(UserError, match=r"(?s)cannot be joined; 7 problems.*image 1 is in .*a\.h5 and in .*b\.h5"):
         run(pictures, tmp_path / "b.h5")
         join_regions([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "joined.h5")
     with pytest.raises(UserError, match="exists; give another name"):

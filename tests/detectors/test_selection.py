@@ -94,3 +94,5 @@ def test_fewer_than_the_minimum_are_all_there_is(count):
 def test_a_rule_that_cannot_be(least, most):
     with pytest.raises(ValueError, match=rf"1 <= min <= max, got {least} and {most}"):
         SelectionRule(least, most)
+    with pytest.raises(ValueError, match=r"threshold and nms must be in 0\.\.1, got 20 and 0\.3"):
+        SelectionRule(threshold=20)

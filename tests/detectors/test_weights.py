@@ -192,15 +192,14 @@ def test_an_array_of_objects_is_refused(tmp_path):
         read_weights(pickled(tmp_path / "w.pkl", {"a": np.array([WEIGHTS], dtype=object)}))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda path: pickled(path, {n: t.numpy() for n, t in WEIGHTS.items()}),
-        lambda path: saved(path, WEIGHTS),
-        lambda path: saved(path, WEIGHTS, _use_new_zipfile_serialization=False),
-    ],
-    ids=["pkl", "zip", "legacy"],
-)
+MAKERS = {
+    "pkl": lambda path: pickled(path, {n: t.numpy() for n, t in WEIGHTS.items()}),
+    "zip": lambda path: saved(path, WEIGHTS),
+    "legacy": lambda path: saved(path, WEIGHTS, _use_new_zipfile_serialization=False),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_a_file_cut_short_anywhere_is_an_error_that_names_it(tmp_path, make):
     whole = make(tmp_path / "whole").read_bytes()
     path = tmp_path / "cut.pth"
@@ -210,15 +209,7 @@ def test_a_file_cut_short_anywhere_is_an_error_that_names_it(tmp_path, make):
             read_weights(path)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda path: pickled(path, {n: t.numpy() for n, t in WEIGHTS.items()}),
-        lambda path: saved(path, WEIGHTS),
-        lambda path: saved(path, WEIGHTS, _use_new_zipfile_serialization=False),
-    ],
-    ids=["pkl", "zip", "legacy"],
-)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_a_file_with_damaged_bytes_is_read_or_refused_but_never_crashes(tmp_path, make):
     whole = make(tmp_path / "whole").read_bytes()
     path = tmp_path / "w.pth"

@@ -7,6 +7,8 @@ anchor), they are replaced; where its geometry differs, our proposals replace de
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,7 @@ def why_not(spec: DetectorSpec) -> str:
     return ""
 
 
-def detectron2_config(spec: DetectorSpec):
+def detectron2_config(spec: DetectorSpec) -> Any:
     """The ``CfgNode`` of detectron2 for a spec."""
     from detectron2.config import get_cfg
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from xmodaler_ssattn.errors import UserError, numbered
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.ids import LARGEST_ID, PICTURE_SUFFIXES, UNREADABLE_SUFFIXES, id_in_name
 
@@ -105,8 +105,7 @@ def ids_from_file(names: Sequence[str], path: str | os.PathLike) -> dict[int, st
             problems.append(f"{owner[number]} and {name} have the same id, {number}")
         else:
             owner[number] = name
-    if problems:
-        raise UserError(f"--ids: {path} cannot be used:\n{numbered(problems)}")
+    raise_all(problems, f"--ids: {path} cannot be used")
     following = max(owner, default=0) + 1
     new = [name for name in names if name not in known]
     if following + len(new) - 1 > LARGEST_ID:

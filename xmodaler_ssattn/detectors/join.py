@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from xmodaler_ssattn.errors import UserError, numbered, raise_all
+from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.packs.region_file import Header, read_header
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
@@ -55,8 +55,7 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
             if image_id in owner:
                 twice.append(f"image {image_id} is in {owner[image_id].path} and in {store.path}")
             owner[image_id] = store
-    if twice:
-        raise UserError(f"{len(twice)} images are in two of the files to join:\n{numbered(twice)}")
+    raise_all(twice, "These files cannot be joined")
     given = {name: first.attributes[name] for name in _GIVEN_BY_NAME if name in first.attributes}
     more = {k: v for k, v in first.attributes.items() if k not in (*_GIVEN_BY_NAME, *_OF_THE_FILE)}
     writer = RegionWriter(

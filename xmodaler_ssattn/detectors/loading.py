@@ -132,7 +132,6 @@ def load_detector(
     *,
     backend: str = "auto",
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
     min_max_boxes: tuple[int, int] = (36, 36),
 ) -> TorchDetector:
     """A detector with the weights of a file; the file's sha256 is logged and kept.
@@ -141,7 +140,6 @@ def load_detector(
         path: a published weights file, see ``dialects``.
         backend: "torch", "detectron2", or "auto": detectron2 where it can be imported, else torch.
         device: "cpu", "cuda", ...; None: a GPU when there is one.
-        dtype: of the torch backend; detectron2 computes in float32.
         min_max_boxes: the fewest (if there are as many proposals) and the most regions per picture.
 
     Raises:
@@ -149,10 +147,8 @@ def load_detector(
     """
     if backend not in BACKENDS:
         raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}.")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    file = open_weights(path)
     rule = SelectionRule(*min_max_boxes)
+    file = open_weights(path)
     logger.info("%s: %s, sha256 %s", file.path, file.dialect.name, file.sha256)
     if backend != "torch":
         try:
@@ -164,11 +160,11 @@ def load_detector(
                     "use the backend torch, which needs nothing more."
                 ) from error
             logger.info("Backend: torch. %s", error)
-        else:
-            detector = TorchDetector(network, device=device, rule=rule, weights_sha256=file.sha256)
-            detector.source = f"{file.spec.name} ({network.version} backend)"
-            return detector
-    return TorchDetector(build_network(file), device=device, dtype=dtype, rule=rule, weights_sha256=file.sha256)
+            network = build_network(file)
+    else:
+        network = build_network(file)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return TorchDetector(network, device=device, rule=rule, weights_sha256=file.sha256)
 
 
 class Exported(NamedTuple):

@@ -97,7 +97,10 @@ class BottomUpNetwork(nn.Module):
 
     Attributes:
         cell_anchors_px: (A, 4) float32; a weights file may bring its own.
+        version: of the backend, for the record.
     """
+
+    version = "torch"
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()

@@ -41,6 +41,8 @@ class SelectionRule:
                 f"min_regions and max_regions must satisfy 1 <= min <= max, got {self.min_regions} and "
                 f"{self.max_regions}."
             )
+        if not (0 <= self.threshold <= 1 and 0 <= self.nms <= 1):
+            raise ValueError(f"threshold and nms must be in 0..1, got {self.threshold} and {self.nms}.")
 
 
 def best_surviving_scores(boxes_px: np.ndarray, class_probs: np.ndarray, nms: float = 0.3) -> np.ndarray:

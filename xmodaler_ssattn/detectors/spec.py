@@ -8,6 +8,7 @@ and the operators what to do.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 CAFFE_PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
 DETECTRON2_PIXEL_MEAN = (103.530, 116.280, 123.675)
@@ -145,12 +146,12 @@ class DetectorSpec:
         return 0 if self.background == "first" else self.num_classes
 
     @classmethod
-    def caffe(cls, **changes) -> DetectorSpec:
+    def caffe(cls, **changes: Any) -> DetectorSpec:
         """The original network as converted by MILVLG: the features that the papers use."""
         return cls(**{"name": "milvlg-caffe", **changes})
 
     @classmethod
-    def airsplay(cls, **changes) -> DetectorSpec:
+    def airsplay(cls, **changes: Any) -> DetectorSpec:
         """The original weights as converted for detectron2 by airsplay, with detectron2's anchors and geometry."""
         return cls(
             **{
@@ -167,7 +168,7 @@ class DetectorSpec:
         )
 
     @classmethod
-    def milvlg_d2(cls, **changes) -> DetectorSpec:
+    def milvlg_d2(cls, **changes: Any) -> DetectorSpec:
         """The C4 networks that MILVLG retrained with detectron2."""
         return cls(
             **{

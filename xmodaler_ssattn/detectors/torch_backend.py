@@ -89,7 +89,7 @@ class TorchDetector:
         self.device, self.rule, self.weights_sha256 = torch.device(device), rule or SelectionRule(), weights_sha256
         self.spec = network.spec
         self.feature_dim, self.num_classes = self.spec.feature_dim, self.spec.num_classes
-        self.source = f"{self.spec.name} (torch backend)"
+        self.source = f"{self.spec.name} ({network.version} backend)"
 
     def detect(self, image_bgr: np.ndarray) -> Detected:
         """See ``Detector.detect``."""
