@@ -11,13 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.cli import captioning
 from xmodaler_ssattn.cli.captioning import caption_regions, check_fit, find_vocabulary, load_captioner
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.main import main
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
-from xmodaler_ssattn.detectors.dialects import from_network_state
-from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.evaluation.results import read_results
@@ -139,7 +137,7 @@ def test_sample_scenes_work_out_of_the_box(demo, tmp_path, capsys):
 
 
 def test_a_photograph_goes_through_a_bottom_up_network(demo, tmp_path, capsys):
-    network = conditioned_random_network(DetectorSpec.tiny())
+    network = conditioned_random_network(tiny())
     torch.save({"model": from_network_state(network.state_dict(), network.spec)}, tmp_path / "detector.pth")
     run = tmp_path / "run"
     run.mkdir()
@@ -176,7 +174,7 @@ def test_bad_pictures_are_listed_and_the_others_are_captioned(demo, tmp_path, ca
     assert caption(demo, tmp_path / "text.jpg", good, tmp_path / "dot.png", tmp_path / "none.jpg") == 3
     out = capsys.readouterr().out
     assert f"{good}\n  " in out and "3 of 4 pictures failed" in out
-    for name, reason in (("text.jpg", "no picture"), ("dot.png", "1 x 1"), ("none.jpg", "no such file")):
+    for name, reason in (("text.jpg", "not a picture"), ("dot.png", "1 x 1"), ("none.jpg", "no such file")):
         assert re.search(rf"{name}: .*{reason}", out)
 
 
@@ -247,7 +245,7 @@ def write_store(path, dim=32, classes=16):
     [
         (64, 16, "the features have 64 numbers, the captioner was trained on 32"),
         (32, 1601, r"1601 class probabilities \(background included\), the captioner was trained on 16"),
-        (32, None, "the captioner reads 16 class probabilities of each region, and there are none"),
+        (32, None, "the captioner reads 16 class probabilities per region, and there are none"),
     ],
 )
 def test_regions_that_the_captioner_was_not_trained_on_are_refused(demo, tmp_path, capsys, dim, classes, message):
@@ -262,7 +260,7 @@ def test_both_mismatches_are_said_at_once(demo):
         check_fit(captioner, 64, 17, "x.pth")
     check_fit(captioner, 32, 16, "x.pth")
     # A captioner that reads no class probabilities needs none.
-    check_fit(captioner._replace(num_classes=None), 32, None, "x.pth")
+    check_fit(captioner._replace(inputs=captioner.inputs._replace(num_classes=None)), 32, None, "x.pth")
 
 
 def test_a_detector_of_another_world_is_refused(demo, tmp_path, capsys):
@@ -278,7 +276,7 @@ def test_more_regions_than_the_captioner_reads_are_cut(demo):
     captioner = load_captioner(demo / "ss_attn")
     regions = RegionStore(demo / "data" / "regions.h5")
     image = regions.read(int(regions.ids[0]))
-    (few,) = caption_regions(captioner._replace(max_regions=4), [image])
+    (few,) = caption_regions(captioner._replace(inputs=captioner.inputs._replace(max_regions=4)), [image])
     assert len(few.boxes_px) == 4 and max(word.region for word in few.words) < 4
 
 
@@ -351,7 +349,7 @@ def test_weights_of_another_model_are_refused(demo, tmp_path, capsys):
     assert "w.pth does not fit this config's model" in capsys.readouterr().err
     (tmp_path / "w.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")  # a pickle that would run a program
     assert main(["caption", photo, "--weights", str(tmp_path / "w.pth")]) == 2
-    assert "w.pth is no checkpoint of plain data" in capsys.readouterr().err
+    assert "w.pth is refused: it asks for os.system" in capsys.readouterr().err
     assert main(["caption", photo, "--weights", str(tmp_path / "none.pth")]) == 2
     assert "none.pth does not exist" in capsys.readouterr().err
 
@@ -369,8 +367,8 @@ def test_config_options_can_be_given(demo, evaluated, tmp_path, capsys):
     "words, message",
     [
         ([], "give picture files, or --regions FILE"),
-        (["a.jpg", "--regions", "r.h5"], "--regions takes the place of photos and --detector"),
-        (["a.jpg", "--ids", "3"], "--ids go with --regions FILE"),
+        (["a.jpg", "--regions", "r.h5"], "--regions replaces photos and --detector"),
+        (["a.jpg", "--ids", "3"], "--ids need --regions FILE"),
         (["--regions", "none.h5"], "The region file none.h5 does not exist"),
     ],
 )

@@ -10,12 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.cli.detectors import SampleDetector, parse_min_max
 from xmodaler_ssattn.cli.main import main
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
 from xmodaler_ssattn.detectors.detected import Detector
-from xmodaler_ssattn.detectors.dialects import from_network_state
-from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -32,7 +30,7 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def detector_weights(tmp_path_factory) -> Path:
     """A weights file in the form of MILVLG's, of a network of a few thousand numbers."""
-    network = conditioned_random_network(DetectorSpec.tiny())
+    network = conditioned_random_network(tiny())
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
     torch.save({"model": from_network_state(network.state_dict(), network.spec)}, path)
     return path
@@ -141,11 +139,11 @@ def test_bad_pictures_are_listed_with_their_reasons_and_the_others_go_on(photos,
     out = capsys.readouterr().out
     listed = out[out.index("7 of 13 pictures failed:") :]
     for name, reason in (
-        ("7.jpg", "no picture"),
-        ("8.jpg", "cut short"),
+        ("7.jpg", "not a picture"),
+        ("8.jpg", "incomplete"),
         ("9.png", "1 x 1 pixels"),
         ("10.png", "100 million pixels"),
-        ("11.jpg", "no picture"),
+        ("11.jpg", "not a picture"),
         ("12.heic", "HEIC"),
         ("13.png", "20000 x 40"),
     ):
@@ -232,7 +230,7 @@ def test_what_is_not_looked_at_is_said(scenes, tmp_path, capsys):
     (folder / "1.jpg").write_bytes(picture.read_bytes())
     assert extract(folder, scenes / "region_maker.npz", tmp_path / "r.h5") == 0
     out = capsys.readouterr().out
-    assert "not looked at: 1 files that are no pictures: notes.txt; 1 subfolders (see --recursive): more." in out
+    assert "ignored: 1 other files: notes.txt; 1 subfolders (see --recursive): more." in out
 
 
 def test_shards_are_joined_to_the_file_of_one_run(scenes, tmp_path, capsys):
@@ -258,7 +256,7 @@ def test_the_same_command_again_goes_on(scenes, tmp_path, capsys):
     assert extract(folder, scenes / "region_maker.npz", tmp_path / "r.h5") == 3
     (folder / source[1].name).write_bytes(source[1].read_bytes())
     assert extract(folder, scenes / "region_maker.npz", tmp_path / "r.h5") == 0
-    assert "2 of them were there from an earlier run." in capsys.readouterr().out
+    assert "2 of them are from an earlier run." in capsys.readouterr().out
     assert len(RegionStore(tmp_path / "r.h5")) == 3
 
 
@@ -266,8 +264,8 @@ def test_the_same_command_again_goes_on(scenes, tmp_path, capsys):
     "words, message",
     [
         ([], "extract: give --images and --weights"),
-        (["--images", "x", "--weights", "w.pth"], "--images: x is no folder"),
-        (["--join", "a.h5", "--shard", "1/2"], "it has no use for --images, --weights and --shard"),
+        (["--images", "x", "--weights", "w.pth"], "--images: x is not a folder"),
+        (["--join", "a.h5", "--shard", "1/2"], "--images, --weights and --shard cannot be given with it"),
         (["--join", "a.h5"], "a.h5 does not exist"),
     ],
 )

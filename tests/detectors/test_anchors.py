@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from xmodaler_ssattn.detectors.anchors import caffe_cell_anchors, detectron2_cell_anchors, grid_anchors
+from xmodaler_ssattn.detectors.anchors import cell_anchors, grid_anchors
 
 
 def test_the_original_twelve_in_their_order():
-    assert caffe_cell_anchors().tolist() == [
+    assert cell_anchors("caffe", (64, 128, 256, 512)).tolist() == [
         [-38, -16, 53, 31],
         [-84, -40, 99, 55],
         [-176, -88, 191, 103],
@@ -24,7 +24,7 @@ def test_the_original_twelve_in_their_order():
 
 
 def test_detectron2_goes_size_by_size_about_zero_without_rounding():
-    anchors = detectron2_cell_anchors((32, 64))
+    anchors = cell_anchors("detectron2", (32, 64))
     width, height = (anchors[:, 2:] - anchors[:, :2]).T
     np.testing.assert_allclose(width * height, [32**2] * 3 + [64**2] * 3, rtol=1e-6)
     np.testing.assert_allclose(height / width, [0.5, 1, 2] * 2, rtol=1e-6)

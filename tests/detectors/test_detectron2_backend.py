@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.detectors.anchors import cell_anchors
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
 from xmodaler_ssattn.detectors.detectron2_backend import Detectron2Missing, build_detectron2_network, why_not
-from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS, from_network_state
+from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS
 from xmodaler_ssattn.detectors.loading import build_network, load_detector, open_weights
 from xmodaler_ssattn.detectors.preprocess import preprocess
 from xmodaler_ssattn.detectors.spec import DetectorSpec
-from xmodaler_ssattn.detectors.torch_backend import TorchDetector
+from xmodaler_ssattn.detectors.torch_backend import TorchDetector, features_in_chunks
 
 # The last two: the ResNeXt of MILVLG, and a network without attributes.
 NETWORKS = {
@@ -71,7 +71,7 @@ def test_every_step_from_the_same_input_gives_the_same(both):
     boxes = proposals.boxes_px[:64]
     bins, other_bins = (each.pool(trunk, boxes) for each in both)
     torch.testing.assert_close(other_bins[3:9], bins[3:9], rtol=1e-5, atol=1e-5)
-    features, other_features = ours.features_in_chunks([bins], 16), theirs.features_in_chunks([other_bins], 16)
+    features, other_features = features_in_chunks(ours, [bins], 16), features_in_chunks(theirs, [other_bins], 16)
     torch.testing.assert_close(other_features, features, rtol=1e-4, atol=1e-4)
     described, others = (each.describe(features, boxes, height, width) for each in both)
     torch.testing.assert_close(others.boxes_px, described.boxes_px, rtol=0, atol=1e-3)
@@ -98,7 +98,7 @@ def test_the_regions_in_the_end_are_the_same(both):
 def test_a_picture_without_proposals_has_no_regions(both):
     _, theirs = both
     none = torch.zeros(0, 4)
-    features = theirs.features_in_chunks([theirs.pool(torch.zeros(1, 128, 6, 6), none)], 16)
+    features = features_in_chunks(theirs, [theirs.pool(torch.zeros(1, 128, 6, 6), none)], 16)
     described = theirs.describe(features, none, 96, 96)
     assert features.shape == (0, 256) and described.boxes_px.shape == (0, 4)
     assert described.class_probs.shape == (0, 21) and (described.attributes is None or len(described.attributes) == 0)
@@ -134,7 +134,7 @@ def test_the_detector_names_its_backend(tmp_path):
 
 
 def test_a_depth_that_detectron2_does_not_build_is_refused_with_the_reason(tmp_path):
-    spec = DetectorSpec.tiny()
+    spec = tiny()
     torch.save(from_network_state(conditioned_random_network(spec).state_dict(), spec), tmp_path / "w.pth")
     file = open_weights(tmp_path / "w.pth")
     with pytest.raises(Detectron2Missing, match=r"no ResNet with \(1, 1, 1, 2\) blocks"):

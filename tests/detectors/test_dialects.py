@@ -6,15 +6,8 @@ import re
 import pytest
 import torch
 
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
-from xmodaler_ssattn.detectors.dialects import (
-    check_finite,
-    dialect_for,
-    dialect_of,
-    expected_shapes,
-    from_network_state,
-    to_network_state,
-)
+from detectors.toy_networks import conditioned_random_network, dialect_for, from_network_state, tiny
+from xmodaler_ssattn.detectors.dialects import check_finite, dialect_of, expected_shapes, to_network_state
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
 from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
@@ -29,7 +22,7 @@ def shapes_of(weights):
 
 def weights_of(kind="caffe", seed=None, **changes):
     """A synthetic file of a dialect, and the network that it is of."""
-    network = conditioned_random_network(DetectorSpec.tiny(kind, **changes))
+    network = conditioned_random_network(tiny(kind, **changes))
     return from_network_state(network.state_dict(), network.spec, seed=seed), network
 
 
@@ -172,8 +165,8 @@ def test_a_network_of_another_kind_is_told_what_it_lacks():
     captioner = {"encoder.embed.weight": (1000, 2048), "decoder.lstm.weight_ih": (4000, 1000), "decoder.fc.bias": (9,)}
     with pytest.raises(
         UserError,
-        match=r"model\.pth: no Bottom-Up detector\. It lacks backbone\.stem\.conv1\.weight, "
-        r".*cls_score\.weight; what it has is 3: encoder\.embed\.weight, decoder",
+        match=r"model\.pth: this is not a Bottom-Up detector\. It lacks backbone\.stem\.conv1\.weight, "
+        r".*cls_score\.weight; it has 3: encoder\.embed\.weight, decoder",
     ):
         dialect_of(captioner, "model.pth")
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from detectors.fake_detector import FakeDetector
-from xmodaler_ssattn.detectors import extract, reading
+from xmodaler_ssattn.detectors import extract
+from xmodaler_ssattn.detectors import pictures as pictures_module
 from xmodaler_ssattn.detectors.detected import Detector
 from xmodaler_ssattn.detectors.extract import NothingExtracted, detect_all, extract_regions
 from xmodaler_ssattn.detectors.join import join_regions
@@ -96,7 +97,7 @@ def test_pictures_that_fail_are_named_and_the_others_go_on(pictures, tmp_path, b
     assert RegionStore(report.path).ids.tolist() == [1, 4, 7] and report.images == 3
     assert [failure.partition(": ")[0] for failure in report.failed] == [str(pictures[i]) for i in (2, 3, 5, 6)]
     text, refused, empty, absent = report.failed
-    assert "no picture of a known format" in text and "it is red in the corner" in refused
+    assert "not a picture of a known format" in text and "it is red in the corner" in refused
     assert "found no region" in empty and "no such file" in absent
 
 
@@ -127,7 +128,7 @@ def test_too_little_memory_on_the_gpu_says_what_to_do(pictures, tmp_path):
         def detect_many(self, images_bgr):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(UserError, match="not enough memory for 4 pictures at once; give a smaller --batch"):
+    with pytest.raises(UserError, match="not have enough memory for 4 pictures at once; give a smaller --batch"):
         run(pictures, tmp_path / "r.h5", Greedy(), batch=4)
 
 
@@ -159,7 +160,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from detectors.fake_detector import FakeDetector
-from xmodaler_ssattn.detectors import extract, reading
+from xmodaler_ssattn.detectors import extract, pictures as pictures_module
 
 class Killed(FakeDetector):
     def detect(self, image):
@@ -293,10 +294,10 @@ def test_parts_that_do_not_belong_together_are_refused(pictures, tmp_path):
         join_regions([tmp_path / name for name in ("a.h5", "half.h5", "other.h5")], tmp_path / "joined.h5")
     text = str(caught.value)
     assert "half.h5: features: 3 x float32 there, 3 x float16 now" in text and "other.h5: weights_sha256" in text
-    with pytest.raises(UserError, match=r"(?s)7 images stand in two.*image 1 is in .*a\.h5 and in .*b\.h5"):
+    with pytest.raises(UserError, match=r"(?s)cannot be joined; 7 problems.*image 1 is in .*a\.h5 and in .*b\.h5"):
         run(pictures, tmp_path / "b.h5")
         join_regions([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "joined.h5")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists; give another name"):
         join_regions([tmp_path / "a.h5"], tmp_path / "b.h5")
     assert not (tmp_path / "joined.h5").exists()
 
@@ -348,7 +349,7 @@ def test_a_reader_that_fails_at_one_picture_is_named_with_the_exceptions_type(pi
             raise LookupError("an unknown table")
         return read_picture(path)
 
-    monkeypatch.setattr(reading, "read_picture", read)
+    monkeypatch.setattr(pictures_module, "read_picture", read)
     report = run(pictures, tmp_path / "r.h5")
     assert report.images == COUNT - 1 and "1.png: LookupError: an unknown table" in report.failed[0]
 

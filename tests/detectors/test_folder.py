@@ -31,7 +31,7 @@ def test_a_folder_without_pictures_says_where_to_look(tmp_path):
     fill(tmp_path, "more/d.jpg")
     with pytest.raises(UserError, match=r"holds no picture .* --recursive: more"):
         list_pictures(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         list_pictures(tmp_path / "none")
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from detectors.toy_networks import conditioned_random_network, describe_all, tiny
 from xmodaler_ssattn.detectors.backbone import Bottleneck, Stem, fold_norm, resnet_stage
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
 from xmodaler_ssattn.detectors.network import BottomUpNetwork, ProposalHead, RegionHead
 from xmodaler_ssattn.detectors.proposals import move_boxes
 from xmodaler_ssattn.detectors.spec import DetectorSpec
@@ -17,7 +17,7 @@ DIALECTS = ("caffe", "airsplay", "milvlg_d2")
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, BottomUpNetwork]:
-    return {dialect: conditioned_random_network(DetectorSpec.tiny(dialect)) for dialect in DIALECTS}
+    return {dialect: conditioned_random_network(tiny(dialect)) for dialect in DIALECTS}
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_full_sizes():
 
 
 def test_the_names_of_the_state_dict():
-    spec = DetectorSpec.tiny("airsplay", blocks_per_stage=(1, 1, 1, 1))
+    spec = tiny("airsplay", blocks_per_stage=(1, 1, 1, 1))
     block = [f"{conv}.{kind}" for conv in ("conv1", "conv2", "conv3", "shortcut") for kind in ("weight", "bias")]
     expected = {
         f"{stage}.0.{name}" for stage in ("backbone.res2", "backbone.res3", "backbone.res4", "res5") for name in block
@@ -107,12 +107,12 @@ def test_the_names_of_the_state_dict():
         )
     }
     assert set(BottomUpNetwork(spec).state_dict()) == expected | {"head.attribute_embedding.weight"}
-    plain = BottomUpNetwork(DetectorSpec.tiny(num_attributes=None))
+    plain = BottomUpNetwork(tiny(num_attributes=None))
     assert not [name for name in plain.state_dict() if "attribute" in name or "bbox_pred" in name]
 
 
 def test_a_pair_of_logits_is_all_backgrounds_then_all_foregrounds():
-    head = ProposalHead(DetectorSpec.tiny(anchor_sizes=(64,)))  # 3 anchors: 6 logits, 12 offsets
+    head = ProposalHead(tiny(anchor_sizes=(64,)))  # 3 anchors: 6 logits, 12 offsets
     x = torch.randn(1, 64, 2, 2)
     hidden = head.conv(x).relu()
     logits, deltas = head.logits(hidden)[0], head.deltas(hidden)[0]
@@ -126,7 +126,7 @@ def test_a_pair_of_logits_is_all_backgrounds_then_all_foregrounds():
 
 @torch.no_grad()
 def test_anchors_of_a_weights_file_may_replace_the_computed_ones(image):
-    network = conditioned_random_network(DetectorSpec.tiny("airsplay"))
+    network = conditioned_random_network(tiny("airsplay"))
     trunk = network.trunk(image)
     before = network.propose(trunk, 72, 96, 1.0)
     network.cell_anchors_px = network.cell_anchors_px / 2
@@ -134,8 +134,8 @@ def test_anchors_of_a_weights_file_may_replace_the_computed_ones(image):
 
 
 def test_background_comes_out_first_wherever_it_was():
-    first = RegionHead(DetectorSpec.tiny(background="first"))
-    last = RegionHead(DetectorSpec.tiny(background="last"))
+    first = RegionHead(tiny(background="first"))
+    last = RegionHead(tiny(background="last"))
     last.load_state_dict(first.state_dict())
     last.cls_score.weight.data = first.cls_score.weight.data.roll(-1, dims=0)
     last.cls_score.bias.data = first.cls_score.bias.data.roll(-1, dims=0)
@@ -150,7 +150,7 @@ def test_background_comes_out_first_wherever_it_was():
     ("where", "rows"), [("first", slice(1, None)), ("last", slice(0, -1)), ("absent", slice(None))]
 )
 def test_the_attribute_none_is_never_the_answer(where, rows):
-    head = RegionHead(DetectorSpec.tiny(no_attribute=where))
+    head = RegionHead(tiny(no_attribute=where))
     features, best = torch.rand(20, 128), torch.arange(20) % 13
     joined = torch.cat((features, head.attribute_embedding(best)), dim=1)
     scores = head.attribute_score(head.attribute_hidden(joined).relu())
@@ -160,7 +160,7 @@ def test_the_attribute_none_is_never_the_answer(where, rows):
 
 @torch.no_grad()
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_forward_is_its_parts_in_a_row(networks, image, dialect):
+def test_the_steps_equal_one_region_at_a_time(networks, image, dialect):
     network = networks[dialect]
     spec = network.spec
     trunk = network.trunk(image)
@@ -172,7 +172,7 @@ def test_forward_is_its_parts_in_a_row(networks, image, dialect):
     features = [network.res5(network.pool(trunk, box[None])[:]).sum((2, 3)) for box in proposals.boxes_px]
     features = torch.cat(features) / (14 * 14 if dialect != "milvlg_d2" else 7 * 7)
     probs, _ = network.head.class_probs(features)
-    described = network(image)
+    described = describe_all(network, image)
     torch.testing.assert_close(described.features, features, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(described.class_probs, probs, atol=1e-5, rtol=1e-4)
     assert (described.features >= 0).all() and described.attributes.shape == (len(probs),)
@@ -192,21 +192,22 @@ def test_forward_is_its_parts_in_a_row(networks, image, dialect):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_how_many_regions_go_at_once_does_not_matter(networks, image, chunk):
     network = networks["caffe"]
-    torch.testing.assert_close(network(image, chunk=chunk).features, network(image).features, atol=1e-5, rtol=1e-5)
+    one, other = (describe_all(network, image, chunk=size).features for size in (chunk, 32))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(3, 40), (40, 3), (3, 3)])
 def test_the_thinnest_picture_goes_through(networks, size):
     for network in networks.values():
-        described = network(torch.randn(3, *size) * 50)
+        described = describe_all(network, torch.randn(3, *size) * 50)
         assert described.features.shape == (len(described.boxes_px), 128)
 
 
 @torch.no_grad()
 def test_no_proposal_is_an_empty_answer(image):
-    network = conditioned_random_network(DetectorSpec.tiny())
-    described = network(image, scale=100.0)  # a side of 1600 pixels is asked for
+    network = conditioned_random_network(tiny())
+    described = describe_all(network, image, scale=100.0)  # a side of 1600 pixels is asked for
     assert described.boxes_px.shape == (0, 4) and described.features.shape == (0, 128)
     assert described.class_probs.shape == (0, 13) and described.attributes.shape == (0,)
 

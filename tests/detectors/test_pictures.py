@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xmodaler_ssattn.detectors.pictures import MAX_PIXELS, MIN_SIDE, read_picture
-from xmodaler_ssattn.detectors.reading import decode_ahead
+from xmodaler_ssattn.detectors.pictures import MAX_PIXELS, MIN_SIDE, decode_ahead, read_picture
 from xmodaler_ssattn.errors import UserError
 
 HEIGHT, WIDTH = 20, 30
@@ -186,17 +185,17 @@ def jpeg():
 
 
 def test_what_is_no_picture_says_so(tmp_path):
-    assert "no picture of a known format (JPEG, PNG" in bad(tmp_path, b"a text file, named so\n")
+    assert "not a picture of a known format (JPEG, PNG" in bad(tmp_path, b"a text file, named so\n")
     assert "the file is empty" in bad(tmp_path, b"")
     assert "HEIC and AVIF" in bad(tmp_path, b"\0\0\0\x18ftypheic" + bytes(20))
     # A format that would start another program is not even looked at.
-    assert "no picture of a known format" in bad(tmp_path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n")
+    assert "not a picture of a known format" in bad(tmp_path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n")
 
 
 def test_a_jpeg_cut_short_is_refused_wherever_it_is_cut(tmp_path):
     whole = jpeg()
     for share in (0.1, 0.5, 0.9, 0.99):
-        assert "damaged or cut short" in bad(tmp_path, whole[: int(share * len(whole))])
+        assert "damaged or incomplete" in bad(tmp_path, whole[: int(share * len(whole))])
 
 
 def test_pictures_too_small_for_a_region_are_refused(tmp_path):
@@ -236,7 +235,7 @@ def test_pixels_that_are_no_colours_are_refused(tmp_path):
 def test_folders_and_missing_files_are_named(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         read_picture(tmp_path / "none.jpg")
-    with pytest.raises(UserError, match="this is no file"):
+    with pytest.raises(UserError, match="this is not a file"):
         read_picture(tmp_path)
 
 

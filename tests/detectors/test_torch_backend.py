@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from xmodaler_ssattn.detectors.conditioned import conditioned_random_network
+from detectors.toy_networks import conditioned_random_network, describe_all, tiny
 from xmodaler_ssattn.detectors.detected import Detected, Detector
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
 from xmodaler_ssattn.detectors.preprocess import preprocess
 from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
-from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector, select_detected
 from xmodaler_ssattn.errors import UserError
 
@@ -26,7 +25,7 @@ def picture(height: int = 64, width: int = 80, seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def network(dialect: str, **changes) -> BottomUpNetwork:
-    return conditioned_random_network(DetectorSpec.tiny(dialect, **changes))
+    return conditioned_random_network(tiny(dialect, **changes))
 
 
 def detector(dialect: str = "caffe", rule: SelectionRule | None = None, **changes) -> TorchDetector:
@@ -65,13 +64,15 @@ def test_what_comes_out(dialect):
 def test_it_is_preprocess_network_and_selection():
     run, image = detector(), picture()
     tensor, scale = preprocess(image, short=96, long=160)
-    described = run.network(tensor, scale)
+    described = describe_all(run.network, tensor, scale)
     boxes = described.boxes_px.numpy() / np.float32(scale)
-    chosen = select_regions(boxes, described.class_probs.numpy(), described.features.numpy())
+    rows, confidence = select_regions(boxes, described.class_probs.numpy(), SelectionRule())
     found = run.detect(image)
-    np.testing.assert_allclose(found.boxes_px, chosen.boxes_px, atol=1e-4)
-    np.testing.assert_allclose(found.features, chosen.features, atol=1e-4)
-    assert np.array_equal(found.attributes, described.attributes.numpy()[chosen.indices])
+    np.testing.assert_allclose(found.boxes_px, boxes[rows], atol=1e-4)
+    np.testing.assert_allclose(found.features, described.features[rows], atol=1e-4)
+    np.testing.assert_allclose(found.class_probs, described.class_probs[rows], atol=1e-5)
+    np.testing.assert_allclose(found.confidence, confidence, atol=1e-5)
+    assert np.array_equal(found.attributes, described.attributes.numpy()[rows])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -88,7 +89,7 @@ def test_a_batch_equals_single_pictures(dialect):
 
 
 def test_twice_is_the_same_to_the_last_bit():
-    fresh = TorchDetector(conditioned_random_network(DetectorSpec.tiny()))
+    fresh = TorchDetector(conditioned_random_network(tiny()))
     one, other = detector().detect(picture()), fresh.detect(picture())
     for name in ("boxes_px", "features", "class_probs", "confidence", "objects", "attributes"):
         assert np.array_equal(getattr(one, name), getattr(other, name))

@@ -1,4 +1,4 @@
-"""``xmodaler caption``: a sentence for a photograph, and for each object word the box it rests on."""
+"""``xmodaler caption``: a sentence for a photograph, and a box for each object word."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from xmodaler_ssattn.evaluation.object_words import ObjectWords
     from xmodaler_ssattn.packs.store import Regions
 
-AT_ONCE = 8  # captioned together, when a detector gives the regions; printed as they come
+AT_ONCE = 8  # images captioned together; captions are printed as they are made
 REGION_MAKER = "region_maker.npz"
 DRAWN_ONLY = (
-    "The captioner was trained on drawn scenes only, so the caption will have little to do with it; photographs need a "
-    "captioner and a detector that were trained on photographs."
+    "The captioner was trained only on drawn scenes, so the caption will not describe it; photographs need a captioner "
+    "and a detector that were trained on photographs."
 )
 PAGES = (".html", ".htm")
 
 TEXT = """\
-Captions photographs with a trained model, and says for each object word the box it rests on (x1 y1 x2 y2 in pixels)
-and the attention on it. The model's config.yaml and vocabulary are found from the checkpoint.
+Captions photographs with a trained model, and prints for each object word its box (x1 y1 x2 y2 in pixels) and the
+attention on it. The model's config.yaml and vocabulary are found from the checkpoint.
 
   xmodaler caption photo.jpg --weights run/model_final.pth --detector detector.pth --report page.html
   xmodaler caption demo/data/Images/100001.jpg --weights demo/ss_attn            a sample scene: nothing else needed
@@ -39,7 +39,7 @@ and the attention on it. The model's config.yaml and vocabulary are found from t
 
 
 class Job(NamedTuple):
-    """One image to caption: its id, the name that people see, its picture if there is one, and its regions."""
+    """One image to caption: its id, the name to print, its picture if there is one, and its regions."""
 
     image_id: int
     name: str
@@ -65,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
         help="the detector's weights, from their authors (default: region_maker.npz of "
         "the sample scenes, when the captioner was trained on them)",
     )
-    add("--regions", metavar="FILE", help="take the regions from this file instead of a detector")
+    add("--regions", metavar="FILE", help="read the regions from this file instead of running a detector")
     add("--ids", nargs="+", type=int, metavar="ID", help="with --regions: these images (default: all)")
     add("--images", metavar="DIR", help="with --regions: pictures, named by image id, for the report")
     add("--report", metavar="FILE", help="write a page of the captions, one HTML file: page.html")
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     if args.regions and (args.photos or args.detector):
-        raise UserError("caption: --regions takes the place of photos and --detector; give the one or the other.")
+        raise UserError("caption: --regions replaces photos and --detector; give only one of them.")
     if not args.regions and not args.photos:
         raise UserError("caption: give picture files, or --regions FILE.")
     if args.report and Path(args.report).suffix.lower() not in PAGES:
@@ -115,7 +115,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise UserError(f"{option}: {path} is a folder, expected the name of a file.")
     given = [f"--{name}" for name in ("ids", "images") if getattr(args, name)]
     if given and not args.regions:
-        raise UserError(f"caption: {' and '.join(given)} go with --regions FILE.")
+        raise UserError(f"caption: {' and '.join(given)} need --regions FILE.")
 
 
 # --- where regions come from ---------------------------------------------------------------------------
@@ -131,11 +131,9 @@ def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]
     if captioner.cfg.DATALOADER.SAMPLE_SCENES and not str(store.attributes.get("source")).startswith("sample scenes"):
         _warn(f"{args.regions}: its regions are not of drawn scenes. {DRAWN_ONLY}")
     ids = store.ids.tolist() if args.ids is None else list(dict.fromkeys(args.ids))
-    empty = [image_id for image_id in ids if not store.num_boxes(image_id)]  # also: all of them are in the file
+    empty = [image_id for image_id in ids if not store.num_boxes(image_id)]  # an id that is not in the file is an error
     if empty:
-        raise UserError(
-            f"{args.regions}: {len(empty)} of the images have no region, so there is nothing to caption: {empty[:10]}"
-        )
+        raise UserError(f"{args.regions}: {len(empty)} of the images have no region to caption: {empty[:10]}")
     pictures = find_pictures(args.images, ids) if args.images else {}
     for image_id in ids:
         yield Job(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
@@ -174,7 +172,7 @@ def _sample_detector(captioner: Captioner) -> Path:
     if not path.is_file():
         raise UserError(
             "--detector: give the weights of the detector whose regions the captioner was trained on "
-            f"(only the sample scenes bring their own; there is no {path})."
+            f"(only a captioner of sample scenes finds its own; there is no {path})."
         )
     return path
 
@@ -185,7 +183,7 @@ def _warn(message: str) -> None:
 
 # --- what comes out ------------------------------------------------------------------------------------
 def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
-    """The caption, and a line for each object word: its box (x1, y1, x2, y2, pixels) and the weight that chose it."""
+    """The caption, and a line per object word: its box (x1, y1, x2, y2, pixels) and the attention on it."""
     lines = [name, f"  {caption or '(no word)'}"]
     objects = [word for word in caption.words if spoken(word.text)]
     width = max((len(word.text) for word in objects), default=0)
@@ -196,7 +194,7 @@ def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
 
 
 def _name_of(weights: Path) -> str:
-    """The run's name: its folder's."""
+    """The run's name, which is that of its folder."""
     weights = weights.resolve()
     return printable(weights.name if weights.is_dir() else weights.parent.name)
 
@@ -209,7 +207,7 @@ def _write(
     from xmodaler_ssattn.report.single_file import write_single_file
     from xmodaler_ssattn.report.source import read_source
 
-    captions = [(job, caption.with_companions()) for job, caption in captions]  # the printed ones alone
+    captions = [(job, caption.with_companions()) for job, caption in captions]
     objects = spoken.among(sorted({word.text for _, caption in captions for word in caption.words}))
     header = {
         "ground_by": captioner.cfg.INFERENCE.GROUND_BY,

@@ -1,4 +1,4 @@
-"""A trained captioner from its checkpoint alone, and captions from regions without a data set."""
+"""Load a trained captioner from its checkpoint, and caption regions without a data set."""
 
 from __future__ import annotations
 
@@ -14,28 +14,20 @@ from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.train import check_weights
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.host import XmodalerCheckpointer, build_model, kfg
+from xmodaler_ssattn.host import build_model, kfg
 from xmodaler_ssattn.packs.store import Regions
+from xmodaler_ssattn.safe_load import safe_load, weights_of
 
 CONFIG, VOCABULARY = "config.yaml", "vocabulary.txt"
-# In a run's folder, the one to take.
-CHECKPOINTS = ("model_best.pth", "model_final.pth")
+CHECKPOINTS = ("model_best.pth", "model_final.pth")  # of a run; the first that exists is loaded
 
 
 class Captioner(NamedTuple):
-    """A model that is ready to caption.
+    """A model that is ready to caption."""
 
-    Attributes:
-        model: the host's, in evaluation mode.
-        cfg: its config, with the paths as they are here.
-        feature_dim, num_classes, max_regions: what it reads of an image's regions, as in ``RegionInputs``.
-    """
-
-    model: Any
-    cfg: Any
-    feature_dim: int
-    num_classes: int | None
-    max_regions: int | None
+    model: Any  # the host's, in evaluation mode
+    cfg: Any  # its config, with the paths of this machine
+    inputs: RegionInputs  # what it reads of an image's regions
 
 
 def load_captioner(
@@ -51,12 +43,12 @@ def load_captioner(
     Args:
         weights: a checkpoint, or the folder of a run.
         config_file: default: ``config.yaml`` beside the checkpoint, which every run writes.
-        vocabulary: default: the config's, which is also looked for where it lay relative to the checkpoint.
+        vocabulary: default: the config's, see ``find_vocabulary``.
         device: ``cpu``, ``cuda``, ...; default: the config's, or the CPU when there is no GPU.
         opts: KEY VALUE config options.
 
     Raises:
-        UserError: a file that is not there, or weights, config and vocabulary that do not belong together.
+        UserError: a file is missing, or weights, config and vocabulary do not belong together.
     """
     checkpoint = find_checkpoint(Path(weights))
     if config_file is None:
@@ -78,9 +70,9 @@ def load_captioner(
             "carry no boxes; a GroundedCaptioner is needed."
         )
     check_weights(str(checkpoint), model)
-    XmodalerCheckpointer(model).load(str(checkpoint), checkpointables=[])
+    model.load_state_dict(safe_load(checkpoint, part=weights_of))
     model.eval()
-    return Captioner(model, cfg, *region_inputs(cfg))
+    return Captioner(model, cfg, region_inputs(cfg))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -101,10 +93,10 @@ def find_vocabulary(path: str, output_dir: str, folder: Path) -> Path:
     Args:
         path: INFERENCE.VOCAB of the run's config.
         output_dir: OUTPUT_DIR of the run's config.
-        folder: where the checkpoint lies now.
+        folder: the checkpoint's folder now.
 
     Raises:
-        UserError: it is in none of the places; all are named.
+        UserError: it is in none of the places, which are listed.
     """
     from_run = os.path.relpath(path, output_dir) if path and output_dir else VOCABULARY
     # Relative to the run first: a relative path may lead to another run's vocabulary from here.
@@ -130,32 +122,30 @@ def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, s
         UserError: what does not fit, with both numbers.
     """
     problems = []
-    if feature_dim != captioner.feature_dim:
+    wanted_dim, wanted_classes, _ = captioner.inputs
+    if feature_dim != wanted_dim:
+        problems.append(f"the features have {feature_dim} numbers, the captioner was trained on {wanted_dim}")
+    if wanted_classes is not None and num_classes is None:
         problems.append(
-            f"the features have {feature_dim} numbers, the captioner was trained on {captioner.feature_dim}"
+            f"the captioner reads {wanted_classes} class probabilities per region, and there are none; the detector's "
+            "classifier adds them (`xmodaler prepare classifier`, then `xmodaler prepare regions --format regions "
+            "--classifier FILE`)"
         )
-    if captioner.num_classes is not None and num_classes is None:
+    elif wanted_classes is not None and num_classes != wanted_classes:
         problems.append(
-            f"the captioner reads {captioner.num_classes} class probabilities of each region, and there "
-            "are none; with the detector's classifier they can be added (`xmodaler prepare classifier`, "
-            "then `xmodaler prepare regions --format regions --classifier FILE`)"
-        )
-    elif captioner.num_classes is not None and num_classes != captioner.num_classes:
-        problems.append(
-            f"there are {num_classes} class probabilities (background included), the captioner was "
-            f"trained on {captioner.num_classes}"
+            f"there are {num_classes} class probabilities (background included), the captioner was trained on "
+            f"{wanted_classes}"
         )
     raise_all(problems, f"The captioner does not fit the regions of {source}")
 
 
 @torch.inference_mode()
 def caption_regions(captioner: Captioner, images: Sequence[Regions]) -> list[GroundedCaption]:
-    """One caption an image, by beam search; each carries the greedy one (``caption.greedy``).
+    """One caption per image, by beam search; each carries the greedy one (``caption.greedy``).
 
     Raises:
-        UserError: an image without a region, or a number that is not finite; names the image.
+        UserError: names an image without a region, or with a number that is not finite.
     """
-    inputs = RegionInputs(captioner.feature_dim, captioner.num_classes, captioner.max_regions)
-    samples = [region_sample(regions, inputs, "the regions to caption") for regions in images]
+    samples = [region_sample(regions, captioner.inputs, "the regions to caption") for regions in images]
     batch = captioner.model.preprocess_batch(samples)
     return captioner.model(batch, use_beam_search=True, output_sents=True)[kfg.OUTPUT]

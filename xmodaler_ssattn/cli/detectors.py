@@ -1,4 +1,4 @@
-"""Detectors by their weights file: a Bottom-Up network, or the sample scenes' own region maker."""
+"""A detector by its weights file: a Bottom-Up network, or the region maker of the sample scenes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ MIN_MAX = (36, 36)
 
 
 class SampleDetector:
-    """``SampleRegionMaker`` as a ``Detector``; ``max_boxes`` is the number of regions of a picture.
+    """``SampleRegionMaker`` as a ``Detector``.
 
-    ``strangers`` counts the pictures so far that are not drawn scenes, of which it knows nothing.
+    Attributes:
+        max_boxes: regions per picture.
+        strangers: the number of pictures so far that are not drawn scenes; their regions mean nothing.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -67,19 +69,19 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-max-boxes",
         metavar="MIN,MAX",
-        help="regions of a picture: 36,36 (default) always as many, 10,100 as many as are sure enough",
+        help="regions per picture: 36,36 (default) is always 36; 10,100 depends on their confidence",
     )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once, for a GPU (default: 1)")
 
 
 def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[Detector, int]:
-    """The detector for a weights file, and the most regions that it gives a picture.
+    """The detector of a weights file, and the most regions that it returns per picture.
 
     Args:
         args: those of ``add_detector_arguments``.
 
     Raises:
-        UserError: no such file, no weights of a known network, or options that it has no use for.
+        UserError: the file is missing or of an unknown network, or an option does not apply to it.
     """
     if args.batch < 1:
         raise UserError(f"--batch: expected 1 or more, got {args.batch}.")
@@ -102,7 +104,7 @@ def _check_device(name: str | None) -> None:
     except RuntimeError:
         raise UserError(f"--device: expected cpu, cuda or cuda:1, got {name!r}.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device is {name}, but PyTorch sees no CUDA device; take --device cpu.")
+        raise UserError(f"--device is {name}, but PyTorch sees no CUDA device; give --device cpu.")
 
 
 def parse_min_max(text: str) -> tuple[int, int]:

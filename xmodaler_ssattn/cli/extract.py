@@ -12,15 +12,15 @@ from xmodaler_ssattn.errors import UserError
 SOME_FAILED = 3  # the exit code when the file is written without some of the pictures
 
 TEXT = """\
-Runs a Bottom-Up detector over a folder of pictures and writes their regions into one HDF5 file. A stopped run goes on
-where it was: start it again. Pictures that fail are listed at the end, with exit code 3; mended, they are added to the
-file by the same command.
+Runs a Bottom-Up detector over a folder of pictures and writes their regions into one HDF5 file. The same command
+resumes a stopped run. Pictures that fail are listed at the end, with exit code 3; once they are fixed, the same command
+adds them to the file.
 
-An image's id is the number that ends its picture's name (123.jpg, COCO_val2014_000000000139.jpg). For other names,
-and for names with several numbers (img_12_3.jpg), give --ids FILE: a JSON object name -> id, written with 1, 2, 3, ...
-when it does not exist, and kept from then on.
+The image id is the number at the end of the file name (123.jpg, COCO_val2014_000000000139.jpg). For other names, and
+for names with several numbers (img_12_3.jpg), give --ids FILE: a JSON object name -> id. If it does not exist, it is
+written with 1, 2, 3, ... and kept from then on.
 
-Several machines: --shard 1/4 ... --shard 4/4, each with an --out of its own; then
+Several machines: --shard 1/4 ... --shard 4/4, each with its own --out; then
   xmodaler extract --join part1.h5 part2.h5 part3.h5 part4.h5 --out regions.h5
 """
 
@@ -44,8 +44,8 @@ def add_parser(subparsers: Any) -> None:
     add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
     add("--recursive", action="store_true", help="also the pictures in subfolders")
     add("--ids", metavar="FILE", help="JSON name -> id, read or written; names are relative to --images")
-    add("--shard", metavar="I/N", help="this part of the pictures alone, e.g. 2/4")
-    add("--join", nargs="+", metavar="FILE", help="put finished files into one, instead of extracting")
+    add("--shard", metavar="I/N", help="only this part of the pictures, e.g. 2/4")
+    add("--join", nargs="+", metavar="FILE", help="join finished files into one, instead of extracting")
     add_detector_arguments(parser)
     add("--float16", action="store_true", help="store features and class probabilities in half precision")
     add("--vocabulary", metavar="FILE", help="the detector's class list; its sha256 is recorded")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return run_join(args)
     missing = [name for name in ("--images", "--weights") if getattr(args, name[2:]) is None]
     if missing:
-        raise UserError(f"extract: give {' and '.join(missing)} (or --join FILES, to put finished files into one).")
+        raise UserError(f"extract: give {' and '.join(missing)} (or --join FILES, to join finished files).")
     from xmodaler_ssattn.cli.detectors import open_detector
     from xmodaler_ssattn.detectors.extract import extract_regions
     from xmodaler_ssattn.detectors.folder import ids_from_file, ids_from_names, list_pictures, take_shard
@@ -70,10 +70,10 @@ def run(args: argparse.Namespace) -> int:
     chosen = take_shard(list(ids), args.shard) if args.shard else list(ids)
     vocabulary = sha256_or_empty(args.vocabulary)
     if os.path.exists(args.out) and not args.overwrite:
-        read_header(args.out)  # some other file, given by mistake, is refused before the detector takes its time
+        read_header(args.out)  # refuses another kind of file before the detector is loaded
     print(
         f"{len(listing.names):,} pictures in {listing.folder}"
-        + _passed_over(listing)
+        + _ignored(listing)
         + (f" Shard {args.shard}: {len(chosen):,} of them." if args.shard else ""),
         flush=True,
     )
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         vocabulary_sha256=vocabulary,
         attributes={
             "min_max_boxes": args.min_max_boxes or f"{most},{most}",
-            # One picture must not come in twice, under the number in its name and under that of a list.
+            # No picture may be in the file twice, under the number in its name and under that of a list.
             "image_ids": "from a list" if args.ids else "from the names",
         },
         overwrite=args.overwrite,
@@ -101,13 +101,13 @@ def run(args: argparse.Namespace) -> int:
     strangers = getattr(detector, "strangers", 0)
     if strangers:
         print(
-            f"xmodaler: warning: {strangers:,} of the pictures are not drawn scenes, the only pictures that "
-            f"{args.weights} knows; their regions mean nothing. Photographs need a Bottom-Up network.",
+            f"xmodaler: warning: {strangers:,} of the pictures are not drawn scenes, and {args.weights} knows only "
+            "those; their regions mean nothing. Photographs need a Bottom-Up network.",
             file=sys.stderr,
         )
     if report.resumed:
-        print(f"{report.resumed:,} of them were there from an earlier run.")
-    print(f"Written to {report.path}. Look at it: xmodaler check --regions {report.path}")
+        print(f"{report.resumed:,} of them are from an earlier run.")
+    print(f"Written to {report.path}. Check it: xmodaler check --regions {report.path}")
     return list_failed(report.failed, len(chosen))
 
 
@@ -115,14 +115,14 @@ def run_join(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.detectors.join import join_regions
 
     if args.images or args.weights or args.shard:
-        raise UserError("--join puts finished files into one; it has no use for --images, --weights and --shard.")
+        raise UserError("--join joins finished files; --images, --weights and --shard cannot be given with it.")
     count = join_regions(args.join, args.out, overwrite=args.overwrite)
     print(f"{count:,} images of {len(args.join)} files written to {args.out}.")
     return 0
 
 
 def list_failed(failed: list[str], total: int) -> int:
-    """Print every picture that failed, and why; returns the exit code."""
+    """Print every picture that failed, and why; return the exit code."""
     if not failed:
         return 0
     print(f"{len(failed):,} of {total:,} pictures failed:")
@@ -131,14 +131,11 @@ def list_failed(failed: list[str], total: int) -> int:
     return SOME_FAILED
 
 
-def _passed_over(listing: Any) -> str:
-    """What is in the folder and not among its pictures."""
-    parts = []
-    for found, what in (
-        (listing.others, "files that are no pictures"),
-        (listing.subfolders, "subfolders (see --recursive)"),
-    ):
-        if found:
-            shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-            parts.append(f"{len(found):,} {what}: {shown}")
-    return f"; not looked at: {'; '.join(parts)}." if parts else "."
+def _ignored(listing: Any) -> str:
+    """What the folder holds beside its pictures."""
+    parts = [
+        f"{len(found):,} {what}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+        for found, what in ((listing.others, "other files"), (listing.subfolders, "subfolders (see --recursive)"))
+        if found
+    ]
+    return f"; ignored: {'; '.join(parts)}." if parts else "."

@@ -1,7 +1,7 @@
 """A few captions drawn onto their pictures after every evaluation, for TensorBoard.
 
-A hook of our own beside the host's: it reads what the evaluator wrote and adds an events file to
-OUTPUT_DIR, which TensorBoard shows together with the host's. Works the same on both hosts.
+The hook reads what the evaluator wrote and adds an events file to OUTPUT_DIR, which TensorBoard shows together with
+the host's. It works the same on both hosts.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from xmodaler_ssattn.host import HookBase, comm
 from xmodaler_ssattn.report.overlay import draw_captions
 from xmodaler_ssattn.report.pictures import find_pictures
 
-PICTURES_AN_EVALUATION = 4
+PICTURES_PER_EVALUATION = 4
 
 
 def overlay_hook(cfg: Any) -> Overlays | None:
-    """The hook for a config, or None: no pictures at hand, no TensorBoard, or not the main process."""
+    """The hook for a config, or None without pictures or TensorBoard, and in all but the main process."""
     folder = Path(cfg.INFERENCE.PICTURES or Path(cfg.DATALOADER.ANNO_FOLDER) / "Images")
     if not comm.is_main_process() or not folder.is_dir():
         return None
@@ -43,19 +43,15 @@ class Overlays(HookBase):
     """
 
     def __init__(self, output_dir: Path, pictures: Path):
-        self._results = output_dir / "results"
-        self._pictures = pictures
-        self._writer = None
-        self._output_dir = output_dir
-        self._seen = set(self._files())  # an earlier run's, when this one resumes
+        self._output_dir, self._pictures, self._writer = output_dir, pictures, None
+        self._seen = set(self._files())  # of the run that is resumed
 
     def _files(self) -> list[Path]:
-        return sorted(self._results.glob("*_epoch_*.json"))
+        return sorted((self._output_dir / "results").glob("*_epoch_*.json"))
 
     def after_step(self) -> None:
-        # Evaluations come at the ends of epochs; looking into the folder costs nothing then.
         if (self.trainer.iter + 1) % self.trainer.iters_per_epoch == 0:
-            self._draw_new()
+            self._draw_new()  # evaluations come at the ends of epochs
 
     def after_train(self) -> None:
         self._draw_new()
@@ -72,7 +68,7 @@ class Overlays(HookBase):
         split, epoch = re.fullmatch(r"(\w+)_epoch_(\d+)", path.stem).groups()
         results = read_results(path)
         grounded = {image.image_id: image.grounded for image in results.images if image.grounded is not None}
-        found = find_pictures(self._pictures, list(grounded)[:PICTURES_AN_EVALUATION])
+        found = find_pictures(self._pictures, list(grounded)[:PICTURES_PER_EVALUATION])
         if not found:
             logging.getLogger(__name__).warning("No overlays: no picture of %s in %s.", path.name, self._pictures)
         for image_id, file in found.items():
@@ -80,11 +76,8 @@ class Overlays(HookBase):
             objects = [i for i, word in enumerate(caption.words) if word.text in results.object_words]
             with Image.open(file) as picture:
                 sheet = draw_captions(picture, {f"epoch {epoch}": caption}, objects)
-            self._write().add_image(f"{split}/{image_id}", np.asarray(sheet), int(epoch), dataformats="HWC")
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
 
-    def _write(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._output_dir), filename_suffix=".overlays")
-        return self._writer
+                self._writer = SummaryWriter(str(self._output_dir), filename_suffix=".overlays")
+            self._writer.add_image(f"{split}/{image_id}", np.asarray(sheet), int(epoch), dataformats="HWC")

@@ -295,7 +295,7 @@ def _add_classifier(commands: Any) -> None:
 
 
 def run_classifier(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.detectors.classifier import export_classifier
+    from xmodaler_ssattn.detectors.loading import export_classifier
 
     made = export_classifier(args.weights, args.out)
     print(f"Weights: {args.weights} ({made.dialect}), sha256 {made.weights_sha256}")

@@ -116,6 +116,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.overlays import overlay_hook
     from xmodaler_ssattn.engine.best import best_hook
+    from xmodaler_ssattn.safe_load import read_checkpoint
 
     accept_all_characters()  # a spawned process has not been through the command line's entry point
     cfg.freeze()
@@ -125,6 +126,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     share_log_handlers()
     logging.getLogger(__name__).info(host.describe())
     trainer = host.build_engine(cfg)
+    trainer.checkpointer._load_file = read_checkpoint  # upstream would run the code in a file
     resuming = args.resume and trainer.checkpointer.has_checkpoint()
     if args.resume and not resuming:
         logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
@@ -196,19 +198,11 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
         UserError: the file is no checkpoint, was trained with another word list, or its names or shapes are another
             model's; all are counted.
     """
-    import pickle
-
     import torch
 
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        # Not torch's own words: they advise to load the file all the same, which runs its code.
-        raise UserError(
-            f"MODEL.WEIGHTS: {path} is no checkpoint of plain data: it is damaged or cut short, or holds "
-            "Python objects, which could run code and are not read."
-        ) from error
-    stored = stored.get("model", stored) if isinstance(stored, dict) else None
+    from xmodaler_ssattn.safe_load import safe_load, weights_of
+
+    stored = safe_load(path, "MODEL.WEIGHTS", part=weights_of)
     if not isinstance(stored, dict) or not all(isinstance(weight, torch.Tensor) for weight in stored.values()):
         raise UserError(f'MODEL.WEIGHTS: {path} holds no weights by name, which a checkpoint has under "model".')
     wanted = model.state_dict()

@@ -1,7 +1,7 @@
-"""A ResNet in which every normalisation has been folded into its convolution.
+"""A ResNet whose normalisations are folded into its convolutions.
 
-The published detectors keep their batch norms frozen, so each is a constant scale and shift: one pass over
-memory less for each of a hundred layers. ``fold_norm`` does it when weights are loaded.
+The batch norms of the published detectors are frozen, so each is a constant scale and shift. Folding saves one pass
+over memory per layer; ``fold_norm`` does it when weights are loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def fold_norm(
     running_var: torch.Tensor,
     eps: float = 1e-5,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the convolution that equals ``norm(conv(x))``; computed in double, rounded once.
+    """Weight and bias of the convolution that equals ``norm(conv(x))``; computed in double and rounded once.
 
     Args:
         weight: (out, in, kh, kw); bias: (out,) or None.

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass
 class Detected:
-    """The n regions of one picture, most confident first. n may be 0: no proposal survived.
+    """The n regions of one picture, most confident first; n may be 0.
 
     Attributes:
         width, height: of the original picture, pixels.
@@ -19,9 +19,9 @@ class Detected:
         features: (n, D) float32.
         class_probs: (n, C + 1) float32, background first.
         confidence: (n,) float32, the score by which the regions were selected and ordered.
-        objects: (n,) int64, the most probable class, 0-based into the vocabulary of C classes (background is none).
-        attributes: (n,) int64, the most probable attribute, 0-based into the vocabulary of attributes ("none" is
-            left out); None when the network has no attribute head.
+        objects: (n,) int64, the most probable class, 0-based, without background.
+        attributes: (n,) int64, the most probable attribute, 0-based, without "none"; None when the network has no
+            attribute head.
     """
 
     width: int
@@ -44,7 +44,7 @@ class Detector(Protocol):
     Attributes:
         feature_dim: D.
         num_classes: C, without background.
-        source: dialect of the weights and backend, for the record in the region file.
+        source: dialect of the weights and backend, recorded in the region file.
         weights_sha256: of the weights file; None when there is none.
     """
 
@@ -58,5 +58,5 @@ class Detector(Protocol):
         ...
 
     def detect_many(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:
-        """The same for several pictures of any sizes, in order; results equal those of ``detect``."""
+        """``detect`` for several pictures of any sizes, in order."""
         ...

@@ -1,11 +1,13 @@
-"""The detector run by detectron2: its trunk, proposal head, pooling, res5 and predictor, with our conventions around.
+"""The network run by detectron2: its trunk, proposal head, pooling, res5 and predictor.
 
-detectron2 is imported when a network is built. Its config is set by hand: the model zoo, which has one, needs a
-module that new setuptools lack. Where the original network and detectron2 differ in layers (the stem's pooling, res5,
-two logits an anchor) the layers are replaced; where they differ in geometry our proposals take the place of its own.
+detectron2 is imported when a network is built. Its config is set here, because its model zoo needs a module that new
+versions of setuptools lack. Where the original network has other layers (the stem's pooling, res5, two logits per
+anchor), they are replaced; where its geometry differs, our proposals replace detectron2's.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,13 @@ from torch import nn
 
 from xmodaler_ssattn.detectors.dialects import BOX_PRED, Dialect, Weights, expected_shapes, to_network_state
 from xmodaler_ssattn.detectors.network import Described, RegionHead
-from xmodaler_ssattn.detectors.proposals import Proposals, choose_proposals
+from xmodaler_ssattn.detectors.proposals import Proposals, by_anchor, choose_proposals
 from xmodaler_ssattn.detectors.roi_operators import Pooled
 from xmodaler_ssattn.detectors.spec import BLOCKS_PER_STAGE, DetectorSpec
 
 
 class Detectron2Missing(Exception):
-    """detectron2 cannot be imported, or cannot build this network; says why."""
+    """detectron2 cannot be imported, or cannot build this network; the message says why."""
 
 
 def why_not(spec: DetectorSpec) -> str:
@@ -36,7 +38,7 @@ def why_not(spec: DetectorSpec) -> str:
     return ""
 
 
-def detectron2_config(spec: DetectorSpec):
+def detectron2_config(spec: DetectorSpec) -> Any:
     """The ``CfgNode`` of detectron2 for a spec."""
     from detectron2.config import get_cfg
 
@@ -68,7 +70,7 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
     """detectron2's model with the weights of a file, loaded under their own names.
 
     Args:
-        weights, dialect: as ``dialects.dialect_of`` accepted them.
+        weights, dialect: see ``dialects.dialect_of``.
         anchors_px: (A, 4), of the spec's geometry.
 
     Raises:
@@ -84,7 +86,7 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
     model = build_model(detectron2_config(spec)).eval().requires_grad_(False)
     rpn = model.proposal_generator
     if spec.rpn_logits == "pair":
-        rpn.rpn_head.objectness_logits = nn.Conv2d(spec.rpn_channels, 2 * spec.num_anchors, 1)
+        rpn.rpn_head.objectness_logits = nn.Conv2d(spec.rpn_channels, spec.rpn_rows[0], 1)
     own_head = tuple(f"{layer}." for layer in dialect.attribute_layers)
     state = {name: weights[name].float() for name in expected_shapes(dialect) if not name.startswith(own_head)}
     predictor = model.roi_heads.box_predictor.bbox_pred
@@ -103,7 +105,7 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
 
 
 def _load(model: nn.Module, state: Weights) -> None:
-    """Strictly, but for what some versions of detectron2 keep in the state beside the weights."""
+    """Load strictly, except for anchors and pixel means, which some versions keep in the state."""
     try:
         left = model.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:  # shapes
@@ -128,7 +130,7 @@ class CaffeStem(nn.Module):
 
 
 def _dilate(res5: nn.Sequential) -> None:
-    """No stride in the first block; all 3x3 convolutions dilated by two."""
+    """Remove the stride of the first block and dilate all 3x3 convolutions by two."""
     for layer in (res5[0].conv1, res5[0].conv2, res5[0].shortcut):
         layer.stride = (1, 1)
     for block in res5:
@@ -179,33 +181,21 @@ class Detectron2Network(nn.Module):
         if self.spec.geometry == "detectron2":
             from detectron2.structures import ImageList
 
-            # Of the pictures it reads the sizes alone.
+            # It reads only the sizes of the pictures.
             (found,), _ = rpn(ImageList(trunk, [(height, width)]), {"res4": trunk}, None)
             return Proposals(found.proposal_boxes.tensor, found.objectness_logits)
         (logits,), (deltas,) = rpn.rpn_head([trunk])
         (anchors,) = rpn.anchor_generator([trunk])
-        count = self.spec.num_anchors
-        if self.spec.rpn_logits == "pair":
-            logits = logits.view(1, 2, count, *logits.shape[2:]).softmax(dim=1)[:, 1]
-        scores = logits[0].permute(1, 2, 0).flatten()
-        deltas = deltas[0].view(count, 4, *deltas.shape[2:]).permute(2, 3, 0, 1).reshape(-1, 4)
+        scores, deltas = by_anchor(logits, deltas, self.spec)
         return choose_proposals(scores, deltas, anchors.tensor, height, width, scale, self.spec)
 
     def pool(self, trunk: torch.Tensor, boxes_px: torch.Tensor) -> Pooled:
         """See ``BottomUpNetwork.pool``."""
         return BoxPooled(self.model.roi_heads.pooler, trunk, boxes_px)
 
-    def features_in_chunks(self, pooled: list[Pooled], chunk: int) -> torch.Tensor:
-        """See ``BottomUpNetwork.features_in_chunks``."""
-        res5 = self.model.roi_heads.res5
-        parts = [
-            res5(bins[first : first + chunk]).mean(dim=(2, 3))
-            for bins in pooled
-            for first in range(0, len(bins), chunk)
-        ]
-        if not parts:
-            return self.model.roi_heads.box_predictor.cls_score.weight.new_empty((0, self.spec.feature_dim))
-        return torch.cat(parts)
+    def features(self, bins: torch.Tensor) -> torch.Tensor:
+        """See ``BottomUpNetwork.features``."""
+        return self.model.roi_heads.res5(bins).mean(dim=(2, 3))
 
     def describe(self, features: torch.Tensor, boxes_px: torch.Tensor, height: int, width: int) -> Described:
         """See ``BottomUpNetwork.describe``."""

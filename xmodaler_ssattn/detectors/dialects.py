@@ -1,7 +1,7 @@
-"""The published weights files: which one is this, and is it all there? By names and shapes, strictly.
+"""Which published detector a weights file is of, and whether it is complete: by names and shapes, strictly.
 
-All of them name their tensors as detectron2 does; they differ in the names of the attribute head and in the shapes
-(A anchors a position, C classes without background):
+All files name their tensors as detectron2 does. They differ in the names of the attribute head and in the shapes
+(A anchors per position, C classes without background):
 
                        milvlg-caffe         airsplay (and its copy      milvlg-d2
                                             unc-nlp/frcnn-vg-finetuned)
@@ -14,7 +14,7 @@ All of them name their tensors as detectron2 does; they differ in the names of t
                        attr_linear1,        fc_attr,                    fc.0,
                        attr_linear2}        attr_score}                 attr_score}
 
-Depth, widths and numbers of classes follow from the shapes. Every other name must be one of those listed in ``EXTRAS``.
+Depth, widths and numbers of classes follow from the shapes. Other tensors are allowed only if ``EXTRAS`` matches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -52,12 +52,9 @@ LAYERS = {
 BOX_PRED, CLS_SCORE = LAYERS["head.bbox_pred."], LAYERS["head.cls_score."]
 LOGITS, DELTAS, CONV = (LAYERS[f"rpn.{name}."] for name in ("logits", "deltas", "conv"))
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
-# What a file may have beside the network: counters of training, anchors, and the mean and spread of pixels.
-EXTRAS = re.compile(
-    r"(.*\.num_batches_tracked|proposal_generator\.anchor_generator\.cell_anchors\.0|"
-    r"pixel_mean|pixel_std)$"
-)
-# Without these there is no saying what the file is.
+# What a file may have beside the network: counters of training, anchors, and the mean and deviation of pixels.
+EXTRAS = re.compile(rf"(.*\.num_batches_tracked|{re.escape(CELL_ANCHORS)}|pixel_mean|pixel_std)$")
+# The tensors by which the detector is recognised.
 CORE = (
     "backbone.stem.conv1.weight",
     *(f"backbone.res{stage}.0.conv1.weight" for stage in (2, 3, 4)),
@@ -68,7 +65,7 @@ CORE = (
     f"{DELTAS}weight",
     f"{CLS_SCORE}weight",
 )
-# Relatives that are not read: a name that gives them away, and what they are.
+# Related detectors that are not supported: a name that only they have, and what they are.
 RELATIVES = (
     (
         r"backbone\.stem\.norm\.|roi_heads\.res5_bn\.",
@@ -80,17 +77,11 @@ RELATIVES = (
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How a weights file names things, and the network that it is of.
+    """How a weights file names its tensors, and the network that it is of."""
 
-    Attributes:
-        name: "milvlg-caffe", "airsplay" or "milvlg-d2", as in ``spec.name``.
-        spec: of the network.
-        attribute_layers: their names of the attribute head's embedding, hidden layer and scores.
-    """
-
-    name: str
+    name: str  # "milvlg-caffe", "airsplay" or "milvlg-d2", as in ``spec.name``
     spec: DetectorSpec
-    attribute_layers: tuple[str, str, str]
+    attribute_layers: tuple[str, str, str]  # the file's names of the attribute head's embedding, hidden layer, scores
 
     def theirs(self, name: str) -> str:
         """The file's name for one of the network's parameters."""
@@ -117,20 +108,15 @@ KINDS: dict[str, tuple[Callable[..., DetectorSpec], tuple[str, str, str]]] = {
 }
 
 
-def dialect_for(spec: DetectorSpec) -> Dialect:
-    """The dialect that a spec is of, by its name."""
-    return Dialect(spec.name, spec, KINDS[spec.name][1])
-
-
 def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
-    """Which dialect a file is in, when everything in it is as it must be.
+    """The dialect of a file with tensors of these shapes.
 
     Args:
         shapes: of every tensor, by name.
         where: the file, for messages.
 
     Raises:
-        UserError: another network, or something missing, unknown or of another shape; lists all of it.
+        UserError: it is another network, or lists every tensor that is missing, unknown or of another shape.
     """
     heading = f"Detector weights: {where}"
     for pattern, what in RELATIVES:
@@ -144,9 +130,14 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
     ]
     if core:
         raise UserError(
-            f"{heading}: no Bottom-Up detector. It lacks {', '.join(core)}; what it has is {_some(list(shapes), 6)}."
+            f"{heading}: this is not a Bottom-Up detector. It lacks {', '.join(core)}; it has {_some(list(shapes), 6)}."
         )
-    kind = _kind_of(shapes, heading)
+    kinds = {make().rpn_rows: kind for kind, (make, _) in KINDS.items()}
+    rows = shapes[f"{LOGITS}weight"][0], shapes[f"{DELTAS}weight"][0]
+    if rows not in kinds:
+        known = ", ".join(f"{a} and {b} ({kind})" for (a, b), kind in kinds.items())
+        raise UserError(f"{heading}: {LOGITS}weight has {rows[0]} rows and {DELTAS}weight {rows[1]}; expected {known}.")
+    kind = kinds[rows]
     make, attribute_layers = KINDS[kind]
     spec = make(**_sizes(shapes, attribute_layers, make().no_attribute))
     dialect = Dialect(kind, spec, attribute_layers)
@@ -156,19 +147,8 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
     return dialect
 
 
-def _kind_of(shapes: Shapes, heading: str) -> str:
-    logits, anchors = shapes[f"{LOGITS}weight"][0], shapes[f"{DELTAS}weight"][0] // 4
-    kinds = {(24, 12): "milvlg-caffe", (12, 12): "airsplay", (15, 15): "milvlg-d2"}
-    if (logits, anchors) not in kinds:
-        known = ", ".join(f"{a} and {4 * b} ({kind})" for (a, b), kind in kinds.items())
-        raise UserError(
-            f"{heading}: {LOGITS}weight has {logits} rows and {DELTAS}weight {4 * anchors}; expected {known}."
-        )
-    return kinds[logits, anchors]
-
-
 def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute: str) -> dict:
-    """What a spec takes from the shapes."""
+    """The fields of a spec that follow from the shapes."""
     width = shapes["backbone.stem.conv1.weight"][0]
     blocks = tuple(
         len({name.split(".")[2] for name in shapes if name.startswith(stage)})
@@ -180,7 +160,7 @@ def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute:
         "rpn_channels": shapes[f"{CONV}weight"][0],
     }
     depths = {layers: depth for depth, layers in BLOCKS_PER_STAGE.items()}
-    if width == PUBLISHED_WIDTH and blocks not in depths:  # a block is missing: say which, of the nearest network
+    if width == PUBLISHED_WIDTH and blocks not in depths:  # a block is missing: compare with the nearest network
         blocks = min(depths, key=lambda layers: sum(abs(a - b) for a, b in zip(layers, blocks)))
     sizes |= {"depth": depths[blocks]} if blocks in depths else {"blocks_per_stage": blocks}
     grouped, group_width = shapes["backbone.res2.0.conv2.weight"][:2]
@@ -198,32 +178,38 @@ def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute:
     return sizes
 
 
-def expected_shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a file of this dialect must have, in the network's order."""
+def _parameters(dialect: Dialect) -> Iterator[tuple[str, str, torch.Size, bool]]:
+    """Each parameter of the network: our name, the file's, its shape, and whether the file has a norm behind it.
+
+    Biases of convolutions with a norm are left out: the file has none, and ours follow from the norm.
+    """
     with torch.device("meta"):
         state = BottomUpNetwork(dialect.spec).state_dict()
-    expected: dict[str, tuple[int, ...]] = {}
     for name, tensor in state.items():
-        layer, _, last = name.rpartition(".")
-        theirs = dialect.theirs(name)
-        if not _is_normed(name):
-            expected[theirs] = tuple(tensor.shape)
-        elif last == "weight":
-            expected[theirs] = tuple(tensor.shape)
-            expected |= {f"{dialect.theirs(layer + '.')}norm.{part}": (tensor.shape[0],) for part in NORM}
+        normed = name.startswith(("backbone.", "res5."))
+        if not (normed and name.endswith(".bias")):
+            yield name, dialect.theirs(name), tensor.shape, normed
+
+
+def _norm_names(weight: str) -> list[str]:
+    return [f"{weight.removesuffix('weight')}norm.{part}" for part in NORM]
+
+
+def expected_shapes(dialect: Dialect) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a file of this dialect must have, in the network's order."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for _, theirs, shape, normed in _parameters(dialect):
+        expected[theirs] = tuple(shape)
+        if normed:
+            expected |= dict.fromkeys(_norm_names(theirs), (shape[0],))
     return expected
 
 
-def _is_normed(name: str) -> bool:
-    """Is this a parameter of a convolution into which a norm was folded?"""
-    return name.startswith(("backbone.", "res5."))
-
-
 def _differences(shapes: Shapes, dialect: Dialect) -> list[str]:
-    """One sentence for each way in which a file is not what it must be."""
+    """One sentence per kind of difference between a file and its dialect."""
     spec, expected = dialect.spec, expected_shapes(dialect)
     optional = {}
-    if spec.boxes == "proposals":  # the regression that nobody uses
+    if spec.boxes == "proposals":  # the box regression, which is not used
         rows = 4 * (spec.num_classes + 1)
         optional = {f"{BOX_PRED}weight": (rows, spec.feature_dim), f"{BOX_PRED}bias": (rows,)}
     known = {**expected, **optional}
@@ -255,7 +241,7 @@ def _some(names: list[str], most: int = 12) -> str:
 
 
 def check_finite(weights: Weights, where: str = "these weights") -> None:
-    """A ``UserError`` lists the tensors with numbers that are not finite."""
+    """Raise a ``UserError`` that lists the tensors with numbers that are not finite."""
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     raise_all([f"numbers that are not finite, in {_some(broken)}"] if broken else [], f"Detector weights: {where}")
 
@@ -264,54 +250,15 @@ def to_network_state(weights: Weights, dialect: Dialect, part: str = "") -> dict
     """The state dict of ``BottomUpNetwork(dialect.spec)``, float32, norms folded in.
 
     Args:
-        weights: as ``dialect_of`` accepted them.
+        weights: accepted by ``dialect_of``.
         part: only names that begin with this.
     """
-    with torch.device("meta"):
-        names = [name for name in BottomUpNetwork(dialect.spec).state_dict() if name.startswith(part)]
     state: dict[str, torch.Tensor] = {}
-    for name in names:
-        layer, _, last = name.rpartition(".")
-        if not _is_normed(name):
-            state[name] = weights[dialect.theirs(name)].float()
-        elif last == "weight":
-            theirs = dialect.theirs(layer + ".")
-            norm = [weights[f"{theirs}norm.{part}"] for part in NORM]
-            state[name], state[f"{layer}.bias"] = fold_norm(weights[f"{theirs}weight"].float(), None, *norm, NORM_EPS)
+    for name, theirs, _, normed in _parameters(dialect):
+        if name.startswith(part):
+            state[name] = weights[theirs].float()
+            if normed:
+                norm = [weights[norm_name] for norm_name in _norm_names(theirs)]
+                state[name], bias = fold_norm(state[name], None, *norm, NORM_EPS)
+                state[f"{name.removesuffix('weight')}bias"] = bias
     return state
-
-
-def from_network_state(state: Weights, spec: DetectorSpec, *, seed: int | None = None) -> dict[str, torch.Tensor]:
-    """A weights file of the dialect of ``spec``, for a network of ours: the inverse of ``to_network_state``.
-
-    Args:
-        state: of ``BottomUpNetwork(spec)``.
-        seed: None: every norm changes nothing, and the way back gives the very numbers; otherwise norms are random, and
-            the way back gives them up to rounding.
-    """
-    dialect = dialect_for(spec)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    weights: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
-        layer, _, last = name.rpartition(".")
-        if not _is_normed(name):
-            weights[dialect.theirs(name)] = tensor
-        elif last == "weight":
-            theirs = dialect.theirs(layer + ".")
-            gamma, mean, var = _norm(len(tensor), generator)
-            scale = gamma.double() / (var.double() + NORM_EPS).sqrt()
-            weights[f"{theirs}weight"] = (tensor.double() / scale[:, None, None, None]).float()
-            beta = (state[f"{layer}.bias"].double() + mean.double() * scale).float()
-            weights |= {f"{theirs}norm.{part}": value for part, value in zip(NORM, (gamma, beta, mean, var))}
-    if spec.boxes == "proposals":
-        rows = 4 * (spec.num_classes + 1)
-        weights |= {f"{BOX_PRED}weight": torch.zeros(rows, spec.feature_dim), f"{BOX_PRED}bias": torch.zeros(rows)}
-    return weights
-
-
-def _norm(channels: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gamma, mean and variance."""
-    if generator is None:
-        return torch.ones(channels), torch.zeros(channels), torch.full((channels,), 1 - NORM_EPS)
-    gamma, var = (0.5 + torch.rand(channels, generator=generator) for _ in range(2))
-    return gamma, torch.randn(channels, generator=generator), var

@@ -1,4 +1,4 @@
-"""A folder of pictures -> one region file, picture by picture; to be stopped and gone on with at any moment."""
+"""A folder of pictures -> one region file. A run can be stopped and resumed at any moment."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from xmodaler_ssattn.detectors.join import differing_attributes, join_regions
-from xmodaler_ssattn.detectors.pictures import picture_sides
-from xmodaler_ssattn.detectors.reading import READERS, UnexpectedError, as_user_error, decode_ahead
+from xmodaler_ssattn.detectors.pictures import READERS, UnexpectedError, as_user_error, decode_ahead, picture_sides
 from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.packs.region_file import ORDER_BY_SCORE, read_header
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
 
-MISTAKES_IN_A_ROW = 20  # exceptions that nothing foresaw are then those of the program or the GPU, not of the pictures
-SECONDS_BETWEEN_SYNCS = 1.0  # a kill loses the pictures since the last one
+MISTAKES_IN_A_ROW = 20  # then the program or the GPU is at fault, not the pictures
+SECONDS_BETWEEN_SYNCS = 1.0  # a killed run loses the pictures since the last one
 
 
 class NothingExtracted(UserError):
@@ -35,19 +34,12 @@ class NothingExtracted(UserError):
 
 @dataclasses.dataclass
 class ExtractReport:
-    """What was extracted.
+    """What was extracted."""
 
-    Attributes:
-        path: of the region file.
-        images: in the file.
-        resumed: of these, images that earlier runs had extracted.
-        failed: pictures that are not in the file, one sentence each, with the file's name.
-    """
-
-    path: Path
-    images: int
-    resumed: int
-    failed: list[str]
+    path: Path  # of the region file
+    images: int  # in the file
+    resumed: int  # of these, extracted by earlier runs
+    failed: list[str]  # one sentence per picture that is not in the file, with its name
 
 
 def extract_regions(
@@ -64,24 +56,23 @@ def extract_regions(
 ) -> ExtractReport:
     """Write the regions of pictures into ``out``.
 
-    A run that was stopped leaves ``OUT.partial``; the same call goes on from there, and the file has the same bytes
-    as that of a run without a stop. A file that is finished is kept: pictures that it lacks, because they failed or
-    are new, are added to it.
+    A stopped run leaves ``OUT.partial``, which the same call resumes; the file then has the bytes of a run without a
+    stop. A finished file is kept, and pictures that it lacks, because they failed or are new, are added to it.
 
     Args:
         detector: see ``detected.Detector``.
         pictures: image id -> path.
-        num_regions: K, the most regions of an image.
+        num_regions: K, the most regions per image.
         batch: pictures that the detector gets at once.
         float16: store features and class probabilities in half precision.
-        vocabulary_sha256: of the detector's class list, when known.
-        attributes: more to record in the file.
-        overwrite: replace an existing file, and an unfinished one that was begun with other settings.
+        vocabulary_sha256: of the detector's class list, if known.
+        attributes: further values to record in the file.
+        overwrite: replace an existing file, and an unfinished one of other settings.
 
     Raises:
         NothingExtracted: no picture could be used.
-        Exception: what the detector raised, when that happened at every picture, or at many in a row.
-        UserError: a file made with other weights or settings; a disk too small.
+        Exception: what the detector raised at every picture, or at MISTAKES_IN_A_ROW.
+        UserError: the file was made with other weights or settings, or the disk is too small.
     """
     out = Path(out)
     dtype = "float16" if float16 else "float32"
@@ -94,7 +85,7 @@ def extract_regions(
     if overwrite or not out.exists():
         return _write(detector, pictures, out, plan, batch, overwrite)
     more = out.with_name(out.name + ".more")
-    _take_in(out, more)  # of a run that was stopped in the middle of that
+    _take_in(out, more)  # a run was stopped in the middle of that
     store = RegionStore(out)
     _check_same_settings(store, plan)
     _check_same_pictures(out, {i: store.image_size(i) for i in pictures if i in store}, pictures)
@@ -118,34 +109,25 @@ def _take_in(out: Path, more: Path) -> None:
 
 
 def _check_same_settings(store: RegionStore, plan: Mapping[str, Any]) -> None:
-    there = {
-        "num_regions": store.num_regions,
-        "feature_dim": store.feature_dim,
-        "num_classes": store.num_classes,
-        "feature_dtype": read_header(store.path).fields["features"].dtype.name,
-        **store.attributes,
-    }
-    wanted = {
-        **{name: value for name, value in plan.items() if name not in ("attributes", "probs_dtype")},
-        **plan["attributes"],
-    }
-    differences = differing_attributes({name: there.get(name) for name in wanted}, wanted)
+    there = {name: getattr(store, name) for name in ("num_regions", "feature_dim", "num_classes")}
+    there |= {"feature_dtype": read_header(store.path).fields["features"].dtype.name, **store.attributes}
+    wanted = {**plan, **plan["attributes"]}
+    del wanted["attributes"], wanted["probs_dtype"]
     raise_all(
-        differences,
-        f"{store.path} exists already and was made with other settings (give another --out, or "
-        "--overwrite to replace it)",
+        differing_attributes({name: there.get(name) for name in wanted}, wanted),
+        f"{store.path} exists and was made with other settings (give another --out, or --overwrite to replace it)",
     )
 
 
 def _check_same_pictures(path: Path, sizes: Mapping[int, tuple[int, int]], pictures: Mapping[int, Path]) -> None:
-    """Images that are there already must be of these pictures, as far as their sizes tell; else two sets would mix."""
+    """Refuse to mix two sets: the sizes of the images in the file must be those of the pictures."""
     for image_id, (width, height) in sizes.items():
         sides = picture_sides(pictures[image_id])
         if sides is not None and sides != (min(width, height), max(width, height)):
             raise UserError(
                 f"{path} was made from other pictures: image {image_id} is {width} x {height} there, but "
                 f"{pictures[image_id]} has sides of {sides[0]} and {sides[1]}. Was it another folder, or another list "
-                "of --ids? Give another --out, or delete the file to begin anew."
+                "of --ids? Give another --out, or delete the file to start again."
             )
 
 
@@ -176,7 +158,7 @@ def _write(
                     detected.class_probs,
                     where=str(path),
                 )
-            except OSError:  # of the file that is written: no fault of this picture
+            except OSError:  # while writing the region file: not because of this picture
                 raise
             except Exception as error:
                 error = as_user_error(error, path)
@@ -200,13 +182,7 @@ def _write(
 
 
 def detect_all(detector: Any, pictures: Iterable[tuple[int, Path]], batch: int = 1) -> Iterator[tuple[int, Path, Any]]:
-    """Each picture's (id, path, Detected), in the order given; a ``UserError`` in place of what a bad one has.
-
-    Args:
-        detector: see ``detected.Detector``.
-        pictures: (id, path).
-        batch: pictures that the detector gets at once.
-    """
+    """Each picture's (id, path, Detected), in the order given; a ``UserError`` in place of Detected if it failed."""
     decoded = decode_ahead(pictures, max(READERS, 2 * batch))
     while chunk := list(islice(decoded, batch)):
         good = [item for item in chunk if not isinstance(item[2], UserError)]
@@ -225,11 +201,12 @@ def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[An
             except torch.OutOfMemoryError:
                 raise
             except Exception:
-                pass  # one of them is bad: one by one, so that its error gets its name
+                pass  # one of them failed: run them singly, so that the error names it
         return [_detect_one(detector, path, pixels) for _, path, pixels in items]
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"The GPU has not enough memory for {len(items)} pictures at once; give a smaller --batch, or --device cpu."
+            f"The GPU does not have enough memory for {len(items)} pictures at once; give a smaller --batch, or "
+            "--device cpu."
         ) from error
 
 
@@ -238,7 +215,5 @@ def _detect_one(detector: Any, path: Path, pixels: np.ndarray) -> Any:
         return detector.detect(pixels)
     except torch.OutOfMemoryError:
         raise
-    except UserError as error:
-        return UserError(f"{path}: {error}")
     except Exception as error:
-        return as_user_error(error, path)
+        return UserError(f"{path}: {error}") if isinstance(error, UserError) else UnexpectedError(path, error)

@@ -1,8 +1,7 @@
 """The pictures of a folder and their image ids.
 
-An id is the number that ends a picture's name, by the one rule of ``ids.py``: ``1000092795.jpg``,
-``000000000139.jpg`` and ``COCO_val2014_000000000139.jpg`` have one. Where names do not say it, an id list does: a JSON
-object name -> id, written at the first run and kept from then on.
+An id is the number at the end of a picture's name, see ``ids.py``. For other names there is an id list: a JSON object
+name -> id, which is written at the first run and kept from then on.
 """
 
 from __future__ import annotations
@@ -12,40 +11,33 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from xmodaler_ssattn.errors import UserError, numbered
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.ids import LARGEST_ID, PICTURE_SUFFIXES, UNREADABLE_SUFFIXES, id_in_name
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds.
-
-    Attributes:
-        folder: the folder.
-        names: of the pictures, relative to it, with ``/``, sorted.
-        others: of files that are no pictures by their suffix.
-        subfolders: that were not looked into.
-    """
+    """What a folder holds; names are relative to it and sorted."""
 
     folder: Path
-    names: tuple[str, ...]
-    others: tuple[str, ...]
-    subfolders: tuple[str, ...]
+    names: tuple[str, ...]  # of the pictures
+    others: tuple[str, ...]  # of files whose suffix is not a picture's
+    subfolders: tuple[str, ...]  # that were not searched
 
 
 def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing:
-    """The pictures of a folder, by suffix; names that begin with a dot are left alone.
+    """The pictures of a folder, by suffix; names that begin with a dot are ignored.
 
     Args:
         recursive: also those in subfolders, except in linked ones.
 
     Raises:
-        UserError: no such folder, or no picture in it.
+        UserError: the folder is missing or holds no picture.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--images: {folder} is no folder; expected one with pictures.")
+        raise UserError(f"--images: {folder} is not a folder, expected one with pictures.")
     names, others, subfolders = [], [], []
     for place, below, files in os.walk(folder):
         here = Path(place).relative_to(folder)
@@ -55,7 +47,7 @@ def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing
             below.clear()
         for name in files:
             if not name.startswith("."):
-                # Those that cannot be read are listed as failed, not passed over.
+                # Unreadable formats are listed as failed later, not ignored.
                 known = name.lower().endswith(PICTURE_SUFFIXES + UNREADABLE_SUFFIXES)
                 (names if known else others).append((here / name).as_posix())
     if not names:
@@ -68,7 +60,7 @@ def ids_from_names(names: Sequence[str]) -> dict[int, str]:
     """image id -> name, by the number in the name, ascending.
 
     Raises:
-        UserError: names without a number, and names that share one; all of them.
+        UserError: lists all names without a number, and all that share one.
     """
     found: dict[int, str] = {}
     problems = []
@@ -94,11 +86,11 @@ def ids_from_names(names: Sequence[str]) -> dict[int, str]:
 def ids_from_file(names: Sequence[str], path: str | os.PathLike) -> dict[int, str]:
     """image id -> name, by the id list in ``path``, ascending.
 
-    Names that it lacks get the next numbers, in the order of ``names``, and the list is written again: an id once
-    given stays. Names of the list that are not in ``names`` are left in it.
+    Names that it lacks get the next numbers, in the order of ``names``, and the list is written again. It keeps names
+    that are not in ``names``.
 
     Raises:
-        UserError: no JSON object of names and whole numbers, or an id that stands twice.
+        UserError: the file is not a JSON object of names and whole numbers, or an id is duplicated.
     """
     path = Path(path)
     known = read_json(path, "--ids") if path.exists() else {}
@@ -108,13 +100,12 @@ def ids_from_file(names: Sequence[str], path: str | os.PathLike) -> dict[int, st
     problems = []
     for name, number in known.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST_ID:
-            problems.append(f"{name} has the id {number!r}, expected a whole number from 0 on")
+            problems.append(f"{name} has the id {number!r}, expected a whole number of at least 0")
         elif number in owner:
             problems.append(f"{owner[number]} and {name} have the same id, {number}")
         else:
             owner[number] = name
-    if problems:
-        raise UserError(f"--ids: {path} cannot be used:\n{numbered(problems)}")
+    raise_all(problems, f"--ids: {path} cannot be used")
     following = max(owner, default=0) + 1
     new = [name for name in names if name not in known]
     if following + len(new) - 1 > LARGEST_ID:

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from xmodaler_ssattn.errors import UserError, numbered, raise_all
+from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.packs.region_file import Header, read_header
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
@@ -19,7 +19,7 @@ _OF_THE_FILE = ("schema", "version")
 
 
 def differing_attributes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """How two files describe themselves differently, one phrase each."""
+    """The attributes in which two files differ, one phrase each."""
     return [
         f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
         for name in sorted({*there, *here})
@@ -28,24 +28,22 @@ def differing_attributes(there: Mapping[str, Any], here: Mapping[str, Any]) -> l
 
 
 def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, overwrite: bool = False) -> int:
-    """Write the images of all files into one; returns how many there are.
+    """Write the images of all files into one, in ascending order of their ids; returns how many there are.
 
-    The rows stand in ascending order of their ids, so that joined shards have the bytes of a run without shards.
+    Joined shards have the same bytes as a run without shards.
 
     Args:
         paths: region files; ``out`` may be one of them.
         overwrite: replace ``out``.
 
     Raises:
-        UserError: files of other detectors or shapes, images that stand in two files, or ``out`` exists.
+        UserError: the files are of different detectors or shapes, an image is in two of them, or ``out`` exists.
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise UserError(f"{out} exists already; give another name, or --overwrite to replace it.")
+        raise UserError(f"{out} exists; give another name, or --overwrite to replace it.")
     headers = [read_header(path) for path in paths]
-    if not headers:
-        raise UserError("There is no region file to join.")
-    # The file that most others agree with: the odd one is named, also when it is the first.
+    # Compare with the file that most others agree with, so that the odd one is named.
     first = max(headers, key=lambda one: sum(not _differences(one, other) for other in headers))
     problems = [f"{header.path}: {difference}" for header in headers for difference in _differences(first, header)]
     raise_all(problems, f"These files cannot be joined; 'there' is {first.path}")
@@ -57,8 +55,7 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
             if image_id in owner:
                 twice.append(f"image {image_id} is in {owner[image_id].path} and in {store.path}")
             owner[image_id] = store
-    if twice:
-        raise UserError(f"{len(twice)} images stand in two of the files to join:\n{numbered(twice)}")
+    raise_all(twice, "These files cannot be joined")
     given = {name: first.attributes[name] for name in _GIVEN_BY_NAME if name in first.attributes}
     more = {k: v for k, v in first.attributes.items() if k not in (*_GIVEN_BY_NAME, *_OF_THE_FILE)}
     writer = RegionWriter(
@@ -96,19 +93,18 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
 
 
 def _kind(header: Header, name: str) -> str | None:
-    """The number type of a data set; None when the file has none of that name."""
+    """The dtype of a data set; None when the file does not have it."""
     return header.fields[name].dtype.name if name in header.fields else None
 
 
 def _differences(first: Header, other: Header) -> list[str]:
     differences = differing_attributes(first.attributes, other.attributes)
     for name in ("features", "class_probs"):
-        kinds = [
-            None if name not in header.fields else (header.fields[name].shape[2], _kind(header, name))
+        one, two = (
+            f"{header.fields[name].shape[2]} x {_kind(header, name)}" if name in header.fields else "none"
             for header in (first, other)
-        ]
-        if kinds[0] != kinds[1]:
-            one, two = ("none" if kind is None else f"{kind[0]} x {kind[1]}" for kind in kinds)
+        )
+        if one != two:
             differences.append(f"{name}: {one} there, {two} now")
     return differences
 

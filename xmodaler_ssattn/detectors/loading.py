@@ -1,10 +1,11 @@
-"""From a weights file to a detector, by either backend."""
+"""From a weights file to a detector, by either backend, or to its classifier."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,32 +26,25 @@ from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector
 from xmodaler_ssattn.detectors.weights import read_weights
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import sha256_of
+from xmodaler_ssattn.files import atomic_path, sha256_of
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "detectron2")
 INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
-# Anchors of a file may be this far from ours and are used as they are; further, and they are of another network.
+# Anchors in a file that are further than this from ours are of another network.
 ANCHOR_TOLERANCE_PX = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectorFile:
-    """A weights file that was read and understood.
-
-    Attributes:
-        path, sha256: of the file.
-        weights: its tensors by its own names.
-        dialect: with the spec of the network; the pixel mean is the file's, if it has one.
-        anchors_px: (A, 4) float32, the file's, or computed when it has none.
-    """
+    """A weights file of a known detector."""
 
     path: str
     sha256: str
-    weights: Weights
-    dialect: Dialect
-    anchors_px: np.ndarray
+    weights: Weights  # by the file's own names
+    dialect: Dialect  # with the file's pixel mean, if it has one
+    anchors_px: np.ndarray  # (A, 4) float32, the file's, or computed when it has none
 
     @property
     def spec(self) -> DetectorSpec:
@@ -58,10 +52,10 @@ class DetectorFile:
 
 
 def open_weights(path: str | os.PathLike) -> DetectorFile:
-    """Read a weights file and find out what it is of.
+    """Read a weights file and recognise its detector.
 
     Raises:
-        UserError: see ``read_weights`` and ``dialect_of``; or anchors or a pixel mean of another network.
+        UserError: see ``read_weights`` and ``dialect_of``; or the anchors or the pixel mean are of another network.
     """
     path = os.fspath(path)
     weights = read_weights(path)
@@ -73,7 +67,7 @@ def open_weights(path: str | os.PathLike) -> DetectorFile:
 
 
 def pixel_mean_of(weights: Weights, spec: DetectorSpec, where: str) -> tuple[float, float, float]:
-    """The mean that the file says, else the dialect's."""
+    """The file's pixel mean, else the dialect's."""
     if not torch.all(weights.get("pixel_std", torch.ones(3)) == 1):
         raise UserError(
             f"Detector weights: {where} divides pixels by {weights['pixel_std'].flatten().tolist()}; the "
@@ -90,8 +84,8 @@ def pixel_mean_of(weights: Weights, spec: DetectorSpec, where: str) -> tuple[flo
 def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
     """(A, 4) float32 xyxy: the anchors that the network was trained with.
 
-    A file of detectron2 before 0.6 holds them, and detectron2 since 0.6 ignores them without a word. They are
-    taken from the file, in the file's order, when each is one of the dialect's, give or take rounding.
+    Files of detectron2 before 0.6 hold them; detectron2 since 0.6 silently ignores them. They are taken from the file,
+    in its order, when each is one of the dialect's up to rounding.
 
     Raises:
         UserError: they are anchors of another network.
@@ -107,22 +101,21 @@ def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
             difference = float(np.abs(stored - computed).max())
             if difference > 0.01:
                 logger.warning(
-                    "%s: its anchors differ from those of %s by up to %.2f pixels, or in their order; the "
-                    "file's are used.",
+                    "%s: its anchors differ from those of %s by up to %.2f pixels, or in their order; the file's are "
+                    "used.",
                     where,
                     spec.name,
                     difference,
                 )
             return stored
-    raise UserError(
-        f"Detector weights: {where} has other anchors than {spec.name}. First of the file: "
-        f"{_first_boxes(stored)}; expected {_first_boxes(computed)}."
+    in_file, expected = (
+        f"{np.round(boxes.reshape(-1)[:8], 2).tolist()} of {' x '.join(map(str, boxes.shape))}"
+        for boxes in (stored, computed)
     )
-
-
-def _first_boxes(boxes: np.ndarray) -> str:
-    shape = " x ".join(map(str, boxes.shape))
-    return f"{np.round(boxes.reshape(-1)[:8], 2).tolist()} of {shape}"
+    raise UserError(
+        f"Detector weights: {where} has other anchors than {spec.name}. First of the file: {in_file}; expected "
+        f"{expected}."
+    )
 
 
 def build_network(file: DetectorFile) -> BottomUpNetwork:
@@ -139,27 +132,23 @@ def load_detector(
     *,
     backend: str = "auto",
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
     min_max_boxes: tuple[int, int] = (36, 36),
 ) -> TorchDetector:
-    """A detector with the weights of a file; its sha256 is logged and kept.
+    """A detector with the weights of a file; the file's sha256 is logged and kept.
 
     Args:
         path: a published weights file, see ``dialects``.
-        backend: "torch"; "detectron2"; "auto": detectron2 where it can be imported, else torch.
+        backend: "torch", "detectron2", or "auto": detectron2 where it can be imported, else torch.
         device: "cpu", "cuda", ...; None: a GPU when there is one.
-        dtype: of the torch backend; detectron2 computes in float32.
-        min_max_boxes: regions of a picture, at least (if there are as many proposals) and at most.
+        min_max_boxes: the fewest (if there are as many proposals) and the most regions per picture.
 
     Raises:
-        UserError: the file is of no known detector, or the backend is not there.
+        UserError: the file is not of a known detector, or the backend is missing.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}.")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    file = open_weights(path)
     rule = SelectionRule(*min_max_boxes)
+    file = open_weights(path)
     logger.info("%s: %s, sha256 %s", file.path, file.dialect.name, file.sha256)
     if backend != "torch":
         try:
@@ -171,27 +160,41 @@ def load_detector(
                     "use the backend torch, which needs nothing more."
                 ) from error
             logger.info("Backend: torch. %s", error)
-        else:
-            detector = TorchDetector(network, device=device, rule=rule, weights_sha256=file.sha256)
-            detector.source = f"{file.spec.name} ({network.version} backend)"
-            return detector
-    return TorchDetector(build_network(file), device=device, dtype=dtype, rule=rule, weights_sha256=file.sha256)
+            network = build_network(file)
+    else:
+        network = build_network(file)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return TorchDetector(network, device=device, rule=rule, weights_sha256=file.sha256)
 
 
-def classifier_of(weights: Weights, where: str = "these weights") -> tuple[np.ndarray, np.ndarray]:
-    """The layer from a region's feature to its class scores, as ``data.convert.classifier`` wants it.
+class Exported(NamedTuple):
+    """A written classifier: the detector's dialect, C + 1 rows, D columns, and the sha256 of the weights file."""
+
+    dialect: str
+    num_classes: int
+    feature_dim: int
+    weights_sha256: str
+
+
+def export_classifier(weights: str | os.PathLike, out: str | os.PathLike) -> Exported:
+    """Write a detector's ``cls_score`` as npz: ``weight`` (C + 1, D) and ``bias`` (C + 1,), background first.
+
+    With it a feature pack gets its class probabilities back; ``packs.classifier.Classifier`` reads it.
 
     Args:
-        weights: as ``read_weights`` gives them.
-        where: the file, for messages.
-
-    Returns:
-        weight (C + 1, D) and bias (C + 1,), float32, background first.
+        weights: a weights file of any of the published dialects.
+        out: ends in .npz.
 
     Raises:
-        UserError: see ``dialect_of``.
+        UserError: another suffix; weights that are missing, damaged or of another network; numbers that are not finite.
     """
-    dialect = dialect_of({name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
-    tensors = (weights[dialect.theirs(f"head.cls_score.{part}")].float() for part in ("weight", "bias"))
-    weight, bias = (tensor.roll(-dialect.spec.background_row, dims=0).numpy() for tensor in tensors)
-    return weight, bias
+    if not os.fspath(out).endswith(".npz"):
+        raise UserError(f"--out: {out} will be an npz file; give it a name that ends in .npz.")
+    file = open_weights(weights)
+    weight, bias = (
+        file.weights[file.dialect.theirs(f"head.cls_score.{name}")].float().roll(-file.spec.background_row, 0).numpy()
+        for name in ("weight", "bias")
+    )
+    with atomic_path(out) as temporary:
+        np.savez(temporary, weight=weight, bias=bias, background="first", weights_sha256=file.sha256)
+    return Exported(file.dialect.name, *weight.shape, file.sha256)

@@ -1,4 +1,4 @@
-"""The detector's network: trunk, proposals, regions. torch alone.
+"""The detector's network: trunk, proposals, regions; it needs only torch.
 
 Its state dict, onto which the published weights are mapped (``*`` is weight and bias, normalisations folded in):
 
@@ -22,7 +22,7 @@ from torch import nn
 
 from xmodaler_ssattn.detectors.anchors import cell_anchors, grid_anchors
 from xmodaler_ssattn.detectors.backbone import Trunk, resnet_stage
-from xmodaler_ssattn.detectors.proposals import Proposals, choose_proposals, clip_boxes, move_boxes
+from xmodaler_ssattn.detectors.proposals import Proposals, by_anchor, choose_proposals, clip_boxes, move_boxes
 from xmodaler_ssattn.detectors.roi_operators import Pooled, pool_regions
 from xmodaler_ssattn.detectors.spec import STRIDE, DetectorSpec
 
@@ -44,23 +44,19 @@ class Described(NamedTuple):
 
 
 class ProposalHead(nn.Module):
-    """3x3 convolution, relu, then a score and four offsets for each anchor at each position."""
+    """3x3 convolution, relu, then a score and four offsets per anchor and position."""
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
-        self.num_anchors, self.pair = spec.num_anchors, spec.rpn_logits == "pair"
+        self.spec = spec
         self.conv = nn.Conv2d(spec.trunk_channels, spec.rpn_channels, 3, padding=1)
-        self.logits = nn.Conv2d(spec.rpn_channels, spec.num_anchors * (2 if self.pair else 1), 1)
-        self.deltas = nn.Conv2d(spec.rpn_channels, spec.num_anchors * 4, 1)
+        logits, deltas = spec.rpn_rows
+        self.logits, self.deltas = nn.Conv2d(spec.rpn_channels, logits, 1), nn.Conv2d(spec.rpn_channels, deltas, 1)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(1, C, H, W) -> scores (H W A,), deltas (H W A, 4), float32, in the order of ``grid_anchors``."""
+        """(1, C, H, W) -> scores (H W A,) and deltas (H W A, 4), see ``by_anchor``."""
         hidden = F.relu_(self.conv(features))
-        scores, deltas = self.logits(hidden)[0].float(), self.deltas(hidden)[0].float()
-        if self.pair:
-            scores = scores.view(2, self.num_anchors, *scores.shape[1:]).softmax(dim=0)[1]
-        deltas = deltas.view(self.num_anchors, 4, *deltas.shape[1:])
-        return scores.permute(1, 2, 0).flatten(), deltas.permute(2, 3, 0, 1).reshape(-1, 4)
+        return by_anchor(self.logits(hidden), self.deltas(hidden), self.spec)
 
 
 class RegionHead(nn.Module):
@@ -97,17 +93,14 @@ class RegionHead(nn.Module):
 
 
 class BottomUpNetwork(nn.Module):
-    """A Bottom-Up detector for one picture at a time.
-
-    Args:
-        spec: which one.
+    """A Bottom-Up detector in five steps: ``trunk``, ``propose``, ``pool``, ``features``, ``describe``.
 
     Attributes:
-        cell_anchors_px: (A, 4) float32, in place of which a weights file may bring its own.
-
-    ``forward`` is ``trunk``, ``propose``, ``pool``, ``describe`` in a row; they are public because a
-    batch takes the last step for several pictures together.
+        cell_anchors_px: (A, 4) float32; a weights file may bring its own.
+        version: of the backend, for the record.
     """
+
+    version = "torch"
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
@@ -127,14 +120,14 @@ class BottomUpNetwork(nn.Module):
         return self.backbone(image[None].to(self.dtype).contiguous(memory_format=torch.channels_last))
 
     def propose(self, trunk: torch.Tensor, height: int, width: int, scale: float) -> Proposals:
-        """Boxes worth a look; ``height`` and ``width`` are the input's, ``scale`` is input over original picture."""
+        """See ``choose_proposals``."""
         scores, deltas = self.rpn(trunk)
         cell = torch.from_numpy(self.cell_anchors_px).to(trunk.device)
         anchors = grid_anchors(cell, trunk.shape[2], trunk.shape[3])
         return choose_proposals(scores, deltas, anchors, height, width, scale, self.spec)
 
     def pool(self, trunk: torch.Tensor, boxes_px: torch.Tensor) -> Pooled:
-        """The trunk's bins in each box."""
+        """The trunk's bins in each box (R, 4)."""
         return pool_regions(
             trunk,
             boxes_px,
@@ -159,27 +152,3 @@ class BottomUpNetwork(nn.Module):
             boxes_px = move_boxes(boxes_px, deltas, geometry=spec.geometry, weights=spec.box_weights)
             boxes_px = clip_boxes(boxes_px, height, width, spec.geometry)
         return Described(boxes_px, features, class_probs, attributes)
-
-    def forward(self, image: torch.Tensor, scale: float = 1.0, chunk: int = 32) -> Described:
-        """Every proposal of one picture, described, in the order of the proposals.
-
-        Args:
-            image: (3, h, w) float32, as ``preprocess`` returns it.
-            scale: as ``preprocess`` returns it.
-            chunk: regions that go through res5 at once.
-        """
-        height, width = image.shape[1:]
-        trunk = self.trunk(image)
-        boxes = self.propose(trunk, height, width, scale).boxes_px
-        return self.describe(self.features_in_chunks([self.pool(trunk, boxes)], chunk), boxes, height, width)
-
-    def features_in_chunks(self, pooled: list[Pooled], chunk: int) -> torch.Tensor:
-        """Features of all regions of several pictures, (sum of R, D), ``chunk`` regions at a time."""
-        out = self.head.cls_score.weight.new_empty((sum(map(len, pooled)), self.spec.feature_dim), dtype=torch.float32)
-        start = 0
-        for bins in pooled:
-            for first in range(0, len(bins), chunk):
-                part = self.features(bins[first : first + chunk])
-                out[start : start + len(part)] = part
-                start += len(part)
-        return out

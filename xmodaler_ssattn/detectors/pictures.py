@@ -1,15 +1,19 @@
-"""A picture file of any kind -> upright BGR pixels; what cannot be used is a clear error with the file's name.
+"""A picture file of any kind -> upright BGR pixels, or an error that names the file.
 
-As cv2.imread reads it, which the published extractors used: EXIF rotation applied, grey and palette widened to three
-channels, transparency dropped (nothing is blended with a background), 9 to 16 bits cut to their upper 8, embedded
-colour profiles ignored, the first frame of an animation or page of a TIFF file (the log says so). CMYK goes through
-Pillow's conversion. Numbers that have no brightest value are refused: 32-bit, signed and floating-point ones.
+Pictures are read as cv2.imread reads them, which the published extractors used: EXIF rotation is applied, grey and
+palette become three channels, transparency is dropped without a background, 9 to 16 bits are cut to their upper 8,
+embedded colour profiles are ignored, and of an animation or TIFF file the first frame or page is taken (the log says
+so). Pillow converts CMYK. Numbers without a brightest value (32-bit, signed, floating-point) are refused.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +21,13 @@ from PIL import Image
 
 from xmodaler_ssattn.errors import UserError
 
-# Pixel formats alone: some of Pillow's other formats start programs (EPS) or are drawings.
+# Pixel formats only: some of Pillow's other formats start programs (EPS) or are drawings.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # A region is at least 16 pixels of the picture wide and high, so a smaller picture has none.
 MIN_SIDE = 16
 # 20,000 x 4,000 still passes; as float32 that is 1 GB. Pillow warns of larger ones itself.
 MAX_PIXELS = 89_000_000
+READERS = 4  # threads; Pillow lets the others run while it decodes
 # Of 255: a picture without a brighter pixel than this holds 12-bit numbers (15 is the brightest then) or is black.
 DARK = 32
 
@@ -36,11 +41,7 @@ _UPRIGHT = {
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray:
-    """The pixels of a picture file, (H, W, 3) uint8 in the order blue, green, red.
-
-    Raises:
-        UserError: see ``open_upright``.
-    """
+    """(H, W, 3) uint8, blue first; see ``open_upright``."""
     return np.ascontiguousarray(np.asarray(open_upright(path))[:, :, ::-1])
 
 
@@ -57,12 +58,12 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
     """A picture file as an RGB image, rotated as its EXIF data say.
 
     Raises:
-        UserError: no such file, no picture, damaged or cut short, smaller than MIN_SIDE on a side, more than
-            MAX_PIXELS, or pixels of a kind that has no colours (floating point, signed, more than 16 bits).
+        UserError: the file is missing, damaged or not a picture, has a side below MIN_SIDE or more than MAX_PIXELS, or
+            its pixels are floating-point, signed or of more than 16 bits.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file." if not path.exists() else f"{path}: this is no file.")
+        raise UserError(f"{path}: there is no such file." if not path.exists() else f"{path}: this is not a file.")
     try:
         with Image.open(path, formats=FORMATS) as picture:
             _check_size(path, *picture.size)
@@ -83,7 +84,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
     except MemoryError:
         raise UserError(f"{path}: there is not enough memory for it; make it smaller.") from None
     except Exception as error:  # Pillow's decoders raise at damaged files, each in its own way
-        raise UserError(f"{path}: the picture is damaged or cut short ({type(error).__name__}: {error}).") from error
+        raise UserError(f"{path}: the picture is damaged or incomplete ({type(error).__name__}: {error}).") from error
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -104,14 +105,14 @@ def _no_picture(path: Path) -> str:
         return f"{path}: the file is empty."
     if start[4:8] == b"ftyp":
         return f"{path}: HEIC and AVIF pictures cannot be read; save it as JPEG."
-    return f"{path}: this is no picture of a known format ({', '.join(FORMATS)}); it begins with {start!r}."
+    return f"{path}: this is not a picture of a known format ({', '.join(FORMATS)}); it begins with {start!r}."
 
 
 def _orientation(path: Path, picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_EXIF_ORIENTATION) or 1)
     except Exception as error:
-        logging.getLogger(__name__).warning("%s: its EXIF data cannot be read (%s); taken as it lies.", path, error)
+        logging.getLogger(__name__).warning("%s: its EXIF data cannot be read (%s); it is not rotated.", path, error)
         return 1
 
 
@@ -151,3 +152,46 @@ def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
             (1 << bits) - 1,
         )
     return Image.fromarray(255 - upper if inverted else upper).convert("RGB")
+
+
+class UnexpectedError(UserError):
+    """An unforeseen exception at one picture, which does not stop the others; ``error`` is what was raised."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"{path}: {type(error).__name__}: {error}")
+        self.error = error
+
+
+def as_user_error(error: Exception, path: Path) -> UserError:
+    """The error of one picture, whatever it is, with type and text."""
+    return error if isinstance(error, UserError) else UnexpectedError(path, error)
+
+
+def decode_ahead(
+    pictures: Iterable[tuple[int, Path]], ahead: int = READERS
+) -> Iterator[tuple[int, Path, np.ndarray | UserError]]:
+    """Each picture's (id, path, pixels), in the order given; for one that cannot be used a ``UserError`` as pixels.
+
+    While the caller works on one picture, threads read the next ones.
+
+    Args:
+        pictures: (id, path).
+        ahead: the most pictures that are decoded before they are asked for.
+    """
+    remaining = iter(pictures)
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")
+    try:
+        waiting: deque = deque()
+        while True:
+            for image_id, path in islice(remaining, max(ahead, 1) - len(waiting)):
+                waiting.append((image_id, path, pool.submit(read_picture, path)))
+            if not waiting:
+                return
+            image_id, path, future = waiting.popleft()
+            try:
+                pixels = future.result()
+            except Exception as error:
+                pixels = as_user_error(error, path)
+            yield image_id, path, pixels
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,8 +1,8 @@
 """From a picture to the network's input: subtract the mean, then resize, as the original extractor does.
 
-The original subtracts the mean in float and resizes the floats with OpenCV's INTER_LINEAR: two by two
-neighbours, no antialiasing, the exact scale in x and y, the size rounded. Here only the neighbours that are needed
-are taken from the 8-bit picture, so that memory follows the output and a panorama costs no more than a snapshot.
+The original subtracts the mean in float and resizes with OpenCV's INTER_LINEAR: two by two neighbours, no antialiasing,
+the exact scale in x and y, the size rounded. Here only the necessary neighbours are taken from the 8-bit picture, so
+that memory follows the output size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def picture_scale(height: int, width: int, short: int = 600, long: int = 1000) -
 
 
 def _neighbours(size: int, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two source positions and the second one's weight (float32) for each output position of one axis."""
+    """Two source positions per output position of one axis, and the weight of the second one (float32)."""
     positions = (np.arange(round(size * scale)) + 0.5) / scale - 0.5
     positions = positions.astype(np.float32)
     low = np.floor(positions).astype(np.int64)
@@ -50,8 +50,8 @@ def preprocess(
         (3, h, w) float32 and s; h = round(s H), and a box in the input's pixels divided by s is one in the picture's.
 
     Raises:
-        ValueError: not a colour picture of bytes.
-        UserError: the picture is so long and thin that its short side vanishes.
+        ValueError: ``image_bgr`` is not a colour picture of bytes.
+        UserError: the picture is so long and thin that its short side becomes too small.
     """
     if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
         raise ValueError(f"image_bgr must be (H, W, 3) uint8, got {image_bgr.shape} {image_bgr.dtype}.")

@@ -29,6 +29,23 @@ class Proposals(NamedTuple):
     objectness: torch.Tensor
 
 
+def by_anchor(logits: torch.Tensor, deltas: torch.Tensor, spec: DetectorSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs of the proposal head -> a score and four offsets per anchor, in the order of ``grid_anchors``.
+
+    Args:
+        logits: (1, 2A or A, H, W), see ``DetectorSpec.rpn_logits``.
+        deltas: (1, 4A, H, W).
+
+    Returns:
+        scores (H W A,) and deltas (H W A, 4), float32.
+    """
+    scores, deltas = logits[0].float(), deltas[0].float()
+    if spec.rpn_logits == "pair":
+        scores = scores.view(2, spec.num_anchors, *scores.shape[1:]).softmax(dim=0)[1]
+    deltas = deltas.view(spec.num_anchors, 4, *deltas.shape[1:])
+    return scores.permute(1, 2, 0).flatten(), deltas.permute(2, 3, 0, 1).reshape(-1, 4)
+
+
 def move_boxes(
     boxes_px: torch.Tensor,
     deltas: torch.Tensor,
@@ -76,26 +93,27 @@ def choose_proposals(
     scale: float,
     spec: DetectorSpec,
 ) -> Proposals:
-    """The best proposals of one picture.
+    """The best proposals of one picture: at most ``spec.post_nms_topk``, possibly none.
 
     Args:
-        scores: (n,) one for each anchor; equal scores keep the anchors' order.
+        scores: (n,) one per anchor; equal scores keep the anchors' order.
         deltas: (n, 4).
         anchors_px: (n, 4).
         height, width: of the network's input.
         scale: s, from the original picture to the network's input.
-
-    Returns:
-        at most ``spec.post_nms_topk`` boxes; there may be none.
     """
     boxes = clip_boxes(move_boxes(anchors_px, deltas, geometry=spec.geometry), height, width, spec.geometry)
-    finite = boxes.isfinite().all(dim=1) & scores.isfinite()
+    usable = boxes.isfinite().all(dim=1) & scores.isfinite()
     if spec.geometry == "caffe":
-        boxes, scores = _keep(boxes, scores, finite & large_enough(boxes, "caffe", spec.min_size * scale))
-        boxes, scores = _best(boxes, scores, spec.pre_nms_topk)
+        usable &= large_enough(boxes, "caffe", spec.min_size * scale)
+        boxes, scores = boxes[usable], scores[usable]
+        best = _best(scores, spec.pre_nms_topk)
+        boxes, scores = boxes[best], scores[best]
     else:
-        boxes, scores, finite = _best(boxes, scores, spec.pre_nms_topk, finite)
-        boxes, scores = _keep(boxes, scores, finite & large_enough(boxes, "detectron2", spec.min_size))
+        best = _best(scores, spec.pre_nms_topk)
+        boxes, scores = boxes[best], scores[best]
+        usable = usable[best] & large_enough(boxes, "detectron2", spec.min_size)
+        boxes, scores = boxes[usable], scores[usable]
     # A few milliseconds on the CPU, whatever the device.
     kept = suppress(
         boxes.cpu().numpy(), scores.cpu().numpy(), spec.rpn_nms, geometry=spec.geometry, limit=spec.post_nms_topk
@@ -104,10 +122,5 @@ def choose_proposals(
     return Proposals(boxes[kept], scores[kept])
 
 
-def _keep(boxes: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return boxes[mask], scores[mask]
-
-
-def _best(boxes: torch.Tensor, scores: torch.Tensor, count: int, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    order = torch.sort(scores, descending=True, stable=True).indices[:count]
-    return boxes[order], scores[order], *(other[order] for other in others)
+def _best(scores: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.sort(scores, descending=True, stable=True).indices[:count]

@@ -1,9 +1,8 @@
 """A fixed grid of bins from each box: ROIPool (rounded maxima) and ROIAlignV2 (bilinear samples).
 
-R boxes, C channels, H and W of the map, P bins on a side. Plain torch without a loop over boxes or bins, and
-equal to torchvision's ``roi_pool`` and ``roi_align(aligned=True)``, which take their place where they can be
-imported. All three come as a ``Pooled``: made once a picture, then read slice by slice, since the bins of
-300 boxes (240 MB at full size) are never needed at once.
+R boxes, C channels, H and W of the map, P bins per side. Plain torch without a loop over boxes or bins, equal to
+torchvision's ``roi_pool`` and ``roi_align(aligned=True)``, which are used where they can be imported. All return a
+``Pooled``, made once per picture and read slice by slice: the bins of 300 boxes would take 240 MB.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def pool_ranges(
 
     Args:
         low, high: (R,) float32 ends of the boxes in pixels.
-        stride: pixels a position.
+        stride: pixels per position.
         bins: P.
         size: positions of the map on this axis.
 
@@ -67,7 +66,7 @@ def pool_ranges(
 def _window_maxima(maps: torch.Tensor, dim: int, longest: int) -> torch.Tensor:
     """Maxima over 1, 2, 4, ... positions that begin at each one, stacked in front; 2^last <= longest.
 
-    Windows that leave the map at its end are not read by anyone.
+    Windows that leave the map at its end are never read.
     """
     levels = [maps]
     while 2 ** len(levels) <= longest:
@@ -82,7 +81,7 @@ def _window_maxima(maps: torch.Tensor, dim: int, longest: int) -> torch.Tensor:
 def _corners(
     start: torch.Tensor, end: torch.Tensor, per_level: int, per_position: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the first and the last power-of-two window inside start..end - 1 lie in the table, on one axis."""
+    """Places in the table of the first and last power-of-two window inside start..end - 1, on one axis."""
     length = end - start
     level = torch.frexp(length.clamp(min=1).float()).exponent.long() - 1  # floor(log2(length)), exactly
     start, last = start.where(length > 0, 0), (end - 2**level).where(length > 0, 0)  # an empty bin reads anything
@@ -126,13 +125,10 @@ class MaxPooled(Pooled):
 def bilinear_weights(
     low: torch.Tensor, high: torch.Tensor, stride: int, bins: int, samples: int, size: int
 ) -> torch.Tensor:
-    """How much each position of one axis counts in each bin: the mean of ``samples`` linear interpolations.
+    """(R, P, size) float32: the weight of each position of one axis in each bin, for ``samples`` interpolations.
 
-    ROIAlignV2: coordinates are shifted by half a position, a sample more than one position outside counts
-    nothing, one within a position outside takes the border.
-
-    Returns:
-        (R, P, size) float32; P bins.
+    ROIAlignV2: coordinates are shifted by half a position; a sample more than one position outside counts as 0, one
+    less far outside takes the border.
     """
     start, end = low * (1.0 / stride) - 0.5, high * (1.0 / stride) - 0.5
     bin_length = ((end - start) / torch.full_like(start, bins))[:, None, None]
@@ -169,7 +165,7 @@ class AlignPooled(Pooled):
 
 
 class TorchvisionPooled(Pooled):
-    """torchvision's operators, which must have been imported; float32 inside, as their CPU versions need."""
+    """torchvision's operators, in float32, as their CPU versions need."""
 
     def __init__(
         self, features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int, samples: int | None = None
@@ -190,7 +186,7 @@ class TorchvisionPooled(Pooled):
 
 @functools.cache
 def torchvision_ops() -> ModuleType | None:
-    """``torchvision.ops`` when torchvision and its compiled operators are there, else None."""
+    """``torchvision.ops`` when torchvision and its compiled operators can be used, else None."""
     try:
         from torchvision import ops
     except ImportError:
@@ -215,19 +211,16 @@ def pool_regions(
     samples: int = 2,
     use_torchvision: bool | None = None,
 ) -> Pooled:
-    """The bins of boxes.
+    """The bins of boxes, to be read slice by slice.
 
     Args:
         features: (1, C, H, W).
         boxes_px: (R, 4) float32 xyxy, in pixels of the network's input, on the same device.
         op: "pool" or "align".
-        bins: on a side.
-        stride: pixels a position.
-        samples: of "align", on each side of a bin.
-        use_torchvision: None: where it is there.
-
-    Returns:
-        the bins, to be read slice by slice.
+        bins: P.
+        stride: pixels per position.
+        samples: of "align", per side of a bin.
+        use_torchvision: None: where it can be imported.
     """
     if torchvision_ops() is not None if use_torchvision is None else use_torchvision:
         return TorchvisionPooled(features, boxes_px, bins, stride, samples if op == "align" else None)

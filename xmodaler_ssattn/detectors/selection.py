@@ -13,7 +13,6 @@ MAX, and ties to an unstable sort).
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,10 +24,10 @@ class SelectionRule:
     """How many regions. 36 and 36 are the fixed features, 10 and 100 the adaptive ones.
 
     Attributes:
-        min_regions: at least so many, if there are as many proposals.
-        max_regions: at most.
-        threshold: confidence from which a region is kept.
-        nms: IoU from which a region is suppressed within a class.
+        min_regions: the fewest regions per picture, if there are as many proposals.
+        max_regions: the most regions per picture.
+        threshold: the lowest confidence of a region that is kept.
+        nms: the IoU from which a region is suppressed within a class.
     """
 
     min_regions: int = 36
@@ -42,16 +41,8 @@ class SelectionRule:
                 f"min_regions and max_regions must satisfy 1 <= min <= max, got {self.min_regions} and "
                 f"{self.max_regions}."
             )
-
-
-class Selected(NamedTuple):
-    """n regions in descending confidence: their rows, and the rows' contents."""
-
-    indices: np.ndarray
-    boxes_px: np.ndarray
-    features: np.ndarray
-    class_probs: np.ndarray
-    confidence: np.ndarray
+        if not (0 <= self.threshold <= 1 and 0 <= self.nms <= 1):
+            raise ValueError(f"threshold and nms must be in 0..1, got {self.threshold} and {self.nms}.")
 
 
 def best_surviving_scores(boxes_px: np.ndarray, class_probs: np.ndarray, nms: float = 0.3) -> np.ndarray:
@@ -80,30 +71,19 @@ def best_surviving_scores(boxes_px: np.ndarray, class_probs: np.ndarray, nms: fl
     return np.where(survives, scores, 0).max(axis=0)
 
 
-def select_regions(
-    boxes_px: np.ndarray,
-    class_probs: np.ndarray,
-    features: np.ndarray,
-    *,
-    min_regions: int = 36,
-    max_regions: int = 36,
-    threshold: float = 0.2,
-    nms: float = 0.3,
-) -> Selected:
-    """Choose and order the regions of one picture.
+def select_regions(boxes_px: np.ndarray, class_probs: np.ndarray, rule: SelectionRule) -> tuple[np.ndarray, np.ndarray]:
+    """The regions of one picture that are kept.
 
     Args:
         boxes_px: (R, 4) float32 xyxy, pixels.
         class_probs: (R, C + 1), background first.
-        features: (R, D).
-        min_regions, max_regions, threshold, nms: see ``SelectionRule``.
 
     Returns:
-        n regions; n < min_regions only when R is.
+        the rows of n regions in descending confidence, (n,) int64, and the confidence of each, (n,).
+        n < ``rule.min_regions`` only when R is.
     """
-    SelectionRule(min_regions, max_regions, threshold, nms)
-    confidence = best_surviving_scores(boxes_px, class_probs, nms)
+    confidence = best_surviving_scores(boxes_px, class_probs, rule.nms)
     order = np.argsort(-confidence, kind="stable")
-    count = int((confidence >= np.float64(threshold)).sum())
-    order = order[: min(max(count, min_regions), max_regions)]
-    return Selected(order, boxes_px[order], features[order], class_probs[order], confidence[order])
+    count = int((confidence >= np.float64(rule.threshold)).sum())
+    order = order[: min(max(count, rule.min_regions), rule.max_regions)]
+    return order, confidence[order]

@@ -1,13 +1,14 @@
 """What distinguishes the published Bottom-Up detectors from each other, as one frozen record.
 
-They are all Faster R-CNNs with a ResNet "C4" trunk, trained on Visual Genome (1600 classes, 400 attributes), but
-they differ in a dozen small ways that each move the boxes. Every difference is a field here; the network and
-the operators read the fields and know nothing of the dialects.
+All are Faster R-CNNs with a ResNet "C4" trunk, trained on Visual Genome (1600 classes, 400 attributes). They differ in
+a dozen details, each of which moves the boxes. Every difference is a field here, and only the fields tell the network
+and the operators what to do.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 CAFFE_PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
 DETECTRON2_PIXEL_MEAN = (103.530, 116.280, 123.675)
@@ -39,8 +40,8 @@ class DetectorSpec:
             32 and 8 for the ResNeXt-152.
         stride_in_1x1: where a stage halves the map: in the first block's 1x1 convolution, or in its 3x3.
         stem_pool: "caffe" 3x3/2 without padding, rounded up; "detectron2" 3x3/2 with one pixel of padding.
-        res5_dilated: True: res5 keeps all the bins, its 3x3 convolutions are dilated by 2. False: the usual
-            stage, whose first block halves them.
+        res5_dilated: True: res5 keeps all bins and its 3x3 convolutions are dilated by 2. False: its first block
+            halves them, as usual.
         num_classes: without background.
         num_attributes: without "no attribute"; None for a network without the attribute head.
         attribute_embedding, attribute_hidden: widths of that head.
@@ -55,13 +56,13 @@ class DetectorSpec:
             boxes end at W, after the sort those not larger than ``min_size`` go, suppression at IoU > threshold.
         min_size: see ``geometry``.
         pre_nms_topk, post_nms_topk, rpn_nms: proposals before and after the suppression, and its threshold.
-        roi_op: "pool": rounded maxima; "align": bilinear samples, ``align_samples`` squared a bin.
+        roi_op: "pool": rounded maxima; "align": bilinear samples, ``align_samples`` squared per bin.
         pool_size: bins on a side of a region.
-        boxes: "proposals": a region's box is the proposal; "regressed": the proposal moved by the regression of
-            its most probable class, whose weights are ``box_weights``.
+        boxes: "proposals": a region's box is the proposal; "regressed": the proposal moved by the regression of its
+            most probable class, with ``box_weights``.
         pixel_mean: blue, green, red; subtracted from 0..255.
         short_side, long_side: the picture is scaled so that its short side has this many pixels, unless its long
-            side then had more than ``long_side``.
+            side would have more than ``long_side``.
     """
 
     name: str = "caffe"
@@ -127,27 +128,30 @@ class DetectorSpec:
 
     @property
     def num_anchors(self) -> int:
-        """Anchors a position: three ratios of each size."""
+        """Anchors per position: three ratios of each size."""
         return 3 * len(self.anchor_sizes)
+
+    @property
+    def rpn_rows(self) -> tuple[int, int]:
+        """Logits and offsets of the proposal network per position."""
+        return self.num_anchors * (2 if self.rpn_logits == "pair" else 1), 4 * self.num_anchors
 
     @property
     def attribute_rows(self) -> int | None:
         """Rows of the attribute scores, with the one for "none" if there is one."""
-        if self.num_attributes is None:
-            return None
-        return self.num_attributes + (self.no_attribute != "absent")
+        return None if self.num_attributes is None else self.num_attributes + (self.no_attribute != "absent")
 
     @property
     def background_row(self) -> int:
         return 0 if self.background == "first" else self.num_classes
 
     @classmethod
-    def caffe(cls, **changes) -> DetectorSpec:
+    def caffe(cls, **changes: Any) -> DetectorSpec:
         """The original network as converted by MILVLG: the features that the papers use."""
         return cls(**{"name": "milvlg-caffe", **changes})
 
     @classmethod
-    def airsplay(cls, **changes) -> DetectorSpec:
+    def airsplay(cls, **changes: Any) -> DetectorSpec:
         """The original weights as converted for detectron2 by airsplay, with detectron2's anchors and geometry."""
         return cls(
             **{
@@ -164,7 +168,7 @@ class DetectorSpec:
         )
 
     @classmethod
-    def milvlg_d2(cls, **changes) -> DetectorSpec:
+    def milvlg_d2(cls, **changes: Any) -> DetectorSpec:
         """The C4 networks that MILVLG retrained with detectron2."""
         return cls(
             **{
@@ -186,20 +190,3 @@ class DetectorSpec:
                 **changes,
             }
         )
-
-    @classmethod
-    def tiny(cls, dialect: str = "caffe", **changes) -> DetectorSpec:
-        """A few thousand parameters in the shape of a dialect ("caffe", "airsplay", "milvlg_d2"): for trying things."""
-        small = {
-            "blocks_per_stage": (1, 1, 1, 2),
-            "base_width": 4,
-            "num_classes": 12,
-            "num_attributes": 5,
-            "attribute_embedding": 6,
-            "attribute_hidden": 8,
-            "rpn_channels": 16,
-            "short_side": 96,
-            "long_side": 160,
-            "post_nms_topk": 60,
-        }
-        return getattr(cls, dialect)(**{**small, **changes})

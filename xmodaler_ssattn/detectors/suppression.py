@@ -1,8 +1,8 @@
 """Non-maximum suppression, exactly as the references do it.
 
-Two conventions: the original ("caffe": a box from x1 to x2 is x2 - x1 + 1 wide, suppress when IoU >= threshold) and
-torchvision's ("detectron2": x2 - x1, IoU > threshold). Both compute in float32 and compare in double, ties go to
-the lower index. numpy alone: a few milliseconds for 6000 boxes.
+Two conventions: the original's ("caffe": a box from x1 to x2 is x2 - x1 + 1 wide, suppress when IoU >= threshold) and
+torchvision's ("detectron2": x2 - x1 wide, IoU > threshold). Both compute in float32 and compare in double; ties go to
+the lower index. It takes a few milliseconds for 6000 boxes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ BLOCK = 256
 
 
 def pairwise_iou(a_px: np.ndarray, b_px: np.ndarray, geometry: str = "caffe") -> np.ndarray:
-    """(n, 4) and (m, 4) xyxy -> (n, m) in the boxes' own precision; two boxes without area have IoU NaN.
+    """(n, 4) and (m, 4) xyxy -> (n, m) in the boxes' dtype; two boxes without area have IoU NaN.
 
-    The order of operations is the references', so that a value on the threshold falls to the same side.
+    The order of operations is that of the references, so that a value at the threshold rounds to the same side.
     """
     extra = a_px.dtype.type(1 if geometry == "caffe" else 0)
     area_a = (a_px[:, 2] - a_px[:, 0] + extra) * (a_px[:, 3] - a_px[:, 1] + extra)
@@ -30,32 +30,31 @@ def pairwise_iou(a_px: np.ndarray, b_px: np.ndarray, geometry: str = "caffe") ->
 def overlapping(a_px: np.ndarray, b_px: np.ndarray, threshold: float, geometry: str = "caffe") -> np.ndarray:
     """(n, m) bool: does one of the pair suppress the other? See the module's two conventions."""
     iou = pairwise_iou(a_px, b_px, geometry)
-    # A double, lest the threshold be rounded to float32: 0.7 is below its neighbours' sum there.
-    bound = np.float64(threshold)
+    bound = np.float64(threshold)  # in float32 it would be rounded to another number
     return iou >= bound if geometry == "caffe" else iou > bound
 
 
 def suppress(
     boxes_px: np.ndarray, scores: np.ndarray, threshold: float, *, geometry: str = "caffe", limit: int | None = None
 ) -> np.ndarray:
-    """Keep the best box, drop those that overlap it, and so on.
+    """Keep the best box, remove those that overlap it, and so on.
 
     Args:
         boxes_px: (n, 4) float, xyxy.
         scores: (n,).
         threshold: of the IoU.
         geometry: "caffe" or "detectron2", see the module.
-        limit: stop after so many.
+        limit: the most boxes to keep.
 
     Returns:
-        (k,) int64 indices of the boxes kept, best first; equal scores in the order given.
+        (k,) int64 indices of the kept boxes, best first; equal scores in the order given.
     """
     order = np.argsort(-scores, kind="stable")
     limit = len(order) if limit is None else limit
     kept = np.empty(0, dtype=np.int64)
     for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]
-        # Boxes of earlier blocks that were kept decide first, so only survivors need each other's overlap.
+        # Kept boxes of earlier blocks come first; only survivors need each other's overlap.
         if len(kept):
             block = block[~overlapping(boxes_px[kept], boxes_px[block], threshold, geometry).any(axis=0)]
         over = overlapping(boxes_px[block], boxes_px[block], threshold, geometry)

@@ -1,4 +1,4 @@
-"""The detector that needs torch alone."""
+"""A network, ours or detectron2's, run on pictures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from xmodaler_ssattn.detectors.detected import Detected
-from xmodaler_ssattn.detectors.network import BottomUpNetwork, Described
+from xmodaler_ssattn.detectors.network import BottomUpNetwork
 from xmodaler_ssattn.detectors.preprocess import preprocess
+from xmodaler_ssattn.detectors.roi_operators import Pooled
 from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
 
 # Regions that go through res5 at once. On a CPU few, so that they stay in its caches; on a GPU many, to fill it.
@@ -35,27 +36,25 @@ def select_detected(
         class_probs: (R, C + 1) float32, background first.
         attributes: (R,) int64 or None.
     """
-    chosen = select_regions(
-        boxes_px,
-        class_probs,
-        features,
-        min_regions=rule.min_regions,
-        max_regions=rule.max_regions,
-        threshold=rule.threshold,
-        nms=rule.nms,
-    )
+    rows, confidence = select_regions(boxes_px, class_probs, rule)
     # detectron2's geometry lets a box end where the scaled picture's size was rounded to.
-    inside = np.clip(chosen.boxes_px, 0, np.array([width, height, width, height], dtype=np.float32))
+    inside = np.clip(boxes_px[rows], 0, np.array([width, height, width, height], dtype=np.float32))
     return Detected(
         width,
         height,
         inside,
-        chosen.features,
-        chosen.class_probs,
-        chosen.confidence,
-        chosen.class_probs[:, 1:].argmax(axis=1).astype(np.int64),
-        None if attributes is None else attributes[chosen.indices],
+        features[rows],
+        class_probs[rows],
+        confidence,
+        class_probs[rows, 1:].argmax(axis=1),
+        None if attributes is None else attributes[rows],
     )
+
+
+def features_in_chunks(network: BottomUpNetwork, pooled: Sequence[Pooled], chunk: int) -> torch.Tensor:
+    """(sum of R, D) float32: features of all regions of one or more pictures, ``chunk`` regions at a time."""
+    parts = [network.features(bins[at : at + chunk]) for bins in pooled for at in range(0, len(bins), chunk)]
+    return torch.cat(parts) if parts else pooled[0].boxes_px.new_empty(0, network.spec.feature_dim)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager:
@@ -66,18 +65,15 @@ def _full_precision(device: torch.device) -> AbstractContextManager:
 
 
 class TorchDetector:
-    """A network, run on pictures.
+    """See ``Detector``.
 
     Args:
-        network: a ``BottomUpNetwork`` or anything with its steps; its weights are moved (not copied) to ``device`` and
+        network: a ``BottomUpNetwork`` or another with its steps; its weights are moved, not copied, to ``device`` and
             ``dtype``.
         device: "cpu", "cuda", ...
         dtype: float32, or bfloat16 for speed; boxes and probabilities are float32 in any case.
         rule: how many regions, and which; None: the fixed 36.
-        weights_sha256: of the file that the weights came from, for the record.
-
-    Attributes:
-        feature_dim, num_classes, source, weights_sha256: see ``Detector``.
+        weights_sha256: of the weights file, for the record.
     """
 
     def __init__(
@@ -93,7 +89,7 @@ class TorchDetector:
         self.device, self.rule, self.weights_sha256 = torch.device(device), rule or SelectionRule(), weights_sha256
         self.spec = network.spec
         self.feature_dim, self.num_classes = self.spec.feature_dim, self.spec.num_classes
-        self.source = f"{self.spec.name} (torch backend)"
+        self.source = f"{self.spec.name} ({network.version} backend)"
 
     def detect(self, image_bgr: np.ndarray) -> Detected:
         """See ``Detector.detect``."""
@@ -105,7 +101,7 @@ class TorchDetector:
         if self.device.type == "cpu" and len(images_bgr) > 1:  # nothing to gain, and memory to lose
             return [self.detect(image) for image in images_bgr]
         with _full_precision(self.device):
-            return self._detect(images_bgr)
+            return self._detect(images_bgr) if images_bgr else []
 
     def _detect(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:
         network, spec = self.network, self.spec
@@ -117,15 +113,12 @@ class TorchDetector:
             boxes = network.propose(trunk, height, width, scale).boxes_px
             pooled.append(network.pool(trunk, boxes))
             places.append((boxes, height, width, scale))
-        features = network.features_in_chunks(pooled, CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU)
+        features = features_in_chunks(network, pooled, CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU)
         found = []
         for image, own, place in zip(images_bgr, features.split([len(bins) for bins in pooled]), places):
             boxes, height, width, scale = place
-            found.append(self._finish(image, network.describe(own, boxes, height, width), scale))
+            described = network.describe(own, boxes, height, width)
+            boxes, own, probs, attributes = (None if x is None else x.cpu().numpy() for x in described)
+            boxes = boxes / np.float32(scale)
+            found.append(select_detected(image.shape[1], image.shape[0], boxes, own, probs, attributes, self.rule))
         return found
-
-    def _finish(self, image_bgr: np.ndarray, described: Described, scale: float) -> Detected:
-        boxes, features, probs, attributes = (None if x is None else x.cpu().numpy() for x in described)
-        return select_detected(
-            image_bgr.shape[1], image_bgr.shape[0], boxes / np.float32(scale), features, probs, attributes, self.rule
-        )

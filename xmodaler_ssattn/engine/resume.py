@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import read_text
 from xmodaler_ssattn.host import HookBase, comm
+from xmodaler_ssattn.safe_load import safe_load
 
 LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
 # Config keys and groups that may differ. All others, those of foreign classes included, must be equal.
@@ -118,8 +118,7 @@ def run_of(checkpoint: Path) -> dict[str, dict]:
     beside it, and the batch size as the only fact.
     """
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        state = content["trainer"]["hooks"][SameRun.__qualname__]
+        state = safe_load(checkpoint, part=lambda content: content["trainer"]["hooks"][SameRun.__qualname__])
     except Exception:  # damaged, of an older format, or without the state: who loads it says what is wrong with it
         state = None
     if state is not None:

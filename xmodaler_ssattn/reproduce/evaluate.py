@@ -81,6 +81,7 @@ def _caption(cfg: Any, weights: Path) -> None:
 
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.train import check_files, check_weights
+    from xmodaler_ssattn.safe_load import safe_load, weights_of
 
     check_files(cfg)
     cfg.freeze()
@@ -89,7 +90,7 @@ def _caption(cfg: Any, weights: Path) -> None:
     host.seed_all_rng(cfg.SEED)
     model = host.build_model(cfg)
     check_weights(str(weights), model)
-    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["model"])
+    model.load_state_dict(safe_load(weights, part=weights_of))
     model.to(torch.device(cfg.MODEL.DEVICE))
     loader = host.build_xmodaler_valtest_loader(cfg, stage="test")
     evaluator = host.build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, cfg.OUTPUT_DIR)

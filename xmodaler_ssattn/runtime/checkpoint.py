@@ -1,11 +1,9 @@
-"""Checkpoints: written whole or not at all, read as plain data, and every mismatch with the model reported."""
+"""Checkpoints: written whole or not at all, read as plain data, with every mismatch to the model reported."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -13,61 +11,42 @@ import torch
 from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
 from torch import nn
 
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import atomic_path, write_text
+from xmodaler_ssattn.safe_load import read_checkpoint, safe_load
+
 from . import comm
 
 LAST_CHECKPOINT = "last_checkpoint"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or does not fit; the message says which file and why."""
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open a file for writing under a temporary name beside ``path``; it takes that name when the block succeeds."""
-    path = os.fspath(path)
-    folder, name = os.path.split(path)
-    os.makedirs(folder or ".", exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder or ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; this one should be as readable as the user's others.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    """Open a file for writing; it appears at ``path`` when the block succeeds, and then survives a power failure."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_plain(path: str | os.PathLike) -> Any:
-    """Read a file of ``torch.save`` to the CPU: tensors and plain values, never code.
+    """The content of a file of ``torch.save``: tensors and plain values, never code; see ``safe_load``.
 
     Raises:
-        CheckpointError: it is a ``.pkl`` file, it holds other Python objects, or it is damaged.
+        CheckpointError: the file is missing or damaged, or holds other Python objects.
     """
-    path = os.fspath(path)
-    if path.endswith(".pkl"):
-        raise CheckpointError(
-            f"{path} is a pickle; reading one can run any code in it, so it is refused. Convert it where you trust it: "
-            "torch.save({'model': {name: tensor, ...}}, 'weights.pth')."
-        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} holds more than tensors and plain values, so it is refused: {reason}") from error
-    except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} cannot be read; is the file complete? ({str(error).splitlines()[0]})") from error
+        return safe_load(path, "The checkpoint")
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
 
 
 class XmodalerCheckpointer(Checkpointer):
-    """fvcore's checkpointer with whole files, plain data and a report.
+    """fvcore's checkpointer with whole files, plain data and a report of what does not fit.
 
     After ``load``, ``incompatible`` holds what did not fit: ``missing_keys``, ``unexpected_keys``,
     ``incorrect_shapes`` (each as name, shape in the file, shape in the model); None before.
@@ -95,11 +74,10 @@ class XmodalerCheckpointer(Checkpointer):
         self.tag_last_checkpoint(basename)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with whole_file(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
-            file.write(last_filename_basename.encode())
+        write_text(os.path.join(self.save_dir, LAST_CHECKPOINT), last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False) -> dict[str, Any]:
-        """Load weights, and the checkpointables (all of them, or those named) that the file has.
+        """Load weights, and the checkpointables (all, or those named) that the file has.
 
         What does not fit is logged as a warning and kept in ``incompatible``.
 
@@ -108,7 +86,7 @@ class XmodalerCheckpointer(Checkpointer):
             strict: refuse a file that does not fit the model in every tensor, before any state is loaded.
 
         Returns:
-            What else the file holds.
+            the rest of the file.
 
         Raises:
             CheckpointError: the file is missing, cannot be read as plain data, or under ``strict`` does not fit.
@@ -126,8 +104,8 @@ class XmodalerCheckpointer(Checkpointer):
         if strict and any(incompatible):
             raise CheckpointError(
                 f"Cannot resume from {path}, it is of another model:\n{_describe(incompatible)}\n"
-                "Resume with the config it was trained with (config.yaml beside it), or start anew with its weights: "
-                f"MODEL.WEIGHTS {path} and another OUTPUT_DIR."
+                "Resume with the config it was trained with (config.yaml beside it), or start a new run from its "
+                f"weights: MODEL.WEIGHTS {path} and another OUTPUT_DIR."
             )
         self._log_incompatible_keys(incompatible)
         for key in self.checkpointables if checkpointables is None else checkpointables:
@@ -136,20 +114,20 @@ class XmodalerCheckpointer(Checkpointer):
         return checkpoint
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """With ``resume`` and a last_checkpoint: all of it, strictly; otherwise the weights of ``path``."""
+        """With ``resume`` and a last_checkpoint, load all of it strictly; otherwise the weights of ``path``."""
         if resume and self.has_checkpoint():
             return self.load(self.get_checkpoint_file(), strict=True)
         return self.load(path, checkpointables=[])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        loaded = read_plain(filename)
-        if not isinstance(loaded, dict):
-            raise CheckpointError(f"{filename}: expected a dict of tensors, received a {type(loaded).__name__}.")
-        return loaded if "model" in loaded else {"model": loaded}
+        try:
+            return read_checkpoint(filename)
+        except UserError as error:
+            raise CheckpointError(str(error)) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
         self.incompatible = super()._load_model(checkpoint)
-        # fvcore takes a tensor of the wrong shape out of the file, and so torch calls it missing as well.
+        # fvcore removes tensors of the wrong shape, so torch lists them as missing too.
         wrong = {name for name, _, _ in self.incompatible.incorrect_shapes}
         missing = [name for name in self.incompatible.missing_keys if name not in wrong]
         self.incompatible = self.incompatible._replace(missing_keys=missing)

@@ -1,9 +1,8 @@
-"""A random network that behaves like a detector: it proposes, tells regions apart, and selects.
+"""Small detectors for tests: a spec, a random network that behaves like a trained one, and a weights file of it.
 
 A ResNet-101 with plain random weights explodes or fades over its hundred layers and proposes nothing. Here a few
-pictures of coloured noise are sent through once, and each layer, as it is reached, is scaled and shifted so that its
-outputs on them have mean 0 and the spread chosen below. For tests and for trying the commands without the
-published weights; what it says about a picture means nothing.
+pictures of coloured noise pass through the network once. Each layer is scaled and shifted as it is reached, so that its
+outputs have mean 0 and the spread chosen below.
 """
 
 from __future__ import annotations
@@ -14,8 +13,34 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xmodaler_ssattn.detectors.network import BottomUpNetwork
+from xmodaler_ssattn.detectors.dialects import BOX_PRED, KINDS, NORM, NORM_EPS, Dialect, Weights
+from xmodaler_ssattn.detectors.network import BottomUpNetwork, Described
 from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.torch_backend import features_in_chunks
+
+TINY = {
+    "blocks_per_stage": (1, 1, 1, 2),
+    "base_width": 4,
+    "num_classes": 12,
+    "num_attributes": 5,
+    "attribute_embedding": 6,
+    "attribute_hidden": 8,
+    "rpn_channels": 16,
+    "short_side": 96,
+    "long_side": 160,
+    "post_nms_topk": 60,
+}
+
+
+def tiny(dialect: str = "caffe", **changes) -> DetectorSpec:
+    """A few thousand parameters in the shape of a dialect ("caffe", "airsplay", "milvlg_d2")."""
+    return getattr(DetectorSpec, dialect)(**{**TINY, **changes})
+
+
+def dialect_for(spec: DetectorSpec) -> Dialect:
+    """The dialect of a spec, by its name."""
+    return Dialect(spec.name, spec, KINDS[spec.name][1])
+
 
 PICTURES, HEIGHT, WIDTH, REGIONS = 4, 160, 208, 12
 
@@ -97,3 +122,48 @@ def conditioned_random_network(spec: DetectorSpec, seed: int = 0) -> BottomUpNet
     for hook in hooks.values():
         hook.remove()
     return network
+
+
+def describe_all(network: BottomUpNetwork, image: torch.Tensor, scale: float = 1.0, chunk: int = 32) -> Described:
+    """Every proposal of one picture (3, h, w), described: the network's steps in a row."""
+    height, width = image.shape[1:]
+    trunk = network.trunk(image)
+    boxes = network.propose(trunk, height, width, scale).boxes_px
+    features = features_in_chunks(network, [network.pool(trunk, boxes)], chunk)
+    return network.describe(features, boxes, height, width)
+
+
+def from_network_state(state: Weights, spec: DetectorSpec, *, seed: int | None = None) -> dict[str, torch.Tensor]:
+    """A weights file of the dialect of ``spec``, for a network of ours: the inverse of ``to_network_state``.
+
+    Args:
+        state: of ``BottomUpNetwork(spec)``.
+        seed: None: every norm changes nothing, and the way back gives the very numbers; otherwise norms are random, and
+            the way back gives them up to rounding.
+    """
+    dialect = dialect_for(spec)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        layer, _, last = name.rpartition(".")
+        if not name.startswith(("backbone.", "res5.")):  # the layers without a norm
+            weights[dialect.theirs(name)] = tensor
+        elif last == "weight":
+            theirs = dialect.theirs(layer + ".")
+            gamma, mean, var = _norm(len(tensor), generator)
+            scale = gamma.double() / (var.double() + NORM_EPS).sqrt()
+            weights[f"{theirs}weight"] = (tensor.double() / scale[:, None, None, None]).float()
+            beta = (state[f"{layer}.bias"].double() + mean.double() * scale).float()
+            weights |= {f"{theirs}norm.{part}": value for part, value in zip(NORM, (gamma, beta, mean, var))}
+    if spec.boxes == "proposals":
+        rows = 4 * (spec.num_classes + 1)
+        weights |= {f"{BOX_PRED}weight": torch.zeros(rows, spec.feature_dim), f"{BOX_PRED}bias": torch.zeros(rows)}
+    return weights
+
+
+def _norm(channels: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gamma, mean and variance."""
+    if generator is None:
+        return torch.ones(channels), torch.zeros(channels), torch.full((channels,), 1 - NORM_EPS)
+    gamma, var = (0.5 + torch.rand(channels, generator=generator) for _ in range(2))
+    return gamma, torch.randn(channels, generator=generator), var

@@ -1,12 +1,14 @@
-"""An unpickler that runs nothing: tensors, arrays, dictionaries, lists, strings and numbers, or a refusal.
+"""An unpickler that runs nothing: it returns plain values, arrays and descriptions of tensors, or refuses the file.
 
-A pickle may call whatever Python can import. Here every name that it may ask for has a stand-in of ours that only
-writes down what was asked: array of this type and shape, tensor at this place of that storage. Whatever else it asks
-for is refused before it is looked up.
+A pickle may call whatever Python can import. Here every name that it may ask for has a stand-in of ours, which only
+records what was asked: an array of this type and shape, a tensor at this place of that storage. Any other name is
+refused before it is looked up.
 """
 
 from __future__ import annotations
 
+import collections
+import functools
 import math
 import pickle
 import pickletools
@@ -28,15 +30,12 @@ STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
-NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
+NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "c8", "c16"}
 
-
-class RefusedPickle(pickle.UnpicklingError):
-    """The pickle asks for something that is not read; the other errors of ``DAMAGE`` mean a damaged one."""
-
-
-# In which ways a damaged or hostile pickle can fail.
+# The errors by which a damaged or hostile pickle can fail.
 DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -49,8 +48,13 @@ DAMAGE = (
     OverflowError,
     MemoryError,
     RecursionError,
+    RuntimeError,
     struct.error,
 )
+
+
+class RefusedPickle(pickle.UnpicklingError):
+    """The file is intact and asks for something that is not read; the other errors of ``DAMAGE`` mean damage."""
 
 
 class Storage(NamedTuple):
@@ -60,26 +64,42 @@ class Storage(NamedTuple):
     key: str
     numel: int
 
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
 
 class StoredTensor(NamedTuple):
-    """A tensor to be; that it lies inside its storage was checked."""
+    """A tensor that is not read yet. Its place inside the storage has been checked."""
 
     storage: Storage
+    dtype: torch.dtype
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
 
 class StoredArray:
-    """A numpy array or number: ``data`` is set when the pickle has given its state."""
+    """A numpy array or number. ``data`` is set when the pickle has given its state."""
 
-    # The tensor stays inside: a pickle could call methods of what it is handed.
-    def __init__(self, *ignored: Any, data: torch.Tensor | None = None) -> None:
+    # The array stays inside, because a pickle could call methods of what it is given.
+    def __init__(self, *ignored: Any, data: np.ndarray | None = None) -> None:
         self.data = data
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, raw = state
         self.data = _from_bytes(raw, dtype, shape, fortran)
+
+
+class StoredDict(dict):
+    """A dictionary of another type. torch sets the versions of a model's modules as its ``_metadata``."""
+
+    def __init__(self, make: type[dict], *items: Any) -> None:
+        super().__init__(*items)
+        self.make, self.metadata = make, None
+
+    def __setstate__(self, state: Any) -> None:
+        self.metadata = state.get("_metadata") if isinstance(state, dict) else None
 
 
 class _NumpyType:
@@ -93,15 +113,8 @@ class _NumpyType:
 
     def __setstate__(self, state: tuple) -> None:
         if state[1] not in ("<", ">", "|", "="):
-            raise RefusedPickle(f"a numpy type has the byte order {state[1]!r}")
+            raise RefusedPickle("a numpy type has an unknown byte order")
         self.order = state[1]
-
-
-class _Names(dict):
-    """Any dictionary; what torch hangs on it (versions of modules) is dropped."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 class _Admitted:
@@ -119,22 +132,24 @@ class _Admitted:
         raise RefusedPickle(f"it tries to set {name!r} of a function")
 
 
-def _from_bytes(raw: Any, dtype: Any, shape: Any, fortran: bool = False) -> torch.Tensor:
-    """A tensor from a numpy array's raw bytes, when their number is that of its shape."""
+def _from_bytes(raw: Any, dtype: Any, shape: Any, fortran: bool = False) -> np.ndarray:
+    """An array from its raw bytes, when their number is that of its shape; always a copy."""
     if not isinstance(dtype, _NumpyType) or not isinstance(raw, (bytes, bytearray, str)):
         raise RefusedPickle("it holds a numpy array of objects, not of numbers")
     if isinstance(raw, str):  # pickled by Python 2
         raw = raw.encode("latin1")
     shape = tuple(shape)
     numpy_type = np.dtype(dtype.order.replace("|", "=") + dtype.name)
-    if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * numpy_type.itemsize != len(raw):
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise RefusedPickle("it describes an impossible array")
+    if math.prod(shape) * numpy_type.itemsize != len(raw):
         raise RefusedPickle(f"an array of shape {shape} and type {dtype.name} has {len(raw):,} bytes")
     array = np.frombuffer(raw, dtype=numpy_type).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(array.astype(numpy_type.newbyteorder("="), order="C"))
+    return array.astype(numpy_type.newbyteorder("="), order="C")
 
 
 def _scalar(dtype: Any, raw: Any) -> StoredArray:
-    return StoredArray(data=_from_bytes(raw, dtype, ()))
+    return StoredArray(data=_from_bytes(raw, dtype, ())[()])
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: str = "C") -> StoredArray:
@@ -144,64 +159,66 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: str = "C") -> StoredArr
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """How Python 3 pickles bytes for Python 2."""
     if encoding != "latin1":
-        raise RefusedPickle(f"it asks for the encoding {encoding!r}")
+        raise RefusedPickle("it asks for an encoding other than latin1")
     return text.encode("latin1")
 
 
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, *ignored: Any) -> StoredTensor:
+def _typed_tensor(
+    storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
+) -> StoredTensor:
     size, stride = tuple(size), tuple(stride)
     if (
         not isinstance(storage, Storage)
+        or not isinstance(dtype, torch.dtype)
         or len(size) != len(stride)
         or not all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))
     ):
-        raise RefusedPickle("it describes a tensor that cannot be")
+        raise RefusedPickle("it describes an impossible tensor")
+    if metadata:
+        raise RefusedPickle("it holds a conjugated or negated view of a tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-    if 0 not in size and last >= storage.numel:
+    if 0 not in size and (last + 1) * dtype.itemsize > storage.nbytes:
         raise RefusedPickle(f"a tensor of shape {size} needs more than the {storage.numel:,} numbers stored for it")
-    return StoredTensor(storage, offset, size, stride)
+    return StoredTensor(storage, dtype, offset, size, stride)
+
+
+def _tensor(
+    storage: Any, offset: int, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
+) -> StoredTensor:
+    return _typed_tensor(storage, offset, size, stride, grad, hooks, getattr(storage, "dtype", None), metadata)
 
 
 def _first(data: Any, *ignored: Any) -> Any:
     return data
 
 
-def _dictionary(*args: Any) -> _Names:
-    return _Names(*args[:1])
-
-
-def _default_dictionary(*args: Any) -> _Names:
-    return _Names(*args[1:2])
-
-
-def _nothing(*ignored: Any) -> None:
-    """For what a file may mention and nobody uses."""
-
-
 ADMITTED: dict[tuple[str, str], Callable[..., Any] | torch.dtype] = {
-    ("collections", "OrderedDict"): _dictionary,
-    ("collections", "Counter"): _dictionary,
-    ("collections", "defaultdict"): _default_dictionary,
+    ("collections", "OrderedDict"): functools.partial(StoredDict, collections.OrderedDict),
+    ("collections", "Counter"): functools.partial(StoredDict, collections.Counter),
+    **{(builtins, t.__name__): t for builtins in ("__builtin__", "builtins") for t in (set, complex)},
     ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): _nothing,
+    ("numpy", "ndarray"): StoredArray,
     ("numpy", "dtype"): _NumpyType,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _typed_tensor,
     ("torch._utils", "_rebuild_parameter"): _first,
     ("torch", "Size"): tuple,
-    ("torch", "device"): _nothing,
+    ("torch", "device"): torch.device,
+    ("torch.storage", "UntypedStorage"): torch.uint8,
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
+    **{("torch", str(t).removeprefix("torch.")): t for t in vars(torch).values() if isinstance(t, torch.dtype)},
 }
 
 
 def _check_lengths(file: BinaryIO) -> None:
     """Read over a pickle without doing what it says.
 
-    Python's own unpickler reserves whatever length a damaged pickle names, and memory up to the highest place in
-    its memo: a few bytes would take all memory there is.
+    Python's own unpickler reserves whatever length a damaged pickle names, and memory up to the highest number in its
+    memo: a few bytes could take all memory of the machine.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
@@ -209,16 +226,16 @@ def _check_lengths(file: BinaryIO) -> None:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """``load()`` returns plain values, ``StoredArray`` and ``StoredTensor``.
+    """``load()`` returns plain values, ``StoredArray``, ``StoredTensor`` and ``StoredDict``.
 
     Args:
-        file: seekable, at the beginning of a pickle; ``load`` leaves it behind the pickle's end.
+        file: seekable, at the beginning of a pickle. ``load`` leaves it behind the pickle's end.
 
     Attributes:
         storages: every storage that the pickle refers to, by key.
 
     Raises:
-        one of ``DAMAGE``; ``RefusedPickle`` when the file is whole and asks for something else.
+        one of ``DAMAGE``; ``RefusedPickle`` when the file is intact and asks for something else.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -238,17 +255,18 @@ class PlainUnpickler(pickle.Unpickler):
             made = ADMITTED[module, name]
         except KeyError:
             raise RefusedPickle(
-                f"it asks for {module}.{name}, and who gets that may run any code. Only arrays, "
-                "tensors, dictionaries, lists, strings and numbers are read"
+                f"it asks for {f'{module}.{name}':.100}, which could run any code. Only arrays, tensors, "
+                "dictionaries, lists, strings and numbers are read"
             ) from None
         return made if isinstance(made, torch.dtype) else _Admitted(made)
 
     def persistent_load(self, pid: Any) -> Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
-            raise RefusedPickle(f"it refers to something outside of the pickle that is no storage: {pid!r:.80}")
+        kinds = (str, torch.dtype, str, str, int)
+        if not isinstance(pid, tuple) or len(pid) < 5 or not all(map(isinstance, pid, kinds)) or pid[0] != "storage":
+            raise RefusedPickle("it refers to something outside of the pickle that is not a storage")
         if len(pid) > 5 and pid[5] is not None:
-            raise RefusedPickle("it holds views of storages, which torch wrote before 0.4; save it anew")
-        storage = Storage(pid[1], str(pid[2]), int(pid[4]))
+            raise RefusedPickle("it holds views of storages, which torch wrote before 0.4; save it again")
+        storage = Storage(pid[1], pid[2], pid[4])
         if storage.numel < 0 or self.storages.setdefault(storage.key, storage) != storage:
-            raise RefusedPickle(f"the storage {storage.key} is described twice, each time differently")
+            raise RefusedPickle(f"the storage {storage.key} is described differently in two places")
         return storage
