@@ -19,13 +19,13 @@ from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "data"
-    draw_sample(folder, num_images=12, feature_dim=32, workers=1)
+    draw_dataset(folder, num_images=12, feature_dim=32, workers=1)
     return folder
 
 

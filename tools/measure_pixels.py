@@ -13,8 +13,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from xmodaler_ssattn.errors import UserError
@@ -44,13 +42,7 @@ def read_lxmert(paths: list[str], most: int) -> list[Described]:
 
 def read_regions(path: str, most: int) -> list[Described]:
     store = RegionStore(path)
-    found = []
-    for image_id in store.ids[:most].tolist():
-        image = store.read(image_id)
-        probs = image.class_probs
-        best = None if probs is None else np.asarray(probs, dtype=np.float32)[:, 1:].max(axis=1)
-        found.append(Described(image.boxes_px, image.width, image.height, image.features, best))
-    return found
+    return [Described.of(store.read(image_id)) for image_id in store.ids[:most].tolist()]
 
 
 def run(args: argparse.Namespace) -> None:

@@ -37,7 +37,13 @@ from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.worlds.simulated import Assumptions, RealBoxes, Settings, simulate, simulate_annotated
+from xmodaler_ssattn.worlds.simulated import (
+    AnnotationsAssumptions,
+    CaptionsAssumptions,
+    Settings,
+    simulate_from_annotations,
+    simulate_from_captions,
+)
 
 SCALED = 500  # val and test images when --images is given
 
@@ -79,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-WORLDS = {"--captions": Assumptions, "--annotations": RealBoxes}
+WORLDS = {"--captions": CaptionsAssumptions, "--annotations": AnnotationsAssumptions}
 
 
 def _add_assumptions(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +121,7 @@ def _add_assumptions(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def assumptions_of(args: argparse.Namespace, option: str) -> Assumptions | RealBoxes:
+def assumptions_of(args: argparse.Namespace, option: str) -> CaptionsAssumptions | AnnotationsAssumptions:
     """The assumptions of the world that `option` asks for, as far as they are given.
 
     Raises:
@@ -148,13 +154,13 @@ def run(args: argparse.Namespace) -> None:
     settings = Settings(args.seed, counts, args.regions, args.feature_dim, args.num_classes, args.dtype, args.shuffled)
     if args.annotations is not None:
         what, assumptions = "Captions, phrases and boxes are real, regions", assumptions_of(args, "--annotations")
-        manifest, made = simulate_annotated(
+        manifest, made = simulate_from_annotations(
             args.annotations, args.out, settings, assumptions, noun_lemma, splits=splits, workers=args.workers
         )
     else:
         what, assumptions = "Boxes and features", assumptions_of(args, "--captions")
         classes = read_classes(args.classes)
-        manifest, made = simulate(
+        manifest, made = simulate_from_captions(
             args.captions, args.out, settings, assumptions, classes, noun_lemma, splits=splits, workers=args.workers
         )
     found = ", ".join(f"{split} {counts['images']:,}" for split, counts in manifest["counts"].items())

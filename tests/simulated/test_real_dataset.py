@@ -22,7 +22,7 @@ from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.floors import read_floors
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP
-from xmodaler_ssattn.worlds.simulated import RealBoxes, Settings, simulate_annotated
+from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions, Settings, simulate_from_annotations
 
 EVERY = 120
 TOOL = Path(__file__).parents[2] / "tools" / "simulate_regions.py"
@@ -30,7 +30,9 @@ SMALL = Settings(seed=3, counts=(6, 2, 2), feature_dim=16, num_classes=20, shuff
 
 
 def make(folder, out, settings=SMALL, assumptions=None, **changes):
-    return simulate_annotated(folder, out, settings, assumptions or RealBoxes(), noun_lemma, **changes)
+    return simulate_from_annotations(
+        folder, out, settings, assumptions or AnnotationsAssumptions(), noun_lemma, **changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_a_finished_folder_is_left_and_one_made_otherwise_refused(made, annotati
     folder, manifest = made
     assert make(annotations, folder) == (manifest, False)
     with pytest.raises(UserError, match="assumptions.distractors was mentioned, now rim"):
-        make(annotations, folder, assumptions=RealBoxes(distractors="rim"))
+        make(annotations, folder, assumptions=AnnotationsAssumptions(distractors="rim"))
 
 
 def test_an_image_does_not_depend_on_how_many_others_are_taken(made, annotations, tmp_path):
@@ -146,13 +148,13 @@ def test_other_splits_wrong_files_and_simulated_boxes_are_refused(annotations, t
     with pytest.raises(UserError, match="its schema is 'xmodaler_ssattn/results'"):
         make(other, tmp_path / "data")
     twice = small_folder(tmp_path / "twice", test=[hatted(10), children(41)])
-    with pytest.raises(UserError, match="image 10 stands in train and in test"):
+    with pytest.raises(UserError, match="image 10 is in train and in test"):
         make(twice, tmp_path / "data")
     images = {split: [children(number)] for number, split in enumerate(("train", "val", "test"))}
     simulated = write_annotations(tmp_path / "simulated", images, source="simulated")
     with pytest.raises(UserError, match="The boxes in .*train.json are simulated"):
         make(simulated, tmp_path / "data")
-    with pytest.raises(UserError, match=r"1 images stand in another split of the annotations, e.g. \[40\]"):
+    with pytest.raises(UserError, match=r"1 images are in another split of the annotations, e.g. \[40\]"):
         make(annotations, tmp_path / "data", splits={"train": [40], "val": [30], "test": [41]})
     assert not (tmp_path / "data").exists()
 

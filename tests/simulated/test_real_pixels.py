@@ -9,9 +9,9 @@ import pytest
 
 from simulated.test_real_boxes import scene_of, world_of
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, Described, describe
-from xmodaler_ssattn.worlds.simulated import RealBoxes
-from xmodaler_ssattn.worlds.simulated.detector import detect
-from xmodaler_ssattn.worlds.simulated.regions import common_noise, regions_of
+from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions
+from xmodaler_ssattn.worlds.simulated.appearance import common_noise, regions_of
+from xmodaler_ssattn.worlds.simulated.detector import detect_real
 
 TOOL = Path(__file__).parents[2] / "tools" / "measure_pixels.py"
 
@@ -25,7 +25,7 @@ def tool():
 
 
 def test_common_noise_is_the_overlap_of_two_bells():
-    a = RealBoxes(feature_window=0.5, latent_dim=4096)
+    a = AnnotationsAssumptions(feature_window=0.5, latent_dim=4096)
     # sides 0.4 and 0.2 in x, so s = 0.2 and 0.1; centres 0.4 and 0.5; the same in y
     boxes = np.array([[0.2, 0.2, 0.6, 0.6], [0.4, 0.2, 0.6, 0.6], [0.2, 0.2, 0.6, 0.6], [0.9, 0.9, 1.0, 1.0]])
     noise = common_noise(boxes, a, np.random.default_rng(0))
@@ -56,7 +56,7 @@ def test_statistics_by_hand():
 def test_norm_and_zeros_are_as_assumed():
     scene, rng = scene_of([[20, 30, 200, 250], [150, 40, 390, 280]]), np.random.default_rng(0)
     even = world_of(feature_dim=256, feature_norm=2.0, feature_norm_noise=0.0, feature_norm_area=0.0)
-    boxes = detect(even.assumptions, 36, scene, rng)
+    boxes = detect_real(even.assumptions, 36, scene, rng)
     features = regions_of(even, 1, {}, scene, boxes).features
     # sqrt(256) * 2
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 32, rtol=1e-4)
@@ -68,7 +68,7 @@ def test_norm_and_zeros_are_as_assumed():
 def test_a_region_that_nothing_projects_to_stays_finite():
     world = world_of(feature_bias=-3.0, feature_bias_area=2.0, feature_dim=2)
     scene = scene_of([[0, 0, 10, 10]])
-    regions = regions_of(world, 1, {}, scene, detect(world.assumptions, 36, scene, np.random.default_rng(0)))
+    regions = regions_of(world, 1, {}, scene, detect_real(world.assumptions, 36, scene, np.random.default_rng(0)))
     assert np.isfinite(regions.features).all() and (regions.features == 0).all(axis=1).any()
 
 

@@ -8,16 +8,16 @@ import pytest
 from simulated.invented import CLASSES, hear, invent, small_world
 from xmodaler_ssattn.boxes import area
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.worlds.simulated import Assumptions
-from xmodaler_ssattn.worlds.simulated.captions import TalkedOf
-from xmodaler_ssattn.worlds.simulated.kinds import KIN, KINDS, kind_of
-from xmodaler_ssattn.worlds.simulated.scene import make_scene
+from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions
+from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedObject
+from xmodaler_ssattn.worlds.simulated.captions_layout import invent_layout
+from xmodaler_ssattn.worlds.simulated.class_priors import KIN, PRIORS, prior_of
 
 DRAWS = 400
 
 
 def scenes(world, talk, count=DRAWS):
-    return [make_scene(world, image_id, talk) for image_id in range(count)]
+    return [invent_layout(world, image_id, talk) for image_id in range(count)]
 
 
 def talk_of(*objects):
@@ -40,14 +40,14 @@ def away(drawn, numbers):
 
 def test_what_is_mentioned_more_often_is_larger_on_average():
     world = small_world()
-    often, seldom = (shares(scenes(world, talk_of(TalkedOf("ball", share, 0.5, ()))), 0) for share in (1.0, 0.2))
+    often, seldom = (shares(scenes(world, talk_of(CaptionedObject("ball", share, 0.5, ()))), 0) for share in (1.0, 0.2))
     # salience differs by 0.6 * 0.8 = 0.48, log area by 2 * 0.48 = 0.96; the mean of 400 draws of sd 0.7 errs by 0.035
     assert np.log(often).mean() - np.log(seldom).mean() == pytest.approx(0.96, abs=0.15)
 
 
 def test_what_is_mentioned_earlier_is_larger_and_nearer_to_the_middle():
     world = small_world()
-    early, late = (scenes(world, talk_of(TalkedOf("ball", 0.6, first, ()))) for first in (1.0, 0.2))
+    early, late = (scenes(world, talk_of(CaptionedObject("ball", 0.6, first, ()))) for first in (1.0, 0.2))
     # 2 * 0.4 * 0.8 = 0.64
     assert np.log(shares(early, 0)).mean() - np.log(shares(late, 0)).mean() == pytest.approx(0.64, abs=0.15)
     across_early, across_late = (away(drawn, lambda scene: [0])[:, 0].mean() for drawn in (early, late))
@@ -56,7 +56,7 @@ def test_what_is_mentioned_earlier_is_larger_and_nearer_to_the_middle():
 
 
 def test_size_follows_the_class_and_the_gain_can_be_switched_off():
-    talk = talk_of(TalkedOf("hat", 1.0, 1.0, ()), TalkedOf("street", 1.0, 1.0, ()))
+    talk = talk_of(CaptionedObject("hat", 1.0, 1.0, ()), CaptionedObject("street", 1.0, 1.0, ()))
     drawn = scenes(small_world(size_gain=0.0, size_noise=0.0), talk, 20)
     hat, street = shares(drawn, 0), shares(drawn, 1)
     assert np.ptp(np.log(hat)) < 0.2  # rounding to pixels alone
@@ -66,14 +66,14 @@ def test_size_follows_the_class_and_the_gain_can_be_switched_off():
 
 def test_height_follows_the_class():
     world = small_world()
-    drawn = scenes(world, talk_of(TalkedOf("hat", 0.2, 0.2, ()), TalkedOf("street", 0.2, 0.2, ())))
+    drawn = scenes(world, talk_of(CaptionedObject("hat", 0.2, 0.2, ()), CaptionedObject("street", 0.2, 0.2, ())))
     middles = np.array([(scene.boxes_px[:2, 1] + scene.boxes_px[:2, 3]) / 2 / scene.height for scene in drawn])
     assert middles[:, 0].mean() < 0.4 < 0.6 < middles[:, 1].mean()
 
 
 def test_what_nobody_mentions_is_smaller_nearer_to_the_rim_and_of_no_mentioned_class():
     world = small_world()
-    drawn = [(make_scene(world, number, hear(invent(number))), hear(invent(number))) for number in range(DRAWS)]
+    drawn = [(invent_layout(world, number, hear(invent(number))), hear(invent(number))) for number in range(DRAWS)]
     told, others = [], []
     for scene, talk in drawn:
         assert scene.mentioned == len(talk.objects)
@@ -112,7 +112,7 @@ def test_without_unnamed_classes_all_are_named():
 def test_boxes_are_whole_pixels_inside_the_picture():
     world = small_world(size_gain=6.0, size_noise=2.0)
     for number in range(200):
-        scene = make_scene(world, number, hear(invent(number)))
+        scene = invent_layout(world, number, hear(invent(number)))
         boxes = scene.boxes_px
         assert boxes.dtype == np.int64 and boxes.min() >= 0
         assert (boxes[:, 2] < scene.width).all() and (boxes[:, 3] < scene.height).all()
@@ -121,29 +121,29 @@ def test_boxes_are_whole_pixels_inside_the_picture():
 
 def test_places_have_a_box_as_often_as_assumed_and_other_things_always():
     for chance in (0.0, 1.0):
-        scene = make_scene(small_world(places_boxed=chance), 3, hear(["A man on the street."] * 5))
+        scene = invent_layout(small_world(places_boxed=chance), 3, hear(["A man on the street."] * 5))
         assert scene.boxed == (True, bool(chance))
 
 
 def test_no_captioned_object_and_none_beside_it():
     talk = hear(["It rains."] * 5)
-    assert make_scene(small_world(), 1, talk).mentioned == 0
-    empty = make_scene(small_world(unmentioned_mean=0.0), 1, talk)
+    assert invent_layout(small_world(), 1, talk).mentioned == 0
+    empty = invent_layout(small_world(unmentioned_mean=0.0), 1, talk)
     assert empty.boxes_px.shape == (0, 4)
 
 
 def test_assumptions_out_of_range_are_refused_together():
     with pytest.raises(UserError) as caught:
-        Assumptions(missed=1.5, size_noise=-1, loose_share=0.7, partial_share=0.6, jitter=float("nan"))
+        CaptionsAssumptions(missed=1.5, size_noise=-1, loose_share=0.7, partial_share=0.6, jitter=float("nan"))
     for part in ("missed must be between 0 and 1, got 1.5", "size_noise", "loose_share and partial_share", "jitter"):
         assert part in str(caught.value)
 
 
 def test_every_assumption_says_its_reason():
-    assert all(len(field.metadata["reason"]) > 30 for field in dataclasses.fields(Assumptions))
+    assert all(len(field.metadata["reason"]) > 30 for field in dataclasses.fields(CaptionsAssumptions))
 
 
-def test_a_class_is_of_the_first_kind_that_lists_it_and_kin_are_more_than_one():
-    assert kind_of("sky").height < 0.2 < 0.7 < kind_of("street").height and kind_of("no such thing") is None
+def test_a_class_has_the_first_prior_that_lists_it_and_kin_are_more_than_one():
+    assert prior_of("sky").height < 0.2 < 0.7 < prior_of("street").height and prior_of("no such thing") is None
     assert all(len(group) > 1 for group in KIN)
-    assert all(0 < kind.area < 1 and 0 < kind.height < 1 for kind in KINDS)
+    assert all(0 < prior.area < 1 and 0 < prior.height < 1 for prior in PRIORS)

@@ -18,7 +18,7 @@ from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.worlds.simulated import Assumptions, Settings, dataset, simulate
+from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions, Settings, dataset, simulate_from_captions
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "flickr30k_entities" / "ss_attn.yaml")
@@ -33,7 +33,7 @@ def captions(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(captions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "data"
-    manifest, new = simulate(captions, folder, SMALL, Assumptions(), CLASSES, lemma)
+    manifest, new = simulate_from_captions(captions, folder, SMALL, CaptionsAssumptions(), CLASSES, lemma)
     assert new
     return folder, manifest
 
@@ -48,7 +48,7 @@ def tool():
 
 def again(captions, folder, assumptions=None, **changes):
     settings = Settings(**{**{name: getattr(SMALL, name) for name in SMALL.__dataclass_fields__}, **changes})
-    return simulate(captions, folder, settings, assumptions or Assumptions(), CLASSES, lemma)
+    return simulate_from_captions(captions, folder, settings, assumptions or CaptionsAssumptions(), CLASSES, lemma)
 
 
 def contents(folder):
@@ -196,7 +196,7 @@ def test_a_finished_folder_is_left_as_it_is(made, captions):
 
 
 def test_the_number_of_workers_changes_nothing(made, captions, tmp_path):
-    simulate(captions, tmp_path / "two", SMALL, Assumptions(), CLASSES, lemma, workers=2)
+    simulate_from_captions(captions, tmp_path / "two", SMALL, CaptionsAssumptions(), CLASSES, lemma, workers=2)
     assert contents(tmp_path / "two") == contents(made[0])
 
 
@@ -218,7 +218,7 @@ def test_an_images_data_do_not_depend_on_how_many_others_are_taken(made, caption
         ({"seed": 4}, r"settings.seed was 3, now 4"),
         ({"feature_dim": 8}, "settings.feature_dim was 16, now 8"),
         ({"counts": (20, 4, 4)}, r"settings.counts was \[24, 4, 4\], now \[20, 4, 4\]"),
-        ({"assumptions": Assumptions(jitter=0.2)}, "assumptions.jitter was 0.09, now 0.2"),
+        ({"assumptions": CaptionsAssumptions(jitter=0.2)}, "assumptions.jitter was 0.09, now 0.2"),
     ],
 )
 def test_a_folder_made_otherwise_is_refused_and_kept(made, captions, changes, reason):
@@ -250,8 +250,8 @@ def test_an_empty_folder_is_used_and_a_full_one_is_not(captions, tmp_path):
 
 
 def test_nothing_half_made_stays_behind(captions, tmp_path, monkeypatch):
-    def broken(source, *_):
-        assert source.is_file()  # the last step: all else stands
+    def broken(folder, *_):
+        assert (folder / "regions.h5").is_file()  # the last step: all else stands
         raise RuntimeError("stop here")
 
     monkeypatch.setattr(dataset, "write_shuffled", broken)
@@ -265,7 +265,7 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_made(captions, tmp_
         again(captions, tmp_path / "data", num_classes=15, feature_dim=0)
     assert "num_classes must be at least 16, got 15: the background and 15 named classes" in str(caught.value)
     assert "feature_dim must be at least 1" in str(caught.value)
-    with pytest.raises(UserError, match=r"two at least; there are \[2, 1, 2\]"):
+    with pytest.raises(UserError, match=r"at least two; there are \[2, 1, 2\]"):
         again(captions, tmp_path / "data", counts=(2, 1, 2))
     assert list(tmp_path.iterdir()) == []
 

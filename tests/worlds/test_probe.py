@@ -9,7 +9,7 @@ import pytest
 
 from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.worlds import probe
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 from xmodaler_ssattn.worlds.probe import Samples
 
 CLASSES = ["dog", "man"]
@@ -116,7 +116,7 @@ def test_a_probe_finds_what_is_there_and_no_more():
 
 def test_the_tool_on_the_sample_scenes(tmp_path, request):
     scenes = tmp_path / "scenes"
-    draw_sample(scenes, num_images=60, feature_dim=32, workers=1)
+    draw_dataset(scenes, num_images=60, feature_dim=32, workers=1)
     tool = request.config.rootpath / "tools" / "probe_regions.py"
     words = [sys.executable, tool, "--data", scenes, "--steps", "100", "--json", tmp_path / "probe.json"]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)

@@ -156,11 +156,11 @@ def test_regions_reach_boxes_and_words():
 
 
 def test_the_order_of_images_is_that_of_the_simulated_data_sets():
-    from xmodaler_ssattn.worlds.simulated.captions import choose_images
+    from xmodaler_ssattn.worlds.simulated.dataset import choose_images
 
     ids = list(range(100, 140))
-    (chosen,) = {tuple(part) for part in choose_images(dict.fromkeys(ids), dict.fromkeys(("train", "val", "test"), ids),
-                                                       (7, 7, 7), 3).values()}  # fmt: skip
+    splits = dict.fromkeys(("train", "val", "test"), ids)
+    (chosen,) = {tuple(part) for part in choose_images(dict.fromkeys(ids, "train"), splits, (7, 7, 7), 3).values()}
     assert list(chosen) == sorted(sorted(ids, key=lambda image_id: image_rank(3, image_id))[:7])
 
 

@@ -15,20 +15,20 @@ from xmodaler_ssattn.detectors.detected import Detected, Detector
 from xmodaler_ssattn.detectors.loading import BACKENDS, load_detector
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.worlds.drawn.region_maker import SampleRegionMaker
+from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
 from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
 MIN_MAX = (36, 36)
 
 
 class SampleDetector:
-    """``SampleRegionMaker`` as a ``Detector``; ``max_boxes`` is the number of regions of a picture.
+    """``SceneRegionMaker`` as a ``Detector``; ``max_boxes`` is the number of regions of a picture.
 
     ``strangers`` counts the pictures so far that are not drawn scenes, of which it knows nothing.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self._maker = SampleRegionMaker.load(path)
+        self._maker = SceneRegionMaker.load(path)
         self.feature_dim = self._maker.feature_dim
         self.num_classes = self._maker.num_classes - 1
         self.max_boxes = self._maker.num_regions

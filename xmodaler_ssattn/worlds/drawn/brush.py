@@ -53,7 +53,7 @@ class Brush:
         self.ellipse(x - across, y - radius, x + across, y + radius, fill, outline)
 
     def ring(self, x: float, y: float, radius: float, colour: Colour, width: float) -> None:
-        """A circle's line alone; radius and width are fractions of the tile's height."""
+        """Only a circle's line; radius and width are fractions of the tile's height."""
         across = radius * self.height / self.width
         box = [self._at(x - across, y - radius), self._at(x + across, y + radius)]
         self._draw.ellipse(box, outline=(*colour, 255), width=max(2, round(width * self.height)))

@@ -20,8 +20,7 @@ from xmodaler_ssattn.worlds.drawn import components
 from xmodaler_ssattn.worlds.drawn.brush import INK, SKIN
 from xmodaler_ssattn.worlds.drawn.kinds import COLOURS
 from xmodaler_ssattn.worlds.drawn.proposals import NUM_REGIONS, fill_with_background, inside, jittered
-from xmodaler_ssattn.worlds.drawn.shapes_beings import TROUSERS
-from xmodaler_ssattn.worlds.drawn.shapes_things import GLASS, METAL, WOOD
+from xmodaler_ssattn.worlds.drawn.shapes import GLASS, METAL, TROUSERS, WOOD
 
 DIFFERENCE = 70.0  # sum over the channels plus the largest, from which a pixel is foreground
 BORDER = 2  # columns at the left and right that show the background

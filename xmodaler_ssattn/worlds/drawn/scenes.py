@@ -1,4 +1,4 @@
-"""What is in a scene and where: drawn from a seed, before any pixel or word."""
+"""What is in a scene and where: sampled from a seed, before any pixel or word."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from xmodaler_ssattn.worlds.drawn.brush import Brush, Colour
 from xmodaler_ssattn.worlds.drawn.kinds import COLOURS, KIND_BY_NAME, KINDS, Kind
 
 MIN_OBJECTS, MAX_OBJECTS = 5, 8
-DUPLICATE_CHANCE = 0.6  # that one kind comes twice in the picture
+DUPLICATE_CHANCE = 0.6  # that one kind occurs twice in the picture
 SAME_COLOUR_CHANCE = 0.3  # that the second one then has the first one's colour too
-MAX_HIDDEN = 0.22  # of the smaller of two objects may lie behind or before the other
+MAX_HIDDEN = 0.22  # of the smaller of two objects may be behind or in front of the other
 MAX_IN_SKY, MAX_ON_WATER = 2, 2
 FIRST_IMAGE_ID = 100001
 MAX_GRAIN = 9  # sum over the channels, between neighbours in the background
@@ -39,7 +39,7 @@ class SceneObject:
     box_px: tuple[int, int, int, int]
 
     def draw_tile(self) -> Image.Image:
-        """The object alone, RGBA, at the size of `tile_px`."""
+        """Only the object, RGBA, at the size of `tile_px`."""
         x1, y1, x2, y2 = self.tile_px
         return _tile(self.kind, self.tint, self.pose, self.mirrored, x2 - x1, y2 - y1)
 
@@ -86,7 +86,7 @@ def _tile(kind: Kind, tint: Colour, pose: str, mirrored: bool, width: int, heigh
 
 
 def make_scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of the world drawn from `seed`; the same two numbers always give the same scene."""
+    """Scene number `index` of the world of `seed`; the same two numbers always give the same scene."""
     key = f"{seed}/{index}"
     rng = random.Random(f"{key}/layout")
     while True:  # a crowded picture may have no room for five
@@ -144,7 +144,7 @@ def _place(
     horizon: float,
     placed: list[SceneObject],
 ) -> SceneObject | None:
-    """Puts the object where it hides little; None when forty tries, each a little smaller, find no room."""
+    """Put the object where it hides little; None when forty tries, each a little smaller, find no room."""
     side, line, shore = min(width, height), round(horizon * height), ground_starts(place, height, horizon)
     shade = rng.uniform(0.9, 1.06)
     tint: Colour = tuple(max(0, min(255, int(c * shade))) for c in COLOURS[colour])  # type: ignore[assignment]

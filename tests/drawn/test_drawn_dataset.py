@@ -13,7 +13,7 @@ from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.worlds.drawn import CLASS_NAMES, SampleRegionMaker, draw_sample, singular
+from xmodaler_ssattn.worlds.drawn import CLASS_NAMES, SceneRegionMaker, draw_dataset, drawn_dataset, singular
 from xmodaler_ssattn.worlds.drawn.scenes import make_scene
 
 SMALL = {"num_images": 24, "seed": 4, "feature_dim": 32, "workers": 1}
@@ -21,7 +21,7 @@ SMALL = {"num_images": 24, "seed": 4, "feature_dim": 32, "workers": 1}
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    return draw_sample(tmp_path_factory.mktemp("drawn") / "sample", **SMALL)
+    return draw_dataset(tmp_path_factory.mktemp("drawn") / "sample", **SMALL)
 
 
 def files_of(folder):
@@ -50,15 +50,15 @@ def test_prepared_annotations_know_class_and_boxes_of_every_object_word(sample):
                     assert phrase["class"] == singular(caption["tokens"][phrase["head"]])
                     grounded += 1
     assert grounded > 100
-    assert read_vocabulary(sample.vocabulary).model_size == sample.vocabulary_size
+    assert read_vocabulary(sample.folder / "vocabulary.txt").model_size == sample.manifest["vocabulary_size"]
     reference = json.loads((sample.folder / "grounding_test.json").read_text())
     assert len(reference["annotations"]) == 2
 
 
 def test_the_region_store_holds_every_image_with_the_regions_of_its_pixels(sample):
     store = RegionStore(sample.regions)
-    assert (len(store), store.num_regions, store.feature_dim, store.num_classes) == (24, 36, 32, sample.num_classes)
-    maker = SampleRegionMaker.load(sample.region_maker)
+    assert (len(store), store.num_regions, store.feature_dim, store.num_classes) == (24, 36, 32, 16)
+    maker = SceneRegionMaker.load(sample.region_maker)
     for image_id in store.ids[[0, 23]].tolist():
         regions = store.read(image_id)
         np.testing.assert_allclose(regions.class_probs.sum(axis=1), 1.0, atol=1e-4)
@@ -73,24 +73,24 @@ def test_the_region_store_holds_every_image_with_the_regions_of_its_pixels(sampl
 
 
 def test_the_manifest_says_what_the_configs_need(sample):
-    assert sample.drawn and sample.num_classes == 16
+    assert sample.drawn and sample.manifest["num_classes"] == 16
     assert sample.manifest["reach"] > 0.95 and 0 < sample.manifest["top1"] < 1
     assert sample.manifest["parameters"]["splits"] == [20, 2, 2]
 
 
 def test_the_result_depends_on_the_seed_and_not_on_the_number_of_workers(sample, tmp_path):
-    two = draw_sample(tmp_path / "two", **{**SMALL, "workers": 2})
+    two = draw_dataset(tmp_path / "two", **{**SMALL, "workers": 2})
     first, second = files_of(sample.folder), files_of(two.folder)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name] and not name.endswith(".npz")] == []
-    other = draw_sample(tmp_path / "other", **{**SMALL, "seed": 5})
+    other = draw_dataset(tmp_path / "other", **{**SMALL, "seed": 5})
     image_id = make_scene(5, 0).image_id
     assert files_of(other.folder)[f"Sentences/{image_id}.txt"] != first[f"Sentences/{image_id}.txt"]
 
 
 def test_a_finished_folder_is_used_again(sample):
     before = {path: path.stat().st_mtime_ns for path in sample.folder.iterdir()}
-    again = draw_sample(sample.folder, **SMALL)
+    again = draw_dataset(sample.folder, **SMALL)
     assert not again.drawn and again.manifest == dict(sample.manifest)
     assert before == {path: path.stat().st_mtime_ns for path in sample.folder.iterdir()}
 
@@ -99,7 +99,7 @@ def test_a_finished_folder_is_used_again(sample):
 def test_an_incomplete_or_different_folder_is_drawn_again(damage, tmp_path, caplog):
     tiny = {"num_images": 3, "feature_dim": 4, "workers": 1}
     folder = tmp_path / "sample"
-    whole = files_of(draw_sample(folder, **tiny).folder)
+    whole = files_of(draw_dataset(folder, **tiny).folder)
     if damage == "manifest":
         manifest = json.loads((folder / "sample.json").read_text())
         (folder / "sample.json").write_text(json.dumps({**manifest, "program": "older"}))
@@ -110,7 +110,7 @@ def test_an_incomplete_or_different_folder_is_drawn_again(damage, tmp_path, capl
     else:
         os.remove(folder / damage)
         reason = "vocabulary.txt is missing" if damage == "vocabulary.txt" else "Images holds 2 files"
-    again = draw_sample(folder, **tiny)
+    again = draw_dataset(folder, **tiny)
     assert again.drawn and reason in caplog.text
     assert files_of(folder).keys() == whole.keys()
     if damage != "parameters":
@@ -123,43 +123,31 @@ def test_files_that_the_program_did_not_draw_are_never_removed(tmp_path):
     folder.mkdir()
     (folder / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="holds no sample.json"):
-        draw_sample(folder, **tiny)
-    drawn = draw_sample(tmp_path / "sample", **tiny).folder
+        draw_dataset(folder, **tiny)
+    drawn = draw_dataset(tmp_path / "sample", **tiny).folder
     (drawn / "notes.txt").write_text("keep")
-    assert not draw_sample(drawn, **tiny).drawn  # complete: used as it is
+    assert not draw_dataset(drawn, **tiny).drawn  # complete: used as it is
     with pytest.raises(UserError, match="notes.txt"):
-        draw_sample(drawn, **{**tiny, "feature_dim": 8})
+        draw_dataset(drawn, **{**tiny, "feature_dim": 8})
     assert (folder / "mine.txt").read_text() == (drawn / "notes.txt").read_text() == "keep"
     with pytest.raises(UserError, match="is a file"):
-        draw_sample(folder / "mine.txt", **tiny)
+        draw_dataset(folder / "mine.txt", **tiny)
 
 
-def test_nothing_half_drawn_stays_behind(tmp_path):
-    def broken(word):
+def test_nothing_half_drawn_stays_behind(tmp_path, monkeypatch):
+    def broken(path, *_):
+        assert (path.parent / "vocabulary.txt").is_file()
         raise RuntimeError("stop here")
 
+    monkeypatch.setattr(drawn_dataset, "_write_regions", broken)
     with pytest.raises(RuntimeError, match="stop here"):
-        draw_sample(tmp_path / "sample", num_images=3, feature_dim=4, workers=1, lemma=broken)
+        draw_dataset(tmp_path / "sample", num_images=3, feature_dim=4, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_splits_must_fit(tmp_path):
-    with pytest.raises(UserError, match=r"3 pictures cannot be split.*\[2, 1, 1\]"):
-        draw_sample(tmp_path / "sample", num_images=3, splits=(2, 1, 1))
-    with pytest.raises(UserError, match="2 pictures cannot be split"):
-        draw_sample(tmp_path / "sample", num_images=2)
-
-
-def test_progress_is_reported_for_every_picture(tmp_path):
-    seen = []
-
-    def report(iterable, total, desc):
-        for item in iterable:
-            seen.append((total, desc))
-            yield item
-
-    draw_sample(tmp_path / "sample", num_images=3, feature_dim=4, workers=1, progress=report)
-    assert seen == [(3, "drawing sample scenes")] * 3
+def test_there_must_be_a_picture_for_each_split(tmp_path):
+    with pytest.raises(UserError, match="expected 3 pictures or more.*; got 2"):
+        draw_dataset(tmp_path / "sample", num_images=2)
 
 
 def test_every_kind_has_its_plural():
