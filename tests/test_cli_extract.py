@@ -186,7 +186,7 @@ def test_weights_of_another_network_are_refused(photos, tmp_path, capsys):
     assert "resnet.pth" in capsys.readouterr().err
     np.savez(tmp_path / "other.npz", weight=np.zeros(3))
     assert extract(photos, tmp_path / "other.npz", tmp_path / "r.h5") == 2
-    assert "other.npz lacks" in capsys.readouterr().err
+    assert "other.npz: the keys mean, kind_weights" in capsys.readouterr().err
     assert extract(photos, tmp_path / "none.pth", tmp_path / "r.h5") == 2
     assert "none.pth does not exist" in capsys.readouterr().err
 

@@ -33,4 +33,5 @@ def _set_make(make: Callable[[Any], Any]) -> None:
 
 
 def _call_make(item: Any) -> Any:
+    assert _make is not None
     return _make(item)

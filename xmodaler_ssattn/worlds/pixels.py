@@ -41,32 +41,12 @@ BOTTOM_UP: dict[str, Any] = {
 }
 
 
-class Described:
-    """The regions of one image.
+def describe(images: Sequence[Regions]) -> dict[str, Any]:
+    """Statistics of some images' regions.
 
     Args:
-        boxes_px: (K, 4) xyxy pixels.
-        width, height: pixels.
-        features: (K, D).
-        confidence: (K,), the largest class probability except the background's; None when not known.
-    """
-
-    def __init__(
-        self, boxes_px: np.ndarray, width: int, height: int, features: np.ndarray, confidence: np.ndarray | None
-    ) -> None:
-        self.boxes_px, self.features, self.confidence = boxes_px, np.asarray(features, dtype=np.float64), confidence
-        self.log_area = np.log(np.maximum(area_of(boxes_px) / (width * height), 1e-6))
-
-    @classmethod
-    def of(cls, regions: Regions) -> Described:
-        """The regions of a region file; their class probabilities have the background first."""
-        probs = regions.class_probs
-        confidence = None if probs is None else np.asarray(probs, dtype=np.float32)[:, 1:].max(axis=1)
-        return cls(regions.boxes_px, regions.width, regions.height, regions.features, confidence)
-
-
-def describe(images: Sequence[Described]) -> dict[str, Any]:
-    """Statistics of some images' regions.
+        images: of their class probabilities only the largest except the background's counts: how certain the detector
+            is of its best class. They may be None.
 
     Returns:
         images, regions: how many;
@@ -80,18 +60,19 @@ def describe(images: Sequence[Described]) -> dict[str, Any]:
         confidence, confidence_quantiles: mean, and at 5, 25, 50, 75, 95 %.
         A value that cannot be computed (a constant, too few pairs, no confidence) is None.
     """
-    features = np.concatenate([image.features for image in images])
+    features = np.concatenate([image.features for image in images], dtype=np.float64)
     norm = np.linalg.norm(features, axis=1)
     unit = features / np.maximum(norm, 1e-12)[:, None]
     of_image = np.split(unit, np.cumsum([len(image.features) for image in images])[:-1])
-    log_area = np.concatenate([image.log_area for image in images])
+    area = np.concatenate([area_of(image.boxes_px) / (image.width * image.height) for image in images])
+    log_area = np.log(np.maximum(area, 1e-6))
     zero = (features == 0).mean(axis=1)
-    overlap, cosine = [np.zeros(0)], [np.zeros(0)]
+    overlaps, cosines = [np.zeros(0)], [np.zeros(0)]
     for image, own in zip(images, of_image):
         upper = np.triu_indices(len(own), 1)
-        overlap.append(iou(image.boxes_px, image.boxes_px)[upper])
-        cosine.append((own @ own.T)[upper])
-    overlap, cosine = np.concatenate(overlap), np.concatenate(cosine)
+        overlaps.append(iou(image.boxes_px, image.boxes_px)[upper])
+        cosines.append((own @ own.T)[upper])
+    overlap, cosine = np.concatenate(overlaps), np.concatenate(cosines)
     bins = [np.searchsorted(IOU_BINS, overlap) == number for number in range(len(IOU_BINS))]
     found = {
         "images": len(images),
@@ -114,8 +95,8 @@ def describe(images: Sequence[Described]) -> dict[str, Any]:
         "confidence_quantiles": None,
         "confidence_and_log_area": None,
     }
-    if all(image.confidence is not None for image in images):
-        confidence = np.concatenate([image.confidence for image in images])
+    if all(image.class_probs is not None for image in images):
+        confidence = np.concatenate([image.class_probs[:, 1:].max(axis=1) for image in images])
         found["confidence"] = _rounded(confidence.mean())
         found["confidence_quantiles"] = [_rounded(q) for q in np.percentile(confidence, QUANTILES)]
         found["confidence_and_log_area"] = _correlation(confidence, log_area)

@@ -4,12 +4,12 @@ brush, shapes                         how an object is drawn
 kinds, backgrounds, scenes            what there is, and what is where
 salience, grammar                     what people write about it
 proposals, descriptors, region_maker  from pixels to regions: the scenes' own detector
-components, picture_proposals         its boxes for a picture of which nothing else is known
+components, picture_proposals         its boxes from the pixels of a picture only
 drawn_dataset                         the whole data set
 """
 
-from xmodaler_ssattn.worlds.drawn.drawn_dataset import DrawnDataset, draw_dataset, singular
+from xmodaler_ssattn.worlds.drawn.drawn_dataset import draw_dataset, singular
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES
 from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
 
-__all__ = ["CLASS_NAMES", "DrawnDataset", "SceneRegionMaker", "draw_dataset", "singular"]
+__all__ = ["CLASS_NAMES", "SceneRegionMaker", "draw_dataset", "singular"]

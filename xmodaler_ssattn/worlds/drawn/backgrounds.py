@@ -26,8 +26,9 @@ class Place:
 
 def _place(name: str, sky: str, ground: str, phrases: str) -> Place:
     """Colours as two hexadecimal RGB values; phrases separated by commas, the preposition is the first word."""
-    far_near = [tuple(map(ImageColor.getrgb, colours.split())) for colours in (sky, ground)]
-    return Place(name, *far_near, tuple(tuple(phrase.split(" ", 1)) for phrase in phrases.split(", ")))
+    sky_colours, ground_colours = (tuple(map(ImageColor.getrgb, colours.split())) for colours in (sky, ground))
+    said = tuple(tuple(phrase.split(" ", 1)) for phrase in phrases.split(", "))
+    return Place(name, sky_colours, ground_colours, said)  # type: ignore[arg-type]
 
 
 PLACES: tuple[Place, ...] = (
@@ -73,11 +74,7 @@ def draw_background(place: Place, width: int, height: int, horizon: float, seed:
     rng = np.random.default_rng(seed)
     line, shore = round(horizon * height), ground_starts(place, height, horizon)
     rows = np.concatenate(
-        [
-            _gradient(*place.sky, line),
-            _gradient(*WATER, shore - line),
-            _gradient(*place.ground, height - shore),
-        ]
+        [_gradient(*place.sky, line), _gradient(*WATER, shore - line), _gradient(*place.ground, height - shore)]
     )
     shift = rng.integers(0, _GRAIN_SIDE, 2)
     texture = _grain()[shift[0] : shift[0] + height, shift[1] : shift[1] + width].copy()

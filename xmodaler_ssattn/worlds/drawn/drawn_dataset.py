@@ -47,35 +47,6 @@ _log = logging.getLogger(__name__)
 _SINGULAR = {kind.plural: kind.name for kind in KINDS}
 
 
-@dataclasses.dataclass(frozen=True)
-class DrawnDataset:
-    """A drawn data set.
-
-    Attributes:
-        folder: of all files; it is DATALOADER.ANNO_FOLDER.
-        manifest: how it was drawn (`parameters`) and what came out: `vocabulary_size` (MODEL.VOCAB_SIZE),
-            `num_classes` (MODEL.SS_ATTENTION.NUM_CLASSES, with the background), `top1` (share of val and test regions
-            around objects whose class is right), `reach` (share of objects that a region overlaps by more than half).
-        drawn: True when this call drew it, False when it was there already.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    drawn: bool
-
-    @property
-    def images(self) -> Path:
-        return self.folder / IMAGES
-
-    @property
-    def regions(self) -> Path:
-        return self.folder / REGIONS
-
-    @property
-    def region_maker(self) -> Path:
-        return self.folder / REGION_MAKER
-
-
 def singular(word: str) -> str:
     """The lemma of a word of this world: the kind that a plural names, else the word itself."""
     return _SINGULAR.get(word, word)
@@ -88,18 +59,24 @@ def draw_dataset(
     seed: int = 0,
     feature_dim: int = 2048,
     workers: int | None = None,
-) -> DrawnDataset:
+) -> tuple[dict[str, Any], bool]:
     """Draw the sample scenes into a folder, or find that they are there.
 
     The folder appears whole. One that was drawn with the same arguments by the same program is used as it is; one that
     is incomplete, or was drawn with others, is drawn again. The same arguments give the same pictures and sentences.
 
     Args:
-        out_dir: folder to make.
+        out_dir: folder to make; it is DATALOADER.ANNO_FOLDER.
         num_images: pictures; a tenth each for val and test.
         seed: of the whole world.
         feature_dim: D.
         workers: processes; None takes the cores that this process may use. The result is the same.
+
+    Returns:
+        the manifest, and whether the folder was drawn by this call. The manifest says how it was drawn (`parameters`)
+        and what came out: `vocabulary_size` (MODEL.VOCAB_SIZE), `num_classes` (MODEL.SS_ATTENTION.NUM_CLASSES, with the
+        background), `top1` (share of val and test regions around objects whose class is right), `reach` (share of
+        objects that a region overlaps by more than half).
 
     Raises:
         UserError: fewer than three pictures, or a folder that holds other files.
@@ -120,7 +97,7 @@ def draw_dataset(
     with _locked(out_dir.parent):
         reason = _why_not_usable(out_dir, wanted)
         if reason is None:
-            return DrawnDataset(out_dir, read_manifest(out_dir / MANIFEST), False)
+            return read_manifest(out_dir / MANIFEST), False
         if reason:
             _log.warning("Drawing the sample scenes in %s again: %s.", out_dir, reason)
         temporary = out_dir.with_name(f".{out_dir.name}.drawing")
@@ -134,7 +111,7 @@ def draw_dataset(
             os.rename(temporary, out_dir)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return DrawnDataset(out_dir, manifest, True)
+    return manifest, True
 
 
 @contextlib.contextmanager
@@ -225,9 +202,12 @@ def _draw_into(folder: Path, parameters: Mapping[str, Any], workers: int | None)
     drawing = map_in_processes(draw, range(count), _cores() if workers is None else workers)
     scenes = list(progress(drawing, count, "drawing sample scenes"))
     report = official_layout.prepare(folder, splits, CLASS_NAMES, singular, "sample")
-    names = ("descriptors", "labels", "colours")
-    training = (np.concatenate([getattr(scene, name) for scene in scenes[:train]]) for name in names)
-    maker = SceneRegionMaker.fit(*training, parameters["feature_dim"])
+    maker = SceneRegionMaker.fit(
+        np.concatenate([scene.descriptors for scene in scenes[:train]]),
+        np.concatenate([scene.labels for scene in scenes[:train]]),
+        np.concatenate([scene.colours for scene in scenes[:train]]),
+        parameters["feature_dim"],
+    )
     maker.save(folder / REGION_MAKER)
     right = np.concatenate(_write_regions(folder / REGIONS, scenes, maker)[train:])
     return {
@@ -274,8 +254,7 @@ def scene_xml(scene: Scene, description: Description) -> str:
 
 
 def label_regions(boxes_px: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a detector would be told of each region, by its largest overlap with an object: ``WrittenScene``'s fields
-    labels, colours and reached."""
+    """The labels, colours and reached of ``WrittenScene``, by each region's largest overlap with an object."""
     kinds = np.asarray([1 + CLASS_NAMES.index(item.kind.name) for item in scene.objects], dtype=np.int64)
     colours = np.asarray([COLOUR_NAMES.index(item.colour) for item in scene.objects], dtype=np.int64)
     overlaps = iou(boxes_px, np.asarray([item.box_px for item in scene.objects]))

@@ -21,18 +21,6 @@ TWO_OBJECTS_CHANCE = 0.6
 PLACE_CHANCE = 0.5
 PLURAL_CHANCE = 0.3  # that a sentence about an object that has a twin is about both
 
-# What a thing that cannot act is doing; the other kinds do what their pose says.
-STILL = {
-    "car": "parked",
-    "bus": "parked",
-    "bike": "parked",
-    "boat": "sailing",
-    "ball": "lying",
-    "balloon": "floating",
-    "umbrella": "standing",
-    "tree": "standing",
-    "house": "standing",
-}
 LARGE_FROM, SMALL_TO = 1.1, 0.72  # scale against the usual height of the kind
 CHAINS_PER_IMAGE = 100
 _PAIR, _PLACE, _SKY, _WATER, _CLOTHES = 20, 40, 41, 42, 60  # where these chains start within an image's hundred
@@ -67,10 +55,9 @@ class MarkedCaption:
         """The sentence with markup."""
         written = []
         for number, part in enumerate(self.parts):
-            words = part.words if isinstance(part, MarkedPhrase) else part
+            words = part if isinstance(part, str) else part.words
             words = words if number else words[0].upper() + words[1:]
-            plain = isinstance(part, str)
-            written.append(words if plain else marked(words, part.chain, part.entity_type))
+            written.append(words if isinstance(part, str) else marked(words, part.chain, part.entity_type))
         return " ".join([*written, "."])
 
 
@@ -140,7 +127,7 @@ class _Writer:
             return MarkedCaption((there, "is", *self._noun(number), *self._place(item)))
         if form < 0.35:
             return MarkedCaption((*self._noun(number), *self._place(item)))
-        verb = self._verb(item)
+        verb = item.pose
         if form < 0.6:
             return MarkedCaption((*self._noun(number), verb, *self._place(item)))
         place = self._place(item) if rng.random() < PLACE_CHANCE else ()
@@ -155,7 +142,7 @@ class _Writer:
         words.append(items[0].kind.plural)
         noun = MarkedPhrase(" ".join(words), self.first_chain + _PAIR + twins[0], items[0].kind.entity_type)
         if items[0].pose == items[1].pose and self.rng.random() < 0.6:
-            return MarkedCaption((noun, f"are {self._verb(items[0])}", *self._place(items[0])))
+            return MarkedCaption((noun, f"are {items[0].pose}", *self._place(items[0])))
         return MarkedCaption((noun, *self._place(items[0])))
 
     def _about_two(self, first: int, second: int) -> MarkedCaption:
@@ -167,7 +154,7 @@ class _Writer:
             look = rng.choice(("looks at", "is looking at", "is watching"))
             return MarkedCaption((*self._noun(first), look, *self._noun(second)))
         ending = self._place(None) if rng.random() < 0.3 else ()
-        verb = (f"is {self._verb(item)}",) if form < 0.75 else ()
+        verb = (f"is {item.pose}",) if form < 0.75 else ()
         return MarkedCaption((*self._noun(first), *verb, self._relation(item, other), *self._noun(second), *ending))
 
     # --- their parts --------------------------------------------------------------------------------------
@@ -194,9 +181,6 @@ class _Writer:
         article = "an" if words[0][0] in "aeiou" else "a"
         return (MarkedPhrase(" ".join([article, *words]), chain, item.kind.entity_type),)
 
-    def _verb(self, item: SceneObject) -> str:
-        return STILL.get(item.kind.name, item.pose)
-
     def _place(self, item: SceneObject | None) -> tuple[str | MarkedPhrase, ...]:
         """Where the object is, or with None where the scene is set."""
         rng = self.rng
@@ -210,7 +194,7 @@ class _Writer:
         return before, MarkedPhrase(words, self.first_chain + _PLACE, "scene")
 
     def _relation(self, item: SceneObject, other: SceneObject) -> str:
-        """A relation that holds: sky over ground, beside, before, left or right."""
+        """A relation that holds in the picture."""
         rng, width, height = self.rng, self.scene.width, self.scene.height
         if item.kind.zone == "sky" and other.kind.zone != "sky":
             return rng.choice(("above", "over"))

@@ -34,7 +34,7 @@ class Kind:
         zone: where it may be, 'ground', 'sky' or 'water'.
         colours: the colours it may have, each equally likely.
         appeal: how much more often people write about it, added to its salience (see `salience.py`).
-        poses: how it may be drawn; the captions' verb for each is in `grammar.py`.
+        poses: what it may be doing, the captions' verb; it changes how people and animals are drawn.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Kind:
     zone: str
     colours: tuple[str, ...]
     appeal: float
-    poses: tuple[str, ...] = ("still",)
+    poses: tuple[str, ...]
 
 
 _ANY = tuple(COLOURS)
@@ -61,15 +61,15 @@ KINDS: tuple[Kind, ...] = (
     Kind("cat", "cats", "animals", shapes.cat, 0.19, 0.90, "ground", _COATS, 1.2, ("sitting",)),
     Kind("horse", "horses", "animals", shapes.horse, 0.31, 1.15, "ground", _COATS, 0.3, ("standing", "running")),
     Kind("bird", "birds", "animals", shapes.bird, 0.14, 1.35, "sky", _ANY, 1.5, ("flying",)),
-    Kind("car", "cars", "vehicles", shapes.car, 0.19, 2.0, "ground", _ANY, 0.5),
-    Kind("bus", "buses", "vehicles", shapes.bus, 0.26, 1.95, "ground", _ANY, -0.2),
-    Kind("bike", "bikes", "vehicles", shapes.bike, 0.22, 1.5, "ground", _ANY, 0.5),
-    Kind("boat", "boats", "vehicles", shapes.boat, 0.27, 1.0, "water", _ANY, 0.6),
-    Kind("ball", "balls", "other", shapes.ball, 0.13, 1.0, "ground", _ANY, 1.8),
-    Kind("balloon", "balloons", "other", shapes.balloon, 0.27, 0.68, "sky", _ANY, 0.75),
-    Kind("umbrella", "umbrellas", "other", shapes.umbrella, 0.22, 1.0, "ground", _ANY, 0.9),
-    Kind("tree", "trees", "other", shapes.tree, 0.40, 0.78, "ground", _LEAVES, 0.0),
-    Kind("house", "houses", "other", shapes.house, 0.36, 1.08, "ground", _WALLS, -0.7),
+    Kind("car", "cars", "vehicles", shapes.car, 0.19, 2.0, "ground", _ANY, 0.5, ("parked",)),
+    Kind("bus", "buses", "vehicles", shapes.bus, 0.26, 1.95, "ground", _ANY, -0.2, ("parked",)),
+    Kind("bike", "bikes", "vehicles", shapes.bike, 0.22, 1.5, "ground", _ANY, 0.5, ("parked",)),
+    Kind("boat", "boats", "vehicles", shapes.boat, 0.27, 1.0, "water", _ANY, 0.6, ("sailing",)),
+    Kind("ball", "balls", "other", shapes.ball, 0.13, 1.0, "ground", _ANY, 1.8, ("lying",)),
+    Kind("balloon", "balloons", "other", shapes.balloon, 0.27, 0.68, "sky", _ANY, 0.75, ("floating",)),
+    Kind("umbrella", "umbrellas", "other", shapes.umbrella, 0.22, 1.0, "ground", _ANY, 0.9, ("standing",)),
+    Kind("tree", "trees", "other", shapes.tree, 0.40, 0.78, "ground", _LEAVES, 0.0, ("standing",)),
+    Kind("house", "houses", "other", shapes.house, 0.36, 1.08, "ground", _WALLS, -0.7, ("standing",)),
 )
 
 KIND_BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

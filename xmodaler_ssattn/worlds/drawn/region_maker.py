@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.packs.safe_arrays import read_npz
 from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.worlds.drawn.descriptors import DESCRIPTOR_DIM, cut_crops, describe_crops
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES, COLOUR_NAMES
@@ -147,15 +147,8 @@ class SceneRegionMaker:
         return np.maximum(values, 0.0, out=values)
 
     def order(self, class_probs: np.ndarray) -> np.ndarray:
-        """(n,) row numbers, descending by the largest probability of a kind; equal ones keep their order."""
+        """(n,) row numbers, descending by the largest probability of a kind; ties keep their order."""
         return np.argsort(-class_probs[:, 1:].max(axis=1), kind="stable")
-
-    def propose(self, picture: Image.Image) -> np.ndarray:
-        """(num_regions, 4) float32 xyxy pixels, from the picture alone."""
-        picture = picture.convert("RGB")
-        return propose_from_picture(
-            picture, lambda boxes_px: self.class_probs(describe_crops(cut_crops(picture, boxes_px))), self.num_regions
-        )
 
     def __call__(self, picture: Image.Image, image_id: int = 0, boxes_px: np.ndarray | None = None) -> Regions:
         """The regions of one picture.
@@ -171,7 +164,12 @@ class SceneRegionMaker:
             size, least = f"{picture.width} x {picture.height}", f"{2 * MIN_SIDE_PX:g}"
             raise UserError(f"Image {image_id} is {size} pixels; regions need at least {least} on each side.")
         picture = picture.convert("RGB")
-        boxes = self.propose(picture) if boxes_px is None else np.asarray(boxes_px, dtype=np.float32)
+
+        def probs_of(boxes: np.ndarray) -> np.ndarray:
+            return self.class_probs(describe_crops(cut_crops(picture, boxes)))
+
+        boxes = propose_from_picture(picture, probs_of, self.num_regions) if boxes_px is None else boxes_px
+        boxes = np.asarray(boxes, dtype=np.float32)
         descriptors = describe_crops(cut_crops(picture, boxes))
         probs = self.class_probs(descriptors)
         order = self.order(probs)
@@ -196,16 +194,10 @@ class SceneRegionMaker:
                 f"The region maker {path} does not exist. It is drawn with the sample scenes: "
                 "`xmodaler train --config-file configs/sample/ss_attn.yaml` or `xmodaler demo`."
             )
-        again = "Draw the sample scenes again."
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise UserError(f"The region maker {path} cannot be read: {error}. {again}") from error
-        missing = [name for name in (*_SHAPES, "class_names", "num_regions") if name not in found]
-        if missing:
-            there = ", ".join(found) or "nothing"
-            raise UserError(f"The region maker {path} lacks {', '.join(missing)}; it has {there}. {again}")
+            found = read_npz(path, (*_SHAPES, "class_names", "num_regions"))
+        except UserError as error:
+            raise UserError(f"The region maker {error} Draw the sample scenes again.") from error
         names = found["class_names"].tolist()
         sizes = {"E": DESCRIPTOR_DIM, "C": len(names) + 1, "A": len(COLOUR_NAMES)}
         sizes["F"] = sizes["E"] + sizes["C"] - 1 + sizes["A"]
@@ -215,6 +207,6 @@ class SceneRegionMaker:
             if shape != wanted:
                 raise UserError(
                     f"The region maker {path}: {name} has shape {shape}, expected {wanted}; another version made it. "
-                    f"{again}"
+                    "Draw the sample scenes again."
                 )
         return cls({name: found[name] for name in _SHAPES}, tuple(names), int(found["num_regions"]))

@@ -17,7 +17,7 @@ from xmodaler_ssattn.worlds.simulated.phrases import MANY, ObjectPhrase, describ
 
 _CROWDS = frozenset(CROWDS.split())
 MEMBER = "person"  # what one box of a crowd holds
-Box = tuple[int, int, int, int]
+Box = tuple[float, ...]  # x1, y1, x2, y2 in pixels, whole numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class AnnotatedObject:
     Attributes:
         box_px: xyxy, pixels.
         name: its class, None when no phrase of its chain names one.
-        head: the word that its phrases end with most often, as a lemma; it stands for the class when there is none.
+        head: the word that its phrases end with most often, as a lemma; used instead of the class when there is none.
         modifiers: the words that describe it, one entry per use.
         times: how many captions mention its chain.
     """

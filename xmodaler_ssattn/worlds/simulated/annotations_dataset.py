@@ -8,34 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
-from xmodaler_ssattn.data.classes import union_box
 from xmodaler_ssattn.data.prepare import select_annotations
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.packs.store import Regions
+from xmodaler_ssattn.packs.store import Regions, RegionStore
 from xmodaler_ssattn.progress import progress
-from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, Described, describe
+from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, describe
 from xmodaler_ssattn.worlds.simulated import dataset
 from xmodaler_ssattn.worlds.simulated.annotations_content import AnnotatedImage, problems_of, understand_record
-from xmodaler_ssattn.worlds.simulated.annotations_layout import Donors, collect_donors, real_layout
+from xmodaler_ssattn.worlds.simulated.annotations_layout import AnnotationsWorld, Donors, collect_donors, real_layout
 from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, Settings
 from xmodaler_ssattn.worlds.simulated.detector import detect_real
 from xmodaler_ssattn.worlds.simulated.layout import Layout
-from xmodaler_ssattn.worlds.simulated.world import World, make_world
+from xmodaler_ssattn.worlds.simulated.world import make_world
+from xmodaler_ssattn.worlds.statistics import AREAS, region_statistics
 
 SOURCE = "simulated around real boxes: captions, phrases and boxes are real, features do not come from pictures"
-AREAS = (0.01, 0.05, 0.2, 1.0)  # reach is counted up to each of these shares of the picture
 MEASURED_IMAGES = 200  # their regions are compared with the real ones
 LISTED = 20  # ids of the images named in the manifest
 
@@ -92,28 +90,30 @@ def simulate_from_annotations(
         report = select_annotations(annotations_dir, folder, chosen)
         make = functools.partial(_simulate, world, records, donors)
         written = dataset.write_regions(folder / dataset.REGIONS, settings, ids, make, workers, SOURCE)
-        measured, boxes = _measure(written, records, settings.num_regions)
+        chosen_records = [records[image_id] for image_id in ids]
+        counts = _count((layout for layout, _ in written), chosen_records, settings.num_regions)
         if settings.shuffled:
             dataset.write_shuffled(folder, chosen, settings)
-        measured["phrase_words_reached"] = _words_reached(folder, boxes)
         manifest = dataset.write_manifest(
             folder,
             wanted,
             SOURCE,
             settings,
             report,
-            measured,
+            _measure(folder, ids, counts),
             reasons={field.name: field.metadata["reason"] for field in dataclasses.fields(assumptions)},
             sha256={name: sha256_of(folder / name) for name in sorted(os.listdir(folder))},
         )
     return manifest, True
 
 
-def _simulate(world: World, records: Mapping[int, AnnotatedImage], donors: Donors, image_id: int) -> dataset.Simulated:
+def _simulate(
+    world: AnnotationsWorld, records: Mapping[int, AnnotatedImage], donors: Donors, image_id: int
+) -> dataset.Simulated:
     return simulate_annotated(world, records[image_id], donors)
 
 
-def simulate_annotated(world: World, image: AnnotatedImage, donors: Donors) -> tuple[Layout, Regions]:
+def simulate_annotated(world: AnnotationsWorld, image: AnnotatedImage, donors: Donors) -> tuple[Layout, Regions]:
     """One image's objects and regions. Depends only on the world, the donors, the id and the image's annotations."""
     layout = real_layout(world, image, donors)
     rng = world.random("boxes", image.image_id)
@@ -151,62 +151,45 @@ def _read(folder: Path, lemma: Callable[[str], str]) -> tuple[dict[int, Annotate
     return records, split_of, classes[0]
 
 
-def _measure(
-    written: Iterable[dataset.Simulated], records: Mapping[int, AnnotatedImage], num_regions: int
-) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
-    """Write the regions by iterating over `written`; what they reach and look like, and image id -> their boxes."""
-    overlaps, areas, described, boxes = [np.zeros(0)], [np.zeros(0)], [], {}
+def _count(layouts: Iterable[Layout], records: Sequence[AnnotatedImage], num_regions: int) -> dict[str, Any]:
+    """What the images hold; the layouts come in the order of the records."""
     counts: Counter[str] = Counter()
     without_box, crowded = [], []
-    for layout, regions in written:
-        record = records[regions.image_id]
-        real = layout.boxes_px[: layout.mentioned]
-        boxes[record.image_id] = regions.boxes_px
-        overlaps.append(iou(real, regions.boxes_px).max(axis=1))
-        areas.append(layout.area(real))
-        if not len(real):
+    for layout, record in zip(layouts, records, strict=True):
+        objects = len(record.objects)
+        if not objects:
             without_box.append(record.image_id)
-        if len(real) > num_regions:
+        if objects > num_regions:
             crowded.append(record.image_id)
         counts.update(
-            objects=len(real),
+            objects=objects,
             objects_of_no_class=sum(item.name is None for item in record.objects),
             groups=len(record.groups),
             chains=record.chains,
             chains_without_box=record.chains_without_box,
-            others=len(layout.columns) - len(real),
+            others=len(layout.columns) - objects,
         )
-        if len(described) < MEASURED_IMAGES:
-            described.append(Described.of(regions))
-    reached, area = np.concatenate(overlaps) > 0.5, np.concatenate(areas)
-    interval = np.searchsorted(AREAS, area)  # each limit belongs to the interval below it
-    measured = {
-        "reach": _share(reached),
-        "reach_by_area": {f"up to {high:g}": _share(reached[interval == i]) for i, high in enumerate(AREAS)},
-        "world": {
-            **dict(sorted(counts.items())),
-            "images_without_box": {"count": len(without_box), "first": sorted(without_box)[:LISTED]},
-            "images_with_more_boxes_than_regions": {"count": len(crowded), "first": sorted(crowded)[:LISTED]},
-        },
-        "pixels": {"simulated": describe(described), "bottom_up": BOTTOM_UP},
+    return {
+        **dict(sorted(counts.items())),
+        "images_without_box": {"count": len(without_box), "first": sorted(without_box)[:LISTED]},
+        "images_with_more_boxes_than_regions": {"count": len(crowded), "first": sorted(crowded)[:LISTED]},
     }
-    return measured, boxes
 
 
-def _share(found: np.ndarray) -> float | None:
-    return round(float(found.mean()), 4) if len(found) else None
-
-
-def _words_reached(folder: Path, boxes: Mapping[int, np.ndarray]) -> float | None:
-    """Share of the object words with a box whose box (of a group, the enclosing one) a region reaches."""
-    found = [np.zeros(0)]
-    for split in SPLITS:
-        for image in open_annotations(folder / file_name(split), split)[1]:
-            real = [
-                union_box(phrase["boxes"])
-                for caption in image["captions"]
-                for phrase in caption["phrases"]
-                if phrase["class"] is not None and phrase["boxes"]
-            ]
-            found.append(iou(np.array(real), boxes[image["image_id"]]).max(axis=1) > 0.5)
-    return _share(np.concatenate(found))
+def _measure(folder: Path, ids: Sequence[int], world: dict[str, Any]) -> dict[str, Any]:
+    """What the regions reach and look like."""
+    store = RegionStore(folder / dataset.REGIONS)
+    images = chain.from_iterable(open_annotations(folder / file_name(split), split)[1] for split in SPLITS)
+    found = {
+        name: None if math.isnan(value) else round(value, 4) for name, value in region_statistics(images, store).items()
+    }
+    return {
+        "reach": found["reach"],
+        "reach_by_area": {f"up to {high:g}": found[f"reach_to_{high:g}"] for high in AREAS},
+        "world": world,
+        "pixels": {
+            "simulated": describe([store.read(image_id) for image_id in ids[:MEASURED_IMAGES]]),
+            "bottom_up": BOTTOM_UP,
+        },
+        "phrase_words_reached": found["reach_of_words"],
+    }

@@ -13,6 +13,8 @@ from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions
 from xmodaler_ssattn.worlds.simulated.layout import Layout
 from xmodaler_ssattn.worlds.simulated.world import World
 
+AnnotationsWorld = World[AnnotationsAssumptions]
+
 
 def column_of(world: World, name: str | None, head: str) -> int:
     """A class's column of the class probabilities; without a name one of the unnamed columns, by a hash of the head."""
@@ -25,7 +27,7 @@ def column_of(world: World, name: str | None, head: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Donors:
-    """Training images whose boxes stand for what other images do not mention.
+    """Training images whose boxes other images take as unmentioned objects.
 
     Attributes:
         ids: ascending.
@@ -56,7 +58,7 @@ def collect_donors(images: Iterable[AnnotatedImage], a: AnnotationsAssumptions) 
     return Donors(tuple(items), words, items)
 
 
-def real_layout(world: World, image: AnnotatedImage, donors: Donors) -> Layout:
+def real_layout(world: AnnotationsWorld, image: AnnotatedImage, donors: Donors) -> Layout:
     """The real objects of an image, then groups as wholes, then things that nobody mentions."""
     a, rng = world.assumptions, world.random("scene", image.image_id)
     groups = [item for item in image.groups if rng.random() < a.group_boxes]
@@ -75,14 +77,14 @@ def real_layout(world: World, image: AnnotatedImage, donors: Donors) -> Layout:
 
 
 def _distractors(
-    world: World, image: AnnotatedImage, donors: Donors, rng: np.random.Generator
+    world: AnnotationsWorld, image: AnnotatedImage, donors: Donors, rng: np.random.Generator
 ) -> list[tuple[AnnotatedObject, np.ndarray, int]]:
     """Object, box as fractions and column: none of a class that this image has."""
     a = world.assumptions
     count = int(rng.poisson(a.unmentioned_mean))
     if not donors.ids:
         return []
-    sampled = [donors.ids[place] for place in rng.integers(len(donors.ids), size=a.donors_drawn)]
+    sampled = [donors.ids[place] for place in rng.integers(len(donors.ids), size=a.donors_drawn).tolist()]
     sampled = [image_id for image_id in dict.fromkeys(sampled) if image_id != image.image_id]
     sampled.sort(key=lambda image_id: -len(donors.words[image_id] & image.others.keys()))  # stable
     taken = {column_of(world, item.name, item.head) for item in (*image.objects, *image.groups)}

@@ -13,7 +13,7 @@ from xmodaler_ssattn.errors import raise_all
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the caller chooses beside the assumptions.
+    """What the caller chooses, apart from the assumptions.
 
     Attributes:
         seed: of the world.
@@ -54,9 +54,7 @@ class Assumptions:
 
     # --- objects that no caption mentions
     unmentioned_mean: float = _number(
-        8.0,
-        "mean number (Poisson) of objects that no caption mentions: about as many as are mentioned, since detectors "
-        "find far more than people mention",
+        8.0, "mean number (Poisson) of objects that no caption mentions: about as many as are mentioned"
     )
     unmentioned_unnamed: float = _share(
         0.5, "share of them whose class no caption ever names (the detector has 1,600 classes, captions 480)"
@@ -70,34 +68,21 @@ class Assumptions:
         0.5, "objects show in a region by (largest IoU)^this: 0.75 gives 0.87, 0.25 a half"
     )
     dominance_power: float = _number(
-        3.0,
-        "several objects share a region by IoU^this: one of IoU 0.7 has 13 times the share of one of 0.3, since what a "
-        "box is drawn around fills it",
+        3.0, "several objects share a region by IoU^this: one of IoU 0.7 has 13 times the share of one of 0.3"
     )
     adjective_weight: float = _number(
         0.6, "length of the adjectives' vector; a class vector has 1: kinds differ more than colours do"
     )
-    scene_weight: float = _number(
-        0.7,
-        "length of the vector of the captions' other words, in every region: actions and places show in the whole "
-        "picture",
-    )
+    scene_weight: float = _number(0.7, "length of the vector of the captions' other words, which show in every region")
     feature_noise: float = _number(
-        0.11,
-        "standard deviation of the noise on each latent number of V, for an object of area 0.1: a linear probe finds "
-        "the class of about half",
+        0.11, "noise on each latent number of V, at area 0.1: a linear probe finds the class of about half"
     )
     feature_overlap: float = _share(
         0.0,
-        "share of the noise of V that belongs to the place in the picture: overlapping regions see the same pixels and "
-        "have that part in common",
+        "share of the noise of V that belongs to the place in the picture, which overlapping regions have in common",
     )
     feature_window: float = _number(
-        0.3,
-        "a region sees the places around its centre by a bell with a standard deviation of this many sides (0.29 is "
-        "that of the box itself); it decides how fast the common noise fades as two regions move apart",
-        0.05,
-        2,
+        0.3, "standard deviation, in sides, of the bell by which a region sees the places around its centre", 0.05, 2
     )
     feature_evenness: float = _share(
         0.0, "the lengths of the latent vectors are evened out by this power: 0 leaves them, 1 makes all equal"
@@ -115,29 +100,24 @@ class Assumptions:
         0.0, "standard deviation of the bias from region to region: some are sparser than others of their size"
     )
     feature_norm: float = _number(
-        0.0,
-        "root mean square of a region's numbers at area 0.1, so that the norm is this times sqrt(D); 0: not normalised",
+        0.0, "root mean square of a region's numbers at area 0.1 (the norm is this times sqrt(D)); 0: no norm is set"
     )
     feature_norm_noise: float = _number(0.0, "standard deviation of the log of the norm, when feature_norm is given")
     feature_norm_area: float = _number(0.0, "the norm grows by (area / 0.1)^this, when feature_norm is given", -1, 1)
     class_noise: float = _number(
-        0.125,
-        "noise of the class probabilities, as feature_noise; independent of it, so that c carries something that V "
-        "does not",
+        0.125, "the same for the class probabilities; independent, so that c carries something that V does not"
     )
     size_confusion: float = _number(0.2, "noise grows by (area / 0.1)^-this: small regions are confused more")
     class_kinship: float = _number(
         0.3, "share of a class vector that related classes (man, guy, male) have in common", 0, 0.9
     )
     sharpness: float = _number(
-        18.0,
-        "logits are this times the match of a region with a class: large, clear objects get 0.9 and more, as from the "
-        "Bottom-Up detector",
+        18.0, "logits are this times the match of a region with a class: large, clear objects get 0.9 and more"
     )
-    background_logit: float = _number(10.5, "logit of the background: above what noise alone gives the best class")
+    background_logit: float = _number(10.5, "logit of the background: above what only noise gives the best class")
     latent_dim: int = _number(
         128,
-        "latent numbers that V is projected from, to D; noise is added to these, so that D by itself changes nothing",
+        "latent numbers that V is projected from; noise is added to these, so that D by itself changes nothing",
         8,
         4096,
     )
@@ -166,19 +146,15 @@ class CaptionsAssumptions(Assumptions):
 
     # --- objects: where they are and how large
     mention_weight: float = _share(
-        0.6,
-        "weight of how often against how early an object is mentioned in its salience; often is counted over five "
-        "people, early within each sentence, so often is the steadier of the two",
+        0.6, "weight of how often against how early an object is mentioned in its salience; often varies less by chance"
     )
     size_gain: float = _number(
         2.0, "log area grows by this from salience 0 to 1: a factor of 7, as between a bystander and a portrait"
     )
     size_noise: float = _number(
-        0.7,
-        "standard deviation of log area: a factor of 2 either way, so that size hints at being mentioned and does not "
-        "give it away",
+        0.7, "standard deviation of log area: a factor of 2, so that size hints at being mentioned, no more"
     )
-    centring: float = _share(0.6, "how much salience draws an object to the middle (1: salience 1 is centred)")
+    centring: float = _share(0.6, "how much salience moves an object to the middle (1: salience 1 is centred)")
     height_noise: float = _number(
         0.10, "standard deviation of a centre's height around its class's usual one, as a share of the picture's height"
     )
@@ -189,24 +165,14 @@ class CaptionsAssumptions(Assumptions):
     # --- objects that no caption mentions
     unmentioned_shrink: float = _number(0.2, "their log area is this much smaller than of an object of salience 0")
     unmentioned_rarity: float = _number(
-        0.3,
-        "their classes are sampled by (times mentioned)^-this: seldom-mentioned classes more often; 0.3 makes a class "
-        "mentioned 10 times as likely as two mentioned 100 times",
-        0,
-        3,
+        0.3, "their classes are sampled by (times mentioned)^-this: seldom-mentioned classes more often", 0, 3
     )
     rim: float = _number(
-        1.5,
-        "their centres' distance from the middle is the maximum of this many uniform numbers, per axis: 1 is anywhere, "
-        "more is nearer to the rim",
-        1,
-        20,
+        1.5, "their centres' distance from the middle, per axis, is the maximum of this many uniform numbers", 1, 20
     )
     # --- regions: errors around the boxes
     jitter: float = _number(
-        0.09,
-        "standard deviation of centre and log sides of an object's best region, as a share of its sides: IoU about "
-        "0.75, as of good proposals",
+        0.09, "standard deviation of centre and log sides of an object's best region, in sides: IoU about 0.75"
     )
     loose_jitter: float = _number(0.22, "the same for further regions of an object: IoU about 0.5")
     missed: float = _share(0.04, "share of objects without a best region: what detectors overlook")
@@ -280,8 +246,7 @@ class AnnotationsAssumptions(Assumptions):
     jitter_area: float = _number(0.08, "the jitter grows by (area / 0.1)^-this: boxes of small objects are less exact")
     suppress_iou: float = _number(
         0.7,
-        "of two regions with a larger IoU one is dropped, as by the detector's own suppression: among 360 real regions "
-        "no pair of an image is above it",
+        "of two regions with a larger IoU one is dropped; among 360 real regions no pair of an image is above it",
         0.05,
         1,
     )
@@ -298,8 +263,8 @@ class AnnotationsAssumptions(Assumptions):
     )
     feature_window: float = _number(
         0.23,
-        "a region sees the places around its centre by a bell with a standard deviation of this many sides; real "
-        "cosines of features rise with the IoU of two regions of an image from 0.27 (0) by 0.61 (0.3) to 0.93 (0.7)",
+        "standard deviation, in sides, of the bell by which a region sees the places around its centre; real cosines "
+        "of features rise with the IoU of two regions of an image from 0.27 (0) by 0.61 (0.3) to 0.93 (0.7)",
         0.05,
         2,
     )
@@ -317,8 +282,7 @@ class AnnotationsAssumptions(Assumptions):
     )
     feature_power: float = _number(
         2.6,
-        "each number of V is raised to this power: real regions of different images have a cosine of 0.19 and not "
-        "0.45, since a few large numbers dominate each",
+        "each number of V is raised to this power: real regions of different images have a cosine of 0.19, not 0.45",
         0.2,
         5,
     )
@@ -330,9 +294,7 @@ class AnnotationsAssumptions(Assumptions):
         0.025, "the norm grows by (area / 0.1)^this: real norms and log area correlate with 0.26", -1, 1
     )
     class_noise: float = _number(
-        0.215,
-        "noise of the class probabilities; the best class is right in about 45 % of the regions on an object, as often "
-        "as real detectors are certain of theirs",
+        0.215, "noise of the class probabilities: the best class is right in about 45 % of the regions on an object"
     )
     sharpness: float = _number(
         17.0, "logits are this times the match of a region with a class: the real best class has 0.42 on average"

@@ -67,15 +67,16 @@ def read_captions(path: str | os.PathLike) -> dict[int, dict]:
     content = read_json(path, "The captions file")
     if not isinstance(content, dict) or not content:
         raise UserError(f"The captions file {path}: expected a JSON object, image id -> split and captions.")
-    problems, found = [], {}
+    problems: list[str] = []
+    found: dict[int, dict] = {}
     for key, entry in content.items():
-        image_id, problem = plain_id(key), _problem_of(key, entry)
-        if problem is None and image_id in found:
-            problem = f"image {image_id} is duplicated; its second key is {key!r}"
+        problem = _problem_of(key, entry)
         if problem:
             problems.append(problem)
+        elif int(key) in found:
+            problems.append(f"image {int(key)} is duplicated; its second key is {key!r}")
         else:
-            found[image_id] = entry
+            found[int(key)] = entry
     raise_all(problems, f"The captions file {path} cannot be used")
     return found
 
@@ -131,24 +132,24 @@ def _objects_of(captions: Sequence[Sequence[str]]) -> dict[str, int]:
     objects: list[tuple[set[str], set[int]]] = []
     for name in sorted(holding, key=lambda name: (-len(holding[name]), name)):
         groups = set(kin_of(name))
-        for names, present in objects:
-            if not present & holding[name] and all(groups & set(kin_of(other)) for other in names):
-                names.add(name)
+        for members, present in objects:
+            if not present & holding[name] and all(groups & set(kin_of(other)) for other in members):
+                members.add(name)
                 present |= holding[name]
                 break
         else:
             objects.append(({name}, set(holding[name])))
-    return {name: number for number, (names, _) in enumerate(objects) for name in names}
+    return {name: number for number, (members, _) in enumerate(objects) for name in members}
 
 
 @dataclasses.dataclass(frozen=True)
 class Habits:
-    """How the training captions describe: what simulated objects that nobody mentions are sampled from.
+    """What the training captions mention, and how: unmentioned objects are sampled from it.
 
     Attributes:
         mentions: class -> how many images mention it.
         modifiers: describing word -> how often it is used.
-        modifier_counts: how many describing words an object has -> how many objects have so many.
+        modifier_counts: how many describing words an object has -> how many objects have that many.
     """
 
     mentions: Mapping[str, int]

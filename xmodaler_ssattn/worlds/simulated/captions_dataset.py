@@ -110,7 +110,8 @@ def simulate_captioned(world: CaptionsWorld, image_id: int, content: CaptionedIm
 def _sentences(content: CaptionedImage) -> Iterator[str]:
     """The captions with markup; an object's chain is its index in ``CaptionedImage.objects``, counted from 1."""
     for tokens, phrases, chains in zip(content.tokens, content.phrases, content.chains):
-        parts, position = [], 0
+        parts: list[str] = []
+        position = 0
         for phrase, chain in zip(phrases, chains):
             prior, words = prior_of(phrase.name), " ".join(tokens[phrase.start : phrase.end])
             parts += tokens[position : phrase.start]

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionsWorld(World):
+class CaptionsWorld(World[CaptionsAssumptions]):
     """The world of captions, which also knows how objects usually look and what people usually mention.
 
     Attributes:
@@ -36,7 +36,6 @@ class CaptionsWorld(World):
         habits: of the captions.
     """
 
-    assumptions: CaptionsAssumptions
     log_area: np.ndarray
     height: np.ndarray
     aspect: np.ndarray
@@ -109,7 +108,7 @@ def invent_layout(world: CaptionsWorld, image_id: int, content: CaptionedImage) 
 
 
 def _unmentioned(world: CaptionsWorld, content: CaptionedImage, rng: np.random.Generator) -> list[int]:
-    """Columns of the objects that nobody mentions: none of a class that somebody does."""
+    """Columns of the objects that nobody mentions: of no class that somebody does."""
     count = int(rng.poisson(world.assumptions.unmentioned_mean))
     taken = {world.columns[phrase.name] for phrases in content.phrases for phrase in phrases}
     # More are sampled than needed: those of a mentioned class are dropped.

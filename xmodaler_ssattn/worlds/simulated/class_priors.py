@@ -74,61 +74,23 @@ def _prior(line: str) -> ClassPrior:
 PRIORS: tuple[ClassPrior, ...] = tuple(map(_prior, _PRIORS.strip().splitlines()))
 PLACES = frozenset(word for prior in PRIORS if prior.entity_type == "scene" for word in prior.words)
 
-# Words that different people may use for one and the same thing, one group per line. An object of one caption goes by
-# another word of its group in another caption; two words in one caption are two objects.
+# Groups of words that different people may use for the same thing. Two captions may name one object by different words
+# of a group; two words in one caption are two objects.
 _KIN = f"""
-{MALE} {ANYBODY}
-{FEMALE} {ANYBODY}
-{BOY} {CHILD} person someone skateboarder player
-{GIRL} {CHILD} person someone dancer player
-{CHILD}
-people group crowd audience spectator onlooker
-people group family couple friend team band crew
-dog puppy animal
-horse animal
-cat animal
-cow bull animal
-bird pigeon duck
-bike bicycle
-motorcycle motorbike bike
-car vehicle
-truck vehicle van
-boat ship canoe kayak raft
-plane airplane
-shirt t-shirt sweater sweatshirt top jersey
-jacket coat
-outfit uniform suit costume attire garb clothes clothing outfits
-pants jeans
-hat cap
-sunglass glass goggles
-street road
-sidewalk pavement walkway path
-path trail
-field grass lawn yard
-water ocean lake river pool pond stream wave
-beach sand shore
-snow ice slope
-hill mountain cliff rock
-building house structure store shop
-store shop market
-stage platform
-wall mural painting
-fence railing rail
-cellphone phone
-computer laptop
-food meal meat dish
-sign banner poster advertisement
-couch seat chair
-bench seat
-tree bush plant
-cup glass drink beverage bottle
-book magazine newspaper
-bag backpack purse luggage
-ball football basketball baseball volleyball
-mud dirt
-ladder stair staircase
+{MALE} {ANYBODY}; {FEMALE} {ANYBODY}; {BOY} {CHILD} person someone skateboarder player;
+{GIRL} {CHILD} person someone dancer player; {CHILD}; people group crowd audience spectator onlooker;
+people group family couple friend team band crew; dog puppy animal; horse animal; cat animal; cow bull animal;
+bird pigeon duck; bike bicycle; motorcycle motorbike bike; car vehicle; truck vehicle van;
+boat ship canoe kayak raft; plane airplane; shirt t-shirt sweater sweatshirt top jersey; jacket coat;
+outfit uniform suit costume attire garb clothes clothing outfits; pants jeans; hat cap; sunglass glass goggles;
+street road; sidewalk pavement walkway path; path trail; field grass lawn yard;
+water ocean lake river pool pond stream wave; beach sand shore; snow ice slope; hill mountain cliff rock;
+building house structure store shop; store shop market; stage platform; wall mural painting; fence railing rail;
+cellphone phone; computer laptop; food meal meat dish; sign banner poster advertisement; couch seat chair;
+bench seat; tree bush plant; cup glass drink beverage bottle; book magazine newspaper;
+bag backpack purse luggage; ball football basketball baseball volleyball; mud dirt; ladder stair staircase
 """
-KIN: tuple[frozenset[str], ...] = tuple(frozenset(line.split()) for line in _KIN.strip().splitlines())
+KIN: tuple[frozenset[str], ...] = tuple(frozenset(group.split()) for group in _KIN.split(";"))
 
 
 def kin_of(name: str) -> tuple[int, ...]:

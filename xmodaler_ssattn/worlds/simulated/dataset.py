@@ -8,7 +8,8 @@ of captions that belong to other images:
 
     xmodaler eval --weights W --config-file C --data DIR DATALOADER.REGIONS DIR/regions_shuffled.h5 OUTPUT_DIR OTHER
 
-If CIDEr stays well above what the references of exchanged images give, something beside the regions tells the image.
+If CIDEr stays well above what the references of exchanged images give, something other than regions gives the image
+away.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def identity(
     assumptions: Assumptions,
     chosen: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
-    """What the manifest says of how a data set is made; two folders with equal identities are equal.
+    """The part of the manifest that defines a data set; two folders with equal identities are equal.
 
     Args:
         source: the digest of the input, by its name in the manifest.
@@ -236,7 +237,7 @@ def write_shuffled(folder: Path, splits: Mapping[str, Sequence[int]], settings: 
     Boxes are stretched to the size of the image that they come to, so that p stays as it was.
     """
     store = RegionStore(folder / REGIONS)
-    giver = {}
+    giver: dict[int, int] = {}
     for split, members in splits.items():
         giver |= derangement(members, settings.seed, split)
     ids = store.ids.tolist()

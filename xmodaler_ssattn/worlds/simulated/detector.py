@@ -1,4 +1,4 @@
-"""A simulated detector's errors: which K boxes it reports of a picture. Whether an object is mentioned plays no part.
+"""A simulated detector's errors: which K boxes it reports of a picture. It does not know which objects are mentioned.
 
 ``detect_invented`` is the detector of the world of captions, ``detect_real`` the one of the world of annotations, whose
 errors depend on the size of the objects. Both return (K, 4) float64 xyxy boxes in whole pixels, in random order.

@@ -10,15 +10,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from xmodaler_ssattn.worlds.simulated.assumptions import Assumptions, Settings
 from xmodaler_ssattn.worlds.simulated.class_priors import KIN, kin_of
 
+A = TypeVar("A", bound=Assumptions)
+
 
 @dataclasses.dataclass(frozen=True)
-class World:
+class World(Generic[A]):
     """One simulated world.
 
     Attributes:
@@ -31,7 +34,7 @@ class World:
     """
 
     settings: Settings
-    assumptions: Assumptions
+    assumptions: A
     columns: Mapping[str, int]
     class_vectors: np.ndarray
     detector_vectors: np.ndarray
@@ -49,7 +52,7 @@ def generator(seed: int, *names: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big"))
 
 
-def make_world(settings: Settings, assumptions: Assumptions, classes: Sequence[str], words: Iterable[str]) -> World:
+def make_world(settings: Settings, assumptions: A, classes: Sequence[str], words: Iterable[str]) -> World[A]:
     """Sample the world.
 
     Args:
@@ -84,7 +87,7 @@ def _class_vectors(seed: int, purpose: str, names: Sequence[str], size: int, kin
     for name in names:
         own, groups = _unit(generator(seed, purpose, name).standard_normal(size)), kin_of(name)
         if groups:
-            shared = _unit(sum(common[number] for number in groups))
+            shared = _unit(np.sum([common[number] for number in groups], axis=0))
             own = _unit(np.sqrt(1 - kinship) * own + np.sqrt(kinship) * shared)
         rows.append(own)
     return np.stack(rows)

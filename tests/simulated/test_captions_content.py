@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from simulated.invented import hear, invented_captions, write_captions
+from simulated.made_up_captions import hear, invented_captions, write_captions
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.worlds.simulated.captions_content import learn_habits, read_captions
 from xmodaler_ssattn.worlds.simulated.dataset import choose_images
@@ -33,19 +33,19 @@ def test_how_often_and_how_early_objects_are_mentioned():
 
 
 def test_kin_in_one_caption_are_two_objects():
-    talk = hear(["A man and a guy."] + ["A man."] * 4)
-    assert [item.name for item in talk.objects] == ["man", "guy"]
-    assert talk.chains[0] == (0, 1)
+    content = hear(["A man and a guy."] + ["A man."] * 4)
+    assert [item.name for item in content.objects] == ["man", "guy"]
+    assert content.chains[0] == (0, 1)
 
 
 def test_other_words_count_once_a_caption():
-    talk = hear(["A man juggling and juggling.", "A man juggling.", "A man.", "A man.", "It rains."])
-    assert dict(talk.others) == {"juggling": 2 / 5, "rains": 1 / 5}
+    content = hear(["A man juggling and juggling.", "A man juggling.", "A man.", "A man.", "It rains."])
+    assert dict(content.others) == {"juggling": 2 / 5, "rains": 1 / 5}
 
 
 def test_captions_without_any_object():
-    talk = hear(["It rains."] * 5)
-    assert talk.objects == () and talk.chains == ((),) * 5
+    content = hear(["It rains."] * 5)
+    assert content.objects == () and content.chains == ((),) * 5
 
 
 def test_habits_count_images_words_and_how_many_words_an_object_has():

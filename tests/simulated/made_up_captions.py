@@ -17,23 +17,8 @@ from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, make
 from xmodaler_ssattn.worlds.simulated.detector import detect_invented
 from xmodaler_ssattn.worlds.simulated.layout import Layout
 
-CLASSES = [
-    "man",
-    "guy",
-    "woman",
-    "dog",
-    "ball",
-    "shirt",
-    "hat",
-    "street",
-    "tree",
-    "car",
-    "bench",
-    "bird",
-    "guitar",
-    "ladder",
-    "bucket",
-]
+NAMES = "man guy woman dog ball shirt hat street tree car bench bird guitar ladder bucket"
+CLASSES = NAMES.split()
 WHO = ["man", "guy", "woman"]
 WHAT = ["dog", "ball", "car", "bench", "bird", "guitar", "tree"]
 WORN = ["shirt", "hat"]
@@ -78,11 +63,7 @@ def hear(captions: list[str]) -> CaptionedImage:
 
 
 def small_world(
-    seed: int = 0,
-    num_regions: int = 36,
-    feature_dim: int = 32,
-    num_classes: int = 40,
-    **assumptions: float,
+    seed: int = 0, num_regions: int = 36, feature_dim: int = 32, num_classes: int = 40, **assumptions: float
 ) -> CaptionsWorld:
     """A world whose habits come from the first 60 invented pictures."""
     images = {number: hear(invent(number)) for number in range(60)}

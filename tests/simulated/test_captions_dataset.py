@@ -2,14 +2,14 @@
 
 import dataclasses
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simulated.invented import CLASSES, invented_captions, lemma, write_captions
+from simulated.made_up_captions import CLASSES, invented_captions, lemma, write_captions
+from worlds.tools import contents, load_tool
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.data.annotations import read_annotations
@@ -40,19 +40,12 @@ def made(captions, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("simulate_regions", ROOT / "tools" / "simulate_regions.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("simulate_regions")
 
 
 def again(captions, folder, assumptions=None, **changes):
-    settings = Settings(**{**{name: getattr(SMALL, name) for name in SMALL.__dataclass_fields__}, **changes})
+    settings = dataclasses.replace(SMALL, **changes)
     return simulate_from_captions(captions, folder, settings, assumptions or CaptionsAssumptions(), CLASSES, lemma)
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def numbers(folder, image_id):
@@ -161,15 +154,8 @@ def options(folder, manifest, out, **more):
         "SOLVER.EPOCH": 1,
         **more,
     }
-    return [
-        "--config-file",
-        CONFIG,
-        "--data",
-        str(folder),
-        "--device",
-        "cpu",
-        *(str(word) for pair in values.items() for word in pair),
-    ]
+    words = [word for pair in values.items() for word in pair]
+    return [str(word) for word in ("--config-file", CONFIG, "--data", folder, "--device", "cpu", *words)]
 
 
 def test_check_accepts_it(made, tmp_path, capsys):
@@ -274,23 +260,8 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_made(captions, tmp_
 def command(tool, captions, out, *flags):
     classes = captions.parent / "classes.txt"
     classes.write_text("\n".join(CLASSES))
-    return tool.main(
-        [
-            "--captions",
-            str(captions),
-            "--classes",
-            str(classes),
-            "--out",
-            str(out),
-            "--feature-dim",
-            "8",
-            "--num-classes",
-            "20",
-            "--seed",
-            "3",
-            *flags,
-        ]
-    )
+    words = ["--captions", captions, "--classes", classes, "--out", out, "--feature-dim", 8, "--num-classes", 20]
+    return tool.main([str(word) for word in (*words, "--seed", 3, *flags)])
 
 
 def test_the_command_makes_the_data_set_and_says_how_to_train(tool, captions, tmp_path, capsys):
@@ -356,25 +327,9 @@ def test_real_captions_become_a_data_set(tool, shared_data, tmp_path, capsys):
         whole = json.load(file)
     part = {key: whole[key] for key in list(whole)[::40]}
     out = tmp_path / "data"
-    assert (
-        tool.main(
-            [
-                "--captions",
-                str(write_captions(tmp_path / "part.json.gz", part)),
-                "--out",
-                str(out),
-                "--images",
-                "60",
-                "--val-images",
-                "10",
-                "--test-images",
-                "10",
-                "--feature-dim",
-                "32",
-            ]
-        )
-        == 0
-    )
+    words = ["--captions", write_captions(tmp_path / "part.json.gz", part), "--out", out, "--feature-dim", 32]
+    words += ["--images", 60, "--val-images", 10, "--test-images", 10]
+    assert tool.main([str(word) for word in words]) == 0
     manifest = json.loads((out / "simulated.json").read_text())
     assert manifest["num_classes"] == 1601 and manifest["reach"] > 0.93
     counts = manifest["counts"]["train"]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simulated.annotated_images import BOY, CLASSES, DOG, GIRL, children, empty, hatted
+from simulated.made_up_annotations import BOY, CLASSES, DOG, GIRL, children, empty, hatted
 from xmodaler_ssattn.boxes import area, iou
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
@@ -29,7 +29,7 @@ def world_of(num_regions=36, feature_dim=32, num_classes=40, seed=0, **assumptio
     return make_world(settings, AnnotationsAssumptions(**assumptions), CLASSES, words)
 
 
-def scene_of(boxes, size=(400, 300)):
+def layout_of(boxes, size=(400, 300)):
     boxes = np.array(boxes, dtype=np.int64).reshape(-1, 4)
     count = len(boxes)
     return Layout(*size, boxes, np.ones(count, dtype=np.int64), ((),) * count, (True,) * count)
@@ -108,10 +108,10 @@ def test_a_distractor_stands_at_its_relative_place_and_is_of_no_class_of_the_ima
     world = world_of(unmentioned_mean=50.0, unmentioned_unnamed=0.0, group_boxes=0.0, distractors="rim")
     donors = collect_donors([hear(hatted(2))], world.assumptions)
     wide = dataclasses.replace(hear(children(1)), width=400)  # twice as wide as the giver
-    scene = real_layout(world, wide, donors)
-    assert scene.mentioned == 4
+    layout = real_layout(world, wide, donors)
+    assert layout.mentioned == 4
     # the hat (80, 20, 100, 30) and the tree (0, 0, 20, 60) of 200 x 160
-    assert sorted(map(tuple, scene.boxes_px[4:].tolist())) == [(0, 0, 40, 60), (160, 20, 200, 30)]
+    assert sorted(map(tuple, layout.boxes_px[4:].tolist())) == [(0, 0, 40, 60), (160, 20, 200, 30)]
     own = real_layout(world, hear(hatted(5)), donors)  # it has a hat and a tree itself
     assert len(own.columns) == own.mentioned == 3
     assert len(real_layout(world, hear(hatted(2)), donors).columns) == 3  # nobody gives to itself
@@ -122,9 +122,9 @@ def test_distractors_come_from_the_donors_with_the_most_words_in_common():
     told = [dataclasses.replace(hear(hatted(number)), others={}) for number in range(10, 20)]
     told[4] = dataclasses.replace(told[4], others={"street": 0.2})
     told[4] = dataclasses.replace(told[4], objects=tuple(dataclasses.replace(o, name="ball") for o in told[4].objects))
-    scene = real_layout(world, hear(children(1)), collect_donors(told, world.assumptions))
-    assert set(scene.columns[scene.mentioned :].tolist()) <= {CLASSES.index("ball") + 1, CLASSES.index("people") + 1}
-    assert CLASSES.index("ball") + 1 in scene.columns
+    layout = real_layout(world, hear(children(1)), collect_donors(told, world.assumptions))
+    assert set(layout.columns[layout.mentioned :].tolist()) <= {CLASSES.index("ball") + 1, CLASSES.index("people") + 1}
+    assert CLASSES.index("ball") + 1 in layout.columns
 
 
 # --- a detector's errors --------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ EXACT = {"jitter": 0.0, "missed": 0.0, "missed_small": 0.0, "most_duplicates": 0
 
 def test_without_errors_every_box_is_found_as_it_is():
     boxes = [[10, 20, 90, 120], [200, 50, 380, 280], [100, 200, 120, 230]]
-    found = detect_real(AnnotationsAssumptions(**EXACT), 36, scene_of(boxes), np.random.default_rng(0))
+    found = detect_real(AnnotationsAssumptions(**EXACT), 36, layout_of(boxes), np.random.default_rng(0))
     assert found.shape == (36, 4) and {tuple(box) for box in boxes} <= {tuple(map(int, box)) for box in found}
 
 
@@ -142,52 +142,52 @@ def test_small_boxes_are_overlooked_more_often():
     a = AnnotationsAssumptions(
         **{**EXACT, "missed": 0.1, "missed_small": 0.6, "missed_area": 0.01, "partial_share": 0.0}
     )
-    scene = scene_of([[0, 0, 40, 30], [100, 50, 400, 250]])
-    assert (area(scene.boxes_px) / 120000).tolist() == [0.01, 0.5]
+    layout = layout_of([[0, 0, 40, 30], [100, 50, 400, 250]])
+    assert (area(layout.boxes_px) / 120000).tolist() == [0.01, 0.5]
     rng, found = np.random.default_rng(0), []
     for _ in range(600):
-        found.append((iou(scene.boxes_px, detect_real(a, 6, scene, rng)) == 1).any(axis=1))
-    # 600 draws: a standard deviation of 0.02 and 0.012
+        found.append((iou(layout.boxes_px, detect_real(a, 6, layout, rng)) == 1).any(axis=1))
+    # 600 samples: a standard deviation of 0.02 and 0.012
     assert 1 - np.mean(found, axis=0) == pytest.approx([0.32, 0.1], abs=0.06)
 
 
 def test_where_there_are_more_objects_than_regions_the_largest_are_found():
     boxes = [[0, 0, 20, 20], [50, 50, 150, 150], [200, 50, 390, 290]]
-    found = detect_real(AnnotationsAssumptions(**EXACT), 2, scene_of(boxes), np.random.default_rng(0))
+    found = detect_real(AnnotationsAssumptions(**EXACT), 2, layout_of(boxes), np.random.default_rng(0))
     assert sorted(map(tuple, found.tolist())) == [(50, 50, 150, 150), (200, 50, 390, 290)]
 
 
 def test_duplicates_are_further_regions_of_an_object_and_no_two_overlap_above_the_limit():
     a = AnnotationsAssumptions(missed=0.0, missed_small=0.0, most_duplicates=2, duplicate_chance=1.0, partial_share=0.0)
-    scene = scene_of([[100, 80, 300, 220]])
+    layout = layout_of([[100, 80, 300, 220]])
     several = 0
     for seed in range(40):
-        found = detect_real(a, 12, scene, np.random.default_rng(seed))
+        found = detect_real(a, 12, layout, np.random.default_rng(seed))
         overlap = iou(found, found) - np.eye(12)
         assert overlap.max() <= 0.7
-        several += (iou(scene.boxes_px, found) > 0.4).sum() > 1
+        several += (iou(layout.boxes_px, found) > 0.4).sum() > 1
     assert several > 20
 
 
 def test_a_picture_too_small_for_different_boxes_still_gets_all_regions():
-    found = detect_real(AnnotationsAssumptions(), 36, scene_of([[0, 0, 10, 10]], (12, 12)), np.random.default_rng(0))
+    found = detect_real(AnnotationsAssumptions(), 36, layout_of([[0, 0, 10, 10]], (12, 12)), np.random.default_rng(0))
     assert found.shape == (36, 4) and found.min() >= 0 and found.max() <= 12
-    assert detect_real(AnnotationsAssumptions(), 5, scene_of([]), np.random.default_rng(0)).shape == (5, 4)
+    assert detect_real(AnnotationsAssumptions(), 5, layout_of([]), np.random.default_rng(0)).shape == (5, 4)
 
 
 def test_regions_do_not_know_which_objects_are_mentioned():
     world = world_of()
     donors = collect_donors([hear(hatted(2))], world.assumptions)
     told = hear(children(1))
-    scene, regions = simulate_annotated(world, told, donors)
-    # rows are in the order of c alone
+    layout, regions = simulate_annotated(world, told, donors)
+    # rows are in the order of c
     best = regions.class_probs[:, 1:].max(axis=1)
     np.testing.assert_array_equal(np.argsort(-best, kind="stable"), np.arange(36))
-    blind = dataclasses.replace(scene, boxed=())
-    boxes, others = (detect_real(world.assumptions, 36, each, np.random.default_rng(0)) for each in (scene, blind))
+    blind = dataclasses.replace(layout, boxed=())
+    boxes, others = (detect_real(world.assumptions, 36, each, np.random.default_rng(0)) for each in (layout, blind))
     np.testing.assert_array_equal(boxes, others)
     for name in ("features", "class_probs"):
-        one, other = (getattr(regions_of(world, 1, told.others, each, boxes), name) for each in (scene, blind))
+        one, other = (getattr(regions_of(world, 1, told.others, each, boxes), name) for each in (layout, blind))
         assert one.tobytes() == other.tobytes()
 
 
