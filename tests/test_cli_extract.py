@@ -17,13 +17,13 @@ from xmodaler_ssattn.detectors.detected import Detector
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "data"
-    draw_sample(folder, num_images=12, feature_dim=32, workers=1)
+    draw_dataset(folder, num_images=12, feature_dim=32, workers=1)
     return folder
 
 
@@ -184,7 +184,7 @@ def test_weights_of_another_network_are_refused(photos, tmp_path, capsys):
     assert "resnet.pth" in capsys.readouterr().err
     np.savez(tmp_path / "other.npz", weight=np.zeros(3))
     assert extract(photos, tmp_path / "other.npz", tmp_path / "r.h5") == 2
-    assert "other.npz lacks" in capsys.readouterr().err
+    assert "other.npz: the keys mean, kind_weights" in capsys.readouterr().err
     assert extract(photos, tmp_path / "none.pth", tmp_path / "r.h5") == 2
     assert "none.pth does not exist" in capsys.readouterr().err
 

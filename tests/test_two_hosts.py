@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "contract" / "losses_of_a_run.py"
@@ -35,7 +35,7 @@ needs_upstream = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "data"
-    draw_sample(folder, num_images=48, feature_dim=32)
+    draw_dataset(folder, num_images=48, feature_dim=32)
     return folder
 
 

@@ -2,11 +2,10 @@
 
     python tools/describe_data.py --data data/flickr30k_entities [data/simulated ...] [--images 5000] [--json OUT]
 
-Prints, for folders written by `xmodaler prepare` with or without a region file: how large the boxes are and where, and
-how much of this follows from what the captions say; how well regions reach them; and, when asked, the linear probes of
-`tools/probe_regions.py` (--probes) and the floors and ceilings of the grounding scores (--floors test): what the
-largest region, the whole picture, chance or the detector alone would score, perfect attention, or a person's caption
-with its own boxes.
+Prints, for folders written by `xmodaler prepare` with or without a region file: how large the boxes are and where, how
+much of this follows from what the captions say, and how well regions reach them. --probes adds the linear probes of
+`tools/probe_regions.py`. --floors test adds floors and ceilings of the grounding scores: what the largest region, the
+whole picture, chance or only the detector would score, perfect attention, or a person's caption with its own boxes.
 xmodaler_ssattn/worlds/statistics.py and xmodaler_ssattn/evaluation/floors.py define every number.
 """
 
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +48,7 @@ ROWS = {
     "area_by_early": ("rise of log area with early mention (0 to 1)", False, 2),
     **{f"off_centre_{n}": (f"distance from the centre, widths, {n} mention{'s' * (n > 1)}", False, 3)
        for n in range(1, 6)},
-    "class_from_box": ("class guessed from the box alone", True, 1),
+    "class_from_box": ("class guessed from only the box", True, 1),
     "commonest_class": ("class guessed as the commonest", True, 1),
     "whole_picture": ("attention accuracy of the whole picture", True, 1),
     "regions_per_image": ("regions per image", False, 1),
@@ -66,27 +66,20 @@ FLOORS = {"attention_accuracy": "acc", "word_accuracy": "acc by word", "F1_all":
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", required=True, nargs="+", metavar="DIR", help="folders written by `xmodaler prepare`, or simulated"
-    )
-    parser.add_argument("--split", default="train", choices=SPLITS, help="of the statistics (default: train)")
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=5000,
-        metavar="N",
-        help="so many images of the split, chosen as tools/simulate_regions.py --images N chooses them; 0: all "
-        "(default: 5000)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of that choice (default: 0)")
-    parser.add_argument("--regions", metavar="FILE", help="another region file than DIR/regions.h5 (of a single DIR)")
-    parser.add_argument("--floors", metavar="SPLIT", choices=("val", "test"), help="also floors and ceilings")
-    parser.add_argument(
-        "--class-names", metavar="FILE", help="names of the class probabilities after the background, one per line"
-    )
-    parser.add_argument("--probes", action="store_true", help="also the linear probes; minutes")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    add = parser.add_argument
+    text = "folders written by `xmodaler prepare`, or simulated"
+    add("--data", required=True, nargs="+", metavar="DIR", help=text)
+    add("--split", default="train", choices=SPLITS, help="of the statistics (default: train)")
+    text = "images of the split, chosen as tools/simulate_regions.py --images N does; 0: all (default: 5000)"
+    add("--images", type=int, default=5000, metavar="N", help=text)
+    add("--seed", type=int, default=0, metavar="N", help="of that choice (default: 0)")
+    add("--regions", metavar="FILE", help="another region file than DIR/regions.h5 (of a single DIR)")
+    add("--floors", metavar="SPLIT", choices=("val", "test"), help="also floors and ceilings")
+    text = "names of the class probabilities after the background, one per line"
+    add("--class-names", metavar="FILE", help=text)
+    add("--probes", action="store_true", help="also the linear probes; takes minutes")
+    add("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
+    add("--json", metavar="FILE", help="also write the numbers there")
     return parser
 
 
@@ -126,38 +119,41 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_all(found: Mapping[str, Mapping[str, Any]]) -> None:
-    print_table(["", *found], [
-        [title, *(number(entry["statistics"].get(name), percent, digits) for entry in found.values())]
-        for name, (title, percent, digits) in ROWS.items()
-        if any(name in entry["statistics"] for entry in found.values())
-    ])  # fmt: skip
+    """Print the statistics side by side, the floors of each folder, and the probes side by side."""
+    statistics = {folder: entry["statistics"] for folder, entry in found.items()}
+    rows = {name: row for name, row in ROWS.items() if any(name in values for values in statistics.values())}
+    print_table(["", *found], {
+        title: [number(values.get(name), percent, digits) for values in statistics.values()]
+        for name, (title, percent, digits) in rows.items()
+    })  # fmt: skip
     for folder, entry in found.items():
-        if "floors" in entry:
-            rows = [[rule, *(number(scores[name], True, 1) for name in FLOORS)]
-                    for rule, scores in entry["floors"]["rules"].items()]  # fmt: skip
-            print(f"\nFloors and ceilings of {folder}, in percent: acc on all reference captions, F1 of a person's "
-                  "caption with such boxes.\n")  # fmt: skip
-            print_table(["", *FLOORS.values()], rows)
-            for note in entry["floors"]["notes"]:
-                print(f"\n{note}")
+        if "floors" not in entry:
+            continue
+        print(
+            f"\nFloors and ceilings of {folder}, in percent: acc on all reference captions, F1 of a person's caption "
+            "with such boxes.\n"
+        )
+        rules = entry["floors"]["rules"].items()
+        print_table(["", *FLOORS.values()], {rule: [number(scores[name]) for name in FLOORS] for rule, scores in rules})
+        for note in entry["floors"]["notes"]:
+            print(f"\n{note}")
     for kind, title in (("class", "Probes: which object is it? Accuracy"), ("talked_about", "Is it talked about? AUC")):
         probes = {folder: entry["probes"][kind] for folder, entry in found.items() if "probes" in entry}
         if probes:
             print(f"\n{title} in percent.\n")
-            names = dict.fromkeys(name for entry in probes.values() for name in entry)
-            print_table(["", *probes], [
-                [name, *(number(entry.get(name), True, 1) for entry in probes.values())] for name in names
-            ])  # fmt: skip
+            names = dict.fromkeys(name for values in probes.values() for name in values)
+            rows = {name: [number(values.get(name)) for values in probes.values()] for name in names}
+            print_table(["", *probes], rows)
 
 
-def number(value: float | None, percent: bool, digits: int) -> str:
-    if value is None or value != value:
+def number(value: float | None, percent: bool = True, digits: int = 1) -> str:
+    if value is None or math.isnan(value):
         return "-"
     return f"{100 * value:.{digits}f} %" if percent else f"{value:,.{digits}f}"
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows):
+def print_table(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    for row in (head, ["---", *["---:"] * (len(head) - 1)], *([title, *cells] for title, cells in rows.items())):
         print(f"| {' | '.join(row)} |")
 
 

@@ -4,7 +4,7 @@
     python tools/measure_pixels.py --regions data/simulated/regions.h5 [--images 200]
 
 Prints numbers beside those of the 360 real Bottom-Up regions that the simulation is calibrated by. LXMERT's columns
-hold the probability of the best class and not the whole distribution, so that of c only this can be compared.
+hold only the probability of the best class and not the whole distribution, so nothing else about c can be compared.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
-from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, Described, describe
+from xmodaler_ssattn.packs.store import Regions, RegionStore
+from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, describe
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,28 +29,26 @@ def build_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--regions", metavar="FILE", help="a region file of this project")
     source.add_argument("--lxmert", metavar="FILE", nargs="+", help="tsv files with the columns of LXMERT")
-    parser.add_argument("--images", type=int, default=200, metavar="N", help="at most so many images (default: 200)")
+    parser.add_argument("--images", type=int, default=200, metavar="N", help="at most this many images (default: 200)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
     return parser
 
 
-def read_lxmert(paths: list[str], most: int) -> list[Described]:
+def read_lxmert(paths: list[str], most: int) -> list[Regions]:
     pack = LxmertTsv(paths)
     if pack.problems:
         raise UserError("\n".join(pack.problems))
-    images = [pack.read(image_id) for image_id in pack.ids()[:most]]
-    return [Described(image.boxes_px, image.width, image.height, image.features, image.scores) for image in images]
-
-
-def read_regions(path: str, most: int) -> list[Described]:
-    store = RegionStore(path)
     found = []
-    for image_id in store.ids[:most].tolist():
-        image = store.read(image_id)
-        probs = image.class_probs
-        best = None if probs is None else np.asarray(probs, dtype=np.float32)[:, 1:].max(axis=1)
-        found.append(Described(image.boxes_px, image.width, image.height, image.features, best))
+    for image_id in pack.ids()[:most]:
+        image = pack.read(image_id)
+        probs = np.stack([1 - image.scores, image.scores], axis=1)  # of the best class and of all others
+        found.append(Regions(image_id, image.width, image.height, image.boxes_px, image.features, probs))
     return found
+
+
+def read_regions(path: str, most: int) -> list[Regions]:
+    store = RegionStore(path)
+    return [store.read(image_id) for image_id in store.ids[:most].tolist()]
 
 
 def run(args: argparse.Namespace) -> None:

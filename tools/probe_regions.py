@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,17 +23,13 @@ from xmodaler_ssattn.worlds.probe import STEPS, probe_folder
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder written by `xmodaler prepare`")
-    parser.add_argument("--regions", metavar="FILE", help="another region file than DIR/regions.h5")
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=5000,
-        metavar="N",
-        help="at most so many images of a split (default: 5000); memory is some N x 10 x (D + C) x 4 bytes",
-    )
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    add = parser.add_argument
+    add("--data", required=True, metavar="DIR", help="folder written by `xmodaler prepare`")
+    add("--regions", metavar="FILE", help="another region file than DIR/regions.h5")
+    text = "at most this many images per split (default: 5000); memory is about N x 10 x (D + C) x 4 bytes"
+    add("--images", type=int, default=5000, metavar="N", help=text)
+    add("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
+    add("--json", metavar="FILE", help="also write the numbers there")
     return parser
 
 
@@ -54,9 +51,9 @@ def print_table(found: dict[str, float]) -> None:
         print(f"| {name} | {100 * value:.1f} |")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     try:
-        run(build_parser().parse_args())
+        run(build_parser().parse_args(argv))
     except UserError as error:
         print(f"probe_regions: error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Make a data set whose captions are real and whose regions are simulated, around real boxes or from captions alone.
+"""Make a data set whose captions are real and whose regions are simulated, around real boxes or from captions only.
 
     python tools/simulate_regions.py --annotations data/flickr30k_entities --out data/simulated --images 5000
     python tools/simulate_regions.py --captions captions.json.gz --out data/simulated --images 5000 --feature-dim 512
@@ -37,7 +37,13 @@ from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.worlds.simulated import Assumptions, RealBoxes, Settings, simulate, simulate_annotated
+from xmodaler_ssattn.worlds.simulated import (
+    AnnotationsAssumptions,
+    CaptionsAssumptions,
+    Settings,
+    simulate_from_annotations,
+    simulate_from_captions,
+)
 
 SCALED = 500  # val and test images when --images is given
 
@@ -48,85 +54,79 @@ def build_parser() -> argparse.ArgumentParser:
     add("--annotations", metavar="DIR", help="folder of `xmodaler prepare annotations`, with real boxes")
     add("--captions", metavar="FILE", help="the captions file, to simulate the boxes, too")
     add("--out", required=True, metavar="DIR", help="folder to make")
-    add(
-        "--classes",
-        metavar="FILE",
-        help="with --captions: object classes, one a line (default: the 480 of Flickr30k Entities)",
-    )
+    text = "with --captions: object classes, one per line (default: the 480 of Flickr30k Entities)"
+    add("--classes", metavar="FILE", help=text)
     add("--split-ids", metavar="FILE", help="split_ids_flickr30k_entities.json (default: the splits of the input)")
     add("--images", type=int, metavar="N", help="training images (default: all, with all of val and test)")
     add("--val-images", type=int, metavar="N", help=f"default with --images: {SCALED}, or N if that is less; else all")
     add("--test-images", type=int, metavar="N", help="the same")
     add("--feature-dim", type=int, default=2048, metavar="D", help="size of a region feature (default: 2048)")
-    add("--regions", type=int, default=36, metavar="K", help="regions of an image (default: 36)")
-    add(
-        "--num-classes",
-        type=int,
-        default=1601,
-        metavar="C",
-        help="class probabilities, with the background (default: 1601)",
-    )
-    add(
-        "--dtype",
-        choices=("float16", "float32"),
-        default="float16",
-        help="of features and class probabilities in the file (default: float16)",
-    )
+    add("--regions", type=int, default=36, metavar="K", help="regions per image (default: 36)")
+    text = "class probabilities, with the background (default: 1601)"
+    add("--num-classes", type=int, default=1601, metavar="C", help=text)
+    text = "of features and class probabilities in the file (default: float16)"
+    add("--dtype", choices=("float16", "float32"), default="float16", help=text)
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=1, help="processes; the result is the same (default: 1)")
-    add("--shuffled", action="store_true", help="also write regions_shuffled.h5, the leak test's")
+    add("--shuffled", action="store_true", help="also write regions_shuffled.h5, for the leak test")
     _add_assumptions(parser)
     return parser
 
 
-WORLDS = {"--captions": Assumptions, "--annotations": RealBoxes}
+WORLDS = {"--captions": CaptionsAssumptions, "--annotations": AnnotationsAssumptions}
+FIELDS = {option: {field.name: field for field in dataclasses.fields(world)} for option, world in WORLDS.items()}
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _add_assumptions(parser: argparse.ArgumentParser) -> None:
     """An option for each assumption; its default is the one of the world that is made."""
-    worlds = {name: {field.name: field for field in dataclasses.fields(world)} for name, world in WORLDS.items()}
-    titles = {
-        "assumptions of both worlds": [name for name in worlds["--captions"] if name in worlds["--annotations"]],
-        **{
-            f"assumptions of the world of {option}": [
-                name for name in fields if sum(name in other for other in worlds.values()) == 1
-            ]
-            for option, fields in worlds.items()
-        },
-    }
-    for title, names in titles.items():
+    captions, annotations = FIELDS.values()
+    for title, names in (
+        ("assumptions of both worlds", [name for name in captions if name in annotations]),
+        ("assumptions of the world of --captions", [name for name in captions if name not in annotations]),
+        ("assumptions of the world of --annotations", [name for name in annotations if name not in captions]),
+    ):
         group = parser.add_argument_group(title)
         for name in names:
-            found = {option: fields[name] for option, fields in worlds.items() if name in fields}
-            field = next(reversed(found.values()))
-            defaults = {option: each.default for option, each in found.items()}
-            if len(set(defaults.values())) > 1:
-                said = ", ".join(f"{option} {value}" for option, value in defaults.items())
-            else:
-                said = str(field.default)
-            reason = field.metadata["reason"].replace("%", "%%")
+            field = annotations.get(name) or captions[name]
+            defaults = {option: fields[name].default for option, fields in FIELDS.items() if name in fields}
+            text = ", ".join(f"{option} {value}" for option, value in defaults.items())
+            default = text if len(set(defaults.values())) > 1 else field.default
             group.add_argument(
-                f"--{name.replace('_', '-')}",
+                flag(name),
                 type=type(field.default),
                 choices=field.metadata.get("choices"),
                 default=argparse.SUPPRESS,
                 metavar=None if "choices" in field.metadata else "X",
-                help=f"{reason} (default: {said})",
+                help=f"{field.metadata['reason'].replace('%', '%%')} (default: {default})",
             )
 
 
-def assumptions_of(args: argparse.Namespace, option: str) -> Assumptions | RealBoxes:
-    """The assumptions of the world that `option` asks for, as far as they are given.
+def assumptions_of(args: argparse.Namespace, option: str) -> CaptionsAssumptions | AnnotationsAssumptions:
+    """The assumptions of the world of `option`, as far as they are given.
 
     Raises:
-        UserError: assumptions of the other world are given, or values that cannot be.
+        UserError: assumptions of only the other world are given, or values outside their ranges.
     """
-    names = {field.name for field in dataclasses.fields(WORLDS[option])}
-    others = {field.name for world in WORLDS.values() for field in dataclasses.fields(world)} - names
-    given = sorted(f"--{name.replace('_', '-')}" for name in others if hasattr(args, name))
+    others = sorted({name for fields in FIELDS.values() for name in fields} - FIELDS[option].keys())
+    given = [flag(name) for name in others if hasattr(args, name)]
     if given:
         raise UserError(f"{', '.join(given)} cannot be used with {option}: that world does not assume it.")
-    return WORLDS[option](**{name: getattr(args, name) for name in names if hasattr(args, name)})
+    return WORLDS[option](**{name: getattr(args, name) for name in FIELDS[option] if hasattr(args, name)})
+
+
+def counts_of(args: argparse.Namespace) -> tuple[int, int, int] | None:
+    """Images of train, val and test; None for all."""
+    if args.images is None:
+        if args.val_images is not None or args.test_images is not None:
+            raise UserError("--val-images and --test-images need --images N.")
+        return None
+    scaled = min(SCALED, args.images)
+    val, test = (scaled if count is None else count for count in (args.val_images, args.test_images))
+    return args.images, val, test
 
 
 def run(args: argparse.Namespace) -> None:
@@ -135,27 +135,19 @@ def run(args: argparse.Namespace) -> None:
     if args.annotations is not None and args.classes is not None:
         raise UserError("--classes cannot be used with --annotations, which name their classes themselves.")
     splits = read_splits(args.split_ids) if args.split_ids else None
-    counts = None
-    if args.images is not None:
-        scaled = min(SCALED, args.images)
-        counts = (
-            args.images,
-            scaled if args.val_images is None else args.val_images,
-            scaled if args.test_images is None else args.test_images,
-        )
-    elif args.val_images is not None or args.test_images is not None:
-        raise UserError("--val-images and --test-images need --images N.")
-    settings = Settings(args.seed, counts, args.regions, args.feature_dim, args.num_classes, args.dtype, args.shuffled)
+    sizes = (args.regions, args.feature_dim, args.num_classes)
+    settings = Settings(args.seed, counts_of(args), *sizes, args.dtype, args.shuffled)
+    more = {"splits": splits, "workers": args.workers}
     if args.annotations is not None:
         what, assumptions = "Captions, phrases and boxes are real, regions", assumptions_of(args, "--annotations")
-        manifest, made = simulate_annotated(
-            args.annotations, args.out, settings, assumptions, noun_lemma, splits=splits, workers=args.workers
+        manifest, made = simulate_from_annotations(
+            args.annotations, args.out, settings, assumptions, noun_lemma, **more
         )
     else:
         what, assumptions = "Boxes and features", assumptions_of(args, "--captions")
         classes = read_classes(args.classes)
-        manifest, made = simulate(
-            args.captions, args.out, settings, assumptions, classes, noun_lemma, splits=splits, workers=args.workers
+        manifest, made = simulate_from_captions(
+            args.captions, args.out, settings, assumptions, classes, noun_lemma, **more
         )
     found = ", ".join(f"{split} {counts['images']:,}" for split, counts in manifest["counts"].items())
     print(

@@ -3,7 +3,7 @@
 import pytest
 
 from test_two_hosts import curve, needs_upstream
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 SHORT = {"SOLVER.EPOCH": "2", "SOLVER.EVAL_PERIOD": "2"}
 
@@ -11,7 +11,7 @@ SHORT = {"SOLVER.EPOCH": "2", "SOLVER.EVAL_PERIOD": "2"}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "data"
-    draw_sample(folder, num_images=48, feature_dim=32)
+    draw_dataset(folder, num_images=48, feature_dim=32)
     return folder
 
 

@@ -17,7 +17,7 @@ from toys import RAW, VOCAB_SIZE, toy_config, toy_sample
 from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DATASETS_REGISTRY, META_ARCH_REGISTRY, add_config, get_cfg, kfg
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 UPSTREAM = host.NAME == "upstream"
 
@@ -48,7 +48,7 @@ def no_cuda(monkeypatch):
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "data"
-    draw_sample(folder, num_images=48, feature_dim=32)
+    draw_dataset(folder, num_images=48, feature_dim=32)
     return folder
 
 

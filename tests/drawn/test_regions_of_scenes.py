@@ -8,12 +8,11 @@ from PIL import Image
 
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.worlds.drawn.classifier import fit_softmax, softmax
 from xmodaler_ssattn.worlds.drawn.descriptors import CROP, DESCRIPTOR_DIM, cut_crops, describe_crops
+from xmodaler_ssattn.worlds.drawn.drawn_dataset import label_regions
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES
-from xmodaler_ssattn.worlds.drawn.parallel import label_regions
 from xmodaler_ssattn.worlds.drawn.proposals import inside, jittered, propose_from_scene
-from xmodaler_ssattn.worlds.drawn.region_maker import SampleRegionMaker
+from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker, fit_softmax, softmax
 from xmodaler_ssattn.worlds.drawn.scenes import make_scene
 
 
@@ -28,7 +27,7 @@ def described(seed, count):
 
 @pytest.fixture(scope="module")
 def maker():
-    return SampleRegionMaker.fit(*described(1, 250), feature_dim=64)
+    return SceneRegionMaker.fit(*described(1, 250), feature_dim=64)
 
 
 # --- proposals ------------------------------------------------------------------------------------------
@@ -185,7 +184,7 @@ def test_a_picture_too_small_for_regions_is_refused(maker):
 
 def test_a_maker_survives_the_disk(maker, tmp_path):
     maker.save(tmp_path / "maker.npz")
-    loaded = SampleRegionMaker.load(tmp_path / "maker.npz")
+    loaded = SceneRegionMaker.load(tmp_path / "maker.npz")
     picture = make_scene(9, 3).draw()
     a, b = maker(picture), loaded(picture)
     np.testing.assert_array_equal(a.features, b.features)
@@ -196,16 +195,16 @@ def test_a_maker_survives_the_disk(maker, tmp_path):
 def test_bad_maker_files_are_refused_with_their_name(maker, tmp_path):
     path = tmp_path / "maker.npz"
     with pytest.raises(UserError, match="does not exist"):
-        SampleRegionMaker.load(path)
+        SceneRegionMaker.load(path)
     path.write_bytes(b"no archive")
-    with pytest.raises(UserError, match=r"maker\.npz cannot be read"):
-        SampleRegionMaker.load(path)
+    with pytest.raises(UserError, match=r"maker\.npz: no intact \.npz file"):
+        SceneRegionMaker.load(path)
     np.savez(path, mean=np.zeros(3))
-    with pytest.raises(UserError, match="lacks kind_weights.*num_regions; it has mean"):
-        SampleRegionMaker.load(path)
+    with pytest.raises(UserError, match="keys kind_weights.*num_regions are missing; it has mean"):
+        SceneRegionMaker.load(path)
     np.savez(path, **{**maker._arrays, "mean": np.zeros(3)}, class_names=np.asarray(CLASS_NAMES), num_regions=36)
     with pytest.raises(UserError, match=rf"mean has shape \(3,\), expected \({DESCRIPTOR_DIM},\)"):
-        SampleRegionMaker.load(path)
+        SceneRegionMaker.load(path)
     np.savez(path, **maker._arrays, class_names=np.asarray([{"code": 1}], dtype=object), num_regions=36)
-    with pytest.raises(UserError, match="cannot be read"):
-        SampleRegionMaker.load(path)
+    with pytest.raises(UserError, match="class_names"):
+        SceneRegionMaker.load(path)

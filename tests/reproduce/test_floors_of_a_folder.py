@@ -9,13 +9,13 @@ from xmodaler_ssattn.evaluation.floors import RULES, WITHOUT_REGIONS
 from xmodaler_ssattn.reproduce import floors
 from xmodaler_ssattn.reproduce.floors import kept_floors, read_floors
 from xmodaler_ssattn.reproduce.settings import DataFolder
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("floors") / "scenes"
-    draw_sample(folder, num_images=40, feature_dim=8, workers=1)
+    draw_dataset(folder, num_images=40, feature_dim=8, workers=1)
     return folder
 
 

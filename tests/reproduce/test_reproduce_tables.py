@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xmodaler_ssattn.reproduce.command import main
-from xmodaler_ssattn.worlds.drawn import draw_sample
+from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "reproduce_tables.py"
@@ -49,7 +49,7 @@ orderings:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reproduce")
-    draw_sample(folder / "data", num_images=40, feature_dim=32)
+    draw_dataset(folder / "data", num_images=40, feature_dim=32)
     (folder / "x.plan.yaml").write_text(PLAN)
     return folder
 

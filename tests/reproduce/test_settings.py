@@ -150,9 +150,9 @@ def test_values_on_a_command_line_are_read_back_as_they_were(tmp_path):
 
 
 def test_the_sizes_come_from_the_files_and_the_manifest(tmp_path):
-    from xmodaler_ssattn.worlds.drawn import draw_sample
+    from xmodaler_ssattn.worlds.drawn import draw_dataset
 
-    draw_sample(tmp_path / "s", num_images=20, feature_dim=16)
+    draw_dataset(tmp_path / "s", num_images=20, feature_dim=16)
     found = settings.read_data_folder(tmp_path / "s")
     words = (tmp_path / "s" / "vocabulary.txt").read_text().split()
     assert found.sizes == {

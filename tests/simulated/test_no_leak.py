@@ -5,22 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simulated.invented import hear, invent, small_world
+from simulated.made_up_captions import hear, invent, regions_in, small_world
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.worlds.simulated import make_image
-from xmodaler_ssattn.worlds.simulated.regions import make_regions
-from xmodaler_ssattn.worlds.simulated.scene import make_scene
-from xmodaler_ssattn.worlds.simulated.shuffled import derangement
+from xmodaler_ssattn.worlds.simulated.captions_dataset import simulate_captioned
+from xmodaler_ssattn.worlds.simulated.captions_layout import invent_layout
+from xmodaler_ssattn.worlds.simulated.dataset import derangement
 
 
 def test_regions_do_not_know_which_objects_are_mentioned_or_annotated():
     world = small_world()
     for number in range(20):
-        talk = hear(invent(number))
-        scene = make_scene(world, number, talk)
-        blind = dataclasses.replace(scene, mentioned=0, boxed=())
-        one, other = make_regions(world, number, talk, scene), make_regions(world, number, talk, blind)
+        content = hear(invent(number))
+        layout = invent_layout(world, number, content)
+        blind = dataclasses.replace(layout, boxed=())
+        one, other = regions_in(world, number, content, layout), regions_in(world, number, content, blind)
         for name in ("boxes_px", "features", "class_probs"):
             assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
 
@@ -28,9 +27,9 @@ def test_regions_do_not_know_which_objects_are_mentioned_or_annotated():
 def test_rows_are_in_the_order_of_c_alone_and_their_number_and_digits_say_nothing():
     world = small_world()
     for number in range(60):
-        _, regions = make_image(world, number, hear(invent(number)))
+        _, regions = simulate_captioned(world, number, hear(invent(number)))
         best = regions.class_probs[:, 1:].max(axis=1)
-        assert len(best) == world.num_regions
+        assert len(best) == world.settings.num_regions
         np.testing.assert_array_equal(np.argsort(-best, kind="stable"), np.arange(len(best)))
         np.testing.assert_array_equal(regions.boxes_px, np.rint(regions.boxes_px))
 
@@ -39,23 +38,23 @@ def test_the_order_of_the_captions_does_not_show():
     world = small_world()
     for number in range(20):
         captions = invent(number)
-        one, other = (make_image(world, number, hear(list(each)))[1] for each in (captions, reversed(captions)))
+        one, other = (simulate_captioned(world, number, hear(list(each)))[1] for each in (captions, reversed(captions)))
         np.testing.assert_array_equal(one.boxes_px, other.boxes_px)
         np.testing.assert_array_equal(one.class_probs, other.class_probs)
         np.testing.assert_allclose(one.features, other.features, atol=1e-4)  # sums in another order
 
 
 def test_the_id_does_not_show():
-    # The same captions under 300 ids: no number of V, p or c rises or falls with the id. 24 correlations of 300 draws
+    # The same captions under 300 ids: no number of V, p or c rises or falls with the id. 24 correlations of 300 samples
     # have a standard deviation of 0.058; 0.25 is more than four of it.
-    world, talk = small_world(), hear(invent(1))
+    world, content = small_world(), hear(invent(1))
     numbers = []
     for image_id in range(300):
-        scene, regions = make_image(world, image_id, talk)
+        layout, regions = simulate_captioned(world, image_id, content)
         numbers.append(
             [
-                scene.width,
-                len(scene.columns),
+                layout.width,
+                len(layout.columns),
                 *regions.boxes_px.mean(axis=0),
                 *regions.class_probs[0, :8],
                 *regions.features.mean(axis=0)[:8],
@@ -71,10 +70,10 @@ def test_unmentioned_objects_are_described_as_richly_as_mentioned_ones():
     world = small_world()
     told, others = [], []
     for number in range(400):
-        scene = make_scene(world, number, hear(invent(number)))
-        counts = [len(words) for words in scene.modifiers]
-        told += counts[: scene.mentioned]
-        others += counts[scene.mentioned :]
+        layout = invent_layout(world, number, hear(invent(number)))
+        counts = [len(words) for words in layout.modifiers]
+        told += counts[: layout.mentioned]
+        others += counts[layout.mentioned :]
     assert np.mean(others) == pytest.approx(np.mean(told), rel=0.15)
 
 
@@ -83,9 +82,9 @@ def mentioned_mass(regions_of):
     world = small_world()
     found = []
     for number in range(60):
-        talk = hear(invent(number))
-        _, regions = make_image(world, regions_of(number), hear(invent(regions_of(number))))
-        found += [regions.class_probs[:, world.columns[item.name]].max() for item in talk.objects]
+        content = hear(invent(number))
+        _, regions = simulate_captioned(world, regions_of(number), hear(invent(regions_of(number))))
+        found += [regions.class_probs[:, world.columns[item.name]].max() for item in content.objects]
     return np.mean(found)
 
 
@@ -113,8 +112,8 @@ def test_one_image_cannot_be_exchanged():
 def test_a_region_around_an_object_is_not_the_annotated_box_itself():
     world, equal, near = small_world(), 0, 0
     for number in range(60):
-        scene, regions = make_image(world, number, hear(invent(number)))
-        overlap = iou(regions.boxes_px, scene.boxes_px)
+        layout, regions = simulate_captioned(world, number, hear(invent(number)))
+        overlap = iou(regions.boxes_px, layout.boxes_px)
         near += (overlap > 0.5).sum()
         equal += (overlap == 1).sum()
     assert near > 500 and equal / near < 0.01

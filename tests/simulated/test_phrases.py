@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulated.invented import lemma
+from simulated.made_up_captions import lemma
 from xmodaler_ssattn.worlds.simulated.phrases import MANY, object_phrases, other_words, split_words
 
 CLASSES = frozenset(

@@ -1,12 +1,12 @@
 """Statistics of annotations and regions: by hand on two pictures, and against a slow obvious version."""
 
-import importlib.util
 import json
 import math
 
 import numpy as np
 import pytest
 
+from worlds.tools import load_tool
 from xmodaler_ssattn.data.splits import image_rank
 from xmodaler_ssattn.packs.store import RegionWriter
 from xmodaler_ssattn.worlds.statistics import (
@@ -42,7 +42,7 @@ IMAGES = [
 ]  # fmt: skip
 
 
-def test_objects_are_chains_with_the_box_around_all_that_was_drawn():
+def test_objects_are_chains_with_the_box_around_all_their_boxes():
     found = read_objects(IMAGES)
     # The man, the dog and the sky without a box of image 1, the man of image 2; the phrase without a chain is nothing.
     assert found.image.tolist() == [0, 0, 0, 1] and found.label.tolist() == [0, 1, -1, 0]
@@ -92,7 +92,7 @@ def made_objects(count=400, seed=0) -> Objects:
     side = np.sqrt(np.exp(log_area))
     corner = rng.uniform(0, 0.3, (count, 2))
     box = np.concatenate([corner, corner + side[:, None]], axis=1)
-    totals = dict.fromkeys(("images", "captions", "phrases", "words", "drawn"), count)
+    totals = dict.fromkeys(("images", "captions", "phrases", "words", "boxes"), count)
     ones = np.ones(count, dtype=np.int64)
     image = np.arange(count)
     return Objects(image, label, ("a", "b", "c"), mentions, early, ones, box, np.full(count, 1e-9), totals)
@@ -156,11 +156,11 @@ def test_regions_reach_boxes_and_words():
 
 
 def test_the_order_of_images_is_that_of_the_simulated_data_sets():
-    from xmodaler_ssattn.worlds.simulated.captions import choose_images
+    from xmodaler_ssattn.worlds.simulated.dataset import choose_images
 
     ids = list(range(100, 140))
-    (chosen,) = {tuple(part) for part in choose_images(dict.fromkeys(ids), dict.fromkeys(("train", "val", "test"), ids),
-                                                       (7, 7, 7), 3).values()}  # fmt: skip
+    splits = dict.fromkeys(("train", "val", "test"), ids)
+    (chosen,) = {tuple(part) for part in choose_images(dict.fromkeys(ids, "train"), splits, (7, 7, 7), 3).values()}
     assert list(chosen) == sorted(sorted(ids, key=lambda image_id: image_rank(3, image_id))[:7])
 
 
@@ -185,29 +185,12 @@ def write_data(folder):
     return folder
 
 
-def tool(root):
-    """tools/describe_data.py as a module: another process would cost seconds each time."""
-    spec = importlib.util.spec_from_file_location("describe_data", root / "tools" / "describe_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_tool_prints_data_sets_side_by_side_and_their_floors(tmp_path, request, capsys):
+def test_the_tool_prints_data_sets_side_by_side_and_their_floors(tmp_path, capsys):
     one, other = write_data(tmp_path / "one"), write_data(tmp_path / "other")
     (other / "regions.h5").unlink()
-    words = [
-        "--data",
-        one,
-        other,
-        "--floors",
-        "test",
-        "--class-names",
-        one / "names.txt",
-        "--json",
-        tmp_path / "x.json",
-    ]
-    assert tool(request.config.rootpath).main([str(word) for word in words]) == 0
+    words = ["--data", one, other, "--floors", "test", "--class-names", one / "names.txt"]
+    words += ["--json", tmp_path / "x.json"]
+    assert load_tool("describe_data").main([str(word) for word in words]) == 0
     printed = capsys.readouterr().out
     assert "| objects with several boxes | 33.3 % | 33.3 % |" in printed
     assert "| boxes that a region reaches (IoU > 0.5) | 25.0 % | - |" in printed
@@ -227,7 +210,7 @@ def test_the_tool_prints_data_sets_side_by_side_and_their_floors(tmp_path, reque
     (["--data", "{}/one", "{}/one", "--regions", "{}/one/regions.h5"], "--regions belongs to a single folder"),
     (["--data", "{}/one", "--floors", "val"], "grounding_val.json does not exist"),
 ])  # fmt: skip
-def test_a_mistake_on_the_tools_command_line_is_named(tmp_path, request, capsys, words, message):
+def test_a_mistake_on_the_tools_command_line_is_named(tmp_path, capsys, words, message):
     write_data(tmp_path / "one")
-    assert tool(request.config.rootpath).main([word.format(tmp_path) for word in words]) == 2
+    assert load_tool("describe_data").main([word.format(tmp_path) for word in words]) == 2
     assert message in capsys.readouterr().err

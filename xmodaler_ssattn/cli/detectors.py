@@ -15,14 +15,14 @@ from xmodaler_ssattn.detectors.detected import Detected, Detector
 from xmodaler_ssattn.detectors.loading import BACKENDS, load_detector
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.worlds.drawn.region_maker import SampleRegionMaker
+from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
 from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
 MIN_MAX = (36, 36)
 
 
 class SampleDetector:
-    """``SampleRegionMaker`` as a ``Detector``.
+    """``SceneRegionMaker`` as a ``Detector``.
 
     Attributes:
         max_boxes: regions per picture.
@@ -30,7 +30,7 @@ class SampleDetector:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self._maker = SampleRegionMaker.load(path)
+        self._maker = SceneRegionMaker.load(path)
         self.feature_dim = self._maker.feature_dim
         self.num_classes = self._maker.num_classes - 1
         self.max_boxes = self._maker.num_regions

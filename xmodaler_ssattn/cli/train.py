@@ -246,14 +246,15 @@ def prepare_sample(cfg: Any) -> None:
     """
     if not cfg.DATALOADER.SAMPLE_SCENES:
         return
-    from xmodaler_ssattn.worlds.drawn import draw_sample
+    from xmodaler_ssattn.worlds.drawn import draw_dataset
 
     folder = Path(cfg.DATALOADER.ANNO_FOLDER)
     if not folder.exists():
         print(f"The sample scenes are not there yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
-    sample = draw_sample(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=cfg.MODEL.VISUAL_EMBED.IN_DIM)
-    cfg.MODEL.VOCAB_SIZE = sample.manifest["vocabulary_size"]
-    cfg.MODEL.SS_ATTENTION.NUM_CLASSES = sample.manifest["num_classes"]
+    feature_dim = cfg.MODEL.VISUAL_EMBED.IN_DIM
+    manifest, _ = draw_dataset(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=feature_dim)
+    cfg.MODEL.VOCAB_SIZE = manifest["vocabulary_size"]
+    cfg.MODEL.SS_ATTENTION.NUM_CLASSES = manifest["num_classes"]
 
 
 def share_log_handlers() -> None:

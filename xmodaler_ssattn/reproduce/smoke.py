@@ -33,7 +33,7 @@ def smoke_plan(plan: Plan) -> Plan:
 
 def draw_data(folder: Path) -> None:
     """Draw the scenes unless they are there."""
-    from xmodaler_ssattn.worlds.drawn import draw_sample
+    from xmodaler_ssattn.worlds.drawn import draw_dataset
 
     print(f"Sample scenes: {SCENES} in {folder}", flush=True)
-    draw_sample(folder, num_images=SCENES, feature_dim=FEATURE_DIM)
+    draw_dataset(folder, num_images=SCENES, feature_dim=FEATURE_DIM)

@@ -1,4 +1,4 @@
-"""What region features look like by numbers: overlap and likeness, norms, zeros, how certain the detector is.
+"""What region features look like, in numbers: overlap and likeness, norms, zeros, how certain the detector is.
 
 A simulation is calibrated by these: the same function measures real regions and simulated ones.
 """
@@ -12,38 +12,22 @@ import numpy as np
 
 from xmodaler_ssattn.boxes import area as area_of
 from xmodaler_ssattn.boxes import iou
+from xmodaler_ssattn.packs.store import Regions
 
 IOU_BINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 QUANTILES = (5, 25, 50, 75, 95)
 LEAST_PAIRS = 5  # a mean over fewer pairs is not given
+_BIN_NAMES = [f"{high:g}" for high in IOU_BINS]
 
 # Measured by `tools/measure_pixels.py` on the 360 Bottom-Up regions (10 images) that airsplay/py-bottom-up-attention
 # gives as an example: numbers of their statistics, no feature.
+_COSINES = (0.2712, 0.3399, 0.4867, 0.6134, 0.7048, 0.7723, 0.8394, 0.927, None)
+_PAIRS = (0.5624, 0.224, 0.089, 0.0637, 0.0276, 0.0179, 0.0092, 0.0062, 0.0)
 BOTTOM_UP: dict[str, Any] = {
     "images": 10,
     "regions": 360,
-    "cosine_by_iou": {
-        "0": 0.2712,
-        "0.1": 0.3399,
-        "0.2": 0.4867,
-        "0.3": 0.6134,
-        "0.4": 0.7048,
-        "0.5": 0.7723,
-        "0.6": 0.8394,
-        "0.7": 0.927,
-        "1": None,
-    },
-    "pairs_by_iou": {
-        "0": 0.5624,
-        "0.1": 0.224,
-        "0.2": 0.089,
-        "0.3": 0.0637,
-        "0.4": 0.0276,
-        "0.5": 0.0179,
-        "0.6": 0.0092,
-        "0.7": 0.0062,
-        "1": 0.0,
-    },
+    "cosine_by_iou": dict(zip(_BIN_NAMES, _COSINES)),
+    "pairs_by_iou": dict(zip(_BIN_NAMES, _PAIRS)),
     "cosine_between_images": 0.1858,
     "rms": 1.6033,
     "norm_variation": 0.1563,
@@ -57,25 +41,12 @@ BOTTOM_UP: dict[str, Any] = {
 }
 
 
-class Described:
-    """The regions of one image.
+def describe(images: Sequence[Regions]) -> dict[str, Any]:
+    """Statistics of some images' regions.
 
     Args:
-        boxes_px: (K, 4).
-        width, height: pixels.
-        features: (K, D).
-        confidence: (K,), the largest class probability beside the background's; None when not known.
-    """
-
-    def __init__(
-        self, boxes_px: np.ndarray, width: int, height: int, features: np.ndarray, confidence: np.ndarray | None
-    ) -> None:
-        self.boxes_px, self.features, self.confidence = boxes_px, np.asarray(features, dtype=np.float64), confidence
-        self.log_area = np.log(np.maximum(area_of(boxes_px) / (width * height), 1e-6))
-
-
-def describe(images: Sequence[Described]) -> dict[str, Any]:
-    """Statistics of some images' regions.
+        images: of their class probabilities only the largest except the background's counts: how certain the detector
+            is of its best class. They may be None.
 
     Returns:
         images, regions: how many;
@@ -87,55 +58,55 @@ def describe(images: Sequence[Described]) -> dict[str, Any]:
         zeros, zeros_deviation: share of zeros of a region, mean and standard deviation;
         zeros_and_log_area, norm_and_log_area, confidence_and_log_area: correlations;
         confidence, confidence_quantiles: mean, and at 5, 25, 50, 75, 95 %.
-        A value that cannot be had (a constant, too few pairs, no confidence) is None.
+        A value that cannot be computed (a constant, too few pairs, no confidence) is None.
     """
-    features = np.concatenate([image.features for image in images])
+    features = np.concatenate([image.features for image in images], dtype=np.float64)
     norm = np.linalg.norm(features, axis=1)
     unit = features / np.maximum(norm, 1e-12)[:, None]
-    number = np.repeat(np.arange(len(images)), [len(image.features) for image in images])
-    log_area = np.concatenate([image.log_area for image in images])
+    of_image = np.split(unit, np.cumsum([len(image.features) for image in images])[:-1])
+    area = np.concatenate([area_of(image.boxes_px) / (image.width * image.height) for image in images])
+    log_area = np.log(np.maximum(area, 1e-6))
     zero = (features == 0).mean(axis=1)
-    overlap, cosine = [np.zeros(0)], [np.zeros(0)]
-    for place, image in enumerate(images):
-        upper = np.triu_indices(len(image.features), 1)
-        own = unit[number == place]
-        overlap.append(iou(image.boxes_px, image.boxes_px)[upper])
-        cosine.append((own @ own.T)[upper])
-    overlap, cosine = np.concatenate(overlap), np.concatenate(cosine)
-    by_iou, pairs = {}, {}
-    low = -1.0
-    for high in IOU_BINS:
-        inside = (overlap > low) & (overlap <= high)
-        by_iou[f"{high:g}"] = _rounded(cosine[inside].mean()) if inside.sum() >= LEAST_PAIRS else None
-        pairs[f"{high:g}"] = _rounded(inside.mean()) if len(overlap) else None
-        low = high
-    known = [image.confidence for image in images if image.confidence is not None]
-    confidence = np.concatenate(known) if len(known) == len(images) else None
-    return {
+    overlaps, cosines = [np.zeros(0)], [np.zeros(0)]
+    for image, own in zip(images, of_image):
+        upper = np.triu_indices(len(own), 1)
+        overlaps.append(iou(image.boxes_px, image.boxes_px)[upper])
+        cosines.append((own @ own.T)[upper])
+    overlap, cosine = np.concatenate(overlaps), np.concatenate(cosines)
+    bins = [np.searchsorted(IOU_BINS, overlap) == number for number in range(len(IOU_BINS))]
+    found = {
         "images": len(images),
         "regions": len(features),
-        "cosine_by_iou": by_iou,
-        "pairs_by_iou": pairs,
-        "cosine_between_images": _between(unit, number),
+        "cosine_by_iou": {
+            name: _rounded(cosine[inside].mean()) if inside.sum() >= LEAST_PAIRS else None
+            for name, inside in zip(_BIN_NAMES, bins)
+        },
+        "pairs_by_iou": {
+            name: _rounded(inside.mean()) if len(overlap) else None for name, inside in zip(_BIN_NAMES, bins)
+        },
+        "cosine_between_images": _between(unit, of_image),
         "rms": _rounded(np.sqrt((features**2).mean())),
         "norm_variation": _rounded(norm.std() / norm.mean()),
         "zeros": _rounded(zero.mean()),
         "zeros_deviation": _rounded(zero.std()),
         "zeros_and_log_area": _correlation(zero, log_area),
         "norm_and_log_area": _correlation(norm, log_area),
-        "confidence": None if confidence is None else _rounded(confidence.mean()),
-        "confidence_quantiles": None
-        if confidence is None
-        else [_rounded(q) for q in np.percentile(confidence, QUANTILES)],
-        "confidence_and_log_area": None if confidence is None else _correlation(confidence, log_area),
+        "confidence": None,
+        "confidence_quantiles": None,
+        "confidence_and_log_area": None,
     }
+    if all(image.class_probs is not None for image in images):
+        confidence = np.concatenate([image.class_probs[:, 1:].max(axis=1) for image in images])
+        found["confidence"] = _rounded(confidence.mean())
+        found["confidence_quantiles"] = [_rounded(q) for q in np.percentile(confidence, QUANTILES)]
+        found["confidence_and_log_area"] = _correlation(confidence, log_area)
+    return found
 
 
-def _between(unit: np.ndarray, number: np.ndarray) -> float | None:
+def _between(unit: np.ndarray, of_image: Sequence[np.ndarray]) -> float | None:
     """Mean cosine over pairs of different images: the sum over all pairs less those inside each image."""
     total, pairs = float((unit.sum(axis=0) ** 2).sum()), len(unit) ** 2
-    for place in np.unique(number):
-        own = unit[number == place]
+    for own in of_image:
         total, pairs = total - float((own.sum(axis=0) ** 2).sum()), pairs - len(own) ** 2
     return _rounded(total / pairs) if pairs else None
 

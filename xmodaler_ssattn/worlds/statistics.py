@@ -1,9 +1,9 @@
 """What a data set's annotations and regions are like, in numbers: to compare a simulated data set with the real one.
 
-An *object* is what the captions of an image talk about: a coreference chain. A phrase without a chain (GVD's prepared
-file keeps none) counts with the phrases of its image that have its class and its box. The object's class is that of
-most of its phrases (of equally many the one said first), its box the smallest box around all that were drawn for it.
-Areas are shares of the picture, places are fractions of its sides, shares and accuracies are fractions.
+An *object* is what the captions of an image mention: a coreference chain. A phrase without a chain (GVD's prepared
+file keeps none) belongs with the phrases of its image that have its class and its box. The object's class is that of
+most of its phrases (of equally many the one mentioned first), its box the smallest box around all of its boxes. Areas
+are shares of the picture, places are fractions of its sides, shares and accuracies are fractions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +19,10 @@ import numpy as np
 from xmodaler_ssattn.boxes import area, iou
 from xmodaler_ssattn.data.classes import union_box
 
-MIN_IOU = 0.5  # a region reaches a box from here on; the metric's threshold
+MIN_IOU = 0.5  # a region reaches a box above this IoU; the metric's threshold
 CAPTIONS = 5
-HELD_OUT = 5  # one image of so many tests the guess of the class
-AREAS = (0.01, 0.05, 0.2)  # limits between which the reach of the regions is told apart
+HELD_OUT = 5  # every fifth image tests the guess of the class
+AREAS = (0.01, 0.05, 0.2, 1)  # the reach of the regions is counted up to each of these areas
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Objects:
         classes: the class names that occur.
         mentions: (n,) int64, how many captions of the image mention it.
         early: (n,) float64, mean over these captions of 1 / (1 + objects mentioned before it in the caption).
-        boxes: (n,) int64, how many boxes were drawn for it; 0 is an object that is mentioned and has no box.
+        boxes: (n,) int64, how many boxes it has; 0 is an object that is mentioned and has no box.
         box: (n, 4) float64, x1, y1, x2, y2 of the box around them as fractions of the sides; NaN without box.
         pixel: (n,) float64, area of one pixel.
-        totals: images, captions, phrases, words, drawn (boxes, each once per image).
+        totals: images, captions, phrases, words, boxes (each once per image).
     """
 
     image: np.ndarray
@@ -55,84 +55,67 @@ class Objects:
         return len(self.image)
 
 
-@dataclass
-class _Object:
-    boxes: Sequence[Sequence[float]]
-    classes: Counter[str] = field(default_factory=Counter)
-    places: list[int] = field(default_factory=list)  # in each caption that mentions it
+def read_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
+    """The objects of the images of an annotation file; one pass."""
+    rows: list[tuple] = []
+    totals = dict.fromkeys(("images", "captions", "phrases", "words", "boxes"), 0)
+    labels: dict[str, int] = {}
+    for number, image in enumerate(images):
+        width, height = image["width"], image["height"]
+        names: dict[Any, Counter[str]] = {}  # object -> how often each class
+        places: dict[Any, list[int]] = {}  # object -> objects mentioned before it, in each caption that mentions it
+        boxes: dict[Any, list] = {}
+        for caption in image["captions"]:
+            keys = [_object_key(phrase) for phrase in caption["phrases"]]
+            for key, phrase in zip(keys, caption["phrases"]):
+                if key is not None:
+                    boxes.setdefault(key, phrase["boxes"])
+                    names.setdefault(key, Counter()).update([phrase["class"]] if phrase["class"] is not None else ())
+            for place, key in enumerate(dict.fromkeys(key for key in keys if key is not None)):
+                places.setdefault(key, []).append(place)
+        for key, before in places.items():
+            label = labels.setdefault(names[key].most_common(1)[0][0], len(labels)) if names[key] else -1
+            early = sum(1 / (1 + place) for place in before) / len(before)
+            x1, y1, x2, y2 = union_box(boxes[key]) if boxes[key] else (math.nan,) * 4
+            box = (x1 / width, y1 / height, x2 / width, y2 / height)
+            rows.append((number, label, len(before), len(boxes[key]), early, 1 / (width * height), *box))
+        totals["images"] += 1
+        totals["captions"] += len(image["captions"])
+        totals["phrases"] += sum(len(caption["phrases"]) for caption in image["captions"])
+        totals["words"] += sum(len(caption["tokens"]) for caption in image["captions"])
+        totals["boxes"] += len({tuple(box) for each in boxes.values() for box in each})
+    table = np.array(rows, dtype=np.float64).reshape(-1, 10)
+    number, label, mentions, count = table[:, :4].astype(np.int64).T
+    early, pixel = table[:, 4:6].T
+    return Objects(number, label, tuple(labels), mentions, early, count, table[:, 6:], pixel, totals)
 
 
-def _objects_of(image: Mapping[str, Any]) -> list[_Object]:
-    """The objects of one image of an annotation file, in the order in which they are first mentioned."""
-    found: dict[Any, _Object] = {}
-    for caption in image["captions"]:
-        here: dict[Any, int] = {}
-        for phrase in caption["phrases"]:
-            key = _key(phrase)
-            if key is None:
-                continue
-            item = found.setdefault(key, _Object(phrase["boxes"]))
-            here.setdefault(key, len(here))
-            if phrase["class"] is not None:
-                item.classes[phrase["class"]] += 1
-        for key, place in here.items():
-            found[key].places.append(place)
-    return list(found.values())
-
-
-def _key(phrase: Mapping[str, Any]) -> Any:
+def _object_key(phrase: Mapping[str, Any]) -> Any:
     if phrase["chain"] is not None:
         return phrase["chain"]
     return (phrase["class"], tuple(union_box(phrase["boxes"]))) if phrase["boxes"] else None
 
 
-def read_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
-    """The objects of the images of an annotation file; one pass."""
-    rows: list[tuple] = []
-    totals = dict.fromkeys(("images", "captions", "phrases", "words", "drawn"), 0)
-    labels: dict[str, int] = {}
-    for number, image in enumerate(images):
-        found = _objects_of(image)
-        totals["images"] += 1
-        totals["captions"] += len(image["captions"])
-        totals["phrases"] += sum(len(caption["phrases"]) for caption in image["captions"])
-        totals["words"] += sum(len(caption["tokens"]) for caption in image["captions"])
-        totals["drawn"] += len({tuple(box) for item in found for box in item.boxes})
-        width, height = image["width"], image["height"]
-        for item in found:
-            name = item.classes.most_common(1)[0][0] if item.classes else None
-            label = -1 if name is None else labels.setdefault(name, len(labels))
-            early = sum(1 / (1 + place) for place in item.places) / len(item.places)
-            x1, y1, x2, y2 = union_box(item.boxes) if item.boxes else (math.nan,) * 4
-            box = (x1 / width, y1 / height, x2 / width, y2 / height)
-            rows.append((number, label, len(item.places), early, len(item.boxes), *box, 1 / (width * height)))
-    table = np.array(rows, dtype=np.float64).reshape(-1, 10)
-    image, label, mentions, boxes = (table[:, column].astype(np.int64) for column in (0, 1, 2, 4))
-    return Objects(
-        image, label, tuple(labels), mentions, table[:, 3], boxes, table[:, 5:9], table[:, 9], totals
-    )  # fmt: skip
-
-
 def annotation_statistics(objects: Objects) -> dict[str, float]:
-    """The statistics of a data set's annotations; NaN where nothing can be counted.
+    """The statistics of a data set's annotations; NaN where there is nothing to count.
 
     ``images``; ``captions_per_image``; ``words_per_caption`` (tokens); ``phrases_per_caption`` (marked phrases);
-    ``boxes_per_image`` (drawn boxes, one that stands for several objects counts once); ``objects_per_image``.
+    ``boxes_per_image`` (a box of several objects counts once); ``objects_per_image``.
 
-    ``without_box``: share of the objects for which no box was drawn. All others are about the *known* objects, those
-    with a box and a class:
+    ``without_box``: share of the objects that have no box. All others are about the *known* objects, those with a box
+    and a class:
 
-    * ``several_boxes``: share of them for which more than one box was drawn.
+    * ``several_boxes``: share of them that have more than one box.
     * ``median_area``: median area of their box.
-    * ``area_by_mentions``: how much of the log area (natural; a box has one pixel at least) is explained by the number
+    * ``area_by_mentions``: how much of the log area (natural; a box has at least one pixel) is explained by the number
       of captions that mention the object, within a class: the squared correlation of the two after subtracting the
       mean of the object's class from each.
     * ``area_deviation``: standard deviation of the log area that class and number of mentions leave.
     * ``area_by_early``: by how much the log area rises from ``early`` 0 to 1: its coefficient in the least-squares
       regression of the log area on ``early`` and the number of mentions, within a class.
     * ``off_centre_1`` to ``off_centre_5``: mean horizontal distance of the box's centre from the picture's, in widths,
-      of objects that so many captions mention.
-    * ``class_from_box``: accuracy of guessing the class from the box alone, by linear discriminant analysis of (x and y
+      of objects that this many captions mention.
+    * ``class_from_box``: accuracy of guessing the class from the box only, by linear discriminant analysis of (x and y
       of the centre, log width, log height) with the classes' frequencies as prior; the objects of every fifth image are
       guessed from the others. ``commonest_class``: accuracy on the same objects of the class that is commonest in the
       others.
@@ -148,7 +131,7 @@ def annotation_statistics(objects: Objects) -> dict[str, float]:
         "captions_per_image": _ratio(totals["captions"], totals["images"]),
         "words_per_caption": _ratio(totals["words"], totals["captions"]),
         "phrases_per_caption": _ratio(totals["phrases"], totals["captions"]),
-        "boxes_per_image": _ratio(totals["drawn"], totals["images"]),
+        "boxes_per_image": _ratio(totals["boxes"], totals["images"]),
         "objects_per_image": _ratio(len(objects), totals["images"]),
         "without_box": _mean(objects.boxes == 0),
         "several_boxes": _mean(objects.boxes[known] > 1),
@@ -164,7 +147,7 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: np.ndarray | Sequence[int]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
@@ -174,16 +157,14 @@ def _of_area(log_area: np.ndarray, mentions: np.ndarray, early: np.ndarray, labe
         return dict.fromkeys(names, math.nan)
     area_in, mentions_in, early_in = (_within(values, label) for values in (log_area, mentions, early))
     _, left = _regress(area_in, mentions_in)
-    total = float(np.mean(area_in**2))
-    explained = 1 - float(np.mean(left**2)) / total if total > 0 else math.nan
     (_, rise), _ = _regress(area_in, mentions_in, early_in)
+    explained = 1 - _ratio(float(np.mean(left**2)), float(np.mean(area_in**2)))
     return dict(zip(names, (explained, float(np.sqrt(np.mean(left**2))), float(rise))))
 
 
 def _within(values: np.ndarray, label: np.ndarray) -> np.ndarray:
     """``values`` less the mean of their class."""
-    count = np.bincount(label)
-    return values - (np.bincount(label, values) / np.maximum(count, 1))[label]
+    return values - (np.bincount(label, values) / np.maximum(np.bincount(label), 1))[label]
 
 
 def _regress(y: np.ndarray, *x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,27 +215,29 @@ class RegionBoxes(Protocol):
 def region_statistics(images: Iterable[Mapping[str, Any]], store: RegionBoxes) -> dict[str, float]:
     """How well an image's regions cover its boxes: IoU (without the added pixel) above ``MIN_IOU``.
 
-    ``regions_per_image``; ``reach``: share of the drawn boxes (each once per image) that a region reaches;
+    ``regions_per_image``; ``reach``: share of the annotated boxes (each once per image) that a region reaches;
     ``reach_to_0.01`` ... ``reach_to_1``: the same for boxes of an area up to this and above the limit before;
     ``reach_of_words``: share of the phrases with a class and a box whose box (several become their union) is reached;
     ``positives_per_word``: mean number of regions that reach such a box, over all these phrases.
     """
-    reached, areas, words = [], [], []
-    regions = count = 0
+    reached: list[np.ndarray] = [np.zeros(0)]
+    areas, positives = reached.copy(), reached.copy()
+    counts = []
     for image in images:
-        boxes_px = store.boxes_px(image["image_id"])
-        regions, count = regions + len(boxes_px), count + 1
-        drawn = np.array(sorted({tuple(b) for c in image["captions"] for p in c["phrases"] for b in p["boxes"]}))
-        phrases = [p["boxes"] for c in image["captions"] for p in c["phrases"] if p["class"] is not None and p["boxes"]]
-        if len(drawn):
-            reached.append((iou(drawn, boxes_px) > MIN_IOU).any(axis=1))
-            areas.append(area(drawn) / (image["width"] * image["height"]))
-        if phrases:
-            words.append((iou(np.array([union_box(b) for b in phrases]), boxes_px) > MIN_IOU).sum(axis=1))
-    hit, sizes, positives = (np.concatenate(part) if part else np.zeros(0) for part in (reached, areas, words))
-    found = {"regions_per_image": _ratio(regions, count), "reach": _mean(hit)}
-    low = -math.inf
-    for high in (*AREAS, 1):
-        found[f"reach_to_{high:g}"] = _mean(hit[(sizes > low) & (sizes <= high)])
-        low = high
-    return found | {"reach_of_words": _mean(positives > 0), "positives_per_word": _mean(positives)}
+        regions_px = store.boxes_px(image["image_id"])
+        counts.append(len(regions_px))
+        phrases = [phrase for caption in image["captions"] for phrase in caption["phrases"] if phrase["boxes"]]
+        annotated = np.array(sorted({tuple(box) for phrase in phrases for box in phrase["boxes"]}))
+        words = np.array([union_box(phrase["boxes"]) for phrase in phrases if phrase["class"] is not None])
+        reached.append(iou(annotated, regions_px).max(axis=1) > MIN_IOU)
+        areas.append(area(annotated) / (image["width"] * image["height"]))
+        positives.append((iou(words, regions_px) > MIN_IOU).sum(axis=1))
+    hit, sizes, found = map(np.concatenate, (reached, areas, positives))
+    interval = np.searchsorted(AREAS, sizes)  # each limit belongs to the interval below it
+    return {
+        "regions_per_image": _mean(counts),
+        "reach": _mean(hit),
+        **{f"reach_to_{high:g}": _mean(hit[interval == number]) for number, high in enumerate(AREAS)},
+        "reach_of_words": _mean(found > 0),
+        "positives_per_word": _mean(found),
+    }

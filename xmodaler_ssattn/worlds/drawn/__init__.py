@@ -1,16 +1,15 @@
 """The sample scenes: a small drawn world in the layout of Flickr30k Entities, made from a seed.
 
-brush, shapes_beings, shapes_things   how an object is drawn
+brush, shapes                         how an object is drawn
 kinds, backgrounds, scenes            what there is, and what is where
-salience, captions, grammar           what people write about it
-official_layout                       Images/, Sentences/, Annotations/, split ids
-proposals, descriptors, classifier    from pixels to regions
-components, picture_proposals, region_maker     the same for a picture of which nothing else is known
-parallel, manifest, draw              the whole data set
+salience, grammar                     what people write about it
+proposals, descriptors, region_maker  from pixels to regions: the scenes' own detector
+components, picture_proposals         its boxes from the pixels of a picture only
+drawn_dataset                         the whole data set
 """
 
-from xmodaler_ssattn.worlds.drawn.draw import SampleData, draw_sample, singular
+from xmodaler_ssattn.worlds.drawn.drawn_dataset import draw_dataset, singular
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES
-from xmodaler_ssattn.worlds.drawn.region_maker import SampleRegionMaker
+from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
 
-__all__ = ["CLASS_NAMES", "SampleData", "SampleRegionMaker", "draw_sample", "singular"]
+__all__ = ["CLASS_NAMES", "SceneRegionMaker", "draw_dataset", "singular"]

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 from xmodaler_ssattn.worlds.drawn.brush import Colour
 
@@ -24,37 +24,19 @@ class Place:
     phrases: tuple[tuple[str, str], ...]
 
 
+def _place(name: str, sky: str, ground: str, phrases: str) -> Place:
+    """Colours as two hexadecimal RGB values; phrases separated by commas, the preposition is the first word."""
+    sky_colours, ground_colours = (tuple(map(ImageColor.getrgb, colours.split())) for colours in (sky, ground))
+    said = tuple(tuple(phrase.split(" ", 1)) for phrase in phrases.split(", "))
+    return Place(name, sky_colours, ground_colours, said)  # type: ignore[arg-type]
+
+
 PLACES: tuple[Place, ...] = (
-    Place(
-        "park",
-        ((150, 200, 232), (214, 234, 242)),
-        ((178, 208, 140), (146, 188, 108)),
-        (("in", "the park"), ("in", "a park"), ("on", "the grass")),
-    ),
-    Place(
-        "beach",
-        ((126, 190, 232), (222, 240, 246)),
-        ((240, 226, 190), (230, 208, 158)),
-        (("on", "the beach"), ("at", "the beach"), ("on", "the sand")),
-    ),
-    Place(
-        "street",
-        ((186, 204, 218), (226, 232, 236)),
-        ((178, 178, 182), (152, 152, 158)),
-        (("on", "the street"), ("in", "the street"), ("on", "a city street")),
-    ),
-    Place(
-        "snow",
-        ((170, 196, 222), (226, 234, 244)),
-        ((232, 238, 246), (218, 228, 240)),
-        (("in", "the snow"), ("in", "the fresh snow")),
-    ),
-    Place(
-        "field",
-        ((160, 204, 232), (236, 236, 220)),
-        ((226, 212, 150), (212, 194, 118)),
-        (("in", "a field"), ("in", "the field"), ("in", "an open field")),
-    ),
+    _place("park", "#96c8e8 #d6eaf2", "#b2d08c #92bc6c", "in the park, in a park, on the grass"),
+    _place("beach", "#7ebee8 #def0f6", "#f0e2be #e6d09e", "on the beach, at the beach, on the sand"),
+    _place("street", "#baccda #e2e8ec", "#b2b2b6 #98989e", "on the street, in the street, on a city street"),
+    _place("snow", "#aac4de #e2eaf4", "#e8eef6 #dae4f0", "in the snow, in the fresh snow"),
+    _place("field", "#a0cce8 #ececdc", "#e2d496 #d4c276", "in a field, in the field, in an open field"),
 )
 
 WATER: tuple[Colour, Colour] = ((118, 176, 208), (150, 204, 222))
@@ -92,11 +74,7 @@ def draw_background(place: Place, width: int, height: int, horizon: float, seed:
     rng = np.random.default_rng(seed)
     line, shore = round(horizon * height), ground_starts(place, height, horizon)
     rows = np.concatenate(
-        [
-            _gradient(*place.sky, line),
-            _gradient(*WATER, shore - line),
-            _gradient(*place.ground, height - shore),
-        ]
+        [_gradient(*place.sky, line), _gradient(*WATER, shore - line), _gradient(*place.ground, height - shore)]
     )
     shift = rng.integers(0, _GRAIN_SIDE, 2)
     texture = _grain()[shift[0] : shift[0] + height, shift[1] : shift[1] + width].copy()

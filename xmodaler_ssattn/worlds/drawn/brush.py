@@ -37,6 +37,10 @@ class Brush:
         edge = self.line_width / 2
         return edge + x * (self.width - 1 - 2 * edge), edge + y * (self.height - 1 - 2 * edge)
 
+    def _style(self, fill: Colour, outline: bool) -> dict:
+        border = {"outline": (*INK, 255), "width": self.line_width} if outline else {}
+        return {"fill": (*fill, 255), **border}
+
     def polygon(self, points: list[Point], fill: Colour, outline: bool = True) -> None:
         placed = [self._at(x, y) for x, y in points]
         self._draw.polygon(placed, fill=(*fill, 255))
@@ -44,8 +48,7 @@ class Brush:
             self._draw.line([*placed, placed[0]], fill=(*INK, 255), width=self.line_width, joint="curve")
 
     def ellipse(self, x1: float, y1: float, x2: float, y2: float, fill: Colour, outline: bool = True) -> None:
-        border = {"outline": (*INK, 255), "width": self.line_width} if outline else {}
-        self._draw.ellipse([self._at(x1, y1), self._at(x2, y2)], fill=(*fill, 255), **border)
+        self._draw.ellipse([self._at(x1, y1), self._at(x2, y2)], **self._style(fill, outline))
 
     def circle(self, x: float, y: float, radius: float, fill: Colour, outline: bool = True) -> None:
         """A round circle whatever the tile's shape; the radius is a fraction of the tile's height."""
@@ -53,7 +56,7 @@ class Brush:
         self.ellipse(x - across, y - radius, x + across, y + radius, fill, outline)
 
     def ring(self, x: float, y: float, radius: float, colour: Colour, width: float) -> None:
-        """A circle's line alone; radius and width are fractions of the tile's height."""
+        """Only a circle's line; radius and width are fractions of the tile's height."""
         across = radius * self.height / self.width
         box = [self._at(x - across, y - radius), self._at(x + across, y + radius)]
         self._draw.ellipse(box, outline=(*colour, 255), width=max(2, round(width * self.height)))
@@ -62,10 +65,8 @@ class Brush:
         self, x1: float, y1: float, x2: float, y2: float, fill: Colour, outline: bool = True, radius: float = 0.0
     ) -> None:
         """A rectangle with round corners of `radius` (a fraction of the tile's height)."""
-        border = {"outline": (*INK, 255), "width": self.line_width} if outline else {}
-        self._draw.rounded_rectangle(
-            [self._at(x1, y1), self._at(x2, y2)], radius=radius * self.height, fill=(*fill, 255), **border
-        )
+        corners = [self._at(x1, y1), self._at(x2, y2)]
+        self._draw.rounded_rectangle(corners, radius=radius * self.height, **self._style(fill, outline))
 
     def line(self, points: list[Point], colour: Colour, width: float) -> None:
         """A thick line; the width is a fraction of the tile's height."""
@@ -83,14 +84,7 @@ class Brush:
 
     def arc_cap(self, x1: float, y1: float, x2: float, y2: float, fill: Colour) -> None:
         """The upper half of an ellipse, closed by a straight line."""
-        self._draw.chord(
-            [self._at(x1, y1), self._at(x2, y2)],
-            180,
-            360,
-            fill=(*fill, 255),
-            outline=(*INK, 255),
-            width=self.line_width,
-        )
+        self._draw.chord([self._at(x1, y1), self._at(x2, y2)], 180, 360, **self._style(fill, True))
 
     def finish(self, mirror: bool = False) -> Image.Image:
         """The tile at output size, RGBA, mirrored left to right when asked."""

@@ -40,11 +40,7 @@ def describe_crops(crops: np.ndarray, noise: float = NOISE) -> np.ndarray:
     small = tall.reshape(count, THUMBNAIL, THUMBNAIL, step, 3).sum(axis=3, dtype=np.uint16) / np.float32(255 * step**2)
     grey = crops @ np.full(3, 1 / (3 * 255), dtype=np.float32)
     # The divisors bring each part to a spread of about 1 over the boxes of a thousand scenes.
-    parts = [
-        (small.reshape(count, -1) - 0.6) / 0.22,
-        _colours(crops) / 0.11,
-        _edges(grey) / 0.35,
-    ]
+    parts = [(small.reshape(count, -1) - 0.6) / 0.22, _colours(crops) / 0.11, _edges(grey) / 0.35]
     descriptors = np.concatenate(parts, axis=1)
     if noise > 0:
         for row, crop in enumerate(crops):

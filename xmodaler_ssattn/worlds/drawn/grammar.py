@@ -1,7 +1,7 @@
 """The captions of a scene: a small grammar over what is in it.
 
-One or two objects a caption, chosen by their salience; colours and sizes now and then; verbs that say the pose;
-relations that hold in the picture; the place. Every object has one chain, whatever sentence names it.
+A caption is about one or two objects, chosen by their salience. It may name colours and sizes, the pose, a relation
+that holds in the picture, and the place. An object has the same chain in all sentences.
 """
 
 from __future__ import annotations
@@ -9,32 +9,56 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from xmodaler_ssattn.worlds.drawn.captions import NOT_VISUAL, Caption, Phrase
+from xmodaler_ssattn.data.official_writer import marked
 from xmodaler_ssattn.worlds.drawn.salience import choose_first, choose_second
 from xmodaler_ssattn.worlds.drawn.scenes import FIRST_IMAGE_ID, Scene, SceneObject
 
 CAPTIONS_PER_IMAGE = 5
+NOT_VISUAL = 0  # the chain of phrases that belong to no object
 COLOUR_CHANCE = 0.8
 SIZE_CHANCE = 0.35
 TWO_OBJECTS_CHANCE = 0.6
 PLACE_CHANCE = 0.5
 PLURAL_CHANCE = 0.3  # that a sentence about an object that has a twin is about both
 
-# What a thing that cannot act is doing; the other kinds do what their pose says.
-STILL = {
-    "car": "parked",
-    "bus": "parked",
-    "bike": "parked",
-    "boat": "sailing",
-    "ball": "lying",
-    "balloon": "floating",
-    "umbrella": "standing",
-    "tree": "standing",
-    "house": "standing",
-}
 LARGE_FROM, SMALL_TO = 1.1, 0.72  # scale against the usual height of the kind
 CHAINS_PER_IMAGE = 100
 _PAIR, _PLACE, _SKY, _WATER, _CLOTHES = 20, 40, 41, 42, 60  # where these chains start within an image's hundred
+
+
+@dataclass(frozen=True)
+class MarkedPhrase:
+    """Words that name something: its coreference chain and its entity type."""
+
+    words: str
+    chain: int
+    entity_type: str
+
+
+@dataclass(frozen=True)
+class MarkedCaption:
+    """A sentence with marked phrases, as Flickr30k Entities writes it.
+
+    parts: plain words and phrases in order, without the capital letter and the full stop.
+
+    >>> MarkedCaption((MarkedPhrase("a ball", 7, "other"), "on", MarkedPhrase("the sand", 9, "scene"))).markup()
+    '[/EN#7/other A ball] on [/EN#9/scene the sand] .'
+    """
+
+    parts: tuple[str | MarkedPhrase, ...]
+
+    @property
+    def phrases(self) -> tuple[MarkedPhrase, ...]:
+        return tuple(part for part in self.parts if isinstance(part, MarkedPhrase))
+
+    def markup(self) -> str:
+        """The sentence with markup."""
+        written = []
+        for number, part in enumerate(self.parts):
+            words = part if isinstance(part, str) else part.words
+            words = words if number else words[0].upper() + words[1:]
+            written.append(words if isinstance(part, str) else marked(words, part.chain, part.entity_type))
+        return " ".join([*written, "."])
 
 
 @dataclass
@@ -46,7 +70,7 @@ class Description:
     without_box: chains that have none although something is there (clothes); scenes: chains of places.
     """
 
-    captions: list[Caption] = field(default_factory=list)
+    captions: list[MarkedCaption] = field(default_factory=list)
     boxes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     without_box: list[int] = field(default_factory=list)
     scenes: list[int] = field(default_factory=list)
@@ -83,7 +107,7 @@ class _Writer:
             if len(same) == 2:
                 self.twins[number] = same
 
-    def sentence(self) -> Caption:
+    def sentence(self) -> MarkedCaption:
         rng = self.rng
         first = choose_first(self.scene, rng)
         if first in self.twins and rng.random() < PLURAL_CHANCE:
@@ -95,57 +119,57 @@ class _Writer:
         return self._about_one(first)
 
     # --- sentences ----------------------------------------------------------------------------------------
-    def _about_one(self, number: int) -> Caption:
+    def _about_one(self, number: int) -> MarkedCaption:
         item, rng = self.scene.objects[number], self.rng
         form = rng.random()
         if form < 0.15:
-            there = Phrase("there", NOT_VISUAL, "notvisual")
-            return Caption((there, "is", *self._noun(number), *self._place(item)))
+            there = MarkedPhrase("there", NOT_VISUAL, "notvisual")
+            return MarkedCaption((there, "is", *self._noun(number), *self._place(item)))
         if form < 0.35:
-            return Caption((*self._noun(number), *self._place(item)))
-        verb = self._verb(item)
+            return MarkedCaption((*self._noun(number), *self._place(item)))
+        verb = item.pose
         if form < 0.6:
-            return Caption((*self._noun(number), verb, *self._place(item)))
+            return MarkedCaption((*self._noun(number), verb, *self._place(item)))
         place = self._place(item) if rng.random() < PLACE_CHANCE else ()
-        return Caption((*self._noun(number), f"is {verb}", *place))
+        return MarkedCaption((*self._noun(number), f"is {verb}", *place))
 
-    def _about_both(self, number: int) -> Caption:
+    def _about_both(self, number: int) -> MarkedCaption:
         twins = self.twins[number]
         items = [self.scene.objects[twin] for twin in twins]
         words = ["two"]
         if items[0].colour == items[1].colour and self.rng.random() < COLOUR_CHANCE:
             words.append(items[0].colour)
         words.append(items[0].kind.plural)
-        noun = Phrase(" ".join(words), self.first_chain + _PAIR + twins[0], items[0].kind.entity_type)
+        noun = MarkedPhrase(" ".join(words), self.first_chain + _PAIR + twins[0], items[0].kind.entity_type)
         if items[0].pose == items[1].pose and self.rng.random() < 0.6:
-            return Caption((noun, f"are {self._verb(items[0])}", *self._place(items[0])))
-        return Caption((noun, *self._place(items[0])))
+            return MarkedCaption((noun, f"are {items[0].pose}", *self._place(items[0])))
+        return MarkedCaption((noun, *self._place(items[0])))
 
-    def _about_two(self, first: int, second: int) -> Caption:
+    def _about_two(self, first: int, second: int) -> MarkedCaption:
         item, other, rng = self.scene.objects[first], self.scene.objects[second], self.rng
         form = rng.random()
         if form < 0.25:
-            return Caption((*self._noun(first), "and", *self._noun(second), *self._place(None)))
+            return MarkedCaption((*self._noun(first), "and", *self._noun(second), *self._place(None)))
         if form < 0.4 and item.kind.entity_type in ("people", "animals") and item.kind.zone == "ground":
             look = rng.choice(("looks at", "is looking at", "is watching"))
-            return Caption((*self._noun(first), look, *self._noun(second)))
+            return MarkedCaption((*self._noun(first), look, *self._noun(second)))
         ending = self._place(None) if rng.random() < 0.3 else ()
-        verb = (f"is {self._verb(item)}",) if form < 0.75 else ()
-        return Caption((*self._noun(first), *verb, self._relation(item, other), *self._noun(second), *ending))
+        verb = (f"is {item.pose}",) if form < 0.75 else ()
+        return MarkedCaption((*self._noun(first), *verb, self._relation(item, other), *self._noun(second), *ending))
 
     # --- their parts --------------------------------------------------------------------------------------
-    def _noun(self, number: int) -> tuple[str | Phrase, ...]:
+    def _noun(self, number: int) -> tuple[str | MarkedPhrase, ...]:
         """'a small red ball', or for people 'a man' + 'in' + 'a red shirt', which is a phrase of its own."""
         item, rng = self.scene.objects[number], self.rng
         chain = self.first_chain + number
         coloured = rng.random() < COLOUR_CHANCE
         if item.kind.entity_type == "people":
-            person = Phrase(f"a {item.kind.name}", chain, "people")
+            person = MarkedPhrase(f"a {item.kind.name}", chain, "people")
             if not coloured:
                 return (person,)
             piece = "shirt" if item.kind.name == "man" else "dress"
             clothes = rng.choice((item.colour, f"a {item.colour} {piece}"))
-            return person, "in", Phrase(clothes, self.first_chain + _CLOTHES + number, "clothing")
+            return person, "in", MarkedPhrase(clothes, self.first_chain + _CLOTHES + number, "clothing")
         words = [item.kind.name]
         if coloured:
             words.insert(0, item.colour)
@@ -155,25 +179,22 @@ class _Writer:
             elif item.scale <= SMALL_TO:
                 words.insert(0, "small")
         article = "an" if words[0][0] in "aeiou" else "a"
-        return (Phrase(" ".join([article, *words]), chain, item.kind.entity_type),)
+        return (MarkedPhrase(" ".join([article, *words]), chain, item.kind.entity_type),)
 
-    def _verb(self, item: SceneObject) -> str:
-        return STILL.get(item.kind.name, item.pose)
-
-    def _place(self, item: SceneObject | None) -> tuple[str | Phrase, ...]:
+    def _place(self, item: SceneObject | None) -> tuple[str | MarkedPhrase, ...]:
         """Where the object is, or with None where the scene is set."""
         rng = self.rng
         if item is not None and item.kind.zone == "sky" and rng.random() < 0.6:
-            return "in", Phrase("the sky", self.first_chain + _SKY, "scene")
+            return "in", MarkedPhrase("the sky", self.first_chain + _SKY, "scene")
         if item is not None and item.kind.zone == "water" and rng.random() < 0.6:
-            return "on", Phrase("the water", self.first_chain + _WATER, "scene")
+            return "on", MarkedPhrase("the water", self.first_chain + _WATER, "scene")
         before, words = rng.choice(self.scene.place.phrases)
         if item is not None and item.kind.zone == "sky":
             before = "above"
-        return before, Phrase(words, self.first_chain + _PLACE, "scene")
+        return before, MarkedPhrase(words, self.first_chain + _PLACE, "scene")
 
     def _relation(self, item: SceneObject, other: SceneObject) -> str:
-        """A relation that holds: sky over ground, beside, before, left or right."""
+        """A relation that holds in the picture."""
         rng, width, height = self.rng, self.scene.width, self.scene.height
         if item.kind.zone == "sky" and other.kind.zone != "sky":
             return rng.choice(("above", "over"))

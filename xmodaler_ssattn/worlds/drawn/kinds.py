@@ -1,7 +1,7 @@
 """The fifteen kinds of object and the six colours of the sample scenes.
 
-Every kind's name is one of the 480 object classes of Flickr30k Entities, so that the same class machinery serves both.
-No colour is one (orange and pink are), so that a colour never counts as an object word.
+Every kind's name is one of the 480 object classes of Flickr30k Entities, so that the same rules apply to both. No
+colour is one (orange and pink are), so that a colour never counts as an object word.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from xmodaler_ssattn.worlds.drawn import shapes_beings, shapes_things
+from xmodaler_ssattn.worlds.drawn import shapes
 from xmodaler_ssattn.worlds.drawn.brush import Brush, Colour
 
 COLOURS: dict[str, Colour] = {
@@ -26,14 +26,15 @@ COLOURS: dict[str, Colour] = {
 class Kind:
     """One kind of object.
 
-    name, plural: the words of the captions.
-    entity_type: the type that the Flickr30k Entities markup gives it (people, animals, vehicles, other).
-    draw: fills a tile with it.
-    height: its usual height as a fraction of the picture's smaller side; aspect: width / height.
-    zone: where it may be, 'ground', 'sky' or 'water'.
-    colours: the colours it may have, each equally likely.
-    appeal: how much more willingly people write about it, added to its salience (see `salience.py`).
-    poses: how it may be drawn; the captions' verb for each is in `grammar.py`.
+    Attributes:
+        name, plural: the words of the captions.
+        entity_type: the type that the Flickr30k Entities markup gives it (people, animals, vehicles, other).
+        draw: fills a tile with it.
+        height: its usual height as a fraction of the picture's smaller side; aspect: width / height.
+        zone: where it may be, 'ground', 'sky' or 'water'.
+        colours: the colours it may have, each equally likely.
+        appeal: how much more often people write about it, added to its salience (see `salience.py`).
+        poses: what it may be doing, the captions' verb; it changes how people and animals are drawn.
     """
 
     name: str
@@ -45,39 +46,30 @@ class Kind:
     zone: str
     colours: tuple[str, ...]
     appeal: float
-    poses: tuple[str, ...] = ("still",)
+    poses: tuple[str, ...]
 
 
 _ANY = tuple(COLOURS)
+_LEAVES, _WALLS = ("green", "yellow", "red"), ("red", "blue", "yellow", "white", "brown")
 _PEOPLE = ("standing", "waving", "walking")
 _COATS = ("brown", "white", "yellow")
 
 KINDS: tuple[Kind, ...] = (
-    Kind("man", "men", "people", shapes_beings.man, 0.36, 0.44, "ground", _ANY, 1.1, _PEOPLE),
-    Kind("woman", "women", "people", shapes_beings.woman, 0.35, 0.46, "ground", _ANY, 1.1, _PEOPLE),
-    Kind("dog", "dogs", "animals", shapes_beings.dog, 0.20, 1.25, "ground", _COATS, 1.2, ("standing", "running")),
-    Kind("cat", "cats", "animals", shapes_beings.cat, 0.19, 0.90, "ground", _COATS, 1.2, ("sitting",)),
-    Kind("horse", "horses", "animals", shapes_beings.horse, 0.31, 1.15, "ground", _COATS, 0.3, ("standing", "running")),
-    Kind("bird", "birds", "animals", shapes_beings.bird, 0.14, 1.35, "sky", _ANY, 1.5, ("flying",)),
-    Kind("car", "cars", "vehicles", shapes_things.car, 0.19, 2.0, "ground", _ANY, 0.5),
-    Kind("bus", "buses", "vehicles", shapes_things.bus, 0.26, 1.95, "ground", _ANY, -0.2),
-    Kind("bike", "bikes", "vehicles", shapes_things.bike, 0.22, 1.5, "ground", _ANY, 0.5),
-    Kind("boat", "boats", "vehicles", shapes_things.boat, 0.27, 1.0, "water", _ANY, 0.6),
-    Kind("ball", "balls", "other", shapes_things.ball, 0.13, 1.0, "ground", _ANY, 1.8),
-    Kind("balloon", "balloons", "other", shapes_things.balloon, 0.27, 0.68, "sky", _ANY, 0.75),
-    Kind("umbrella", "umbrellas", "other", shapes_things.umbrella, 0.22, 1.0, "ground", _ANY, 0.9),
-    Kind("tree", "trees", "other", shapes_things.tree, 0.40, 0.78, "ground", ("green", "yellow", "red"), 0.0),
-    Kind(
-        "house",
-        "houses",
-        "other",
-        shapes_things.house,
-        0.36,
-        1.08,
-        "ground",
-        ("red", "blue", "yellow", "white", "brown"),
-        -0.7,
-    ),
+    Kind("man", "men", "people", shapes.man, 0.36, 0.44, "ground", _ANY, 1.1, _PEOPLE),
+    Kind("woman", "women", "people", shapes.woman, 0.35, 0.46, "ground", _ANY, 1.1, _PEOPLE),
+    Kind("dog", "dogs", "animals", shapes.dog, 0.20, 1.25, "ground", _COATS, 1.2, ("standing", "running")),
+    Kind("cat", "cats", "animals", shapes.cat, 0.19, 0.90, "ground", _COATS, 1.2, ("sitting",)),
+    Kind("horse", "horses", "animals", shapes.horse, 0.31, 1.15, "ground", _COATS, 0.3, ("standing", "running")),
+    Kind("bird", "birds", "animals", shapes.bird, 0.14, 1.35, "sky", _ANY, 1.5, ("flying",)),
+    Kind("car", "cars", "vehicles", shapes.car, 0.19, 2.0, "ground", _ANY, 0.5, ("parked",)),
+    Kind("bus", "buses", "vehicles", shapes.bus, 0.26, 1.95, "ground", _ANY, -0.2, ("parked",)),
+    Kind("bike", "bikes", "vehicles", shapes.bike, 0.22, 1.5, "ground", _ANY, 0.5, ("parked",)),
+    Kind("boat", "boats", "vehicles", shapes.boat, 0.27, 1.0, "water", _ANY, 0.6, ("sailing",)),
+    Kind("ball", "balls", "other", shapes.ball, 0.13, 1.0, "ground", _ANY, 1.8, ("lying",)),
+    Kind("balloon", "balloons", "other", shapes.balloon, 0.27, 0.68, "sky", _ANY, 0.75, ("floating",)),
+    Kind("umbrella", "umbrellas", "other", shapes.umbrella, 0.22, 1.0, "ground", _ANY, 0.9, ("standing",)),
+    Kind("tree", "trees", "other", shapes.tree, 0.40, 0.78, "ground", _LEAVES, 0.0, ("standing",)),
+    Kind("house", "houses", "other", shapes.house, 0.36, 1.08, "ground", _WALLS, -0.7, ("standing",)),
 )
 
 KIND_BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

@@ -1,9 +1,9 @@
-"""Boxes for a sample scene of which nothing is known but its pixels: what stands out of the background.
+"""Boxes for a picture of a scene, from its pixels only: what differs from the background.
 
-The background of a scene changes from top to bottom and hardly from left to right, and its colours at the left and
-right border are seldom hidden: a pixel far from both belongs to an object. Objects that touch are taken apart by their
-colours and outlines, and the parts are put together again, pair by pair, the tightest fit first; every union on the way
-is a candidate. Which candidates show whole objects is left to the classifier.
+The background of a scene changes from top to bottom and hardly from left to right, and objects seldom hide it at the
+left and right border: a pixel that differs from both belongs to an object. Objects that touch are split by their
+colours and outlines, and the parts are joined again, pair by pair, the tightest fit first; every union on the way is a
+candidate. The region maker's class probabilities decide which candidates show whole objects.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from xmodaler_ssattn.worlds.drawn import components
 from xmodaler_ssattn.worlds.drawn.brush import INK, SKIN
 from xmodaler_ssattn.worlds.drawn.kinds import COLOURS
 from xmodaler_ssattn.worlds.drawn.proposals import NUM_REGIONS, fill_with_background, inside, jittered
-from xmodaler_ssattn.worlds.drawn.shapes_beings import TROUSERS
-from xmodaler_ssattn.worlds.drawn.shapes_things import GLASS, METAL, WOOD
+from xmodaler_ssattn.worlds.drawn.shapes import GLASS, METAL, TROUSERS, WOOD
 
 DIFFERENCE = 70.0  # sum over the channels plus the largest, from which a pixel is foreground
 BORDER = 2  # columns at the left and right that show the background
@@ -41,15 +40,15 @@ SHARE_OF_OBJECTS = 0.45  # of the boxes, as in the data set; the others are back
 def propose_from_picture(
     picture: Image.Image, class_probs: Callable[[np.ndarray], np.ndarray], num_regions: int = NUM_REGIONS
 ) -> np.ndarray:
-    """Boxes from the pixels alone; the same picture always gives the same ones.
+    """Boxes from the pixels only; the same picture always gives the same ones.
 
     Args:
         picture: of any size.
         class_probs: (n, 4) boxes -> (n, C) what each crop shows, background first.
 
     Returns:
-        (num_regions, 4) float32 xyxy pixels: the best candidates that do not repeat each other, copies of them with
-        jitter, and background boxes, in the shares that the data set has.
+        (num_regions, 4) float32 xyxy pixels: the best candidates, each object once, jittered copies of them, and
+        background boxes, in the shares that the data set has.
     """
     picture = picture.convert("RGB")
     width, height = picture.size
@@ -99,7 +98,7 @@ def _intersections(box_px: np.ndarray, others_px: np.ndarray) -> np.ndarray:
 
 
 def candidates(picture: Image.Image) -> list[tuple[float, ...]]:
-    """Boxes (x1, y1, x2, y2 in pixels) of whatever stands out of the background: some 150, many of parts of objects."""
+    """Boxes (x1, y1, x2, y2 in pixels) of whatever differs from the background: about 150, many of parts of objects."""
     pixels = np.asarray(picture)
     mask = components.fill_holes(foreground(picture))
     wholes = components.label(mask.astype(np.int8))
@@ -125,7 +124,7 @@ def foreground(picture: Image.Image) -> np.ndarray:
     pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float32)
     farness = [_difference(pixels, side) for side in (pixels[:, :BORDER], pixels[:, -BORDER:])]
     middle = np.median(pixels, axis=1, keepdims=True)
-    # The middle of a row helps where a cloud or the texture reaches the border, unless a large object lies there.
+    # The middle of a row helps where a cloud or the texture reaches the border, unless a large object is there.
     known = np.minimum(*(_difference(middle, side) for side in (pixels[:, :BORDER], pixels[:, -BORDER:])))
     farness.append(np.where(known < DIFFERENCE, _difference(pixels, middle), np.inf))
     return np.minimum.reduce(farness) > DIFFERENCE
@@ -147,7 +146,7 @@ def _nearest_colour(pixels: np.ndarray) -> np.ndarray:
 
 
 def _unions(boxes: np.ndarray, sizes: np.ndarray, whole_size: int) -> list[np.ndarray]:
-    """Puts neighbouring fragments together until none are left; the boxes of all fragments and unions."""
+    """Join neighbouring fragments until none are left; returns the boxes of all fragments and unions."""
     boxes, sizes = boxes.astype(np.float64), sizes.astype(np.float64)
     found = list(boxes)
     while len(boxes) > 1:

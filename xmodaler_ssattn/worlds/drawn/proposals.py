@@ -1,7 +1,7 @@
-"""36 boxes a picture: around the objects with errors, and of an object's size where nothing is.
+"""36 boxes per picture: around the objects, with errors, and of an object's size where nothing is.
 
-`propose_from_scene` knows where the objects are and errs as a detector would; it makes the boxes of the sample data
-set. `picture_proposals.propose_from_picture` does it from pixels alone.
+`propose_from_scene` knows where the objects are and makes a detector's errors; the boxes of the data set come from it.
+`picture_proposals.propose_from_picture` does the same from pixels only.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def fill_with_background(
     num_regions: int,
     rng: random.Random,
 ) -> np.ndarray:
-    """Adds boxes of the objects' sizes at places that no object fills, up to `num_regions`."""
+    """Add boxes of the objects' sizes at places that no object fills, up to `num_regions`."""
     sizes = [(x2 - x1, y2 - y1) for x1, y1, x2, y2 in objects] or [(0.2 * width, 0.2 * height)]
     known = np.asarray(objects, dtype=np.float64).reshape(-1, 4)
     boxes = list(boxes)

@@ -1,9 +1,8 @@
-"""The sample world's detector: from a picture of a sample scene to regions, as Bottom-Up is for photographs."""
+"""The sample scenes' own detector: from a picture of a scene to regions, as Bottom-Up does for photographs."""
 
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,16 @@ from PIL import Image
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.packs.safe_arrays import read_npz
 from xmodaler_ssattn.packs.store import Regions
-from xmodaler_ssattn.worlds.drawn.classifier import fit_softmax, softmax
 from xmodaler_ssattn.worlds.drawn.descriptors import DESCRIPTOR_DIM, cut_crops, describe_crops
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES, COLOUR_NAMES
 from xmodaler_ssattn.worlds.drawn.picture_proposals import propose_from_picture
 from xmodaler_ssattn.worlds.drawn.proposals import MIN_SIDE_PX, NUM_REGIONS
 
 PROJECTION_SEED = 20230507
+STEPS, STEP_SIZE = 25, 4.0  # of the softmax regression
+SHRINKAGE = 2e-3  # its weight decay in the whitened space
 FEATURE_SPREAD = 1.5  # gives features of about the mean and spread of Bottom-Up's
 DESCRIPTOR_SHARE = 0.3  # spread of the raw descriptor within a feature; the detector's own findings have 1
 # Array names of a saved maker: E descriptor size, C classes, A colours, F what is projected, D feature size.
@@ -32,7 +33,44 @@ _SHAPES = {
 }
 
 
-class SampleRegionMaker:
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """(n, C) -> (n, C), each row sums to 1; the dtype stays."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_softmax(inputs: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fit p(class | x) = softmax(x W + b) by maximum likelihood with a little shrinkage.
+
+    The inputs are whitened first: gradient descent with momentum then needs few steps, and no random start.
+
+    Args:
+        inputs: (n, D) float32; labels: (n,) integers in 0..num_classes - 1.
+
+    Returns:
+        W (D, C) and b (C,), float32, for the inputs as given.
+    """
+    mean = inputs.mean(axis=0, dtype=np.float64)
+    centred = (inputs - mean).astype(np.float32)
+    covariance = centred.T @ centred / len(inputs)
+    values, vectors = np.linalg.eigh(covariance.astype(np.float64))
+    whitening = (vectors / np.sqrt(np.maximum(values, 1e-4 * values.max()))).astype(np.float32)
+    white = centred @ whitening
+
+    targets = np.zeros((len(inputs), num_classes), dtype=np.float32)
+    targets[np.arange(len(inputs)), labels] = 1.0
+    weights, bias = np.zeros((white.shape[1], num_classes), np.float32), np.zeros(num_classes, np.float32)
+    speed_w, speed_b = np.zeros_like(weights), np.zeros_like(bias)
+    for _ in range(STEPS):
+        error = (softmax(white @ weights + bias) - targets) / len(inputs)
+        speed_w = 0.8 * speed_w - STEP_SIZE * (white.T @ error + SHRINKAGE * weights)
+        speed_b = 0.8 * speed_b - STEP_SIZE * error.sum(axis=0)
+        weights, bias = weights + speed_w, bias + speed_b
+    weights = whitening @ weights
+    return weights, (bias - mean.astype(np.float32) @ weights).astype(np.float32)
+
+
+class SceneRegionMaker:
     """Makes the regions of one picture.
 
     Letters: n regions, E descriptor size, D feature size, C classes (background, then the fifteen kinds), A colours.
@@ -42,14 +80,14 @@ class SampleRegionMaker:
         V = ReLU([s (d - mean), c_1.., (1 - c_0) a] P)                  the features
 
     d is the descriptor of the region's pixels, c_0 the background's probability, P a fixed random matrix. As in
-    Bottom-Up, whose network was trained to tell objects and their attributes, V holds what the detector makes of the
-    pixels beside the pixels themselves.
+    Bottom-Up, whose network was trained on objects and their attributes, V holds what the detector recognises as well
+    as the pixels themselves.
 
     Args:
         arrays: mean (E,), kind_weights (E, C), kind_bias (C,), colour_weights (E, A), colour_bias (A,),
             projection P (E + C - 1 + A, D) with s multiplied into its first E rows; all float32.
         class_names: C - 1 names, of the columns after the background.
-        num_regions: regions a picture.
+        num_regions: regions per picture.
     """
 
     def __init__(
@@ -60,19 +98,14 @@ class SampleRegionMaker:
 
     @classmethod
     def fit(
-        cls,
-        descriptors: np.ndarray,
-        labels: np.ndarray,
-        colours: np.ndarray,
-        feature_dim: int,
-        num_regions: int = NUM_REGIONS,
-    ) -> SampleRegionMaker:
+        cls, descriptors: np.ndarray, labels: np.ndarray, colours: np.ndarray, feature_dim: int
+    ) -> SceneRegionMaker:
         """Learn mean, kinds and colours from the regions of the training scenes.
 
         Args:
             descriptors: (m, E) float32.
-            labels: (m,) integers: 0 background, else 1 + the place in CLASS_NAMES.
-            colours: (m,) integers: the place in COLOUR_NAMES; not read where the label is 0.
+            labels: (m,) integers: 0 background, else 1 + the index in CLASS_NAMES.
+            colours: (m,) integers: the index in COLOUR_NAMES; not read where the label is 0.
             feature_dim: D.
         """
         objects = labels > 0
@@ -91,7 +124,7 @@ class SampleRegionMaker:
             "colour_weights": colour_weights,
             "colour_bias": colour_bias,
         }
-        return cls(arrays, num_regions=num_regions)
+        return cls(arrays)
 
     @property
     def feature_dim(self) -> int:
@@ -114,17 +147,8 @@ class SampleRegionMaker:
         return np.maximum(values, 0.0, out=values)
 
     def order(self, class_probs: np.ndarray) -> np.ndarray:
-        """(n,) row numbers, descending by the largest probability of a kind; equal ones keep their order."""
+        """(n,) row numbers, descending by the largest probability of a kind; ties keep their order."""
         return np.argsort(-class_probs[:, 1:].max(axis=1), kind="stable")
-
-    def propose(self, picture: Image.Image) -> np.ndarray:
-        """(num_regions, 4) float32 xyxy pixels, from the picture alone."""
-        picture = picture.convert("RGB")
-
-        def class_probs(boxes_px: np.ndarray) -> np.ndarray:
-            return self.class_probs(describe_crops(cut_crops(picture, boxes_px)))
-
-        return propose_from_picture(picture, class_probs, self.num_regions)
 
     def __call__(self, picture: Image.Image, image_id: int = 0, boxes_px: np.ndarray | None = None) -> Regions:
         """The regions of one picture.
@@ -137,36 +161,28 @@ class SampleRegionMaker:
             UserError: the picture is too small to have regions.
         """
         if min(picture.size) < 2 * MIN_SIDE_PX:
-            raise UserError(
-                f"Image {image_id} is {picture.width} x {picture.height} pixels; regions need at least "
-                f"{2 * MIN_SIDE_PX:g} on each side."
-            )
+            size, least = f"{picture.width} x {picture.height}", f"{2 * MIN_SIDE_PX:g}"
+            raise UserError(f"Image {image_id} is {size} pixels; regions need at least {least} on each side.")
         picture = picture.convert("RGB")
-        boxes = self.propose(picture) if boxes_px is None else np.asarray(boxes_px, dtype=np.float32)
+
+        def probs_of(boxes: np.ndarray) -> np.ndarray:
+            return self.class_probs(describe_crops(cut_crops(picture, boxes)))
+
+        boxes = propose_from_picture(picture, probs_of, self.num_regions) if boxes_px is None else boxes_px
+        boxes = np.asarray(boxes, dtype=np.float32)
         descriptors = describe_crops(cut_crops(picture, boxes))
         probs = self.class_probs(descriptors)
         order = self.order(probs)
-        return Regions(
-            image_id,
-            picture.width,
-            picture.height,
-            boxes[order],
-            self.features(descriptors, probs)[order],
-            probs[order],
-        )
+        features = self.features(descriptors, probs)
+        return Regions(image_id, picture.width, picture.height, boxes[order], features[order], probs[order])
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all of it as npz; nothing in it is pickled."""
         with atomic_path(path) as temporary:
-            np.savez(
-                temporary,
-                **self._arrays,
-                class_names=np.asarray(self.class_names),
-                num_regions=np.asarray(self.num_regions),
-            )
+            np.savez(temporary, **self._arrays, class_names=self.class_names, num_regions=self.num_regions)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> SampleRegionMaker:
+    def load(cls, path: str | os.PathLike) -> SceneRegionMaker:
         """Read what `save` wrote.
 
         Raises:
@@ -179,26 +195,18 @@ class SampleRegionMaker:
                 "`xmodaler train --config-file configs/sample/ss_attn.yaml` or `xmodaler demo`."
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            message = f"The region maker {path} cannot be read: {error}. Draw the sample scenes again."
-            raise UserError(message) from error
-        missing = [name for name in (*_SHAPES, "class_names", "num_regions") if name not in found]
-        if missing:
-            raise UserError(
-                f"The region maker {path} lacks {', '.join(missing)}; it has "
-                f"{', '.join(found) or 'nothing'}. Draw the sample scenes again."
-            )
+            found = read_npz(path, (*_SHAPES, "class_names", "num_regions"))
+        except UserError as error:
+            raise UserError(f"The region maker {error} Draw the sample scenes again.") from error
         names = found["class_names"].tolist()
         sizes = {"E": DESCRIPTOR_DIM, "C": len(names) + 1, "A": len(COLOUR_NAMES)}
         sizes["F"] = sizes["E"] + sizes["C"] - 1 + sizes["A"]
+        sizes["D"] = found["projection"].size // sizes["F"]
         for name, letters in _SHAPES.items():
-            wanted = tuple(sizes.get(letter, "any") for letter in letters)
-            shape = found[name].shape
-            if len(shape) != len(wanted) or any(a != "any" and a != b for a, b in zip(wanted, shape)):
+            shape, wanted = found[name].shape, tuple(sizes[letter] for letter in letters)
+            if shape != wanted:
                 raise UserError(
-                    f"The region maker {path}: {name} has shape {shape}, expected {wanted}. It was made by "
-                    "another version: draw the sample scenes again."
+                    f"The region maker {path}: {name} has shape {shape}, expected {wanted}; another version made it. "
+                    "Draw the sample scenes again."
                 )
         return cls({name: found[name] for name in _SHAPES}, tuple(names), int(found["num_regions"]))

@@ -1,6 +1,6 @@
 """Which objects people write about: large ones, central ones, and some kinds before others.
 
-This is what Spatial-Semantic Attention can learn in this world: salience depends on p (size, place) and c (kind) alone.
+This is what Spatial-Semantic Attention can learn in this world: salience depends only on p (size, place) and c (kind).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def salience(scene: Scene) -> list[float]:
 
 def choose_first(scene: Scene, rng: random.Random) -> int:
     """The object that a caption is about."""
-    return _draw(salience(scene), rng)
+    return _sample(salience(scene), rng)
 
 
 def choose_second(scene: Scene, first: int, rng: random.Random) -> int | None:
@@ -42,10 +42,10 @@ def choose_second(scene: Scene, first: int, rng: random.Random) -> int | None:
             values[index] = -math.inf
         else:
             values[index] -= NEARNESS_WEIGHT * math.dist(_centre(item), _centre(here)) / _diagonal(scene)
-    return _draw(values, rng) if max(values) > -math.inf else None
+    return _sample(values, rng) if max(values) > -math.inf else None
 
 
-def _draw(values: Sequence[float], rng: random.Random) -> int:
+def _sample(values: Sequence[float], rng: random.Random) -> int:
     top = max(values)
     weights = [math.exp(value - top) for value in values]
     return rng.choices(range(len(values)), weights)[0]

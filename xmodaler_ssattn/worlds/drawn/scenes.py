@@ -1,9 +1,9 @@
-"""What is in a scene and where: drawn from a seed, before any pixel or word."""
+"""What is in a scene and where: sampled from a seed, before any pixel or word."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -12,20 +12,22 @@ from xmodaler_ssattn.worlds.drawn.backgrounds import PLACES, SIZES, Place, draw_
 from xmodaler_ssattn.worlds.drawn.brush import Brush, Colour
 from xmodaler_ssattn.worlds.drawn.kinds import COLOURS, KIND_BY_NAME, KINDS, Kind
 
+Box = tuple[int, int, int, int]
 MIN_OBJECTS, MAX_OBJECTS = 5, 8
-DUPLICATE_CHANCE = 0.6  # that one kind comes twice in the picture
+DUPLICATE_CHANCE = 0.6  # that one kind occurs twice in the picture
 SAME_COLOUR_CHANCE = 0.3  # that the second one then has the first one's colour too
-MAX_HIDDEN = 0.22  # of the smaller of two objects may lie behind or before the other
+MAX_HIDDEN = 0.22  # of the smaller of two objects may be behind or in front of the other
 MAX_IN_SKY, MAX_ON_WATER = 2, 2
 FIRST_IMAGE_ID = 100001
 MAX_GRAIN = 9  # sum over the channels, between neighbours in the background
-MIN_FLAT, MAX_FLAT = 0.8, 0.97  # share of a scene's neighbours that differ by no more
+MIN_FLAT, MAX_FLAT = 0.8, 0.97  # share of a scene's neighbouring pixels that differ by at most that
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object. box_px: (x1, y1, x2, y2) around its opaque pixels, x2 and y2 exclusive; tile_px: where its tile lies.
+    """One object.
 
+    box_px: (x1, y1, x2, y2) around its opaque pixels, x2 and y2 exclusive; tile_px: the same of its tile;
     scale: its height against the usual height of its kind; tint: the exact RGB of its colour's shade.
     """
 
@@ -35,13 +37,15 @@ class SceneObject:
     pose: str
     mirrored: bool
     scale: float
-    tile_px: tuple[int, int, int, int]
-    box_px: tuple[int, int, int, int]
+    tile_px: Box
+    box_px: Box
 
     def draw_tile(self) -> Image.Image:
-        """The object alone, RGBA, at the size of `tile_px`."""
+        """Only the object, RGBA, at the size of `tile_px`."""
         x1, y1, x2, y2 = self.tile_px
-        return _tile(self.kind, self.tint, self.pose, self.mirrored, x2 - x1, y2 - y1)
+        brush = Brush(x2 - x1, y2 - y1)
+        self.kind.draw(brush, self.tint, self.pose)
+        return brush.finish(self.mirrored)
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,8 @@ def looks_drawn(picture: Image.Image) -> bool:
     return MIN_FLAT <= flat <= MAX_FLAT
 
 
-def _tile(kind: Kind, tint: Colour, pose: str, mirrored: bool, width: int, height: int) -> Image.Image:
-    brush = Brush(width, height)
-    kind.draw(brush, tint, pose)
-    return brush.finish(mirrored)
-
-
 def make_scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of the world drawn from `seed`; the same two numbers always give the same scene."""
+    """Scene number `index` of the world of `seed`; the same two numbers always give the same scene."""
     key = f"{seed}/{index}"
     rng = random.Random(f"{key}/layout")
     while True:  # a crowded picture may have no room for five
@@ -144,7 +142,7 @@ def _place(
     horizon: float,
     placed: list[SceneObject],
 ) -> SceneObject | None:
-    """Puts the object where it hides little; None when forty tries, each a little smaller, find no room."""
+    """Put the object where it hides little; None when forty tries, each a little smaller, find no room."""
     side, line, shore = min(width, height), round(horizon * height), ground_starts(place, height, horizon)
     shade = rng.uniform(0.9, 1.06)
     tint: Colour = tuple(max(0, min(255, int(c * shade))) for c in COLOURS[colour])  # type: ignore[assignment]
@@ -162,8 +160,10 @@ def _place(
             continue
         tile_px = (left, top, left + wide, top + tall)
         if all(_hidden(tile_px, other.tile_px) <= MAX_HIDDEN for other in placed):
-            box_px = _opaque_box(kind, tint, pose, mirrored, tile_px)
-            return SceneObject(kind, colour, tint, pose, mirrored, scale, tile_px, box_px)
+            item = SceneObject(kind, colour, tint, pose, mirrored, scale, tile_px, tile_px)
+            opaque = item.draw_tile().getchannel("A").point(lambda value: 255 * (value >= 128))
+            x1, y1, x2, y2 = opaque.getbbox() or (0, 0, wide, tall)
+            return replace(item, box_px=(left + x1, top + y1, left + x2, top + y2))
     return None
 
 
@@ -177,16 +177,7 @@ def _base_line(zone: str, near: float, line: int, shore: int, height: int, tall:
     return first + 0.98 * near * (height - first)
 
 
-def _opaque_box(
-    kind: Kind, tint: Colour, pose: str, mirrored: bool, tile_px: tuple[int, int, int, int]
-) -> tuple[int, int, int, int]:
-    left, top, wide, tall = tile_px[0], tile_px[1], tile_px[2] - tile_px[0], tile_px[3] - tile_px[1]
-    alpha = _tile(kind, tint, pose, mirrored, wide, tall).getchannel("A").point(lambda value: 255 * (value >= 128))
-    x1, y1, x2, y2 = alpha.getbbox() or (0, 0, wide, tall)
-    return left + x1, top + y1, left + x2, top + y2
-
-
-def _hidden(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+def _hidden(a: Box, b: Box) -> float:
     """The two boxes' common area as a share of the smaller one's."""
     wide, tall = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if wide <= 0 or tall <= 0:

@@ -1,17 +1,26 @@
-"""A simulated data set: what people say is real, and where it is, too, when annotations are given; pixels are made up.
+"""Simulated data sets, of two worlds: pixels are made up, what people say is real.
 
-phrases, captions     which objects five captions talk about, how often, how early, in which words
-parameters            every assumption, named, with its default's reason
-kinds, world          what is usual for a class; the vectors of classes and words
-scene, regions        where the objects of an image are, without real boxes; what a detector would make of it
-annotated, detector   the objects with real boxes, and what nobody mentions; a detector's errors around them
-official_files        the layout of Flickr30k Entities
-shuffled              the leak test's regions
-dataset               all of it, in a folder; annotated_dataset: with real boxes
+The world of captions (``captions_*``) needs captions only: boxes are invented, too. The world of annotations
+(``annotations_*``) takes prepared annotations: phrases and boxes are real.
+
+phrases                       which words of a caption name objects, and which describe them
+assumptions                   every number of the model with its reason
+class_priors                  what is usual for a class; names of one thing
+*_content                     what captions, or annotations, say of an image
+*_layout                      where the objects are, and what nobody mentions
+world                         the vectors of classes and words
+detector, appearance          a detector's errors; V and c of its boxes
+*_dataset, dataset            all of it, in a folder; what both worlds write
 """
 
-from xmodaler_ssattn.worlds.simulated.annotated_dataset import simulate_annotated
-from xmodaler_ssattn.worlds.simulated.dataset import Settings, make_image, simulate
-from xmodaler_ssattn.worlds.simulated.parameters import Assumptions, RealBoxes
+from xmodaler_ssattn.worlds.simulated.annotations_dataset import simulate_from_annotations
+from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, CaptionsAssumptions, Settings
+from xmodaler_ssattn.worlds.simulated.captions_dataset import simulate_from_captions
 
-__all__ = ["Assumptions", "RealBoxes", "Settings", "make_image", "simulate", "simulate_annotated"]
+__all__ = [
+    "AnnotationsAssumptions",
+    "CaptionsAssumptions",
+    "Settings",
+    "simulate_from_annotations",
+    "simulate_from_captions",
+]

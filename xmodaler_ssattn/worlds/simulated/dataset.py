@@ -1,8 +1,15 @@
-"""From a captions file to a data set: the official layout, the annotations prepared from it, and a region file.
+"""The folder of a simulated data set: which images, the manifest, and the region files. Both worlds are written by it.
 
-folder/Sentences/ID.txt  Annotations/ID.xml  split_ids_flickr30k_entities.json    the official layout, no pictures
-folder/{train,val,test}.json  vocabulary.txt  captions_*.json  grounding_*.json   prepared from it
-folder/regions.h5  [regions_shuffled.h5]  simulated.json                          regions, manifest
+folder/regions.h5  [regions_shuffled.h5]  simulated.json
+
+The shuffled file is the leak test's: whole images' regions exchanged among the images of a split. What a trained model
+says must come from an image's own regions. Evaluated on this file, nothing else changed, its scores must fall to those
+of captions that belong to other images:
+
+    xmodaler eval --weights W --config-file C --data DIR DATALOADER.REGIONS DIR/regions_shuffled.h5 OUTPUT_DIR OTHER
+
+If CIDEr stays well above what the references of exchanged images give, something other than regions gives the image
+away.
 """
 
 from __future__ import annotations
@@ -12,211 +19,92 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.annotations import SPLITS
-from xmodaler_ssattn.data.official_writer import ANNOTATIONS, SENTENCES, write_splits
-from xmodaler_ssattn.data.prepare import prepare_annotations
+from xmodaler_ssattn.data.prepare import PrepareReport
+from xmodaler_ssattn.data.splits import image_rank
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import atomic_directory, read_json, sha256_of, write_json
-from xmodaler_ssattn.packs.store import RegionWriter
+from xmodaler_ssattn.files import atomic_directory, write_json
+from xmodaler_ssattn.packs.store import Regions, RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
-from xmodaler_ssattn.worlds.simulated.captions import Talk, choose_images, learn_habits, listen, read_captions
-from xmodaler_ssattn.worlds.simulated.official_files import write_official
-from xmodaler_ssattn.worlds.simulated.parameters import Assumptions
-from xmodaler_ssattn.worlds.simulated.regions import Regions, make_regions
-from xmodaler_ssattn.worlds.simulated.scene import Scene, make_scene
-from xmodaler_ssattn.worlds.simulated.shuffled import write_shuffled
-from xmodaler_ssattn.worlds.simulated.world import World, make_world
+from xmodaler_ssattn.worlds.manifest import differences, read_manifest
+from xmodaler_ssattn.worlds.parallel import map_in_processes
+from xmodaler_ssattn.worlds.simulated.assumptions import Assumptions, Settings
+from xmodaler_ssattn.worlds.simulated.layout import Layout
+from xmodaler_ssattn.worlds.simulated.world import generator
 
 SCHEMA = "xmodaler_ssattn/simulated"
 VERSION = 1
 MANIFEST, REGIONS, SHUFFLED = "simulated.json", "regions.h5", "regions_shuffled.h5"
-SOURCE = "simulated from captions: neither boxes nor features come from pictures"
+SHUFFLED_SOURCE = "simulated, then exchanged among images of a split: no image has its own regions"
+Simulated = tuple[Layout, Regions]
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the caller chooses beside the assumptions.
-
-    Attributes:
-        seed: of the world.
-        counts: images of train, val, test; None takes all that the captions file has.
-        num_regions, feature_dim, num_classes: K, D, C (with the background).
-        dtype: of features and class probabilities in the file.
-        shuffled: also write regions_shuffled.h5.
-    """
-
-    seed: int = 0
-    counts: tuple[int, int, int] | None = None
-    num_regions: int = 36
-    feature_dim: int = 2048
-    num_classes: int = 1601
-    dtype: str = "float16"
-    shuffled: bool = False
-
-
-def simulate(
-    captions_file: str | os.PathLike,
-    out_dir: str | os.PathLike,
-    settings: Settings,
-    assumptions: Assumptions,
-    classes: Sequence[str],
-    lemma: Callable[[str], str],
-    *,
-    splits: Mapping[str, Sequence[int]] | None = None,
-    workers: int = 1,
-) -> tuple[Mapping[str, Any], bool]:
-    """Write the data set; the folder appears whole. One that was made with the same arguments is left as it is.
+def choose_images(
+    split_of: Mapping[int, str], splits: Mapping[str, Sequence[int]] | None, counts: Sequence[int] | None, seed: int
+) -> dict[str, list[int]]:
+    """Which images are taken of each split.
 
     Args:
-        captions_file: of ``captions.read_captions``.
-        classes: the named classes.
-        lemma: word -> lemma.
-        splits: split -> ids, instead of the captions file's own.
-        workers: processes; the result is the same.
+        split_of: image id -> its split in the input.
+        splits: split -> ids to use instead of the input's own splits.
+        counts: images of train, val, test; None takes all.
+        seed: a split's images have a fixed random order, of which the first are taken: fewer are a part of more.
 
     Returns:
-        the manifest, and whether the folder was made by this call.
+        split -> ids, ascending.
 
     Raises:
-        UserError: unusable input; not enough images; a folder that holds something else.
+        UserError: a split lacks images, or names images without captions.
     """
-    out_dir = Path(out_dir)
-    captions = read_captions(captions_file)
-    chosen = choose_images(captions, splits, settings.counts, settings.seed)
-    wanted = {
+    if splits is None:
+        splits = {split: [image_id for image_id, own in split_of.items() if own == split] for split in SPLITS}
+    chosen, problems = {}, []
+    for split, count in zip(SPLITS, counts or (None,) * len(SPLITS)):
+        ids = splits[split]
+        absent = [image_id for image_id in ids if image_id not in split_of]
+        if absent:
+            problems.append(f"{len(absent)} images of the split {split} have no captions, e.g. {absent[:5]}")
+        wanted = len(ids) if count is None else count
+        if not 1 <= wanted <= len(ids):
+            problems.append(f"{wanted} images of the split {split} are wanted, it has {len(ids)}; at least 1 is needed")
+        chosen[split] = sorted(sorted(ids, key=lambda image_id: image_rank(seed, image_id))[:wanted])
+    raise_all(problems, "The images cannot be chosen")
+    return chosen
+
+
+def identity(
+    source: Mapping[str, Any],
+    classes: Sequence[str],
+    settings: Settings,
+    assumptions: Assumptions,
+    chosen: Mapping[str, Sequence[int]],
+) -> dict[str, Any]:
+    """The part of the manifest that defines a data set; two folders with equal identities are equal.
+
+    Args:
+        source: the digest of the input, by its name in the manifest.
+        classes: in the order of the columns of c after the background.
+    """
+    return {
         "schema": SCHEMA,
         "version": VERSION,
-        "captions_sha256": sha256_of(captions_file),
+        **source,
         "classes": list(classes),
         "settings": {**dataclasses.asdict(settings), "counts": [len(chosen[split]) for split in SPLITS]},
         "assumptions": dataclasses.asdict(assumptions),
-        "images_sha256": hash_of(chosen),
+        "images_sha256": hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest(),
     }
-    found = finished(out_dir, wanted)
-    if found is not None:
-        return found, False
-    check_sizes(settings, len(classes), chosen)
-    lemma, names = functools.cache(lemma), frozenset(classes)
-    # What people usually say is learnt from all training captions, so that it does not depend on how many are taken.
-    everyone = (
-        splits["train"] if splits is not None else [i for i, entry in captions.items() if entry["split"] == "train"]
-    )
-    ids = [image_id for split in SPLITS for image_id in chosen[split]]
-    talks = {
-        image_id: listen(captions[image_id]["captions"], names, lemma)
-        for image_id in progress(sorted({*everyone, *ids}), desc="reading captions")
-    }
-    habits = learn_habits(talks[image_id] for image_id in everyone)
-    words = {word for talk in talks.values() for word in talk.others} | {
-        word for talk in talks.values() for item in talk.objects for word in item.modifiers
-    }
-    world = make_world(
-        assumptions,
-        settings.seed,
-        classes,
-        words,
-        habits,
-        num_regions=settings.num_regions,
-        feature_dim=settings.feature_dim,
-        num_classes=settings.num_classes,
-    )
-    with writable(out_dir) as folder:
-        for name in (SENTENCES, ANNOTATIONS):
-            (folder / name).mkdir()
-        write_splits(folder, chosen)
-        reached = []
-        written = write_regions(
-            folder / REGIONS,
-            world,
-            ids,
-            lambda image_id: make_image(world, image_id, talks[image_id]),
-            settings.dtype,
-            workers,
-            source=SOURCE,
-        )
-        for image_id, scene, regions in written:
-            write_official(folder, image_id, talks[image_id], scene)
-            if scene.mentioned:
-                overlap = iou(scene.boxes_px[: scene.mentioned], regions.boxes_px).max(axis=1)
-                reached.append(overlap[np.array(scene.boxed, dtype=bool)] > 0.5)
-        reach = float(np.concatenate(reached).mean()) if reached else 0.0
-        prepared = prepare_annotations(
-            folder,
-            chosen,
-            lemma=lemma,
-            sentences_dir=folder / SENTENCES,
-            annotations_dir=folder / ANNOTATIONS,
-            classes=list(classes),
-            source="simulated",
-            workers=workers,
-        )
-        if settings.shuffled:
-            write_shuffled(folder / REGIONS, folder / SHUFFLED, chosen, settings.seed)
-        manifest = {
-            **wanted,
-            "source": SOURCE,
-            "seed": settings.seed,
-            "vocabulary_size": prepared.vocabulary.model_size,
-            "num_classes": settings.num_classes,
-            "feature_dim": settings.feature_dim,
-            "num_regions": settings.num_regions,
-            "reach": round(reach, 4),
-            "counts": {split: dict(counts) for split, counts in prepared.counts.items()},
-            "files": sorted([*os.listdir(folder), MANIFEST]),
-        }
-        write_json(folder / MANIFEST, manifest, indent=1)
-    return manifest, True
-
-
-def check_sizes(settings: Settings, named: int, chosen: Mapping[str, Sequence[int]]) -> None:
-    """Raise ``UserError`` for sizes that cannot be; `named` classes, `chosen` images of each split."""
-    least = {"num_regions": 1, "feature_dim": 1, "num_classes": named + 1}
-    raise_all(
-        (
-            f"{name} must be at least {value}, got {getattr(settings, name)}"
-            + (f": the background and {named} named classes" if name == "num_classes" else "")
-            for name, value in least.items()
-            if getattr(settings, name) < value
-        ),
-        "The simulated regions",
-    )
-    if settings.shuffled and min(map(len, chosen.values())) < 2:
-        raise UserError(
-            "--shuffled exchanges images within a split, so each split needs two at least; there are "
-            f"{[len(chosen[split]) for split in SPLITS]} in {', '.join(SPLITS)}."
-        )
-
-
-def hash_of(chosen: Mapping[str, Sequence[int]]) -> str:
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def writable(out_dir: Path) -> Iterator[Path]:
-    try:
-        if out_dir.is_dir() and not os.listdir(out_dir):
-            out_dir.rmdir()  # an empty folder of the user's is as good as none
-        with atomic_directory(out_dir) as folder:
-            yield folder
-    except OSError as error:
-        raise UserError(
-            f"The simulated data set cannot be written to {out_dir}: {error}. Choose another folder, or "
-            "make room or rights for it."
-        ) from error
 
 
 def finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The manifest when the folder was made with these arguments and is complete, None when there is nothing.
+    """The manifest when the folder was made with this identity and is complete, None when there is nothing.
 
     Raises:
         UserError: the folder holds something else; it is never removed.
@@ -224,91 +112,137 @@ def finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | No
     if not out_dir.exists() or (out_dir.is_dir() and not os.listdir(out_dir)):
         return None
     if not (out_dir / MANIFEST).is_file():
-        raise UserError(f"{out_dir} exists and holds no {MANIFEST}; choose another folder, or remove it.")
-    manifest = read_json(out_dir / MANIFEST, "The simulated data set's manifest")
-    manifest = manifest if isinstance(manifest, dict) else {}
-    differences = list(_differences(manifest, wanted))
-    missing = [name for name in manifest.get("files", []) if not (out_dir / name).exists()]
-    if differences or missing:
-        reasons = differences + [f"{name} is missing" for name in missing]
+        raise UserError(f"{out_dir} exists and holds no {MANIFEST}. Choose another folder, or remove it.")
+    manifest = read_manifest(out_dir / MANIFEST)
+    reasons = list(differences(manifest, wanted))
+    reasons += [f"{name} is missing" for name in manifest.get("files", []) if not (out_dir / name).exists()]
+    if reasons:
         raise UserError(
-            f"{out_dir} holds a simulated data set that was made otherwise ({'; '.join(reasons)}). Choose "
-            "another folder, or remove it."
+            f"{out_dir} holds another simulated data set ({'; '.join(reasons)}). Choose another folder, or remove it."
         )
     return manifest
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in wanted.items():
-        there = found.get(name)
-        if isinstance(value, dict) and isinstance(there, dict):
-            yield from _differences(there, value, f"{prefix}{name}.")
-        elif there != value:
-            short = isinstance(value, (str, int, float)) or len(str(value)) < 60
-            yield f"{prefix}{name} was {there}, now {value}" if short else f"other {prefix}{name}"
+def check_sizes(settings: Settings, classes: Sequence[str], chosen: Mapping[str, Sequence[int]]) -> None:
+    """Raise a ``UserError`` for sizes that cannot be."""
+    least = {"num_regions": 1, "feature_dim": 1, "num_classes": len(classes) + 1}
+    raise_all(
+        (
+            f"{name} must be at least {value}, got {getattr(settings, name)}"
+            + (f": the background and {len(classes)} named classes" if name == "num_classes" else "")
+            for name, value in least.items()
+            if getattr(settings, name) < value
+        ),
+        "The simulated regions",
+    )
+    if settings.shuffled and min(map(len, chosen.values())) < 2:
+        raise UserError(
+            "--shuffled exchanges images within a split, so each split needs at least two; there are "
+            f"{[len(chosen[split]) for split in SPLITS]} in {', '.join(SPLITS)}."
+        )
 
 
-# --- images, in one process or several ----------------------------------------------------------------
-Made = tuple[Scene, Regions]
+@contextlib.contextmanager
+def new_folder(out_dir: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out_dir` when the block succeeds."""
+    try:
+        if out_dir.is_dir() and not os.listdir(out_dir):
+            out_dir.rmdir()  # an empty folder of the user's is as good as none
+        with atomic_directory(out_dir) as folder:
+            yield folder
+    except OSError as error:
+        raise UserError(
+            f"The simulated data set cannot be written to {out_dir}: {error}. Choose another folder, or make room or "
+            "rights for it."
+        ) from error
 
 
-def make_image(world: World, image_id: int, talk: Talk) -> tuple[Scene, Regions]:
-    """One image's objects and regions. Depends on the world, the id and the captions alone."""
-    scene = make_scene(world, image_id, talk)
-    return scene, make_regions(world, image_id, talk, scene)
-
-
-_job: tuple[Callable[[int], Made], np.dtype] | None = None  # what a forked worker finds in its memory
-
-
-def _work(image_id: int) -> tuple[int, Scene, Regions]:
-    make, dtype = _job
-    scene, regions = make(image_id)
-    return image_id, scene, Regions(regions.boxes_px, regions.features.astype(dtype), regions.class_probs.astype(dtype))
-
-
-def write_regions(
-    path: Path,
-    world: World,
-    ids: Sequence[int],
-    make: Callable[[int], Made],
-    dtype: str,
-    workers: int,
-    *,
+def write_manifest(
+    folder: Path,
+    wanted: Mapping[str, Any],
     source: str,
-) -> Iterator[tuple[int, Scene, Regions]]:
-    """Write the region file, and give each image's id, objects and regions (in the file's dtype) as they are written.
+    settings: Settings,
+    report: PrepareReport,
+    measured: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """Write the manifest of a finished folder.
 
     Args:
-        make: image id -> its objects and regions.
+        wanted: the ``identity``.
+        source: one sentence, as in the region file.
+        measured, more: further entries, before and after the counts.
+    """
+    manifest = {
+        **wanted,
+        "source": source,
+        "seed": settings.seed,
+        "vocabulary_size": report.vocabulary.model_size,
+        "num_classes": settings.num_classes,
+        "feature_dim": settings.feature_dim,
+        "num_regions": settings.num_regions,
+        **measured,
+        "counts": {split: dict(counts) for split, counts in report.counts.items()},
+        **more,
+        "files": sorted([*os.listdir(folder), MANIFEST]),
+    }
+    write_json(folder / MANIFEST, manifest, indent=1)
+    return manifest
+
+
+# --- region files -------------------------------------------------------------------------------------
+def write_regions(
+    path: Path, settings: Settings, ids: Sequence[int], make: Callable[[int], Simulated], workers: int, source: str
+) -> Iterator[Simulated]:
+    """Write the region file, and give each image's layout and regions (in the file's dtype) as they are written.
+
+    Args:
+        make: image id -> its layout and regions; as ``map_in_processes`` takes it.
         workers: processes; the result is the same.
     """
-    global _job
-    with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(
-            RegionWriter(
-                path,
-                ids,
-                world.num_regions,
-                world.feature_dim,
-                world.num_classes,
-                feature_dtype=dtype,
-                probs_dtype=dtype,
-                source=source,
-            )
-        )
-        _job = (make, np.dtype(dtype))
-        stack.callback(_forget)
-        if workers > 1 and sys.platform == "linux":  # a fork shares captions and world without copying them
-            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(workers))
-            made: Iterator = pool.imap(_work, ids, chunksize=8)
-        else:
-            made = map(_work, ids)
-        for image_id, scene, regions in progress(made, len(ids), "simulating images"):
-            writer.write(image_id, scene.width, scene.height, regions.boxes_px, regions.features, regions.class_probs)
-            yield image_id, scene, regions
+    make = functools.partial(_in_dtype, make, np.dtype(settings.dtype))
+    with _writer(path, ids, settings, source) as writer:
+        made = map_in_processes(make, ids, workers)
+        for layout, regions in progress(made, len(ids), "simulating images"):
+            writer.write(**vars(regions))
+            yield layout, regions
 
 
-def _forget() -> None:
-    global _job
-    _job = None
+def _in_dtype(make: Callable[[int], Simulated], dtype: np.dtype, image_id: int) -> Simulated:
+    layout, regions = make(image_id)
+    features, class_probs = regions.features.astype(dtype), regions.class_probs.astype(dtype)
+    return layout, dataclasses.replace(regions, features=features, class_probs=class_probs)
+
+
+def _writer(path: Path, ids: Sequence[int], settings: Settings, source: str) -> RegionWriter:
+    sizes = settings.num_regions, settings.feature_dim, settings.num_classes
+    return RegionWriter(path, ids, *sizes, feature_dtype=settings.dtype, probs_dtype=settings.dtype, source=source)
+
+
+def derangement(ids: Sequence[int], seed: int, name: str = "") -> dict[int, int]:
+    """image id -> another image's id, each used once: a random circle through all of them.
+
+    Raises:
+        UserError: fewer than two images.
+    """
+    if len(ids) < 2:
+        raise UserError(f"Shuffling exchanges images within a split; {name or 'it'} has {len(ids)}, two are needed.")
+    circle = generator(seed, "derangement", name).permutation(np.sort(np.asarray(ids, dtype=np.int64)))
+    return dict(zip(circle.tolist(), np.roll(circle, -1).tolist()))
+
+
+def write_shuffled(folder: Path, splits: Mapping[str, Sequence[int]], settings: Settings) -> None:
+    """Copy the region file with every image's regions replaced by another one's.
+
+    Boxes are stretched to the size of the image that they come to, so that p stays as it was.
+    """
+    store = RegionStore(folder / REGIONS)
+    giver: dict[int, int] = {}
+    for split, members in splits.items():
+        giver |= derangement(members, settings.seed, split)
+    ids = store.ids.tolist()
+    with _writer(folder / SHUFFLED, ids, settings, SHUFFLED_SOURCE) as writer:
+        for image_id in ids:
+            regions, (width, height) = store.read(giver[image_id]), store.image_size(image_id)
+            factor = np.array([width / regions.width, height / regions.height] * 2, dtype=np.float32)
+            writer.write(image_id, width, height, regions.boxes_px * factor, regions.features, regions.class_probs)

@@ -47,7 +47,7 @@ _COLLECTIVES = _words(
 )
 _NUMBERS = _words("two three four five six seven eight nine ten 2 3 4 5 6 7 8 9 10")
 MOST_MODIFIERS = 4
-MANY = "(many)"  # stands among the modifiers of a noun in the plural
+MANY = "(many)"  # one of the modifiers of a noun in the plural
 
 
 @dataclasses.dataclass(frozen=True)

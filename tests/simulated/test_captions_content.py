@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from simulated.invented import hear, invented_captions, write_captions
+from simulated.made_up_captions import hear, invented_captions, write_captions
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.worlds.simulated.captions import choose_images, learn_habits, read_captions
+from xmodaler_ssattn.worlds.simulated.captions_content import learn_habits, read_captions
+from xmodaler_ssattn.worlds.simulated.dataset import choose_images
 
 FIVE = [
     "A man throws a red ball.",
@@ -32,19 +33,19 @@ def test_how_often_and_how_early_objects_are_mentioned():
 
 
 def test_kin_in_one_caption_are_two_objects():
-    talk = hear(["A man and a guy."] + ["A man."] * 4)
-    assert [item.name for item in talk.objects] == ["man", "guy"]
-    assert talk.chains[0] == (0, 1)
+    content = hear(["A man and a guy."] + ["A man."] * 4)
+    assert [item.name for item in content.objects] == ["man", "guy"]
+    assert content.chains[0] == (0, 1)
 
 
 def test_other_words_count_once_a_caption():
-    talk = hear(["A man juggling and juggling.", "A man juggling.", "A man.", "A man.", "It rains."])
-    assert dict(talk.others) == {"juggling": 2 / 5, "rains": 1 / 5}
+    content = hear(["A man juggling and juggling.", "A man juggling.", "A man.", "A man.", "It rains."])
+    assert dict(content.others) == {"juggling": 2 / 5, "rains": 1 / 5}
 
 
 def test_captions_without_any_object():
-    talk = hear(["It rains."] * 5)
-    assert talk.objects == () and talk.chains == ((),) * 5
+    content = hear(["It rains."] * 5)
+    assert content.objects == () and content.chains == ((),) * 5
 
 
 def test_habits_count_images_words_and_how_many_words_an_object_has():
@@ -75,7 +76,12 @@ def test_all_bad_entries_are_named_at_once(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError) as caught:
         read_captions(path)
-    for part in ("'x' is no whole number", "image 2 has no split", "image 3 does not have 5", "image 4: caption 5 has"):
+    for part in (
+        "'x' is not a whole number",
+        "image 2 has no split",
+        "image 3 does not have 5",
+        "image 4: caption 5 has",
+    ):
         assert part in str(caught.value)
 
 
@@ -90,15 +96,15 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         ("bytes", b"\x80\x81"),
     ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(UserError, match=f"{name} is no complete JSON"):
+        with pytest.raises(UserError, match=f"{name} is not"):
             read_captions(tmp_path / name)
     (tmp_path / "list").write_text("[]")
-    with pytest.raises(UserError, match="must be an object"):
+    with pytest.raises(UserError, match="expected a JSON object"):
         read_captions(tmp_path / "list")
 
 
 def test_fewer_images_are_a_part_of_more_and_the_seed_chooses():
-    captions = {int(key): value for key, value in invented_captions(40, 5, 5).items()}
+    captions = {int(key): value["split"] for key, value in invented_captions(40, 5, 5).items()}
     few, more = (choose_images(captions, None, (count, 2, 2), 0) for count in (10, 20))
     assert len(few["train"]) == 10 and set(few["train"]) < set(more["train"]) and few["val"] == more["val"]
     assert choose_images(captions, None, (10, 2, 2), 1)["train"] != few["train"]
@@ -107,7 +113,7 @@ def test_fewer_images_are_a_part_of_more_and_the_seed_chooses():
 
 
 def test_too_many_or_no_images_and_foreign_ids_are_refused_together():
-    captions = {int(key): value for key, value in invented_captions(4, 2, 2).items()}
+    captions = {int(key): value["split"] for key, value in invented_captions(4, 2, 2).items()}
     with pytest.raises(UserError) as caught:
         choose_images(captions, None, (5, 0, 2), 0)
     assert "5 images of the split train are wanted, it has 4" in str(caught.value)

@@ -9,27 +9,16 @@ import random
 from pathlib import Path
 
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.worlds.simulated import Assumptions
-from xmodaler_ssattn.worlds.simulated.captions import Talk, learn_habits, listen
-from xmodaler_ssattn.worlds.simulated.world import World, make_world
+from xmodaler_ssattn.packs.store import Regions
+from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions, Settings
+from xmodaler_ssattn.worlds.simulated.appearance import regions_of
+from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, understand_captions
+from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, make_captions_world
+from xmodaler_ssattn.worlds.simulated.detector import detect_invented
+from xmodaler_ssattn.worlds.simulated.layout import Layout
 
-CLASSES = [
-    "man",
-    "guy",
-    "woman",
-    "dog",
-    "ball",
-    "shirt",
-    "hat",
-    "street",
-    "tree",
-    "car",
-    "bench",
-    "bird",
-    "guitar",
-    "ladder",
-    "bucket",
-]
+NAMES = "man guy woman dog ball shirt hat street tree car bench bird guitar ladder bucket"
+CLASSES = NAMES.split()
 WHO = ["man", "guy", "woman"]
 WHAT = ["dog", "ball", "car", "bench", "bird", "guitar", "tree"]
 WORN = ["shirt", "hat"]
@@ -69,32 +58,22 @@ def write_captions(path: Path, captions: dict[str, dict]) -> Path:
     return path
 
 
-def hear(captions: list[str]) -> Talk:
-    return listen(captions, frozenset(CLASSES), lemma)
+def hear(captions: list[str]) -> CaptionedImage:
+    return understand_captions(captions, frozenset(CLASSES), lemma)
 
 
 def small_world(
-    seed: int = 0,
-    num_regions: int = 36,
-    feature_dim: int = 32,
-    num_classes: int = 40,
-    talks: int = 60,
-    **assumptions: float,
-) -> World:
-    """A world whose habits come from the first `talks` invented pictures."""
-    heard = [hear(invent(number)) for number in range(talks)]
-    words = {word for talk in heard for word in talk.others} | {
-        word for talk in heard for item in talk.objects for word in item.modifiers
-    }
+    seed: int = 0, num_regions: int = 36, feature_dim: int = 32, num_classes: int = 40, **assumptions: float
+) -> CaptionsWorld:
+    """A world whose habits come from the first 60 invented pictures."""
+    images = {number: hear(invent(number)) for number in range(60)}
     # what the tests say beside the invented captions
-    words |= {"old", "rains", "running"}
-    return make_world(
-        Assumptions(**assumptions),
-        seed,
-        CLASSES,
-        words,
-        learn_habits(heard),
-        num_regions=num_regions,
-        feature_dim=feature_dim,
-        num_classes=num_classes,
-    )
+    others = {-1: hear(["An old man running.", "It rains."])}
+    settings = Settings(seed, None, num_regions, feature_dim, num_classes)
+    return make_captions_world(settings, CaptionsAssumptions(**assumptions), CLASSES, images | others, list(images))
+
+
+def regions_in(world: CaptionsWorld, image_id: int, content: CaptionedImage, layout: Layout) -> Regions:
+    """The regions of an image whose layout is given."""
+    boxes = detect_invented(world.assumptions, world.settings.num_regions, layout, world.random("boxes", image_id))
+    return regions_of(world, image_id, content.others, layout, boxes)

@@ -2,30 +2,40 @@
 
 import json
 import os
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from worlds.tools import contents
 from xmodaler_ssattn.data.annotations import read_annotations
 from xmodaler_ssattn.data.entities import read_objects, read_sentences
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.worlds.drawn import CLASS_NAMES, SampleRegionMaker, draw_sample, singular
+from xmodaler_ssattn.worlds.drawn import CLASS_NAMES, SceneRegionMaker, draw_dataset, drawn_dataset, singular
 from xmodaler_ssattn.worlds.drawn.scenes import make_scene
 
 SMALL = {"num_images": 24, "seed": 4, "feature_dim": 32, "workers": 1}
 
 
+@dataclass
+class Drawn:
+    folder: Path
+    manifest: dict
+    new: bool
+
+
+def draw(folder, **arguments):
+    return Drawn(folder, *draw_dataset(folder, **arguments))
+
+
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    return draw_sample(tmp_path_factory.mktemp("drawn") / "sample", **SMALL)
-
-
-def files_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return draw(tmp_path_factory.mktemp("drawn") / "sample", **SMALL)
 
 
 def test_the_official_layout_is_there_and_readable(sample):
@@ -34,7 +44,7 @@ def test_the_official_layout_is_there_and_readable(sample):
     for image_id in (*splits["train"], *splits["val"], *splits["test"]):
         captions = read_sentences(sample.folder / "Sentences" / f"{image_id}.txt")
         objects = read_objects(sample.folder / "Annotations" / f"{image_id}.xml")
-        with Image.open(sample.images / f"{image_id}.jpg") as picture:
+        with Image.open(sample.folder / "Images" / f"{image_id}.jpg") as picture:
             assert picture.size == (objects.width, objects.height)
         assert len(captions) == 5 and not objects.problems
 
@@ -50,22 +60,22 @@ def test_prepared_annotations_know_class_and_boxes_of_every_object_word(sample):
                     assert phrase["class"] == singular(caption["tokens"][phrase["head"]])
                     grounded += 1
     assert grounded > 100
-    assert read_vocabulary(sample.vocabulary).model_size == sample.vocabulary_size
+    assert read_vocabulary(sample.folder / "vocabulary.txt").model_size == sample.manifest["vocabulary_size"]
     reference = json.loads((sample.folder / "grounding_test.json").read_text())
     assert len(reference["annotations"]) == 2
 
 
 def test_the_region_store_holds_every_image_with_the_regions_of_its_pixels(sample):
-    store = RegionStore(sample.regions)
-    assert (len(store), store.num_regions, store.feature_dim, store.num_classes) == (24, 36, 32, sample.num_classes)
-    maker = SampleRegionMaker.load(sample.region_maker)
+    store = RegionStore(sample.folder / "regions.h5")
+    assert (len(store), store.num_regions, store.feature_dim, store.num_classes) == (24, 36, 32, 16)
+    maker = SceneRegionMaker.load(sample.folder / "region_maker.npz")
     for image_id in store.ids[[0, 23]].tolist():
         regions = store.read(image_id)
         np.testing.assert_allclose(regions.class_probs.sum(axis=1), 1.0, atol=1e-4)
         best = regions.class_probs[:, 1:].max(axis=1)
         assert (np.diff(best) <= 0).all()
         # The file was made from the pixels of the JPEG: the maker finds the same in it.
-        with Image.open(sample.images / f"{image_id}.jpg") as picture:
+        with Image.open(sample.folder / "Images" / f"{image_id}.jpg") as picture:
             again = maker(picture, image_id, regions.boxes_px)
         np.testing.assert_array_equal(again.boxes_px, regions.boxes_px)
         np.testing.assert_allclose(again.class_probs, regions.class_probs, atol=1e-5)
@@ -73,25 +83,25 @@ def test_the_region_store_holds_every_image_with_the_regions_of_its_pixels(sampl
 
 
 def test_the_manifest_says_what_the_configs_need(sample):
-    assert sample.drawn and sample.num_classes == 16
+    assert sample.new and sample.manifest["num_classes"] == 16
     assert sample.manifest["reach"] > 0.95 and 0 < sample.manifest["top1"] < 1
     assert sample.manifest["parameters"]["splits"] == [20, 2, 2]
 
 
 def test_the_result_depends_on_the_seed_and_not_on_the_number_of_workers(sample, tmp_path):
-    two = draw_sample(tmp_path / "two", **{**SMALL, "workers": 2})
-    first, second = files_of(sample.folder), files_of(two.folder)
+    two = draw(tmp_path / "two", **{**SMALL, "workers": 2})
+    first, second = contents(sample.folder), contents(two.folder)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name] and not name.endswith(".npz")] == []
-    other = draw_sample(tmp_path / "other", **{**SMALL, "seed": 5})
+    other = draw(tmp_path / "other", **{**SMALL, "seed": 5})
     image_id = make_scene(5, 0).image_id
-    assert files_of(other.folder)[f"Sentences/{image_id}.txt"] != first[f"Sentences/{image_id}.txt"]
+    assert contents(other.folder)[f"Sentences/{image_id}.txt"] != first[f"Sentences/{image_id}.txt"]
 
 
 def test_a_finished_folder_is_used_again(sample):
     before = {path: path.stat().st_mtime_ns for path in sample.folder.iterdir()}
-    again = draw_sample(sample.folder, **SMALL)
-    assert not again.drawn and again.manifest == dict(sample.manifest)
+    again = draw(sample.folder, **SMALL)
+    assert not again.new and again.manifest == dict(sample.manifest)
     assert before == {path: path.stat().st_mtime_ns for path in sample.folder.iterdir()}
 
 
@@ -99,7 +109,7 @@ def test_a_finished_folder_is_used_again(sample):
 def test_an_incomplete_or_different_folder_is_drawn_again(damage, tmp_path, caplog):
     tiny = {"num_images": 3, "feature_dim": 4, "workers": 1}
     folder = tmp_path / "sample"
-    whole = files_of(draw_sample(folder, **tiny).folder)
+    whole = contents(draw(folder, **tiny).folder)
     if damage == "manifest":
         manifest = json.loads((folder / "sample.json").read_text())
         (folder / "sample.json").write_text(json.dumps({**manifest, "program": "older"}))
@@ -110,11 +120,11 @@ def test_an_incomplete_or_different_folder_is_drawn_again(damage, tmp_path, capl
     else:
         os.remove(folder / damage)
         reason = "vocabulary.txt is missing" if damage == "vocabulary.txt" else "Images holds 2 files"
-    again = draw_sample(folder, **tiny)
-    assert again.drawn and reason in caplog.text
-    assert files_of(folder).keys() == whole.keys()
+    again = draw(folder, **tiny)
+    assert again.new and reason in caplog.text
+    assert contents(folder).keys() == whole.keys()
     if damage != "parameters":
-        assert files_of(folder)["regions.h5"] == whole["regions.h5"]
+        assert contents(folder)["regions.h5"] == whole["regions.h5"]
 
 
 def test_files_that_the_program_did_not_draw_are_never_removed(tmp_path):
@@ -123,43 +133,31 @@ def test_files_that_the_program_did_not_draw_are_never_removed(tmp_path):
     folder.mkdir()
     (folder / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="holds no sample.json"):
-        draw_sample(folder, **tiny)
-    drawn = draw_sample(tmp_path / "sample", **tiny).folder
+        draw(folder, **tiny)
+    drawn = draw(tmp_path / "sample", **tiny).folder
     (drawn / "notes.txt").write_text("keep")
-    assert not draw_sample(drawn, **tiny).drawn  # complete: used as it is
+    assert not draw(drawn, **tiny).new  # complete: used as it is
     with pytest.raises(UserError, match="notes.txt"):
-        draw_sample(drawn, **{**tiny, "feature_dim": 8})
+        draw(drawn, **{**tiny, "feature_dim": 8})
     assert (folder / "mine.txt").read_text() == (drawn / "notes.txt").read_text() == "keep"
     with pytest.raises(UserError, match="is a file"):
-        draw_sample(folder / "mine.txt", **tiny)
+        draw(folder / "mine.txt", **tiny)
 
 
-def test_nothing_half_drawn_stays_behind(tmp_path):
-    def broken(word):
+def test_nothing_half_drawn_stays_behind(tmp_path, monkeypatch):
+    def broken(path, *_):
+        assert (path.parent / "vocabulary.txt").is_file()
         raise RuntimeError("stop here")
 
+    monkeypatch.setattr(drawn_dataset, "_write_regions", broken)
     with pytest.raises(RuntimeError, match="stop here"):
-        draw_sample(tmp_path / "sample", num_images=3, feature_dim=4, workers=1, lemma=broken)
+        draw(tmp_path / "sample", num_images=3, feature_dim=4, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_splits_must_fit(tmp_path):
-    with pytest.raises(UserError, match=r"3 pictures cannot be split.*\[2, 1, 1\]"):
-        draw_sample(tmp_path / "sample", num_images=3, splits=(2, 1, 1))
-    with pytest.raises(UserError, match="2 pictures cannot be split"):
-        draw_sample(tmp_path / "sample", num_images=2)
-
-
-def test_progress_is_reported_for_every_picture(tmp_path):
-    seen = []
-
-    def report(iterable, total, desc):
-        for item in iterable:
-            seen.append((total, desc))
-            yield item
-
-    draw_sample(tmp_path / "sample", num_images=3, feature_dim=4, workers=1, progress=report)
-    assert seen == [(3, "drawing sample scenes")] * 3
+def test_there_must_be_a_picture_for_each_split(tmp_path):
+    with pytest.raises(UserError, match="expected 3 pictures or more.*; got 2"):
+        draw(tmp_path / "sample", num_images=2)
 
 
 def test_every_kind_has_its_plural():

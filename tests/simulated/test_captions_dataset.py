@@ -2,14 +2,14 @@
 
 import dataclasses
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simulated.invented import CLASSES, invented_captions, lemma, write_captions
+from simulated.made_up_captions import CLASSES, invented_captions, lemma, write_captions
+from worlds.tools import contents, load_tool
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.data.annotations import read_annotations
@@ -18,7 +18,7 @@ from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.worlds.simulated import Assumptions, Settings, dataset, simulate
+from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions, Settings, dataset, simulate_from_captions
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "flickr30k_entities" / "ss_attn.yaml")
@@ -33,26 +33,19 @@ def captions(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(captions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "data"
-    manifest, new = simulate(captions, folder, SMALL, Assumptions(), CLASSES, lemma)
+    manifest, new = simulate_from_captions(captions, folder, SMALL, CaptionsAssumptions(), CLASSES, lemma)
     assert new
     return folder, manifest
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("simulate_regions", ROOT / "tools" / "simulate_regions.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("simulate_regions")
 
 
 def again(captions, folder, assumptions=None, **changes):
-    settings = Settings(**{**{name: getattr(SMALL, name) for name in SMALL.__dataclass_fields__}, **changes})
-    return simulate(captions, folder, settings, assumptions or Assumptions(), CLASSES, lemma)
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    settings = dataclasses.replace(SMALL, **changes)
+    return simulate_from_captions(captions, folder, settings, assumptions or CaptionsAssumptions(), CLASSES, lemma)
 
 
 def numbers(folder, image_id):
@@ -161,15 +154,8 @@ def options(folder, manifest, out, **more):
         "SOLVER.EPOCH": 1,
         **more,
     }
-    return [
-        "--config-file",
-        CONFIG,
-        "--data",
-        str(folder),
-        "--device",
-        "cpu",
-        *(str(word) for pair in values.items() for word in pair),
-    ]
+    words = [word for pair in values.items() for word in pair]
+    return [str(word) for word in ("--config-file", CONFIG, "--data", folder, "--device", "cpu", *words)]
 
 
 def test_check_accepts_it(made, tmp_path, capsys):
@@ -196,7 +182,7 @@ def test_a_finished_folder_is_left_as_it_is(made, captions):
 
 
 def test_the_number_of_workers_changes_nothing(made, captions, tmp_path):
-    simulate(captions, tmp_path / "two", SMALL, Assumptions(), CLASSES, lemma, workers=2)
+    simulate_from_captions(captions, tmp_path / "two", SMALL, CaptionsAssumptions(), CLASSES, lemma, workers=2)
     assert contents(tmp_path / "two") == contents(made[0])
 
 
@@ -218,7 +204,7 @@ def test_an_images_data_do_not_depend_on_how_many_others_are_taken(made, caption
         ({"seed": 4}, r"settings.seed was 3, now 4"),
         ({"feature_dim": 8}, "settings.feature_dim was 16, now 8"),
         ({"counts": (20, 4, 4)}, r"settings.counts was \[24, 4, 4\], now \[20, 4, 4\]"),
-        ({"assumptions": Assumptions(jitter=0.2)}, "assumptions.jitter was 0.09, now 0.2"),
+        ({"assumptions": CaptionsAssumptions(jitter=0.2)}, "assumptions.jitter was 0.09, now 0.2"),
     ],
 )
 def test_a_folder_made_otherwise_is_refused_and_kept(made, captions, changes, reason):
@@ -250,8 +236,8 @@ def test_an_empty_folder_is_used_and_a_full_one_is_not(captions, tmp_path):
 
 
 def test_nothing_half_made_stays_behind(captions, tmp_path, monkeypatch):
-    def broken(source, *_):
-        assert source.is_file()  # the last step: all else stands
+    def broken(folder, *_):
+        assert (folder / "regions.h5").is_file()  # the last step: all else stands
         raise RuntimeError("stop here")
 
     monkeypatch.setattr(dataset, "write_shuffled", broken)
@@ -265,7 +251,7 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_made(captions, tmp_
         again(captions, tmp_path / "data", num_classes=15, feature_dim=0)
     assert "num_classes must be at least 16, got 15: the background and 15 named classes" in str(caught.value)
     assert "feature_dim must be at least 1" in str(caught.value)
-    with pytest.raises(UserError, match=r"two at least; there are \[2, 1, 2\]"):
+    with pytest.raises(UserError, match=r"at least two; there are \[2, 1, 2\]"):
         again(captions, tmp_path / "data", counts=(2, 1, 2))
     assert list(tmp_path.iterdir()) == []
 
@@ -274,23 +260,8 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_made(captions, tmp_
 def command(tool, captions, out, *flags):
     classes = captions.parent / "classes.txt"
     classes.write_text("\n".join(CLASSES))
-    return tool.main(
-        [
-            "--captions",
-            str(captions),
-            "--classes",
-            str(classes),
-            "--out",
-            str(out),
-            "--feature-dim",
-            "8",
-            "--num-classes",
-            "20",
-            "--seed",
-            "3",
-            *flags,
-        ]
-    )
+    words = ["--captions", captions, "--classes", classes, "--out", out, "--feature-dim", 8, "--num-classes", 20]
+    return tool.main([str(word) for word in (*words, "--seed", 3, *flags)])
 
 
 def test_the_command_makes_the_data_set_and_says_how_to_train(tool, captions, tmp_path, capsys):
@@ -356,25 +327,9 @@ def test_real_captions_become_a_data_set(tool, shared_data, tmp_path, capsys):
         whole = json.load(file)
     part = {key: whole[key] for key in list(whole)[::40]}
     out = tmp_path / "data"
-    assert (
-        tool.main(
-            [
-                "--captions",
-                str(write_captions(tmp_path / "part.json.gz", part)),
-                "--out",
-                str(out),
-                "--images",
-                "60",
-                "--val-images",
-                "10",
-                "--test-images",
-                "10",
-                "--feature-dim",
-                "32",
-            ]
-        )
-        == 0
-    )
+    words = ["--captions", write_captions(tmp_path / "part.json.gz", part), "--out", out, "--feature-dim", 32]
+    words += ["--images", 60, "--val-images", 10, "--test-images", 10]
+    assert tool.main([str(word) for word in words]) == 0
     manifest = json.loads((out / "simulated.json").read_text())
     assert manifest["num_classes"] == 1601 and manifest["reach"] > 0.93
     counts = manifest["counts"]["train"]

@@ -5,42 +5,34 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simulated.annotated_images import BOY, CLASSES, DOG, GIRL, children, empty, hatted
+from simulated.made_up_annotations import BOY, CLASSES, DOG, GIRL, children, empty, hatted
 from xmodaler_ssattn.boxes import area, iou
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
-from xmodaler_ssattn.worlds.simulated import RealBoxes
-from xmodaler_ssattn.worlds.simulated.annotated import collect_donors, column_of, listen, make_scene, problems_of
-from xmodaler_ssattn.worlds.simulated.annotated_dataset import make_image
-from xmodaler_ssattn.worlds.simulated.detector import detect
-from xmodaler_ssattn.worlds.simulated.regions import regions_of
-from xmodaler_ssattn.worlds.simulated.scene import Scene
+from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions, Settings
+from xmodaler_ssattn.worlds.simulated.annotations_content import problems_of, understand_record
+from xmodaler_ssattn.worlds.simulated.annotations_dataset import simulate_annotated
+from xmodaler_ssattn.worlds.simulated.annotations_layout import collect_donors, column_of, real_layout
+from xmodaler_ssattn.worlds.simulated.appearance import regions_of
+from xmodaler_ssattn.worlds.simulated.detector import detect_real
+from xmodaler_ssattn.worlds.simulated.layout import Layout
 from xmodaler_ssattn.worlds.simulated.world import World, make_world
 
 
 def hear(image):
-    return listen(image, noun_lemma)
+    return understand_record(image, noun_lemma)
 
 
 def world_of(num_regions=36, feature_dim=32, num_classes=40, seed=0, **assumptions) -> World:
     words = {word for image in (children(), hatted(), empty()) for word in hear(image).words} | {"five"}
-    return make_world(
-        RealBoxes(**assumptions),
-        seed,
-        CLASSES,
-        words,
-        None,
-        num_regions=num_regions,
-        feature_dim=feature_dim,
-        num_classes=num_classes,
-    )
+    settings = Settings(seed, None, num_regions, feature_dim, num_classes)
+    return make_world(settings, AnnotationsAssumptions(**assumptions), CLASSES, words)
 
 
-def scene_of(boxes, size=(400, 300)):
+def layout_of(boxes, size=(400, 300)):
     boxes = np.array(boxes, dtype=np.int64).reshape(-1, 4)
-    return Scene(
-        *size, boxes, np.ones(len(boxes), dtype=np.int64), ((),) * len(boxes), (True,) * len(boxes), len(boxes)
-    )
+    count = len(boxes)
+    return Layout(*size, boxes, np.ones(count, dtype=np.int64), ((),) * count, (True,) * count)
 
 
 # --- what annotations say -------------------------------------------------------------------------------
@@ -99,30 +91,30 @@ def test_what_cannot_be_simulated_is_named_with_its_image():
 
 # --- things that nobody mentions ------------------------------------------------------------------------
 def given(distractors):
-    donors = collect_donors([hear(hatted(2)), hear(empty(3))], RealBoxes(distractors=distractors))
+    donors = collect_donors([hear(hatted(2)), hear(empty(3))], AnnotationsAssumptions(distractors=distractors))
     assert donors.ids in ((2,), ())
-    return [item.head for item in donors.items[2][0]], donors
+    return [item.head for item, _ in donors.items[2]], donors
 
 
 def test_distractors_are_mentioned_once_or_small_at_the_rim():
     assert given("mentioned")[0] == ["hat"]  # the man is in five captions, the tree in two
     # tree: 20 x 60 of 200 x 160 is 0.0375, its centre (10, 30) 0.9 from the middle; hat: (90, 25) is 0.69 above it
     assert given("rim")[0] == ["hat", "tree"]
-    donors = collect_donors([hear(hatted(2))], RealBoxes(distractors="rim", rim_distance=0.8))
-    assert [item.head for item in donors.items[2][0]] == ["tree"]
+    donors = collect_donors([hear(hatted(2))], AnnotationsAssumptions(distractors="rim", rim_distance=0.8))
+    assert [item.head for item, _ in donors.items[2]] == ["tree"]
 
 
 def test_a_distractor_stands_at_its_relative_place_and_is_of_no_class_of_the_image():
     world = world_of(unmentioned_mean=50.0, unmentioned_unnamed=0.0, group_boxes=0.0, distractors="rim")
     donors = collect_donors([hear(hatted(2))], world.assumptions)
     wide = dataclasses.replace(hear(children(1)), width=400)  # twice as wide as the giver
-    scene = make_scene(world, wide, donors)
-    assert scene.mentioned == 4
+    layout = real_layout(world, wide, donors)
+    assert layout.mentioned == 4
     # the hat (80, 20, 100, 30) and the tree (0, 0, 20, 60) of 200 x 160
-    assert sorted(map(tuple, scene.boxes_px[4:].tolist())) == [(0, 0, 40, 60), (160, 20, 200, 30)]
-    own = make_scene(world, hear(hatted(5)), donors)  # it has a hat and a tree itself
+    assert sorted(map(tuple, layout.boxes_px[4:].tolist())) == [(0, 0, 40, 60), (160, 20, 200, 30)]
+    own = real_layout(world, hear(hatted(5)), donors)  # it has a hat and a tree itself
     assert len(own.columns) == own.mentioned == 3
-    assert len(make_scene(world, hear(hatted(2)), donors).columns) == 3  # nobody gives to itself
+    assert len(real_layout(world, hear(hatted(2)), donors).columns) == 3  # nobody gives to itself
 
 
 def test_distractors_come_from_the_donors_with_the_most_words_in_common():
@@ -130,9 +122,9 @@ def test_distractors_come_from_the_donors_with_the_most_words_in_common():
     told = [dataclasses.replace(hear(hatted(number)), others={}) for number in range(10, 20)]
     told[4] = dataclasses.replace(told[4], others={"street": 0.2})
     told[4] = dataclasses.replace(told[4], objects=tuple(dataclasses.replace(o, name="ball") for o in told[4].objects))
-    scene = make_scene(world, hear(children(1)), collect_donors(told, world.assumptions))
-    assert set(scene.columns[scene.mentioned :].tolist()) <= {CLASSES.index("ball") + 1, CLASSES.index("people") + 1}
-    assert CLASSES.index("ball") + 1 in scene.columns
+    layout = real_layout(world, hear(children(1)), collect_donors(told, world.assumptions))
+    assert set(layout.columns[layout.mentioned :].tolist()) <= {CLASSES.index("ball") + 1, CLASSES.index("people") + 1}
+    assert CLASSES.index("ball") + 1 in layout.columns
 
 
 # --- a detector's errors --------------------------------------------------------------------------------
@@ -141,75 +133,77 @@ EXACT = {"jitter": 0.0, "missed": 0.0, "missed_small": 0.0, "most_duplicates": 0
 
 def test_without_errors_every_box_is_found_as_it_is():
     boxes = [[10, 20, 90, 120], [200, 50, 380, 280], [100, 200, 120, 230]]
-    found = detect(RealBoxes(**EXACT), 36, scene_of(boxes), np.random.default_rng(0))
+    found = detect_real(AnnotationsAssumptions(**EXACT), 36, layout_of(boxes), np.random.default_rng(0))
     assert found.shape == (36, 4) and {tuple(box) for box in boxes} <= {tuple(map(int, box)) for box in found}
 
 
 def test_small_boxes_are_overlooked_more_often():
     # missed + missed_small exp(-area / missed_area): 0.1 + 0.6 exp(-1) = 0.32 at an area of 0.01, 0.1 at 0.5
-    a = RealBoxes(**{**EXACT, "missed": 0.1, "missed_small": 0.6, "missed_area": 0.01, "partial_share": 0.0})
-    scene = scene_of([[0, 0, 40, 30], [100, 50, 400, 250]])
-    assert (area(scene.boxes_px) / 120000).tolist() == [0.01, 0.5]
+    a = AnnotationsAssumptions(
+        **{**EXACT, "missed": 0.1, "missed_small": 0.6, "missed_area": 0.01, "partial_share": 0.0}
+    )
+    layout = layout_of([[0, 0, 40, 30], [100, 50, 400, 250]])
+    assert (area(layout.boxes_px) / 120000).tolist() == [0.01, 0.5]
     rng, found = np.random.default_rng(0), []
     for _ in range(600):
-        found.append((iou(scene.boxes_px, detect(a, 6, scene, rng)) == 1).any(axis=1))
-    # 600 draws: a standard deviation of 0.02 and 0.012
+        found.append((iou(layout.boxes_px, detect_real(a, 6, layout, rng)) == 1).any(axis=1))
+    # 600 samples: a standard deviation of 0.02 and 0.012
     assert 1 - np.mean(found, axis=0) == pytest.approx([0.32, 0.1], abs=0.06)
 
 
 def test_where_there_are_more_objects_than_regions_the_largest_are_found():
     boxes = [[0, 0, 20, 20], [50, 50, 150, 150], [200, 50, 390, 290]]
-    found = detect(RealBoxes(**EXACT), 2, scene_of(boxes), np.random.default_rng(0))
+    found = detect_real(AnnotationsAssumptions(**EXACT), 2, layout_of(boxes), np.random.default_rng(0))
     assert sorted(map(tuple, found.tolist())) == [(50, 50, 150, 150), (200, 50, 390, 290)]
 
 
 def test_duplicates_are_further_regions_of_an_object_and_no_two_overlap_above_the_limit():
-    a = RealBoxes(missed=0.0, missed_small=0.0, most_duplicates=2, duplicate_chance=1.0, partial_share=0.0)
-    scene = scene_of([[100, 80, 300, 220]])
+    a = AnnotationsAssumptions(missed=0.0, missed_small=0.0, most_duplicates=2, duplicate_chance=1.0, partial_share=0.0)
+    layout = layout_of([[100, 80, 300, 220]])
     several = 0
     for seed in range(40):
-        found = detect(a, 12, scene, np.random.default_rng(seed))
+        found = detect_real(a, 12, layout, np.random.default_rng(seed))
         overlap = iou(found, found) - np.eye(12)
         assert overlap.max() <= 0.7
-        several += (iou(scene.boxes_px, found) > 0.4).sum() > 1
+        several += (iou(layout.boxes_px, found) > 0.4).sum() > 1
     assert several > 20
 
 
 def test_a_picture_too_small_for_different_boxes_still_gets_all_regions():
-    found = detect(RealBoxes(), 36, scene_of([[0, 0, 10, 10]], (12, 12)), np.random.default_rng(0))
+    found = detect_real(AnnotationsAssumptions(), 36, layout_of([[0, 0, 10, 10]], (12, 12)), np.random.default_rng(0))
     assert found.shape == (36, 4) and found.min() >= 0 and found.max() <= 12
-    assert detect(RealBoxes(), 5, scene_of([]), np.random.default_rng(0)).shape == (5, 4)
+    assert detect_real(AnnotationsAssumptions(), 5, layout_of([]), np.random.default_rng(0)).shape == (5, 4)
 
 
 def test_regions_do_not_know_which_objects_are_mentioned():
     world = world_of()
     donors = collect_donors([hear(hatted(2))], world.assumptions)
     told = hear(children(1))
-    scene, regions = make_image(world, told, donors)
-    # rows are in the order of c alone
+    layout, regions = simulate_annotated(world, told, donors)
+    # rows are in the order of c
     best = regions.class_probs[:, 1:].max(axis=1)
     np.testing.assert_array_equal(np.argsort(-best, kind="stable"), np.arange(36))
-    blind = dataclasses.replace(scene, mentioned=0, boxed=())
-    boxes, others = (detect(world.assumptions, 36, each, np.random.default_rng(0)) for each in (scene, blind))
+    blind = dataclasses.replace(layout, boxed=())
+    boxes, others = (detect_real(world.assumptions, 36, each, np.random.default_rng(0)) for each in (layout, blind))
     np.testing.assert_array_equal(boxes, others)
     for name in ("features", "class_probs"):
-        one, other = (getattr(regions_of(world, 1, told.others, each, boxes), name) for each in (scene, blind))
+        one, other = (getattr(regions_of(world, 1, told.others, each, boxes), name) for each in (layout, blind))
         assert one.tobytes() == other.tobytes()
 
 
 def test_an_image_depends_on_its_id_and_not_on_the_images_before_it():
     world = world_of()
     donors = collect_donors([hear(hatted(2)), hear(hatted(9))], world.assumptions)
-    alone = make_image(world, hear(children(1)), donors)[1]
-    make_image(world, hear(hatted(3)), donors)
-    again = make_image(world_of(), hear(children(1)), donors)[1]
+    alone = simulate_annotated(world, hear(children(1)), donors)[1]
+    simulate_annotated(world, hear(hatted(3)), donors)
+    again = simulate_annotated(world_of(), hear(children(1)), donors)[1]
     assert alone.features.tobytes() == again.features.tobytes()
     assert alone.class_probs.tobytes() == again.class_probs.tobytes()
-    assert make_image(world, hear(children(8)), donors)[1].features.tobytes() != alone.features.tobytes()
+    assert simulate_annotated(world, hear(children(8)), donors)[1].features.tobytes() != alone.features.tobytes()
 
 
 def test_wrong_numbers_and_words_are_named_together():
     with pytest.raises(UserError) as caught:
-        RealBoxes(distractors="none", suppress_iou=0.0)
+        AnnotationsAssumptions(distractors="none", suppress_iou=0.0)
     assert "distractors must be one of mentioned, rim, got 'none'" in str(caught.value)
     assert "suppress_iou must be between 0.05 and 1, got 0.0" in str(caught.value)

@@ -1,6 +1,5 @@
 """A whole data set around real boxes, small: files, the same again, bad input; and a part of the real files."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 
 from data.test_real_entities import ARCHIVE, SPLIT_IDS, prepare, unpack
-from simulated.annotated_images import CLASSES, children, hatted, small_folder, write_annotations
+from simulated.made_up_annotations import CLASSES, children, hatted, small_folder, write_annotations
+from worlds.tools import TOOLS, contents, load_tool
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.annotations import read_annotations
 from xmodaler_ssattn.data.splits import read_splits
@@ -22,15 +22,16 @@ from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.floors import read_floors
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP
-from xmodaler_ssattn.worlds.simulated import RealBoxes, Settings, simulate_annotated
+from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions, Settings, simulate_from_annotations
 
 EVERY = 120
-TOOL = Path(__file__).parents[2] / "tools" / "simulate_regions.py"
 SMALL = Settings(seed=3, counts=(6, 2, 2), feature_dim=16, num_classes=20, shuffled=True)
 
 
 def make(folder, out, settings=SMALL, assumptions=None, **changes):
-    return simulate_annotated(folder, out, settings, assumptions or RealBoxes(), noun_lemma, **changes)
+    return simulate_from_annotations(
+        folder, out, settings, assumptions or AnnotationsAssumptions(), noun_lemma, **changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,6 @@ def made(annotations, tmp_path_factory):
     manifest, new = make(annotations, out)
     assert new
     return out, manifest
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_the_chosen_annotations_are_word_for_word_those_given(made, annotations):
@@ -111,7 +108,8 @@ def test_an_image_with_more_boxes_than_regions_is_counted(annotations, tmp_path)
 def run(hash_seed, *words):
     """The tool in a process of its own."""
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
-    subprocess.run([sys.executable, str(TOOL), *map(str, words)], env=environment, check=True, capture_output=True)
+    command = [sys.executable, TOOLS / "simulate_regions.py", *words]
+    subprocess.run([str(word) for word in command], env=environment, check=True, capture_output=True)
 
 
 def test_workers_and_hash_seeds_change_no_byte(made, annotations, tmp_path):
@@ -125,7 +123,7 @@ def test_a_finished_folder_is_left_and_one_made_otherwise_refused(made, annotati
     folder, manifest = made
     assert make(annotations, folder) == (manifest, False)
     with pytest.raises(UserError, match="assumptions.distractors was mentioned, now rim"):
-        make(annotations, folder, assumptions=RealBoxes(distractors="rim"))
+        make(annotations, folder, assumptions=AnnotationsAssumptions(distractors="rim"))
 
 
 def test_an_image_does_not_depend_on_how_many_others_are_taken(made, annotations, tmp_path):
@@ -146,13 +144,13 @@ def test_other_splits_wrong_files_and_simulated_boxes_are_refused(annotations, t
     with pytest.raises(UserError, match="its schema is 'xmodaler_ssattn/results'"):
         make(other, tmp_path / "data")
     twice = small_folder(tmp_path / "twice", test=[hatted(10), children(41)])
-    with pytest.raises(UserError, match="image 10 stands in train and in test"):
+    with pytest.raises(UserError, match="image 10 is in train and in test"):
         make(twice, tmp_path / "data")
     images = {split: [children(number)] for number, split in enumerate(("train", "val", "test"))}
     simulated = write_annotations(tmp_path / "simulated", images, source="simulated")
     with pytest.raises(UserError, match="The boxes in .*train.json are simulated"):
         make(simulated, tmp_path / "data")
-    with pytest.raises(UserError, match=r"1 images stand in another split of the annotations, e.g. \[40\]"):
+    with pytest.raises(UserError, match=r"1 images are in another split of the annotations, e.g. \[40\]"):
         make(annotations, tmp_path / "data", splits={"train": [40], "val": [30], "test": [41]})
     assert not (tmp_path / "data").exists()
 
@@ -226,10 +224,7 @@ def test_a_part_of_the_real_files_is_reached_and_looks_as_real_regions_do(tmp_pa
 
 
 def test_the_command_says_how_to_train(annotations, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("simulate_regions", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     words = ["--annotations", annotations, "--out", tmp_path / "data", "--images", 2, "--feature-dim", 8]
-    assert tool.main([str(word) for word in (*words, "--num-classes", 20)]) == 0
+    assert load_tool("simulate_regions").main([str(word) for word in (*words, "--num-classes", 20)]) == 0
     said = capsys.readouterr().out
     assert "Captions, phrases and boxes are real" in said and "MODEL.VISUAL_EMBED.IN_DIM 8" in said

@@ -3,37 +3,39 @@
 import numpy as np
 import pytest
 
-from simulated.invented import hear, invent, small_world
+from simulated.made_up_captions import hear, invent, regions_in, small_world
 from xmodaler_ssattn.boxes import area, iou
-from xmodaler_ssattn.worlds.simulated import make_image
-from xmodaler_ssattn.worlds.simulated.captions import TalkedOf
-from xmodaler_ssattn.worlds.simulated.regions import make_regions, propose, shares
-from xmodaler_ssattn.worlds.simulated.scene import Scene, make_scene
+from xmodaler_ssattn.worlds.simulated.appearance import shares
+from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedObject
+from xmodaler_ssattn.worlds.simulated.captions_dataset import simulate_captioned
+from xmodaler_ssattn.worlds.simulated.captions_layout import invent_layout
+from xmodaler_ssattn.worlds.simulated.detector import detect_invented
+from xmodaler_ssattn.worlds.simulated.layout import Layout
 from xmodaler_ssattn.worlds.simulated.world import generator
 
 
 def images(world, count):
     for number in range(count):
-        talk = hear(invent(number))
-        yield talk, *make_image(world, number, talk)
+        content = hear(invent(number))
+        yield content, *simulate_captioned(world, number, content)
 
 
 def test_every_image_has_k_regions_with_probabilities_that_sum_to_one_in_descending_order():
     world = small_world(num_regions=20)
-    for _, scene, regions in images(world, 30):
+    for _, layout, regions in images(world, 30):
         assert regions.boxes_px.shape == (20, 4) and regions.features.shape == (20, 32)
         assert regions.class_probs.shape == (20, 40)
         np.testing.assert_allclose(regions.class_probs.sum(axis=1), 1, atol=1e-5)
         assert (np.diff(regions.class_probs[:, 1:].max(axis=1)) <= 0).all()
         boxes = regions.boxes_px
-        assert boxes.min() >= 0 and (boxes[:, 2] <= scene.width).all() and (boxes[:, 3] <= scene.height).all()
+        assert boxes.min() >= 0 and (boxes[:, 2] <= layout.width).all() and (boxes[:, 3] <= layout.height).all()
         assert (area(boxes) >= 64).all() and (regions.features >= 0).all()
 
 
 def test_a_region_overlaps_nearly_every_mentioned_object_by_more_than_half():
     reached = []
-    for _, scene, regions in images(small_world(), 150):
-        reached += (iou(scene.boxes_px[: scene.mentioned], regions.boxes_px).max(axis=1) > 0.5).tolist()
+    for _, layout, regions in images(small_world(), 150):
+        reached += (iou(layout.boxes_px[: layout.mentioned], regions.boxes_px).max(axis=1) > 0.5).tolist()
     # 4 % are missed, though a loose region may still reach them
     assert 0.93 < np.mean(reached) < 1
 
@@ -41,8 +43,8 @@ def test_a_region_overlaps_nearly_every_mentioned_object_by_more_than_half():
 def test_in_a_picture_of_more_objects_than_regions_the_largest_are_seen():
     world = small_world(num_regions=2, missed=0.0, jitter=0.0)
     boxes = np.array([[0, 0, 20, 20], [100, 100, 300, 300], [50, 50, 150, 150]])
-    scene = Scene(500, 400, boxes, np.array([1, 2, 3]), ((), (), ()), (True,) * 3, 3)
-    found = propose(world, scene, np.random.default_rng(0))
+    layout = Layout(500, 400, boxes, np.array([1, 2, 3]), ((), (), ()), (True,) * 3)
+    found = detect_invented(world.assumptions, 2, layout, np.random.default_rng(0))
     assert sorted(map(tuple, found.tolist())) == [(50, 50, 150, 150), (100, 100, 300, 300)]
 
 
@@ -57,11 +59,11 @@ def test_shares_by_hand():
 def test_clear_regions_have_the_class_of_their_object_and_small_ones_are_confused_more():
     world = small_world(size_confusion=0.4, class_noise=0.2)
     right = {True: [], False: []}
-    for _, scene, regions in images(world, 200):
-        overlap = iou(regions.boxes_px, scene.boxes_px)
+    for _, layout, regions in images(world, 200):
+        overlap = iou(regions.boxes_px, layout.boxes_px)
         fits = overlap.max(axis=1) > 0.6
-        good = regions.class_probs[:, 1:].argmax(axis=1) + 1 == scene.columns[overlap.argmax(axis=1)]
-        large = area(regions.boxes_px) / (scene.width * scene.height) > 0.03
+        good = regions.class_probs[:, 1:].argmax(axis=1) + 1 == layout.columns[overlap.argmax(axis=1)]
+        large = area(regions.boxes_px) / (layout.width * layout.height) > 0.03
         for size in right:
             right[size] += good[fits & (large == size)].tolist()
     assert min(map(len, right.values())) > 200
@@ -70,8 +72,8 @@ def test_clear_regions_have_the_class_of_their_object_and_small_ones_are_confuse
 
 def test_without_noise_a_region_on_an_object_is_certain():
     world = small_world(class_noise=0.0, jitter=0.0, missed=0.0, loose_share=0.0, partial_share=0.0, class_kinship=0.0)
-    scene = Scene(500, 400, np.array([[50, 60, 250, 300]]), np.array([world.columns["dog"]]), ((),), (True,), 1)
-    regions = make_regions(world, 5, hear(["A dog."] * 5), scene)
+    layout = Layout(500, 400, np.array([[50, 60, 250, 300]]), np.array([world.columns["dog"]]), ((),), (True,))
+    regions = regions_in(world, 5, hear(["A dog."] * 5), layout)
     # logit 18 against 10.5 for the background
     assert regions.boxes_px[0].tolist() == [50, 60, 250, 300]
     assert regions.class_probs[0].argmax() == world.columns["dog"] and regions.class_probs[0].max() > 0.98
@@ -80,13 +82,13 @@ def test_without_noise_a_region_on_an_object_is_certain():
 
 def test_adjectives_and_other_words_show_in_the_features():
     world = small_world(feature_noise=0.0)
-    scene = Scene(500, 400, np.array([[50, 60, 250, 300]]), np.array([1]), (("red",),), (True,), 1)
+    layout = Layout(500, 400, np.array([[50, 60, 250, 300]]), np.array([1]), (("red",),), (True,))
     plain = hear(["A man."] * 5)
 
-    def features(talk, words):
-        changed = Scene(scene.width, scene.height, scene.boxes_px, scene.columns, (words,), scene.boxed, 1)
-        regions = make_regions(world, 5, talk, changed)
-        return regions.features[iou(regions.boxes_px, scene.boxes_px)[:, 0].argmax()]
+    def features(content, words):
+        changed = Layout(layout.width, layout.height, layout.boxes_px, layout.columns, (words,), layout.boxed)
+        regions = regions_in(world, 5, content, changed)
+        return regions.features[iou(regions.boxes_px, layout.boxes_px)[:, 0].argmax()]
 
     red, blue, running = (
         features(plain, ("red",)),
@@ -100,11 +102,11 @@ def test_adjectives_and_other_words_show_in_the_features():
 def test_a_linear_probe_finds_classes_in_v_and_c_knows_more():
     world = small_world(feature_dim=128)
     rows, labels, guesses = [], [], []
-    for _, scene, regions in images(world, 300):
-        overlap = iou(regions.boxes_px, scene.boxes_px)
+    for _, layout, regions in images(world, 300):
+        overlap = iou(regions.boxes_px, layout.boxes_px)
         fits = overlap.max(axis=1) > 0.6
         rows.append(regions.features[fits])
-        labels.append(scene.columns[overlap.argmax(axis=1)[fits]])
+        labels.append(layout.columns[overlap.argmax(axis=1)[fits]])
         guesses.append(regions.class_probs[fits].argmax(axis=1))
     x, y, c = map(np.concatenate, (rows, labels, guesses))
     x, half = np.concatenate([x, np.ones((len(x), 1))], axis=1), len(x) // 2
@@ -117,20 +119,20 @@ def test_a_linear_probe_finds_classes_in_v_and_c_knows_more():
 
 
 def test_the_same_seed_and_id_give_the_same_bytes_and_others_do_not():
-    talk = hear(invent(3))
-    one, same = (make_image(small_world(), 3, talk) for _ in range(2))
+    content = hear(invent(3))
+    one, same = (simulate_captioned(small_world(), 3, content) for _ in range(2))
     for name in ("boxes_px", "features", "class_probs"):
         assert getattr(one[1], name).tobytes() == getattr(same[1], name).tobytes()
-    assert make_image(small_world(), 4, talk)[1].features.tobytes() != one[1].features.tobytes()
-    assert make_image(small_world(seed=1), 3, talk)[1].features.tobytes() != one[1].features.tobytes()
+    assert simulate_captioned(small_world(), 4, content)[1].features.tobytes() != one[1].features.tobytes()
+    assert simulate_captioned(small_world(seed=1), 3, content)[1].features.tobytes() != one[1].features.tobytes()
 
 
 def test_an_image_does_not_depend_on_the_images_before_it():
     world = small_world()
-    alone = make_image(world, 11, hear(invent(11)))[1]
+    alone = simulate_captioned(world, 11, hear(invent(11)))[1]
     for number in range(5):
-        make_image(world, number, hear(invent(number)))
-    after = make_image(world, 11, hear(invent(11)))[1]
+        simulate_captioned(world, number, hear(invent(number)))
+    after = simulate_captioned(world, 11, hear(invent(11)))[1]
     assert alone.class_probs.tobytes() == after.class_probs.tobytes()
 
 
@@ -146,24 +148,24 @@ def test_classes_and_words_have_vectors_of_their_own_whatever_else_there_is():
 
 
 def test_random_numbers_belong_to_their_names():
-    draws = {
+    sampled = {
         generator(0, "scene", 1).random(),
         generator(0, "scene", 2).random(),
         generator(0, "boxes", 1).random(),
         generator(1, "scene", 1).random(),
     }
-    assert len(draws) == 4 and generator(0, "scene", 1).random() in draws
+    assert len(sampled) == 4 and generator(0, "scene", 1).random() in sampled
 
 
 def test_an_image_without_any_object_has_background_regions():
     world = small_world(unmentioned_mean=0.0)
-    talk = hear(["It rains."] * 5)
-    scene, regions = make_image(world, 1, talk)
-    assert len(scene.boxes_px) == 0 and regions.boxes_px.shape == (36, 4)
+    content = hear(["It rains."] * 5)
+    layout, regions = simulate_captioned(world, 1, content)
+    assert len(layout.boxes_px) == 0 and regions.boxes_px.shape == (36, 4)
     assert np.isfinite(regions.features).all()
 
 
 def test_objects_that_people_describe_by_words_without_a_class_are_placed_too():
-    talk = hear(["An old man."] * 5)
-    assert talk.objects == (TalkedOf("man", 1.0, 1.0, ("old",) * 5),)
-    assert make_scene(small_world(), 1, talk).modifiers[0] == ("old",) * 5
+    content = hear(["An old man."] * 5)
+    assert content.objects == (CaptionedObject("man", 1.0, 1.0, ("old",) * 5),)
+    assert invent_layout(small_world(), 1, content).modifiers[0] == ("old",) * 5

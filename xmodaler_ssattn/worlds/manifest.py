@@ -1,0 +1,34 @@
+"""The manifest of a data set that this package made: how it was made, so that a folder is used again or refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xmodaler_ssattn.files import read_json
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
+    """The entries; empty when the file holds something else.
+
+    Raises:
+        UserError: the file cannot be read as JSON.
+    """
+    manifest = read_json(path, "The manifest")
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Half a sentence for each entry of `wanted` that `found` does not have with this value.
+
+    >>> list(differences({"seed": 1, "sizes": {"K": 36}}, {"seed": 2, "sizes": {"K": 10}}))
+    ['seed was 1, now 2', 'sizes.K was 36, now 10']
+    """
+    for name, value in wanted.items():
+        there = found.get(name)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from differences(there, value, f"{prefix}{name}.")
+        elif there != value:
+            short = isinstance(value, (str, int, float)) or len(str(value)) < 60
+            yield f"{prefix}{name} was {there}, now {value}" if short else f"other {prefix}{name}"

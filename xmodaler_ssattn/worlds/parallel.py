@@ -1,0 +1,37 @@
+"""Making pictures or images in several processes; the result does not depend on how many."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_make: Callable[[Any], Any] | None = None  # set in a worker
+
+
+def map_in_processes(make: Callable[[Any], T], items: Sequence[Any], workers: int) -> Iterator[T]:
+    """``make(item)`` for each item, in order.
+
+    Args:
+        make: can be pickled, for systems that cannot fork: a function of a module, or a partial of one.
+        workers: processes; 1 makes everything in this one.
+    """
+    if min(workers, len(items)) <= 1:
+        yield from map(make, items)
+        return
+    # A fork starts at once and shares what `make` holds; elsewhere than on Linux it is not safe.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    with multiprocessing.get_context(method).Pool(min(workers, len(items)), _set_make, (make,)) as pool:
+        yield from pool.imap(_call_make, items, chunksize=4)
+
+
+def _set_make(make: Callable[[Any], Any]) -> None:
+    global _make
+    _make = make
+
+
+def _call_make(item: Any) -> Any:
+    assert _make is not None
+    return _make(item)

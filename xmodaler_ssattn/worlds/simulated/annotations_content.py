@@ -1,0 +1,155 @@
+"""What real annotations say of an image: objects at their real places with the words that describe them, other words.
+
+A box that was annotated for several chains is one object, of the most specific of them: the chain with the fewest boxes
+("a boy" before "three children"), then the one with the most phrases. A chain with several boxes is a group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from xmodaler_ssattn.data.classes import union_box
+from xmodaler_ssattn.worlds.simulated.class_priors import CROWDS
+from xmodaler_ssattn.worlds.simulated.phrases import MANY, ObjectPhrase, describing_words, other_words
+
+_CROWDS = frozenset(CROWDS.split())
+MEMBER = "person"  # what one box of a crowd holds
+Box = tuple[float, ...]  # x1, y1, x2, y2 in pixels, whole numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedObject:
+    """An object with a real box.
+
+    Attributes:
+        box_px: xyxy, pixels.
+        name: its class, None when no phrase of its chain names one.
+        head: the word that its phrases end with most often, as a lemma; used instead of the class when there is none.
+        modifiers: the words that describe it, one entry per use.
+        times: how many captions mention its chain.
+    """
+
+    box_px: Box
+    name: str | None
+    head: str
+    modifiers: tuple[str, ...]
+    times: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedImage:
+    """What the captions and boxes of one image say.
+
+    Attributes:
+        image_id, width, height: the image, pixels.
+        objects: one for each distinct box, in the order of mention.
+        groups: a group's enclosing box, where that is none of `objects`' boxes.
+        others: word outside the phrases that have a box -> share of the captions that have it.
+        chains, chains_without_box: how many chains the captions mention.
+    """
+
+    image_id: int
+    width: int
+    height: int
+    objects: tuple[AnnotatedObject, ...]
+    groups: tuple[AnnotatedObject, ...]
+    others: Mapping[str, float]
+    chains: int
+    chains_without_box: int
+
+    @property
+    def words(self) -> set[str]:
+        """All words that need a vector."""
+        return set(self.others).union(*(item.modifiers for item in (*self.objects, *self.groups)))
+
+
+def understand_record(image: Mapping[str, Any], lemma: Callable[[str], str]) -> AnnotatedImage:
+    """What one record of an annotation file (``data.annotations``) says; ``lemma`` maps a word to its lemma."""
+    captions = image["captions"]
+    chains: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    others: Counter[str] = Counter()
+    for number, caption in enumerate(captions):
+        boxed = []
+        for place, phrase in enumerate(caption["phrases"]):
+            # A phrase that has a box and no chain is an object of its own; without both it is nothing to see.
+            name = phrase["chain"] if phrase["chain"] is not None else f"caption {number}, phrase {place}"
+            if phrase["chain"] is not None or phrase["boxes"]:
+                chains.setdefault(name, []).append((number, phrase))
+            if phrase["boxes"]:
+                boxed.append(ObjectPhrase(phrase["start"], phrase["end"], "", ()))
+        others.update(set(other_words(caption["tokens"], boxed)))
+    boxes = {
+        name: list(dict.fromkeys(tuple(box) for _, phrase in uses for box in phrase["boxes"]))
+        for name, uses in chains.items()
+    }
+    boxes = {name: each for name, each in boxes.items() if each}
+    described = {name: _describe(captions, chains[name], lemma) for name in boxes}
+    owner: dict[Box, str] = {}
+    for name in sorted(boxes, key=lambda name: (len(boxes[name]), -len(chains[name]))):  # stable: then by mention
+        for box in boxes[name]:
+            owner.setdefault(box, name)
+    objects = []
+    for box in dict.fromkeys(box for each in boxes.values() for box in each):
+        item = described[owner[box]]
+        member = len(boxes[owner[box]]) > 1 and item.name in _CROWDS
+        objects.append(dataclasses.replace(item, box_px=box, name=MEMBER if member else item.name))
+    unions = {name: tuple(union_box(each)) for name, each in boxes.items() if len(each) > 1}
+    groups = {box: dataclasses.replace(described[name], box_px=box) for name, box in unions.items() if box not in owner}
+    return AnnotatedImage(
+        image["image_id"],
+        image["width"],
+        image["height"],
+        tuple(objects),
+        tuple(groups.values()),
+        {word: others[word] / len(captions) for word in sorted(others)},
+        len(chains),
+        len(chains) - len(boxes),
+    )
+
+
+def _describe(
+    captions: Sequence[Mapping[str, Any]], uses: Sequence[tuple[int, Mapping[str, Any]]], lemma: Callable[[str], str]
+) -> AnnotatedObject:
+    """Class, head and words of a chain, without a box. Of equally frequent ones the first mentioned is taken."""
+    names: Counter[str] = Counter()
+    heads: Counter[str] = Counter()
+    modifiers: list[str] = []
+    for number, phrase in uses:
+        tokens = captions[number]["tokens"]
+        head = phrase["end"] - 1 if phrase["head"] is None else phrase["head"]
+        heads[lemma(tokens[head])] += 1
+        modifiers += describing_words(tokens[phrase["start"] : head])
+        if phrase["class"] is not None:
+            names[phrase["class"]] += 1
+            modifiers += [MANY] * (tokens[head] != phrase["class"])
+    name = names.most_common(1)[0][0] if names else None
+    times = len({number for number, _ in uses})
+    return AnnotatedObject((0, 0, 0, 0), name, heads.most_common(1)[0][0], tuple(modifiers), times)
+
+
+def problems_of(image: AnnotatedImage, classes: Collection[str], unnamed: int) -> list[str]:
+    """Why an image cannot be simulated.
+
+    Args:
+        classes: those that have a vector.
+        unnamed: how many classes without a name have one.
+    """
+    items = (*image.objects, *image.groups)
+    problems = []
+    strange = sorted({item.name for item in items if item.name is not None and item.name not in classes})
+    if strange:
+        problems.append(f"image {image.image_id} has boxes of classes without a vector: {', '.join(strange)}")
+    heads = sorted({item.head for item in items if item.name is None})
+    if heads and not unnamed:
+        problems.append(
+            f"image {image.image_id} has boxes of no class ({', '.join(heads)}), and no unnamed class is left"
+        )
+    width, height = image.width, image.height
+    for x1, y1, x2, y2 in (item.box_px for item in image.objects):
+        if not (0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height):
+            place = f"image {image.image_id} of {width} x {height} pixels"
+            return [*problems, f"{place} does not hold its box {[x1, y1, x2, y2]}"]
+    return problems

@@ -1,0 +1,164 @@
+"""The world of captions: where the objects of an image are, without real boxes.
+
+The objects that the captions mention come first, then others that nobody mentions. All random numbers are sampled from
+the seed and the image id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from xmodaler_ssattn.worlds.simulated.assumptions import CaptionsAssumptions, Settings
+from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, Habits, learn_habits
+from xmodaler_ssattn.worlds.simulated.class_priors import PLACES, prior_of
+from xmodaler_ssattn.worlds.simulated.layout import MIN_AREA, MIN_SIDE_PX, Layout
+from xmodaler_ssattn.worlds.simulated.world import World, class_names, generator, make_world
+
+SIZES = ((500, 375), (500, 333), (375, 500), (333, 500))  # width, height; the usual ones of Flickr30k
+SIZE_CHANCES = (0.4, 0.35, 0.15, 0.1)
+MAX_AREA = 0.9
+# A class without a prior: median area, spread of log area, height of the centre and its spread, spread of log aspect.
+_OTHER_AREA, _OTHER_AREA_SPREAD, _OTHER_HEIGHT, _OTHER_HEIGHT_SPREAD, _OTHER_ASPECT_SPREAD = 0.03, 0.7, 0.56, 0.12, 0.3
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionsWorld(World[CaptionsAssumptions]):
+    """The world of captions, which also knows how objects usually look and what people usually mention.
+
+    Attributes:
+        log_area, height, aspect: (C,) float64, what is usual for a class; entry 0 is not used.
+        unmentioned_chance: (C,) float64, sums to 1: classes of objects that no caption mentions.
+        habits: of the captions.
+    """
+
+    log_area: np.ndarray
+    height: np.ndarray
+    aspect: np.ndarray
+    unmentioned_chance: np.ndarray
+    habits: Habits
+
+
+def make_captions_world(
+    settings: Settings,
+    assumptions: CaptionsAssumptions,
+    classes: Sequence[str],
+    images: Mapping[int, CaptionedImage],
+    training: Sequence[int],
+) -> CaptionsWorld:
+    """Sample the world.
+
+    Args:
+        images: image id -> what its captions say, of all images that will be simulated and of the training images.
+        training: the ids of the images from which habits are learnt.
+    """
+    habits = learn_habits(images[image_id] for image_id in training)
+    words = set().union(*(image.words for image in images.values()))
+    usual = [(0.0, 0.0, 0.0), *(_usual(settings.seed, name) for name in class_names(classes, settings))]
+    log_area, height, aspect = np.array(usual).T
+    chance = _unmentioned_chance(assumptions, classes, habits, settings.num_classes)
+    world = make_world(settings, assumptions, classes, words)
+    return CaptionsWorld(**vars(world), log_area=log_area, height=height, aspect=aspect,
+                         unmentioned_chance=chance, habits=habits)  # fmt: skip
+
+
+def _usual(seed: int, name: str) -> tuple[float, float, float]:
+    """Log area, height of the centre, aspect."""
+    prior, rng = prior_of(name), generator(seed, "usual", name)
+    if prior is not None:  # classes of one prior differ a little
+        return np.log(prior.area) + 0.15 * rng.standard_normal(), prior.height, prior.aspect
+    area, height, aspect = rng.standard_normal(3)
+    return (
+        np.log(_OTHER_AREA) + _OTHER_AREA_SPREAD * area,
+        float(np.clip(_OTHER_HEIGHT + _OTHER_HEIGHT_SPREAD * height, 0.1, 0.9)),
+        float(np.exp(_OTHER_ASPECT_SPREAD * aspect)),
+    )
+
+
+def _unmentioned_chance(a: CaptionsAssumptions, classes: Sequence[str], habits: Habits, num_classes: int) -> np.ndarray:
+    chance, named = np.zeros(num_classes), 1 + len(classes)
+    mentions = np.array([habits.mentions.get(name, 0) for name in classes], dtype=float)
+    weight = np.maximum(mentions, 1.0) ** -a.unmentioned_rarity
+    unnamed = num_classes - named
+    share = a.unmentioned_unnamed if unnamed else 0.0
+    chance[1:named] = (1 - share) * weight / weight.sum()
+    chance[named:] = share / max(unnamed, 1)
+    return chance / chance.sum()
+
+
+def invent_layout(world: CaptionsWorld, image_id: int, content: CaptionedImage) -> Layout:
+    """Place the objects of an image."""
+    a, rng = world.assumptions, world.random("scene", image_id)
+    width, height = SIZES[rng.choice(len(SIZES), p=SIZE_CHANCES)]
+    mentioned, others = len(content.objects), _unmentioned(world, content, rng)
+    columns = np.array([*(world.columns[item.name] for item in content.objects), *others], dtype=np.int64)
+    salience = np.zeros(len(columns))
+    salience[:mentioned] = [
+        a.mention_weight * item.often + (1 - a.mention_weight) * item.early for item in content.objects
+    ]
+    hidden = np.arange(len(columns)) >= mentioned
+    boxed = tuple(item.name not in PLACES or bool(rng.random() < a.places_boxed) for item in content.objects)
+    modifiers = tuple(item.modifiers for item in content.objects) + tuple(_modifiers(world, rng) for _ in others)
+    boxes = _boxes(world, columns, salience, hidden, width, height, rng)
+    return Layout(width, height, boxes, columns, modifiers, boxed)
+
+
+def _unmentioned(world: CaptionsWorld, content: CaptionedImage, rng: np.random.Generator) -> list[int]:
+    """Columns of the objects that nobody mentions: of no class that somebody does."""
+    count = int(rng.poisson(world.assumptions.unmentioned_mean))
+    taken = {world.columns[phrase.name] for phrases in content.phrases for phrase in phrases}
+    # More are sampled than needed: those of a mentioned class are dropped.
+    sampled = rng.choice(len(world.unmentioned_chance), size=2 * count + 8, p=world.unmentioned_chance).tolist()
+    return [column for column in sampled if column not in taken][:count]
+
+
+def _modifiers(world: CaptionsWorld, rng: np.random.Generator) -> tuple[str, ...]:
+    """Describing words for an object that nobody mentions, as many and as frequent as mentioned ones have."""
+    habits = world.habits
+    if not habits.modifiers:
+        return ()
+    return tuple(_sample(habits.modifiers, rng, _sample(habits.modifier_counts, rng, 1)[0]))
+
+
+def _sample(counts: Mapping[T, int], rng: np.random.Generator, size: int) -> list[T]:
+    """`size` of the keys, each as likely as its count says."""
+    total = np.cumsum(np.fromiter(counts.values(), dtype=float))
+    names = list(counts)
+    return [names[place] for place in np.searchsorted(total, rng.random(size) * total[-1], side="right")]
+
+
+def _boxes(
+    world: CaptionsWorld,
+    columns: np.ndarray,
+    salience: np.ndarray,
+    hidden: np.ndarray,
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """(O, 4) int64 boxes."""
+    a, count = world.assumptions, len(columns)
+    noise = rng.standard_normal((3, count))
+    log_area = world.log_area[columns] + a.size_gain * (salience - 0.5) + a.size_noise * noise[0]
+    area = np.clip(np.exp(log_area - a.unmentioned_shrink * hidden), MIN_AREA, MAX_AREA) * width * height
+    aspect = world.aspect[columns] * np.exp(a.aspect_noise * noise[1])
+    wide = np.clip(np.sqrt(area * aspect), MIN_SIDE_PX, 0.98 * width)
+    tall = np.clip(area / wide, MIN_SIDE_PX, 0.98 * height)
+    # Across: anywhere; near the middle by salience; near the rim where nobody looks.
+    pull = 1 - a.centring * salience
+    side = np.where(rng.random(count) < 0.5, -0.5, 0.5)
+    away = np.where(hidden, rng.random(count) ** (1 / a.rim), rng.random(count) * pull)
+    x = (0.5 + side * away) * width
+    # Down: where the class usually is, pulled to the middle and to the rim in the same way.
+    usual = world.height[columns]
+    y = usual + a.centring * salience * 0.5 * (0.5 - usual) + a.height_noise * noise[2]
+    rim = 0.5 + np.where(rng.random(count) < 0.5, -0.5, 0.5) * rng.random(count) ** (1 / a.rim)
+    y = np.where(hidden, 0.5 * (y + rim), y) * height
+    left = np.maximum(np.clip(x - wide / 2, 0, width - 1 - wide), 0)
+    top = np.maximum(np.clip(y - tall / 2, 0, height - 1 - tall), 0)
+    right, bottom = np.minimum(left + wide, width - 1), np.minimum(top + tall, height - 1)
+    return np.rint(np.stack([left, top, right, bottom], 1)).astype(np.int64)
