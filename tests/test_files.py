@@ -213,7 +213,6 @@ ALLOWED_READS = {
     "evaluation/results.py": {"decode": "base64"},
     "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},
     "report/curves.py": {"loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"},
-    "report/figure.py": {"decode": "base64"},
     "report/page.py": {"read_text": "a template of this package"},
     "report/single_file.py": {"read_text": OWN, "decode": "base64"},
     "reproduce/jobs.py": {"loads": "of json.dumps"},

@@ -46,9 +46,9 @@ def test_every_table_with_a_curve_has_its_panels_and_a_key_of_the_rows_that_have
     texts = [element.text for element in document.iter(f"{SVG}text")]
     assert [t for t in texts if t in ("First <1>", "Nothing here", "Second")] == ["First <1>", "Second"]
     assert texts.count("one & two") == 1 and texts.count("b") == 2 and texts.count("c") == 0
-    assert all(texts.count(title) == 2 for title in PANELS.values())
-    # Keys: 2 + 1; lines: 2 rows x 4 panels and 1 x 4.
-    assert len(list(document.iter(f"{SVG}polyline"))) == 3 + 8 + 4
+    assert all(texts.count(title) == 2 for title, _ in PANELS.values())
+    # Tooltips: two epochs of 2 rows x 4 panels and of 1 x 4.
+    assert len(list(document.iter(f"{SVG}title"))) == 2 * (8 + 4)
 
 
 def test_without_a_curve_there_is_no_figure(plan):

@@ -89,7 +89,12 @@ def write_page(
     text = (templates / "index.html").read_text(encoding="utf-8")
     scripts = "".join(f'<script src="{name}"></script>\n' for name in (*SCRIPTS, "data/index.js"))
     text = text.replace("<!-- title -->", escape(title)).replace("<!-- scripts -->", scripts)
-    write_text(out / "index.html", text.replace("<!-- curves -->", curves_html(runs, opened=not source.models)))
+    write_text(
+        out / "index.html",
+        text.replace(
+            "<!-- curves -->", curves_html(runs, [model.name for model in source.models], opened=not source.models)
+        ),
+    )
     return out / "index.html"
 
 
