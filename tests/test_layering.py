@@ -18,7 +18,7 @@ ALLOWED = {
     "data": {"host", "packs", "fast", "partners"},
     "packs": {"data"},
     "evaluation": {"host"},
-    "report": {"evaluation"},
+    "report": {"data", "evaluation"},
     "worlds": {"data", "packs"},
     "detectors": {"data", "packs"},
     "engine": {"host", "modeling", "scorer", "evaluation", "partners"},

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xmodaler_ssattn.errors import UserError
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.report.source import Source
 
 
 def add_parser(subparsers) -> None:
@@ -32,7 +36,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--title", default="Grounded captions", help="the page's title")
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples for intervals; 0: none (default: 1000)")
     parser.add_argument(
-        "--refer", action="store_true", help="point to the pictures where they are instead of adding them to the page"
+        "--refer", action="store_true", help="refer to the pictures where they are instead of adding them to the page"
     )
     parser.add_argument(
         "--figure", metavar="PREFIX", help="write PREFIX.png, PREFIX.pdf and PREFIX.svg: models side by side, no page"
@@ -48,21 +52,30 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.report.curves import read_run
-    from xmodaler_ssattn.report.page import write_page
     from xmodaler_ssattn.report.source import read_source
 
+    if args.figure and not args.results:
+        raise UserError("--figure: give the results files of the models to show.")
     if not args.results and not args.runs:
         raise UserError("report: give results files, --run OUTPUT_DIR, or both.")
     if args.bootstrap is not None and args.bootstrap < 0:
         raise UserError(f"--bootstrap: expected a number of resamples >= 0, got {args.bootstrap}.")
+    source = read_source(args.results, args.names if args.results else (), args.annotations)
     images = None if args.images is None else Path(args.images)
     if args.figure:
-        return write_figure(args, images)
+        write_figure(args, source, images)
+    else:
+        write_page(args, source, images)
+    return 0
+
+
+def write_page(args: argparse.Namespace, source: Source, images: Path | None) -> None:
+    from xmodaler_ssattn.report import page
+    from xmodaler_ssattn.report.curves import read_run
+
     names = args.names if len(args.names) == len(args.runs) else run_names(args.runs)
     runs = [read_run(folder, name) for folder, name in zip(args.runs, names)]
-    source = read_source(args.results, args.names, args.annotations)
-    page = write_page(
+    path = page.write_page(
         Path(args.out),
         source,
         images=images,
@@ -73,8 +86,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for notice in source.notices:
         print(f"note: {notice}")
-    print(f"Open {page.resolve()}")
-    return 0
+    print(f"Open {path.resolve()}")
 
 
 def run_names(folders: list[str]) -> list[str]:
@@ -83,16 +95,11 @@ def run_names(folders: list[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(folders)
 
 
-def write_figure(args: argparse.Namespace, images: Path | None) -> int:
+def write_figure(args: argparse.Namespace, source: Source, images: Path | None) -> None:
     from xmodaler_ssattn.report.figure import choose_images, save_figure
     from xmodaler_ssattn.report.pictures import find_pictures
-    from xmodaler_ssattn.report.source import read_source
 
-    if not args.results:
-        raise UserError("--figure: give the results files of the models to show.")
-    source = read_source(args.results, args.names, args.annotations)
     chosen = choose_images(source, args.figure_images)
     pictures = {} if images is None else find_pictures(images, chosen)
     for path in save_figure(Path(args.figure), source, chosen, pictures):
         print(f"Wrote {path.resolve()}")
-    return 0

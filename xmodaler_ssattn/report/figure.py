@@ -14,7 +14,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, write_text
 from xmodaler_ssattn.report.overlay import COLOURS
 from xmodaler_ssattn.report.plot import drawing, to_svg
-from xmodaler_ssattn.report.source import Model, Source, versions, words_of
+from xmodaler_ssattn.report.source import Model, Source, size_of, versions, words_of
 from xmodaler_ssattn.report.verdicts import RIGHT, WRONG, verdicts
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def choose_images(source: Source, wanted: Sequence[int] | None) -> list[int]:
     """The images of the figure; by default the first ones where the last model is right and the first one wrong.
 
     Raises:
-        UserError: an image that is in no results file, or no image at all.
+        UserError: an image is in no results file, or there is no image at all.
     """
     if wanted:
         unknown = [str(i) for i in wanted if i not in source.image_ids]
@@ -40,7 +40,7 @@ def choose_images(source: Source, wanted: Sequence[int] | None) -> list[int]:
             raise UserError(f"--figure-images: no results for image {', '.join(unknown)}.")
         return list(wanted)
     if not source.image_ids:
-        raise UserError("--figure: the results hold no image.")
+        raise UserError("--figure: the results have no image.")
 
     def judged(model: Model, image_id: int) -> str:
         image, truth = model.images.get(image_id), source.truths.get(image_id)
@@ -123,14 +123,16 @@ def _draw_cell(
     from matplotlib.patches import Rectangle
 
     caption = _caption(model, image_id)
-    width, height = _size(source, image_id, picture)
-    scale = min(COLUMN / width, MOST_HEIGHT / height)
-    inset = x + (COLUMN - width * scale) / 2
-    if picture is None:
-        axes.add_patch(Rectangle((inset, y), width * scale, height * scale, color=BLANK, linewidth=0))
-    else:
+    shown = None
+    if picture is not None:
         with Image.open(picture) as opened:
             shown = opened.convert("RGB")
+    width, height = size_of(source, image_id) or (shown.size if shown else (4, 3))
+    scale = min(COLUMN / width, MOST_HEIGHT / height)
+    inset = x + (COLUMN - width * scale) / 2
+    if shown is None:
+        axes.add_patch(Rectangle((inset, y), width * scale, height * scale, color=BLANK, linewidth=0))
+    else:
         shown.thumbnail((COLUMN * DPI // 72, COLUMN * DPI // 72), Image.Resampling.LANCZOS)
         axes.imshow(shown, extent=(inset, inset + width * scale, y + height * scale, y))
     words = ["(no caption)"] if caption is None else words_of(caption)
@@ -151,15 +153,3 @@ def _draw_cell(
             text.set_position((x, line))
         left += length + TEXT / 3
     return line + 4
-
-
-def _size(source: Source, image_id: int, picture: Path | None) -> tuple[float, float]:
-    for model in source.models:
-        size = getattr(_caption(model, image_id), "image_size", None)
-        if size is not None:
-            return size
-    if picture is not None:
-        with Image.open(picture) as opened:
-            return opened.size
-    truth = source.truths.get(image_id)
-    return (4.0, 3.0) if truth is None else truth.size

@@ -18,15 +18,15 @@ def draw_captions(
     captions: dict[str, GroundedCaption],
     object_words: Collection[int] | dict[str, Collection[int]],
 ) -> Image.Image:
-    """The picture once a model, side by side, each with its caption below and the boxes of its object words.
+    """The picture once per model, side by side, each with the boxes of its object words and its caption below.
 
     Args:
         picture: any mode; drawn on a copy.
         captions: model name -> its caption.
-        object_words: positions of the words to colour and box, for all models or by model name.
+        object_words: positions of the object words, for all models or by model name.
 
     Returns:
-        an RGB picture, one column a model.
+        an RGB picture, one column per model.
     """
     columns = []
     for name, caption in captions.items():
