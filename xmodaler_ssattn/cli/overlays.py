@@ -77,9 +77,8 @@ class Overlays(HookBase):
             logging.getLogger(__name__).warning("No overlays: no picture of %s in %s.", path.name, self._pictures)
         for image_id, file in found.items():
             caption = grounded[image_id]
-            objects = [i for i, word in enumerate(caption.words) if word.text in results.object_words]
             with Image.open(file) as picture:
-                sheet = draw_captions(picture, {f"epoch {epoch}": caption}, objects)
+                sheet = draw_captions(picture, {f"epoch {epoch}": caption}, results.object_words)
             self._write().add_image(f"{split}/{image_id}", np.asarray(sheet), int(epoch), dataformats="HWC")
 
     def _write(self) -> Any:
