@@ -67,10 +67,11 @@ def test_pictures_are_found_by_id_with_any_suffix_padding_or_prefix(tmp_path):
 def test_a_page_needs_nothing_outside_its_folder(tmp_path):
     made_up.draw_picture(tmp_path / "Images" / "1.png")
     source = read_source([made_up.write(tmp_path / "a.json", {1: made_up.caption()})])
-    page = write_page(tmp_path / "page", source, images=tmp_path / "Images")
+    runs = [Run("ours", {"lr": [(0, 1.0), (1, 0.5)]}, {})]
+    page = write_page(tmp_path / "page", source, images=tmp_path / "Images", runs=runs)
     texts = [path.read_text() for path in page.parent.rglob("*") if path.suffix in (".html", ".js", ".css")]
     for text in texts:
-        stripped = text.replace("http://www.w3.org/2000/svg", "")
+        stripped = text.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999/xlink", "")
         assert "http:" not in stripped and "https:" not in stripped and "//cdn" not in stripped
         assert "innerHTML" not in text and "fetch(" not in text and "eval(" not in text
         assert str(tmp_path) not in text

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.contestants import DEVICE, ROOT, STANDINS, process
-from benchmarks.data import CAPTIONS, write_training_files
+from benchmarks.data import CAPTIONS, VOCAB, write_training_files
 
 WARMUP = 3
 # 50 epochs of 29,000 images, 8 per step.
@@ -61,7 +61,8 @@ def train(options: dict) -> dict:
 
     torch.set_num_threads(options["threads"])
     out = str(Path(options["data"]) / f"out_{time.time_ns()}")
-    opts = ["DATASETS.VAL", "", "DATASETS.TEST", "", "SOLVER.EPOCH", "1", "OUTPUT_DIR", out, *options["set"]]
+    opts = ["DATASETS.VAL", "", "DATASETS.TEST", "", "SOLVER.EPOCH", "1", "OUTPUT_DIR", out]
+    opts += ["MODEL.VOCAB_SIZE", str(VOCAB), *options["set"]]
     cfg = load_config(str(ROOT / "configs/flickr30k_entities/ss_attn.yaml"), opts, data=options["data"], device=DEVICE)
     cfg.freeze()
     host.default_setup(cfg, Namespace(config_file="", eval_only=False))

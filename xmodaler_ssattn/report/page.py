@@ -88,12 +88,8 @@ def write_page(
     text = (templates / "index.html").read_text(encoding="utf-8")
     scripts = "".join(f'<script src="{name}"></script>\n' for name in (*SCRIPTS, "data/index.js"))
     text = text.replace("<!-- title -->", escape(title)).replace("<!-- scripts -->", scripts)
-    write_text(
-        out / "index.html",
-        text.replace(
-            "<!-- curves -->", curves_html(runs, [model.name for model in source.models], opened=not source.models)
-        ),
-    )
+    curves = curves_html(runs, [model.name for model in source.models], opened=not source.models)
+    write_text(out / "index.html", text.replace("<!-- curves -->", curves))
     return out / "index.html"
 
 
@@ -108,9 +104,7 @@ def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Pat
     if images is None:
         return ["No pictures were given (--images): boxes are drawn on blank frames."] if source.image_ids else []
     absent = [i for i in source.image_ids if i not in found]
-    if not absent:
-        return []
-    return [f"{images} lacks the pictures of {these(absent, len(source.image_ids))}."]
+    return [f"{images} lacks the pictures of {these(absent, len(source.image_ids))}."] if absent else []
 
 
 def _write_data(path: Path, call: str, value: Any) -> None:
@@ -153,19 +147,14 @@ def _header(source: Source, numbers: Numbers, title: str) -> dict[str, Any]:
 
 
 def _model_header(model: Model) -> dict[str, Any]:
-    header = model.results.header
+    captions = [versions(image) for image in model.images.values()]
+    attention = (getattr(caption, "attention", None) for kinds in captions for caption in kinds.values())
     return {
         "name": model.name,
-        "epoch": header.get("epoch"),
-        "split": header.get("split"),
-        "ground_by": header.get("ground_by"),
+        "epoch": model.results.header.get("epoch"),
         "object_words": model.results.object_words,
-        "greedy": any("greedy" in versions(image) for image in model.images.values()),
-        "attention": any(
-            getattr(c, "attention", None) is not None
-            for image in model.images.values()
-            for c in versions(image).values()
-        ),
+        "greedy": any("greedy" in kinds for kinds in captions),
+        "attention": any(weights is not None for weights in attention),
     }
 
 
