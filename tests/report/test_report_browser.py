@@ -250,7 +250,7 @@ def test_a_class_in_the_bars_filters(browser, page):
 
 
 def test_colours_are_those_of_the_colour_blind_safe_palette(browser, page):
-    from xmodaler_ssattn.report.overlay import COLOURS
+    from xmodaler_ssattn.report.plot import COLOURS
 
     browser.open(page)
     strokes = browser.js("return [...document.querySelectorAll('rect.box')].map((r) => r.getAttribute('stroke'))")

@@ -237,6 +237,11 @@ def test_a_figures_boxes_lie_where_the_words_rest(figure_source):
     colours = [box.get_edgecolor() for box in boxes]
     assert colours[0] == colours[2] != colours[1]
     assert len(axes.patches) == 2 * (1 + 2)  # blank frame, two boxes, two models
+    with drawing():
+        words = [text.get_window_extent() for text in axes.texts[2:7]]  # after the models' names
+    assert [text.get_text() for text in axes.texts[2:7]] == list(made_up.WORDS)
+    gaps = [b.x0 - a.x1 for a, b in itertools.pairwise(words)]
+    assert all(0.15 < gap / words[0].height < 0.6 for gap in gaps), gaps
 
 
 def test_figures_come_as_png_pdf_and_svg(figure_source, tmp_path):

@@ -208,12 +208,12 @@ def draw_pictures(out: Path) -> int:
     from PIL import Image
 
     from xmodaler_ssattn.files import atomic_path
-    from xmodaler_ssattn.report.overlay import draw_captions
+    from xmodaler_ssattn.report.figure import draw_captions
 
     by_row = {row: last_results(out / row) for row in ROWS}
     captions = {row: {image.image_id: image.grounded for image in results.images} for row, results in by_row.items()}
     shown = list(captions[ROWS[0]])[:PICTURES_SHOWN]
-    object_words = {word for results in by_row.values() for word in results.object_words}
+    object_words = {word: name for results in by_row.values() for word, name in results.object_words.items()}
     for old in (out / "pictures").glob("*.png"):  # of an earlier run with other scenes
         if old.stem.isdecimal() and int(old.stem) not in shown:
             old.unlink()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from xmodaler_ssattn.evaluation.results import read_results
 from xmodaler_ssattn.host import HookBase, comm
-from xmodaler_ssattn.report.overlay import draw_captions
+from xmodaler_ssattn.report.figure import draw_captions
 from xmodaler_ssattn.report.pictures import find_pictures
 
 PICTURES_AN_EVALUATION = 4

@@ -1,19 +1,19 @@
-"""Figures for papers, laid out as the paper's Figure 3: one row per image, one column per model, words and boxes in
-colour. Lengths are in points; matplotlib draws and writes PNG, PDF and SVG."""
+"""Captions drawn with their pictures as in the paper's Figure 3: one row per image, one column per model, each object
+word and its box in the colour of its class. Lengths are in points; matplotlib draws and writes PNG, PDF and SVG."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, write_text
-from xmodaler_ssattn.report.overlay import COLOURS
-from xmodaler_ssattn.report.plot import drawing, to_svg
+from xmodaler_ssattn.report.plot import COLOURS, drawing, to_svg
 from xmodaler_ssattn.report.source import Model, Source, size_of, versions, words_of
 from xmodaler_ssattn.report.verdicts import RIGHT, WRONG, verdicts
 
@@ -75,79 +75,98 @@ def save_figure(prefix: Path, source: Source, image_ids: Sequence[int], pictures
     return paths
 
 
+def draw_captions(
+    picture: Image.Image, captions: Mapping[str, GroundedCaption], object_words: Mapping[str, str]
+) -> Image.Image:
+    """One row of the figure as an RGB picture: one column per model.
+
+    Args:
+        picture: any mode.
+        captions: model name -> its caption.
+        object_words: word -> class, of the words to colour and box.
+    """
+    buffer = io.BytesIO()
+    with drawing():
+        row = Row(picture, picture.size, [(caption, object_words) for caption in captions.values()])
+        _lay_out(list(captions), [row]).savefig(buffer, dpi=DPI / 2)
+    return Image.open(buffer).convert("RGB")
+
+
 def draw_figure(source: Source, image_ids: Sequence[int], pictures: Mapping[int, Path]) -> Figure:
-    """The whole figure in one axes whose unit is the point, from the upper left corner; inside ``drawing()``."""
+    """The whole figure; call it inside ``drawing()``."""
+    rows = []
+    for image_id in image_ids:
+        picture = Image.open(pictures[image_id]) if image_id in pictures else None
+        size = size_of(source, image_id) or (picture.size if picture else (4, 3))
+        captions = [(_caption(model, image_id), model.results.object_words) for model in source.models]
+        rows.append(Row(picture, size, captions))
+    return _lay_out([model.name for model in source.models], rows)
+
+
+class Row(NamedTuple):
+    """One image.
+
+    Attributes:
+        picture: None draws the boxes on a blank frame.
+        size: (width, height) that the boxes are for, pixels.
+        captions: for each model its caption, or None, and word -> class for its object words.
+    """
+
+    picture: Image.Image | None
+    size: tuple[float, float]
+    captions: Sequence[tuple[str | None, Mapping[str, str]]]
+
+
+def _lay_out(names: Sequence[str], rows: Sequence[Row]) -> Figure:
+    """One axes whose unit is the point, counted from the upper left corner."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure()
+    figure = Figure((1, 1), dpi=10 * 72)  # a pixel is a tenth of a point, in which the lengths of words are measured
+    FigureCanvasAgg(figure)  # a canvas that measures without drawing
     axes = figure.add_axes((0, 0, 1, 1))
-    for column, model in enumerate(source.models):
-        axes.text(column * (COLUMN + GAP), TEXT, model.name, color=FAINT, size=TEXT)
+    lefts = [column * (COLUMN + GAP) for column in range(len(names))]
+    for left, name in zip(lefts, names):
+        axes.text(left, TEXT, name, color=FAINT, size=TEXT)
     y = float(LINE + 4)
-    for image_id in image_ids:
-        colours = _colours(source, image_id)
-        bottoms = [
-            _draw_cell(axes, model, image_id, source, pictures.get(image_id), colours, column * (COLUMN + GAP), y)
-            for column, model in enumerate(source.models)
-        ]
-        y = max(bottoms) + GAP
-    width, height = len(source.models) * (COLUMN + GAP) - GAP, y - GAP
+    for row in rows:
+        words = [(word, classes) for caption, classes in row.captions for word in words_of(caption or "")]
+        found = dict.fromkeys(classes[word] for word, classes in words if word in classes)
+        colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(found)}  # the same for all models
+        y = GAP + max(_draw_cell(axes, row, column, colours, left, y) for column, left in enumerate(lefts))
+    width, height = lefts[-1] + COLUMN, y - GAP
     figure.set_size_inches(width / 72, height / 72)
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     axes.set_axis_off()
     return figure
 
 
-def _colours(source: Source, image_id: int) -> dict[str, str]:
-    """class -> colour, the same for all models."""
-    names: dict[str, None] = {}
-    for model in source.models:
-        caption = _caption(model, image_id)
-        for word in words_of(caption or ""):
-            if word in model.results.object_words:
-                names[model.results.object_words[word]] = None
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-
-
-def _draw_cell(
-    axes: Axes,
-    model: Model,
-    image_id: int,
-    source: Source,
-    picture: Path | None,
-    colours: Mapping[str, str],
-    x: float,
-    y: float,
-) -> float:
+def _draw_cell(axes: Axes, row: Row, column: int, colours: Mapping[str, str], x: float, y: float) -> float:
     """Draw one picture with its boxes and its caption; returns where it ends."""
     from matplotlib.patches import Rectangle
 
-    caption = _caption(model, image_id)
-    shown = None
-    if picture is not None:
-        with Image.open(picture) as opened:
-            shown = opened.convert("RGB")
-    width, height = size_of(source, image_id) or (shown.size if shown else (4, 3))
-    scale = min(COLUMN / width, MOST_HEIGHT / height)
-    inset = x + (COLUMN - width * scale) / 2
-    if shown is None:
-        axes.add_patch(Rectangle((inset, y), width * scale, height * scale, color=BLANK, linewidth=0))
+    caption, object_words = row.captions[column]
+    scale = min(COLUMN / row.size[0], MOST_HEIGHT / row.size[1])
+    width, height = (value * scale for value in row.size)
+    inset = x + (COLUMN - width) / 2
+    if row.picture is None:
+        axes.add_patch(Rectangle((inset, y), width, height, color=BLANK, linewidth=0))
     else:
+        shown = row.picture.convert("RGB")
         shown.thumbnail((COLUMN * DPI // 72, COLUMN * DPI // 72), Image.Resampling.LANCZOS)
-        axes.imshow(shown, extent=(inset, inset + width * scale, y + height * scale, y))
+        axes.imshow(shown, extent=(inset, inset + width, y + height, y))
     words = ["(no caption)"] if caption is None else words_of(caption)
-    classes = [model.results.object_words.get(word) for word in words]
+    found = [colours.get(object_words.get(word)) for word in words]
     if isinstance(caption, GroundedCaption):
-        for word, name in zip(caption.words, classes):
-            if name is not None:
+        for word, colour in zip(caption.words, found):
+            if colour is not None:
                 x1, y1, x2, y2 = (value * scale for value in word.box_px)
-                box = Rectangle((inset + x1, y + y1), max(0, x2 - x1), max(0, y2 - y1), fill=False, linewidth=2)
-                box.set_edgecolor(colours[name])
-                axes.add_patch(box)
-    line, left = y + height * scale + LINE, 0.0
-    for word, name in zip(words, classes):
-        text = axes.text(x + left, line, word, color=INK if name is None else colours[name], size=TEXT)
-        length = text.get_window_extent(dpi=720).width / 10  # finer than whole points
+                size = max(0, x2 - x1), max(0, y2 - y1)
+                axes.add_patch(Rectangle((inset + x1, y + y1), *size, fill=False, linewidth=2, edgecolor=colour))
+    line, left = y + height + LINE, 0.0
+    for word, colour in zip(words, found):
+        text = axes.text(x + left, line, word, color=colour or INK, size=TEXT)
+        length = text.get_window_extent().width / 10
         if left and left + length > COLUMN:
             left, line = 0.0, line + LINE
             text.set_position((x, line))

@@ -24,8 +24,8 @@ from xmodaler_ssattn.evaluation.results import ImageResult, encode_array
 from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.report.curves import Run, curves_html
-from xmodaler_ssattn.report.overlay import COLOURS
 from xmodaler_ssattn.report.pictures import find_pictures, place_picture
+from xmodaler_ssattn.report.plot import COLOURS
 from xmodaler_ssattn.report.scores import Numbers, numbers_of
 from xmodaler_ssattn.report.source import Model, Source, size_of, these, versions, words_of
 from xmodaler_ssattn.report.verdicts import verdicts

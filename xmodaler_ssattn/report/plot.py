@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from xmodaler_ssattn.report.overlay import COLOURS
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+# Okabe and Ito's palette, also told apart with the common kinds of colour blindness, without black and yellow.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#444444"
-# The page's colours of models, then six of Paul Tol's that differ from them.
+# Of lines: those, then six of Paul Tol's that differ from them.
 PALETTE = (*COLOURS, "#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 MOST_MARKS = 40
