@@ -308,3 +308,9 @@ def test_the_demo_writes_a_page_of_both_its_models(tmp_path):
     data = json.loads(index.removeprefix("ssattn.index(").rstrip().removesuffix(");"))
     assert [model["name"] for model in data["models"]] == ["Up-Down", "SS attention"]
     assert all(model["attention"] for model in data["models"]) and data["notices"] == []
+
+
+def test_runs_alone_can_be_named(tmp_path):
+    folders = [write_metrics(tmp_path / name, ['{"iteration": 0, "lr": 0.1}']) for name in "ab"]
+    assert main(["report", "--run", *map(str, folders), "--names", "one", "two", "--out", str(tmp_path / "page")]) == 0
+    assert "learning rate: one 0.1 (step 1); two 0.1 (step 1)" in (tmp_path / "page" / "index.html").read_text()

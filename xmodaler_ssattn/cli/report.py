@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from xmodaler_ssattn.errors import UserError
 
-if TYPE_CHECKING:
-    from xmodaler_ssattn.report.source import Source
 
-
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="a page of captions, boxes, attention and curves; figures for papers",
-        description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Boxes "
-        "come from any results file; shading needs one that was made with INFERENCE.SAVE_ATTENTION True.",
+        description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Any "
+        "results file has boxes; shading needs one that was made with INFERENCE.SAVE_ATTENTION True.",
     )
     parser.add_argument("results", nargs="*", metavar="RESULTS", help="results files, OUTPUT_DIR/results/*.json")
     parser.add_argument("--out", default="page", metavar="DIR", help="folder of the page (default: page)")
@@ -52,6 +49,10 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.report.curves import read_run
+    from xmodaler_ssattn.report.figure import choose_images, save_figure
+    from xmodaler_ssattn.report.page import write_page
+    from xmodaler_ssattn.report.pictures import find_pictures
     from xmodaler_ssattn.report.source import read_source
 
     if args.figure and not args.results:
@@ -63,43 +64,28 @@ def run(args: argparse.Namespace) -> int:
     source = read_source(args.results, args.names if args.results else (), args.annotations)
     images = None if args.images is None else Path(args.images)
     if args.figure:
-        write_figure(args, source, images)
-    else:
-        write_page(args, source, images)
-    return 0
-
-
-def write_page(args: argparse.Namespace, source: Source, images: Path | None) -> None:
-    from xmodaler_ssattn.report import page
-    from xmodaler_ssattn.report.curves import read_run
-
+        chosen = choose_images(source, args.figure_images)
+        pictures = {} if images is None else find_pictures(images, chosen)
+        for path in save_figure(Path(args.figure), source, chosen, pictures):
+            print(f"Wrote {path.resolve()}")
+        return 0
     names = args.names if len(args.names) == len(args.runs) else run_names(args.runs)
-    runs = [read_run(folder, name) for folder, name in zip(args.runs, names)]
-    path = page.write_page(
+    page = write_page(
         Path(args.out),
         source,
         images=images,
         refer=args.refer,
-        runs=runs,
+        runs=[read_run(folder, name) for folder, name in zip(args.runs, names)],
         title=args.title,
         replicates=args.bootstrap,
     )
     for notice in source.notices:
         print(f"note: {notice}")
-    print(f"Open {path.resolve()}")
+    print(f"Open {page.resolve()}")
+    return 0
 
 
 def run_names(folders: list[str]) -> list[str]:
     """The folders' own names, or their whole paths when two are the same."""
     short = [Path(folder).resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else list(folders)
-
-
-def write_figure(args: argparse.Namespace, source: Source, images: Path | None) -> None:
-    from xmodaler_ssattn.report.figure import choose_images, save_figure
-    from xmodaler_ssattn.report.pictures import find_pictures
-
-    chosen = choose_images(source, args.figure_images)
-    pictures = {} if images is None else find_pictures(images, chosen)
-    for path in save_figure(Path(args.figure), source, chosen, pictures):
-        print(f"Wrote {path.resolve()}")

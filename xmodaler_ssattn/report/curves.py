@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -94,13 +93,11 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
 
 
 def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
-    """The evaluations are in order, and so are the results files named by epoch; {} when their numbers differ."""
+    """Iteration -> epoch: the n-th evaluation wrote the n-th results file; {} when there are not as many of both."""
     epochs: dict[float, int] = {}
     for split in ("val", "test"):
-        found = [
-            re.fullmatch(rf"{split}_epoch_(\d+)\.json", p.name) for p in folder.glob(f"results/{split}_epoch_*.json")
-        ]
-        numbers = sorted(int(match.group(1)) for match in found if match)
+        names = [path.stem.rpartition("_")[2] for path in folder.glob(f"results/{split}_epoch_*.json")]
+        numbers = sorted(int(name) for name in names if name.isdecimal())
         steps = sorted({x for key, points in series.items() if key.startswith(f"{split}/") for x, _ in points})
         if len(numbers) == len(steps):
             epochs.update(zip(steps, numbers))
@@ -108,7 +105,7 @@ def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
 
 
 def curves_html(runs: Sequence[Run], models: Sequence[str] = (), *, opened: bool = True) -> str:
-    """All plots of all runs, in a fold; "" without a run. Every text is escaped.
+    """All plots of all runs, in a fold of the page; "" without a run. Every text is escaped.
 
     Args:
         models: names in the order of the page's colours; a run with the name of a model gets that model's colour.
@@ -132,7 +129,7 @@ def curves_html(runs: Sequence[Run], models: Sequence[str] = (), *, opened: bool
 
 
 def _plots(names: Sequence[str], runs: Sequence[Run], places: Mapping[str, int]) -> str:
-    """The plots, and behind them what has only single values."""
+    """The plots, then the scalars that have only single values."""
     plots = sorted((_plot(name, runs, places) for name in names), key=lambda plot: plot.startswith("<p"))
     return "\n".join(['<div class="plots">', *plots, "</div>"])
 
@@ -171,28 +168,34 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
+def title_unit_scale(name: str) -> tuple[str, str, float]:
+    """How a scalar is shown: the title of its panel, the unit of its axis, and the factor to that unit."""
+    split, _, score = name.rpartition("/")
+    if split in ("val", "test"):
+        return f"{score}, {split}", "percent", 100.0
+    if name == CROSS_ENTROPY:
+        return "cross-entropy, training", "nats per word", 1.0
+    if name == "lr":
+        return "learning rate", "learning rate", 1.0
+    return name, "loss" if "loss" in name.lower() else "value", 1.0
+
+
 def _plot(name: str, runs: Sequence[Run], places: Mapping[str, int]) -> str:
     from matplotlib.figure import Figure
 
-    split, _, score = name.rpartition("/")
-    scale, title, unit = 1.0, name, "loss" if "loss" in name.lower() else "value"
-    if split in ("val", "test"):
-        scale, title, unit = 100.0, f"{score}, {split}", "percent"
-    elif name == CROSS_ENTROPY:
-        title, unit = "cross-entropy, training", "nats per word"
-    elif name == "lr":
-        title = unit = "learning rate"
+    title, unit, scale = title_unit_scale(name)
     series = {run: run.cross_entropy() if name == CROSS_ENTROPY else run.series.get(name, ()) for run in runs}
-    by_epoch = all(run.epochs for run, points in series.items() if points)
+    series = {run: points for run, points in series.items() if points}
+    by_epoch = all(run.epochs for run in series)
+    x_title = "epoch" if by_epoch else "step"
     lines = []
     for run, points in series.items():
         placed = [(run.epoch_at(x) if by_epoch else x + 1, scale * y) for x, y in points]
         lines.append(Line(run.name, thin(placed), places[run.name]))
-    x_title = "epoch" if by_epoch else "step"
     if is_single(lines):
         values = [f"{line.name} {y:.4g} ({x_title} {x:g})" for line in lines for x, y in line.points]
         return f'<p class="hint">{escape(title)}: {escape("; ".join(values))}</p>'
     figure = Figure((WIDTH, HEIGHT), frameon=False)
-    draw_panel(figure.add_axes(AXES), [line for line in lines if line.points], title, x_title, unit)
+    draw_panel(figure.add_axes(AXES), lines, title, x_title, unit)
     svg = to_svg(figure, name).replace(INK, "currentColor")
     return f'<figure role="img" aria-label="{escape(title)}">{svg}</figure>'

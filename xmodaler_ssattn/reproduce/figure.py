@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xmodaler_ssattn.report.curves import CROSS_ENTROPY, cross_entropy_name
+from xmodaler_ssattn.report.curves import CROSS_ENTROPY, cross_entropy_name, title_unit_scale
 from xmodaler_ssattn.report.plot import HEIGHT, WIDTH, Line, Point, draw_panel, drawing, legend_key, to_svg
 from xmodaler_ssattn.reproduce.plan import Plan
 
-PANELS = {
-    CROSS_ENTROPY: ("cross-entropy, training", "nats per word"),
-    "val/CIDEr": ("CIDEr, val", "percent"),
-    "val/F1_all": ("F1_all, val", "percent"),
-    "val/F1_loc": ("F1_loc, val", "percent"),
-}
-"""Column of a run's curves -> title and unit."""
+PANELS = (CROSS_ENTROPY, "val/CIDEr", "val/F1_all", "val/F1_loc")
 LEGEND_LINE = 0.2  # inches
 
 
 def mean_curve(runs: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
-    """(epoch, mean over the runs that have a value there) of a column; scores times 100."""
+    """(epoch, mean over the runs that have a value there) of a column; scores in percent."""
     values: dict[int, list[float]] = {}
-    scale = 100.0 if name.startswith("val/") else 1.0
+    scale = title_unit_scale(name)[2]
     for run in runs:
         curves = run["curves"]
         column = cross_entropy_name(curves) if name == CROSS_ENTROPY else name
@@ -60,10 +54,11 @@ def curves_svg(plan: Plan, summary: Mapping[str, Any]) -> str:
         heights = [HEIGHT + 0.5 + LEGEND_LINE * -(-len(found) // len(PANELS)) for found in keys]
         figure = Figure((WIDTH * len(PANELS), sum(heights)), layout="constrained")
         parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for part, (title, panels), found in zip(parts, blocks.items(), keys):
-            part.suptitle(title, x=0.005, ha="left", weight="bold")
+        for part, (heading, panels), found in zip(parts, blocks.items(), keys):
+            part.suptitle(heading, x=0.005, ha="left", weight="bold")
             for axes, (column, lines) in zip(part.subplots(1, len(PANELS)), panels.items()):
-                draw_panel(axes, lines, PANELS[column][0], "epoch", PANELS[column][1])
+                title, unit, _ = title_unit_scale(column)
+                draw_panel(axes, lines, title, "epoch", unit)
             handles = [legend_key(place, name) for name, place in found.items()]
             part.legend(handles=handles, loc="outside lower left", ncols=len(PANELS), frameon=False)
         return to_svg(figure, plan.title)
