@@ -42,9 +42,20 @@ from benchmarks.data import CAPTIONS, MOST_WORDS, caption_lengths, pad, read_cap
 from benchmarks.loading import loading
 from benchmarks.measures import machine, paired_ratio, peak_mib, rates, table
 
-SHARED_DROPOUT = ["MODEL.SHARE_REGION_DROPOUT", "True"]
 FUSED_LOSS = ["LOSSES.NAMES", "['FusedCrossEntropy','GroundingLoss']"]
 CAPTURED = ["MODEL.CAPTURE_GRAPHS", "True"]
+WAYS = {
+    "ours, SS attention, float32": {},
+    "ours, SS attention, bf16": {"amp": True},
+    "ours, float32, 25 % sampled words": {"ss": 0.25},
+    "ours, float32, fused loss": {"set": FUSED_LOSS},
+    "ours, bf16, fused loss": {"amp": True, "set": FUSED_LOSS},
+    "ours, float32, shared dropout": {"set": ["MODEL.SHARE_REGION_DROPOUT", "True"]},
+    "ours, bf16, captured": {"amp": True, "set": CAPTURED},
+    "ours, bf16, captured, 25 % sampled": {"amp": True, "ss": 0.25, "set": CAPTURED},
+}
+"""Ways of training: name -> options of ``Ours``; those with captured graphs need a GPU."""
+STOCK = "stock Up-Down, float32"
 MEMORY_SHARE = 0.8  # of the memory that is free at the start
 
 
@@ -62,37 +73,28 @@ class Benchmark:
             print("XMODALER_HOME is not set: stock X-modaler does not take part.")
 
     def start(self, name: str, **options) -> Contestant:
-        return Contestant(name, **{"kind": "ours", "batch": self.args.batch, **self.common, **options})
+        kind = "stock" if name.startswith("stock") else "ours"
+        return Contestant(name, **{"kind": kind, "batch": self.args.batch, **self.common, **options})
 
-    def group(self, *ours: tuple[str, dict], **options) -> list[Contestant]:
-        """Stock, when it is there, and the given variants of ours."""
-        stock = [self.start("stock Up-Down, float32", kind="stock", **options)] if self.stock else []
-        return stock + [self.start(name, **options, **more) for name, more in ours]
+    def ways(self, *left_out: str) -> dict[str, dict]:
+        """Stock, when it is there, and our ways of training but those with a word of ``left_out`` in their names."""
+        ours = {name: way for name, way in WAYS.items() if not any(word in name for word in left_out)}
+        return ({STOCK: {}} if self.stock else {}) | ours
+
+    def group(self, ways: dict[str, dict], **options) -> list[Contestant]:
+        return [self.start(name, **options, **way) for name, way in ways.items()]
 
     def step(self) -> None:
         if self.stock:
             weights = str(self.folder / "stock.pth")
-            pair = [self.start("stock", kind="stock", exact=True, save=weights)]
+            pair = [self.start("stock", exact=True, save=weights)]
             pair.append(self.start("ours", exact=True, row="updown", weights=weights))
             losses = [c.ask("loss") for c in pair]
             print(f"\nloss with equal weights, no dropout: stock {losses[0]:.6f}, ours {losses[1]:.6f}")
             self.report["loss"] = losses
             close(pair)
         print(f"\ntraining step, {self.args.batch} images x {CAPTIONS} captions:")
-        ours = [
-            ("ours, SS attention, float32", {}),
-            ("ours, SS attention, bf16", {"amp": True}),
-            ("ours, float32, 25 % sampled words", {"ss": 0.25}),
-            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
-            ("ours, bf16, fused loss", {"amp": True, "set": FUSED_LOSS}),
-            ("ours, float32, shared dropout", {"set": SHARED_DROPOUT}),
-        ]
-        if DEVICE == "cuda":
-            ours += [
-                ("ours, bf16, captured", {"amp": True, "set": CAPTURED}),
-                ("ours, bf16, captured, 25 % sampled", {"amp": True, "ss": 0.25, "set": CAPTURED}),
-            ]
-        group = self.group(*ours)
+        group = self.group(self.ways(*([] if DEVICE == "cuda" else ["captured"])))
         times = in_turn(group, "step", self.args.rounds, 3)
         self.report["step"] = table(times, "s")
         print("\nof the machine's peaks:")
@@ -116,19 +118,14 @@ class Benchmark:
             learned = {"vocab_size": size, "weights": str(self.folder / "learned.pth"), "row": "updown", "exact": True}
             learned |= {"vocab": str(self.folder / "vocabulary.txt")}
         print(f"\nbeam-3 decoding of 32 images ({'learned' if learned else 'random'} weights):")
-        group = self.group(("ours, float32", {}), ("ours, bf16", {"amp": True}), **{"batch": 32, **learned})
+        ways = ({STOCK: {}} if self.stock else {}) | {"ours, float32": {}, "ours, bf16": {"amp": True}}
+        group = self.group(ways, **{"batch": 32, **learned})
         self.report["decode"] = table(in_turn(group, "decode", self.args.rounds, 1), "s")
         close(group)
 
     def memory(self) -> None:
         print("\nkept for the backward pass of a training step:")
-        group = self.group(
-            ("ours, SS attention, float32", {}),
-            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
-            ("ours, float32, shared dropout", {"set": SHARED_DROPOUT}),
-            ("ours, SS attention, bf16", {"amp": True}),
-            ("ours, bf16, fused loss", {"amp": True, "set": FUSED_LOSS}),
-        )
+        group = self.group(self.ways("sampled", "captured"))
         self.report["memory"] = table({c.name: [c.ask("memory") / 2**20] for c in group}, "MiB")
         close(group)
 
@@ -156,13 +153,8 @@ class Benchmark:
         free = (free_bytes(torch.device(DEVICE)) or 0) / 2**20
         budget = self.args.memory * 1024 if self.args.memory else MEMORY_SHARE * free
         print(f"\nlargest batch in {budget / 1024:.1f} GiB, or of {self.args.patience:.0f} s per step:")
-        ways = [("stock Up-Down, float32", {"kind": "stock"})] if self.stock else []
-        ways += [
-            ("ours, SS attention, float32", {}),
-            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
-            ("ours, SS attention, bf16", {"amp": True}),
-        ]
-        self.report["largest"] = {name: self._grow(name, budget, options) for name, options in ways}
+        ways = self.ways("sampled", "captured", "shared", "bf16, fused")
+        self.report["largest"] = {name: self._grow(name, budget, options) for name, options in ways.items()}
 
     def _grow(self, name: str, budget_mib: float, options: dict) -> dict:
         """Double the batch until its memory, predicted from the last two sizes, or its time is too much."""
