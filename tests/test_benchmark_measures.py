@@ -9,8 +9,8 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import benchmark
-import benchmark_measures as measures
 import benchmark_precision
+from benchmarks import measures
 
 
 def test_products_count_two_operations_a_number_in_custom_backward_passes_too():
@@ -106,5 +106,5 @@ def test_the_last_value_of_a_score_counts_and_a_score_that_is_not_there_is_said(
     lines = [{"iteration": 1, "test/CIDEr": 0.1}, {"iteration": 2, "test/CIDEr": 0.3}, {"iteration": 3, "loss": 1.0}]
     (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert benchmark_precision.last_score(tmp_path, "test/CIDEr") == 0.3
-    with pytest.raises(SystemExit, match="holds no val/CIDEr; it holds test/CIDEr"):
+    with pytest.raises(SystemExit, match="has no val/CIDEr; it has test/CIDEr"):
         benchmark_precision.last_score(tmp_path, "val/CIDEr")

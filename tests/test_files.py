@@ -213,19 +213,15 @@ ALLOWED_READS = {
     "evaluation/results.py": {"decode": "base64"},
     "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},
     "report/curves.py": {"loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"},
-    "report/figure.py": {"decode": "base64"},
     "report/page.py": {"read_text": "a template of this package"},
     "report/single_file.py": {"read_text": OWN, "decode": "base64"},
     "reproduce/jobs.py": {"loads": "of json.dumps"},
     "reproduce/running.py": {"read_text": OWN},  # terminal output
     "runtime/logger.py": {"decode": "what the terminal's encoding lacks becomes an escape"},
     "runtime/data.py": {"loads": "of json.dumps"},
-    "tools/benchmark_contestants.py": {"loads": PROCESS},
-    "tools/benchmark_loading.py": {"loads": PROCESS},
-    "tools/benchmark_measures.py": {"read_text": MACHINE},
-    "tools/benchmark_precision.py": {
-        "loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"
-    },
+    "tools/benchmarks/contestants.py": {"loads": PROCESS},
+    "tools/benchmarks/loading.py": {"loads": PROCESS},
+    "tools/benchmarks/measures.py": {"read_text": MACHINE},
     "tools/benchmark_store.py": {"read_text": MACHINE},
 }
 
@@ -253,7 +249,7 @@ def text_reads(path):
 def test_every_text_file_is_read_by_the_one_reader():
     root = Path(__file__).parents[1]
     found: dict[str, dict[str, int]] = {}
-    for path in sorted([*(root / "xmodaler_ssattn").rglob("*.py"), *(root / "tools").glob("*.py")]):
+    for path in sorted([*(root / "xmodaler_ssattn").rglob("*.py"), *(root / "tools").rglob("*.py")]):
         short = str(path.relative_to(root)).removeprefix("xmodaler_ssattn/")
         for line, name in text_reads(path):
             if short != "files.py":

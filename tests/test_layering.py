@@ -21,7 +21,7 @@ ALLOWED = {
     "data": {"host", "packs", "fast", "partners"},
     "packs": set(),
     "evaluation": {"host"},
-    "report": {"evaluation"},
+    "report": {"data", "evaluation"},
     "worlds": {"data", "packs"},
     "detectors": {"packs"},
     "engine": {"host", "modeling", "scorer", "evaluation", "partners"},

@@ -2,22 +2,25 @@
 
     python tools/benchmark.py [WHAT ...] [--captions FILE] [--json OUT]
 
-Stock X-modaler's Up-Down takes part when XMODALER_HOME points to a clone; on a machine without CUDA its ``.cuda()``
-calls are answered by the identity, in its own process. Every contestant lives in a process of its own and does one
-step when told to, in turn (A B C A B C ...), so that all see the same machine; the table gives medians, and ratios of
-medians. The machine's product peaks and its copy rate are measured in the same run.
-
-step      one training step (forward, losses, backward, clipping, optimiser), and what it reaches of those peaks
+step      one training step (forward, losses, backward, clipping, optimiser), and its share of the machine's peaks
 decode    beam-3 decoding of 32 images; with --captions by an Up-Down that has first learned from them for 100
-          steps and so knows how to end a sentence, else with random weights, whose captions never end
+          steps and so ends its sentences, else with random weights, whose captions never end
 memory    bytes that the backward pass keeps of a training step (saved-tensor hooks; the allocator on a GPU)
 baseline  SS attention + grounding loss against our own Up-Down, alternating steps, with a 95 % interval
 real      100 training steps on the words of --captions, vocabulary by GVD's rule, regions filled with noise
 loading   the share of the time that the hosts' own trainers wait for data from a region file
-largest   images a second at 8, 16, 32, ... images a step, as far as the memory goes (--memory, --patience)
+largest   images per second at 8, 16, 32, ... images per step, as far as the memory goes (--memory, --patience)
 
-Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz). All but ``real`` use
-their lengths alone; without the file lengths are drawn (mean 12.4, as on Flickr30k).
+Stock X-modaler's Up-Down takes part when XMODALER_HOME names a clone. Every contestant lives in a process of its own
+and does one step when it is told to, in turn (A B C A B C ...), so that all see the same machine; the table gives
+medians, and ratios of medians. The machine's product peaks and its copy rate are measured in the same run.
+
+Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz). All but ``real`` use only their
+lengths; without the file, lengths are sampled (mean 12.4, as on Flickr30k).
+
+The parts are in benchmarks/: contestants.py (the processes), data.py (noise at the paper's sizes), measures.py (peaks,
+operations, memory, medians), loading.py. Other questions have programs of their own: benchmark_store.py (reading region
+features), benchmark_scores.py (the grounding metric), benchmark_precision.py (does bfloat16 cost quality?).
 """
 
 from __future__ import annotations
@@ -30,18 +33,30 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-from benchmark_contestants import ROOT, Contestant, Ours, in_turn
-from benchmark_data import CAPTIONS, caption_lengths, pad, read_captions, words_of, write_vocabulary
-from benchmark_loading import loading
-from benchmark_measures import available_gib, machine, paired_ratio, peak_mib, rates, table
+import torch
+from benchmarks.contestants import DEVICE, ROOT, Contestant, Ours, in_turn
+from benchmarks.data import CAPTIONS, MOST_WORDS, caption_lengths, pad, read_captions, write_vocabulary
+from benchmarks.loading import loading
+from benchmarks.measures import machine, paired_ratio, peak_mib, rates, table
 
-SHARED_DROPOUT = ["MODEL.SHARE_REGION_DROPOUT", "True"]
 FUSED_LOSS = ["LOSSES.NAMES", "['FusedCrossEntropy','GroundingLoss']"]
 CAPTURED = ["MODEL.CAPTURE_GRAPHS", "True"]
-# Of the memory that is free at the start.
-MEMORY_SHARE = 0.8
+WAYS = {
+    "ours, SS attention, float32": {},
+    "ours, SS attention, bf16": {"amp": True},
+    "ours, float32, 25 % sampled words": {"ss": 0.25},
+    "ours, float32, fused loss": {"set": FUSED_LOSS},
+    "ours, bf16, fused loss": {"amp": True, "set": FUSED_LOSS},
+    "ours, float32, shared dropout": {"set": ["MODEL.SHARE_REGION_DROPOUT", "True"]},
+    "ours, bf16, captured": {"amp": True, "set": CAPTURED},
+    "ours, bf16, captured, 25 % sampled": {"amp": True, "ss": 0.25, "set": CAPTURED},
+}
+"""Ways of training: name -> options of ``Ours``; those with captured graphs need a GPU."""
+STOCK = "stock Up-Down, float32"
+MEMORY_SHARE = 0.8  # of the memory that is free at the start
 
 
 class Benchmark:
@@ -53,50 +68,40 @@ class Benchmark:
         self.common = {"vocab": str(write_vocabulary(folder)), "lengths": self.lengths, "threads": args.threads}
         self.stock = bool(os.environ.get("XMODALER_HOME"))
         self.facts = machine(args.threads)
-        self.cuda = self.facts["device"] == "cuda"
         self.report = {"machine": self.facts, "batch": args.batch}
         if not self.stock:
             print("XMODALER_HOME is not set: stock X-modaler does not take part.")
 
     def start(self, name: str, **options) -> Contestant:
-        return Contestant(name, **{"kind": "ours", "batch": self.args.batch, **self.common, **options})
+        kind = "stock" if name.startswith("stock") else "ours"
+        return Contestant(name, **{"kind": kind, "batch": self.args.batch, **self.common, **options})
 
-    def group(self, *ours: tuple[str, dict], **options) -> list[Contestant]:
-        """Stock, when it is there, and the given variants of ours."""
-        stock = [self.start("stock Up-Down, float32", kind="stock", **options)] if self.stock else []
-        return stock + [self.start(name, **options, **more) for name, more in ours]
+    def ways(self, *left_out: str) -> dict[str, dict]:
+        """Stock, when it is there, and our ways of training but those with a word of ``left_out`` in their names."""
+        ours = {name: way for name, way in WAYS.items() if not any(word in name for word in left_out)}
+        return ({STOCK: {}} if self.stock else {}) | ours
+
+    def group(self, ways: dict[str, dict], **options) -> list[Contestant]:
+        return [self.start(name, **options, **way) for name, way in ways.items()]
 
     def step(self) -> None:
         if self.stock:
             weights = str(self.folder / "stock.pth")
-            pair = [self.start("stock", kind="stock", exact=True, save=weights)]
+            pair = [self.start("stock", exact=True, save=weights)]
             pair.append(self.start("ours", exact=True, row="updown", weights=weights))
             losses = [c.ask("loss") for c in pair]
             print(f"\nloss with equal weights, no dropout: stock {losses[0]:.6f}, ours {losses[1]:.6f}")
             self.report["loss"] = losses
             close(pair)
         print(f"\ntraining step, {self.args.batch} images x {CAPTIONS} captions:")
-        ours = [
-            ("ours, SS attention, float32", {}),
-            ("ours, SS attention, bf16", {"amp": True}),
-            ("ours, float32, 25 % sampled words", {"ss": 0.25}),
-            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
-            ("ours, bf16, fused loss", {"amp": True, "set": FUSED_LOSS}),
-            ("ours, float32, shared dropout", {"set": SHARED_DROPOUT}),
-        ]
-        if self.cuda:
-            ours += [
-                ("ours, bf16, captured", {"amp": True, "set": CAPTURED}),
-                ("ours, bf16, captured, 25 % sampled", {"amp": True, "ss": 0.25, "set": CAPTURED}),
-            ]
-        group = self.group(*ours)
+        group = self.group(self.ways(*([] if DEVICE == "cuda" else ["captured"])))
         times = in_turn(group, "step", self.args.rounds, 3)
         self.report["step"] = table(times, "s")
         print("\nof the machine's peaks:")
         for contestant in group:
             name, kind = contestant.name, "bfloat16" if contestant.options.get("amp") else "float32"
             peak = contestant.ask("peak")  # before counting, which takes memory of its own
-            # A replayed graph dispatches nothing that could be counted: its work is that of the same step without.
+            # A replayed graph dispatches nothing that could be counted: count the same step without a graph.
             plain = contestant
             if contestant.options.get("set") == CAPTURED:
                 plain = self.start(name, **{**contestant.options, "set": []})
@@ -113,19 +118,14 @@ class Benchmark:
             learned = {"vocab_size": size, "weights": str(self.folder / "learned.pth"), "row": "updown", "exact": True}
             learned |= {"vocab": str(self.folder / "vocabulary.txt")}
         print(f"\nbeam-3 decoding of 32 images ({'learned' if learned else 'random'} weights):")
-        group = self.group(("ours, float32", {}), ("ours, bf16", {"amp": True}), **{"batch": 32, **learned})
+        ways = ({STOCK: {}} if self.stock else {}) | {"ours, float32": {}, "ours, bf16": {"amp": True}}
+        group = self.group(ways, **{"batch": 32, **learned})
         self.report["decode"] = table(in_turn(group, "decode", self.args.rounds, 1), "s")
         close(group)
 
     def memory(self) -> None:
         print("\nkept for the backward pass of a training step:")
-        group = self.group(
-            ("ours, SS attention, float32", {}),
-            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
-            ("ours, float32, shared dropout", {"set": SHARED_DROPOUT}),
-            ("ours, SS attention, bf16", {"amp": True}),
-            ("ours, bf16, fused loss", {"amp": True, "set": FUSED_LOSS}),
-        )
+        group = self.group(self.ways("sampled", "captured"))
         self.report["memory"] = table({c.name: [c.ask("memory") / 2**20] for c in group}, "MiB")
         close(group)
 
@@ -148,18 +148,16 @@ class Benchmark:
         )
 
     def largest(self) -> None:
-        budget = (self.args.memory or MEMORY_SHARE * available_gib()) * 1024
-        print(f"\nlargest batch in {budget / 1024:.1f} GiB, or of {self.args.patience:.0f} s a step:")
-        ways = [("stock Up-Down, float32", {"kind": "stock"})] if self.stock else []
-        ways += [
-            ("ours, SS attention, float32", {}),
-            ("ours, float32, fused loss", {"set": FUSED_LOSS}),
-            ("ours, SS attention, bf16", {"amp": True}),
-        ]
-        self.report["largest"] = {name: self._grow(name, budget, options) for name, options in ways}
+        from xmodaler_ssattn.fast.device_cache import free_bytes
+
+        free = (free_bytes(torch.device(DEVICE)) or 0) / 2**20
+        budget = self.args.memory * 1024 if self.args.memory else MEMORY_SHARE * free
+        print(f"\nlargest batch in {budget / 1024:.1f} GiB, or of {self.args.patience:.0f} s per step:")
+        ways = self.ways("sampled", "captured", "shared", "bf16, fused")
+        self.report["largest"] = {name: self._grow(name, budget, options) for name, options in ways.items()}
 
     def _grow(self, name: str, budget_mib: float, options: dict) -> dict:
-        """Double the batch until its memory, as the last two sizes foretell it, or its time, is too much."""
+        """Double the batch until its memory, predicted from the last two sizes, or its time is too much."""
         rows: dict[int, dict] = {}
         images, why = 8, ""
         while not why:
@@ -182,7 +180,7 @@ class Benchmark:
         largest = max(rows)
         row = rows[largest]
         print(
-            f"  {name:38s} {largest:6d} images  {row['seconds']:8.3f} s a step  "
+            f"  {name:38s} {largest:6d} images  {row['seconds']:8.3f} s per step  "
             f"{row['images_a_second']:8.1f} images/s  peak {row['peak_mib']:8.0f} MiB  (stopped by {why})"
         )
         return {"largest": largest, "stopped_by": why, "sizes": rows}
@@ -196,7 +194,7 @@ class Benchmark:
                 contestant.close()
                 return None
             peak = contestant.ask("peak")
-        except EOFError:  # the system ended it
+        except EOFError:  # the system stopped it
             return None
         contestant.close()
         median = statistics.median(seconds)
@@ -204,28 +202,23 @@ class Benchmark:
 
 
 def real_sentences(path: str, steps: int, folder: Path, **options) -> dict:
-    """Train on real sentences; returns losses, seconds a step and peak memory. Runs in this process.
+    """Train on real sentences, in this process; returns losses, seconds per step and peak memory.
 
     The vocabulary and the weights are left in ``folder`` as vocabulary.txt and learned.pth.
     """
-    import torch
+    from xmodaler_ssattn.data import vocabulary
 
-    from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
-
-    images = [[words_of(caption) for caption in image["captions"]] for image in read_captions(path).values()]
-    counts: dict[str, int] = {}
-    for word in (word for image in images for caption in image for word in caption):
-        counts[word] = counts.get(word, 0) + 1
-    vocabulary = build_vocabulary(counts)
-    write_vocabulary(folder / "vocabulary.txt", vocabulary)
-    options |= {"vocab": str(folder / "vocabulary.txt"), "batch": 8, "lengths": [5]}
-    model = Ours(options | {"vocab_size": vocabulary.model_size})
+    images = read_captions(path)
+    words = vocabulary.build_vocabulary(Counter(word for image in images for caption in image for word in caption))
+    vocabulary.write_vocabulary(folder / "vocabulary.txt", words)
+    options |= {"vocab": str(folder / "vocabulary.txt"), "batch": 8, "lengths": [5], "vocab_size": words.model_size}
+    model = Ours(options)
     rng = random.Random(0)
     losses, seconds = [], []
     for _ in range(steps):
-        captions = [vocabulary.encode(c[:20]) for image in rng.sample(images, 8) for c in image[:CAPTIONS]]
-        tokens, targets = (part.to(model.device) for part in pad(captions))
-        model.data |= {"tokens": tokens, "targets": targets, "lengths": [len(words) + 1 for words in captions]}
+        captions = [words.encode(c[:MOST_WORDS]) for image in rng.sample(images, 8) for c in image[:CAPTIONS]]
+        tokens, targets = (part.to(DEVICE) for part in pad(captions))
+        model.data |= {"tokens": tokens, "targets": targets, "lengths": [len(caption) + 1 for caption in captions]}
         start = time.perf_counter()
         parts = model.loss_parts()
         model.optimizer.zero_grad()
@@ -234,15 +227,14 @@ def real_sentences(path: str, steps: int, folder: Path, **options) -> dict:
         losses.append(float(next(iter(parts.values())).detach()))
         seconds.append(time.perf_counter() - start)
     torch.save(model.model.state_dict(), folder / "learned.pth")
-    peak = peak_mib(model.device == "cuda")
-    first, last = statistics.mean(losses[:5]), statistics.mean(losses[-5:])
+    found = {"vocabulary": words.model_size, "loss": losses, "seconds": statistics.median(seconds)}
+    found["peak_mib"] = peak_mib()
     print(
-        f"\n{steps} steps on {len(images)} images' captions, vocabulary {len(vocabulary)} words: cross-entropy "
-        f"{first:.3f} (first five) -> {last:.3f} (last five); {statistics.median(seconds):.3f} s a step (median); "
-        f"peak memory {peak:.0f} MiB"
+        f"\n{steps} steps on {len(images)} images' captions, vocabulary {len(words)} words: cross-entropy "
+        f"{statistics.mean(losses[:5]):.3f} (first five) -> {statistics.mean(losses[-5:]):.3f} (last five); "
+        f"{found['seconds']:.3f} s per step (median); peak memory {found['peak_mib']:.0f} MiB"
     )
-    found = {"vocabulary": vocabulary.model_size, "loss": losses, "seconds": statistics.median(seconds)}
-    return found | {"peak_mib": peak}
+    return found
 
 
 def close(contestants: list[Contestant]) -> None:
@@ -264,16 +256,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, default=8, help="images of a training step (default: 8)")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=20, help="loading: steps that are timed (default: 20)")
-    parser.add_argument("--folder", help="loading: where to make its files, 4.2 MB a step (default: the system's)")
-    parser.add_argument("--memory", type=float, help="largest: GiB that may be taken (default: 80 %% of what is free)")
-    parser.add_argument("--patience", type=float, default=30, help="largest: seconds a step may take (default: 30)")
+    parser.add_argument("--steps", type=int, default=20, help="loading: steps to time (default: 20)")
+    parser.add_argument("--folder", help="loading: where to make its files, 4.2 MB per step (default: the system's)")
+    parser.add_argument("--memory", type=float, help="largest: GiB that it may use (default: 80 %% of what is free)")
+    parser.add_argument("--patience", type=float, default=30, help="largest: seconds per step at most (default: 30)")
     parser.add_argument("--json", help="also write the numbers here")
     args = parser.parse_args()
     unknown = [name for name in args.what if name not in names]
     if unknown:
         raise SystemExit(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(names)}")
-    # What this process itself uses of the package; the contestants choose their hosts.
+    # For what this process itself uses of the package; the contestants choose their hosts.
     os.environ["XMODALER_SSATTN_HOST"] = "embedded"
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder:

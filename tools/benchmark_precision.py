@@ -2,10 +2,10 @@
 
     python tools/benchmark_precision.py --seeds 3 --out output/precision
 
-Runs `xmodaler train` twice for each seed, one run after the other, and reads the last score of each from its
-metrics.json. The question is whether the two means differ by more than seeds do: their difference stands beside the
-standard deviation over seeds. A run that is already in --out is not done again. The default config is the paper's
-model on the drawn sample scenes.
+Runs `xmodaler train` twice per seed, one run after the other, and reads the last score of each from its metrics.json.
+The question is whether the two means differ by more than seeds do, so their difference is compared with the standard
+deviation over seeds. A run that is already in --out is not repeated. The default config is the paper's model on the
+drawn sample scenes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,20 @@ KINDS = {"float32": "False", "bfloat16": "True"}
 
 def last_score(folder: Path, name: str) -> float:
     """The last value of a score in a run's metrics.json."""
-    from xmodaler_ssattn.files import read_lines
+    from xmodaler_ssattn.report.curves import read_run
 
-    lines = [json.loads(line) for line in read_lines(folder / "metrics.json", "The run's metrics")]
-    values = [line[name] for line in lines if line.get(name) is not None]
-    if not values:
-        known = sorted({key for line in lines for key in line if "/" in key})
-        raise SystemExit(f"{folder / 'metrics.json'} holds no {name}; it holds {', '.join(known) or 'no scores'}.")
-    return values[-1]
+    series = read_run(folder).series
+    if name not in series:
+        known = sorted(key for key in series if "/" in key)
+        raise SystemExit(f"{folder / 'metrics.json'} has no {name}; it has {', '.join(known) or 'no scores'}.")
+    return series[name][-1][1]
 
 
 def compare(scores: dict[str, list[float]]) -> dict:
     """Means, the larger of the two standard deviations over seeds, and the difference of the means.
 
     Args:
-        scores: float32 and bfloat16 -> one score a seed, at least two, in the same order of seeds.
+        scores: float32 and bfloat16 -> one score per seed, at least two, in the same order of seeds.
     """
     one, other = scores["float32"], scores["bfloat16"]
     means = {kind: statistics.mean(values) for kind, values in scores.items()}

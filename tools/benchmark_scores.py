@@ -2,9 +2,9 @@
 
     python tools/benchmark_scores.py [--images 1000] [--lemmatiser]
 
-1,000 images with five captions of twelve tokens and four annotated words each, one predicted sentence an
-image; everything of one command's work but reading the files: lemmas, overlaps, F1_all, F1_loc and the
-per-sentence variants, on one core. Lemmas are a table unless ``--lemmatiser`` asks for the packaged one.
+1,000 images with five captions of twelve tokens and four annotated words each, one predicted sentence per image;
+everything that the command does except reading the files: lemmas, overlaps, F1_all, F1_loc and the per-sentence
+variants, on one core. Lemmas come from a table, or with --lemmatiser from the packaged lemmatiser.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python tools/benchmark_store.py --images 1000 --folder /some/disk
 
-Makes a region file and npz files with the same random content at the paper's sizes (K 36, D 2048,
-C 1601), reads all of it several times in turns from a warm cache, and prints medians. The bytes that
-are counted are those of features, boxes and class probabilities.
+Makes a region file and npz files with the same random content at the paper's sizes (K 36, D 2048, C 1601), reads all of
+it several times in turn from a warm cache, and prints medians. The bytes are those of features, boxes and class
+probabilities.
 """
 
 from __future__ import annotations
@@ -18,33 +18,13 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from benchmarks.data import write_regions
 
 from xmodaler_ssattn.packs.formats.xmodaler_npz import export_npz
-from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
-
-
-def make(folder: Path, images: int, regions: int, dim: int, classes: int) -> tuple[Path, Path]:
-    """Write the region file and the npz folder with the same content."""
-    rng = np.random.default_rng(0)
-    path = folder / "regions.h5"
-    with RegionWriter(path, range(images), regions, dim, classes, source="random numbers") as writer:
-        for image_id in range(images):
-            corner = rng.random((regions, 2), dtype=np.float32) * 200
-            probs = rng.random((regions, classes), dtype=np.float32)
-            writer.write(
-                image_id,
-                500,
-                375,
-                np.concatenate([corner, corner + 100], 1),
-                rng.random((regions, dim), dtype=np.float32),
-                probs / probs.sum(1, keepdims=True),
-            )
-    export_npz(RegionStore(path), folder / "npz")
-    return path, folder / "npz"
+from xmodaler_ssattn.packs.store import RegionStore
 
 
 def read_sequentially(path: Path, chunk: int) -> None:
@@ -64,12 +44,6 @@ def read_npz(folder: Path, order: list[int]) -> None:
         with np.load(folder / f"{image_id}.npz") as content:
             for key in ("features", "boxes", "cls_prob", "image_w", "image_h"):
                 content[key]
-
-
-def seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def memory_of_workers(path: Path, order: list[int], workers: int) -> dict[str, float]:
@@ -111,7 +85,9 @@ def main() -> None:
     if args.folder:
         os.makedirs(args.folder, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        path, npz = make(Path(name), args.images, args.regions, args.dim, args.classes)
+        path = write_regions(Path(name) / "regions.h5", args.images, args.regions, args.dim, args.classes)
+        npz = Path(name) / "npz"
+        export_npz(RegionStore(path), npz)
         row = args.regions * (args.dim + args.classes + 4) * 4
         total = row * args.images
         order = list(range(args.images))
@@ -123,9 +99,11 @@ def main() -> None:
             "npz folder, random order": lambda: read_npz(npz, order),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(args.rounds + 1):  # in turns, so that all see the same load; the first round warms the cache
+        for _ in range(args.rounds + 1):  # in turn, so that all see the same load; the first round warms the cache
             for way, work in ways.items():
-                times[way].append(seconds(work))
+                start = time.perf_counter()
+                work()
+                times[way].append(time.perf_counter() - start)
         median = {way: statistics.median(values[1:]) for way, values in times.items()}
         for way, value in median.items():
             print(f"{way:26s} {args.images / value:8.0f} images/s  {total / value / 1e9:6.2f} GB/s")
@@ -139,7 +117,7 @@ def main() -> None:
         print(
             f"{args.workers} workers reading all {total / 1e6:.0f} MB: "
             + ", ".join(f"{name} {value:.0f} MB" for name, value in memory.items())
-            + " each at the most"
+            + " each at most"
         )
         if args.json:
             figures = {

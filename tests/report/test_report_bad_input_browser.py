@@ -67,10 +67,10 @@ def test_results_without_attention_say_so_and_still_show_boxes(browser, tmp_path
 def test_captions_without_boxes_are_shown_as_text(browser, tmp_path):
     page = write_simple(tmp_path, {1: "a plain dog", 2: ""}, names=["plain"])
     browser.open(page)
-    assert "plain: its captions carry no boxes" in notices(browser)
+    assert "plain: its captions have no boxes" in notices(browser)
     assert browser.texts(".caption") == ["a plain dog", "(empty caption)"]
     browser.hover(browser.one(".word.object"))
-    assert browser.one("#image-1 .reading").text == "This caption carries no boxes."
+    assert browser.one("#image-1 .reading").text == "This caption has no boxes."
 
 
 def test_without_pictures_the_boxes_are_on_a_blank_frame_of_the_right_shape(browser, tmp_path):
@@ -119,7 +119,7 @@ def test_two_results_over_different_images_show_all_and_say_what_is_missing(brow
 
 def test_results_without_any_image_open(browser, tmp_path):
     browser.open(write_simple(tmp_path, {}))
-    assert "The results hold no image." in notices(browser)
+    assert "The results have no image." in notices(browser)
     assert browser.ids() == []
 
 

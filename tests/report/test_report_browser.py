@@ -6,6 +6,9 @@ import pytest
 from PIL import Image
 
 from report import made_up
+from xmodaler_ssattn.report.curves import Run
+from xmodaler_ssattn.report.page import write_page
+from xmodaler_ssattn.report.source import read_source
 
 WORD = ".card figure[data-model='{}'] .word[data-word='{}']"
 ACTIVE = ".card figure[data-model='{}'] .overlay rect.active"
@@ -247,9 +250,33 @@ def test_a_class_in_the_bars_filters(browser, page):
 
 
 def test_colours_are_those_of_the_colour_blind_safe_palette(browser, page):
-    from xmodaler_ssattn.report.overlay import COLOURS
+    from xmodaler_ssattn.report.plot import COLOURS
 
     browser.open(page)
     strokes = browser.js("return [...document.querySelectorAll('rect.box')].map((r) => r.getAttribute('stroke'))")
     assert set(strokes) == set(COLOURS[:2])
     assert len(made_up.OBJECT_WORDS) == 2
+
+
+def test_curves_have_the_colours_of_the_models_and_fit_a_phone(browser, tmp_path):
+    source = read_source([made_up.write(tmp_path / f"{name}.json", {1: made_up.caption()}) for name in "ab"])
+    runs = [Run(name, {"val/CIDEr": [(9, 0.1 * i), (19, 0.2)]}, {9: 1, 19: 2}) for i, name in enumerate("ab")]
+    page = write_page(tmp_path / "page", source, runs=runs[1:], replicates=0)  # only the second model has a run
+    for width in (360, 1300):
+        browser.resize(width, 740)
+        browser.open(page)
+        browser.one("#run > summary").click()
+        left, right = browser.js(
+            "const b = document.querySelector('.plots svg').getBoundingClientRect(); return [b.left, b.right]"
+        )
+        assert left >= 0 and right <= width and right - left > 250
+        assert browser.js("return document.documentElement.scrollWidth") <= width
+    assert browser.js("return [...document.querySelectorAll('.plots title')].map((t) => t.textContent)") == [
+        "b, 1: 10", "b, 2: 20",
+    ]  # fmt: skip
+    stroke, bar = browser.js(
+        """const style = (node) => getComputedStyle(node);
+        return [style(document.querySelector(".plots path[style*=dasharray]")).stroke,
+                style(document.querySelector("#image-1 .swatch.model1")).backgroundColor];"""
+    )
+    assert stroke == bar

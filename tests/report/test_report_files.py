@@ -1,5 +1,6 @@
 """Reading results and annotations, finding pictures, the page's files, curves, figures, and the command."""
 
+import itertools
 import json
 import os
 
@@ -10,11 +11,11 @@ from report import made_up
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.report.curves import Run, curves_html, read_run, thin
-from xmodaler_ssattn.report.figure import choose_images, layout, save_figure, to_svg
+from xmodaler_ssattn.report.figure import choose_images, draw_figure, save_figure
 from xmodaler_ssattn.report.page import write_page
 from xmodaler_ssattn.report.pictures import find_pictures
-from xmodaler_ssattn.report.plot import ticks
-from xmodaler_ssattn.report.source import default_names, read_source, union_box
+from xmodaler_ssattn.report.plot import Line, draw_panel, drawing, look, to_svg
+from xmodaler_ssattn.report.source import default_names, read_source
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -30,7 +31,7 @@ def test_wrong_numbers_of_names_and_repeated_names_are_refused(tmp_path):
     path = made_up.write(tmp_path / "a.json", {1: made_up.caption()})
     with pytest.raises(UserError, match="one name for each of the 2 results files, got 1"):
         read_source([path, path], ["a"])
-    with pytest.raises(UserError, match="a name of its own"):
+    with pytest.raises(UserError, match="expected different names"):
         read_source([path, path], ["a", "a"])
 
 
@@ -39,7 +40,7 @@ def test_a_broken_annotation_is_named_with_its_image(tmp_path):
     record = made_up.annotated(7)
     del record["width"]
     folder = made_up.write_annotations(tmp_path / "annotations", [record])
-    with pytest.raises(UserError, match=r"image 7 is not as .*\(KeyError: 'width'\)"):
+    with pytest.raises(UserError, match=r"test.json: image number 0 \(image_id 7\): .*width"):
         read_source([path], annotations=folder)
 
 
@@ -47,12 +48,8 @@ def test_an_annotation_folder_without_the_split_is_a_notice_and_a_missing_folder
     path = made_up.write(tmp_path / "a.json", {1: made_up.caption()})
     source = read_source([path], annotations=tmp_path)
     assert source.truths == {} and any("No annotations of split test" in notice for notice in source.notices)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         read_source([path], annotations=tmp_path / "absent")
-
-
-def test_boxes_of_one_phrase_become_their_union():
-    assert union_box([[10, 20, 30, 40], [5, 25, 12, 60]]) == (5, 20, 30, 60)
 
 
 def test_pictures_are_found_by_id_with_any_suffix_padding_or_prefix(tmp_path):
@@ -70,10 +67,11 @@ def test_pictures_are_found_by_id_with_any_suffix_padding_or_prefix(tmp_path):
 def test_a_page_needs_nothing_outside_its_folder(tmp_path):
     made_up.draw_picture(tmp_path / "Images" / "1.png")
     source = read_source([made_up.write(tmp_path / "a.json", {1: made_up.caption()})])
-    page = write_page(tmp_path / "page", source, images=tmp_path / "Images")
+    runs = [Run("ours", {"lr": [(0, 1.0), (1, 0.5)]}, {})]
+    page = write_page(tmp_path / "page", source, images=tmp_path / "Images", runs=runs)
     texts = [path.read_text() for path in page.parent.rglob("*") if path.suffix in (".html", ".js", ".css")]
     for text in texts:
-        stripped = text.replace("http://www.w3.org/2000/svg", "")
+        stripped = text.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999/xlink", "")
         assert "http:" not in stripped and "https:" not in stripped and "//cdn" not in stripped
         assert "innerHTML" not in text and "fetch(" not in text and "eval(" not in text
         assert str(tmp_path) not in text
@@ -108,7 +106,7 @@ def test_a_page_is_written_anew_without_leftovers_but_never_over_something_else(
     assert [path.name for path in (page.parent / "data").glob("part_*.js")] == ["part_0000.js"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
-    with pytest.raises(UserError, match="no page of ours"):
+    with pytest.raises(UserError, match="not a page"):
         write_page(tmp_path / "mine", small)
 
 
@@ -139,16 +137,10 @@ def test_a_run_is_read_with_its_resumed_steps_once_and_a_cut_last_line_passed_ov
 
 
 def test_a_broken_line_in_the_middle_and_a_missing_file_are_errors(tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*metrics.json"):
+    with pytest.raises(UserError, match=r"metrics.json does not exist"):
         read_run(tmp_path)
-    with pytest.raises(UserError, match="line 1 is no JSON"):
+    with pytest.raises(UserError, match="line 1 is not JSON"):
         read_run(write_metrics(tmp_path / "run", ["{", '{"iteration": 1}']))
-
-
-def test_ticks_are_round_numbers_inside_the_range():
-    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert ticks(0.13, 0.31) == pytest.approx([0.15, 0.2, 0.25, 0.3])
-    assert ticks(5, 5) == [5]
 
 
 def test_long_series_are_thinned_to_means():
@@ -160,11 +152,55 @@ def test_long_series_are_thinned_to_means():
 
 
 def test_names_in_curves_are_escaped_and_runs_differ_without_colour():
-    runs = [Run("<b>", {"total_loss": [(0, 1.0), (1, 0.5)]}, {}), Run("b", {"total_loss": [(0, 2.0)]}, {})]
+    runs = [Run("<b>", {"lr": [(0, 1.0), (1, 0.5)]}, {}), Run("b", {"lr": [(0, 2.0), (1, 2.0)]}, {})]
     html = curves_html(runs)
     assert "<b>" not in html and "&lt;b&gt;" in html
     assert "stroke-dasharray" in html
     assert curves_html([]) == ""
+
+
+def test_every_model_has_its_own_colour_and_dashes_in_all_panels():
+    looks = [(look(i)["color"], look(i)["linestyle"]) for i in range(48)]
+    assert len(set(looks)) == 48
+    assert all(a[0] != b[0] and a[1] != b[1] for a, b in itertools.pairwise(looks))
+    points = [(0, 1.0), (1, 0.5)]
+    html = curves_html([Run("second", {"lr": points}, {}), Run("third", {"lr": points}, {})], ["first", "second"])
+    assert html.lower().count(looks[1][0].lower()) and html.lower().count(looks[2][0].lower())
+    assert looks[0][0].lower() not in html.lower()
+
+
+def test_runs_are_compared_by_their_cross_entropy_over_epochs():
+    parts = {"CrossEntropy Loss(G)": [(9, 4.0), (19, 3.0)], "Grounding Loss": [(9, 9.0), (19, 8.0)],
+             "total_loss": [(9, 13.0), (19, 11.0)]}  # fmt: skip
+    alone = {"total_loss": [(9, 5.0), (19, 4.5)]}
+    html = curves_html([Run("ours", parts, {19: 2}), Run("base", alone, {19: 2})])
+    shown = html[: html.index("more curves")]
+    # 20 steps are two epochs, so step 10 ends the first
+    assert all(f"<title>{text}</title>" in shown for text in ("ours, 1: 4", "ours, 2: 3", "base, 1: 5", "base, 2: 4.5"))
+    assert "ours, 1: 13" not in shown and "total_loss" in html
+    assert ">nats per word<" in shown and ">epoch<" in shown
+
+
+def test_a_single_value_is_written_and_not_drawn():
+    html = curves_html([Run("ours", {"val/CIDEr": [(9, 0.5)]}, {9: 1})])
+    assert "CIDEr, val: ours 50 (epoch 1)" in html and "percent<" not in html
+
+
+def test_a_panel_has_whole_epochs_titled_axes_and_nothing_that_differs_from_run_to_run():
+    def drawn():
+        with drawing():
+            from matplotlib.figure import Figure
+
+            figure = Figure((4, 2))
+            axes = figure.subplots()
+            draw_panel(axes, [Line("狗 $x$", [(1, 2.0), (2, 3.0), (3, 2.5)])], "T", "epoch", "percent")
+            return axes, to_svg(figure, "name")
+
+    axes, svg = drawn()
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "percent")
+    assert "狗 $x$, 3: 2.5" in svg and svg == drawn()[1]
+    assert "<style" not in svg and "://" not in svg.replace("http://www.w3.org/", "")
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -189,14 +225,23 @@ def test_a_figure_starts_with_the_images_where_ours_is_right_and_the_baseline_wr
         choose_images(figure_source, [9])
 
 
-def test_a_figures_boxes_lie_where_the_words_rest(figure_source, tmp_path):
-    shapes, (width, _) = layout(figure_source, [3], {})
-    assert width == 240 + 12 + 240
-    boxes = [shape for shape in shapes if shape.kind == "box"]
+def test_a_figures_boxes_lie_where_the_words_rest(figure_source):
+    with drawing():
+        axes = draw_figure(figure_source, [3], {}).axes[0]
+    assert axes.get_xlim() == (0, 240 + 12 + 240)
+    boxes = [patch for patch in axes.patches if not patch.get_fill()]
     # 400 pixels become 240 points, a factor of 0.6: the dog's box 50 .. 150 lies at 30, 60 wide; on the left it is the
     # car's, 220 .. 340 at 132, 72 wide; the right column starts at 252
-    assert [(round(b.x), round(b.width)) for b in boxes] == [(132, 72), (132, 72), (252 + 30, 60), (252 + 132, 72)]
-    assert boxes[0].colour == boxes[2].colour != boxes[1].colour
+    places = [(round(box.get_x()), round(box.get_width())) for box in boxes]
+    assert places == [(132, 72), (132, 72), (252 + 30, 60), (252 + 132, 72)]
+    colours = [box.get_edgecolor() for box in boxes]
+    assert colours[0] == colours[2] != colours[1]
+    assert len(axes.patches) == 2 * (1 + 2)  # blank frame, two boxes, two models
+    with drawing():
+        words = [text.get_window_extent() for text in axes.texts[2:7]]  # after the models' names
+    assert [text.get_text() for text in axes.texts[2:7]] == list(made_up.WORDS)
+    gaps = [b.x0 - a.x1 for a, b in itertools.pairwise(words)]
+    assert all(0.15 < gap / words[0].height < 0.6 for gap in gaps), gaps
 
 
 def test_figures_come_as_png_pdf_and_svg(figure_source, tmp_path):
@@ -210,7 +255,9 @@ def test_figures_come_as_png_pdf_and_svg(figure_source, tmp_path):
     assert paths[1].read_bytes().startswith(b"%PDF")
     svg = paths[2].read_text()
     assert "<base>" not in svg and "&lt;base&gt;" in svg and "data:image/png;base64," in svg
-    assert to_svg(*layout(figure_source, [1], {})).count("<rect") == 2 * (1 + 2)  # blank frame, two boxes, two models
+    before = [path.read_bytes() for path in paths]
+    save_figure(tmp_path / "figures" / "fig.3", figure_source, [3, 1], {3: picture})
+    assert [path.read_bytes() for path in paths] == before
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -261,3 +308,9 @@ def test_the_demo_writes_a_page_of_both_its_models(tmp_path):
     data = json.loads(index.removeprefix("ssattn.index(").rstrip().removesuffix(");"))
     assert [model["name"] for model in data["models"]] == ["Up-Down", "SS attention"]
     assert all(model["attention"] for model in data["models"]) and data["notices"] == []
+
+
+def test_runs_alone_can_be_named(tmp_path):
+    folders = [write_metrics(tmp_path / name, ['{"iteration": 0, "lr": 0.1}']) for name in "ab"]
+    assert main(["report", "--run", *map(str, folders), "--names", "one", "two", "--out", str(tmp_path / "page")]) == 0
+    assert "learning rate: one 0.1 (step 1); two 0.1 (step 1)" in (tmp_path / "page" / "index.html").read_text()

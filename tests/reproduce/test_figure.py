@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from xmodaler_ssattn.report.curves import title_unit_scale
 from xmodaler_ssattn.reproduce.figure import PANELS, curves_svg, mean_curve
 from xmodaler_ssattn.reproduce.plan import Plan, Table
 
@@ -46,9 +47,9 @@ def test_every_table_with_a_curve_has_its_panels_and_a_key_of_the_rows_that_have
     texts = [element.text for element in document.iter(f"{SVG}text")]
     assert [t for t in texts if t in ("First <1>", "Nothing here", "Second")] == ["First <1>", "Second"]
     assert texts.count("one & two") == 1 and texts.count("b") == 2 and texts.count("c") == 0
-    assert all(texts.count(title) == 2 for title in PANELS.values())
-    # Keys: 2 + 1; lines: 2 rows x 4 panels and 1 x 4.
-    assert len(list(document.iter(f"{SVG}polyline"))) == 3 + 8 + 4
+    assert all(texts.count(title_unit_scale(name)[0]) == 2 for name in PANELS)
+    # Tooltips: two epochs of 2 rows x 4 panels and of 1 x 4.
+    assert len(list(document.iter(f"{SVG}title"))) == 2 * (8 + 4)
 
 
 def test_without_a_curve_there_is_no_figure(plan):

@@ -208,24 +208,19 @@ def draw_pictures(out: Path) -> int:
     from PIL import Image
 
     from xmodaler_ssattn.files import atomic_path
-    from xmodaler_ssattn.report.overlay import draw_captions
+    from xmodaler_ssattn.report.figure import draw_captions
 
     by_row = {row: last_results(out / row) for row in ROWS}
     captions = {row: {image.image_id: image.grounded for image in results.images} for row, results in by_row.items()}
     shown = list(captions[ROWS[0]])[:PICTURES_SHOWN]
+    object_words = {word: name for results in by_row.values() for word, name in results.object_words.items()}
     for old in (out / "pictures").glob("*.png"):  # of an earlier run with other scenes
         if old.stem.isdecimal() and int(old.stem) not in shown:
             old.unlink()
     for image_id in shown:
         both = {TITLES[row]: captions[row][image_id] for row in ROWS}
-        positions = {
-            TITLES[row]: [
-                i for i, word in enumerate(captions[row][image_id].words) if word.text in by_row[row].object_words
-            ]
-            for row in ROWS
-        }
         with Image.open(picture_file(out / "data", image_id)) as picture:
-            sheet = draw_captions(picture, both, positions)
+            sheet = draw_captions(picture, both, object_words)
         with atomic_path(out / "pictures" / f"{image_id}.png") as temporary:
             sheet.save(temporary)
     return len(shown)

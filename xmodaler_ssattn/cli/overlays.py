@@ -16,7 +16,7 @@ from PIL import Image
 
 from xmodaler_ssattn.evaluation.results import read_results
 from xmodaler_ssattn.host import HookBase, comm
-from xmodaler_ssattn.report.overlay import draw_captions
+from xmodaler_ssattn.report.figure import draw_captions
 from xmodaler_ssattn.report.pictures import find_pictures
 
 PICTURES_PER_EVALUATION = 4
@@ -73,9 +73,8 @@ class Overlays(HookBase):
             logging.getLogger(__name__).warning("No overlays: no picture of %s in %s.", path.name, self._pictures)
         for image_id, file in found.items():
             caption = grounded[image_id]
-            objects = [i for i, word in enumerate(caption.words) if word.text in results.object_words]
             with Image.open(file) as picture:
-                sheet = draw_captions(picture, {f"epoch {epoch}": caption}, objects)
+                sheet = draw_captions(picture, {f"epoch {epoch}": caption}, results.object_words)
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter
 

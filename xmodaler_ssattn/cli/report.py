@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from xmodaler_ssattn.errors import UserError
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="a page of captions, boxes, attention and curves; figures for papers",
-        description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Boxes "
-        "come from any results file; shading needs one that was made with INFERENCE.SAVE_ATTENTION True.",
+        description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Any "
+        "results file has boxes; shading needs one that was made with INFERENCE.SAVE_ATTENTION True.",
     )
     parser.add_argument("results", nargs="*", metavar="RESULTS", help="results files, OUTPUT_DIR/results/*.json")
     parser.add_argument("--out", default="page", metavar="DIR", help="folder of the page (default: page)")
@@ -32,7 +33,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--title", default="Grounded captions", help="the page's title")
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples for intervals; 0: none (default: 1000)")
     parser.add_argument(
-        "--refer", action="store_true", help="point to the pictures where they are instead of adding them to the page"
+        "--refer", action="store_true", help="refer to the pictures where they are instead of adding them to the page"
     )
     parser.add_argument(
         "--figure", metavar="PREFIX", help="write PREFIX.png, PREFIX.pdf and PREFIX.svg: models side by side, no page"
@@ -49,25 +50,32 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.report.curves import read_run
+    from xmodaler_ssattn.report.figure import choose_images, save_figure
     from xmodaler_ssattn.report.page import write_page
+    from xmodaler_ssattn.report.pictures import find_pictures
     from xmodaler_ssattn.report.source import read_source
 
+    if args.figure and not args.results:
+        raise UserError("--figure: give the results files of the models to show.")
     if not args.results and not args.runs:
         raise UserError("report: give results files, --run OUTPUT_DIR, or both.")
     if args.bootstrap is not None and args.bootstrap < 0:
         raise UserError(f"--bootstrap: expected a number of resamples >= 0, got {args.bootstrap}.")
+    source = read_source(args.results, args.names if args.results else (), args.annotations)
     images = None if args.images is None else Path(args.images)
     if args.figure:
-        return write_figure(args, images)
+        chosen = choose_images(source, args.figure_images)
+        pictures = {} if images is None else find_pictures(images, chosen)
+        for path in save_figure(Path(args.figure), source, chosen, pictures):
+            print(f"Wrote {path.resolve()}")
+        return 0
     names = args.names if len(args.names) == len(args.runs) else run_names(args.runs)
-    runs = [read_run(folder, name) for folder, name in zip(args.runs, names)]
-    source = read_source(args.results, args.names, args.annotations)
     page = write_page(
         Path(args.out),
         source,
         images=images,
         refer=args.refer,
-        runs=runs,
+        runs=[read_run(folder, name) for folder, name in zip(args.runs, names)],
         title=args.title,
         replicates=args.bootstrap,
     )
@@ -81,18 +89,3 @@ def run_names(folders: list[str]) -> list[str]:
     """The folders' own names, or their whole paths when two are the same."""
     short = [Path(folder).resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else list(folders)
-
-
-def write_figure(args: argparse.Namespace, images: Path | None) -> int:
-    from xmodaler_ssattn.report.figure import choose_images, save_figure
-    from xmodaler_ssattn.report.pictures import find_pictures
-    from xmodaler_ssattn.report.source import read_source
-
-    if not args.results:
-        raise UserError("--figure: give the results files of the models to show.")
-    source = read_source(args.results, args.names, args.annotations)
-    chosen = choose_images(source, args.figure_images)
-    pictures = {} if images is None else find_pictures(images, chosen)
-    for path in save_figure(Path(args.figure), source, chosen, pictures):
-        print(f"Wrote {path.resolve()}")
-    return 0

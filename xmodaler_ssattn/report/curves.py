@@ -1,27 +1,39 @@
-"""A training run as curves: losses, learning rate and scores from ``metrics.json``, as inline SVG."""
+"""A training run as curves: losses, learning rate and scores from ``metrics.json``, as a part of the page."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_lines
-from xmodaler_ssattn.report.plot import HEIGHT, WIDTH, Line, Point, axes_and_lines, polyline
+from xmodaler_ssattn.report.plot import (
+    HEIGHT,
+    INK,
+    WIDTH,
+    Line,
+    Point,
+    draw_panel,
+    drawing,
+    is_single,
+    legend_key,
+    to_svg,
+)
 
 MOST_POINTS = 300
-# Of no interest beside losses and scores.
+CROSS_ENTROPY, TOTAL = "CrossEntropy Loss(G)", "total_loss"
 SKIPPED = ("data_time", "time", "eta_seconds", "iteration")
 SCORES_FIRST = ("CIDEr", "Bleu_4", "METEOR", "ROUGE_L", "SPICE", "F1_all", "F1_loc")
+FOLDED = 4
+AXES = (0.15, 0.18, 0.83, 0.66)  # left, bottom, width, height in a panel; four times as fast as a computed layout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """The scalars of one run.
 
@@ -35,18 +47,32 @@ class Run:
     series: dict[str, list[Point]]
     epochs: dict[float, int]
 
+    def cross_entropy(self) -> Sequence[Point]:
+        """The training points of the cross-entropy; empty for a run of other losses."""
+        return self.series.get(cross_entropy_name(self.series), ())
+
+    def epoch_at(self, iteration: float) -> float:
+        """How many epochs end with that iteration; a fraction within one."""
+        last, epoch = max(self.epochs.items())
+        return self.epochs.get(iteration, (iteration + 1) * epoch / (last + 1))
+
+
+def cross_entropy_name(names: Collection[str]) -> str:
+    """Which of a run's scalars is its cross-entropy: a trainer with a single loss records only the sum."""
+    return CROSS_ENTROPY if any("loss" in name.lower() and name != TOTAL for name in names) else TOTAL
+
 
 def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
-    """Read ``folder/metrics.json``: one JSON object a line, as both hosts write it.
+    """Read ``folder/metrics.json``: one JSON object per line, as both hosts write it.
 
     Raises:
-        UserError: no such file, or a line that is no JSON object (a last line cut short is passed over: the run may
-            still be writing it).
+        UserError: there is no such file, or a line is not a JSON object. A last line that is cut short is ignored: the
+            run may still be writing it.
     """
     folder = Path(folder)
     path = folder / "metrics.json"
     if not path.is_file():
-        raise UserError(f"--run: there is no {path}; expected the OUTPUT_DIR of a training run.")
+        raise UserError(f"--run: {path} does not exist; expected the OUTPUT_DIR of a training run.")
     lines = read_lines(path, "--run")
     values: dict[str, dict[float, float]] = {}
     for number, line in enumerate(lines, 1):
@@ -55,7 +81,7 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise UserError(f"--run: {path}, line {number} is no JSON ({error.msg}).") from error
+            raise UserError(f"--run: {path}, line {number} is not JSON ({error.msg}).") from error
         if not isinstance(record, dict) or not isinstance(record.get("iteration"), (int, float)):
             raise UserError(f"--run: {path}, line {number}: expected an object with an iteration.")
         for key, value in record.items():
@@ -67,52 +93,69 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
 
 
 def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
-    """The evaluations are in order, and so are the results files named by epoch; {} when their numbers differ."""
+    """Iteration -> epoch: the n-th evaluation wrote the n-th results file; {} when there are not as many of both."""
     epochs: dict[float, int] = {}
     for split in ("val", "test"):
-        found = [
-            re.fullmatch(rf"{split}_epoch_(\d+)\.json", p.name) for p in folder.glob(f"results/{split}_epoch_*.json")
-        ]
-        numbers = sorted(int(match.group(1)) for match in found if match)
+        names = [path.stem.rpartition("_")[2] for path in folder.glob(f"results/{split}_epoch_*.json")]
+        numbers = sorted(int(name) for name in names if name.isdecimal())
         steps = sorted({x for key, points in series.items() if key.startswith(f"{split}/") for x, _ in points})
         if len(numbers) == len(steps):
             epochs.update(zip(steps, numbers))
     return epochs
 
 
-def curves_html(runs: Sequence[Run], *, opened: bool = True) -> str:
-    """All plots of all runs, in a fold; "" for no run. Every text is escaped."""
+def curves_html(runs: Sequence[Run], models: Sequence[str] = (), *, opened: bool = True) -> str:
+    """All plots of all runs, in a fold of the page; "" without a run. Every text is escaped.
+
+    Args:
+        models: names in the order of the page's colours; a run with the name of a model gets that model's colour.
+        opened: whether the fold is open at first.
+    """
     if not runs:
         return ""
-    names = list(dict.fromkeys(key for run in runs for key in run.series))
-    losses = [n for n in names if "loss" in n.lower()]
-    losses.sort(key=lambda n: n != "total_loss")
-    scores = sorted((n for n in names if n.startswith(("val/", "test/"))), key=_score_order)
-    rates = [n for n in names if n == "lr"]
-    rest = [n for n in names if n not in (*losses, *scores, *rates)]
-    shown = [n for n in scores if n.split("/")[1] in SCORES_FIRST and n.startswith("val/")]
-    folded = [n for n in scores if n not in shown] + rest
-    fold = '<details id="run" open>' if opened else '<details id="run">'
-    parts = [f"{fold}<summary><h2>Training</h2></summary>", _legend(runs)]
-    parts += ['<div class="plots">', *(_plot(n, runs) for n in (*losses, *rates, *shown)), "</div>"]
-    if folded:
-        parts.append(f"<details><summary>{len(folded)} more curves</summary>")
-        parts += ['<div class="plots">', *(_plot(n, runs) for n in folded), "</div></details>"]
+    places = {name: place for place, name in enumerate(dict.fromkeys((*models, *(run.name for run in runs))))}
+    names = sorted({name for run in runs for name in run.series}, key=_order)
+    # The sums of models with different losses cannot be compared: their cross-entropies are.
+    shown = [n for n in names if _order(n)[0] < FOLDED and (n != TOTAL or CROSS_ENTROPY not in names)]
+    folded = [n for n in names if n not in shown]
+    with drawing():
+        fold = '<details id="run" open>' if opened else '<details id="run">'
+        parts = [f"{fold}<summary><h2>Training</h2></summary>", _legend(runs, places)]
+        parts.append(_plots(shown, runs, places))
+        if folded:
+            parts.append(f"<details><summary>{len(folded)} more curves</summary>")
+            parts += [_plots(folded, runs, places), "</details>"]
     return "\n".join([*parts, "</details>"])
 
 
-def _score_order(name: str) -> tuple:
-    split, _, score = name.partition("/")
+def _plots(names: Sequence[str], runs: Sequence[Run], places: Mapping[str, int]) -> str:
+    """The plots, then the scalars that have only single values."""
+    plots = sorted((_plot(name, runs, places) for name in names), key=lambda plot: plot.startswith("<p"))
+    return "\n".join(['<div class="plots">', *plots, "</div>"])
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    """Cross-entropy, other losses, learning rate, the main scores on val; from FOLDED on everything else."""
+    split, _, score = name.rpartition("/")
     place = SCORES_FIRST.index(score) if score in SCORES_FIRST else len(SCORES_FIRST)
-    return split != "val", place, name
+    if split in ("val", "test"):
+        main = split == "val" and score in SCORES_FIRST
+        return (3 if main else FOLDED + (split == "test")), place, name
+    if "loss" in name.lower():
+        return int(name not in (CROSS_ENTROPY, TOTAL)), 0, name
+    return (2 if name == "lr" else FOLDED + 2), 0, name
 
 
-def _legend(runs: Sequence[Run]) -> str:
-    items = [
-        f'<li><svg width="28" height="10" aria-hidden="true">{polyline([(1, 5), (27, 5)], i)}</svg>'
-        f"{escape(run.name)}</li>"
-        for i, run in enumerate(runs)
-    ]
+def _legend(runs: Sequence[Run], places: Mapping[str, int]) -> str:
+    from matplotlib.figure import Figure
+
+    items = []
+    for run in runs:
+        sample = Figure((0.4, 0.14), frameon=False)
+        line = legend_key(places[run.name], run.name)
+        line.set_data([0.02, 0.98], [0.5, 0.5])
+        sample.add_artist(line)
+        items.append(f"<li>{to_svg(sample, run.name)}{escape(run.name)}</li>")
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -125,18 +168,34 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _plot(name: str, runs: Sequence[Run]) -> str:
-    by_epoch = all(x in run.epochs for run in runs for x, _ in run.series.get(name, ()))
-    series = []
-    for run in runs:
-        points = [(float(run.epochs[x]) if by_epoch else x + 1, y) for x, y in run.series.get(name, ())]
-        series.append(thin(points))
-    drawn = axes_and_lines(
-        [Line(run.name, points, i) for i, (run, points) in enumerate(zip(runs, series))],
-        "epoch" if by_epoch else "step",
-    )
-    if not drawn:
-        return ""
-    label = escape(name)
-    box = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{drawn}</svg>'
-    return f"<figure><figcaption>{label}</figcaption>{box}</figure>"
+def title_unit_scale(name: str) -> tuple[str, str, float]:
+    """How a scalar is shown: the title of its panel, the unit of its axis, and the factor to that unit."""
+    split, _, score = name.rpartition("/")
+    if split in ("val", "test"):
+        return f"{score}, {split}", "percent", 100.0
+    if name == CROSS_ENTROPY:
+        return "cross-entropy, training", "nats per word", 1.0
+    if name == "lr":
+        return "learning rate", "learning rate", 1.0
+    return name, "loss" if "loss" in name.lower() else "value", 1.0
+
+
+def _plot(name: str, runs: Sequence[Run], places: Mapping[str, int]) -> str:
+    from matplotlib.figure import Figure
+
+    title, unit, scale = title_unit_scale(name)
+    series = {run: run.cross_entropy() if name == CROSS_ENTROPY else run.series.get(name, ()) for run in runs}
+    series = {run: points for run, points in series.items() if points}
+    by_epoch = all(run.epochs for run in series)
+    x_title = "epoch" if by_epoch else "step"
+    lines = []
+    for run, points in series.items():
+        placed = [(run.epoch_at(x) if by_epoch else x + 1, scale * y) for x, y in points]
+        lines.append(Line(run.name, thin(placed), places[run.name]))
+    if is_single(lines):
+        values = [f"{line.name} {y:.4g} ({x_title} {x:g})" for line in lines for x, y in line.points]
+        return f'<p class="hint">{escape(title)}: {escape("; ".join(values))}</p>'
+    figure = Figure((WIDTH, HEIGHT), frameon=False)
+    draw_panel(figure.add_axes(AXES), lines, title, x_title, unit)
+    svg = to_svg(figure, name).replace(INK, "currentColor")
+    return f'<figure role="img" aria-label="{escape(title)}">{svg}</figure>'

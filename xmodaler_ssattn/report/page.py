@@ -1,10 +1,9 @@
 """The page: a folder that opens from disk in any browser, without a server and without the network.
 
-``index.html`` with ``page.css`` and a few scripts; ``data/index.js`` with what lists and filters need of every image;
-``data/part_0000.js`` ... with boxes, attention and references of ``PART`` images each, loaded when one of them is
-seen; ``pictures/``. A browser may not read other files of a disk, but it may run scripts: so data is in scripts.
-
-The texts of results and annotations reach the page only as JSON, and the scripts write them only as text nodes.
+It has ``index.html`` with ``page.css`` and a few scripts; ``data/index.js`` with what lists and filters need of every
+image; ``data/part_0000.js`` ... with boxes, attention and references of ``PART`` images each, which are loaded when one
+of these images is seen; and ``pictures/``. The data are scripts, because a page on disk may run scripts but not read
+files. The texts of results and annotations reach the page only as JSON, and the scripts show them only as text nodes.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from xmodaler_ssattn.evaluation.results import ImageResult, encode_array
 from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.report.curves import Run, curves_html
-from xmodaler_ssattn.report.overlay import COLOURS
 from xmodaler_ssattn.report.pictures import find_pictures, place_picture
+from xmodaler_ssattn.report.plot import COLOURS
 from xmodaler_ssattn.report.scores import Numbers, numbers_of
-from xmodaler_ssattn.report.source import Model, Source, Truth, versions, words_of
+from xmodaler_ssattn.report.source import Model, Source, size_of, these, versions, words_of
 from xmodaler_ssattn.report.verdicts import verdicts
 
 PART = 50
@@ -53,12 +52,12 @@ def write_page(
     title: str = "Grounded captions",
     replicates: int | None = None,
 ) -> Path:
-    """Write the page into ``out``; a page that is there already is written anew.
+    """Write the page into ``out``; a page that is there already is replaced.
 
     Args:
         source: models and annotations.
         images: folder of pictures; None draws the boxes on blank frames.
-        refer: point to the pictures where they are instead of putting them into ``out``.
+        refer: refer to the pictures where they are instead of adding them to ``out``.
         runs: training runs whose curves are shown.
         replicates: see ``numbers_of``.
 
@@ -66,7 +65,7 @@ def write_page(
         the path of ``index.html``.
 
     Raises:
-        UserError: ``out`` holds something else, or ``images`` is no folder.
+        UserError: ``out`` holds something other than a page, or ``images`` is not a folder.
     """
     _check_folder(out)
     numbers = numbers_of(source, replicates)
@@ -89,7 +88,8 @@ def write_page(
     text = (templates / "index.html").read_text(encoding="utf-8")
     scripts = "".join(f'<script src="{name}"></script>\n' for name in (*SCRIPTS, "data/index.js"))
     text = text.replace("<!-- title -->", escape(title)).replace("<!-- scripts -->", scripts)
-    write_text(out / "index.html", text.replace("<!-- curves -->", curves_html(runs, opened=not source.models)))
+    curves = curves_html(runs, [model.name for model in source.models], opened=not source.models)
+    write_text(out / "index.html", text.replace("<!-- curves -->", curves))
     return out / "index.html"
 
 
@@ -97,17 +97,14 @@ def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
     if out.is_dir() and any(out.iterdir()) and not (out / SCRIPTS[0]).is_file() and not (out / "data").is_dir():
-        raise UserError(f"--out: {out} holds something that is no page of ours; name a new folder.")
+        raise UserError(f"--out: {out} is not empty and not a page of `xmodaler report`; name a new folder.")
 
 
 def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Path]) -> list[str]:
     if images is None:
         return ["No pictures were given (--images): boxes are drawn on blank frames."] if source.image_ids else []
     absent = [i for i in source.image_ids if i not in found]
-    if not absent:
-        return []
-    names = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
-    return [f"{images} lacks the pictures of {len(absent)} of {len(source.image_ids)} images: {names}."]
+    return [f"{images} lacks the pictures of {these(absent, len(source.image_ids))}."] if absent else []
 
 
 def _write_data(path: Path, call: str, value: Any) -> None:
@@ -150,19 +147,14 @@ def _header(source: Source, numbers: Numbers, title: str) -> dict[str, Any]:
 
 
 def _model_header(model: Model) -> dict[str, Any]:
-    header = model.results.header
+    captions = [versions(image) for image in model.images.values()]
+    attention = (getattr(caption, "attention", None) for kinds in captions for caption in kinds.values())
     return {
         "name": model.name,
-        "epoch": header.get("epoch"),
-        "split": header.get("split"),
-        "ground_by": header.get("ground_by"),
+        "epoch": model.results.header.get("epoch"),
         "object_words": model.results.object_words,
-        "greedy": any("greedy" in versions(image) for image in model.images.values()),
-        "attention": any(
-            getattr(c, "attention", None) is not None
-            for image in model.images.values()
-            for c in versions(image).values()
-        ),
+        "greedy": any("greedy" in kinds for kinds in captions),
+        "attention": any(weights is not None for weights in attention),
     }
 
 
@@ -179,9 +171,8 @@ def _score_row(name: str, numbers: Numbers) -> dict[str, Any]:
 
 
 def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -> dict[str, Any]:
-    """One image in the index: ``m`` one entry a model, null where it has no caption, each kind -> text and verdicts."""
+    """One image in the index. ``m`` has one entry per model: null without a caption, else kind -> text and verdicts."""
     truth = source.truths.get(image_id)
-    size = _size(source, image_id, truth)
     models: list[dict[str, Any] | None] = []
     for model, cider in zip(source.models, numbers.cider):
         image = model.images.get(image_id)
@@ -193,23 +184,14 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
                 words = words_of(caption)
                 entry[kind] = {"t": " ".join(words), "v": judged}
                 if words and " ".join(words).split(" ") != words:
-                    entry[kind]["w"] = words  # a word that holds a blank: the text alone would shift the boxes
+                    entry[kind]["w"] = words  # a word with a blank inside: split text would shift the boxes
                 if image_id in cider.get(kind, ()):
                     entry[kind]["c"] = round(cider[kind][image_id], 4)
         models.append(entry)
-    row = {"i": image_id, "s": size, "p": picture, "m": models}
+    row = {"i": image_id, "s": size_of(source, image_id), "p": picture, "m": models}
     if truth is not None:
         row["k"] = list(truth.boxes)
     return row
-
-
-def _size(source: Source, image_id: int, truth: Truth | None) -> list[float] | None:
-    for model in source.models:
-        image = model.images.get(image_id)
-        for caption in () if image is None else versions(image).values():
-            if getattr(caption, "image_size", None) is not None:
-                return [float(v) for v in caption.image_size]
-    return None if truth is None else list(truth.size)
 
 
 # --- what it reads when an image is seen ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pictures found by image id, and put beside a page."""
+"""Find pictures by image id, and add them to a page."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def find_pictures(folder: str | os.PathLike, image_ids: Iterable[int]) -> dict[i
     picture is named by the plain id.
 
     Raises:
-        UserError: no such folder.
+        UserError: ``folder`` is not a folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--images: {folder} is no folder; expected one with pictures named by their image id.")
+        raise UserError(f"--images: {folder} is not a folder; expected one with pictures named by their image id.")
     plain: dict[int, Path] = {}
     padded: dict[int, Path] = {}
     with os.scandir(folder) as entries:
@@ -47,8 +47,8 @@ def place_picture(picture: Path, page: Path, *, refer: bool = False) -> str:
     """Make a picture reachable from the page; returns its address there.
 
     Args:
-        refer: leave it where it is and point to it. Otherwise it is linked into ``page/pictures``, or copied where
-            the file system cannot link.
+        refer: refer to it where it is. Otherwise it is linked into ``page/pictures``, or copied where the file system
+            cannot link.
     """
     if refer:
         return picture.resolve().as_uri()

@@ -1,30 +1,56 @@
-"""Lines in a box with axes, as SVG: what the page of a run and the figure of a study have in common."""
+"""Line plots through matplotlib: what the page of a run and the figure of a study have in common.
+
+matplotlib is imported late, and only here and in ``figure.py``. Every drawing is made inside ``drawing()``, which needs
+no display, ignores the user's own matplotlib settings, and gives the same file for the same input.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from xmodaler_ssattn.report.overlay import COLOURS
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
-MARKED = 40
-"""Up to so many points, each gets a dot that tells its value."""
+# Okabe and Ito's palette, also told apart with the common kinds of colour blindness, without black and yellow.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK = "#444444"
+# Of lines: those, then six of Paul Tol's that differ from them.
+PALETTE = (*COLOURS, "#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100")
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
+MOST_MARKS = 40
+"""A line of at most this many points gets a mark at each of them, with its value as a tooltip."""
+WIDTH, HEIGHT = 4.2, 2.5
+"""Of one panel, inches."""
+_SETTINGS = {
+    "svg.fonttype": "none", "pdf.fonttype": 42, "text.parse_math": False,
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9, "axes.titlesize": 10,
+    "lines.linewidth": 1.4, "lines.markersize": 3.5, "axes.formatter.limits": (-2, 5),
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "grid.color": INK,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}  # fmt: skip
+_SVG = "{http://www.w3.org/2000/svg}"
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot.
+    """One line of a panel.
 
     Attributes:
         name: what it shows.
         points: (x, y), in order of x.
-        place: of the line among all that a legend names; decides colour and dashes.
+        place: of the model or run that it belongs to; decides colour and dashes, the same in every panel.
     """
 
     name: str
@@ -32,64 +58,76 @@ class Line:
     place: int = 0
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``, steps of 1, 2 or 5 times a power of ten."""
-    span = high - low
-    if span <= 0:
-        return [low]
-    step = 10.0 ** math.floor(math.log10(span / most))
-    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """matplotlib with our settings and without its warnings (of a font cache, of letters that its font lacks)."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
 
 
-def axes_and_lines(lines: Sequence[Line], x_name: str) -> str:
-    """What belongs into a box of WIDTH x HEIGHT: grid, numbers, lines and dots; "" without a point.
+def look(place: int) -> dict[str, Any]:
+    """Colour and dashes of the line of the model at ``place``; 48 places differ, neighbours in both."""
+    return {"color": PALETTE[place % len(PALETTE)], "linestyle": DASHES[(place + place // 12) % len(DASHES)]}
 
-    The letters' and the grid's looks are the surrounding's (classes ``grid`` and ``axis``, element ``text``).
-    """
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points]
-    if not xs:
-        return ""
-    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
-    if y_low == y_high:
-        y_low, y_high = y_low - (abs(y_low) or 1) * 0.1, y_high + (abs(y_high) or 1) * 0.1
-    if x_low == x_high:
-        x_low, x_high = x_low - 1, x_high + 1
 
-    def place(x: float, y: float) -> Point:
-        return (
-            LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM),
-        )
+def legend_key(place: int, name: str) -> Line2D:
+    """The sample of a line for a legend."""
+    from matplotlib.lines import Line2D
 
-    parts = []
-    for y in ticks(y_low, y_high):
-        height = place(x_low, y)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{y:.4g}</text>')
-    for x in ticks(x_low, x_high):
-        parts.append(f'<text x="{place(x, y_low)[0]:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{x:.5g}</text>')
-    parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{escape(x_name)}</text>')
+    return Line2D([0, 1], [0, 0], label=name, **look(place))
+
+
+def is_single(lines: Sequence[Line]) -> bool:
+    """Whether no line has two points, so that there is nothing to draw."""
+    return all(len(line.points) < 2 for line in lines)
+
+
+def draw_panel(axes: Axes, lines: Sequence[Line], title: str, x_title: str, y_title: str) -> None:
+    """Draw the lines with titled axes; where no line has two points, write the values in their place."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left")
+    if is_single(lines):
+        values = [f"{line.name}: {y:.4g} ({x_title} {x:g})" for line in lines for x, y in line.points]
+        axes.text(0, 0.9, "\n".join(values) or "no values", transform=axes.transAxes, va="top")
+        axes.set_axis_off()
+        return
+    axes.set(xlabel=x_title, ylabel=y_title)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     for line in lines:
-        placed = [place(x, y) for x, y in line.points]
-        parts.append(polyline(placed, line.place))
-        if len(placed) <= MARKED:
-            for (x, y), (px, py) in zip(line.points, placed):
-                title = f"<title>{escape(line.name)}, {x:g}: {y:.4g}</title>"
-                parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour(line.place)}">{title}</circle>')
-    return "".join(parts)
+        marker = "o" if len(line.points) <= MOST_MARKS else ""
+        axes.plot(*zip(*line.points), label=line.name, marker=marker, **look(line.place))
 
 
-def colour(place: int) -> str:
-    """The colour of the line at ``place``."""
-    return COLOURS[place % len(COLOURS)]
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as one ``<svg>`` element with text as text, and a tooltip on each mark of its lines.
 
+    Args:
+        name: unlike that of any other figure of the same HTML page: the ids inside are derived from it.
+    """
+    import matplotlib
 
-def polyline(points: Sequence[Point], place: int) -> str:
-    """A line with a colour of its own, from the second on also dashes, so that colour is not needed."""
-    dash = ("", "6 3", "2 3", "8 3 2 3")[place % 4]
-    text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<polyline points="{text}" fill="none" stroke="{colour(place)}" stroke-width="1.8"{dashes}/>'
+    lines = {f"line-{i}": line for i, line in enumerate(line for axes in figure.axes for line in axes.lines)}
+    for label, line in lines.items():
+        line.set_gid(label)
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=not figure.get_frameon(), metadata=nothing)
+    ElementTree.register_namespace("", _SVG[1:-1])
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(buffer.getvalue())
+    root.remove(root.find(f"{_SVG}defs"))  # a style for all elements, also for those of a page around this one
+    root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
+    for group in root.iter(f"{_SVG}g"):
+        line = lines.get(group.attrib.pop("id", ""))
+        if line is not None:
+            for mark, (x, y) in zip(group.iter(f"{_SVG}use"), line.get_xydata()):
+                ElementTree.SubElement(mark, f"{_SVG}title").text = f"{line.get_label()}, {x:g}: {y:.4g}"
+    return ElementTree.tostring(root, encoding="unicode") + "\n"

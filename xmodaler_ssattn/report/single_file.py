@@ -1,4 +1,4 @@
-"""The page as one HTML file, for a handful of pictures: to be kept, sent and opened anywhere."""
+"""The page as one HTML file, for a few pictures: it can be sent by mail and opened anywhere."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def write_single_file(path: Path, source: Source, pictures: Iterable[tuple[int, 
 
     Args:
         source: models and annotations.
-        pictures: (image id, its picture, upright), each asked for when it is written; an id without one is shown as
-            a blank frame.
+        pictures: (image id, its picture, upright); an image without a picture is shown as a blank frame.
     """
     with tempfile.TemporaryDirectory() as temporary:
         images, page = Path(temporary) / "images", Path(temporary) / "page"
@@ -57,7 +56,7 @@ def _inline(script: Path, images: Path) -> str:
     text = script.read_text(encoding="utf-8")
     if script.parent.name == "data":
         text = re.sub(r'"p":"pictures/([^"]+)"', lambda found: f'"p":"{_data_address(images / found[1])}"', text)
-        # Inside JSON "<" stands in strings alone; as an escape it can neither end the script nor begin a comment.
+        # In JSON "<" occurs only inside strings; as an escape it can neither end the script nor begin a comment.
         text = text.replace("<", "\\u003c")
     return f"<script>\n{text}</script>"
 

@@ -1,22 +1,22 @@
 """What a page is made from: results files as models, the annotation folder as the truth about the images.
 
-Everything is optional but the results themselves. What is missing becomes a sentence in ``notices``, never an error.
+Everything but the results is optional: what is missing becomes a sentence in ``notices``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.data.annotations import open_annotations
+from xmodaler_ssattn.data.classes import union_box
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, read_results
-from xmodaler_ssattn.files import read_json
 
-ANNOTATIONS_SCHEMA = "xmodaler_ssattn/annotations"
 Box = tuple[float, float, float, float]
 
 
@@ -41,9 +41,9 @@ class Truth:
 
     Attributes:
         size: (width, height) pixels.
-        captions: the annotation file's captions: ``{"raw", "tokens", "phrases"}``.
-        boxes: class -> the boxes of its phrases over all captions, without repeats, xyxy pixels. Several boxes of one
-            phrase are their union, as in the published grounding metric.
+        captions: those of the annotation file: ``{"raw", "tokens", "phrases"}``.
+        boxes: class -> the boxes of its phrases in all captions, without repeats, xyxy pixels. Several boxes of one
+            phrase become their union, as in the published grounding metric.
     """
 
     size: tuple[float, float]
@@ -83,12 +83,12 @@ def read_source(
         annotations: folder with ``{split}.json``.
 
     Raises:
-        UserError: a file that cannot be read, as many names as paths expected, or a repeated name.
+        UserError: a file cannot be read, the names are not as many as the paths, or a name is repeated.
     """
     if names and len(names) != len(paths):
         raise UserError(f"--names: expected one name for each of the {len(paths)} results files, got {len(names)}.")
     if len(set(names)) != len(names):
-        raise UserError(f"--names: each model needs a name of its own, got {', '.join(names)}.")
+        raise UserError(f"--names: expected different names, got {', '.join(names)}.")
     models = []
     for name, path in zip(names or default_names(paths), paths):
         results = read_results(path)
@@ -106,10 +106,10 @@ def read_source(
         )
     else:
         source.annotations = Path(annotations)
-        source.truths = _read_truths(Path(annotations), splits, source.notices)
+        source.truths = _read_truths(source, source.annotations)
         absent = [i for i in image_ids if i not in source.truths]
         if absent and source.truths:
-            source.notices.append(f"The annotations lack {_these(absent, len(image_ids))}.")
+            source.notices.append(f"The annotations lack {these(absent, len(image_ids))}.")
     return source
 
 
@@ -128,7 +128,7 @@ def default_names(paths: Sequence[str | os.PathLike]) -> list[str]:
     return next(names for names in candidates if len(set(names)) == len(names))
 
 
-def _these(ids: Sequence[int], total: int) -> str:
+def these(ids: Sequence[int], total: int) -> str:
     """ "3 of 10 images: 4, 5, 6" """
     return f"{len(ids)} of {total} images: {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}"
 
@@ -136,16 +136,16 @@ def _these(ids: Sequence[int], total: int) -> str:
 def _about_models(source: Source) -> list[str]:
     notices = []
     if source.models and not source.image_ids:
-        notices.append("The results hold no image.")
+        notices.append("The results have no image.")
     if len(source.splits) > 1:
         notices.append(f"The results are of different splits: {', '.join(source.splits)}.")
     for model in source.models:
         lacking = [i for i in source.image_ids if i not in model.images]
         if lacking:
-            notices.append(f"{model.name} has no caption for {_these(lacking, len(source.image_ids))}.")
+            notices.append(f"{model.name} has no caption for {these(lacking, len(source.image_ids))}.")
         grounded = [image.grounded for image in model.images.values()]
         if model.images and not any(grounded):
-            notices.append(f"{model.name}: its captions carry no boxes.")
+            notices.append(f"{model.name}: its captions have no boxes.")
         elif model.images and not any(c is not None and c.attention is not None for c in grounded):
             notices.append(
                 f"{model.name}: saved without attention, so nothing can be shaded; evaluate with "
@@ -154,54 +154,34 @@ def _about_models(source: Source) -> list[str]:
     return notices
 
 
-def _read_truths(folder: Path, splits: Iterable[str], notices: list[str]) -> dict[int, Truth]:
+def _read_truths(source: Source, folder: Path) -> dict[int, Truth]:
     if not folder.is_dir():
-        raise UserError(f"--annotations: {folder} is no folder; expected the one with test.json of `xmodaler prepare`.")
-    truths: dict[int, Truth] = {}
-    splits = tuple(splits)
-    if not splits:
-        notices.append("The results do not name their split, so no annotations were read.")
-    for split in splits:
+        raise UserError(f"--annotations: {folder} is not a folder; expected the one that `xmodaler prepare` wrote.")
+    if not source.splits:
+        source.notices.append("The results do not name their split, so no annotations were read.")
+    shown, truths = set(source.image_ids), {}
+    for split in source.splits:
         path = folder / f"{split}.json"
-        if not path.is_file():
-            notices.append(f"No annotations of split {split}: there is no {path}.")
-            continue
-        data = read_json(path, "Annotations")
-        if not isinstance(data, dict) or data.get("schema") != ANNOTATIONS_SCHEMA:
-            raise UserError(f'Annotations {path}: expected an object with "schema": "{ANNOTATIONS_SCHEMA}".')
-        for record in data.get("images", ()):
-            try:
-                truths[int(record["image_id"])] = _truth(record)
-            except (KeyError, TypeError, ValueError) as error:
-                what = f"{type(error).__name__}: {error}"
-                raise UserError(
-                    f"Annotations {path}: image {record.get('image_id') if isinstance(record, dict) else record!r} is "
-                    f"not as `xmodaler prepare` writes it ({what})."
-                ) from error
+        if path.is_file():
+            _, images = open_annotations(path, split)
+            truths |= {image["image_id"]: _truth(image) for image in images if image["image_id"] in shown}
+        else:
+            source.notices.append(f"No annotations of split {split}: {path} does not exist.")
     return truths
 
 
-def _truth(record: Mapping[str, Any]) -> Truth:
+def _truth(image: Mapping[str, Any]) -> Truth:
     boxes: dict[str, dict[Box, None]] = {}
-    for caption in record["captions"]:
+    for caption in image["captions"]:
         for phrase in caption["phrases"]:
             if phrase["class"] is not None and phrase["boxes"]:
-                boxes.setdefault(phrase["class"], {})[union_box(phrase["boxes"])] = None
-    size = (float(record["width"]), float(record["height"]))
-    return Truth(size, tuple(record["captions"]), {name: tuple(found) for name, found in boxes.items()})
-
-
-def union_box(boxes_px: Iterable[Sequence[float]]) -> Box:
-    """The smallest box around all boxes, xyxy pixels."""
-    x1, y1, x2, y2 = zip(*boxes_px)
-    return min(x1), min(y1), max(x2), max(y2)
+                boxes.setdefault(phrase["class"], {})[tuple(union_box(phrase["boxes"]))] = None
+    size = (float(image["width"]), float(image["height"]))
+    return Truth(size, tuple(image["captions"]), {name: tuple(found) for name, found in boxes.items()})
 
 
 def versions(image: ImageResult) -> dict[str, str]:
-    """An image's captions by kind: "greedy", the one that grounding is scored on, and "main" when it is another.
-
-    A results file without a greedy caption has "main" alone.
-    """
+    """An image's captions by kind: "greedy", on which grounding is scored, if there is one, and "main"."""
     greedy = getattr(image.caption, "greedy", None)
     return {"main": image.caption} if greedy is None else {"greedy": greedy, "main": image.caption}
 
@@ -209,3 +189,12 @@ def versions(image: ImageResult) -> dict[str, str]:
 def words_of(caption: str) -> list[str]:
     """The words, as the page shows them."""
     return [word.text for word in caption.words] if isinstance(caption, GroundedCaption) else caption.split()
+
+
+def size_of(source: Source, image_id: int) -> tuple[float, float] | None:
+    """(width, height) of an image, pixels: what the results say, else the annotations."""
+    for model in source.models:
+        for caption in versions(model.images[image_id]).values() if image_id in model.images else ():
+            if getattr(caption, "image_size", None) is not None:
+                return tuple(map(float, caption.image_size))
+    return source.truths[image_id].size if image_id in source.truths else None

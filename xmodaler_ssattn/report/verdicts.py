@@ -1,7 +1,7 @@
-"""Whether a word rests on the right box, for the eye; the published score is in ``evaluation/grounding.py``.
+"""Whether a word rests on the right box, as a page shows it; the published score is in ``evaluation/grounding.py``.
 
-The metric compares one generated sentence with each of five references in turn, so one word can be right against one
-and wrong against another. On a page a word gets one verdict, against all references of its image together.
+The metric compares a sentence with each of five references in turn, so a word can be right against one and wrong
+against another. On a page a word gets one verdict, against all references of its image together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RIGHT, WRONG, ABSENT = "r", "w", "n"
 
 
 def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
-    """RIGHT when some annotated box overlaps by > 0.5 in the metric's convention, else WRONG; ABSENT for no box."""
+    """RIGHT when an annotated box overlaps by more than 0.5 as the metric counts, else WRONG; ABSENT without a box."""
     if not annotated:
         return ABSENT
     overlaps = iou_gvd([list(box_px)] * len(annotated), [list(box) for box in annotated])
@@ -25,12 +25,11 @@ def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
 
 
 def verdicts(caption: str, object_words: Mapping[str, str], boxes: Mapping[str, Sequence[Box]] | None) -> str:
-    """One letter for each object word of the caption, in order.
+    """One letter for each object word of the caption, in order; "" for a caption without boxes.
 
     Args:
-        caption: "" is returned for one without boxes.
         object_words: word -> class.
-        boxes: class -> annotated boxes of the image; None when the image is not annotated, which also gives "".
+        boxes: class -> annotated boxes of the image, xyxy pixels; None for an image without annotations gives "".
     """
     if boxes is None or not isinstance(caption, GroundedCaption):
         return ""

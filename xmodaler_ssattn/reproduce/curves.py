@@ -1,28 +1,29 @@
-"""A run's curves, one point an epoch: mean training losses and learning rate from metrics.json, val's scores."""
+"""A run's curves, one point per epoch: means of losses and learning rate from metrics.json, and the scores on val."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from xmodaler_ssattn.engine.best import BEST_RECORD
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.report.curves import read_run
+from xmodaler_ssattn.report.plot import Point
 
 
 def best_record(run: Path) -> dict[str, Any]:
-    """``best.json`` of a run; without one, no epoch and no best."""
+    """``best.json`` of a run; for a run without one, no epochs and no best."""
     path = run / BEST_RECORD
     return read_json(path, "The best checkpoint's record") if path.is_file() else {"best": None, "epochs": {}}
 
 
 def epochs_of(run: Path) -> dict[str, dict[str, Any]]:
-    """Epoch (as text) -> {"train": {name: mean over the epoch's steps that were logged}, "val": {name: score}}.
+    """Epoch (as text) -> {"train": {name: mean over the epoch's points}, "val": {name: score}}.
 
-    ``metrics.json`` holds a point every SOLVER.WRITE_PERIOD steps, smoothed by the host. The epochs' ends are known
-    from the record of the best checkpoint.
+    ``metrics.json`` has a point every SOLVER.WRITE_PERIOD steps, smoothed by the host; the record of the best
+    checkpoint says where the epochs end.
     """
     scored = best_record(run)["epochs"]
     ends = {int(epoch): int(entry["iteration"]) for epoch, entry in scored.items()}
@@ -34,26 +35,19 @@ def epochs_of(run: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def split_epochs(series: Mapping[str, Any], ends: Mapping[int, int]) -> dict[int, dict[str, float]]:
+def split_epochs(series: Mapping[str, Sequence[Point]], ends: Mapping[int, int]) -> dict[int, dict[str, float]]:
     """Epoch -> name -> mean of the series' points in it.
 
     Args:
-        series: name -> [(iteration, value), ...]; names with a split ("val/CIDEr") are passed over.
+        series: name -> [(iteration, finite value), ...]; names with a split ("val/CIDEr") are left out.
         ends: evaluated epoch -> its last iteration, counted from 0.
     """
     if not ends:
         return {}
-    epoch, end = max(ends.items())
-    steps = (end + 1) / epoch
-    sums: dict[int, dict[str, list[float]]] = {number: {} for number in range(1, epoch + 1)}
+    last, end = max(ends.items())
+    found: dict[int, dict[str, list[float]]] = {epoch: {} for epoch in range(1, last + 1)}
     for name, points in series.items():
-        if "/" in name:
-            continue
-        for iteration, value in points:
-            number = min(int(iteration // steps) + 1, epoch)
-            if math.isfinite(value):
-                sums[number].setdefault(name, []).append(value)
-    return {
-        number: {name: sum(values) / len(values) for name, values in by_name.items()}
-        for number, by_name in sums.items()
-    }
+        for iteration, value in points if "/" not in name else ():
+            epoch = min(int(iteration * last // (end + 1)) + 1, last)
+            found[epoch].setdefault(name, []).append(value)
+    return {epoch: {name: fmean(values) for name, values in means.items()} for epoch, means in found.items()}

@@ -1,8 +1,10 @@
-"""The summary as Markdown: tables with the paper's numbers, orderings, comparisons, runs."""
+"""The summary of a study as Markdown: mean ± deviation of every score with the paper's number, orderings, differences,
+runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xmodaler_ssattn.evaluation.floors import ANNOTATED, CEILINGS
@@ -45,15 +47,25 @@ def markdown(plan: Plan, summary: Mapping[str, Any], command: str = "") -> str:
     parts += _floor_notes(summary)
     parts += _orderings(summary)
     parts += _comparisons(summary)
-    parts += [line for problem in summary["problems"] for line in (f"Problem: {problem}", "")]
+    parts += _paragraphs(f"Problem: {problem}" for problem in summary["problems"])
     parts += _runs(summary)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    align = ["---"] + ["---:"] * (len(head) - 1)
-    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (head, align, *rows)]
-    return ["| " + " | ".join(row) + " |" for row in cells] + [""]
+def _paragraphs(texts: Iterable[str]) -> list[str]:
+    return [line for text in texts for line in (text, "")]
+
+
+def _section(
+    title: str, head: Sequence[str] = (), rows: Sequence[Sequence[str]] = (), text: str = "", notes: Iterable[str] = ()
+) -> list[str]:
+    """Lines of a section: title, text, table (its first column to the left, numbers to the right), notes."""
+    lines = [f"## {title}", "", *_paragraphs([text] if text else [])]
+    if rows:
+        align = ["---"] + ["---:"] * (len(head) - 1)
+        cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (head, align, *rows)]
+        lines += ["| " + " | ".join(row) + " |" for row in cells] + [""]
+    return lines + _paragraphs(notes)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -81,7 +93,13 @@ def seeds_of(row: Mapping[str, Any], evaluation: str = BEST) -> str:
 
 
 def _scores_row(
-    row: Mapping[str, Any], label: str, evaluation: str, metrics: Sequence[str], greedy: bool, paper: bool
+    row: Mapping[str, Any],
+    label: str,
+    evaluation: str,
+    metrics: Sequence[str],
+    *,
+    greedy: bool = False,
+    paper: bool = False,
 ) -> list[str]:
     scores = row["evaluations"].get(evaluation, {})
     cells = []
@@ -96,34 +114,25 @@ def _table(
     table: Table, summary: Mapping[str, Any], evaluation: str, what: str, *, greedy: bool = False, paper: bool = False
 ) -> list[str]:
     metrics = [metric for metric in table.metrics if not greedy or metric not in GROUNDING_METRICS]
-    rows = [
-        _scores_row(summary["rows"][name], summary["rows"][name]["label"], evaluation, metrics, greedy, paper)
-        for name in table.rows
-    ]
-    rows += _floors(summary, metrics)
-    lines = [f"## {table.title}: {what}", "", *_lines(["", *metrics, "seeds"], rows)]
-    return lines + _not_computed(summary, table.rows, evaluation)
-
-
-def _not_computed(summary: Mapping[str, Any], rows: Sequence[str], evaluation: str) -> list[str]:
+    found = [summary["rows"][name] for name in table.rows]
+    rows = [_scores_row(row, row["label"], evaluation, metrics, greedy=greedy, paper=paper) for row in found]
     reasons: dict[str, str] = {}
-    for name in rows:
-        for run in summary["rows"][name]["seeds"].values():
-            reasons |= run["evaluations"].get(evaluation, {}).get("not_computed", {})
-    return [line for metric, reason in reasons.items() for line in (f"n/a: {metric} was not computed: {reason}.", "")]
+    for run in (run for row in found for run in row["seeds"].values()):
+        reasons |= run["evaluations"].get(evaluation, {}).get("not_computed", {})
+    notes = [f"n/a: {metric} was not computed: {reason}." for metric, reason in reasons.items()]
+    return _section(f"{table.title}: {what}", ["", *metrics, "seeds"], [*rows, *_floors(summary, metrics)], notes=notes)
 
 
 def _evaluations(plan: Plan, summary: Mapping[str, Any]) -> list[str]:
     metrics = (*PAPER_METRICS, ACCURACY)
-    rows = [
-        _scores_row(summary["rows"][name], f"{summary['rows'][name]['label']} / {evaluation}", evaluation,
-                    metrics, False, False)
-        for name, row in plan.rows.items() for evaluation in row.evaluations
-    ]  # fmt: skip
+    rows = []
+    for name, row in plan.rows.items():
+        found = summary["rows"][name] if row.evaluations else {}
+        rows += [_scores_row(found, f"{found['label']} / {which}", which, metrics) for which in row.evaluations]
     if not rows:
         return []
-    rows += _floors(summary, metrics)
-    return ["## Further evaluations of the best weights", "", *_lines(["", *metrics, "seeds"], rows)]
+    title = "Further evaluations of the best weights"
+    return _section(title, ["", *metrics, "seeds"], [*rows, *_floors(summary, metrics)])
 
 
 def floor_label(rule: str) -> str:
@@ -148,13 +157,12 @@ def _floor_notes(summary: Mapping[str, Any]) -> list[str]:
     floors = summary.get("floors", {})
     if not floors:
         return []
-    said = (
+    text = (
         "Floors and ceilings choose the box of an object word by a rule, without a model: acc is that of the reference "
         "captions, as of a forced model; F1 is that of a person's caption, the first reference of each image, scored "
         "against all references, so its words are better than any model's here."
     )
-    return ["## Floors and ceilings", "", *([said, ""] if floors["rules"] else []),
-            *[line for note in floors["notes"] for line in (note, "")]]  # fmt: skip
+    return _section("Floors and ceilings", text=text if floors["rules"] else "", notes=floors["notes"])
 
 
 def _places(summary: Mapping[str, Any]) -> list[str]:
@@ -172,15 +180,14 @@ def _places(summary: Mapping[str, Any]) -> list[str]:
                 name: {"words": group["words"], "mean": 100 * group["accuracy"], "deviation": None}
                 for name, group in scores["places"].items()
             }
-    names = list(dict.fromkeys(name for groups in found.values() for name in groups))
-    words = {name: group["words"] for groups in found.values() for name, group in groups.items()}
-    rows = [["annotated words", *(f"{words[name]}" for name in names)]]
-    rows += [[label, *(cell(groups.get(name)) for name in names)] for label, groups in found.items()]
+    words = {name: str(group["words"]) for groups in found.values() for name, group in groups.items()}
+    rows = [["annotated words", *words.values()]]
+    rows += [[label, *(cell(groups.get(name)) for name in words)] for label, groups in found.items()]
     text = (
         "Share of the annotated words of the reference captions whose box is right, over words and not over classes: "
         "by the place of the object word among those of its caption, and by what it names."
     )
-    return ["## Where the accuracy sits", "", text, "", *_lines(["", *names], rows)]
+    return _section("Where the accuracy sits", ["", *words], rows, text)
 
 
 def _interval(entry: Mapping[str, Any]) -> list[str]:
@@ -196,72 +203,51 @@ def _interval(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _orderings(summary: Mapping[str, Any]) -> list[str]:
-    if not summary["orderings"]:
+    found = summary["orderings"]
+    if not found:
         return []
     rows = []
-    for entry in summary["orderings"]:
+    for entry in found:
         sign = "b > a" if entry["claim"] == GREATER else f"b gains at most {entry['margin']:g}"
         rows.append([entry["name"], f"{entry['a']} -> {entry['b']}", entry["metric"], sign, entry["paper"],
                      *_interval(entry), f"**{entry['verdict']}**"])  # fmt: skip
-    counts: dict[str, int] = {}
-    for entry in summary["orderings"]:
-        counts[entry["verdict"]] = counts.get(entry["verdict"], 0) + 1
-    text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    notes = dict.fromkeys(f"{entry['name']}: {entry['note']}" for entry in summary["orderings"] if entry["note"])
-    return [
-        "## Orderings", "",
+    counts = Counter(entry["verdict"] for entry in found)
+    notes = dict.fromkeys(f"{entry['name']}: {entry['note']}" for entry in found if entry["note"])
+    text = (
         "b - a in points on the same test images with the same seeds: mean over seeds, its 95 % interval (the spread "
         "over resampled images around it), in how many seeds b is above a, and p. Held: the interval and every seed "
-        "are on the claimed side; not held: all are on the other; else undecided.", "",
-        *_lines(["claim", "a -> b", "metric", "claimed", "paper", "b - a", "95 %", "seeds up", "p", "verdict"], rows),
-        f"In all: {text}.", "",
-        *[line for note in notes for line in (note, "")],
-    ]  # fmt: skip
+        "are on the claimed side; not held: all are on the other; else undecided."
+    )
+    head = ["claim", "a -> b", "metric", "claimed", "paper", "b - a", "95 %", "seeds up", "p", "verdict"]
+    total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return _section("Orderings", head, rows, text, [f"In all: {total}.", *notes])
 
 
 def _comparisons(summary: Mapping[str, Any]) -> list[str]:
-    differing = [entry for entry in summary["comparisons"] if not _same(entry)]
-    rows = [
-        [f"{entry['a']} -> {entry['b']}", entry["metric"], number(entry["mean_a"]), number(entry["mean_b"]),
-         *_interval(entry)]
-        for entry in differing
-    ]  # fmt: skip
+    rows: list[list[str]] = []
+    alike: dict[str, list[str]] = {}
+    for entry in summary["comparisons"]:
+        pair = f"{entry['a']} -> {entry['b']}"
+        if entry["low"] == entry["high"] == 0 and not any(entry["by_seed"].values()):
+            # The same in every image, as captions are when only the rule that chooses their boxes differs.
+            alike.setdefault(pair, []).append(entry["metric"])
+        else:
+            means = number(entry["mean_a"]), number(entry["mean_b"])
+            rows.append([pair, entry["metric"], *means, *_interval(entry)])
     if not summary["comparisons"]:
         return []
     head = ["a -> b", "metric", "a", "b", "b - a", "95 %", "seeds up", "p"]
-    alike: dict[str, list[str]] = {}
-    for entry in summary["comparisons"]:
-        if _same(entry):
-            alike.setdefault(f"{entry['a']} -> {entry['b']}", []).append(entry["metric"])
     notes = [f"The same in every image: {pair}, {', '.join(metrics)}." for pair, metrics in alike.items()]
-    table = _lines(head, rows) if rows else []
-    return ["## Differences", "", "Paired as above, without any claim.", "", *table,
-            *[line for note in notes for line in (note, "")]]  # fmt: skip
-
-
-def _same(entry: Mapping[str, Any]) -> bool:
-    """Whether two evaluations agree in every image, as captions do that only another chooser of the box grounds."""
-    return entry["low"] == entry["high"] == 0 and not any(entry["by_seed"].values())
+    return _section("Differences", head, rows, "Paired as above, without any claim.", notes)
 
 
 def _runs(summary: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, row in summary["rows"].items():
         for seed, run in row["seeds"].items():
-            seconds = sum(run.get("seconds", {}).values())
-            best = run.get("best_epoch")
-            epochs = len(run["curves"].get("epoch", ()))
-            rows.append(
-                [
-                    name,
-                    seed,
-                    run["status"],
-                    "" if best is None else f"{best}/{epochs}",
-                    f"{seconds:.0f}" if seconds else "",
-                    run.get("config_sha256", "")[:12],
-                    run["reason"],
-                ]
-            )
+            seconds, best = sum(run.get("seconds", {}).values()), run.get("best_epoch")
+            epochs = "" if best is None else f"{best}/{len(run['curves'].get('epoch', ()))}"
+            config = run.get("config_sha256", "")[:12]
+            rows.append([name, seed, run["status"], epochs, f"{seconds:.0f}" if seconds else "", config, run["reason"]])
     notes = [f"{name}: {row['note']}" for name, row in summary["rows"].items() if row["note"]]
-    head = ["row", "seed", "status", "best epoch", "seconds", "config", ""]
-    return ["## Runs", "", *_lines(head, rows), *[line for note in notes for line in (note, "")]]
+    return _section("Runs", ["row", "seed", "status", "best epoch", "seconds", "config", ""], rows, notes=notes)

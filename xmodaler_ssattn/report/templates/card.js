@@ -191,7 +191,7 @@ const truthBoxes = (card, boxes) =>
 
 function readingOf(caption, figure, weights, active) {
   const { LETTERS, view } = ssattn;
-  if (!caption) return "This caption carries no boxes.";
+  if (!caption) return "This caption has no boxes.";
   const { word } = figure;
   const letter = LETTERS[view.show];
   const meaning = active && ssattn.VERDICTS[active.verdict] ? "; " + ssattn.VERDICTS[active.verdict][1] : "";

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 VOCAB, REGIONS, FEATURES, CLASSES, CAPTIONS = 8640, 36, 2048, 1601, 5
+MOST_WORDS = 20
 
 
-def words_of(caption: str) -> list[str]:
-    """Lower-cased words; punctuation stands alone and is dropped."""
-    return re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", caption.lower())
-
-
-def read_captions(path: str) -> dict:
+def read_captions(path: str) -> list[list[list[str]]]:
+    """For each image its captions as lower-case words without punctuation."""
     from xmodaler_ssattn.files import read_json
 
-    return read_json(path, "The captions")
+    images = read_json(path, "The captions").values()
+    word = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
+    return [[word.findall(caption.lower()) for caption in image["captions"]] for image in images]
 
 
 def caption_lengths(path: str | None) -> list[int]:
-    """Words of each caption, cut at 20."""
+    """Words of each caption, cut at 20; without a file normally distributed, mean 12.4, as on Flickr30k."""
     if path is None:
         rng = random.Random(0)
-        return [min(20, max(4, round(rng.gauss(12.4, 5)))) for _ in range(5000)]
-    return [min(20, len(words_of(caption))) for image in read_captions(path).values() for caption in image["captions"]]
+        return [min(MOST_WORDS, max(4, round(rng.gauss(12.4, 5)))) for _ in range(5000)]
+    return [min(MOST_WORDS, len(words)) for image in read_captions(path) for words in image]
 
 
 def write_vocabulary(folder: Path) -> Path:
@@ -34,10 +38,8 @@ def write_vocabulary(folder: Path) -> Path:
     return path
 
 
-def draw_batch(batch: int, lengths: list[int], device) -> dict:
+def noise_batch(batch: int, lengths: list[int], device: str) -> dict[str, Any]:
     """The same arrays for everybody: features, boxes, classes, tokens and targets of ``batch`` images."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     rng = random.Random(0)
     captions = [[rng.randrange(1, VOCAB) for _ in range(n)] for n in rng.choices(lengths, k=batch * CAPTIONS)]
@@ -57,10 +59,8 @@ def draw_batch(batch: int, lengths: list[int], device) -> dict:
     return arrays | {"lengths": [len(words) + 1 for words in captions]}
 
 
-def pad(captions: list[list[int]]) -> tuple:
+def pad(captions: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Word ids of N captions -> tokens (N, T) that begin with 0, targets (N, T) that end with 0, then -1."""
-    import torch
-
     width = max(map(len, captions)) + 1
     tokens, targets = torch.zeros(len(captions), width, dtype=torch.long), torch.full((len(captions), width), -1)
     for row, words in enumerate(captions):
@@ -69,42 +69,37 @@ def pad(captions: list[list[int]]) -> tuple:
     return tokens, targets
 
 
-def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
-    """train.json, regions.h5 and vocabulary.txt of ``images`` images, as `xmodaler prepare` would leave them."""
-    import numpy as np
-
-    from xmodaler_ssattn.data.annotations import annotation_header, json_list
+def write_regions(path: Path, images: int, regions: int = REGIONS, dim: int = FEATURES, classes: int = CLASSES) -> Path:
+    """A region file of noise with the image ids 0, 1, ..."""
     from xmodaler_ssattn.packs.store import RegionWriter
 
+    rng = np.random.default_rng(0)
+    with RegionWriter(path, range(images), regions, dim, classes, source="noise") as writer:
+        for image_id in range(images):
+            corner = rng.random((regions, 2), dtype=np.float32) * 200
+            boxes_px = np.concatenate([corner, corner + 100], 1)
+            probs = rng.random((regions, classes), dtype=np.float32)
+            features = rng.random((regions, dim), dtype=np.float32)
+            writer.write(image_id, 500, 375, boxes_px, features, probs / probs.sum(1, keepdims=True))
+    return path
+
+
+def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
+    """train.json, regions.h5 and vocabulary.txt of ``images`` images, as `xmodaler prepare` would leave them."""
+    from xmodaler_ssattn.data.annotations import annotation_header, json_list
+
     write_vocabulary(folder)
-    rng, draw = random.Random(0), np.random.default_rng(0)
-    header = annotation_header("train", "benchmark", False, "noise", ["thing"])
-    with json_list(folder / "train.json", header, "images") as out:
+    write_regions(folder / "regions.h5", images)
+    rng = random.Random(0)
+    with json_list(
+        folder / "train.json", annotation_header("train", "benchmark", False, "noise", ["thing"]), "images"
+    ) as out:
         for image_id in range(images):
             captions = []
             for _ in range(CAPTIONS):
                 tokens = [f"w{rng.randrange(VOCAB - 2)}" for _ in range(max(rng.choice(lengths), 1))]
-                box = [rng.randrange(300), rng.randrange(200)]
-                phrase = {
-                    "start": 0,
-                    "end": 1,
-                    "head": 0,
-                    "class": "thing",
-                    "chain": "1",
-                    "boxes": [[*box, box[0] + 99, box[1] + 99]],
-                }
-                captions.append({"raw": " ".join(tokens), "tokens": tokens, "phrases": [phrase]})
+                x, y = rng.randrange(300), rng.randrange(200)
+                phrase = {"start": 0, "end": 1, "head": 0, "class": "thing", "chain": "1"}
+                phrases = [phrase | {"boxes": [[x, y, x + 99, y + 99]]}]
+                captions.append({"raw": " ".join(tokens), "tokens": tokens, "phrases": phrases})
             out.add({"image_id": image_id, "width": 500, "height": 375, "captions": captions})
-    with RegionWriter(folder / "regions.h5", range(images), REGIONS, FEATURES, CLASSES, source="noise") as writer:
-        for image_id in range(images):
-            corner = draw.random((REGIONS, 2), dtype=np.float32) * 200
-            probs = draw.random((REGIONS, CLASSES), dtype=np.float32)
-            features = draw.random((REGIONS, FEATURES), dtype=np.float32)
-            writer.write(
-                image_id,
-                500,
-                375,
-                np.concatenate([corner, corner + 100], 1),
-                features,
-                probs / probs.sum(1, keepdims=True),
-            )

@@ -1,8 +1,8 @@
 """What the benchmarks measure: the machine's peaks, a step's arithmetic and memory traffic, medians and their ratios.
 
-A step's floating-point operations are those of its matrix products, counted as they are dispatched, in custom
-backward passes too. Its traffic is what its operators read and write if nothing were found in a cache: an upper bound
-of what reaches the memory, so that a share above 100 % of the memory's rate means that caches served.
+A step's floating-point operations are those of its matrix products, counted as they are dispatched, also in custom
+backward passes. Its traffic is what its operators would read and write without any cache: an upper bound of what
+reaches the memory, so a share above 100 % of the copy rate means that caches helped.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
-# Read as much as they give, not the whole table.
+# They read as much as they return, not the whole table.
 _GATHERS = {"index", "index_select", "embedding", "gather"}
-# Make memory without touching it.
+# They allocate memory without touching it.
 _UNTOUCHED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 
 
 # --- the machine --------------------------------------------------------------------------------------------
 def machine(threads: int) -> dict:
-    """What ran, its product peaks and its copy rate, measured now, so that numbers of two machines can be compared."""
+    """Name, product peaks and copy rate of the machine, measured now, so that numbers of two machines compare."""
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts = {"torch": torch.__version__, "device": device, "threads": threads, "load": os.getloadavg()[0]}
@@ -67,35 +67,18 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def available_gib() -> float:
-    """Memory that is free now: the GPU's, or the machine's (0 when it does not say)."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0] / 2**30
-    info = Path("/proc/meminfo")
-    rows = dict(line.split(":") for line in info.read_text().splitlines()) if info.exists() else {}
-    return int(rows.get("MemAvailable", "0").split()[0]) / 2**20
-
-
 # --- a step -------------------------------------------------------------------------------------------------
 def work_of(step: Callable[[], object]) -> dict:
     """Floating-point operations of ``step``'s products and bytes that its operators read and write."""
     # Products that torch's counter leaves out.
-    more = {aten.mv: _mv_flop, aten.addmv: _addmv_flop, aten.addmm_: _addmm_flop}
+    more = {
+        aten.mv: lambda matrix, vector, *_, **__: 2 * matrix[0] * matrix[1],
+        aten.addmv: lambda base, matrix, vector, *_, **__: 2 * matrix[0] * matrix[1],
+        aten.addmm_: lambda base, one, other, *_, **__: 2 * one[0] * one[1] * other[1],
+    }
     with FlopCounterMode(display=False, custom_mapping=more) as flop, Traffic() as traffic:
         step()
     return {"gflop": flop.get_total_flops() / 1e9, "gigabytes": traffic.bytes / 1e9}
-
-
-def _mv_flop(matrix, vector, *_, out_shape=None, **__) -> int:
-    return 2 * matrix[0] * matrix[1]
-
-
-def _addmv_flop(base, matrix, vector, *_, out_shape=None, **__) -> int:
-    return 2 * matrix[0] * matrix[1]
-
-
-def _addmm_flop(base, one, other, *_, out_shape=None, **__) -> int:
-    return 2 * one[0] * one[1] * other[1]
 
 
 class Traffic(TorchDispatchMode):
@@ -113,11 +96,9 @@ class Traffic(TorchDispatchMode):
             return result
         values = list(zip(function._schema.arguments, args, strict=False))
         values += [(arg, kwargs[arg.name]) for arg in function._schema.arguments if arg.name in kwargs]
-        written = sum(
-            _size(result_)
-            for result_, info in zip(_as_tuple(result), function._schema.returns, strict=False)
-            if info.alias_info is None
-        )
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        returns = zip(results, function._schema.returns, strict=False)
+        written = sum(_size(made) for made, info in returns if info.alias_info is None)
         for argument, value in values:
             changes = argument.alias_info is not None and argument.alias_info.is_write
             written += _size(value) if changes else 0
@@ -127,19 +108,15 @@ class Traffic(TorchDispatchMode):
         return result
 
 
-def _as_tuple(result) -> tuple:
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
-
-
 def _size(value) -> int:
-    """Bytes of all tensors in ``value``; what is merely expanded counts once."""
+    """Bytes of all tensors in ``value``; an expanded tensor counts as what it stores."""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
     return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
 
 
-def kept_bytes(model: torch.nn.Module, forward: Callable[[], object], step: Callable[[], object], cuda: bool) -> int:
-    """Bytes alive between forward and backward beside weights, gradients and optimiser state."""
-    if cuda:
+def kept_bytes(model: torch.nn.Module, forward: Callable[[], object], step: Callable[[], object]) -> int:
+    """Bytes alive between forward and backward without weights, gradients and optimiser state."""
+    if torch.cuda.is_available():
         step()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -161,9 +138,9 @@ def kept_bytes(model: torch.nn.Module, forward: Callable[[], object], step: Call
     return total
 
 
-def peak_mib(cuda: bool) -> float:
+def peak_mib() -> float:
     """The most memory that this process has had."""
-    if cuda:
+    if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     import resource
 

@@ -1,8 +1,4 @@
-"""The contestants of ``benchmark.py``, each in a process of its own that does one thing when told to.
-
-Stock X-modaler's Up-Down comes from the clone that XMODALER_HOME names; on a machine without CUDA its ``.cuda()``
-calls are answered by the identity.
-"""
+"""The contestants of ``benchmark.py``: each lives in a process of its own, because a process has one host."""
 
 from __future__ import annotations
 
@@ -11,12 +7,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from benchmark_data import CAPTIONS, REGIONS, VOCAB, draw_batch
+import torch
+from benchmarks import measures
+from benchmarks.data import CAPTIONS, REGIONS, VOCAB, noise_batch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+STANDINS = str(ROOT / "tests" / "standins")  # of modules that upstream X-modaler imports and a CPU does not need
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # --- in the contestant's process ----------------------------------------------------------------------------
@@ -24,48 +25,56 @@ class Ours:
     """This package on its embedded runtime.
 
     Options: ``row`` (a yaml of configs/flickr30k_entities), ``amp``, ``exact`` (stock's function: tanh, no dropout),
-    ``set`` (KEY VALUE pairs, flat), ``ss`` (share of sampled words), ``weights``.
+    ``set`` (KEY VALUE pairs, flat), ``ss`` (share of sampled words), ``vocab``, ``vocab_size``, ``weights`` (to load),
+    ``save`` (where to save them), ``batch`` (images), ``lengths`` (words per caption).
     """
 
     def __init__(self, options: dict):
-        import torch
-
-        from xmodaler_ssattn import host
-        from xmodaler_ssattn.cli.configuring import load_config
-
-        self.torch, self.options = torch, options
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        opts = ["INFERENCE.VOCAB", options["vocab"], "SOLVER.AMP", str(options.get("amp", False))]
-        opts += ["MODEL.VOCAB_SIZE", str(options.get("vocab_size", VOCAB)), *options.get("set", ())]
+        self.options = options
+        settings = {"INFERENCE.VOCAB": options["vocab"], "MODEL.VOCAB_SIZE": options.get("vocab_size", VOCAB)}
         if options.get("exact"):
-            opts += ["MODEL.SS_ATTENTION.ACTIVATION", "tanh", "MODEL.PRED_DROPOUT", "0.0"]
-            opts += ["MODEL.TOKEN_EMBED.DROPOUT", "0.0", "MODEL.VISUAL_EMBED.DROPOUT", "0.0"]
-        row = options.get("row", "ss_attn")
-        cfg = load_config(str(ROOT / f"configs/flickr30k_entities/{row}.yaml"), opts, device=self.device)
+            off = ("MODEL.PRED_DROPOUT", "MODEL.TOKEN_EMBED.DROPOUT", "MODEL.VISUAL_EMBED.DROPOUT")
+            settings |= dict.fromkeys(off, 0.0)
+        cfg, host = self.configure(settings)
         torch.manual_seed(0)
         self.model = host.build_model(cfg).train()
         if options.get("weights"):
             self.model.load_state_dict(torch.load(options["weights"], weights_only=True))
-        self.optimizer, self.losses = host.build_optimizer(cfg, self.model), host.build_losses(cfg)
-        self.kfg = host.kfg
-        self.data = draw_batch(options["batch"], options["lengths"], self.device)
+        if options.get("save"):
+            torch.save(self.model.state_dict(), options["save"])
+        self.kfg, self.optimizer, self.losses = host.kfg, host.build_optimizer(cfg, self.model), host.build_losses(cfg)
+        self.data = noise_batch(options["batch"], options["lengths"], DEVICE)
+
+    def configure(self, settings: dict[str, Any]) -> tuple[Any, Any]:
+        """The config, and a namespace with the host's functions that build from it."""
+        from xmodaler_ssattn import host
+        from xmodaler_ssattn.cli.configuring import load_config
+
+        settings["SOLVER.AMP"] = self.options.get("amp", False)
+        if self.options.get("exact"):
+            settings["MODEL.SS_ATTENTION.ACTIVATION"] = "tanh"
+        opts = [str(word) for pair in settings.items() for word in pair] + self.options.get("set", [])
+        row = self.options.get("row", "ss_attn")
+        return load_config(str(ROOT / f"configs/flickr30k_entities/{row}.yaml"), opts, device=DEVICE), host
 
     def batch(self, images: int, captions: int) -> dict:
+        """What ``preprocess_batch`` gives the model."""
         from xmodaler_ssattn import keys
 
-        data, kfg, torch = self.data, self.kfg, self.torch
+        data, kfg = self.data, self.kfg
         batch = {
             kfg.IDS: list(range(images)),
             kfg.ATT_FEATS: data["feats"],
-            kfg.ATT_MASKS: torch.ones(images, REGIONS, device=self.device),
+            kfg.ATT_MASKS: torch.ones(images, REGIONS, device=DEVICE),
             keys.BOXES_PX: data["boxes"],
             keys.SPATIAL: data["p"],
             keys.CLASS_PROBS: data["c"],
-            keys.IMAGE_SIZE: torch.full((images, 2), 500.0, device=self.device),
+            keys.IMAGE_SIZE: torch.full((images, 2), 500.0, device=DEVICE),
             keys.SIGMA: data["sigma"],
-            keys.HAS_BOXES: torch.ones(images, 1, device=self.device),
+            keys.HAS_BOXES: torch.ones(images, 1, device=DEVICE),
+            keys.NUM_REGIONS: [REGIONS] * images,
+            keys.CAPTIONS_PER_IMAGE: captions,
         }
-        batch |= {keys.NUM_REGIONS: [REGIONS] * images, keys.CAPTIONS_PER_IMAGE: captions}
         if captions > 1:
             batch |= {kfg.G_TOKENS_IDS: data["tokens"], kfg.G_TARGET_IDS: data["targets"]}
             batch |= {keys.CAPTION_LENGTHS: data["lengths"], keys.NUM_WORDS: sum(data["lengths"])}
@@ -73,12 +82,9 @@ class Ours:
 
     def loss_parts(self) -> dict:
         out = self.model({**self.batch(self.options["batch"], CAPTIONS), self.kfg.SS_PROB: self.options.get("ss", 0.0)})
-        parts = {}
-        for loss in self.losses:
-            parts.update(loss(out))
-        return parts
+        return {name: value for loss in self.losses for name, value in loss(out).items()}
 
-    def loss(self):
+    def loss(self) -> torch.Tensor:
         return sum(self.loss_parts().values())
 
     def step(self) -> None:
@@ -89,78 +95,64 @@ class Ours:
 
     def decode(self) -> None:
         self.model.eval()
-        amp = self.options.get("amp", False)
-        with self.torch.no_grad(), self.torch.autocast(self.device, self.torch.bfloat16, enabled=amp):
-            # The searcher alone, as the stock model is asked; the greedy companion is an extra of ours.
+        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=self.options.get("amp", False)):
+            # Only the beam search, as the stock model is asked; the greedy caption beside it is an extra of ours.
             self.model.decode_beam_search(self.batch(self.options["batch"], 1), True)
 
 
 class Stock(Ours):
-    """Upstream X-modaler's Up-Down with its own embedding, loop, loss and optimiser."""
+    """Upstream X-modaler's Up-Down with its own embedding, loop, loss and optimiser, from the clone XMODALER_HOME.
 
-    def __init__(self, options: dict):
-        import torch
+    On a machine without CUDA its ``.cuda()`` calls are answered by the identity.
+    """
 
-        if not torch.cuda.is_available():
+    def configure(self, settings: dict[str, Any]) -> tuple[Any, Any]:
+        if DEVICE == "cpu":
             torch.Tensor.cuda = lambda self, *_, **__: self
-        sys.path.insert(0, os.environ["XMODALER_HOME"])
-        sys.path.append(str(ROOT / "tests" / "standins"))
+        sys.path[:0] = [os.environ["XMODALER_HOME"]]
+        sys.path.append(STANDINS)
+        from types import SimpleNamespace
+
         from xmodaler.config import get_cfg, kfg
         from xmodaler.losses import build_losses
         from xmodaler.modeling import add_config, build_model
         from xmodaler.optim import build_optimizer
 
-        self.torch, self.options, self.kfg = torch, options, kfg
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         file = str(Path(os.environ["XMODALER_HOME"]) / "configs/image_caption/updown/updown.yaml")
         cfg = get_cfg()
         add_config(cfg, cfg.load_from_file_tmp(file, allow_unsafe=False))
         cfg.merge_from_file(file, allow_unsafe=False)
-        opts = ["MODEL.VOCAB_SIZE", options.get("vocab_size", VOCAB), "MODEL.DEVICE", self.device]
-        opts += ["INFERENCE.VOCAB", options["vocab"]]
-        if options.get("exact"):
-            opts += ["MODEL.PRED_DROPOUT", 0.0, "MODEL.TOKEN_EMBED.DROPOUT", 0.0, "MODEL.VISUAL_EMBED.DROPOUT", 0.0]
-        cfg.merge_from_list(opts)
-        torch.manual_seed(0)
-        self.model = build_model(cfg).train()
-        if options.get("weights"):
-            self.model.load_state_dict(torch.load(options["weights"], weights_only=True))
-        if options.get("save"):
-            torch.save(self.model.state_dict(), options["save"])
-        self.optimizer, self.losses = build_optimizer(cfg, self.model), build_losses(cfg)
-        self.data = draw_batch(options["batch"], options["lengths"], self.device)
+        settings["MODEL.DEVICE"] = DEVICE
+        cfg.merge_from_list([word for pair in settings.items() for word in pair])
+        builders = {"build_losses": build_losses, "build_model": build_model, "build_optimizer": build_optimizer}
+        return cfg, SimpleNamespace(kfg=kfg, **builders)
 
     def batch(self, images: int, captions: int) -> dict:
-        # As BaseEncoderDecoder.preprocess_batch leaves it: features repeated once a caption.
-        data, kfg, torch = self.data, self.kfg, self.torch
-        feats = data["feats"].repeat_interleave(captions, 0)
-        batch = {kfg.IDS: list(range(images)), kfg.ATT_FEATS: feats}
-        batch[kfg.ATT_MASKS] = torch.ones(images * captions, REGIONS, device=self.device)
+        # As BaseEncoderDecoder.preprocess_batch leaves it: features repeated for each caption.
+        data, kfg = self.data, self.kfg
+        batch = {kfg.IDS: list(range(images)), kfg.ATT_FEATS: data["feats"].repeat_interleave(captions, 0)}
+        batch[kfg.ATT_MASKS] = torch.ones(images * captions, REGIONS, device=DEVICE)
         if captions > 1:
             batch |= {kfg.G_TOKENS_IDS: data["tokens"].clone(), kfg.G_TARGET_IDS: data["targets"].clone()}
         return batch
 
     def decode(self) -> None:
         self.model.eval()
-        with self.torch.no_grad():
+        with torch.no_grad():
             self.model(self.batch(self.options["batch"], 1), use_beam_search=True, output_sents=True)
 
 
 def serve(options: dict) -> None:
-    """Answer each command on stdin with a JSON line; memory that does not suffice is answered ``"out of memory"``."""
-    import benchmark_measures as measures
-    import torch
-
+    """Answer each command on stdin with a JSON line; when the memory does not suffice, with ``"out of memory"``."""
     torch.set_num_threads(options["threads"])
     contestant = (Stock if options["kind"] == "stock" else Ours)(options)
-    cuda = contestant.device == "cuda"
 
-    def timed(work) -> float:
-        if cuda:
+    def timed(work: Callable[[], object]) -> float:
+        if DEVICE == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
         work()
-        if cuda:
+        if DEVICE == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
@@ -169,8 +161,8 @@ def serve(options: dict) -> None:
         "decode": lambda: timed(contestant.decode),
         "loss": lambda: float(contestant.loss().detach()),
         "work": lambda: measures.work_of(contestant.step),
-        "peak": lambda: measures.peak_mib(cuda),
-        "memory": lambda: measures.kept_bytes(contestant.model, contestant.loss, contestant.step, cuda),
+        "peak": measures.peak_mib,
+        "memory": lambda: measures.kept_bytes(contestant.model, contestant.loss, contestant.step),
     }
     print("ready", flush=True)
     for command in map(str.strip, sys.stdin):
@@ -182,26 +174,31 @@ def serve(options: dict) -> None:
 
 
 # --- in the parent's process --------------------------------------------------------------------------------
+def process(module: str, options: dict, host: str | None) -> dict[str, Any]:
+    """Arguments of ``subprocess`` for a module of this folder with ``options``; ``host``: XMODALER_SSATTN_HOST."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("XMODALER_SSATTN")}
+    if host:
+        environ["XMODALER_SSATTN_HOST"] = host
+    upstream = [os.environ["XMODALER_HOME"]] if host == "upstream" else []
+    places = [*upstream, str(ROOT), str(ROOT / "tools"), environ.get("PYTHONPATH", "")]
+    environ["PYTHONPATH"] = os.pathsep.join(places)
+    return {"args": [sys.executable, "-m", module, json.dumps(options)], "env": environ, "text": True}
+
+
 class Contestant:
-    """A process that does one thing when told to.
+    """A process that does one thing when it is told to.
 
     Raises:
         EOFError: the process has ended, by itself or for lack of memory.
     """
 
     def __init__(self, name: str, **options):
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("XMODALER_SSATTN")}
-        if options["kind"] == "ours":
-            environ |= {"XMODALER_SSATTN_HOST": "embedded"}
-        environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), environ.get("PYTHONPATH", "")])
         self.name, self.options = name, options
         self.process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(options)],
+            **process("benchmarks.contestants", options, "embedded" if options["kind"] == "ours" else None),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if options.get("quiet", True) else None,
-            text=True,
-            env=environ,
         )
         while self._line() != "ready":
             pass
@@ -213,7 +210,7 @@ class Contestant:
             raise EOFError(f"{self.name}: the process ended; give it the option quiet False to see why")
         return line.strip()
 
-    def ask(self, command: str):
+    def ask(self, command: str) -> Any:
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
         while True:
