@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "xmodaler_ssattn/__init__.py").read_text(), re.M).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xmodaler_ssattn/_version.py").read_text()).group(1)
 
 setup(
     name="xmodaler_ssattn",

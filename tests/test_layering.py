@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmodaler_ssattn"
-FREE = {"boxes", "caption", "classes", "config", "errors", "files", "ids", "keys", "precision", "progress"}
+FREE = {"_version", "boxes", "caption", "classes", "config", "errors", "files", "ids", "keys", "precision", "progress"}
 # part -> parts of ours that it may import, beside FREE and itself
 ALLOWED = {
     "runtime": set(),
@@ -56,8 +56,6 @@ def test_a_part_imports_only_what_the_design_allows(path):
     part = part_of(path)
     allowed = ALLOWED.get(part, set()) | {part} | (set() if part == "runtime" else FREE)
     ours = {name.split(".")[1] for name in imports(path) if name.startswith("xmodaler_ssattn.")}
-    if part == "cli":
-        ours -= {"__version__"}
     known = {p.removesuffix(".py") for p in (q.name for q in PACKAGE.iterdir())}
     assert {name for name in ours if name in known} <= allowed, f"{path} imports {sorted(ours - allowed)}"
 

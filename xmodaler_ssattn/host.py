@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from xmodaler_ssattn.errors import HostError
+
 EMBEDDED, UPSTREAM = "embedded", "upstream"
 
 # Where upstream keeps each public name that we use; the runtime exports all of them itself.
@@ -64,10 +66,6 @@ _WAY_OUT = (
     "json_lines, tensorboard, termcolor, tabulate, pycocotools, pycocoevalcap), or set "
     "XMODALER_SSATTN_HOST=embedded to use the runtime that this package carries."
 )
-
-
-class HostError(RuntimeError):
-    """X-modaler was asked for and cannot be used, or the settings contradict each other."""
 
 
 def _imported_upstream() -> str | None:
@@ -160,16 +158,13 @@ def _load_upstream() -> dict[str, Any]:
             )
         names.update({name: getattr(module, name) for name in wanted})
     names["comm"] = importlib.import_module("xmodaler.utils.comm")
-    names["HOST_ERRORS"] = ()
     return names
 
 
 def _load_embedded() -> dict[str, Any]:
     runtime = importlib.import_module("xmodaler_ssattn.runtime")
     wanted = [name for group in _UPSTREAM_MODULES.values() for name in group] + ["comm"]
-    # Mistakes that a person can mend, in the runtime's own classes; upstream has none of these.
-    errors = {"HOST_ERRORS": (runtime.ConfigError, runtime.CheckpointError)}
-    return errors | {name: getattr(runtime, name) for name in wanted}
+    return {name: getattr(runtime, name) for name in wanted}
 
 
 NAME, REASON = choose_host()

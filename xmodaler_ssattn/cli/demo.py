@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.cli.child import python_module
-from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ SECONDS_BETWEEN_LINES = 10.0
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "demo",
-        help="draw sample scenes, train Up-Down and SS attention on them, caption and score",
         description="Needs nothing but this package: draws pictures, trains two small models, and shows what they say.",
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
@@ -56,6 +54,7 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.cli.configuring import load_config
     from xmodaler_ssattn.evaluation.captions import what_can_run
 
     started = time.monotonic()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from xmodaler_ssattn.errors import raise_all
+from xmodaler_ssattn.errors import did_you_mean, raise_all
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # SOLVER.EPOCH; no value looks like this
 
@@ -21,18 +21,25 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Puts the words that are no options into ``args.opts``, for commands with ``add_config_options``.
+    """Puts the words that are not options into ``args.opts``, for commands with ``add_config_options``.
 
-    argparse itself has REMAINDER for this, which takes every option behind the first pair for a config key.
+    argparse itself has REMAINDER for this, but with it every option behind the first pair becomes a config key.
     """
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         known, rest = self.parse_known_args(args, namespace)
         if getattr(known, "takes_pairs", False):
-            known.opts = [word for word in rest if word != "--"]  # as everywhere: no options behind it
+            known.opts = [word for word in rest if word != "--"]
         elif rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return known
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """argparse's check of a command or a choice, with the nearest one in the message."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), choices)
+            raise argparse.ArgumentError(action, f"unknown {value!r}{near} (choose from {', '.join(choices)})")
 
 
 def pairs_of(words: Sequence[str]) -> list[tuple[str, str]]:

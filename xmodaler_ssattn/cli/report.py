@@ -11,7 +11,6 @@ from xmodaler_ssattn.errors import UserError
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "report",
-        help="a page of captions, boxes, attention and curves; figures for papers",
         description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Boxes "
         "come from any results file; shading needs one that was made with INFERENCE.SAVE_ATTENTION True.",
     )

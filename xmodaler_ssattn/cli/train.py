@@ -11,27 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.cli.identity import data_facts, record_identity
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
-from xmodaler_ssattn.engine.resume import (
-    IMAGES_PER_STEP,
-    SameRun,
-    check_same_run,
-    last_checkpoint,
-    run_of,
-    settings_of,
-    warn_of_another_model,
-)
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.modeling.word_list import STATE, check_words, from_state
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "train",
-        help="train and evaluate a model from a config",
         description="Train with X-modaler's trainer. Configs of the sample scenes draw their data on first use.",
     )
     add_arguments(parser)
@@ -59,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.cli.configuring import load_config
+    from xmodaler_ssattn.cli.identity import data_facts, record_identity
 
     print(host.describe(), flush=True)
     cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
@@ -89,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
 
 def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     """Refuse to resume another run before anything in its folder changes; see ``engine/resume.py``."""
+    from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, check_same_run, last_checkpoint, run_of, settings_of
+    from xmodaler_ssattn.modeling.word_list import check_words
+
     checkpoint = last_checkpoint(Path(cfg.OUTPUT_DIR))
     if checkpoint is None:
         return
@@ -116,6 +108,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.overlays import overlay_hook
     from xmodaler_ssattn.engine.best import best_hook
+    from xmodaler_ssattn.engine.resume import SameRun
 
     accept_all_characters()  # a spawned process has not been through the command line's entry point
     cfg.freeze()
@@ -147,6 +140,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
 def _accept_weights(trainer: Any, path: str, *, partial: bool) -> None:
     """Refuse weights that do not fit; log what they lack, and in what their model differed."""
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.engine.resume import warn_of_another_model
 
     fresh = check_weights(path, host.comm.unwrap_model(trainer.model), partial=partial)
     if fresh:
@@ -199,6 +193,8 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
     import pickle
 
     import torch
+
+    from xmodaler_ssattn.modeling.word_list import STATE, check_words, from_state
 
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.cli.main import MENDABLE
-from xmodaler_ssattn.cli.output import accept_all_characters
+from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.captions import METRICS, metric_names
 from xmodaler_ssattn.files import write_text
@@ -69,18 +68,7 @@ def main(argv: Sequence[str] | None, default_plan: Path) -> int:
     args = build_parser(default_plan).parse_args(argv)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return run(args, argv)
-    except (UserError, host.HostError, *host.HOST_ERRORS) as error:
-        print(f"xmodaler: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        print(f"xmodaler: error: {error.filename}: {error.strerror}. Mend that; --resume goes on.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("xmodaler: interrupted; the same command with --resume goes on.", file=sys.stderr)
-        return 130
+        return exit_code_of(lambda: run(args, argv), "The same command with --resume continues.")
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -13,12 +13,13 @@ import torch
 from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
 from torch import nn
 
+from ..errors import UserError
 from . import comm
 
 LAST_CHECKPOINT = "last_checkpoint"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or does not fit; the message says which file and why."""
 
 

@@ -12,7 +12,7 @@ from ..errors import UserError
 BASE_KEY = "_BASE_"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A mistake in a config file or in a ``KEY VALUE`` pair; the message says how to mend it."""
 
 
