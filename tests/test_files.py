@@ -208,7 +208,6 @@ ALLOWED_READS = {
     "packs/formats/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
     "fast/device_cache.py": {"read_text": MACHINE},
     "packs/region_file.py": {"decode": "attributes of an HDF5 file"},
-    "engine/resume.py": {"safe_load": "of cfg.dump()"},
     "evaluation/java.py": {"decode": PROCESS},
     "evaluation/results.py": {"decode": "base64"},
     "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from xmodaler_ssattn.errors import did_you_mean, raise_all
-
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # SOLVER.EPOCH; no value looks like this
+from xmodaler_ssattn.errors import did_you_mean
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -40,31 +37,3 @@ class Parser(argparse.ArgumentParser):
             choices = [str(choice) for choice in action.choices]
             near = did_you_mean(str(value), choices)
             raise argparse.ArgumentError(action, f"unknown {value!r}{near} (choose from {', '.join(choices)})")
-
-
-def pairs_of(words: Sequence[str]) -> list[tuple[str, str]]:
-    """[KEY, VALUE, KEY, VALUE, ...] as pairs. A value may begin with one dash, such as -1.
-
-    Raises:
-        UserError: unknown options and keys without a value, all of them.
-
-    >>> pairs_of(["LOSSES.GROUNDING.MU", "-1", "SEED", "3"])
-    [('LOSSES.GROUNDING.MU', '-1'), ('SEED', '3')]
-    """
-    pairs, problems = [], []
-    words = [str(word) for word in words]
-    position = 0
-    while position < len(words):
-        key, value = words[position], words[position + 1] if position + 1 < len(words) else None
-        position += 1
-        if key.startswith("-"):
-            problems.append(f"there is no option {key}; --help lists the options")
-        elif "=" in key:
-            problems.append(f"{key}: write the key and the value as two words, {' '.join(key.split('=', 1))}")
-        elif value is None or value.startswith("--") or _KEY.fullmatch(value):
-            problems.append(f"{key} has no value")
-        else:
-            pairs.append((key, value))
-            position += 1
-    raise_all(problems, f"Config options come as KEY VALUE pairs; got {len(words)} words: {' '.join(words)}")
-    return pairs

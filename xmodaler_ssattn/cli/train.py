@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     """Refuse to resume another run before anything in its folder changes; see ``engine/resume.py``."""
-    from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, check_same_run, last_checkpoint, run_of, settings_of
+    from xmodaler_ssattn.configuring import values_of
+    from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, check_same_run, last_checkpoint, run_of
     from xmodaler_ssattn.modeling.word_list import check_words
 
     checkpoint = last_checkpoint(Path(cfg.OUTPUT_DIR))
@@ -89,7 +90,7 @@ def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     check_words(stored["settings"].get("MODEL.VOCABULARY_SHA256", ""), cfg.MODEL.VOCABULARY_SHA256, where)
     batch = cfg.DATALOADER.TRAIN_BATCH_SIZE
     now = {**facts, IMAGES_PER_STEP: batch * processes, "DATALOADER.TRAIN_BATCH_SIZE": batch}
-    check_same_run(stored, {"settings": settings_of(cfg), "facts": now}, where)
+    check_same_run(stored, {"settings": values_of(cfg), "facts": now}, where)
 
 
 def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from xmodaler_ssattn.configuring import flatten, values_of
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import read_text
+from xmodaler_ssattn.files import read_text, read_yaml
 from xmodaler_ssattn.host import HookBase, comm
 
 LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
@@ -41,19 +41,6 @@ MAY_DIFFER = (
 )  # fmt: skip
 IMAGES_PER_STEP = "images per step (DATALOADER.TRAIN_BATCH_SIZE times processes)"
 ITERATIONS = "iterations per epoch"
-
-
-def settings_of(cfg: Any) -> dict[str, Any]:
-    """A config of either host as {dotted key: plain value}."""
-    return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
-
-
-def _flatten(node: Mapping, prefix: str):
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def check_same_run(stored: Mapping[str, Mapping], now: Mapping[str, Mapping], where: str) -> None:
@@ -92,7 +79,7 @@ def warn_of_another_model(cfg: Any, checkpoint: Path) -> None:
 
     Some of these are studied on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, spoil it.
     """
-    trained, now = run_of(checkpoint)["settings"], settings_of(cfg)
+    trained, now = run_of(checkpoint)["settings"], values_of(cfg)
     for key in _changed(trained, now):
         if key.startswith("MODEL.") and key not in MAY_DIFFER and not key.endswith("_SHA256"):
             logging.getLogger(__name__).warning(
@@ -124,12 +111,11 @@ def run_of(checkpoint: Path) -> dict[str, dict]:
         state = None
     if state is not None:
         return state
-    config = checkpoint.parent / "config.yaml"
     try:
-        settings = yaml.safe_load(read_text(config, "The config of the run")) if config.is_file() else {}
-    except yaml.YAMLError:  # some other file of that name, or one with tags of upstream's
-        settings = {}
-    settings = dict(_flatten(settings, "")) if isinstance(settings, dict) else {}
+        settings = read_yaml(checkpoint.parent / "config.yaml", "The config of the run")
+    except UserError:  # no such file, some other one of that name, or one with tags of upstream's
+        settings = None
+    settings = flatten(settings) if isinstance(settings, dict) else {}
     batch = settings.get("DATALOADER.TRAIN_BATCH_SIZE")
     return {"settings": settings, "facts": {} if batch is None else {"DATALOADER.TRAIN_BATCH_SIZE": batch}}
 
@@ -145,7 +131,7 @@ class SameRun(HookBase):
     """
 
     def __init__(self, cfg: Any, facts: Mapping[str, Any]) -> None:
-        self._settings, self._facts = settings_of(cfg), dict(facts)
+        self._settings, self._facts = values_of(cfg), dict(facts)
 
     def state_dict(self) -> dict[str, dict]:
         loader = self.trainer.train_data_loader

@@ -13,7 +13,8 @@ import torch
 from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
 from torch import nn
 
-from ..errors import UserError
+from xmodaler_ssattn.errors import UserError
+
 from . import comm
 
 LAST_CHECKPOINT = "last_checkpoint"

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
+from xmodaler_ssattn.errors import UserError
+
 from . import comm
-from .config import CfgNode, ConfigError
+from .config import CfgNode
 from .configurable import configurable
 from .registry import DATASETS_REGISTRY
 from .rng import seed_all_rng
@@ -141,14 +143,14 @@ def build_xmodaler_train_loader(
     Among several processes each reads its share, the same shuffle everywhere.
 
     Raises:
-        ConfigError: there are fewer records than one batch needs.
+        UserError: there are fewer records than one batch needs.
     """
     if datalist is None or dataset_mapper is None:
         return None
     dataset = _dataset(datalist, dataset_mapper)
     sampler = DistributedSampler(dataset) if comm.get_world_size() > 1 else RandomSampler(dataset)
     if len(sampler) < batch_size:
-        raise ConfigError(
+        raise UserError(
             f"The training split has {len(sampler)} images a process, fewer than DATALOADER.TRAIN_BATCH_SIZE "
             f"{batch_size}: not one full batch. Lower the batch size."
         )

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .constants import kfg
 from .functional import decode_sequence, expand_tensor, load_vocab
@@ -59,7 +61,7 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         if cfg.INFERENCE.VOCAB == "BERT":
-            raise ConfigError("INFERENCE.VOCAB BERT is available with upstream X-modaler only; give a vocabulary file.")
+            raise UserError("INFERENCE.VOCAB BERT is available with upstream X-modaler only; give a vocabulary file.")
         return {
             "vocab_path": cfg.INFERENCE.VOCAB,
             "beam_size": cfg.DECODE_STRATEGY.BEAM_SIZE,
@@ -78,7 +80,7 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
         ret = self._forward(batched_inputs, model)
         if output_sents:
             if self.vocab is None:
-                raise ConfigError("Sentences need a vocabulary: INFERENCE.VOCAB is empty.")
+                raise UserError("Sentences need a vocabulary: INFERENCE.VOCAB is empty.")
             ret[kfg.OUTPUT] = decode_sequence(self.vocab, ret[kfg.G_SENTS_IDS])
         return ret
 

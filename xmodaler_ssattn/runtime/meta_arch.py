@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .constants import kfg
 from .decode_strategy import DecodeStrategy, build_beam_searcher, build_greedy_decoder
@@ -28,11 +30,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
     """Build the architecture that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, with fresh weights.
 
     Raises:
-        ConfigError: the device is a CUDA device and PyTorch sees none. There is no silent fall-back to the CPU.
+        UserError: the device is a CUDA device and PyTorch sees none. There is no silent fall-back to the CPU.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no CUDA device; set MODEL.DEVICE cpu.")
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no CUDA device; set MODEL.DEVICE cpu.")
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device)
 
 
@@ -40,7 +42,7 @@ def add_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
     """Add to ``cfg`` the keys of the parts that the raw yaml ``tmp_cfg`` (``load_from_file_tmp``) names."""
     name = tmp_cfg.get("MODEL", {}).get("META_ARCHITECTURE", "")
     if not name:
-        raise ConfigError("The config file must name MODEL.META_ARCHITECTURE.")
+        raise UserError("The config file must name MODEL.META_ARCHITECTURE.")
     META_ARCH_REGISTRY.get(name).add_config(cfg, tmp_cfg)
 
 

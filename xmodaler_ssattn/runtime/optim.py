@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .registry import SOLVER_REGISTRY
 
@@ -58,13 +60,13 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
     """``optimizer``, or when ``SOLVER.GRAD_CLIP`` > 0 a subclass of it that clips the gradients before each step.
 
     Raises:
-        ConfigError: ``SOLVER.GRAD_CLIP_TYPE`` is neither 'value' nor 'norm'.
+        UserError: ``SOLVER.GRAD_CLIP_TYPE`` is neither 'value' nor 'norm'.
     """
     clip, norm_type, kind = cfg.SOLVER.GRAD_CLIP, cfg.SOLVER.NORM_TYPE, cfg.SOLVER.GRAD_CLIP_TYPE
     if clip <= 0:
         return optimizer
     if kind not in ("value", "norm"):
-        raise ConfigError(f"SOLVER.GRAD_CLIP_TYPE: expected 'value' or 'norm', received {kind!r}.")
+        raise UserError(f"SOLVER.GRAD_CLIP_TYPE: expected 'value' or 'norm', received {kind!r}.")
 
     def step(self, closure: Callable | None = None):
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from fvcore.common.registry import Registry as _Registry
+
+from xmodaler_ssattn.errors import did_you_mean
 
 
 class Registry(_Registry):
@@ -20,10 +21,8 @@ class Registry(_Registry):
         if name in self:
             return super().get(name)
         known = sorted(key for key, _ in self)
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise KeyError(
-            f"Nothing is registered under the name {name!r} in the {self._name} registry.{hint} "
+            f"nothing is registered as {name!r} in the {self._name} registry{did_you_mean(str(name), known) or '.'} "
             f"Known names: {', '.join(known) or 'none'}. A class of your own is known once its module is imported."
         )
 

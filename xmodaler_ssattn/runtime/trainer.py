@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.progress import progress
+
 from . import comm, hooks
-from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain, whole_file
-from .config import CfgNode, ConfigError
+from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain
+from .config import CfgNode
 from .constants import kfg
 from .data import build_xmodaler_train_loader, build_xmodaler_valtest_loader
 from .evaluation import build_evaluation
-from .logger import progress
 from .losses import build_losses
 from .lr_scheduler import build_lr_scheduler
 from .meta_arch import build_model
@@ -53,7 +56,7 @@ class DefaultTrainer(TrainerBase):
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         if cfg.MODEL.USE_EMA:
-            raise ConfigError("MODEL.USE_EMA is available with upstream X-modaler only.")
+            raise UserError("MODEL.USE_EMA is available with upstream X-modaler only.")
         self.cfg = cfg
         # The order of these lines decides what each draws from the random state; it is upstream's.
         model = self.build_model(cfg)
@@ -166,7 +169,7 @@ class DefaultTrainer(TrainerBase):
     def train(self) -> None:
         """Train to the last epoch."""
         if self.train_data_loader is None:
-            raise ConfigError("There is nothing to train on: DATASETS.TRAIN is empty.")
+            raise UserError("There is nothing to train on: DATASETS.TRAIN is empty.")
         super().train(self.start_iter, self.max_iter)
 
     def run_step(self) -> None:
@@ -229,7 +232,7 @@ class DefaultTrainer(TrainerBase):
         unwrapped = comm.unwrap_model(model)
         results = []
         with torch.no_grad():
-            for data in progress(test_data_loader, len(test_data_loader), "decoding"):
+            for data in progress(test_data_loader, desc="decoding", say=logger.info):
                 data = unwrapped.preprocess_batch(data)
                 generate = {"use_beam_search": True, "output_sents": True} if cfg.INFERENCE.GENERATION_MODE else {}
                 ids, outputs = data[kfg.IDS], unwrapped(data, **generate)[kfg.OUTPUT]
@@ -303,8 +306,8 @@ class DefaultTrainer(TrainerBase):
             return
         states = comm.gather(get_random_state())
         if comm.is_main_process() and self.cfg.OUTPUT_DIR:
-            with whole_file(os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)) as file:
-                torch.save({"save_id": self._save_id, "random_states": states}, file)
+            with atomic_path(os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)) as temporary:
+                torch.save({"save_id": self._save_id, "random_states": states}, temporary)
 
     def before_train(self) -> None:
         super().before_train()
