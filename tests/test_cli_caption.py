@@ -351,7 +351,7 @@ def test_weights_of_another_model_are_refused(demo, tmp_path, capsys):
     assert "w.pth does not fit this config's model" in capsys.readouterr().err
     (tmp_path / "w.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")  # a pickle that would run a program
     assert main(["caption", photo, "--weights", str(tmp_path / "w.pth")]) == 2
-    assert "w.pth is no checkpoint of plain data" in capsys.readouterr().err
+    assert "w.pth is not a checkpoint of plain data" in capsys.readouterr().err
     assert main(["caption", photo, "--weights", str(tmp_path / "none.pth")]) == 2
     assert "none.pth does not exist" in capsys.readouterr().err
 

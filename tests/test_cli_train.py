@@ -114,7 +114,7 @@ def test_weights_that_hold_code_are_refused_and_do_not_run_it(data, tmp_path, ca
 
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     assert train(data, tmp_path, MODEL__WEIGHTS=tmp_path / "evil.pth") == 2
-    assert "is no checkpoint of plain data" in capsys.readouterr().err
+    assert "is not a checkpoint of plain data" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_file_without_weights_by_name_is_no_checkpoint(content, tmp_path):
 
 def test_a_checkpoint_of_python_objects_is_refused_without_advice_to_load_it_all_the_same(tmp_path):
     torch.save({"model": Path("x")}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w\.pth is no checkpoint of plain data") as caught:
+    with pytest.raises(UserError, match=r"w\.pth is not a checkpoint of plain data") as caught:
         train_command.check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
     assert "weights_only" not in str(caught.value)
 

@@ -1,6 +1,6 @@
 """From yaml files and KEY VALUE pairs to a config: the one way for both hosts, the command line and plans.
 
-A config is read as ``{"SOLVER.EPOCH": Setting(value, where)}``. Such dictionaries are laid over each other with ``|``;
+A config is read as ``{"SOLVER.EPOCH": Setting(value, where)}``. Such dictionaries are combined with ``|``;
 ``merge`` puts the result into a config node of either host, with all problems in one message.
 """
 

@@ -194,7 +194,7 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
     """Read a JSON file, plain or gzip; ``what`` names its role in the error messages.
 
     Args:
-        finite: False where the caller looks at every number and can say where NaN or Infinity stands.
+        finite: False where the caller checks every number and can say where NaN or Infinity is.
 
     Raises:
         UserError: the file cannot be read as text (``read_text``), or ``parse_json`` refuses it.
@@ -237,7 +237,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in made if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated!r} stands twice in one object")
+        raise ValueError(f"the key {repeated!r} is duplicated in one object")
     return made
 
 

@@ -9,9 +9,9 @@ Every other file of this package writes ``from xmodaler_ssattn.host import ...``
 4. an importable ``xmodaler.config`` (the clone is on PYTHONPATH or is the working directory);
 5. the embedded runtime.
 
-``import xmodaler`` alone succeeds in any folder that holds a folder of that name, so it is
-``xmodaler.config`` that counts. A host that was asked for but is broken is reported with its own
-error and never replaced silently; settings that contradict each other are errors.
+``import xmodaler`` succeeds in any folder that contains a folder of that name; therefore ``xmodaler.config``
+decides. A chosen host that does not import is an error, never silently replaced; so are settings that contradict
+each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.errors import HostError
 
@@ -69,7 +69,7 @@ _WAY_OUT = (
 def _imported_upstream() -> str | None:
     """The folder of an X-modaler that is imported already, else None."""
     module = sys.modules.get("xmodaler.config")
-    return str(Path(module.__file__).parents[2]) if module is not None else None
+    return str(Path(str(module.__file__)).parents[2]) if module is not None else None
 
 
 def _find_upstream() -> str | None:
@@ -162,8 +162,12 @@ def _load_upstream() -> dict[str, Any]:
 
 def _load_embedded() -> dict[str, Any]:
     runtime = importlib.import_module("xmodaler_ssattn.runtime")
-    wanted = " ".join(_UPSTREAM_MODULES.values()).split() + ["comm"]
-    return {name: getattr(runtime, name) for name in wanted}
+    return {name: getattr(runtime, name) for name in ("comm", *" ".join(_UPSTREAM_MODULES.values()).split())}
+
+
+if TYPE_CHECKING:  # the names come from one of two packages
+
+    def __getattr__(name: str) -> Any: ...
 
 
 NAME, REASON = choose_host()

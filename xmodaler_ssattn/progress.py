@@ -1,10 +1,10 @@
-"""Progress for people: a bar on a terminal, now and then a plain line anywhere else."""
+"""Progress for people: a bar on a terminal, a few plain lines anywhere else."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ def progress(
     On a terminal this is tqdm's bar. Elsewhere ``say`` receives ``desc: done/total, seconds left`` at most every ten
     seconds, so that logs stay short, and nothing for short work.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if sys.stderr.isatty():
         from tqdm import tqdm

@@ -334,7 +334,7 @@ def test_scores_keep_a_prefix_that_they_have_and_others_get_it():
         "val/F1": 1.0, "val/CIDEr": 2, "val/by/class": 3,
     }  # fmt: skip
     assert evaluate_with("") == {}
-    with pytest.raises(ValueError, match="'val/F1' is no number: 'high'"):
+    with pytest.raises(ValueError, match="'val/F1' is not a number: 'high'"):
         evaluate_with({"F1": "high"})
     with pytest.raises(TypeError, match="must return a dict of numbers, received a list"):
         evaluate_with([1])

@@ -50,7 +50,7 @@ def load_config(
     _check_numbers(cfg, config_file)
     if cfg.MODEL.WEIGHTS.endswith(".pkl"):
         raise UserError(
-            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is a pickle file, and reading one runs whatever code it holds. "
+            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is a pickle file, and reading one runs any code in it. "
             "Give a .pth checkpoint; torch reads those as plain data."
         )
     if cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
@@ -71,7 +71,7 @@ def default_config(values: Mapping[str, Any], where: str) -> Any:
     cfg = host.get_cfg()
     named = {key: cfg.MODEL[key.removeprefix("MODEL.")] for key in _ARCHITECTURE}
     try:
-        host.add_config(cfg, type(cfg)(nested(named | values)))
+        host.add_config(cfg, type(cfg)(nested({**named, **values})))
     except KeyError as error:
         raise UserError(f"{where}: no registered class of that name: {error}.") from error
     return cfg

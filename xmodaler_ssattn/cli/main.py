@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.cli.options import Parser
@@ -62,22 +62,23 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words or ["--help"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a mistake in the input, 3 done except for the pictures listed,
-    130 interrupted."""
+def main(argv: Sequence[str] | None = None, register_classes: Callable[[], None] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: its words; None for those of the process.
+        register_classes: called before the command runs; see ``xmodaler_ssattn_command.py``.
+
+    Returns:
+        the exit code: 0 done, 2 a mistake in the input, 3 done except for the pictures listed, 130 interrupted.
+    """
     accept_all_characters()
     words = list(sys.argv[1:] if argv is None else argv)
 
     def run() -> int | None:
         args = parse(words)
-        register_classes()
+        if register_classes is not None:
+            register_classes()
         return args.run(args)
 
     return exit_code_of(run)
-
-
-def register_classes() -> None:
-    """Run the package's ``__init__`` if that was postponed; see ``xmodaler_ssattn_command.py``."""
-    package = sys.modules["xmodaler_ssattn"]
-    if not hasattr(package, "__version__"):
-        package.__spec__.loader.exec_module(package)

@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
     argparse itself has REMAINDER for this, but with it every option behind the first pair becomes a config key.
     """
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
         known, rest = self.parse_known_args(args, namespace)
         if getattr(known, "takes_pairs", False):
             known.opts = [word for word in rest if word != "--"]

@@ -1,4 +1,4 @@
-"""What goes to the terminal, whatever characters it knows, and how a program ends."""
+"""Output to any terminal, and how a program ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "") -> int:
 
     Returns:
         the program's exit code; 2 after a mistake in the input, 130 when interrupted, 141 when the reader of the output
-        has gone.
+        has closed it.
     """
 
     def say(message: str) -> None:
@@ -43,7 +43,7 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "") -> int:
     try:
         code = run() or 0
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a reader that has gone is no error
+            sys.stdout.flush()  # here, where a closed pipe is not an error
         return code
     except UserError as error:
         say(f"error: {error}")

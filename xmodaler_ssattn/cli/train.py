@@ -16,7 +16,7 @@ from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         description="Train with X-modaler's trainer. Configs of the sample scenes draw their data on first use.",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")
-    # One port a user, as in X-modaler, so that an orphaned run shows as a port in use.
+    # One port per user, as in X-modaler, so that an orphaned run shows as a port in use.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="for several processes")
     add_config_options(parser)
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
     if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
         raise UserError(
-            f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: drawn captions "
-            "and their rewards come from SelfCriticalTrainer alone; the *_rl.yaml configs set both."
+            f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: sampled captions "
+            "and their rewards come only from SelfCriticalTrainer; the *_rl.yaml configs set both."
         )
     facts = {} if args.eval_only else data_facts(cfg)
     if args.resume and not args.eval_only:
@@ -121,7 +121,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     trainer = host.build_engine(cfg)
     resuming = args.resume and trainer.checkpointer.has_checkpoint()
     if args.resume and not resuming:
-        logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
+        logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting a new run.", cfg.OUTPUT_DIR)
     if args.eval_only or not resuming:
         weights = trainer.checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
         if args.eval_only and not weights:
@@ -146,13 +146,13 @@ def _accept_weights(trainer: Any, path: str, *, partial: bool) -> None:
     fresh = check_weights(path, host.comm.unwrap_model(trainer.model), partial=partial)
     if fresh:
         logging.getLogger(__name__).info(
-            "%s lacks %d weights, which keep their draw: %s", path, len(fresh), ", ".join(fresh)
+            "%s lacks %d weights, which keep their initial values: %s", path, len(fresh), ", ".join(fresh)
         )
     warn_of_another_model(trainer.cfg, Path(path))
 
 
 def check_files(cfg: Any) -> None:
-    """Name every file of our data set that is not there, at once; what is in them is checked as they are read.
+    """Name all missing files of our data set at once; their contents are checked when they are read.
 
     Raises:
         UserError: the missing files, with their config keys.
@@ -175,11 +175,11 @@ def check_files(cfg: Any) -> None:
             for key, path, command in wanted
             if not Path(path).is_file()
         ]
-    raise_all(dict.fromkeys(problems), "The data are not all there (--data DIR sets all paths at once)")
+    raise_all(dict.fromkeys(problems), "Data files are missing (--data DIR sets all paths at once)")
 
 
 def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
-    """Refuse weights that do not fit the model; the hosts load what fits and go on with random numbers.
+    """Refuse weights that do not fit the model; the hosts load what fits and leave the rest random.
 
     Args:
         partial: the file may lack weights of the model, such as a stock Up-Down's for the SS attention.
@@ -188,7 +188,7 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
         the names of the weights that the file lacks; empty unless ``partial``.
 
     Raises:
-        UserError: the file is no checkpoint, was trained with another word list, or its names or shapes are another
+        UserError: the file is not a checkpoint, was trained with another word list, or its names or shapes are another
             model's; all are counted.
     """
     import pickle
@@ -200,9 +200,9 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        # Not torch's own words: they advise to load the file all the same, which runs its code.
+        # Not torch's own message, which advises to load the file anyway, running its code.
         raise UserError(
-            f"MODEL.WEIGHTS: {path} is no checkpoint of plain data: it is damaged or cut short, or holds "
+            f"MODEL.WEIGHTS: {path} is not a checkpoint of plain data: it is damaged or cut short, or holds "
             "Python objects, which could run code and are not read."
         ) from error
     stored = stored.get("model", stored) if isinstance(stored, dict) else None
@@ -242,7 +242,7 @@ def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> 
 
 
 def prepare_sample(cfg: Any) -> None:
-    """Draw the sample scenes when the config is one of theirs and they are not there yet.
+    """Draw the sample scenes if the config is one of theirs and they do not exist yet.
 
     How many words and kinds of objects occur depends on the number of scenes, so MODEL.VOCAB_SIZE and
     MODEL.SS_ATTENTION.NUM_CLASSES follow what was drawn.
@@ -253,7 +253,7 @@ def prepare_sample(cfg: Any) -> None:
 
     folder = Path(cfg.DATALOADER.ANNO_FOLDER)
     if not folder.exists():
-        print(f"The sample scenes are not there yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
+        print(f"The sample scenes do not exist yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
     sample = draw_sample(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=cfg.MODEL.VISUAL_EMBED.IN_DIM)
     cfg.MODEL.VOCAB_SIZE = sample.manifest["vocabulary_size"]
     cfg.MODEL.SS_ATTENTION.NUM_CLASSES = sample.manifest["num_classes"]

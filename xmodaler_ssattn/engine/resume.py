@@ -1,9 +1,9 @@
-"""A resumed run is the run that was interrupted: what must be equal is compared, and named when it is not.
+"""Compare a resumed run with the interrupted one; what must be equal and is not is named.
 
-Both hosts restore weights, optimiser, schedule and iteration, and count epochs in iterations. So a setting that was
-changed in between has no effect (BASE_LR: the optimiser's own rates come back from the file), moves every epoch
-(TRAIN_BATCH_SIZE, processes, images), or makes one half of the run another experiment (losses, data). A hook keeps the
-settings and facts of the run in the checkpoint, where each host stores the states of its hooks.
+Both hosts restore weights, optimiser, schedule and iteration, and count epochs in iterations. A setting that was
+changed before resuming therefore has no effect (BASE_LR: the optimiser's rates come from the file), moves every epoch
+(TRAIN_BATCH_SIZE, processes, images), or makes the second half of the run another experiment (losses, data). A hook
+stores the run's settings and facts in the checkpoint, among the states of the hooks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xmodaler_ssattn.host import HookBase, comm
 LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
 # Config keys and groups that may differ. All others, those of foreign classes included, must be equal.
 MAY_DIFFER = (
-    # Where things lie; what they hold is compared by the facts.
+    # Paths; the contents are compared by the facts.
     "OUTPUT_DIR", "DATALOADER.ANNO_FOLDER", "DATALOADER.REGIONS", "INFERENCE.VOCAB", "INFERENCE.PICTURES",
     "INFERENCE.VAL_ANNFILE", "INFERENCE.TEST_ANNFILE", "MODEL.WEIGHTS", "MODEL.PARTIAL_WEIGHTS",
     # How it is computed.
@@ -33,7 +33,7 @@ MAY_DIFFER = (
     "DATALOADER.TRAIN_BATCH_SIZE",
     # The embedded runtime restores the random states, so that the seed is not read again; upstream begins with it.
     "SEED", "VERSION",
-    # For how long, and what is saved and measured on the way.
+    # How long it runs, and what is saved and measured.
     "SOLVER.EPOCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EVAL_PERIOD", "SOLVER.WRITE_PERIOD", "DATASETS.VAL",
     "DATASETS.TEST", "DATALOADER.TEST_BATCH_SIZE", "DECODE_STRATEGY.NAME", "DECODE_STRATEGY.BEAM_SIZE",
     "INFERENCE.NAME", "INFERENCE.METRICS", "INFERENCE.FINAL_METRICS", "INFERENCE.GT_ATTENTION",
@@ -44,15 +44,15 @@ ITERATIONS = "iterations per epoch"
 
 
 def check_same_run(stored: Mapping[str, Mapping], now: Mapping[str, Mapping], where: str) -> None:
-    """Refuse to resume another run; log what may differ and does.
+    """Refuse to resume another run; log settings that differ and may.
 
     Args:
-        stored, now: {"settings": {key: value}, "facts": {what: value}} of the checkpoint and of this run. What only
-            one of them has is not compared.
+        stored, now: {"settings": {key: value}, "facts": {what: value}} of the checkpoint and of this run. Keys
+            that only one of them has are not compared.
         where: the checkpoint, for the message.
 
     Raises:
-        UserError: every value that must be equal and is not, both times with both values.
+        UserError: every value that must be equal and is not, with both values.
     """
     problems = []
     for key in _changed(stored["settings"], now["settings"]):
@@ -75,9 +75,9 @@ def _changed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def warn_of_another_model(cfg: Any, checkpoint: Path) -> None:
-    """Say which settings of the model are not those that its weights were trained with, though the shapes are equal.
+    """Warn about settings of the model that differ from those of its training although the shapes are equal.
 
-    Some of these are studied on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, spoil it.
+    Some are changed on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, spoil the model.
     """
     trained, now = run_of(checkpoint)["settings"], values_of(cfg)
     for key in _changed(trained, now):

@@ -1,4 +1,4 @@
-"""From a row and a seed to one config, and what makes two configs the same run."""
+"""From a row and a seed to one config, and when two configs mean the same run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xmodaler_ssattn.packs.classes import MANIFESTS
 from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.reproduce.plan import Plan, Row
 
-# Where and on what a run is computed, not what is computed.
+# These say where a run is computed, not what is computed.
 NOT_OF_THE_RUN = (
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE",
 )  # fmt: skip
@@ -93,8 +93,8 @@ def difference_of(config: Path) -> dict[str, Any]:
     settings = read_config(config)
     if not any(Path(setting.where).name == BASE for setting in settings.values()):
         raise UserError(
-            f"{config}: expected a chain of _BASE_ that ends in {BASE}; only then is a row's own difference known, "
-            "and can be laid on another base."
+            f"{config}: expected a chain of _BASE_ that ends in {BASE}; the row's difference from that file is "
+            "what the plan's base receives."
         )
     own = {key: setting.value for key, setting in settings.items() if Path(setting.where).name != BASE}
     return {key: value for key, value in own.items() if key not in ("OUTPUT_DIR", "VERSION")}
@@ -114,7 +114,7 @@ def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str,
     config = row.config
     if plan.base is not None:
         config = plan.base
-        # The sample scenes' own config would draw them anew; the data are given here.
+        # The sample scenes' own config would draw them again; the data are given here.
         values |= {"DATALOADER.SAMPLE_SCENES": 0} | difference_of(row.config)
     values |= {**plan.common, **row.set, "SEED": seed}
     return str(config.resolve()), {key: _renamed(value, DATA, str(data.path)) for key, value in values.items()}
@@ -160,7 +160,7 @@ def identity_of(cfg: Any, data: DataFolder) -> dict[str, Any]:
 
 
 def identity_sha256(identity: Mapping[str, Any]) -> str:
-    """One number for ``identity_of``."""
+    """The digest of ``identity_of``."""
     return hashlib.sha256(json.dumps(dict(sorted(identity.items()))).encode("utf-8")).hexdigest()
 
 
@@ -170,10 +170,10 @@ def defaults_of(cfg: Any) -> dict[str, Any]:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """What makes a stored run another one than the wanted, one phrase a key; [] when it is the same.
+    """How a stored run differs from the wanted one, one phrase per key; [] when it is the same.
 
-    A key that came into being after the run counts as unchanged while it has its default. One that the program no
-    longer has is not looked at: what it did is not there to be compared.
+    A key that was added to the program after the run counts as unchanged while it has its default. A key that was
+    removed from the program is ignored.
     """
     before = {**defaults, **stored}
     keys = [key for key in sorted(wanted) if key in before and before[key] != wanted[key]]

@@ -26,7 +26,7 @@ class DatasetFromList(Dataset):
     """A list as a dataset; each record is handed out as a fresh copy, so that a mapper may change it.
 
     Records of plain JSON values are packed into one array of bytes: the loader's worker processes then share
-    its memory, where a list of Python objects would be copied into each of them by and by. A list that JSON
+    its memory, where a list of Python objects would in time be copied into each of them. A list that JSON
     does not give back unchanged (arrays, tuples, integer keys) stays as it is.
     """
 
@@ -151,7 +151,7 @@ def build_xmodaler_train_loader(
     sampler = DistributedSampler(dataset) if comm.get_world_size() > 1 else RandomSampler(dataset)
     if len(sampler) < batch_size:
         raise UserError(
-            f"The training split has {len(sampler)} images a process, fewer than DATALOADER.TRAIN_BATCH_SIZE "
+            f"The training split has {len(sampler)} images per process, fewer than DATALOADER.TRAIN_BATCH_SIZE "
             f"{batch_size}: not one full batch. Lower the batch size."
         )
     return DataLoader(

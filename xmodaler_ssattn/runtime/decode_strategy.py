@@ -107,7 +107,7 @@ def _next_logits(inputs: dict[str, Any], model: nn.Module, words: Tensor, t: int
 
 @DECODE_STRATEGY_REGISTRY.register()
 class GreedyDecoder(DecodeStrategy):
-    """The likeliest word at each step, or with ``DECODE_BY_SAMPLE`` in the batch a drawn one."""
+    """The likeliest word at each step, or with ``DECODE_BY_SAMPLE`` in the batch a sampled one."""
 
     def _forward(self, batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         feats = batched_inputs[kfg.ATT_FEATS]
@@ -140,7 +140,7 @@ class BeamSearcher(DecodeStrategy):
     A finished beam keeps its score and competes with the open ones.
     """
 
-    # Tensors of one row an image that the steps after the first read once a beam. A subclass may add its own.
+    # Tensors with one row per image; after the first step they need one row per beam. A subclass may add its own.
     EXPANDED_KEYS = (
         kfg.ATT_FEATS,
         kfg.GLOBAL_FEATS,
@@ -154,7 +154,7 @@ class BeamSearcher(DecodeStrategy):
     STATE_KEYS = (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES)
 
     def _forward(self, batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-        """``OUT_SIZE`` in the batch (default 1) asks for so many sentences an image, best first: (B, OUT_SIZE, T)."""
+        """``OUT_SIZE`` in the batch (default 1) is the number of sentences per image, best first: (B, OUT_SIZE, T)."""
         feats = batched_inputs[kfg.ATT_FEATS]
         batch_size, beam, device = feats.size(0), self.beam_size, feats.device
         out_size = batched_inputs.get("OUT_SIZE", 1)
@@ -199,7 +199,7 @@ class BeamSearcher(DecodeStrategy):
         return {**ids, kfg.G_SENTS_IDS: sents, kfg.G_LOGP: logprobs}
 
     def _follow(self, inputs: dict[str, Any], parents: Tensor) -> None:
-        """Re-order the decoder's states (B b, ...) so that each beam goes on from its parent (B, b)."""
+        """Re-order the decoder's states (B b, ...) so that each beam continues its parent (B, b)."""
         for key in self.STATE_KEYS:
             if key in inputs:
                 inputs[key] = [

@@ -1,6 +1,6 @@
 """Small pure functions on samples, padded batches and vocabularies.
 
-Letters: B images, S captions an image, K regions, D feature size, T words.
+Letters: B images, S captions per image, K regions, D feature size, T words.
 """
 
 from __future__ import annotations

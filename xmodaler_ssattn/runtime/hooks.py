@@ -181,7 +181,7 @@ class EvalHook(HookBase):
             try:
                 float(value)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"The evaluation score {name!r} is no number: {value!r}.") from error
+                raise ValueError(f"The evaluation score {name!r} is not a number: {value!r}.") from error
         self.trainer.storage.put_scalars(**scores, smoothing_hint=False)
         logger.info("Epoch %d: %s", epoch, "  ".join(f"{name} {float(value):.4f}" for name, value in scores.items()))
 

@@ -1,6 +1,6 @@
 """The whole model: embeddings, encoder, decoder, predictor, and how a list of samples becomes a batch.
 
-Letters: B images, S captions an image, N = B S captions, K regions, T words, V vocabulary size.
+Letters: B images, S captions per image, N = B S captions, K regions, T words, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _PADDED = {
     kfg.G_TARGET_IDS: -1,
     kfg.G_TOKENS_TYPE: 1,
 }
-# One row an image in the samples, one row a caption in a training batch.
+# One row per image in the samples, one row per caption in a training batch.
 _REPEATED = (kfg.ATT_FEATS, kfg.ATT_MASKS, kfg.ATT_FEATS_LOC, kfg.GLOBAL_FEATS)
 
 
@@ -153,11 +153,11 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
         return batch
 
     def greedy_decode(self, batched_inputs: dict[str, Any], output_sents: bool = False) -> dict[str, Any]:
-        """One sentence an image, word by word."""
+        """One sentence per image, word by word."""
         return self.greedy_decoder(batched_inputs, output_sents, model=weakref.proxy(self))
 
     def decode_beam_search(self, batched_inputs: dict[str, Any], output_sents: bool = False) -> dict[str, Any]:
-        """One sentence an image by the strategy that ``DECODE_STRATEGY.NAME`` names."""
+        """One sentence per image by the strategy that ``DECODE_STRATEGY.NAME`` names."""
         return self.beam_searcher(batched_inputs, output_sents, model=weakref.proxy(self))
 
 
@@ -208,12 +208,13 @@ class RnnAttEncoderDecoder(BaseEncoderDecoder):
 
     @staticmethod
     def _mix_own_words(words: Tensor, last_logits: Tensor, ss_prob: float) -> Tensor:
-        """Replace each word with probability ``ss_prob`` by one drawn from the last step's distribution.
+        """Replace each word with probability ``ss_prob`` by one sampled from the last step's distribution.
 
-        The draws are upstream's: one uniform number a caption, then, if any is replaced, one word a caption.
+        Random numbers are used as in upstream: one uniform number per caption, then, if any word is replaced, one word
+        per caption.
         """
         replaced = torch.rand(words.shape, device=words.device) < ss_prob
         if not replaced.any():
             return words
-        drawn = torch.multinomial(last_logits.detach().softmax(-1), 1).squeeze(1)
-        return torch.where(replaced, drawn, words)
+        sampled = torch.multinomial(last_logits.detach().softmax(-1), 1).squeeze(1)
+        return torch.where(replaced, sampled, words)

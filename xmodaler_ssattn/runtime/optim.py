@@ -1,4 +1,4 @@
-"""Optimisers with one parameter group a tensor and optional gradient clipping inside ``step``."""
+"""Optimisers with one parameter group per tensor and optional gradient clipping inside ``step``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    """One group a trainable tensor, in the order of ``model.modules()``; a shared tensor appears once.
+    """One group per trainable tensor, in the order of ``model.modules()``; a shared tensor appears once.
 
     Norm layers have their own weight decay, biases their own weight decay and learning rate factor.
     """

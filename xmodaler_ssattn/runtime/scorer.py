@@ -1,4 +1,4 @@
-"""Scorers: what a caption that was drawn in reinforcement learning is worth. The runtime has none of its own."""
+"""Scorers: the reward of a sampled caption. The runtime has none of its own."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from .registry import SCORER_REGISTRY
 
 
 def build_scorer(cfg: CfgNode) -> Any:
-    """The scorer that ``SCORER.NAME`` names: called with a decoded batch, it returns ``{kfg.REWARDS: ..., ...}``."""
+    """The scorer that ``SCORER.NAME`` names; called with a decoded batch, it returns ``{kfg.REWARDS: ..., ...}``."""
     return SCORER_REGISTRY.get(cfg.SCORER.NAME)(cfg)

@@ -58,7 +58,7 @@ class DefaultTrainer(TrainerBase):
         if cfg.MODEL.USE_EMA:
             raise UserError("MODEL.USE_EMA is available with upstream X-modaler only.")
         self.cfg = cfg
-        # The order of these lines decides what each draws from the random state; it is upstream's.
+        # The order of these lines decides which random numbers each uses; it is upstream's.
         model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, model)
         self.train_data_loader = self.build_train_loader(cfg)
@@ -312,7 +312,7 @@ class DefaultTrainer(TrainerBase):
     def before_train(self) -> None:
         super().before_train()
         if self._resumed:
-            # Drop what the constructor drew; the first step then begins an epoch, as it would have done.
+            # Drop the constructor's iterator; the first step then begins an epoch, as in an uninterrupted run.
             self._train_data_loader_iter = None
             self._restore_random_states()
 
@@ -346,5 +346,5 @@ class DefaultTrainer(TrainerBase):
 
 
 def _summands(losses: dict[str, Any]) -> dict[str, Any]:
-    """The losses that are added up; a name with "acc" in it is an accuracy, for display alone."""
+    """The losses that are added up; a name with "acc" in it is an accuracy, for display only."""
     return {name: value for name, value in losses.items() if "acc" not in name}

@@ -31,9 +31,9 @@ class EventWriter:
 
 
 class JSONWriter(EventWriter):
-    """One JSON object a line: the scalars put at one iteration, and ``iteration``. Appends to an existing file.
+    """One JSON object per line: the scalars put at one iteration, and ``iteration``. Appends to an existing file.
 
-    Noisy scalars are medians over the last 20 values. A value that is no number is written as null.
+    Noisy scalars are medians over the last 20 values. A value that is not a finite number is written as null.
     """
 
     def __init__(self, json_file: str | os.PathLike, window_size: int = SMOOTHING_WINDOW) -> None:
@@ -82,7 +82,7 @@ class TensorboardXWriter(EventWriter):
 class CommonMetricPrinter(EventWriter):
     """A line with the losses, the time left, the seconds an iteration and the learning rate.
 
-    On a terminal the progress bar shows these, and the line goes to the log file alone.
+    On a terminal the progress bar shows these, and the line goes to the log file only.
     """
 
     def __init__(self, max_iter: int | None = None) -> None:
