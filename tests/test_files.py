@@ -151,7 +151,7 @@ def test_marks_inside_of_joined_files_and_compressed_texts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one object"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is duplicated in one object"),
         ("[NaN]", "NaN is not a finite number"),
         ("[-Infinity]", "-Infinity is not"),
         ("[1e999]", "1e999 is not a finite number"),

@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
+from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler, scores_after_each_epoch
 from xmodaler_ssattn.files import atomic_path, read_json, read_text, write_json
 from xmodaler_ssattn.host import HookBase, comm
 
 BEST_WEIGHTS, BEST_RECORD = "model_best.pth", "best.json"
-LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
 logger = logging.getLogger(__name__)
 
 

@@ -14,7 +14,8 @@ from typing import IO, Any
 from xmodaler_ssattn import host
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.cli.demo import last_words, state_of
-from xmodaler_ssattn.engine.best import BEST_WEIGHTS, LAST_CHECKPOINT
+from xmodaler_ssattn.engine.best import BEST_WEIGHTS
+from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, write_json
 from xmodaler_ssattn.reproduce import jobs, settings

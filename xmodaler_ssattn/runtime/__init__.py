@@ -13,25 +13,23 @@ from .constants import kfg
 from .data import (
     DatasetFromList,
     MapDataset,
-    build_dataset_mapper,
     build_xmodaler_train_loader,
     build_xmodaler_valtest_loader,
 )
-from .decode_strategy import BeamSearcher, DecodeStrategy, GreedyDecoder, build_beam_searcher, build_greedy_decoder
-from .decoder import BaseAttention, Decoder, UpDownDecoder, add_decoder_config, build_decoder
-from .embedding import TokenBaseEmbedding, VisualBaseEmbedding, VisualIdentityEmbedding, build_embeddings
-from .encoder import Encoder, UpDownEncoder, add_encoder_config, build_encoder
-from .evaluation import build_evaluation
+from .decode_strategy import BeamSearcher, DecodeStrategy, GreedyDecoder
+from .decoder import BaseAttention, Decoder, UpDownDecoder
+from .embedding import TokenBaseEmbedding, VisualBaseEmbedding, VisualIdentityEmbedding
+from .encoder import Encoder, UpDownEncoder
 from .events import EventStorage, get_event_storage
 from .functional import decode_sequence, expand_tensor, load_vocab, pad_tensor, to_device
 from .hooks import flatten_results_dict
 from .launch import launch
 from .logger import setup_logger
 from .losses import CrossEntropy, LabelSmoothing, build_losses
-from .lr_scheduler import FixLR, StepLR, build_lr_scheduler
+from .lr_scheduler import FixLR, StepLR
 from .meta_arch import BaseEncoderDecoder, RnnAttEncoderDecoder, add_config, build_model
 from .optim import SGD, Adam, AdamW, build_optimizer
-from .predictor import BasePredictor, add_predictor_config, build_predictor
+from .predictor import BasePredictor
 from .registry import (
     DATASETS_REGISTRY,
     DECODE_STRATEGY_REGISTRY,
@@ -47,10 +45,13 @@ from .registry import (
     SCORER_REGISTRY,
     SOLVER_REGISTRY,
     Registry,
+    build_engine,
+    build_evaluation,
+    build_lr_scheduler,
+    build_scorer,
 )
 from .rng import seed_all_rng
-from .scorer import build_scorer
 from .setup import default_setup
 from .train_loop import HookBase, TrainerBase
-from .trainer import DefaultTrainer, build_engine
+from .trainer import DefaultTrainer
 from .writers import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, default_writers

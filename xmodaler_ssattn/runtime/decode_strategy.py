@@ -22,16 +22,6 @@ from .functional import decode_sequence, expand_tensor, load_vocab
 from .registry import DECODE_STRATEGY_REGISTRY
 
 
-def build_beam_searcher(cfg: CfgNode) -> DecodeStrategy:
-    """The strategy that ``DECODE_STRATEGY.NAME`` names."""
-    return DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)(cfg)
-
-
-def build_greedy_decoder(cfg: CfgNode) -> DecodeStrategy:
-    """The strategy registered as 'GreedyDecoder'."""
-    return DECODE_STRATEGY_REGISTRY.get("GreedyDecoder")(cfg)
-
-
 class DecodeStrategy(nn.Module, metaclass=ABCMeta):
     """Runs a model word by word; a subclass writes ``_forward``."""
 

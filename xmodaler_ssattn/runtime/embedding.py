@@ -16,11 +16,6 @@ from .registry import EMBEDDING_REGISTRY
 _ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "celu": nn.CELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
-def build_embeddings(cfg: CfgNode, name: str) -> nn.Module:
-    """The embedding registered as ``name``."""
-    return EMBEDDING_REGISTRY.get(name)(cfg)
-
-
 def _after_layers(node: CfgNode, dim: int) -> dict[str, nn.Module]:
     """What follows the table or the linear layer, as far as the config asks for it."""
     layers: dict[str, nn.Module] = {}

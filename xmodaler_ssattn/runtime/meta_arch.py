@@ -17,13 +17,19 @@ from xmodaler_ssattn.errors import UserError
 from .config import CfgNode
 from .configurable import configurable
 from .constants import kfg
-from .decode_strategy import DecodeStrategy, build_beam_searcher, build_greedy_decoder
-from .decoder import add_decoder_config, build_decoder
-from .embedding import build_embeddings
-from .encoder import add_encoder_config, build_encoder
+from .decode_strategy import DecodeStrategy
 from .functional import expand_tensor, pad_tensor, to_device
-from .predictor import add_predictor_config, build_predictor
-from .registry import META_ARCH_REGISTRY
+from .registry import (
+    DECODE_STRATEGY_REGISTRY,
+    DECODER_REGISTRY,
+    EMBEDDING_REGISTRY,
+    ENCODER_REGISTRY,
+    META_ARCH_REGISTRY,
+    PREDICTOR_REGISTRY,
+)
+
+# Parts whose key in MODEL may be empty: then the model has none.
+_PARTS = {"ENCODER": ENCODER_REGISTRY, "DECODER": DECODER_REGISTRY, "PREDICTOR": PREDICTOR_REGISTRY}
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -91,22 +97,24 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         # The order of these lines decides the random initial weights; it is upstream's.
         return {
-            "token_embed": build_embeddings(cfg, cfg.MODEL.TOKEN_EMBED.NAME),
-            "visual_embed": build_embeddings(cfg, cfg.MODEL.VISUAL_EMBED.NAME),
-            "encoder": build_encoder(cfg),
-            "decoder": build_decoder(cfg),
-            "predictor": build_predictor(cfg),
-            "greedy_decoder": build_greedy_decoder(cfg),
-            "beam_searcher": build_beam_searcher(cfg),
+            "token_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.TOKEN_EMBED.NAME)(cfg),
+            "visual_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.VISUAL_EMBED.NAME)(cfg),
+            **{
+                key.lower(): registry.get(cfg.MODEL[key])(cfg) if cfg.MODEL[key] else None
+                for key, registry in _PARTS.items()
+            },
+            "greedy_decoder": DECODE_STRATEGY_REGISTRY.get("GreedyDecoder")(cfg),
+            "beam_searcher": DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)(cfg),
             "vocab_size": cfg.MODEL.VOCAB_SIZE,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
         }
 
     @classmethod
     def add_config(cls, cfg: CfgNode, tmp_cfg: CfgNode) -> None:
-        add_encoder_config(cfg, tmp_cfg)
-        add_decoder_config(cfg, tmp_cfg)
-        add_predictor_config(cfg, tmp_cfg)
+        for key, registry in _PARTS.items():
+            name = tmp_cfg.MODEL.get(key, cfg.MODEL[key])
+            if name:
+                registry.get(name).add_config(cfg)
 
     @abstractmethod
     def get_extended_attention_mask(self, batched_inputs: dict[str, Any]) -> dict[str, Tensor | None]:

@@ -79,7 +79,7 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
     return type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
 
 
-def _adam_arguments(cfg: CfgNode, params: Any) -> dict[str, Any]:
+def _adam_settings(cfg: CfgNode, params: Any) -> dict[str, Any]:
     return {
         "params": params,
         "lr": cfg.SOLVER.BASE_LR,
@@ -93,32 +93,30 @@ def _adam_arguments(cfg: CfgNode, params: Any) -> dict[str, Any]:
 @SOLVER_REGISTRY.register()
 class Adam(torch.optim.Adam):
     @configurable
-    def __init__(self, *, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+    def __init__(self, *, params, **settings) -> None:
+        super().__init__(params, **settings)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
-        return _adam_arguments(cfg, params)
+        return _adam_settings(cfg, params)
 
 
 @SOLVER_REGISTRY.register()
 class AdamW(torch.optim.AdamW):
     @configurable
-    def __init__(self, *, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=False) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+    def __init__(self, *, params, **settings) -> None:
+        super().__init__(params, **settings)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
-        return _adam_arguments(cfg, params)
+        return _adam_settings(cfg, params)
 
 
 @SOLVER_REGISTRY.register()
 class SGD(torch.optim.SGD):
     @configurable
-    def __init__(self, *, params, lr=0.1, momentum=0, dampening=0, weight_decay=0, nesterov=False) -> None:
-        super().__init__(
-            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov)
-        )
+    def __init__(self, *, params, **settings) -> None:
+        super().__init__(params, **settings)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
@@ -128,5 +126,5 @@ class SGD(torch.optim.SGD):
             "momentum": cfg.SOLVER.MOMENTUM,
             "dampening": cfg.SOLVER.DAMPENING,
             "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
-            "nesterov": cfg.SOLVER.NESTEROV,
+            "nesterov": bool(cfg.SOLVER.NESTEROV),
         }

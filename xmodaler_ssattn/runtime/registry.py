@@ -26,6 +26,10 @@ class Registry(_Registry):
             f"Known names: {', '.join(known) or 'none'}. A class of your own is known once its module is imported."
         )
 
+    def build(self, cfg: Any, name: str) -> Any | None:
+        """The class registered under ``name``, made from the config; None for an empty name."""
+        return self.get(name)(cfg) if name else None
+
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
 EMBEDDING_REGISTRY = Registry("EMBEDDING")
@@ -40,3 +44,26 @@ DATASETS_REGISTRY = Registry("DATASETS")
 EVALUATION_REGISTRY = Registry("EVALUATION")
 ENGINE_REGISTRY = Registry("ENGINE")
 SCORER_REGISTRY = Registry("SCORER")
+
+
+def build_evaluation(cfg: Any, annfile: str, output_dir: str | None) -> Any | None:
+    """The evaluator that ``INFERENCE.NAME`` names, or None for an empty name; the runtime has none of its own."""
+    return EVALUATION_REGISTRY.get(cfg.INFERENCE.NAME)(cfg, annfile, output_dir) if cfg.INFERENCE.NAME else None
+
+
+def build_scorer(cfg: Any) -> Any:
+    """The scorer of sampled captions that ``SCORER.NAME`` names; the runtime has none of its own.
+
+    Called with a decoded batch, it returns ``{kfg.REWARDS: ..., ...}``.
+    """
+    return SCORER_REGISTRY.get(cfg.SCORER.NAME)(cfg)
+
+
+def build_engine(cfg: Any) -> Any:
+    """The trainer that ``ENGINE.NAME`` names."""
+    return ENGINE_REGISTRY.get(cfg.ENGINE.NAME)(cfg)
+
+
+def build_lr_scheduler(cfg: Any, optimizer: Any, data_size: int) -> Any:
+    """The schedule that ``LR_SCHEDULER.NAME`` names; ``data_size`` is the number of iterations in an epoch."""
+    return LR_SCHEDULER_REGISTRY.get(cfg.LR_SCHEDULER.NAME)(cfg, optimizer, data_size)

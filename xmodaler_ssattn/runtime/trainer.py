@@ -24,23 +24,16 @@ from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain
 from .config import CfgNode
 from .constants import kfg
 from .data import build_xmodaler_train_loader, build_xmodaler_valtest_loader
-from .evaluation import build_evaluation
 from .losses import build_losses
-from .lr_scheduler import build_lr_scheduler
 from .meta_arch import build_model
 from .optim import build_optimizer
-from .registry import ENGINE_REGISTRY
+from .registry import ENGINE_REGISTRY, build_evaluation, build_lr_scheduler
 from .rng import get_random_state, set_random_state
 from .train_loop import HookBase, TrainerBase
 from .writers import EventWriter, default_writers
 
 logger = logging.getLogger(__name__)
 LAST_RANDOM_STATE = "last_random_state"
-
-
-def build_engine(cfg: CfgNode) -> TrainerBase:
-    """The trainer that ``ENGINE.NAME`` names."""
-    return ENGINE_REGISTRY.get(cfg.ENGINE.NAME)(cfg)
 
 
 @ENGINE_REGISTRY.register()
@@ -200,11 +193,11 @@ class DefaultTrainer(TrainerBase):
             batch = next(self._train_data_loader_iter)
         return batch
 
-    def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float, prefix: str = "") -> None:
+    def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float) -> None:
         """Put the losses, averaged over the processes, into the storage.
 
         Raises:
-            FloatingPointError: a loss is infinite or no number; the optimiser has not stepped yet.
+            FloatingPointError: a loss is infinite or NaN; the optimiser has not stepped yet.
         """
         metrics = {name: float(torch.as_tensor(value).detach()) for name, value in loss_dict.items()}
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
@@ -218,7 +211,7 @@ class DefaultTrainer(TrainerBase):
             return
         self.storage.put_scalar("data_time", max(process.pop("data_time") for process in gathered))
         means = {name: float(np.mean([process[name] for process in gathered])) for name in metrics}
-        self.storage.put_scalar(f"{prefix}total_loss", sum(_summands(means).values()))
+        self.storage.put_scalar("total_loss", sum(_summands(means).values()))
         if len(means) > 1:
             self.storage.put_scalars(**means)
 
