@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "xmodaler_ssattn/__init__.py").read_text(), re.M).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xmodaler_ssattn/_version.py").read_text()).group(1)
 
 setup(
     name="xmodaler_ssattn",
@@ -52,6 +52,6 @@ setup(
         "lemminflect>=0.2.3",
         "matplotlib>=3.8",
     ],
-    extras_require={"test": ["pytest>=7.4", "ruff>=0.6", "selenium>=4.11"]},
+    extras_require={"test": ["mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"]},
     entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},
 )

@@ -225,7 +225,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_without_a_traceback():
     """`xmodaler ... | head -1`: what is printed after head has gone meets a broken pipe."""
     script = (
         "import sys; from types import SimpleNamespace as N; from xmodaler_ssattn.cli import main as m;"
-        "m.build_parser = lambda: N(parse_args=lambda argv: N(run=lambda args: print('line', flush=True)));"
+        "m.parse = lambda words: N(run=lambda args: print('line', flush=True));"
         "sys.stdin.read(); sys.exit(m.main([]))"
     )
     process = subprocess.Popen(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.cli.main import build_parser, main
+from xmodaler_ssattn.cli.main import main, parse
 from xmodaler_ssattn.cli.output import accept_all_characters, printable
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn, make_scene
@@ -33,7 +33,7 @@ PAIRS = ["SOLVER.EPOCH", "1", "LOSSES.GROUNDING.MU", "-1", "SOLVER.EPS", "-1e-5"
     ],
 )
 def test_options_and_pairs_come_in_any_order(words):
-    args = build_parser().parse_args(words)
+    args = parse(words)
     assert args.opts == PAIRS and args.resume and args.num_gpus == 2 and args.config_file == CONFIG
 
 
@@ -46,7 +46,7 @@ def processes_of_these_tests_need_no_clone(monkeypatch):
 
 @pytest.mark.parametrize("command", [["train"], ["eval", "--weights", "w.pth"], ["check"]])
 def test_every_command_with_pairs_takes_options_behind_them(command):
-    args = build_parser().parse_args([*command, "SEED", "3", "--data", "d", "--config-file", CONFIG])
+    args = parse([*command, "SEED", "3", "--data", "d", "--config-file", CONFIG])
     assert args.opts == ["SEED", "3"] and args.data == "d" and args.config_file == CONFIG
 
 
@@ -80,10 +80,10 @@ def test_values_that_begin_with_a_dash_reach_the_config():
 
 def test_the_pairs_of_the_caption_command_may_be_negative_and_unknown_words_are_refused(capsys):
     words = ["caption", "a.jpg", "--weights", "w", "--opts", "SEED", "-1", "--report", "p.html"]
-    args = build_parser().parse_args(words)
+    args = parse(words)
     assert args.opts == ["SEED", "-1"] and args.report == "p.html" and args.photos == ["a.jpg"]
     with pytest.raises(SystemExit):
-        build_parser().parse_args([*words, "--frobnicate"])
+        parse([*words, "--frobnicate"])
     assert "unrecognized arguments: --frobnicate" in capsys.readouterr().err
 
 
@@ -100,7 +100,7 @@ def test_a_character_that_the_encoding_lacks_is_escaped(encoding, monkeypatch):
 def test_a_command_whose_terminal_knows_ascii_only_ends_well():
     script = (
         "import sys; from types import SimpleNamespace as N; from xmodaler_ssattn.cli import main as m;"
-        "m.build_parser = lambda: N(parse_args=lambda argv: N(run=lambda args: print('caf\\u00e9 \\u2713 \\u4e2d')));"
+        "m.parse = lambda words: N(run=lambda args: print('caf\\u00e9 \\u2713 \\u4e2d'));"
         "sys.exit(m.main([]))"
     )
     done = subprocess.run(
@@ -143,7 +143,7 @@ def test_a_full_disk_behind_the_output_is_an_error_with_a_reason():
         pytest.skip("no /dev/full")
     script = (
         "import sys; from types import SimpleNamespace as N; from xmodaler_ssattn.cli import main as m;"
-        "m.build_parser = lambda: N(parse_args=lambda argv: N(run=lambda args: print('line')));"
+        "m.parse = lambda words: N(run=lambda args: print('line'));"
         "code = m.main([]); sys.stdout = None; import os; os._exit(code)"
     )
     with open("/dev/full", "w") as full:
@@ -185,3 +185,35 @@ def test_scenes_look_drawn_and_photographs_do_not():
     assert not looks_drawn(Image.fromarray(noise))  # textured, as photographs are
     assert not looks_drawn(Image.new("RGB", (400, 300), "white"))
     assert not looks_drawn(make_scene(3, 0).draw().resize((640, 480)))  # of no size that scenes have
+
+
+# --- the start ----------------------------------------------------------------------------------------------
+def started(*words):
+    """(exit code, output, errors) of the console script, which ends with an error if it has imported torch."""
+    script = (
+        "import sys, xmodaler_ssattn_command as c\n"
+        "try: code = c.main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["--version"], 0, "xmodaler_ssattn 0."),
+        (["--help"], 0, "caption and score val and test with trained weights"),
+        ([], 0, "usage: xmodaler"),
+        (["train", "--help"], 0, "--config-file FILE"),
+        (["trian"], 2, "unknown 'trian'; did you mean train?"),
+        (["prepare", "annotatons"], 2, "unknown 'annotatons'; did you mean annotations?"),
+        (["train"], 2, "the following arguments are required: --config-file"),
+    ],
+)
+def test_help_and_typing_errors_are_answered_without_pytorch(words, code, named):
+    given, output, errors = started(*words)
+    assert given == code, errors
+    assert named in (errors if code else output)

@@ -151,7 +151,7 @@ def test_marks_inside_of_joined_files_and_compressed_texts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one object"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is duplicated in one object"),
         ("[NaN]", "NaN is not a finite number"),
         ("[-Infinity]", "-Infinity is not"),
         ("[1e999]", "1e999 is not a finite number"),
@@ -208,7 +208,6 @@ ALLOWED_READS = {
     "packs/formats/tsv.py": {"decode": "an excerpt for a message, or the id column, as latin-1"},
     "data/device_cache.py": {"read_text": MACHINE},
     "packs/region_file.py": {"decode": "attributes of an HDF5 file"},
-    "engine/resume.py": {"safe_load": "of cfg.dump()"},
     "evaluation/java.py": {"decode": PROCESS},
     "evaluation/results.py": {"decode": "base64"},
     "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},

@@ -75,7 +75,7 @@ def test_an_imported_x_modaler_wins_and_contradictions_are_errors(tmp_path):
     elsewhere = choose(tmp_path, first, XMODALER_HOME="/nowhere/at/all")
     assert elsewhere.returncode != 0 and "Unset one of the two" in elsewhere.stderr
     alone = choose(tmp_path, first)  # chosen, and then found to be another version
-    assert alone.returncode != 0 and "xmodaler.config has no CfgNode" in alone.stderr
+    assert alone.returncode != 0 and "xmodaler.config has no get_cfg" in alone.stderr
 
 
 def test_the_command_says_so_without_a_traceback(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.cli.main import build_parser
+from xmodaler_ssattn.cli.main import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def commands() -> list[str]:
 def test_every_command_in_the_readme_is_understood(line):
     words = shlex.split(line.split("&&")[-1])
     words = words[words.index("xmodaler") + 1 :]
-    args = build_parser().parse_args(words)
+    args = parse(words)
     assert isinstance(args, argparse.Namespace) and callable(args.run)
 
 

@@ -148,7 +148,7 @@ class Benchmark:
         )
 
     def largest(self) -> None:
-        from xmodaler_ssattn.fast.device_cache import free_bytes
+        from xmodaler_ssattn.data.device_cache import free_bytes
 
         free = (free_bytes(torch.device(DEVICE)) or 0) / 2**20
         budget = self.args.memory * 1024 if self.args.memory else MEMORY_SHARE * free

@@ -14,6 +14,7 @@ imported, else those of the embedded runtime; see ``host.py``):
 After that their names work in any X-modaler yaml, in any script that builds from the registries.
 """
 
+from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 from xmodaler_ssattn.engine.rl_trainer import SelfCriticalTrainer
@@ -28,8 +29,6 @@ from xmodaler_ssattn.modeling import (
     SSAttentionDecoder,
 )
 from xmodaler_ssattn.scorer import CiderD, GroundedScorer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CiderD",
@@ -47,4 +46,5 @@ __all__ = [
     "SSAttentionDecoder",
     "SelfCriticalLoss",
     "SelfCriticalTrainer",
+    "__version__",
 ]

@@ -45,16 +45,17 @@ def add_ss_attention_config(cfg: Any) -> None:
         # Divide the sum by 1 + lambda, so that gamma sums to 1. The paper's equation is the plain sum.
         RENORMALIZE=False,
         # Beyond the paper: above 0, the state shifts beta between the classes, beta_t = softmax(log beta +
-        # (W_s h_t)^T (W_e c_i)), with so many numbers on either side of the product. Trains word by word.
+        # (W_s h_t)^T (W_e c_i)), STATE_DIM numbers on either side of the product. Trains word by word.
         STATE_DIM=0,
         # Outputs of W_c and W_p each; the paper's "1-dimensional vector, i.e. a value".
         DIM=1,
-        # Biases of W_c and W_p. The equations show none. By itself a bias does not keep the single ReLU alive: W_p
-        # starts at 0 on every region of 200 real images in 21 % of 1,000 seeds with torch's own draw, and in 18 %
-        # without a bias. POSITIVE_BIAS_INIT, which needs the bias, does.
+        # Biases of W_c and W_p. The equations show none. By itself a bias does not keep the single ReLU alive: with
+        # torch's own initial values W_p starts at 0 on every region of 200 real images in 21 % of 1,000 seeds, without
+        # a bias in 18 %. POSITIVE_BIAS_INIT, which needs the bias, keeps it alive.
         BIAS=True,
         # Added to those biases at the start. With 1.0 no slot starts dead on real boxes in 1,000 seeds (0.5: 1 %), and
-        # the softmax does not see it: all regions' scores move together. 0.0: torch's own draw. Unused without BIAS.
+        # it does not change the softmax, since all regions' scores move together. 0.0: torch's own values. Unused
+        # without BIAS.
         POSITIVE_BIAS_INIT=1.0,
         # What each slot reads: its own input, or the raw features V (Table 2 replaces, never removes).
         SPATIAL_INPUT="p",  # 'p' or 'v'
@@ -65,7 +66,7 @@ def add_ss_attention_config(cfg: Any) -> None:
         VISUAL_BIAS=True,
         # C, background included: Bottom-Up's 1,600 Visual Genome classes + 1.
         NUM_CLASSES=1601,
-        # Seed of the generator that draws W_c, W_p, W_b; its own, so that all other weights equal the
+        # Seed of the generator for the initial W_c, W_p, W_b; its own, so that all other weights equal the
         # baseline's for one SEED. Below 0: the run's SEED.
         SEED=-1,
     )
@@ -98,13 +99,13 @@ def add_ssattn_config(cfg: Any) -> None:
         # 'none': read rows through the memory map; 'ram': read the file once at the start; 'device': keep the training
         # images' regions on MODEL.DEVICE, so that no feature crosses the bus in a step (else 'ram', with a warning).
         CACHE="none",
-        # Above 0: the data folder holds drawn sample scenes, and so many are drawn when it is not there yet.
+        # Above 0: the data folder holds sample scenes; this number of scenes is drawn when it does not exist yet.
         SAMPLE_SCENES=0,
     )
     _defaults(
         cfg.MODEL,
         # Training may start from MODEL.WEIGHTS that lack some of the model's weights, such as a stock Up-Down's; those
-        # keep their draw and are named in the log. False: such a file is refused, as it always is for evaluation.
+        # keep their initial values and are named in the log. False: such a file is refused, as always for evaluation.
         PARTIAL_WEIGHTS=False,
         # sha256 of the word list that the model is trained with, one word per line (modeling/word_list.py), and of the
         # files that its regions come from: the detector's class list and weights. `xmodaler train` writes them into
@@ -114,10 +115,10 @@ def add_ssattn_config(cfg: Any) -> None:
         DETECTOR_SHA256="",
         # Threads of torch's products on a CPU, set by `xmodaler train`; 0: torch's own choice.
         CPU_THREADS=0,
-        # True: an image's captions share one dropout mask on its embedded regions, so that W_v V, too, is computed once
-        # an image. False: a mask a caption, as in the stock model.
+        # True: an image's captions share one dropout mask on its embedded regions, so that W_v V is also computed once
+        # per image. False: one mask per caption, as in the stock model.
         SHARE_REGION_DROPOUT=False,
-        # CUDA alone: record the encoding and the recurrence of a training step as graphs, one for each number of words
+        # CUDA only: record the encoding and the recurrence of a training step as graphs, one for each number of words
         # (rounded up to a multiple of 4), and replay them. Not yet run on a GPU.
         CAPTURE_GRAPHS=False,
     )
@@ -126,17 +127,17 @@ def add_ssattn_config(cfg: Any) -> None:
         # bfloat16 products (tensor cores on a GPU, AMX on a CPU); states, softmax and losses stay float32.
         AMP=False,
         # A score such as "val/CIDEr": keep the weights of the epoch where it is highest (model_best.pth) and the last
-        # checkpoint, and remove the others as training goes on. "": keep every checkpoint, as the host does.
+        # checkpoint, and remove the others during training. "": keep every checkpoint, as the host does.
         KEEP_BEST="",
     )
     _defaults(
         # Self-critical training. The host's NAME, TYPES, WEIGHTS and EOS_ID keep their meaning; GT_PATH '' is the
         # train.json of DATALOADER.ANNO_FOLDER, and CIDER_CACHED stays ''.
         cfg.SCORER,
-        # What a drawn caption has to beat: 'greedy', the reward of the image's greedy caption, or 'mean', the mean of
-        # the image's other drawn captions (no greedy decoding then).
+        # What a sampled caption has to beat: 'greedy', the reward of the image's greedy caption, or 'mean', the mean
+        # reward of the image's other sampled captions (then nothing is decoded greedily).
         BASELINE="greedy",
-        # Weight of the share of drawn object words whose region hits their object, beside CIDEr-D (0 to 10).
+        # Weight of the share of sampled object words whose region hits their object, beside CIDEr-D (0 to 10).
         GROUNDING_WEIGHT=0.0,
     )
     _defaults(
@@ -149,7 +150,7 @@ def add_ssattn_config(cfg: Any) -> None:
         # The weights whose argmax is a word's region: 'gamma' pools v-hat; 'alpha' and 'beta' for study.
         GROUND_BY="gamma",
         # Scores while training, and those added after the last epoch and by `xmodaler eval`;
-        # "test/SPICE" asks for a metric on one split alone.
+        # "test/SPICE" asks for a metric on one split only.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
         FINAL_METRICS=["METEOR", "SPICE"],
         # Folder of pictures named by image id, for the overlays in TensorBoard; "": ANNO_FOLDER/Images when there.

@@ -1,4 +1,4 @@
-"""The one exception class for mistakes that a user can fix.
+"""The exception classes for mistakes that a user can fix, and the words of their messages.
 
 Everything that depends on files, configs or command lines given by a person raises ``UserError``
 with a text that says what was expected, what came, where, and what to do. The command line prints
@@ -19,6 +19,22 @@ _VARYING = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|\d+(?:[.,]\d+)*""")
 
 class UserError(ValueError):
     """A mistake in the input; the message alone must be enough to fix it."""
+
+
+class HostError(UserError, RuntimeError):
+    """X-modaler was asked for and cannot be used, or the settings contradict each other."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: the nearest known one, if one is near.
+
+    >>> "unknown command 'trian'" + did_you_mean("trian", ["demo", "train"])
+    "unknown command 'trian'; did you mean train?"
+    """
+    import difflib  # here: most commands run without a mistake
+
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def raise_all(problems: Iterable[str], heading: str) -> None:

@@ -26,6 +26,13 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError
 
 
+def _make_as_readable_as_others(path: Path, mode: int) -> None:
+    """``tempfile`` makes files and folders that only the user can read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
@@ -38,10 +45,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix or ".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
-    # mkstemp gives 0600; a finished file should be as readable as any other file of the user.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)
+    _make_as_readable_as_others(temporary, 0o666)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -61,9 +65,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         raise FileExistsError(f"{path} exists already; a folder is never replaced.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o777 & ~umask)
+    _make_as_readable_as_others(temporary, 0o777)
     try:
         yield temporary
         os.rename(temporary, path)
@@ -194,7 +196,7 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
     """Read a JSON file, plain or gzip; ``what`` names its role in the error messages.
 
     Args:
-        finite: False where the caller looks at every number and can say where NaN or Infinity stands.
+        finite: False where the caller checks every number and can say where NaN or Infinity is.
 
     Raises:
         UserError: the file cannot be read as text (``read_text``), or ``parse_json`` refuses it.
@@ -260,7 +262,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in made if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated!r} stands twice in one object")
+        raise ValueError(f"the key {repeated!r} is duplicated in one object")
     return made
 
 

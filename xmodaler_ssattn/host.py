@@ -9,9 +9,9 @@ Every other file of this package writes ``from xmodaler_ssattn.host import ...``
 4. an importable ``xmodaler.config`` (the clone is on PYTHONPATH or is the working directory);
 5. the embedded runtime.
 
-``import xmodaler`` alone succeeds in any folder that holds a folder of that name, so it is
-``xmodaler.config`` that counts. A host that was asked for but is broken is reported with its own
-error and never replaced silently; settings that contradict each other are errors.
+``import xmodaler`` succeeds in any folder that contains a folder of that name; therefore ``xmodaler.config``
+decides. A chosen host that does not import is an error, never silently replaced; so are settings that contradict
+each other.
 """
 
 from __future__ import annotations
@@ -22,58 +22,54 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from xmodaler_ssattn.errors import HostError
 
 EMBEDDED, UPSTREAM = "embedded", "upstream"
 
-# Where upstream keeps each public name that we use; the runtime exports all of them itself.
-_UPSTREAM_MODULES: dict[str, tuple[str, ...]] = {
-    "config": ("CfgNode", "get_cfg", "configurable", "kfg"),
-    "modeling": ("build_model", "add_config"),
-    "modeling.meta_arch.build": ("META_ARCH_REGISTRY",),
-    "modeling.meta_arch.base_enc_dec": ("BaseEncoderDecoder",),
-    "modeling.decoder.build": ("DECODER_REGISTRY", "build_decoder", "add_decoder_config"),
-    "modeling.decoder.decoder": ("Decoder",),
-    "modeling.decoder.updown_decoder": ("UpDownDecoder",),
-    "modeling.encoder.build": ("ENCODER_REGISTRY", "build_encoder", "add_encoder_config"),
-    "modeling.encoder.encoder": ("Encoder",),
-    "modeling.encoder.updown_encoder": ("UpDownEncoder",),
-    "modeling.predictor.build": ("PREDICTOR_REGISTRY", "build_predictor", "add_predictor_config"),
-    "modeling.predictor.base_predictor": ("BasePredictor",),
-    "modeling.embedding.build": ("EMBEDDING_REGISTRY", "build_embeddings"),
-    "modeling.embedding.visual_embed": ("VisualBaseEmbedding",),
-    "modeling.embedding.token_embed": ("TokenBaseEmbedding",),
-    "modeling.decode_strategy.build": ("DECODE_STRATEGY_REGISTRY",),
-    "modeling.decode_strategy.decode_strategy": ("DecodeStrategy",),
-    "losses.build": ("LOSSES_REGISTRY", "build_losses"),
-    "scorer.build": ("SCORER_REGISTRY", "build_scorer"),
-    "datasets.build": ("DATASETS_REGISTRY", "build_xmodaler_train_loader", "build_xmodaler_valtest_loader"),
-    "evaluation.build": ("EVALUATION_REGISTRY", "build_evaluation"),
-    "optim.build": ("SOLVER_REGISTRY", "build_optimizer"),
-    "lr_scheduler.build": ("LR_SCHEDULER_REGISTRY", "build_lr_scheduler"),
-    "engine": ("DefaultTrainer", "default_argument_parser", "default_setup", "launch", "build_engine", "HookBase"),
-    "engine.build": ("ENGINE_REGISTRY",),
-    "checkpoint": ("XmodalerCheckpointer",),
-    "utils.events": ("EventStorage", "get_event_storage"),
-    "utils.env": ("seed_all_rng",),
-    "functional": ("load_vocab",),
+# Upstream's modules and the public names of each that we use; the runtime exports all of them itself.
+_UPSTREAM_MODULES = {
+    "config": "get_cfg configurable kfg",
+    "modeling": "build_model add_config",
+    "modeling.meta_arch.build": "META_ARCH_REGISTRY",
+    "modeling.meta_arch.base_enc_dec": "BaseEncoderDecoder",
+    "modeling.decoder.build": "DECODER_REGISTRY",
+    "modeling.decoder.decoder": "Decoder",
+    "modeling.decoder.updown_decoder": "UpDownDecoder",
+    "modeling.encoder.encoder": "Encoder",
+    "modeling.encoder.updown_encoder": "UpDownEncoder",
+    "modeling.predictor.base_predictor": "BasePredictor",
+    "modeling.embedding.build": "EMBEDDING_REGISTRY",
+    "modeling.embedding.visual_embed": "VisualBaseEmbedding",
+    "modeling.embedding.token_embed": "TokenBaseEmbedding",
+    "modeling.decode_strategy.build": "DECODE_STRATEGY_REGISTRY",
+    "modeling.decode_strategy.decode_strategy": "DecodeStrategy",
+    "losses.build": "LOSSES_REGISTRY build_losses",
+    "scorer.build": "SCORER_REGISTRY build_scorer",
+    "datasets.build": "DATASETS_REGISTRY build_xmodaler_train_loader build_xmodaler_valtest_loader",
+    "evaluation.build": "EVALUATION_REGISTRY build_evaluation",
+    "optim.build": "SOLVER_REGISTRY build_optimizer",
+    "lr_scheduler.build": "LR_SCHEDULER_REGISTRY",
+    "engine": "DefaultTrainer default_setup launch build_engine HookBase",
+    "engine.build": "ENGINE_REGISTRY",
+    "checkpoint": "XmodalerCheckpointer",
+    "utils.events": "EventStorage get_event_storage",
+    "utils.env": "seed_all_rng",
+    "functional": "load_vocab",
 }
 
 _WAY_OUT = (
-    "Either mend that clone (its requirements: torch, torchvision, pytorch_transformers, fvcore, omegaconf, jsonlines, "
+    "Either fix that clone (its requirements: torch, torchvision, pytorch_transformers, fvcore, omegaconf, jsonlines, "
     "json_lines, tensorboard, termcolor, tabulate, pycocotools, pycocoevalcap), or set "
     "XMODALER_SSATTN_HOST=embedded to use the runtime that this package carries."
 )
 
 
-class HostError(RuntimeError):
-    """X-modaler was asked for and cannot be used, or the settings contradict each other."""
-
-
 def _imported_upstream() -> str | None:
     """The folder of an X-modaler that is imported already, else None."""
     module = sys.modules.get("xmodaler.config")
-    return str(Path(module.__file__).parents[2]) if module is not None else None
+    return str(Path(str(module.__file__)).parents[2]) if module is not None else None
 
 
 def _find_upstream() -> str | None:
@@ -143,7 +139,7 @@ def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str
 
 def _load_upstream() -> dict[str, Any]:
     names: dict[str, Any] = {}
-    for module_name, wanted in _UPSTREAM_MODULES.items():
+    for module_name, listed in _UPSTREAM_MODULES.items():
         full = f"xmodaler.{module_name}"
         try:
             module = importlib.import_module(full)
@@ -152,6 +148,7 @@ def _load_upstream() -> dict[str, Any]:
                 f"X-modaler was chosen ({REASON}), but importing {full} failed: {type(error).__name__}: {error}. "
                 f"{_WAY_OUT}"
             ) from error
+        wanted = listed.split()
         absent = [name for name in wanted if not hasattr(module, name)]
         if absent:
             raise HostError(
@@ -160,16 +157,17 @@ def _load_upstream() -> dict[str, Any]:
             )
         names.update({name: getattr(module, name) for name in wanted})
     names["comm"] = importlib.import_module("xmodaler.utils.comm")
-    names["HOST_ERRORS"] = ()
     return names
 
 
 def _load_embedded() -> dict[str, Any]:
     runtime = importlib.import_module("xmodaler_ssattn.runtime")
-    wanted = [name for group in _UPSTREAM_MODULES.values() for name in group] + ["comm"]
-    # Mistakes that a person can mend, in the runtime's own classes; upstream has none of these.
-    errors = {"HOST_ERRORS": (runtime.ConfigError, runtime.CheckpointError)}
-    return errors | {name: getattr(runtime, name) for name in wanted}
+    return {name: getattr(runtime, name) for name in ("comm", *" ".join(_UPSTREAM_MODULES.values()).split())}
+
+
+if TYPE_CHECKING:  # the names come from one of two packages
+
+    def __getattr__(name: str) -> Any: ...
 
 
 NAME, REASON = choose_host()

@@ -1,25 +1,30 @@
-"""Progress for people: a bar on a terminal, now and then a plain line anywhere else."""
+"""Progress for people: a bar on a terminal, a few plain lines anywhere else."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
 
-# Lines in a log file are read later, not watched: one in ten seconds is enough.
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 10.0  # lines in a log file are read later, not watched
 
 
-def progress(iterable: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
-    """Iterate over ``iterable`` and report how far it got on stderr.
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
-    On a terminal this is tqdm's bar. Elsewhere it prints ``desc: done/total (seconds left)`` at most
-    every ten seconds, so that logs stay short, and nothing at all for short work.
+
+def progress(
+    iterable: Iterable[T], total: int | None = None, desc: str = "", say: Callable[[str], None] = to_stderr
+) -> Iterator[T]:
+    """Iterate over ``iterable`` and report how far it got.
+
+    On a terminal this is tqdm's bar. Elsewhere ``say`` receives ``desc: done/total, seconds left`` at most every ten
+    seconds, so that logs stay short, and nothing for short work.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if sys.stderr.isatty():
         from tqdm import tqdm
@@ -32,5 +37,5 @@ def progress(iterable: Iterable[T], total: int | None = None, desc: str = "") ->
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
-            print(f"{desc}: {done}{f'/{total}' if total else ''}{left}", file=sys.stderr, flush=True)
+            left = f"/{total}, {(now - start) / done * (total - done):.0f} s left" if total else ""
+            say(f"{desc}: {done}{left}")

@@ -144,7 +144,7 @@ def test_a_json_file_may_be_compressed_and_no_key_stands_twice(tmp_path, kind):
         return
     first, rest = text.strip().removeprefix("{").split(":", 1)
     path.write_text(f"{{{first}: 1, {first}:{rest}", encoding="utf-8")
-    with pytest.raises(UserError, match="stands twice in one object") as caught:
+    with pytest.raises(UserError, match="is duplicated in one object") as caught:
         read(path)
     assert name in str(caught.value)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xmodaler_ssattn.engine.advantages import over_greedy, over_others
+from xmodaler_ssattn.engine.rl_trainer import over_greedy, over_others
 
 REWARDS = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])
 
@@ -25,5 +25,5 @@ def test_with_the_mean_as_baseline_an_images_advantages_sum_to_zero():
 
 
 def test_a_single_caption_has_no_others():
-    with pytest.raises(ValueError, match="at least two captions an image, got 1"):
+    with pytest.raises(ValueError, match="at least two captions per image, got 1"):
         over_others(REWARDS[:, :1])

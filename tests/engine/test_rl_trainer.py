@@ -82,7 +82,7 @@ def test_the_loss_is_the_advantage_times_the_log_probability_of_the_drawn_words(
     trainer.model.eval()
     batch = all_images(trainer)
     torch.manual_seed(1)
-    forced, metrics = trainer._draw_and_score(batch)
+    forced, metrics = trainer._sample_and_score(batch)
     torch.manual_seed(1)
     drawn = sample_captions(trainer.model, batch, 12, greedy_first=True).sents.view(4, 13, -1)
     rewards = np.array(
@@ -105,7 +105,7 @@ def test_with_the_mean_as_baseline_nothing_is_decoded_greedily_and_advantages_su
     trainer = rl_trainer(tmp_path, SCORER__BASELINE="mean")
     rows, original = set(), trainer.model.step
     monkeypatch.setattr(trainer.model, "step", lambda i, word, t: (rows.add(len(word)), original(i, word, t))[1])
-    forced, metrics = trainer._draw_and_score(all_images(trainer))
+    forced, metrics = trainer._sample_and_score(all_images(trainer))
     assert rows == {48}
     torch.testing.assert_close(forced[kfg.REWARDS].view(4, 12).sum(1), torch.zeros(4), atol=1e-5, rtol=0)
     assert metrics["baseline"] == metrics["reward"]
@@ -199,7 +199,7 @@ def test_every_setting_that_cannot_work_is_named_before_any_data_is_read(tmp_pat
         SelfCriticalTrainer(cfg)
     message = str(caught.value)
     for part in (
-        "SCORER.BASELINE: expected one of ('greedy', 'mean'), got 'beam' (a beam is no baseline here)",
+        "SCORER.BASELINE: expected one of ('greedy', 'mean'), got 'beam' (not a beam)",
         "SCORER.NAME: expected a registered scorer such as GroundedScorer, got 'Nobody'",
         "LOSSES.NAMES: expected 'SelfCriticalLoss' among them",
         "CrossEntropy would teach the model to repeat",

@@ -150,7 +150,7 @@ def test_a_submission_of_other_ids_shows_both_kinds(tmp_path):
 
 def test_ids_that_stand_twice_are_refused(tmp_path):
     one = json.dumps([sentence()])
-    with pytest.raises(UserError, match="the key '1' stands twice in one object"):
+    with pytest.raises(UserError, match="the key '1' is duplicated in one object"):
         submission(tmp_path, f'{{"results": {{"1": {one}, "1": {one}}}}}')
     with pytest.raises(UserError, match="image 1: stands twice"):
         check_reference({"annotations": [REFERENCE[0], REFERENCE[0]]}, "R")

@@ -84,7 +84,7 @@ def stopped(place) -> Path:
     finally:
         process.kill()
     assert process.returncode == 130, output
-    assert "interrupted; the same command with --resume goes on" in output
+    assert "interrupted. The same command with --resume continues." in output
     return run
 
 
@@ -121,7 +121,7 @@ def test_what_is_bad_is_reported_and_the_rest_goes_on(place, stopped, resumed):
     _, done = resumed
     assert "nan seed 0: diverged. The loss became infinite or NaN" in done.stderr
     assert "gone seed 0: no config." in done.stderr
-    assert "full seed 0: failed. shuffled: The data are not all there" in done.stderr and "none.h5" in done.stderr
+    assert "full seed 0: failed. shuffled: Data files are missing" in done.stderr and "none.h5" in done.stderr
     text = (place / "out" / "tables.md").read_text()
     assert (place / "out" / "curves.svg").read_text().startswith("<svg ")
     full = next(line for line in text.splitlines() if line.startswith("| full |"))
@@ -229,10 +229,10 @@ def test_a_killed_process_is_named_by_its_signal(tmp_path):
 
 @pytest.mark.parametrize(("content", "kept"), [("", ""), ("{}\n", "{}\n"), ('{}\n{"a": 1', "{}\n"), ('{"a"', "")])
 def test_a_line_that_a_killed_process_did_not_end_is_cut_off(tmp_path, content, kept):
-    from xmodaler_ssattn.reproduce.running import mend_lines
+    from xmodaler_ssattn.reproduce.running import cut_broken_line
 
     path = tmp_path / "metrics.json"
-    mend_lines(path)  # none: nothing to mend
+    cut_broken_line(path)  # none: nothing to cut
     path.write_text(content)
-    mend_lines(path)
+    cut_broken_line(path)
     assert path.read_text() == kept

@@ -197,7 +197,7 @@ def test_a_second_stage_waits_for_the_best_weights_of_its_first(study):
     study = replace(study, plan=replace(study.plan, rows=rows))
     missing = prepare(study, Job("rl", 1))
     assert missing.status == jobs.MISSING
-    assert missing.problem == "it begins with the best weights of full seed 1, which are not there yet"
+    assert missing.problem == "it starts from the best weights of full seed 1, which do not exist yet"
     weights = Job("full", 1).folder(study.out) / "model_best.pth"
     weights.parent.mkdir(parents=True)
     weights.touch()

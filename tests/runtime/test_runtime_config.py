@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from xmodaler_ssattn.runtime import CfgNode, ConfigError, Registry, add_config, configurable, get_cfg, kfg
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.runtime import CfgNode, Registry, add_config, configurable, get_cfg, kfg
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -24,13 +25,13 @@ def test_a_file_wins_over_its_base_and_a_later_base_over_an_earlier_one(tmp_path
 
 def test_a_missing_base_is_named_with_the_file_that_asks_for_it(tmp_path):
     path = write(tmp_path, "c.yaml", "_BASE_: nowhere.yaml")
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml \(the _BASE_ of .*c\.yaml\) does not exist"):
+    with pytest.raises(UserError, match=r"The _BASE_ of .*c\.yaml: the file .*nowhere\.yaml does not exist"):
         get_cfg().merge_from_file(path)
 
 
 def test_a_circle_of_bases_is_an_error(tmp_path):
     write(tmp_path, "a.yaml", "_BASE_: b.yaml")
-    with pytest.raises(ConfigError, match="leads back"):
+    with pytest.raises(UserError, match="leads back"):
         get_cfg().merge_from_file(write(tmp_path, "b.yaml", "_BASE_: a.yaml"))
 
 
@@ -40,16 +41,16 @@ def test_a_python_tag_is_refused_by_name_and_nothing_runs(tmp_path, read):
     bad = write(tmp_path, "bad.yaml", f"SEED: 1\nOUTPUT_DIR: !!python/object/apply:os.mkdir ['{marker}']\n")
     inherits = write(tmp_path, "inherits.yaml", "_BASE_: bad.yaml")
     for path in (bad, inherits):
-        with pytest.raises(ConfigError, match=r"bad\.yaml, line 2: .*!!python/object/apply:os\.mkdir"):
+        with pytest.raises(UserError, match=r"bad\.yaml, line 2: .*!!python/object/apply:os\.mkdir"):
             getattr(get_cfg(), read)(path)
-        with pytest.raises(ConfigError, match="allow_unsafe=True is refused"):
+        with pytest.raises(UserError, match="allow_unsafe=True is refused"):
             getattr(get_cfg(), read)(path, allow_unsafe=True)
     assert not marker.exists()
 
 
 def test_a_key_written_twice_is_refused_because_yaml_would_keep_the_last(tmp_path):
     path = write(tmp_path, "c.yaml", "MODEL: {DECODER_DIM: 8}\nMODEL: {ENCODER_DIM: 8}\n")
-    with pytest.raises(ConfigError, match="line 2: the key 'MODEL' is written twice"):
+    with pytest.raises(UserError, match="line 2: the key 'MODEL' is written twice"):
         get_cfg().merge_from_file(path)
 
 
@@ -57,7 +58,7 @@ def test_a_key_written_twice_is_refused_because_yaml_would_keep_the_last(tmp_pat
     "text, message", [("SOLVER: {EPOCH", "not valid yaml"), ("- 1\n- 2", "a mapping"), ("_BASE_: 7", "file name")]
 )
 def test_a_file_that_is_no_config_is_explained(tmp_path, text, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         get_cfg().merge_from_file(write(tmp_path, "c.yaml", text))
 
 
@@ -71,12 +72,12 @@ def test_all_problems_come_in_one_message_with_file_and_nearest_key_and_nothing_
     write(tmp_path, "base.yaml", "SOLVER: {BASE_LEARNING_RATE: 0.1}")
     path = write(tmp_path, "c.yaml", "_BASE_: base.yaml\nSOLVER: {EPOCHS: 3, EPOCH: 7}\nMODEL: {DECODER_DIM: big}\n")
     cfg = get_cfg()
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         cfg.merge_from_file(path)
     message = str(caught.value)
-    assert "SOLVER.EPOCHS (in " + path in message and "did you mean SOLVER.EPOCH?" in message
-    assert "SOLVER.BASE_LEARNING_RATE (in " + str(tmp_path / "base.yaml") in message
-    assert f"MODEL.DECODER_DIM (in {path}): expected int like 1024, received 'big' (str)" in message
+    assert f"{path}: unknown config key SOLVER.EPOCHS; did you mean SOLVER.EPOCH?" in message
+    assert f"{tmp_path / 'base.yaml'}: unknown config key SOLVER.BASE_LEARNING_RATE" in message
+    assert f"{path}: MODEL.DECODER_DIM: expected an integer such as 1024, got 'big'" in message
     assert cfg == get_cfg()
 
 
@@ -101,30 +102,30 @@ def test_values_become_the_type_of_the_default(key, value, expected):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("SOLVER.EPOCH", "2.5", r"SOLVER.EPOCH \(in the command line\): expected int like 10, received 2.5 \(float\)"),
-        ("SOLVER.EPOCH", "True", "expected int"),
-        ("SOLVER.BASE_LR", "True", "expected float"),
-        ("SOLVER.AMSGRAD", "1", "expected bool"),
+        ("SOLVER.EPOCH", "2.5", "the command line: SOLVER.EPOCH: expected an integer such as 10, got 2.5"),
+        ("SOLVER.EPOCH", "True", "expected an integer"),
+        ("SOLVER.BASE_LR", "True", "expected a number"),
+        ("SOLVER.AMSGRAD", "1", "expected True or False"),
         ("SOLVER", "1", "expected a group of keys"),
-        ("SOLVER.EPOCH.X", "1", "no known config key"),
+        ("SOLVER.EPOCH.X", "1", "unknown config key"),
         ("SLOVER.EPOCH", "1", "did you mean SOLVER.EPOCH"),
     ],
 )
 def test_wrong_values_are_refused_with_key_expected_and_received(key, value, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         get_cfg().merge_from_list([key, value])
 
 
 def test_an_odd_list_of_pairs_is_refused():
-    with pytest.raises(ConfigError, match="pairs of KEY VALUE, received 1"):
+    with pytest.raises(UserError, match="KEY VALUE pairs, got 1 words: SEED"):
         get_cfg().merge_from_list(["SEED"])
 
 
 def test_a_date_is_refused_with_its_key(tmp_path):
     path = write(tmp_path, "c.yaml", "SEED: 2024-01-01")
-    with pytest.raises(ConfigError, match="SEED"):
+    with pytest.raises(UserError, match="SEED"):
         get_cfg().merge_from_file(path)
-    with pytest.raises(ConfigError, match="SEED"):
+    with pytest.raises(UserError, match="SEED"):
         get_cfg().load_from_file_tmp(path)
 
 
@@ -145,7 +146,7 @@ def test_the_parts_that_a_yaml_names_add_their_keys_and_doing_it_twice_keeps_val
     cfg.MODEL.UPDOWN.DROPOUT1 = 0.5
     add_config(cfg, raw)
     assert cfg.MODEL.UPDOWN.DROPOUT1 == 0.5
-    with pytest.raises(ConfigError, match="META_ARCHITECTURE"):
+    with pytest.raises(UserError, match="META_ARCHITECTURE"):
         add_config(cfg, CfgNode({"MODEL": {}}))
 
 
@@ -204,7 +205,7 @@ def test_a_registry_answers_an_unknown_name_with_the_nearest_and_refuses_a_name_
     registry = Registry("TOY")
     registry.register(Part)
     assert registry.get("Part") is Part
-    with pytest.raises(KeyError, match="Did you mean 'Part'.*Known names: Part"):
+    with pytest.raises(KeyError, match="did you mean Part.*Known names: Part"):
         registry.get("Pert")
     with pytest.raises(AssertionError, match="already registered"):
         registry.register(Part)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from runtime.toy_host import TRAIN_IMAGES, VAL_IMAGES, toy_config
+from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.runtime import (
-    ConfigError,
     DatasetFromList,
     MapDataset,
     build_xmodaler_train_loader,
@@ -75,7 +75,7 @@ def test_the_order_is_the_samplers_seed_after_the_loaders(tmp_path):
 
 
 def test_fewer_images_than_a_batch_is_an_error_with_both_numbers(tmp_path):
-    with pytest.raises(ConfigError, match="13 images a process, fewer than DATALOADER.TRAIN_BATCH_SIZE 14"):
+    with pytest.raises(UserError, match="13 images per process, fewer than DATALOADER.TRAIN_BATCH_SIZE 14"):
         build_xmodaler_train_loader(toy_config(tmp_path, "DATALOADER.TRAIN_BATCH_SIZE", 14))
 
 

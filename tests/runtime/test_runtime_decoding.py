@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from xmodaler_ssattn.runtime import BeamSearcher, ConfigError, DecodeStrategy, GreedyDecoder, kfg
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.runtime import BeamSearcher, DecodeStrategy, GreedyDecoder, kfg
 
 V, T = 4, 3  # words 0 (end), 1, 2, 3 and at most three of them
 
@@ -158,7 +159,7 @@ def test_the_callers_batch_stays_and_decoding_twice_gives_the_same(tmp_path):
 
 def test_what_cannot_work_is_refused():
     model, batch = toy(0)
-    with pytest.raises(ConfigError, match="INFERENCE.VOCAB is empty"):
+    with pytest.raises(UserError, match="INFERENCE.VOCAB is empty"):
         searcher(GreedyDecoder, 1)(batch, True, model)
     with pytest.raises(ValueError, match="beam of 5 needs as many words; the vocabulary has 4"):
         searcher(BeamSearcher, 5)(batch, False, model)

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from xmodaler_ssattn import progress as progress_module
+from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.runtime import EventStorage, JSONWriter, default_writers, get_event_storage, setup_logger
 from xmodaler_ssattn.runtime import logger as logger_module
-from xmodaler_ssattn.runtime.logger import progress
 
 
 def test_noisy_scalars_are_medians_and_others_the_last_value():
@@ -27,14 +28,6 @@ def test_noisy_scalars_are_medians_and_others_the_last_value():
         storage.history("time")
     with pytest.raises(ValueError, match="'lr' was put with smoothing_hint=False before"):
         storage.put_scalar("lr", 1)
-
-
-def test_names_in_a_scope_have_its_prefix():
-    storage = EventStorage()
-    with storage.name_scope("val"):
-        storage.put_scalars(a=1, b=2)
-    storage.put_scalar("a", 3)
-    assert set(storage.latest()) == {"val/a", "val/b", "a"}
 
 
 def test_outside_of_training_there_is_no_storage():
@@ -81,7 +74,7 @@ def test_loggers_write_to_stdout_and_file_and_a_second_setup_replaces_the_first(
     setup_logger()
 
 
-def test_what_the_bar_shows_goes_to_the_file_alone(tmp_path, capsys):
+def test_what_the_bar_shows_goes_to_the_file_only(tmp_path, capsys):
     setup_logger(tmp_path / "file.log")
     logging.getLogger("xmodaler").info("losses", extra=logger_module.FILE_ONLY)
     setup_logger()
@@ -89,13 +82,13 @@ def test_what_the_bar_shows_goes_to_the_file_alone(tmp_path, capsys):
     assert "losses" in (tmp_path / "file.log").read_text()
 
 
-def test_progress_is_a_bar_on_a_terminal_and_rare_lines_elsewhere(monkeypatch, caplog):
+def test_progress_is_a_bar_on_a_terminal_and_rare_lines_elsewhere(monkeypatch):
     clock = iter([0.0, 4.0, 11.0, 12.0])
-    monkeypatch.setattr(logger_module.time, "monotonic", lambda: next(clock))
-    with caplog.at_level(logging.INFO, logger="xmodaler_ssattn"):
-        assert list(progress("abc", 3, "decoding")) == ["a", "b", "c"]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    lines = []
+    assert list(progress("abc", desc="decoding", say=lines.append)) == ["a", "b", "c"]
     # one line, after 11 s and two of three: (11 / 2) * 1 = 5.5 s left
-    assert [record.message for record in caplog.records] == ["decoding: 2/3, 6 s left"]
+    assert lines == ["decoding: 2/3, 6 s left"]
 
     class Terminal(io.StringIO):
         def isatty(self):

@@ -1,13 +1,12 @@
 """Two processes on a CPU: they train one model, and resuming gives every process its own random state back."""
 
-import argparse
 import json
 
 import pytest
 import torch
 
 from runtime.two_processes import train_in_two_processes
-from xmodaler_ssattn.runtime import comm, default_argument_parser, launch
+from xmodaler_ssattn.runtime import comm, launch
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
@@ -27,8 +26,8 @@ def test_two_processes_train_one_model_and_resume_bit_for_bit(tmp_path):
 
 
 def test_alone_every_exchange_is_a_no_op():
-    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.get_local_size()) == (1, 0, 0, 1)
-    assert comm.is_main_process() and comm.gather(3) == comm.all_gather(3) == [3]
+    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank()) == (1, 0, 0)
+    assert comm.is_main_process() and comm.gather(3) == [3]
     comm.synchronize()
     linear = torch.nn.Linear(1, 1)
     assert comm.unwrap_model(linear) is linear
@@ -41,18 +40,3 @@ def test_one_process_is_a_plain_call():
     assert calls == [(1, 2)]
     with pytest.raises(ValueError, match="one machine only"):
         launch(print, 2, num_machines=2, dist_url="auto")
-
-
-def test_the_flags_are_upstreams():
-    args = default_argument_parser().parse_args(["--config-file", "c.yaml", "--resume", "--num-gpus", "2", "SEED", "3"])
-    expected = {"config_file": "c.yaml", "resume": True, "eval_only": False, "num_gpus": 2, "num_machines": 1}
-    assert expected.items() <= vars(args).items()
-    assert args.opts == ["SEED", "3"] and args.machine_rank == 0 and args.dist_url.startswith("tcp://127.0.0.1:")
-    assert default_argument_parser().parse_args([]) == argparse.Namespace(
-        **{**vars(args), "config_file": "", "resume": False, "num_gpus": 1, "opts": []}
-    )
-
-
-def test_flags_behind_the_pairs_are_flags():
-    args = default_argument_parser().parse_args(["SEED", "-1", "--resume", "--num-gpus", "2", "--no-such-flag"])
-    assert args.resume and args.num_gpus == 2 and args.opts == ["SEED", "-1", "--no-such-flag"]

@@ -3,24 +3,21 @@
 import math
 import random
 
-import numpy as np
 import pytest
 import torch
 
 from runtime.toy_host import toy_config
+from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.runtime import (
     BaseAttention,
-    ConfigError,
     CrossEntropy,
     Encoder,
     LabelSmoothing,
     RnnAttEncoderDecoder,
     UpDownDecoder,
     UpDownEncoder,
-    boxes_to_locfeats,
     build_model,
     decode_sequence,
-    dict_as_tensor,
     expand_tensor,
     kfg,
     load_vocab,
@@ -53,20 +50,6 @@ def test_expand_tensor_repeats_rows_in_place_or_blockwise():
     assert expand_tensor(x, 2, dim=0).tolist() == [[1], [2], [1], [2]]
     assert expand_tensor(x, 1) is x
     assert expand_tensor(None, 3) is None
-
-
-def test_dict_as_tensor_leaves_text():
-    ret = {"a": np.float32(1.5), "b": [np.array([1]), 2], "c": "text"}
-    dict_as_tensor(ret)
-    assert ret["a"].item() == 1.5 and [int(x) for x in ret["b"]] == [1, 2] and ret["c"] == "text"
-
-
-def test_location_features_are_fractions_and_the_share_of_the_area():
-    # a 20 x 30 box at (10, 20) in an image of 100 x 200: share 600 / 20000 = 0.03
-    features = boxes_to_locfeats(np.array([[10, 20, 30, 50]]), 100, 200)
-    np.testing.assert_allclose(features, [[0.1, 0.1, 0.3, 0.25, 0.03]], rtol=1e-6)
-    assert features.dtype == np.float32
-    assert boxes_to_locfeats(np.zeros((0, 4)), 100, 200).shape == (0, 5)
 
 
 def test_vocabulary_and_sentences(tmp_path):
@@ -123,18 +106,18 @@ def test_states_are_made_where_the_weights_are(tmp_path):
     assert [state.shape for state in states[kfg.G_CELL_STATES]] == [(3, 8), (3, 8)]
     assert states[kfg.G_HIDDEN_STATES][0].dtype == torch.float64
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="MODEL.DEVICE is cuda, but PyTorch sees no CUDA device"):
+        with pytest.raises(UserError, match="MODEL.DEVICE is cuda, but PyTorch sees no CUDA device"):
             build_model(toy_config(tmp_path, "MODEL.DEVICE", "cuda"))
 
 
 @pytest.mark.parametrize("key, value", [("MODEL.TOKEN_EMBED.POSITION", "Sinusoid"), ("INFERENCE.VOCAB", "BERT")])
 def test_what_only_upstream_has_is_refused_by_name(tmp_path, key, value):
-    with pytest.raises(ConfigError, match="upstream X-modaler only"):
+    with pytest.raises(UserError, match="upstream X-modaler only"):
         build_model(toy_config(tmp_path, key, value))
 
 
 def test_unknown_activation_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match="Unknown ACTIVATION 'swish'; known: none, relu"):
+    with pytest.raises(UserError, match="Unknown ACTIVATION 'swish'; known: none, relu"):
         build_model(toy_config(tmp_path, "MODEL.TOKEN_EMBED.ACTIVATION", "swish"))
 
 

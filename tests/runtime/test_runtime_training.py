@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from runtime.toy_host import RuntimeToyEvaler, losses_of, toy_config, toy_trainer
+from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.runtime import (
     LOSSES_REGISTRY,
     CfgNode,
     CheckpointError,
-    ConfigError,
     HookBase,
     build_optimizer,
     hooks,
@@ -334,7 +334,7 @@ def test_scores_keep_a_prefix_that_they_have_and_others_get_it():
         "val/F1": 1.0, "val/CIDEr": 2, "val/by/class": 3,
     }  # fmt: skip
     assert evaluate_with("") == {}
-    with pytest.raises(ValueError, match="'val/F1' is no number: 'high'"):
+    with pytest.raises(ValueError, match="'val/F1' is not a number: 'high'"):
         evaluate_with({"F1": "high"})
     with pytest.raises(TypeError, match="must return a dict of numbers, received a list"):
         evaluate_with([1])
@@ -398,7 +398,7 @@ def test_gradients_are_clipped_inside_the_step(tmp_path, kind, clip, expected):
 
 
 def test_a_wrong_clip_type_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="expected 'value' or 'norm', received 'sum'"):
+    with pytest.raises(UserError, match="expected 'value' or 'norm', received 'sum'"):
         build_optimizer(toy_config(tmp_path, "SOLVER.GRAD_CLIP_TYPE", "sum"), two_tensors())
 
 
@@ -443,10 +443,10 @@ def test_a_config_without_training_data_can_evaluate_but_not_train(tmp_path):
     scores = trainer.test(trainer.cfg, trainer.model, trainer.val_data_loader, trainer.val_evaluator, -1)
     assert scores["words"]["mean"] >= 0
     assert trainer.model.training
-    with pytest.raises(ConfigError, match="DATASETS.TRAIN is empty"):
+    with pytest.raises(UserError, match="DATASETS.TRAIN is empty"):
         trainer.train()
 
 
 def test_averaged_weights_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="USE_EMA"):
+    with pytest.raises(UserError, match="USE_EMA"):
         toy_trainer(toy_config(tmp_path, "MODEL.USE_EMA", True))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 if os.environ.get("RUNTIME_TOY_HOST") == "upstream":
     from runtime.upstream_on_cpu import (
@@ -22,7 +23,6 @@ if os.environ.get("RUNTIME_TOY_HOST") == "upstream":
         add_config,
         build_engine,
         default_setup,
-        dict_as_tensor,
         get_cfg,
         kfg,
     )
@@ -35,7 +35,6 @@ else:
         add_config,
         build_engine,
         default_setup,
-        dict_as_tensor,
         get_cfg,
         kfg,
     )
@@ -67,8 +66,10 @@ class RuntimeToyDataset:
             sample[kfg.G_TARGET_IDS] = [np.concatenate([caption, [0]]) for caption in chosen]
         else:
             random.random()  # evaluation consumes random numbers, as real mappers may
-        dict_as_tensor(sample)
-        return sample
+        return {
+            key: [torch.as_tensor(item) for item in value] if isinstance(value, list) else torch.as_tensor(value)
+            for key, value in sample.items()
+        }
 
 
 @EVALUATION_REGISTRY.register()

@@ -12,8 +12,7 @@ from xmodaler_ssattn.runtime import comm
 def train_in_two_processes(folder: str) -> None:
     torch.set_num_threads(1)
     rank = comm.get_rank()
-    assert (comm.get_world_size(), comm.get_local_size(), comm.get_local_rank()) == (2, 2, rank)
-    assert comm.all_gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    assert (comm.get_world_size(), comm.get_local_rank()) == (2, rank)
     assert comm.gather(rank) == ([0, 1] if rank == 0 else [])
 
     runs = {}

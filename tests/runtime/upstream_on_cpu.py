@@ -14,7 +14,6 @@ from xmodaler.config import CfgNode, get_cfg, kfg
 from xmodaler.datasets.build import DATASETS_REGISTRY
 from xmodaler.engine import DefaultTrainer, build_engine, default_setup
 from xmodaler.evaluation.build import EVALUATION_REGISTRY
-from xmodaler.functional import dict_as_tensor
 from xmodaler.modeling import add_config
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "add_config",
     "build_engine",
     "default_setup",
-    "dict_as_tensor",
     "get_cfg",
     "kfg",
 ]

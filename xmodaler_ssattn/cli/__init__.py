@@ -1,1 +1,1 @@
-"""The command line: one module a subcommand, each with ``add_parser(subparsers)`` and ``run(args)``."""
+"""The command line: one module per command, each with ``add_parser(subparsers)``; ``main`` has the list."""

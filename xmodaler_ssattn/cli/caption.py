@@ -52,7 +52,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "caption",
-        help="caption own photographs, with boxes",
         description=TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -25,7 +25,6 @@ BYTES_PER_WEIGHT = 12  # the weight and Adam's two averages, float32
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "check",
-        help="check everything that a config needs before training",
         description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. Exit code 2 when "
         "something would stop or spoil the run.",
     )

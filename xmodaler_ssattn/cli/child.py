@@ -1,4 +1,4 @@
-"""Start one of our modules in another process, with this very package, whatever the working directory holds."""
+"""Start one of our modules in another process with this same package, whatever the working directory contains."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import xmodaler_ssattn
 
-# ``python -m`` puts the working directory first on the path, where a folder may bear the name of this package, such as
-# its clone. Left out, the new process finds what this one has found; the place of this package is added for a
-# package that was itself found in the working directory.
+# ``python -m`` puts the working directory first on the path, where a folder may have the name of this package, such as
+# its clone. Without that entry the new process finds what this one has found; the folder of this package is added in
+# case it was itself found in the working directory.
 _RUN = (
     "import runpy, sys; sys.path[:] = [place for place in sys.path if place] + [{root!r}]; "
     "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"

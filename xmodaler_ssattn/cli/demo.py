@@ -10,11 +10,10 @@ import sys
 import time
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.cli.child import python_module
-from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,11 +37,10 @@ SAMPLE_SCENES = 1500
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "demo",
-        help="draw sample scenes, train Up-Down and SS attention on them, caption and score",
-        description="Needs nothing but this package: draws pictures, trains two small models, and shows what they say.",
+        description="Needs only this package: draws pictures, trains two small models, and shows their captions.",
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the training runs (default: 1)")
@@ -56,6 +54,7 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.cli.configuring import load_config
     from xmodaler_ssattn.evaluation.captions import what_can_run
 
     started = time.monotonic()
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     page = write_report(out)
     print(f"\nScores on the test scenes, in percent:\n\n{table}")
     if not any(row.get("CIDEr") for row in scores.values()):
-        print("\nNothing but zeros: so few pictures and epochs do not teach a word. Leave out --images and --epochs.")
+        print("\nAll scores are zero: too few pictures or epochs. Leave out --images and --epochs.")
     for metric, reason in what_can_run().items():
         if reason:
             print(f"\n{metric} was left out: {reason}.")
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"Open {page.resolve()}")
     words = ["xmodaler", "caption", str(picture_of_test(out)), "--weights", str(out / ROWS[-1])]
     print(
-        "Caption a picture from its pixels alone (data/region_maker.npz is the scenes' detector):\n  "
+        "Caption a picture from its pixels only (data/region_maker.npz is the scenes' detector):\n  "
         f"{shlex.join(words)} --report caption.html"
     )
     print(f"Done in {time.monotonic() - started:.0f} seconds.")
@@ -107,15 +106,15 @@ def command_of(row: str, configs: Path, out: Path, args: argparse.Namespace) -> 
 
 
 def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argparse.Namespace) -> None:
-    """Train all rows at once, each in a process of its own on one core, and say how far they are.
+    """Train all rows at once, each in its own process on one core, and report how far they are.
 
     Raises:
-        UserError: a row failed; its last words are in the message.
+        UserError: a row failed; the end of its output is in the message.
     """
     processes, logs = {}, {}
     for row, (config, opts) in commands.items():
         (out / row).mkdir(parents=True, exist_ok=True)
-        # A second run into the same folder starts afresh; the host appends to its metrics.
+        # A second run into the same folder starts again; the host appends to its metrics.
         (out / row / "metrics.json").unlink(missing_ok=True)
         logs[row] = open(out / row / "terminal.txt", "w", encoding="utf-8")  # noqa: SIM115  (closed below)
         command = [*python_module("xmodaler_ssattn"), "train", "--config-file", config, "--data", str(out / "data")]
@@ -138,7 +137,7 @@ def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argp
             terminal = out / row / "terminal.txt"
             last = last_words(terminal.read_text(encoding="utf-8", errors="replace"))
             raise UserError(
-                f"Training {TITLES[row]} failed with exit code {process.returncode} (all it said: {terminal}):\n{last}"
+                f"Training {TITLES[row]} failed with exit code {process.returncode} (output: {terminal}):\n{last}"
             )
 
 

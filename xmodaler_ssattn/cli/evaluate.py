@@ -11,7 +11,6 @@ from xmodaler_ssattn.errors import UserError
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "eval",
-        help="caption and score val and test with trained weights",
         description="The same as `xmodaler train --eval-only MODEL.WEIGHTS FILE`.",
     )
     parser.add_argument(

@@ -8,7 +8,7 @@ import sys
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("export", help="write results in another tool's format")
+    parser = subparsers.add_parser("export")
     formats = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
     gvd = formats.add_parser(
         "gvd",

@@ -30,7 +30,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "extract",
-        help="region features of own photographs",
         description=TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

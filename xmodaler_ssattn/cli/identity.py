@@ -1,4 +1,4 @@
-"""What a run is made of, beyond its config: word list, class list, annotations, regions, as digests to compare."""
+"""Digests of what a run uses beside its config: word list, class list, annotations and regions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEPT = {"CLASSES_SHA256": "vocabulary_sha256", "DETECTOR_SHA256": "weights_sha2
 
 
 def record_identity(cfg: Any, where: str) -> None:
-    """Fill MODEL.VOCABULARY_SHA256, CLASSES_SHA256 and DETECTOR_SHA256; what the config has already is compared.
+    """Fill MODEL.VOCABULARY_SHA256, CLASSES_SHA256 and DETECTOR_SHA256; values in the config are compared.
 
     Raises:
         UserError: the config was written for another word list.
@@ -38,9 +38,9 @@ def record_identity(cfg: Any, where: str) -> None:
 
 
 def warn_of_other_regions(cfg: Any, described: Mapping[str, Any], where: Any) -> None:
-    """Say that regions come from another detector, or another class list, than those the model was trained on.
+    """Warn if regions come from another detector or class list than the model was trained with.
 
-    The digests are those of files, so that equal classes in another layout give the warning too.
+    The digests are of files, so equal classes in another layout give the warning too.
 
     Args:
         cfg: the model's config.

@@ -1,33 +1,29 @@
-"""``xmodaler``: the entry point that collects the subcommands and turns user errors into plain text."""
+"""``xmodaler``: finds the command and runs it. PyTorch is imported only when the command line is understood."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
-import os
 import sys
+from collections.abc import Callable, Sequence
 
-from xmodaler_ssattn import __version__
+from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.cli.options import Parser
-from xmodaler_ssattn.cli.output import accept_all_characters
-from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import HOST_ERRORS, HostError
+from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 
-# What a person can mend about a path: no rights, a read-only or full disk, a file where a folder should be.
-MENDABLE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENOENT,
-    errno.ENAMETOOLONG,
-)
-# In the order in which a person meets them.
-COMMANDS = ("demo", "prepare", "extract", "check", "train", "evaluate", "score", "report", "caption", "export")
+# Command -> (module of this folder, one line of help), in the order in which a person meets them.
+COMMANDS = {
+    "demo": ("demo", "draw sample scenes, train Up-Down and SS attention on them, caption and score"),
+    "prepare": ("prepare", "make annotations and region files from official files and packs"),
+    "extract": ("extract", "region features of own photographs"),
+    "check": ("check", "check everything that a config needs before training"),
+    "train": ("train", "train and evaluate a model from a config"),
+    "eval": ("evaluate", "caption and score val and test with trained weights"),
+    "score": ("score", "score result files: grounding, captions, or compare two"),
+    "report": ("report", "a page of captions, boxes, attention and curves; figures for papers"),
+    "caption": ("caption", "caption own photographs, with boxes"),
+    "export": ("export", "write results in another tool's format"),
+}
 
 EPILOG = """\
 typical order with the real data set:
@@ -44,7 +40,12 @@ without either:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. Only the module of its command is imported; ``run`` in the result runs the command.
+
+    Raises:
+        SystemExit: after the answer to --help and --version (code 0), or an error message (code 2).
+    """
     parser = Parser(
         prog="xmodaler",
         description="Spatial-Semantic Attention for grounded image captioning, on X-modaler.",
@@ -53,36 +54,31 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"xmodaler_ssattn {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        importlib.import_module(f"xmodaler_ssattn.cli.{name}").add_parser(subparsers)
-    return parser
+    for name, (module, line) in COMMANDS.items():
+        if name in words[:1]:
+            importlib.import_module(f"xmodaler_ssattn.cli.{module}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=line)
+    return parser.parse_args(words or ["--help"])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a mistake in the input, 3 done but for the pictures listed, 130
-    interrupted."""
+def main(argv: Sequence[str] | None = None, register_classes: Callable[[], None] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: its words; None for those of the process.
+        register_classes: called before the command runs; see ``xmodaler_ssattn_command.py``.
+
+    Returns:
+        the exit code: 0 done, 2 a mistake in the input, 3 done except for the pictures listed, 130 interrupted.
+    """
     accept_all_characters()
-    args = build_parser().parse_args(argv)
-    try:
-        code = args.run(args) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a reader that has gone is no error
-        return code
-    except (UserError, HostError, *HOST_ERRORS) as error:
-        print(f"xmodaler: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        where = "" if error.filename is None else f"{error.filename}: "
-        print(
-            f"xmodaler: error: {where}{error.strerror}. Give another path, or make room or rights for it.",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("xmodaler: interrupted.", file=sys.stderr)
-        return 130
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def run() -> int | None:
+        args = parse(words)
+        if register_classes is not None:
+            register_classes()
+        return args.run(args)
+
+    return exit_code_of(run)

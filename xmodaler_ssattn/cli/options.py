@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from xmodaler_ssattn.errors import raise_all
-
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # SOLVER.EPOCH; no value looks like this
+from xmodaler_ssattn.errors import did_you_mean
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -21,43 +18,24 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Puts the words that are no options into ``args.opts``, for commands with ``add_config_options``.
+    """Puts the words that are not options into ``args.opts``, for commands with ``add_config_options``.
 
-    argparse itself has REMAINDER for this, which takes every option behind the first pair for a config key.
+    argparse itself has REMAINDER for this, but with it every option behind the first pair becomes a config key.
     """
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
         known, rest = self.parse_known_args(args, namespace)
         if getattr(known, "takes_pairs", False):
-            known.opts = [word for word in rest if word != "--"]  # as everywhere: no options behind it
+            known.opts = [word for word in rest if word != "--"]
         elif rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return known
 
-
-def pairs_of(words: Sequence[str]) -> list[tuple[str, str]]:
-    """[KEY, VALUE, KEY, VALUE, ...] as pairs. A value may begin with one dash, such as -1.
-
-    Raises:
-        UserError: unknown options and keys without a value, all of them.
-
-    >>> pairs_of(["LOSSES.GROUNDING.MU", "-1", "SEED", "3"])
-    [('LOSSES.GROUNDING.MU', '-1'), ('SEED', '3')]
-    """
-    pairs, problems = [], []
-    words = [str(word) for word in words]
-    position = 0
-    while position < len(words):
-        key, value = words[position], words[position + 1] if position + 1 < len(words) else None
-        position += 1
-        if key.startswith("-"):
-            problems.append(f"there is no option {key}; --help lists the options")
-        elif "=" in key:
-            problems.append(f"{key}: write the key and the value as two words, {' '.join(key.split('=', 1))}")
-        elif value is None or value.startswith("--") or _KEY.fullmatch(value):
-            problems.append(f"{key} has no value")
-        else:
-            pairs.append((key, value))
-            position += 1
-    raise_all(problems, f"Config options come as KEY VALUE pairs; got {len(words)} words: {' '.join(words)}")
-    return pairs
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """argparse's check of a command or a choice, with the nearest one in the message."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), choices)
+            raise argparse.ArgumentError(action, f"unknown {value!r}{near} (choose from {', '.join(choices)})")

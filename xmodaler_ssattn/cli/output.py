@@ -1,10 +1,65 @@
-"""What goes to the terminal, whatever characters it knows."""
+"""Output to any terminal, and how a program ends."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
+from collections.abc import Callable
+
+from xmodaler_ssattn.errors import UserError
+
+# What a person can fix about a path: no rights, a read-only or full disk, a file where a folder should be.
+FIXABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+)
+
+
+def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "") -> int:
+    """Run a program; mistakes that a person can fix become one message on stderr.
+
+    Args:
+        run: returns the exit code, or None for 0.
+        how_to_resume: a sentence for the messages after which work remains.
+
+    Returns:
+        the program's exit code; 2 after a mistake in the input, 130 when interrupted, 141 when the reader of the output
+        has closed it.
+    """
+
+    def say(message: str) -> None:
+        print(f"xmodaler: {message}", file=sys.stderr)
+
+    more = f" {how_to_resume}" if how_to_resume else ""
+    try:
+        code = run() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a closed pipe is not an error
+        return code
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in FIXABLE:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        say(f"error: {where}{error.strerror}. Give another path, or make room or rights for it.{more}")
+        return 2
+    except KeyboardInterrupt:
+        say(f"interrupted.{more}")
+        return 130
 
 
 def accept_all_characters() -> None:
@@ -15,7 +70,7 @@ def accept_all_characters() -> None:
 
 
 def printable(path: str | os.PathLike) -> str:
-    """A path as text that every file and terminal takes: bytes of its name that are not UTF-8 become escapes.
+    """A path as text that every file and terminal accepts: bytes of its name that are not UTF-8 become escapes.
 
     >>> printable("photo.jpg")
     'photo.jpg'

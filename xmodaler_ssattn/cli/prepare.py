@@ -31,7 +31,6 @@ COCO_val2014_000000000139.jpg.npz and be in subfolders. Whatever does not follow
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "prepare",
-        help="make annotations and region files from official files and packs",
         description="Make the files that training reads.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

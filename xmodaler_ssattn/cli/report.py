@@ -12,7 +12,6 @@ from xmodaler_ssattn.errors import UserError
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
-        help="a page of captions, boxes, attention and curves; figures for papers",
         description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Any "
         "results file has boxes; shading needs one that was made with INFERENCE.SAVE_ATTENTION True.",
     )

@@ -15,7 +15,7 @@ CAPTION_METRICS = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("score", help="score result files: grounding, captions, or compare two")
+    parser = subparsers.add_parser("score")
     kinds = parser.add_subparsers(title="what to score", metavar="WHAT", required=True)
 
     grounding = kinds.add_parser(

@@ -11,27 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.cli.identity import data_facts, record_identity
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
-from xmodaler_ssattn.engine.resume import (
-    IMAGES_PER_STEP,
-    SameRun,
-    check_same_run,
-    last_checkpoint,
-    run_of,
-    settings_of,
-    warn_of_another_model,
-)
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.modeling.word_list import STATE, check_words, from_state
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
-        help="train and evaluate a model from a config",
         description="Train with X-modaler's trainer. Configs of the sample scenes draw their data on first use.",
     )
     add_arguments(parser)
@@ -51,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")
-    # One port a user, as in X-modaler, so that an orphaned run shows as a port in use.
+    # One port per user, as in X-modaler, so that an orphaned run shows as a port in use.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="for several processes")
     add_config_options(parser)
@@ -59,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.cli.configuring import load_config
+    from xmodaler_ssattn.cli.identity import data_facts, record_identity
 
     print(host.describe(), flush=True)
     cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
@@ -70,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
     if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
         raise UserError(
-            f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: drawn captions "
-            "and their rewards come from SelfCriticalTrainer alone; the *_rl.yaml configs set both."
+            f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: sampled captions "
+            "and their rewards come only from SelfCriticalTrainer; the *_rl.yaml configs set both."
         )
     facts = {} if args.eval_only else data_facts(cfg)
     if args.resume and not args.eval_only:
@@ -89,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
 
 def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     """Refuse to resume another run before anything in its folder changes; see ``engine/resume.py``."""
+    from xmodaler_ssattn.configuring import values_of
+    from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, check_same_run, last_checkpoint, run_of
+    from xmodaler_ssattn.modeling.word_list import check_words
+
     checkpoint = last_checkpoint(Path(cfg.OUTPUT_DIR))
     if checkpoint is None:
         return
@@ -97,7 +90,7 @@ def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     check_words(stored["settings"].get("MODEL.VOCABULARY_SHA256", ""), cfg.MODEL.VOCABULARY_SHA256, where)
     batch = cfg.DATALOADER.TRAIN_BATCH_SIZE
     now = {**facts, IMAGES_PER_STEP: batch * processes, "DATALOADER.TRAIN_BATCH_SIZE": batch}
-    check_same_run(stored, {"settings": settings_of(cfg), "facts": now}, where)
+    check_same_run(stored, {"settings": values_of(cfg), "facts": now}, where)
 
 
 def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:
@@ -116,6 +109,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.overlays import overlay_hook
     from xmodaler_ssattn.engine.best import best_hook
+    from xmodaler_ssattn.engine.resume import SameRun
     from xmodaler_ssattn.safe_load import read_checkpoint
 
     accept_all_characters()  # a spawned process has not been through the command line's entry point
@@ -129,7 +123,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     trainer.checkpointer._load_file = read_checkpoint  # upstream would run the code in a file
     resuming = args.resume and trainer.checkpointer.has_checkpoint()
     if args.resume and not resuming:
-        logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting afresh.", cfg.OUTPUT_DIR)
+        logging.getLogger(__name__).warning("--resume: no checkpoint in %s yet; starting a new run.", cfg.OUTPUT_DIR)
     if args.eval_only or not resuming:
         weights = trainer.checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
         if args.eval_only and not weights:
@@ -149,17 +143,18 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
 def _accept_weights(trainer: Any, path: str, *, partial: bool) -> None:
     """Refuse weights that do not fit; log what they lack, and in what their model differed."""
     from xmodaler_ssattn import host
+    from xmodaler_ssattn.engine.resume import warn_of_another_model
 
     fresh = check_weights(path, host.comm.unwrap_model(trainer.model), partial=partial)
     if fresh:
         logging.getLogger(__name__).info(
-            "%s lacks %d weights, which keep their draw: %s", path, len(fresh), ", ".join(fresh)
+            "%s lacks %d weights, which keep their initial values: %s", path, len(fresh), ", ".join(fresh)
         )
     warn_of_another_model(trainer.cfg, Path(path))
 
 
 def check_files(cfg: Any) -> None:
-    """Name every file of our data set that is not there, at once; what is in them is checked as they are read.
+    """Name all missing files of our data set at once; their contents are checked when they are read.
 
     Raises:
         UserError: the missing files, with their config keys.
@@ -182,11 +177,11 @@ def check_files(cfg: Any) -> None:
             for key, path, command in wanted
             if not Path(path).is_file()
         ]
-    raise_all(dict.fromkeys(problems), "The data are not all there (--data DIR sets all paths at once)")
+    raise_all(dict.fromkeys(problems), "Data files are missing (--data DIR sets all paths at once)")
 
 
 def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
-    """Refuse weights that do not fit the model; the hosts load what fits and go on with random numbers.
+    """Refuse weights that do not fit the model; the hosts load what fits and leave the rest random.
 
     Args:
         partial: the file may lack weights of the model, such as a stock Up-Down's for the SS attention.
@@ -195,11 +190,12 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
         the names of the weights that the file lacks; empty unless ``partial``.
 
     Raises:
-        UserError: the file is no checkpoint, was trained with another word list, or its names or shapes are another
+        UserError: the file is not a checkpoint, was trained with another word list, or its names or shapes are another
             model's; all are counted.
     """
     import torch
 
+    from xmodaler_ssattn.modeling.word_list import STATE, check_words, from_state
     from xmodaler_ssattn.safe_load import safe_load, weights_of
 
     stored = safe_load(path, "MODEL.WEIGHTS", part=weights_of)
@@ -239,7 +235,7 @@ def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> 
 
 
 def prepare_sample(cfg: Any) -> None:
-    """Draw the sample scenes when the config is one of theirs and they are not there yet.
+    """Draw the sample scenes if the config is one of theirs and they do not exist yet.
 
     How many words and kinds of objects occur depends on the number of scenes, so MODEL.VOCAB_SIZE and
     MODEL.SS_ATTENTION.NUM_CLASSES follow what was drawn.
@@ -250,7 +246,7 @@ def prepare_sample(cfg: Any) -> None:
 
     folder = Path(cfg.DATALOADER.ANNO_FOLDER)
     if not folder.exists():
-        print(f"The sample scenes are not there yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
+        print(f"The sample scenes do not exist yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
     feature_dim = cfg.MODEL.VISUAL_EMBED.IN_DIM
     manifest, _ = draw_dataset(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=feature_dim)
     cfg.MODEL.VOCAB_SIZE = manifest["vocabulary_size"]

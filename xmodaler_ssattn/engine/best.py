@@ -1,6 +1,6 @@
 """Keep the weights with the best validation score and the last checkpoint, and no others.
 
-A hook beside the host's own (both hosts write one checkpoint an epoch and never remove any). It learns an epoch's
+A hook beside the host's own (both hosts write one checkpoint per epoch and never remove any). It learns an epoch's
 scores from the results file that the evaluator has just written, so it does not matter how a host stores scores.
 
 ``OUTPUT_DIR/best.json``::
@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
+from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler, scores_after_each_epoch
 from xmodaler_ssattn.files import atomic_path, read_json, read_text, write_json
 from xmodaler_ssattn.host import HookBase, comm
 
 BEST_WEIGHTS, BEST_RECORD = "model_best.pth", "best.json"
-LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
 logger = logging.getLogger(__name__)
 
 
@@ -37,7 +37,7 @@ def best_epoch(scores: Mapping[int, float | None]) -> int | None:
 
 
 def obsolete(folder: Path) -> list[Path]:
-    """The epochs' checkpoints in ``folder`` that nobody needs: all but the one that ``last_checkpoint`` names.
+    """The epochs' checkpoints in ``folder`` that are not needed: all except the one that ``last_checkpoint`` names.
 
     Without that file nothing is obsolete: it is written after the checkpoint it names.
     """
@@ -74,7 +74,7 @@ def best_hook(cfg: Any) -> KeepBest | None:
 
 
 class KeepBest(HookBase):
-    """After every evaluated epoch: keep its weights if they are the best so far, and drop older checkpoints.
+    """After every evaluated epoch: keep its weights if they are the best so far, and remove older checkpoints.
 
     Args:
         folder: the run's OUTPUT_DIR.
@@ -89,7 +89,7 @@ class KeepBest(HookBase):
 
     def before_train(self) -> None:
         record = self._folder / BEST_RECORD
-        if self.trainer.start_iter == 0:  # a fresh run: what an earlier one left here is not ours
+        if self.trainer.start_iter == 0:  # a new run: what an earlier one left here does not belong to it
             if comm.is_main_process():
                 record.unlink(missing_ok=True)
                 (self._folder / BEST_WEIGHTS).unlink(missing_ok=True)
@@ -127,7 +127,7 @@ class KeepBest(HookBase):
         self._epochs[epoch] = {"iteration": iteration, "scores": dict(scores)}
         best = best_epoch({number: entry["scores"].get(self._metric) for number, entry in self._epochs.items()})
         if best == epoch:
-            # The weights first: a record that names weights which are not there yet would be wrong for good.
+            # The weights first: a record must never name weights that do not exist yet.
             with atomic_path(self._folder / BEST_WEIGHTS) as temporary:
                 torch.save({"model": comm.unwrap_model(self.trainer.model).state_dict(), "epoch": epoch}, temporary)
         if best is None:

@@ -1,9 +1,9 @@
-"""A resumed run is the run that was interrupted: what must be equal is compared, and named when it is not.
+"""Compare a resumed run with the interrupted one; what must be equal and is not is named.
 
-Both hosts restore weights, optimiser, schedule and iteration, and count epochs in iterations. So a setting that was
-changed in between has no effect (BASE_LR: the optimiser's own rates come back from the file), moves every epoch
-(TRAIN_BATCH_SIZE, processes, images), or makes one half of the run another experiment (losses, data). A hook keeps the
-settings and facts of the run in the checkpoint, where each host stores the states of its hooks.
+Both hosts restore weights, optimiser, schedule and iteration, and count epochs in iterations. A setting that was
+changed before resuming therefore has no effect (BASE_LR: the optimiser's rates come from the file), moves every epoch
+(TRAIN_BATCH_SIZE, processes, images), or makes the second half of the run another experiment (losses, data). A hook
+stores the run's settings and facts in the checkpoint, among the states of the hooks.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from xmodaler_ssattn.configuring import flatten, values_of
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import read_text
+from xmodaler_ssattn.files import read_text, read_yaml
 from xmodaler_ssattn.host import HookBase, comm
 from xmodaler_ssattn.safe_load import safe_load
 
 LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
 # Config keys and groups that may differ. All others, those of foreign classes included, must be equal.
 MAY_DIFFER = (
-    # Where things lie; what they hold is compared by the facts.
+    # Paths; the contents are compared by the facts.
     "OUTPUT_DIR", "DATALOADER.ANNO_FOLDER", "DATALOADER.REGIONS", "INFERENCE.VOCAB", "INFERENCE.PICTURES",
     "INFERENCE.VAL_ANNFILE", "INFERENCE.TEST_ANNFILE", "MODEL.WEIGHTS", "MODEL.PARTIAL_WEIGHTS",
     # How it is computed.
@@ -33,7 +32,7 @@ MAY_DIFFER = (
     "DATALOADER.TRAIN_BATCH_SIZE",
     # The embedded runtime restores the random states, so that the seed is not read again; upstream begins with it.
     "SEED", "VERSION",
-    # For how long, and what is saved and measured on the way.
+    # How long it runs, and what is saved and measured.
     "SOLVER.EPOCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EVAL_PERIOD", "SOLVER.WRITE_PERIOD", "DATASETS.VAL",
     "DATASETS.TEST", "DATALOADER.TEST_BATCH_SIZE", "DECODE_STRATEGY.NAME", "DECODE_STRATEGY.BEAM_SIZE",
     "INFERENCE.NAME", "INFERENCE.METRICS", "INFERENCE.FINAL_METRICS", "INFERENCE.GT_ATTENTION",
@@ -43,29 +42,16 @@ IMAGES_PER_STEP = "images per step (DATALOADER.TRAIN_BATCH_SIZE times processes)
 ITERATIONS = "iterations per epoch"
 
 
-def settings_of(cfg: Any) -> dict[str, Any]:
-    """A config of either host as {dotted key: plain value}."""
-    return dict(_flatten(yaml.safe_load(cfg.dump()), ""))
-
-
-def _flatten(node: Mapping, prefix: str):
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def check_same_run(stored: Mapping[str, Mapping], now: Mapping[str, Mapping], where: str) -> None:
-    """Refuse to resume another run; log what may differ and does.
+    """Refuse to resume another run; log settings that differ and may.
 
     Args:
-        stored, now: {"settings": {key: value}, "facts": {what: value}} of the checkpoint and of this run. What only
-            one of them has is not compared.
+        stored, now: {"settings": {key: value}, "facts": {what: value}} of the checkpoint and of this run. Keys
+            that only one of them has are not compared.
         where: the checkpoint, for the message.
 
     Raises:
-        UserError: every value that must be equal and is not, both times with both values.
+        UserError: every value that must be equal and is not, with both values.
     """
     problems = []
     for key in _changed(stored["settings"], now["settings"]):
@@ -88,11 +74,11 @@ def _changed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def warn_of_another_model(cfg: Any, checkpoint: Path) -> None:
-    """Say which settings of the model are not those that its weights were trained with, though the shapes are equal.
+    """Warn about settings of the model that differ from those of its training although the shapes are equal.
 
-    Some of these are studied on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, spoil it.
+    Some are changed on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, spoil the model.
     """
-    trained, now = run_of(checkpoint)["settings"], settings_of(cfg)
+    trained, now = run_of(checkpoint)["settings"], values_of(cfg)
     for key in _changed(trained, now):
         if key.startswith("MODEL.") and key not in MAY_DIFFER and not key.endswith("_SHA256"):
             logging.getLogger(__name__).warning(
@@ -123,12 +109,11 @@ def run_of(checkpoint: Path) -> dict[str, dict]:
         state = None
     if state is not None:
         return state
-    config = checkpoint.parent / "config.yaml"
     try:
-        settings = yaml.safe_load(read_text(config, "The config of the run")) if config.is_file() else {}
-    except yaml.YAMLError:  # some other file of that name, or one with tags of upstream's
-        settings = {}
-    settings = dict(_flatten(settings, "")) if isinstance(settings, dict) else {}
+        settings = read_yaml(checkpoint.parent / "config.yaml", "The config of the run")
+    except UserError:  # no such file, some other one of that name, or one with tags of upstream's
+        settings = None
+    settings = flatten(settings) if isinstance(settings, dict) else {}
     batch = settings.get("DATALOADER.TRAIN_BATCH_SIZE")
     return {"settings": settings, "facts": {} if batch is None else {"DATALOADER.TRAIN_BATCH_SIZE": batch}}
 
@@ -144,7 +129,7 @@ class SameRun(HookBase):
     """
 
     def __init__(self, cfg: Any, facts: Mapping[str, Any]) -> None:
-        self._settings, self._facts = settings_of(cfg), dict(facts)
+        self._settings, self._facts = values_of(cfg), dict(facts)
 
     def state_dict(self) -> dict[str, dict]:
         loader = self.trainer.train_data_loader

@@ -1,17 +1,19 @@
-"""SelfCriticalTrainer: the second stage, which trains for the captions' scores themselves, on either host.
+"""The self-critical stage (Rennie et al., CVPR 2017): training for the captions' scores, on either host.
 
-One step:
+One step of ``SelfCriticalTrainer``:
 
-1. draw S captions an image from the model, without gradient, all on the image's one encoding;
-2. score them, and the baseline, against the image's training references (``scorer/``), in this process alone;
-3. run the drawn words through the model as teacher forcing does, with gradient, and weight their log-probabilities.
+1. sample S captions per image from the model, without gradient          modeling/sampling.py
+2. reward r of each, and the baseline b that it has to beat              scorer/caption_reward.py
+3. teacher forcing on the sampled words, with gradient                   forced_batch
+4. L = -(1/M) sum over captions of (r - b) sum_t log p(w_t)              losses/reward.py
 
-X-modaler's own trainers keep the graph of the word-by-word drawing instead. The gradient is the same (the words are
-constants either way), the one rollout over whole captions is much faster.
+X-modaler's own trainers keep the graph of sampling word by word instead. The gradient is the same, because the words
+are constants either way; teacher forcing over whole captions is much faster.
 
-Dropout is off in both passes: the probabilities that are differentiated are those that the words were drawn with, and
-those of the model that decodes. The grounding loss, when LOSSES.NAMES has it, is added as before. Scheduled sampling
-does not apply: all words are the model's own.
+Dropout is off in both passes, so that the probabilities in L are those that the words were sampled with. The grounding
+loss is added when LOSSES.NAMES has it. Scheduled sampling does not apply: all words are the model's own.
+
+Letters: B images, S sampled captions per image, M words of the batch, T words of a caption.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ import torch
 from torch import Tensor
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.engine.advantages import BASELINES, over_greedy, over_others
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import (
     ENGINE_REGISTRY,
@@ -39,25 +40,46 @@ from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.scorer.caption_reward import unread_files
 
 LOSS = "SelfCriticalLoss"
-# Losses of word by word targets: on drawn words they would teach the model to repeat whatever it said.
+BASELINES = ("greedy", "mean")
+# Losses on target words: on sampled words they would teach the model to repeat whatever it said.
 WORD_LOSSES = ("CrossEntropy", "FusedCrossEntropy", "LabelSmoothing", "RewardCriterion")
+
+
+def over_greedy(rewards: Tensor, greedy: Tensor) -> Tensor:
+    """Advantages r - r_greedy (Rennie et al., CVPR 2017): (B, S), (B,) -> (B, S)."""
+    return rewards - greedy.unsqueeze(1)
+
+
+def over_others(rewards: Tensor) -> Tensor:
+    """Advantages r - the mean of the image's other S - 1 captions (Luo, 2020, arXiv:2003.09971): (B, S) -> (B, S).
+
+    The others do not depend on the caption itself, so the gradient stays unbiased. An image's advantages sum to 0.
+
+    Raises:
+        ValueError: S is 1, so that there is no other caption.
+    """
+    samples = rewards.shape[1]
+    if samples < 2:
+        raise ValueError(f"over_others: expected at least two captions per image, got {samples}.")
+    return rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / (samples - 1)
 
 
 @ENGINE_REGISTRY.register()
 class SelfCriticalTrainer(DefaultTrainer):
     """The host's trainer with another step. ``SCORER.BASELINE`` chooses what a caption has to beat.
 
-    DATALOADER.SEQ_PER_SAMPLE is S, the captions drawn for an image. The event storage gets ``rl/reward`` and
-    ``rl/baseline``, means over the batch and the processes, ``rl/length``, words with the end, and each term of the
-    reward, such as ``rl/CiderD``.
+    DATALOADER.SEQ_PER_SAMPLE is S. The event storage gets ``rl/reward`` and ``rl/baseline``, means over the batch and
+    the processes, ``rl/length``, words with the end, and each term of the reward, such as ``rl/CiderD``.
 
     Raises:
-        UserError: settings that cannot work, all at once, before any data is read; without MODEL.WEIGHTS, and nothing
-            to resume, ``resume_or_load`` refuses.
+        UserError: settings that cannot work, all at once, before any data is read. ``resume_or_load`` raises it
+            without MODEL.WEIGHTS when there is nothing to resume.
     """
 
+    _train_data_loader_iter: Any  # the host's; None when an epoch begins
+
     def __init__(self, cfg: Any) -> None:
-        require_grounded_captioner(cfg, "SelfCriticalTrainer", "from which it cannot draw captions")
+        require_grounded_captioner(cfg, "SelfCriticalTrainer", "from which it cannot sample captions")
         check_config(cfg)
         super().__init__(cfg)
         self.scorer = build_scorer(cfg)
@@ -80,7 +102,7 @@ class SelfCriticalTrainer(DefaultTrainer):
         batch = comm.unwrap_model(self.model).preprocess_batch(samples)
         self.model.eval()
         try:
-            batch, metrics = self._draw_and_score(batch)
+            batch, metrics = self._sample_and_score(batch)
             outputs = self.model(batch)
         finally:
             self.model.train()
@@ -88,7 +110,8 @@ class SelfCriticalTrainer(DefaultTrainer):
         for loss in self.losses:
             losses.update(loss(outputs))
         self.optimizer.zero_grad()
-        sum(value for name, value in losses.items() if "acc" not in name).backward()
+        total: Any = sum(value for name, value in losses.items() if "acc" not in name)
+        total.backward()
         self._write_metrics(losses, data_time)
         self._write_rewards(metrics)
         self.optimizer.step()
@@ -96,7 +119,7 @@ class SelfCriticalTrainer(DefaultTrainer):
             self.ema.update(self.model)
 
     def _next_samples(self) -> list[dict]:
-        """The next batch; a new shuffle when the epoch is over. None as iterator: a resumed run begins an epoch."""
+        """The next batch; a new shuffle when the epoch is over, or when a resumed run begins an epoch (no iterator)."""
         iterator = self._train_data_loader_iter
         samples = next(iterator, None) if iterator is not None else None
         if samples is None:
@@ -106,14 +129,14 @@ class SelfCriticalTrainer(DefaultTrainer):
             samples = next(self._train_data_loader_iter)
         return samples
 
-    def _draw_and_score(self, batch: dict) -> tuple[dict, dict[str, float]]:
+    def _sample_and_score(self, batch: dict) -> tuple[dict, dict[str, float]]:
         """The batch to differentiate on, with the advantages in REWARDS; and what to log."""
         model = comm.unwrap_model(self.model)
         greedy = self.baseline == "greedy"
-        drawn = sample_captions(model, batch, self.samples, greedy_first=greedy)
+        sampled = sample_captions(model, batch, self.samples, greedy_first=greedy)
         images = len(batch[kfg.IDS])
-        # (B, captions an image, T); copying the words is the one wait for the device.
-        sents, regions = (part.cpu().view(images, self.samples + int(greedy), -1) for part in drawn)
+        # (B, captions per image, T); copying the words is the only wait for the device.
+        sents, regions = (part.cpu().view(images, self.samples + int(greedy), -1) for part in sampled)
         scores = self._score(batch, sents[:, int(greedy) :], regions[:, int(greedy) :])
         rewards = scores.pop(kfg.REWARDS)
         if greedy:
@@ -129,7 +152,7 @@ class SelfCriticalTrainer(DefaultTrainer):
         return forced, metrics | {name: float(value) for name, value in scores.items()}
 
     def _score(self, batch: dict, sents: Tensor, regions: Tensor) -> dict:
-        """What the scorer says of (B, S, T) captions, its REWARDS as (B, S) float64."""
+        """The scorer's answer for (B, S, T) captions, its REWARDS as (B, S) float64."""
         scores = self.scorer(
             {
                 **{key: batch[key] for key in (keys.BOXES_PX, keys.NUM_REGIONS)},
@@ -149,15 +172,15 @@ class SelfCriticalTrainer(DefaultTrainer):
 
 
 def forced_batch(batch: dict, sents: Tensor, end: int = 0) -> dict:
-    """A training batch whose captions are drawn ones.
+    """A training batch whose captions are sampled ones.
 
     Args:
         batch: B images, from ``preprocess_batch``.
-        sents: (N, T) int64 on the CPU, N = B S, ``end`` from a caption's end on.
+        sents: (B S, T) int64 on the CPU, ``end`` from a caption's end on.
 
     Returns:
-        a copy of ``batch`` with the captions' own keys replaced: up to its end, which is the last word to predict, or
-        all T words of a caption without end.
+        a copy of ``batch`` with the keys of the captions replaced. The end is a caption's last word to predict; of a
+        caption without end these are all T words.
     """
     device = batch[kfg.ATT_FEATS].device
     ended = (sents == end).int()
@@ -184,9 +207,7 @@ def check_config(cfg: Any) -> None:
     """
     problems = []
     if cfg.SCORER.BASELINE not in BASELINES:
-        problems.append(
-            f"SCORER.BASELINE: expected one of {BASELINES}, got {cfg.SCORER.BASELINE!r} (a beam is no baseline here)."
-        )
+        problems.append(f"SCORER.BASELINE: expected one of {BASELINES}, got {cfg.SCORER.BASELINE!r} (not a beam).")
     elif cfg.SCORER.BASELINE == "mean" and cfg.DATALOADER.SEQ_PER_SAMPLE < 2:
         problems.append(
             "SCORER.BASELINE is 'mean', the mean of the image's other captions, so DATALOADER.SEQ_PER_SAMPLE must be "
@@ -204,8 +225,8 @@ def check_config(cfg: Any) -> None:
         problems.append(f"LOSSES.NAMES: expected {LOSS!r} among them, got {names!r}.")
     if wrong:
         problems.append(
-            f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat whatever it drew; take it "
-            f"out, {LOSS} stands in its place."
+            f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat whatever it said; remove "
+            f"it, {LOSS} takes its place."
         )
     problems += unread_files(cfg)
     raise_all(problems, "ENGINE.NAME SelfCriticalTrainer cannot work with this config")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.cli.main import MENDABLE
-from xmodaler_ssattn.cli.output import accept_all_characters
+from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.captions import METRICS, metric_names
 from xmodaler_ssattn.files import write_text
@@ -47,9 +46,9 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="default: output/tables, with --smoke output/smoke")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the plan's")
-    parser.add_argument("--resume", action="store_true", help="go on with the runs in OUT")
+    parser.add_argument("--resume", action="store_true", help="continue the runs in OUT")
     parser.add_argument(
-        "--table-only", action="store_true", help="run nothing; write the tables of what is in OUT (needs --data, too)"
+        "--table-only", action="store_true", help="run nothing; write the tables of what is in OUT (also needs --data)"
     )
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1, with --smoke 2)")
@@ -69,18 +68,7 @@ def main(argv: Sequence[str] | None, default_plan: Path) -> int:
     args = build_parser(default_plan).parse_args(argv)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return run(args, argv)
-    except (UserError, host.HostError, *host.HOST_ERRORS) as error:
-        print(f"xmodaler: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        print(f"xmodaler: error: {error.filename}: {error.strerror}. Mend that; --resume goes on.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("xmodaler: interrupted; the same command with --resume goes on.", file=sys.stderr)
-        return 130
+        return exit_code_of(lambda: run(args, argv), "The same command with --resume continues.")
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -122,14 +110,14 @@ def study_of(args: argparse.Namespace) -> Study:
     for name in ("jobs", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
-    jobs.parse_shard(args.shard)  # a shard that cannot be is refused before anything is read or drawn
+    jobs.parse_shard(args.shard)  # refuse an impossible shard before anything is read or drawn
     if args.seeds and (min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds)):
         raise UserError(f"--seeds: expected different numbers >= 0, got {' '.join(map(str, args.seeds))}.")
     if not args.data and not args.smoke:
         raise UserError("--data: which folder? The one that `xmodaler prepare` wrote. (--smoke draws its own.)")
     plan = read_plan(args.plan)
     plan = restricted(smoke_plan(plan) if args.smoke else plan, None, args.seeds)
-    restricted(plan, args.rows, None)  # a row that is not there is refused before anything is read or drawn
+    restricted(plan, args.rows, None)  # refuse an unknown row before anything is read or drawn
     out = Path(args.out or ("output/smoke" if args.smoke else "output/tables")).resolve()
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
@@ -143,22 +131,22 @@ def study_of(args: argparse.Namespace) -> Study:
 
 
 def command_of(argv: Sequence[str]) -> str:
-    """The command line for the record; of an absolute path its name alone, the rest is this machine's affair."""
+    """The command line for the record; absolute paths, which belong to this machine, become names."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
     return shlex.join(["python", "tools/reproduce_tables.py", *words])
 
 
 def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:
-    """Raise when a folder of a wanted run is there already."""
+    """Raise if the folder of a wanted run exists already."""
     there = [job for job in wanted if (job.folder(study.out) / jobs.RUN_FILE).is_file()]
     raise_all(
         [f"{job.folder(study.out)} holds a run already." for job in there],
-        "--resume goes on with the runs that are there; another --out begins anew",
+        "--resume continues existing runs; another --out starts new ones",
     )
 
 
 def write(study: Study, command: str) -> dict[str, Any]:
-    """Write tables and curves of whatever results exist; returns the summary."""
+    """Write tables and curves of the results that exist; returns the summary."""
     summary = collect(study, kept_floors(study.data, study.out / SUMMARY))
     summary["command"] = command
     write_text(study.out / SUMMARY, as_text(summary))

@@ -1,4 +1,4 @@
-"""Which runs there are, which of them are this machine's, and what is to be done with a run's folder."""
+"""Which runs a plan has, which of them this machine does, and what remains to do in a run's folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Job:
 
 
 def job_list(plan: Plan) -> list[Job]:
-    """All runs, the first seed of every row before the second of any: a table that was cut short has all rows."""
+    """All runs, the first seed of every row before the second of any, so that an unfinished study has all rows."""
     most = max(len(row.seeds) for row in plan.rows.values())
     return [Job(row.name, row.seeds[i]) for i in range(most) for row in plan.rows.values() if i < len(row.seeds)]
 
@@ -66,7 +66,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """The run's record; None when there is none.
 
     Raises:
-        UserError: a file that is no such record.
+        UserError: the file is not such a record.
     """
     path = folder / RUN_FILE
     if not path.is_file():

@@ -1,9 +1,9 @@
-"""A plan: which rows to train, on which seeds, what to score, and which orderings somebody claims.
+"""A plan: which rows to train, with which seeds, what to score, and which orderings are claimed.
 
 One yaml file (paths in it are relative to it; ``{data}`` in a value is the data folder)::
 
     title: Tables 1 and 2
-    base: other.yaml            optional: lay every row's own difference on this config instead of on its own base.yaml
+    base: other.yaml            optional: apply each row's difference to this config instead of its own base.yaml
     seeds: [0, 1, 2]
     common: {SOLVER.EPOCH: 20}  for every row
     rows:
@@ -26,7 +26,7 @@ Metrics are B@1 to B@4, M(ETEOR), R(OUGE-L), C(IDEr), S(PICE), F1_all, F1_loc, t
 F1_loc/s), and acc, the attention accuracy on forced reference captions, which an evaluation with INFERENCE.GT_ATTENTION
 has.
 
-An ordering claims that b is above a in each of its metrics (``greater``), or that b gains nothing worth the name
+An ordering claims that b is above a in each of its metrics (``greater``), or that b does not gain
 (``no_gain``: at most ``margin`` points, default 0).
 """
 
@@ -48,7 +48,7 @@ METRICS = {
     "S": "SPICE", "F1_all": "F1_all", "F1_loc": "F1_loc", "F1_all/s": "F1_all_per_sentence",
     "F1_loc/s": "F1_loc_per_sentence", "acc": "attention_accuracy",
 }  # fmt: skip
-ACCURACY = "acc"  # of further evaluations alone: forcing the reference captions is a pass of its own
+ACCURACY = "acc"  # of further evaluations only: forcing the reference captions is a separate pass
 GROUNDING_METRICS = ("F1_all", "F1_loc", "F1_all/s", "F1_loc/s", ACCURACY)
 PAPER_METRICS = ("B@1", "B@4", "M", "C", "S", "F1_all", "F1_loc")
 GREATER, NO_GAIN = "greater", "no_gain"
@@ -111,7 +111,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
 
     Raises:
         UserError: missing or broken file, unknown entries, names or rows; all problems at once. A row whose config
-            file is missing is no error here: it is reported in the tables, and the other rows run.
+            file is missing is not an error here: the tables report it, and the other rows run.
     """
     path = Path(path)
     data = read_yaml(path, "--plan")
@@ -209,7 +209,7 @@ def _dict(value: Any, where: str, problems: list[str]) -> dict:
 def _row(name: str, entry: Any, path: Path, seeds: tuple[int, ...], shared: Mapping, problems: list[str]) -> Row | None:
     where = f"rows.{name}"
     if not _NAME.fullmatch(name):
-        problems.append(f"{where}: a row's name is a folder's, too: letters, digits, '.', '_' and '-'.")
+        problems.append(f"{where}: a row's name is also a folder's: use letters, digits, '.', '_' and '-'.")
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), str):
         problems.append(f"{where}: expected at least config: FILE, got {entry!r}.")
         return None

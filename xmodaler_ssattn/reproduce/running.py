@@ -1,4 +1,4 @@
-"""Run the jobs, each training and each scoring in a process of its own: a crash of one never harms another."""
+"""Run the jobs, each training and each scoring in its own process: a crash of one does not affect another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import IO, Any
 from xmodaler_ssattn import host
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.cli.demo import last_words, state_of
-from xmodaler_ssattn.engine.best import BEST_WEIGHTS, LAST_CHECKPOINT
+from xmodaler_ssattn.engine.best import BEST_WEIGHTS
+from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, write_json
 from xmodaler_ssattn.reproduce import jobs, settings
@@ -91,7 +92,7 @@ def _train(study: Study, prepared: Prepared, record: dict[str, Any], lock: IO) -
         command += ["--device", study.machine.device]
     if (folder / LAST_CHECKPOINT).is_file():
         command.append("--resume")
-        mend_lines(folder / "metrics.json")
+        cut_broken_line(folder / "metrics.json")
     else:
         (folder / "metrics.json").unlink(missing_ok=True)  # of a first attempt without a checkpoint; the host appends
     started = time.monotonic()
@@ -108,8 +109,8 @@ def _train(study: Study, prepared: Prepared, record: dict[str, Any], lock: IO) -
     jobs.write_record(folder, record)
 
 
-def mend_lines(path: Path) -> None:
-    """Cut off a last line without its end, which a killed process leaves: the next one would write behind it."""
+def cut_broken_line(path: Path) -> None:
+    """Remove a last line without its end, which a killed process leaves; the next process would append to it."""
     if path.is_file():
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -152,7 +153,7 @@ def _evaluate(study: Study, prepared: Prepared, record: dict[str, Any], names: S
 
 
 def why(code: int, terminal: Path) -> tuple[str, str]:
-    """(status, reason) of a process that ended with an error, from its exit code and its last words."""
+    """(status, reason) of a process that ended with an error, from its exit code and the end of its output."""
     text = terminal.read_text(encoding="utf-8", errors="replace") if terminal.is_file() else ""
     if code < 0:
         return jobs.FAILED, f"killed by {signal.Signals(-code).name}"
@@ -181,7 +182,7 @@ def _start(module: Sequence[str], folder: Path, study: Study, lock: IO) -> subpr
 def _locked(folder: Path, problem: str) -> Iterator[IO | None]:
     """The lock of a run's folder, or None when another process has it (or there is nothing to lock).
 
-    The processes that the run starts inherit it, so that one left behind by a killed program still holds it.
+    The processes that the run starts inherit it, so a process that outlives a killed program still holds it.
     """
     if problem:
         yield None
@@ -202,7 +203,7 @@ def _state(study: Study, job: Job, process: subprocess.Popen) -> str:
 
 
 def next_job(study: Study, waiting: Sequence[Job], active: Mapping[Job, Any]) -> Job | None:
-    """The first waiting job that does not begin with the weights of one that is still to come."""
+    """The first waiting job that does not need the weights of an unfinished one."""
     for job in waiting:
         start = study.plan.rows[job.row].start
         if start is None or Job(start, job.seed) not in (*waiting, *active):
@@ -218,7 +219,7 @@ def run_all(study: Study, wanted: Sequence[Job], at_once: int = 1, finished: Any
     """Run the jobs, ``at_once`` at a time.
 
     Args:
-        finished: called after every run, e.g. to write the tables anew.
+        finished: called after every run, e.g. to write the tables again.
 
     Returns:
         status by job. An interrupted program ends the processes that it started; the runs stay resumable.
@@ -232,7 +233,7 @@ def run_all(study: Study, wanted: Sequence[Job], at_once: int = 1, finished: Any
             return
         except StopIteration as end:
             statuses[job] = end.value
-        except UserError as error:  # a damaged record: this run's affair alone
+        except UserError as error:  # a damaged record concerns only this run
             statuses[job] = jobs.FAILED
             _say(job, f"failed: {error}")
         active.pop(job, None)

@@ -1,4 +1,4 @@
-"""From a row and a seed to one config, and what makes two configs the same run."""
+"""From a row and a seed to one config, and when two configs mean the same run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.cli.configuring import default_config, load_config
+from xmodaler_ssattn.configuring import read_config, values_of
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import read_json, read_lines, read_yaml
-from xmodaler_ssattn.host import add_config, get_cfg
+from xmodaler_ssattn.files import read_json, read_lines
 from xmodaler_ssattn.packs.classes import MANIFESTS
 from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.reproduce.plan import Plan, Row
 
-# Where and on what a run is computed, not what is computed.
+# These say where a run is computed, not what is computed.
 NOT_OF_THE_RUN = (
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE",
 )  # fmt: skip
 BASE = "base.yaml"
 DATA = "{data}"
-_ARCHITECTURE = ("META_ARCHITECTURE", "ENCODER", "DECODER", "PREDICTOR")
 
 
 @dataclass(frozen=True)
@@ -91,36 +90,14 @@ def difference_of(config: Path) -> dict[str, Any]:
     Raises:
         UserError: a missing or broken file, or a chain without a ``base.yaml``.
     """
-    own = _raw(config)
-    base = own.pop("_BASE_", None)
-    if base is None:
+    settings = read_config(config)
+    if not any(Path(setting.where).name == BASE for setting in settings.values()):
         raise UserError(
-            f"{config}: expected a chain of _BASE_ that ends in {BASE}; only then is a row's own difference known, "
-            "and can be laid on another base."
+            f"{config}: expected a chain of _BASE_ that ends in {BASE}; the row's difference from that file is "
+            "what the plan's base receives."
         )
-    parent = (config.parent / base).resolve()
-    inherited = {} if parent.name == BASE else difference_of(parent)
-    flat = inherited | dict(flatten(own))
-    flat.pop("OUTPUT_DIR", None)
-    flat.pop("VERSION", None)
-    return flat
-
-
-def _raw(config: Path) -> dict[str, Any]:
-    if not config.is_file():
-        raise UserError(f"the config {config} does not exist.")
-    data = read_yaml(config, "The config")
-    if not isinstance(data, dict):
-        raise UserError(f"{config}: expected config keys, got {data!r:.60}.")
-    return data
-
-
-def flatten(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """{"A": {"B": 1}} -> [("A.B", 1)]."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        pairs += flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return pairs
+    own = {key: setting.value for key, setting in settings.items() if Path(setting.where).name != BASE}
+    return {key: value for key, value in own.items() if key not in ("OUTPUT_DIR", "VERSION")}
 
 
 def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str, dict[str, Any]]:
@@ -137,10 +114,10 @@ def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str,
     config = row.config
     if plan.base is not None:
         config = plan.base
-        # The sample scenes' own config would draw them anew; the data are given here.
+        # The sample scenes' own config would draw them again; the data are given here.
         values |= {"DATALOADER.SAMPLE_SCENES": 0} | difference_of(row.config)
     values |= {**plan.common, **row.set, "SEED": seed}
-    return str(config.resolve()), {key: _placed(value, data) for key, value in values.items()}
+    return str(config.resolve()), {key: _renamed(value, DATA, str(data.path)) for key, value in values.items()}
 
 
 def training_values(values: Mapping[str, Any], output: Path) -> dict[str, Any]:
@@ -149,10 +126,11 @@ def training_values(values: Mapping[str, Any], output: Path) -> dict[str, Any]:
     return {**defaults, **values, "DATASETS.TEST": "", "OUTPUT_DIR": str(output)}
 
 
-def _placed(value: Any, data: DataFolder) -> Any:
+def _renamed(value: Any, old: str, new: str) -> Any:
+    """``value`` with ``old`` replaced by ``new`` in every text."""
     if isinstance(value, str):
-        return value.replace(DATA, str(data.path))
-    return [_placed(item, data) for item in value] if isinstance(value, list) else value
+        return value.replace(old, new)
+    return [_renamed(item, old, new) for item in value] if isinstance(value, list) else value
 
 
 def words_of(values: Mapping[str, Any]) -> list[str]:
@@ -176,34 +154,26 @@ def identity_of(cfg: Any, data: DataFolder) -> dict[str, Any]:
 
     OUTPUT_DIR, device, threads, workers and cache are left out: a run can move to another folder or machine.
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return value.replace(str(data.path), DATA) if isinstance(value, str) else value
-
-    flat = {key: plain(value) for key, value in flatten(cfg) if key not in NOT_OF_THE_RUN}
+    flat = {key: _renamed(value, str(data.path), DATA) for key, value in values_of(cfg).items()}
+    flat = {key: value for key, value in flat.items() if key not in NOT_OF_THE_RUN}
     return dict(sorted(flat.items())) | {"data_sha256": data.sha256, "regions_sha256": data.regions_sha256}
 
 
 def identity_sha256(identity: Mapping[str, Any]) -> str:
-    """One number for ``identity_of``."""
+    """The digest of ``identity_of``."""
     return hashlib.sha256(json.dumps(dict(sorted(identity.items()))).encode("utf-8")).hexdigest()
 
 
 def defaults_of(cfg: Any) -> dict[str, Any]:
     """The host's and our defaults for the same architecture, by dotted key."""
-    fresh = get_cfg()
-    node = type(fresh)
-    add_config(fresh, node({"MODEL": node({name: cfg.MODEL[name] for name in _ARCHITECTURE})}))
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(fresh)}
+    return values_of(default_config(values_of(cfg), "the config"))
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """What makes a stored run another one than the wanted, one phrase a key; [] when it is the same.
+    """How a stored run differs from the wanted one, one phrase per key; [] when it is the same.
 
-    A key that came into being after the run counts as unchanged while it has its default. One that the program no
-    longer has is not looked at: what it did is not there to be compared.
+    A key that was added to the program after the run counts as unchanged while it has its default. A key that was
+    removed from the program is ignored.
     """
     before = {**defaults, **stored}
     keys = [key for key in sorted(wanted) if key in before and before[key] != wanted[key]]

@@ -1,6 +1,6 @@
-"""All rows of a plan in minutes: on the sample scenes, drawn small, with the sample configs' sizes.
+"""All rows of a plan in minutes: on a few sample scenes, with the sizes of the sample configs.
 
-Each row's own difference from its base.yaml is laid on the sample scenes' base, so that a row means the same there.
+Each row's difference from its base.yaml is applied to the sample scenes' base, so that a row means the same there.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run as it is wanted; ``problem`` says why it cannot be had, ``status`` what the tables then call it."""
+    """A run to do; ``problem`` says why it cannot be done, ``status`` what the tables then call it."""
 
     job: Job
     folder: Path
@@ -53,7 +53,7 @@ def prepare(study: Study, job: Job) -> Prepared:
         if row.start is not None:
             weights = Job(row.start, job.seed).folder(study.out) / BEST_WEIGHTS
             if not weights.is_file():
-                problem = f"it begins with the best weights of {row.start} seed {job.seed}, which are not there yet"
+                problem = f"it starts from the best weights of {row.start} seed {job.seed}, which do not exist yet"
                 return Prepared(job, folder, problem=problem, status=jobs.MISSING)
             values["MODEL.WEIGHTS"] = str(weights)
         training = settings.training_values(values, folder)
@@ -84,7 +84,7 @@ def decision_of(study: Study, prepared: Prepared) -> tuple[jobs.Decision, dict[s
         changed = settings.differences(record["config"], prepared.identity, prepared.defaults)
         for name in evaluations:
             entry = record["evaluations"].get(name)
-            if entry is None:  # done, it may be, but killed before the record was written
+            if entry is None:  # perhaps done, and killed before the record was written
                 take_evaluation(prepared.folder, name, record)
             elif not (evaluation_folder(prepared.folder, name) / REPLICATES_FILE).is_file():
                 record["evaluations"].pop(name)

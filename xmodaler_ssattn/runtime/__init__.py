@@ -3,41 +3,33 @@
 README.md beside this file says what is the same as upstream and what differs.
 """
 
+# ruff: noqa: F401  (imported for others)
+
 from . import comm, hooks
 from .checkpoint import CheckpointError, XmodalerCheckpointer
-from .config import CfgNode, ConfigError, get_cfg
+from .config import CfgNode, get_cfg
 from .configurable import configurable
 from .constants import kfg
 from .data import (
     DatasetFromList,
     MapDataset,
-    build_dataset_mapper,
     build_xmodaler_train_loader,
     build_xmodaler_valtest_loader,
 )
-from .decode_strategy import BeamSearcher, DecodeStrategy, GreedyDecoder, build_beam_searcher, build_greedy_decoder
-from .decoder import BaseAttention, Decoder, UpDownDecoder, add_decoder_config, build_decoder
-from .embedding import TokenBaseEmbedding, VisualBaseEmbedding, VisualIdentityEmbedding, build_embeddings
-from .encoder import Encoder, UpDownEncoder, add_encoder_config, build_encoder
-from .evaluation import COCOEvaler, build_evaluation
+from .decode_strategy import BeamSearcher, DecodeStrategy, GreedyDecoder
+from .decoder import BaseAttention, Decoder, UpDownDecoder
+from .embedding import TokenBaseEmbedding, VisualBaseEmbedding, VisualIdentityEmbedding
+from .encoder import Encoder, UpDownEncoder
 from .events import EventStorage, get_event_storage
-from .functional import (
-    boxes_to_locfeats,
-    decode_sequence,
-    dict_as_tensor,
-    expand_tensor,
-    load_vocab,
-    pad_tensor,
-    to_device,
-)
+from .functional import decode_sequence, expand_tensor, load_vocab, pad_tensor, to_device
 from .hooks import flatten_results_dict
 from .launch import launch
 from .logger import setup_logger
 from .losses import CrossEntropy, LabelSmoothing, build_losses
-from .lr_scheduler import FixLR, StepLR, build_lr_scheduler
+from .lr_scheduler import FixLR, StepLR
 from .meta_arch import BaseEncoderDecoder, RnnAttEncoderDecoder, add_config, build_model
 from .optim import SGD, Adam, AdamW, build_optimizer
-from .predictor import BasePredictor, add_predictor_config, build_predictor
+from .predictor import BasePredictor
 from .registry import (
     DATASETS_REGISTRY,
     DECODE_STRATEGY_REGISTRY,
@@ -53,103 +45,13 @@ from .registry import (
     SCORER_REGISTRY,
     SOLVER_REGISTRY,
     Registry,
+    build_engine,
+    build_evaluation,
+    build_lr_scheduler,
+    build_scorer,
 )
 from .rng import seed_all_rng
-from .scorer import build_scorer
-from .setup import default_argument_parser, default_setup
+from .setup import default_setup
 from .train_loop import HookBase, TrainerBase
-from .trainer import DefaultTrainer, build_engine
+from .trainer import DefaultTrainer
 from .writers import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, default_writers
-
-__all__ = [
-    "DATASETS_REGISTRY",
-    "DECODER_REGISTRY",
-    "DECODE_STRATEGY_REGISTRY",
-    "EMBEDDING_REGISTRY",
-    "ENCODER_REGISTRY",
-    "ENGINE_REGISTRY",
-    "EVALUATION_REGISTRY",
-    "LOSSES_REGISTRY",
-    "LR_SCHEDULER_REGISTRY",
-    "META_ARCH_REGISTRY",
-    "PREDICTOR_REGISTRY",
-    "SCORER_REGISTRY",
-    "SGD",
-    "SOLVER_REGISTRY",
-    "Adam",
-    "AdamW",
-    "BaseAttention",
-    "BaseEncoderDecoder",
-    "BasePredictor",
-    "BeamSearcher",
-    "COCOEvaler",
-    "CfgNode",
-    "CheckpointError",
-    "CommonMetricPrinter",
-    "ConfigError",
-    "CrossEntropy",
-    "DatasetFromList",
-    "DecodeStrategy",
-    "Decoder",
-    "DefaultTrainer",
-    "Encoder",
-    "EventStorage",
-    "EventWriter",
-    "FixLR",
-    "GreedyDecoder",
-    "HookBase",
-    "JSONWriter",
-    "LabelSmoothing",
-    "MapDataset",
-    "Registry",
-    "RnnAttEncoderDecoder",
-    "StepLR",
-    "TensorboardXWriter",
-    "TokenBaseEmbedding",
-    "TrainerBase",
-    "UpDownDecoder",
-    "UpDownEncoder",
-    "VisualBaseEmbedding",
-    "VisualIdentityEmbedding",
-    "XmodalerCheckpointer",
-    "add_config",
-    "add_decoder_config",
-    "add_encoder_config",
-    "add_predictor_config",
-    "boxes_to_locfeats",
-    "build_beam_searcher",
-    "build_dataset_mapper",
-    "build_decoder",
-    "build_embeddings",
-    "build_encoder",
-    "build_engine",
-    "build_evaluation",
-    "build_greedy_decoder",
-    "build_losses",
-    "build_lr_scheduler",
-    "build_model",
-    "build_optimizer",
-    "build_predictor",
-    "build_scorer",
-    "build_xmodaler_train_loader",
-    "build_xmodaler_valtest_loader",
-    "comm",
-    "configurable",
-    "decode_sequence",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    "dict_as_tensor",
-    "expand_tensor",
-    "flatten_results_dict",
-    "get_cfg",
-    "get_event_storage",
-    "hooks",
-    "kfg",
-    "launch",
-    "load_vocab",
-    "pad_tensor",
-    "seed_all_rng",
-    "setup_logger",
-    "to_device",
-]

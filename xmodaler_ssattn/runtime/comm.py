@@ -32,11 +32,6 @@ def get_local_rank() -> int:
     return dist.get_rank(group=_LOCAL_PROCESS_GROUP) if _running() else 0
 
 
-def get_local_size() -> int:
-    """Number of processes on this machine."""
-    return dist.get_world_size(group=_LOCAL_PROCESS_GROUP) if _running() else 1
-
-
 def is_main_process() -> bool:
     """Whether this process writes the files and evaluates."""
     return get_rank() == 0
@@ -52,16 +47,6 @@ def synchronize() -> None:
 def _cpu_group() -> dist.ProcessGroup:
     """A group of all processes for exchanging plain values; NCCL itself moves CUDA tensors only."""
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
-
-
-def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """``data`` of every process, in every process, by rank."""
-    if get_world_size() == 1:
-        return [data]
-    group = group or _cpu_group()
-    gathered: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, data, group=group)
-    return gathered
 
 
 def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:

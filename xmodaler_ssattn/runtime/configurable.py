@@ -33,56 +33,30 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
     Arguments beside the config go to ``from_config`` where its signature has them, else to the constructor.
 
     Raises:
-        TypeError, AttributeError: the class has no ``from_config`` classmethod, or its first parameter is not
-            called ``cfg``; both at the first call with a config.
+        AttributeError: at the first call with a config, the class has no ``from_config``.
     """
-    if init_func is not None:
-        if from_config is not None or not inspect.isfunction(init_func) or init_func.__name__ != "__init__":
-            raise TypeError("Use @configurable on __init__, or @configurable(from_config=...) on a function.")
-        return _wrap_init(init_func)
-    if from_config is None:
+    if init_func is None and from_config is None:
         return configurable  # "@configurable()" means "@configurable"
-    if not inspect.isfunction(from_config):
-        raise TypeError("from_config must be a function that takes cfg and returns keyword arguments.")
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
-            if _has_config(args, kwargs):
-                return function(**_translate(from_config, args, kwargs))
-            return function(*args, **kwargs)
+            own, rest = (args[:1], args[1:]) if from_config is None else ((), args)  # own: ``self``
+            if not isinstance(rest[0] if rest else kwargs.get("cfg"), _AnyCfgNode):
+                return function(*args, **kwargs)
+            translate = from_config or getattr(type(own[0]), "from_config", None)
+            if translate is None:
+                raise AttributeError(f"{type(own[0]).__name__} was called with a config but has no from_config.")
+            return function(*own, **_translate(translate, rest, kwargs))
 
         return wrapped
 
-    return decorate
-
-
-def _wrap_init(init_func: Callable) -> Callable:
-    @functools.wraps(init_func)
-    def wrapped(self, *args, **kwargs):
-        if not _has_config(args, kwargs):
-            init_func(self, *args, **kwargs)
-            return
-        translate = getattr(type(self), "from_config", None)
-        if translate is None:
-            raise AttributeError(f"{type(self).__name__} was called with a config but has no from_config classmethod.")
-        if not inspect.ismethod(translate):
-            raise TypeError(f"{type(self).__name__}.from_config must be a classmethod.")
-        init_func(self, **_translate(translate, args, kwargs))
-
-    return wrapped
-
-
-def _has_config(args: tuple, kwargs: dict[str, Any]) -> bool:
-    first = args[0] if args else kwargs.get("cfg")
-    return isinstance(first, _AnyCfgNode)
+    return decorate if init_func is None else decorate(init_func)
 
 
 def _translate(from_config: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Call ``from_config`` with what it takes; the rest replaces or extends what it returns."""
     parameters = inspect.signature(from_config).parameters
-    if next(iter(parameters), None) != "cfg":
-        raise TypeError(f"The first parameter of {from_config.__qualname__} must be called 'cfg'.")
     takes_anything = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     if takes_anything:
         return from_config(*args, **kwargs)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
+from xmodaler_ssattn.errors import UserError
+
 from . import comm
-from .config import CfgNode, ConfigError
+from .config import CfgNode
 from .configurable import configurable
 from .registry import DATASETS_REGISTRY
 from .rng import seed_all_rng
@@ -24,14 +26,13 @@ class DatasetFromList(Dataset):
     """A list as a dataset; each record is handed out as a fresh copy, so that a mapper may change it.
 
     Records of plain JSON values are packed into one array of bytes: the loader's worker processes then share
-    its memory, where a list of Python objects would be copied into each of them by and by. A list that JSON
+    its memory, where a list of Python objects would in time be copied into each of them. A list that JSON
     does not give back unchanged (arrays, tuples, integer keys) stays as it is.
     """
 
-    def __init__(self, lst: Sequence, copy: bool = True, serialize: bool = True) -> None:
-        self._copy = copy
+    def __init__(self, lst: Sequence) -> None:
         self._list: Sequence | None = lst
-        packed = _pack(lst) if serialize else None
+        packed = _pack(lst)
         if packed is not None:
             self._list = None
             self._ends = np.cumsum([len(record) for record in packed])
@@ -43,7 +44,7 @@ class DatasetFromList(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         if self._list is not None:
-            return copy.deepcopy(self._list[index]) if self._copy else self._list[index]
+            return copy.deepcopy(self._list[index])
         if not 0 <= index < len(self):
             raise IndexError(f"Record {index} was asked for, there are {len(self)}.")
         start = self._ends[index - 1] if index else 0
@@ -85,11 +86,6 @@ class MapDataset(Dataset):
         return sample
 
 
-def build_dataset_mapper(cfg: CfgNode, name: str, stage: str) -> Callable:
-    """The mapper registered as ``name``, for ``stage`` 'train', 'val' or 'test'."""
-    return DATASETS_REGISTRY.get(name)(cfg, stage)
-
-
 def trivial_batch_collator(batch: list) -> list:
     """The samples as they are: the model collates them in ``preprocess_batch``."""
     return batch
@@ -100,39 +96,30 @@ def worker_init_reset_seed(worker_id: int) -> None:
     seed_all_rng(np.random.randint(2**31) + worker_id)
 
 
-def _load(cfg: CfgNode, name: str, stage: str, dataset_mapper: Callable | None, datalist: Sequence | None):
-    if not name:
-        return None, None
-    mapper = build_dataset_mapper(cfg, name, stage) if dataset_mapper is None else dataset_mapper
-    return mapper, mapper.load_data(cfg) if datalist is None else datalist
-
-
-def _train_loader_from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None) -> dict[str, Any]:
-    mapper, datalist = _load(cfg, cfg.DATASETS.TRAIN, "train", dataset_mapper, datalist)
+def _from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None, stage="val") -> dict[str, Any]:
+    """The arguments of a loader: the mapper registered for the stage, and the records that it loads."""
+    name = cfg.DATASETS[stage.upper()]
+    if name and dataset_mapper is None:
+        dataset_mapper = DATASETS_REGISTRY.get(name)(cfg, stage)
+    if name and datalist is None:
+        datalist = dataset_mapper.load_data(cfg)
     return {
-        "datalist": datalist,
-        "dataset_mapper": mapper,
+        "datalist": datalist if name else None,
+        "dataset_mapper": dataset_mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "batch_size": cfg.DATALOADER.TRAIN_BATCH_SIZE,
+        "batch_size": cfg.DATALOADER["TRAIN_BATCH_SIZE" if stage == "train" else "TEST_BATCH_SIZE"],
     }
 
 
-def _valtest_loader_from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None, stage="val") -> dict[str, Any]:
-    name = {"val": cfg.DATASETS.VAL, "test": cfg.DATASETS.TEST}[stage]
-    mapper, datalist = _load(cfg, name, stage, dataset_mapper, datalist)
-    return {
-        "datalist": datalist,
-        "dataset_mapper": mapper,
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "batch_size": cfg.DATALOADER.TEST_BATCH_SIZE,
-    }
+def _train_from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None) -> dict[str, Any]:
+    return _from_config(cfg, dataset_mapper, datalist=datalist, stage="train")
 
 
 def _dataset(datalist: Sequence | Dataset, mapper: Callable) -> MapDataset:
     return MapDataset(DatasetFromList(datalist) if isinstance(datalist, list) else datalist, mapper)
 
 
-@configurable(from_config=_train_loader_from_config)
+@configurable(from_config=_train_from_config)
 def build_xmodaler_train_loader(
     datalist: Sequence | Dataset | None, *, dataset_mapper: Callable | None, batch_size: int, num_workers: int
 ) -> DataLoader | None:
@@ -141,15 +128,15 @@ def build_xmodaler_train_loader(
     Among several processes each reads its share, the same shuffle everywhere.
 
     Raises:
-        ConfigError: there are fewer records than one batch needs.
+        UserError: there are fewer records than one batch needs.
     """
     if datalist is None or dataset_mapper is None:
         return None
     dataset = _dataset(datalist, dataset_mapper)
     sampler = DistributedSampler(dataset) if comm.get_world_size() > 1 else RandomSampler(dataset)
     if len(sampler) < batch_size:
-        raise ConfigError(
-            f"The training split has {len(sampler)} images a process, fewer than DATALOADER.TRAIN_BATCH_SIZE "
+        raise UserError(
+            f"The training split has {len(sampler)} images per process, fewer than DATALOADER.TRAIN_BATCH_SIZE "
             f"{batch_size}: not one full batch. Lower the batch size."
         )
     return DataLoader(
@@ -163,23 +150,20 @@ def build_xmodaler_train_loader(
     )
 
 
-@configurable(from_config=_valtest_loader_from_config)
+@configurable(from_config=_from_config)
 def build_xmodaler_valtest_loader(
     datalist: Sequence | Dataset | None,
     *,
     dataset_mapper: Callable | None,
     batch_size: int,
     num_workers: int,
-    multi_gpu_eval: bool = False,
 ) -> DataLoader | None:
-    """All records in order, or None without a data set; with ``multi_gpu_eval`` each process reads its share."""
+    """All records in order, or None without a data set."""
     if datalist is None or dataset_mapper is None:
         return None
     dataset = _dataset(datalist, dataset_mapper)
-    shared = multi_gpu_eval and comm.get_world_size() > 1
     return DataLoader(
         dataset,
-        sampler=DistributedSampler(dataset, shuffle=False) if shared else None,
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,

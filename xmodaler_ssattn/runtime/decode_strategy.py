@@ -13,21 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .constants import kfg
 from .functional import decode_sequence, expand_tensor, load_vocab
 from .registry import DECODE_STRATEGY_REGISTRY
-
-
-def build_beam_searcher(cfg: CfgNode) -> DecodeStrategy:
-    """The strategy that ``DECODE_STRATEGY.NAME`` names."""
-    return DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)(cfg)
-
-
-def build_greedy_decoder(cfg: CfgNode) -> DecodeStrategy:
-    """The strategy registered as 'GreedyDecoder'."""
-    return DECODE_STRATEGY_REGISTRY.get("GreedyDecoder")(cfg)
 
 
 class DecodeStrategy(nn.Module, metaclass=ABCMeta):
@@ -59,7 +51,7 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         if cfg.INFERENCE.VOCAB == "BERT":
-            raise ConfigError("INFERENCE.VOCAB BERT is available with upstream X-modaler only; give a vocabulary file.")
+            raise UserError("INFERENCE.VOCAB BERT is available with upstream X-modaler only; give a vocabulary file.")
         return {
             "vocab_path": cfg.INFERENCE.VOCAB,
             "beam_size": cfg.DECODE_STRATEGY.BEAM_SIZE,
@@ -78,7 +70,7 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
         ret = self._forward(batched_inputs, model)
         if output_sents:
             if self.vocab is None:
-                raise ConfigError("Sentences need a vocabulary: INFERENCE.VOCAB is empty.")
+                raise UserError("Sentences need a vocabulary: INFERENCE.VOCAB is empty.")
             ret[kfg.OUTPUT] = decode_sequence(self.vocab, ret[kfg.G_SENTS_IDS])
         return ret
 
@@ -105,7 +97,7 @@ def _next_logits(inputs: dict[str, Any], model: nn.Module, words: Tensor, t: int
 
 @DECODE_STRATEGY_REGISTRY.register()
 class GreedyDecoder(DecodeStrategy):
-    """The likeliest word at each step, or with ``DECODE_BY_SAMPLE`` in the batch a drawn one."""
+    """The likeliest word at each step, or with ``DECODE_BY_SAMPLE`` in the batch a sampled one."""
 
     def _forward(self, batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         feats = batched_inputs[kfg.ATT_FEATS]
@@ -138,7 +130,7 @@ class BeamSearcher(DecodeStrategy):
     A finished beam keeps its score and competes with the open ones.
     """
 
-    # Tensors of one row an image that the steps after the first read once a beam. A subclass may add its own.
+    # Tensors with one row per image; after the first step they need one row per beam. A subclass may add its own.
     EXPANDED_KEYS = (
         kfg.ATT_FEATS,
         kfg.GLOBAL_FEATS,
@@ -152,7 +144,7 @@ class BeamSearcher(DecodeStrategy):
     STATE_KEYS = (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES)
 
     def _forward(self, batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-        """``OUT_SIZE`` in the batch (default 1) asks for so many sentences an image, best first: (B, OUT_SIZE, T)."""
+        """``OUT_SIZE`` in the batch (default 1) is the number of sentences per image, best first: (B, OUT_SIZE, T)."""
         feats = batched_inputs[kfg.ATT_FEATS]
         batch_size, beam, device = feats.size(0), self.beam_size, feats.device
         out_size = batched_inputs.get("OUT_SIZE", 1)
@@ -197,7 +189,7 @@ class BeamSearcher(DecodeStrategy):
         return {**ids, kfg.G_SENTS_IDS: sents, kfg.G_LOGP: logprobs}
 
     def _follow(self, inputs: dict[str, Any], parents: Tensor) -> None:
-        """Re-order the decoder's states (B b, ...) so that each beam goes on from its parent (B, b)."""
+        """Re-order the decoder's states (B b, ...) so that each beam continues its parent (B, b)."""
         for key in self.STATE_KEYS:
             if key in inputs:
                 inputs[key] = [

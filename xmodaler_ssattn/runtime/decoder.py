@@ -17,18 +17,6 @@ from .constants import kfg
 from .registry import DECODER_REGISTRY
 
 
-def build_decoder(cfg: CfgNode) -> nn.Module | None:
-    """The decoder that ``MODEL.DECODER`` names, or None for an empty name."""
-    return DECODER_REGISTRY.get(cfg.MODEL.DECODER)(cfg) if cfg.MODEL.DECODER else None
-
-
-def add_decoder_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
-    """Add the config keys of the decoder that the raw yaml ``tmp_cfg`` names, if it names one."""
-    name = tmp_cfg.MODEL.get("DECODER", cfg.MODEL.DECODER)
-    if name:
-        DECODER_REGISTRY.get(name).add_config(cfg)
-
-
 class Decoder(nn.Module, metaclass=ABCMeta):
     """One word a call. A subclass sets ``hidden_size`` and ``num_layers``."""
 

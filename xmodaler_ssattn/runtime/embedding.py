@@ -6,17 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .constants import kfg
 from .registry import EMBEDDING_REGISTRY
 
 _ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "celu": nn.CELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
-
-
-def build_embeddings(cfg: CfgNode, name: str) -> nn.Module:
-    """The embedding registered as ``name``."""
-    return EMBEDDING_REGISTRY.get(name)(cfg)
 
 
 def _after_layers(node: CfgNode, dim: int) -> dict[str, nn.Module]:
@@ -25,7 +22,7 @@ def _after_layers(node: CfgNode, dim: int) -> dict[str, nn.Module]:
     name = node.ACTIVATION.lower()
     if name != "none":
         if name not in _ACTIVATIONS:
-            raise ConfigError(f"Unknown ACTIVATION {node.ACTIVATION!r}; known: none, {', '.join(_ACTIVATIONS)}.")
+            raise UserError(f"Unknown ACTIVATION {node.ACTIVATION!r}; known: none, {', '.join(_ACTIVATIONS)}.")
         alpha = {"alpha": node.ELU_ALPHA} if name in ("elu", "celu") else {}
         layers["embeddings_act"] = _ACTIVATIONS[name](**alpha)
     if node.DROPOUT > 0:
@@ -71,7 +68,7 @@ class TokenBaseEmbedding(_Embedding):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.MODEL.TOKEN_EMBED
         if node.POSITION.lower() != "none" or node.TYPE_VOCAB_SIZE > 0:
-            raise ConfigError(
+            raise UserError(
                 "MODEL.TOKEN_EMBED.POSITION and TYPE_VOCAB_SIZE belong to Transformer models, which are available "
                 f"with upstream X-modaler only; received {node.POSITION!r} and {node.TYPE_VOCAB_SIZE}."
             )

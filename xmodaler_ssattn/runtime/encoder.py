@@ -12,18 +12,6 @@ from .constants import kfg
 from .registry import ENCODER_REGISTRY
 
 
-def build_encoder(cfg: CfgNode) -> nn.Module | None:
-    """The encoder that ``MODEL.ENCODER`` names, or None for an empty name."""
-    return ENCODER_REGISTRY.get(cfg.MODEL.ENCODER)(cfg) if cfg.MODEL.ENCODER else None
-
-
-def add_encoder_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
-    """Add the config keys of the encoder that the raw yaml ``tmp_cfg`` names, if it names one."""
-    name = tmp_cfg.MODEL.get("ENCODER", cfg.MODEL.ENCODER)
-    if name:
-        ENCODER_REGISTRY.get(name).add_config(cfg)
-
-
 @ENCODER_REGISTRY.register()
 class Encoder(nn.Module):
     """Adds nothing to the batch."""

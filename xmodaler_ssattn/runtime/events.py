@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from fvcore.common.history_buffer import HistoryBuffer
 
@@ -29,7 +27,6 @@ class EventStorage:
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
-        self._prefix = ""
         self._iter = start_iter
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True) -> None:
@@ -38,7 +35,6 @@ class EventStorage:
         Raises:
             ValueError: the name was used with the other hint before.
         """
-        name = self._prefix + name
         if self._smoothing_hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise ValueError(f"The scalar {name!r} was put with smoothing_hint={not smoothing_hint} before.")
         value = float(value)
@@ -75,10 +71,6 @@ class EventStorage:
             for name, (value, iteration) in self._latest.items()
         }
 
-    def smoothing_hints(self) -> dict[str, bool]:
-        """Name -> whether it is to be smoothed."""
-        return self._smoothing_hints
-
     @property
     def iter(self) -> int:
         """The iteration to which new values belong."""
@@ -91,15 +83,6 @@ class EventStorage:
     def step(self) -> None:
         """Go to the next iteration."""
         self._iter += 1
-
-    @contextmanager
-    def name_scope(self, name: str) -> Iterator[None]:
-        """Within, ``name/`` is put before every name."""
-        outer, self._prefix = self._prefix, name.rstrip("/") + "/"
-        try:
-            yield
-        finally:
-            self._prefix = outer
 
     def __enter__(self):
         _STORAGES.append(self)

@@ -1,6 +1,6 @@
 """Small pure functions on samples, padded batches and vocabularies.
 
-Letters: B images, S captions an image, K regions, D feature size, T words.
+Letters: B images, S captions per image, K regions, D feature size, T words.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..files import read_lines
+from xmodaler_ssattn.files import read_lines
 
 
 def pad_tensor(tensor: Sequence, padding_value: float, use_mask: bool):
@@ -30,15 +29,6 @@ def pad_tensor(tensor: Sequence, padding_value: float, use_mask: bool):
         return padded
     lengths = torch.tensor([row.size(0) for row in rows])
     return padded, (torch.arange(padded.size(1)) < lengths[:, None]).float()
-
-
-def dict_as_tensor(input_dict: dict[str, Any]) -> None:
-    """Turn arrays and numbers of a sample into tensors, in place; lists element by element; text stays."""
-    for key, value in input_dict.items():
-        if isinstance(value, list):
-            input_dict[key] = [torch.as_tensor(item) for item in value]
-        elif not isinstance(value, str):
-            input_dict[key] = torch.as_tensor(value)
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -59,15 +49,6 @@ def expand_tensor(tensor: Tensor | None, size: int, dim: int = 1) -> Tensor | No
     if dim == 0:
         return tensor.repeat(size, *[1] * (tensor.dim() - 1))
     return tensor.repeat_interleave(size, dim=dim - 1)
-
-
-def boxes_to_locfeats(boxes: np.ndarray, image_w: float, image_h: float) -> np.ndarray:
-    """(K, 4) boxes x1, y1, x2, y2 in pixels -> (K, 5) float32 [x1/W, y1/H, x2/W, y2/H, area share]."""
-    boxes = np.asarray(boxes, dtype=np.float32)
-    x1, y1, x2, y2 = boxes.T
-    image_w, image_h = float(image_w), float(image_h)
-    share = (y2 - y1) * (x2 - x1) / (image_w * image_h)
-    return np.stack([x1 / image_w, y1 / image_h, x2 / image_w, y2 / image_h, share], axis=1).astype(np.float32)
 
 
 def load_vocab(path: str | os.PathLike) -> list[str] | None:

@@ -23,8 +23,7 @@ logger = logging.getLogger(__name__)
 class IterationTimer(HookBase):
     """Puts ``time``, the seconds of a step, from the third step on; logs the speed at the end. Must come first."""
 
-    def __init__(self, warmup_iter: int = 3) -> None:
-        self._warmup_iter = warmup_iter
+    def __init__(self) -> None:
         self._train_start = self._step_start = time.perf_counter()
         self._seconds_in_steps = 0.0
         self._timed = 0
@@ -37,7 +36,7 @@ class IterationTimer(HookBase):
 
     def after_step(self) -> None:
         seconds = time.perf_counter() - self._step_start
-        if self.trainer.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
+        if self.trainer.iter - self.trainer.start_iter >= 2:
             self.trainer.storage.put_scalars(time=seconds)
             self._seconds_in_steps += seconds
             self._timed += 1
@@ -55,14 +54,8 @@ class LRScheduler(HookBase):
     ``lr`` is the commonest rate among the groups, or the rate of the largest group when groups hold several tensors.
     """
 
-    def __init__(self, optimizer=None, scheduler=None) -> None:
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-
     def before_train(self) -> None:
-        self._optimizer = self._optimizer or self.trainer.optimizer
-        self._scheduler = self._scheduler or self.trainer.scheduler
-        groups = self._optimizer.param_groups
+        groups = self.trainer.optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         if max(sizes) > 1:
             self._shown = sizes.index(max(sizes))
@@ -71,8 +64,9 @@ class LRScheduler(HookBase):
             self._shown = rates.index(Counter(rates).most_common(1)[0][0])
 
     def after_step(self) -> None:
-        self.trainer.storage.put_scalar("lr", self._optimizer.param_groups[self._shown]["lr"], smoothing_hint=False)
-        self._scheduler.step()
+        rate = self.trainer.optimizer.param_groups[self._shown]["lr"]
+        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+        self.trainer.scheduler.step()
 
 
 class ScheduledSampling(HookBase):
@@ -106,10 +100,9 @@ class PeriodicCheckpointer(HookBase):
     Each process gives its random state; the first writes the file.
     """
 
-    def __init__(self, checkpointer: XmodalerCheckpointer, period: int, file_prefix: str = "model") -> None:
+    def __init__(self, checkpointer: XmodalerCheckpointer, period: int) -> None:
         self.checkpointer = checkpointer
         self.period = period
-        self.file_prefix = file_prefix
 
     def after_step(self) -> None:
         iteration, next_iter = self.trainer.iter, self.trainer.iter + 1
@@ -120,9 +113,9 @@ class PeriodicCheckpointer(HookBase):
         self.trainer.take_random_states()
         if due:
             epoch = next_iter // self.trainer.iters_per_epoch
-            self.checkpointer.save(f"{self.file_prefix}_Epoch_{epoch:05d}_Iter_{iteration:07d}", iteration=iteration)
+            self.checkpointer.save(f"model_Epoch_{epoch:05d}_Iter_{iteration:07d}", iteration=iteration)
         if last:
-            self.checkpointer.save(f"{self.file_prefix}_final", iteration=iteration)
+            self.checkpointer.save("model_final", iteration=iteration)
 
 
 class EvalHook(HookBase):
@@ -132,7 +125,7 @@ class EvalHook(HookBase):
 
     Args:
         eval_function: takes the epoch and returns a (nested) dict of numbers, or something empty. It is called in
-            the first process, with ``multi_gpu_eval`` in all.
+            the first process.
     """
 
     def __init__(
@@ -142,14 +135,12 @@ class EvalHook(HookBase):
         eval_function: Callable[[int], Any],
         iters_per_epoch: int,
         stage: str,
-        multi_gpu_eval: bool = False,
     ) -> None:
         self._period = eval_period * iters_per_epoch
         self._start = eval_start
         self._function = eval_function
         self._iters_per_epoch = iters_per_epoch
         self._stage = stage
-        self._everywhere = multi_gpu_eval
         self._evaluated_at: int | None = None
 
     def after_step(self) -> None:
@@ -169,7 +160,7 @@ class EvalHook(HookBase):
 
     def _evaluate(self, next_iter: int) -> None:
         epoch = next_iter // self._iters_per_epoch
-        results = self._function(epoch) if self._everywhere or comm.is_main_process() else None
+        results = self._function(epoch) if comm.is_main_process() else None
         self._evaluated_at = next_iter
         comm.synchronize()  # the other processes wait for the evaluation
         if not comm.is_main_process() or not results:
@@ -181,7 +172,7 @@ class EvalHook(HookBase):
             try:
                 float(value)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"The evaluation score {name!r} is no number: {value!r}.") from error
+                raise ValueError(f"The evaluation score {name!r} is not a number: {value!r}.") from error
         self.trainer.storage.put_scalars(**scores, smoothing_hint=False)
         logger.info("Epoch %d: %s", epoch, "  ".join(f"{name} {float(value):.4f}" for name, value in scores.items()))
 

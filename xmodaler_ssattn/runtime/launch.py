@@ -83,8 +83,8 @@ def _worker(
             if machine == machine_rank:
                 comm._LOCAL_PROCESS_GROUP = group
         main_func(*args)
-        # A model that lies in a reference cycle would end its communication threads after their group, which aborts the
-        # process now and then; and no process may leave while another one still talks to it.
+        # A model in a reference cycle would end its communication threads after their group, which sometimes aborts the
+        # process; and no process may end while another one still communicates with it.
         gc.collect()
         comm.synchronize()
     finally:

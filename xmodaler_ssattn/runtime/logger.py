@@ -1,22 +1,17 @@
-"""Loggers: lines for people on stdout, the same lines in OUTPUT_DIR/log.txt, and bars that do not tear them."""
+"""Loggers: lines for people on stdout, which do not tear a progress bar, and the same lines in OUTPUT_DIR/log.txt."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
 LOGGER_NAMES = ("xmodaler", "xmodaler_ssattn", "fvcore")
-SECONDS_BETWEEN_LINES = 10.0
 FILE_ONLY = {"file_only": True}
-"""``extra=`` of a line that a progress bar shows already: it goes to the log file alone."""
+"""``extra=`` of a line that a progress bar shows already: it goes to the log file only."""
 
 _LINE = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
 _CONSOLE = logging.Formatter("[%(asctime)s %(levelname).1s] %(message)s", datefmt="%m/%d %H:%M:%S")
@@ -77,18 +72,3 @@ def setup_logger(output: str | os.PathLike | None = None, distributed_rank: int 
 def show_bars() -> bool:
     """Whether progress bars can be watched: stderr is a terminal."""
     return sys.stderr.isatty()
-
-
-def progress(iterable: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Iterate with a bar on a terminal, elsewhere with a line in the log at most every ten seconds."""
-    if show_bars():
-        yield from tqdm(iterable, total=total, desc=what, dynamic_ncols=True, leave=False)
-        return
-    start = last = time.monotonic()
-    for done, item in enumerate(iterable, 1):
-        yield item
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            left = (now - start) / done * (total - done)
-            logging.getLogger(__name__).info("%s: %d/%d, %.0f s left", what, done, total, left)

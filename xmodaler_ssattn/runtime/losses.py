@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .constants import kfg
 from .registry import LOSSES_REGISTRY
@@ -19,7 +21,7 @@ def build_losses(cfg: CfgNode) -> list[nn.Module]:
     """The losses that ``LOSSES.NAMES`` lists, in that order."""
     names = [name for name in cfg.LOSSES.NAMES if name]
     if not names:
-        raise ConfigError("LOSSES.NAMES is empty; a caption model is trained with CrossEntropy or LabelSmoothing.")
+        raise UserError("LOSSES.NAMES is empty; a caption model is trained with CrossEntropy or LabelSmoothing.")
     return [LOSSES_REGISTRY.get(name)(cfg) for name in names]
 
 

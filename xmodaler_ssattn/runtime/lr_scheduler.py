@@ -11,11 +11,6 @@ from .configurable import configurable
 from .registry import LR_SCHEDULER_REGISTRY
 
 
-def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, data_size: int):
-    """The schedule that ``LR_SCHEDULER.NAME`` names; ``data_size`` is the number of iterations in an epoch."""
-    return LR_SCHEDULER_REGISTRY.get(cfg.LR_SCHEDULER.NAME)(cfg, optimizer, data_size)
-
-
 @LR_SCHEDULER_REGISTRY.register()
 class StepLR(torch.optim.lr_scheduler.StepLR):
     """The rate times GAMMA every STEP_SIZE epochs."""

@@ -1,6 +1,6 @@
 """The whole model: embeddings, encoder, decoder, predictor, and how a list of samples becomes a batch.
 
-Letters: B images, S captions an image, N = B S captions, K regions, T words, V vocabulary size.
+Letters: B images, S captions per image, N = B S captions, K regions, T words, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -12,27 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .constants import kfg
-from .decode_strategy import DecodeStrategy, build_beam_searcher, build_greedy_decoder
-from .decoder import add_decoder_config, build_decoder
-from .embedding import build_embeddings
-from .encoder import add_encoder_config, build_encoder
+from .decode_strategy import DecodeStrategy
 from .functional import expand_tensor, pad_tensor, to_device
-from .predictor import add_predictor_config, build_predictor
-from .registry import META_ARCH_REGISTRY
+from .registry import (
+    DECODE_STRATEGY_REGISTRY,
+    DECODER_REGISTRY,
+    EMBEDDING_REGISTRY,
+    ENCODER_REGISTRY,
+    META_ARCH_REGISTRY,
+    PREDICTOR_REGISTRY,
+)
+
+# Parts whose key in MODEL may be empty: then the model has none.
+_PARTS = {"ENCODER": ENCODER_REGISTRY, "DECODER": DECODER_REGISTRY, "PREDICTOR": PREDICTOR_REGISTRY}
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
     """Build the architecture that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, with fresh weights.
 
     Raises:
-        ConfigError: the device is a CUDA device and PyTorch sees none. There is no silent fall-back to the CPU.
+        UserError: the device is a CUDA device and PyTorch sees none. There is no silent fall-back to the CPU.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no CUDA device; set MODEL.DEVICE cpu.")
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no CUDA device; set MODEL.DEVICE cpu.")
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device)
 
 
@@ -40,7 +48,7 @@ def add_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
     """Add to ``cfg`` the keys of the parts that the raw yaml ``tmp_cfg`` (``load_from_file_tmp``) names."""
     name = tmp_cfg.get("MODEL", {}).get("META_ARCHITECTURE", "")
     if not name:
-        raise ConfigError("The config file must name MODEL.META_ARCHITECTURE.")
+        raise UserError("The config file must name MODEL.META_ARCHITECTURE.")
     META_ARCH_REGISTRY.get(name).add_config(cfg, tmp_cfg)
 
 
@@ -53,7 +61,7 @@ _PADDED = {
     kfg.G_TARGET_IDS: -1,
     kfg.G_TOKENS_TYPE: 1,
 }
-# One row an image in the samples, one row a caption in a training batch.
+# One row per image in the samples, one row per caption in a training batch.
 _REPEATED = (kfg.ATT_FEATS, kfg.ATT_MASKS, kfg.ATT_FEATS_LOC, kfg.GLOBAL_FEATS)
 
 
@@ -89,22 +97,24 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         # The order of these lines decides the random initial weights; it is upstream's.
         return {
-            "token_embed": build_embeddings(cfg, cfg.MODEL.TOKEN_EMBED.NAME),
-            "visual_embed": build_embeddings(cfg, cfg.MODEL.VISUAL_EMBED.NAME),
-            "encoder": build_encoder(cfg),
-            "decoder": build_decoder(cfg),
-            "predictor": build_predictor(cfg),
-            "greedy_decoder": build_greedy_decoder(cfg),
-            "beam_searcher": build_beam_searcher(cfg),
+            "token_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.TOKEN_EMBED.NAME)(cfg),
+            "visual_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.VISUAL_EMBED.NAME)(cfg),
+            **{
+                key.lower(): registry.get(cfg.MODEL[key])(cfg) if cfg.MODEL[key] else None
+                for key, registry in _PARTS.items()
+            },
+            "greedy_decoder": DECODE_STRATEGY_REGISTRY.get("GreedyDecoder")(cfg),
+            "beam_searcher": DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)(cfg),
             "vocab_size": cfg.MODEL.VOCAB_SIZE,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
         }
 
     @classmethod
     def add_config(cls, cfg: CfgNode, tmp_cfg: CfgNode) -> None:
-        add_encoder_config(cfg, tmp_cfg)
-        add_decoder_config(cfg, tmp_cfg)
-        add_predictor_config(cfg, tmp_cfg)
+        for key, registry in _PARTS.items():
+            name = tmp_cfg.MODEL.get(key, cfg.MODEL[key])
+            if name:
+                registry.get(name).add_config(cfg)
 
     @abstractmethod
     def get_extended_attention_mask(self, batched_inputs: dict[str, Any]) -> dict[str, Tensor | None]:
@@ -151,11 +161,11 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
         return batch
 
     def greedy_decode(self, batched_inputs: dict[str, Any], output_sents: bool = False) -> dict[str, Any]:
-        """One sentence an image, word by word."""
+        """One sentence per image, word by word."""
         return self.greedy_decoder(batched_inputs, output_sents, model=weakref.proxy(self))
 
     def decode_beam_search(self, batched_inputs: dict[str, Any], output_sents: bool = False) -> dict[str, Any]:
-        """One sentence an image by the strategy that ``DECODE_STRATEGY.NAME`` names."""
+        """One sentence per image by the strategy that ``DECODE_STRATEGY.NAME`` names."""
         return self.beam_searcher(batched_inputs, output_sents, model=weakref.proxy(self))
 
 
@@ -206,12 +216,13 @@ class RnnAttEncoderDecoder(BaseEncoderDecoder):
 
     @staticmethod
     def _mix_own_words(words: Tensor, last_logits: Tensor, ss_prob: float) -> Tensor:
-        """Replace each word with probability ``ss_prob`` by one drawn from the last step's distribution.
+        """Replace each word with probability ``ss_prob`` by one sampled from the last step's distribution.
 
-        The draws are upstream's: one uniform number a caption, then, if any is replaced, one word a caption.
+        Random numbers are used as in upstream: one uniform number per caption, then, if any word is replaced, one word
+        per caption.
         """
         replaced = torch.rand(words.shape, device=words.device) < ss_prob
         if not replaced.any():
             return words
-        drawn = torch.multinomial(last_logits.detach().softmax(-1), 1).squeeze(1)
-        return torch.where(replaced, drawn, words)
+        sampled = torch.multinomial(last_logits.detach().softmax(-1), 1).squeeze(1)
+        return torch.where(replaced, sampled, words)

@@ -1,4 +1,4 @@
-"""Optimisers with one parameter group a tensor and optional gradient clipping inside ``step``."""
+"""Optimisers with one parameter group per tensor and optional gradient clipping inside ``step``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import CfgNode, ConfigError
+from xmodaler_ssattn.errors import UserError
+
+from .config import CfgNode
 from .configurable import configurable
 from .registry import SOLVER_REGISTRY
 
@@ -33,7 +35,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    """One group a trainable tensor, in the order of ``model.modules()``; a shared tensor appears once.
+    """One group per trainable tensor, in the order of ``model.modules()``; a shared tensor appears once.
 
     Norm layers have their own weight decay, biases their own weight decay and learning rate factor.
     """
@@ -58,13 +60,13 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
     """``optimizer``, or when ``SOLVER.GRAD_CLIP`` > 0 a subclass of it that clips the gradients before each step.
 
     Raises:
-        ConfigError: ``SOLVER.GRAD_CLIP_TYPE`` is neither 'value' nor 'norm'.
+        UserError: ``SOLVER.GRAD_CLIP_TYPE`` is neither 'value' nor 'norm'.
     """
     clip, norm_type, kind = cfg.SOLVER.GRAD_CLIP, cfg.SOLVER.NORM_TYPE, cfg.SOLVER.GRAD_CLIP_TYPE
     if clip <= 0:
         return optimizer
     if kind not in ("value", "norm"):
-        raise ConfigError(f"SOLVER.GRAD_CLIP_TYPE: expected 'value' or 'norm', received {kind!r}.")
+        raise UserError(f"SOLVER.GRAD_CLIP_TYPE: expected 'value' or 'norm', received {kind!r}.")
 
     def step(self, closure: Callable | None = None):
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -77,7 +79,7 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
     return type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
 
 
-def _adam_arguments(cfg: CfgNode, params: Any) -> dict[str, Any]:
+def _adam_settings(cfg: CfgNode, params: Any) -> dict[str, Any]:
     return {
         "params": params,
         "lr": cfg.SOLVER.BASE_LR,
@@ -91,32 +93,30 @@ def _adam_arguments(cfg: CfgNode, params: Any) -> dict[str, Any]:
 @SOLVER_REGISTRY.register()
 class Adam(torch.optim.Adam):
     @configurable
-    def __init__(self, *, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+    def __init__(self, *, params, **settings) -> None:
+        super().__init__(params, **settings)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
-        return _adam_arguments(cfg, params)
+        return _adam_settings(cfg, params)
 
 
 @SOLVER_REGISTRY.register()
 class AdamW(torch.optim.AdamW):
     @configurable
-    def __init__(self, *, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=False) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+    def __init__(self, *, params, **settings) -> None:
+        super().__init__(params, **settings)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
-        return _adam_arguments(cfg, params)
+        return _adam_settings(cfg, params)
 
 
 @SOLVER_REGISTRY.register()
 class SGD(torch.optim.SGD):
     @configurable
-    def __init__(self, *, params, lr=0.1, momentum=0, dampening=0, weight_decay=0, nesterov=False) -> None:
-        super().__init__(
-            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=bool(nesterov)
-        )
+    def __init__(self, *, params, **settings) -> None:
+        super().__init__(params, **settings)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
@@ -126,5 +126,5 @@ class SGD(torch.optim.SGD):
             "momentum": cfg.SOLVER.MOMENTUM,
             "dampening": cfg.SOLVER.DAMPENING,
             "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
-            "nesterov": cfg.SOLVER.NESTEROV,
+            "nesterov": bool(cfg.SOLVER.NESTEROV),
         }

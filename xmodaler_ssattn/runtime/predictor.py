@@ -12,18 +12,6 @@ from .constants import kfg
 from .registry import PREDICTOR_REGISTRY
 
 
-def build_predictor(cfg: CfgNode) -> nn.Module | None:
-    """The predictor that ``MODEL.PREDICTOR`` names, or None for an empty name."""
-    return PREDICTOR_REGISTRY.get(cfg.MODEL.PREDICTOR)(cfg) if cfg.MODEL.PREDICTOR else None
-
-
-def add_predictor_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
-    """Add the config keys of the predictor that the raw yaml ``tmp_cfg`` names, if it names one."""
-    name = tmp_cfg.MODEL.get("PREDICTOR", cfg.MODEL.PREDICTOR)
-    if name:
-        PREDICTOR_REGISTRY.get(name).add_config(cfg)
-
-
 @PREDICTOR_REGISTRY.register()
 class BasePredictor(nn.Module):
     """(..., hidden_size) -> ``G_LOGITS`` (..., vocab_size)."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from fvcore.common.registry import Registry as _Registry
+
+from xmodaler_ssattn.errors import did_you_mean
 
 
 class Registry(_Registry):
@@ -20,12 +21,14 @@ class Registry(_Registry):
         if name in self:
             return super().get(name)
         known = sorted(key for key, _ in self)
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise KeyError(
-            f"Nothing is registered under the name {name!r} in the {self._name} registry.{hint} "
+            f"nothing is registered as {name!r} in the {self._name} registry{did_you_mean(str(name), known) or '.'} "
             f"Known names: {', '.join(known) or 'none'}. A class of your own is known once its module is imported."
         )
+
+    def build(self, cfg: Any, name: str) -> Any | None:
+        """The class registered under ``name``, made from the config; None for an empty name."""
+        return self.get(name)(cfg) if name else None
 
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
@@ -41,3 +44,26 @@ DATASETS_REGISTRY = Registry("DATASETS")
 EVALUATION_REGISTRY = Registry("EVALUATION")
 ENGINE_REGISTRY = Registry("ENGINE")
 SCORER_REGISTRY = Registry("SCORER")
+
+
+def build_evaluation(cfg: Any, annfile: str, output_dir: str | None) -> Any | None:
+    """The evaluator that ``INFERENCE.NAME`` names, or None for an empty name; the runtime has none of its own."""
+    return EVALUATION_REGISTRY.get(cfg.INFERENCE.NAME)(cfg, annfile, output_dir) if cfg.INFERENCE.NAME else None
+
+
+def build_scorer(cfg: Any) -> Any:
+    """The scorer of sampled captions that ``SCORER.NAME`` names; the runtime has none of its own.
+
+    Called with a decoded batch, it returns ``{kfg.REWARDS: ..., ...}``.
+    """
+    return SCORER_REGISTRY.get(cfg.SCORER.NAME)(cfg)
+
+
+def build_engine(cfg: Any) -> Any:
+    """The trainer that ``ENGINE.NAME`` names."""
+    return ENGINE_REGISTRY.get(cfg.ENGINE.NAME)(cfg)
+
+
+def build_lr_scheduler(cfg: Any, optimizer: Any, data_size: int) -> Any:
+    """The schedule that ``LR_SCHEDULER.NAME`` names; ``data_size`` is the number of iterations in an epoch."""
+    return LR_SCHEDULER_REGISTRY.get(cfg.LR_SCHEDULER.NAME)(cfg, optimizer, data_size)

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed python, numpy and torch (all devices); None draws a seed from the system and logs it."""
+    """Seed python, numpy and torch (all devices); None takes a seed from the system and logs it."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big")
         logger.info("Using a generated random seed %d", seed)
@@ -35,7 +35,7 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what ``get_random_state`` took. Devices that were not there then keep their state."""
+    """Restore what ``get_random_state`` returned. Devices that did not exist then keep their state."""
     version, values, gauss_next = state["python"]
     random.setstate((version, tuple(values), gauss_next))
     name, keys, position, has_gauss, gauss = state["numpy"]

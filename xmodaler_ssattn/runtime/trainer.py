@@ -15,29 +15,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.progress import progress
+
 from . import comm, hooks
-from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain, whole_file
-from .config import CfgNode, ConfigError
+from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain
+from .config import CfgNode
 from .constants import kfg
 from .data import build_xmodaler_train_loader, build_xmodaler_valtest_loader
-from .evaluation import build_evaluation
-from .logger import progress
 from .losses import build_losses
-from .lr_scheduler import build_lr_scheduler
 from .meta_arch import build_model
 from .optim import build_optimizer
-from .registry import ENGINE_REGISTRY
+from .registry import ENGINE_REGISTRY, build_evaluation, build_lr_scheduler
 from .rng import get_random_state, set_random_state
 from .train_loop import HookBase, TrainerBase
 from .writers import EventWriter, default_writers
 
 logger = logging.getLogger(__name__)
 LAST_RANDOM_STATE = "last_random_state"
-
-
-def build_engine(cfg: CfgNode) -> TrainerBase:
-    """The trainer that ``ENGINE.NAME`` names."""
-    return ENGINE_REGISTRY.get(cfg.ENGINE.NAME)(cfg)
 
 
 @ENGINE_REGISTRY.register()
@@ -53,9 +49,9 @@ class DefaultTrainer(TrainerBase):
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         if cfg.MODEL.USE_EMA:
-            raise ConfigError("MODEL.USE_EMA is available with upstream X-modaler only.")
+            raise UserError("MODEL.USE_EMA is available with upstream X-modaler only.")
         self.cfg = cfg
-        # The order of these lines decides what each draws from the random state; it is upstream's.
+        # The order of these lines decides which random numbers each uses; it is upstream's.
         model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, model)
         self.train_data_loader = self.build_train_loader(cfg)
@@ -166,7 +162,7 @@ class DefaultTrainer(TrainerBase):
     def train(self) -> None:
         """Train to the last epoch."""
         if self.train_data_loader is None:
-            raise ConfigError("There is nothing to train on: DATASETS.TRAIN is empty.")
+            raise UserError("There is nothing to train on: DATASETS.TRAIN is empty.")
         super().train(self.start_iter, self.max_iter)
 
     def run_step(self) -> None:
@@ -197,11 +193,11 @@ class DefaultTrainer(TrainerBase):
             batch = next(self._train_data_loader_iter)
         return batch
 
-    def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float, prefix: str = "") -> None:
+    def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float) -> None:
         """Put the losses, averaged over the processes, into the storage.
 
         Raises:
-            FloatingPointError: a loss is infinite or no number; the optimiser has not stepped yet.
+            FloatingPointError: a loss is infinite or NaN; the optimiser has not stepped yet.
         """
         metrics = {name: float(torch.as_tensor(value).detach()) for name, value in loss_dict.items()}
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
@@ -215,7 +211,7 @@ class DefaultTrainer(TrainerBase):
             return
         self.storage.put_scalar("data_time", max(process.pop("data_time") for process in gathered))
         means = {name: float(np.mean([process[name] for process in gathered])) for name in metrics}
-        self.storage.put_scalar(f"{prefix}total_loss", sum(_summands(means).values()))
+        self.storage.put_scalar("total_loss", sum(_summands(means).values()))
         if len(means) > 1:
             self.storage.put_scalars(**means)
 
@@ -229,7 +225,7 @@ class DefaultTrainer(TrainerBase):
         unwrapped = comm.unwrap_model(model)
         results = []
         with torch.no_grad():
-            for data in progress(test_data_loader, len(test_data_loader), "decoding"):
+            for data in progress(test_data_loader, desc="decoding", say=logger.info):
                 data = unwrapped.preprocess_batch(data)
                 generate = {"use_beam_search": True, "output_sents": True} if cfg.INFERENCE.GENERATION_MODE else {}
                 ids, outputs = data[kfg.IDS], unwrapped(data, **generate)[kfg.OUTPUT]
@@ -303,13 +299,13 @@ class DefaultTrainer(TrainerBase):
             return
         states = comm.gather(get_random_state())
         if comm.is_main_process() and self.cfg.OUTPUT_DIR:
-            with whole_file(os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)) as file:
-                torch.save({"save_id": self._save_id, "random_states": states}, file)
+            with atomic_path(os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)) as temporary:
+                torch.save({"save_id": self._save_id, "random_states": states}, temporary)
 
     def before_train(self) -> None:
         super().before_train()
         if self._resumed:
-            # Drop what the constructor drew; the first step then begins an epoch, as it would have done.
+            # Drop the constructor's iterator; the first step then begins an epoch, as in an uninterrupted run.
             self._train_data_loader_iter = None
             self._restore_random_states()
 
@@ -343,5 +339,5 @@ class DefaultTrainer(TrainerBase):
 
 
 def _summands(losses: dict[str, Any]) -> dict[str, Any]:
-    """The losses that are added up; a name with "acc" in it is an accuracy, for display alone."""
+    """The losses that are added up; a name with "acc" in it is an accuracy, for display only."""
     return {name: value for name, value in losses.items() if "acc" not in name}

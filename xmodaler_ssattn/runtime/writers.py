@@ -30,50 +30,51 @@ class EventWriter:
         """Called once, after the last write."""
 
 
-class JSONWriter(EventWriter):
-    """One JSON object a line: the scalars put at one iteration, and ``iteration``. Appends to an existing file.
+class _ScalarWriter(EventWriter):
+    _last_write = -1
 
-    Noisy scalars are medians over the last 20 values. A value that is no number is written as null.
+    def _new(self) -> list[tuple[str, float, int]]:
+        """(name, value, iteration) put since the last call; noisy scalars are medians over the last 20 values."""
+        latest = get_event_storage().latest_with_smoothing_hint(SMOOTHING_WINDOW)
+        new = [(name, value, iteration) for name, (value, iteration) in latest.items() if iteration > self._last_write]
+        self._last_write = max([iteration for _, _, iteration in new], default=self._last_write)
+        return new
+
+
+class JSONWriter(_ScalarWriter):
+    """One JSON object per line: the scalars put at one iteration, and ``iteration``. Appends to an existing file.
+
+    A value that is not a finite number is written as null.
     """
 
-    def __init__(self, json_file: str | os.PathLike, window_size: int = SMOOTHING_WINDOW) -> None:
+    def __init__(self, json_file: str | os.PathLike) -> None:
         self._path = Path(json_file)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._window_size = window_size
-        self._last_write = -1
 
     def write(self) -> None:
         lines: dict[int, dict[str, float | None]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                lines[iteration][name] = float(value) if math.isfinite(value) else None
+        for name, value, iteration in self._new():
+            lines[iteration][name] = float(value) if math.isfinite(value) else None
         with self._path.open("a", encoding="utf-8") as file:
             for iteration, scalars in sorted(lines.items()):
                 file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True, allow_nan=False) + "\n")
-                self._last_write = iteration
 
 
-class TensorboardXWriter(EventWriter):
+class TensorboardXWriter(_ScalarWriter):
     """Scalars as TensorBoard events.
 
     Raises:
         ImportError: the package ``tensorboard`` is not installed.
     """
 
-    def __init__(self, log_dir: str | os.PathLike, window_size: int = SMOOTHING_WINDOW, **kwargs) -> None:
+    def __init__(self, log_dir: str | os.PathLike) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(log_dir), **kwargs)
-        self._window_size = window_size
-        self._last_write = -1
+        self._writer = SummaryWriter(str(log_dir))
 
     def write(self) -> None:
-        newest = self._last_write
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                self._writer.add_scalar(name, value, iteration)
-                newest = max(newest, iteration)
-        self._last_write = newest
+        for name, value, iteration in self._new():
+            self._writer.add_scalar(name, value, iteration)
 
     def close(self) -> None:
         self._writer.close()
@@ -82,7 +83,7 @@ class TensorboardXWriter(EventWriter):
 class CommonMetricPrinter(EventWriter):
     """A line with the losses, the time left, the seconds an iteration and the learning rate.
 
-    On a terminal the progress bar shows these, and the line goes to the log file alone.
+    On a terminal the progress bar shows these, and the line goes to the log file only.
     """
 
     def __init__(self, max_iter: int | None = None) -> None:

@@ -1,0 +1,195 @@
+"""From yaml files and KEY VALUE pairs to a config: the one way for both hosts, the command line and plans.
+
+A config is read as ``{"SOLVER.EPOCH": Setting(value, where)}``. Such dictionaries are combined with ``|``;
+``merge`` puts the result into a config node of either host, with all problems in one message.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xmodaler_ssattn.errors import UserError, did_you_mean, raise_all
+from xmodaler_ssattn.files import read_yaml
+
+BASE_KEY = "_BASE_"
+COMMAND_LINE = "the command line"
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # SOLVER.EPOCH; no value looks like this
+_TYPES = {bool: "True or False", int: "an integer", float: "a number", str: "a text", list: "a list", tuple: "a list"}
+
+
+class Setting(NamedTuple):
+    """A value, and where it was set: a file, or what else an error message should name."""
+
+    value: Any
+    where: str
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Setting]:
+    """Read a yaml file and the files that it names under ``_BASE_`` (one or a list, relative to the file).
+
+    A file's own values win over those of its bases, and a later base wins over an earlier one.
+
+    Raises:
+        UserError: a file is missing or is not yaml of plain values, repeats a key, does not hold a mapping, or is its
+            own base.
+    """
+    return _read(Path(path), ())
+
+
+def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Setting]:
+    values = read_yaml(path, f"The {BASE_KEY} of {parents[-1]}" if parents else "The config")
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of config keys, got a {type(values).__name__}.")
+    bases = values.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: {BASE_KEY}: expected a file name or a list of file names, got {bases!r}.")
+    settings: dict[str, Setting] = {}
+    for base in bases:
+        below = path.parent / Path(base).expanduser()
+        if below.resolve() in (*parents, path.resolve()):
+            raise UserError(f"{path}: {BASE_KEY} {base!r} leads back to a file that is being read already.")
+        settings |= _read(below, (*parents, path.resolve()))
+    own = flatten(values)
+    odd = [key for key, value in own.items() if value is not None and type(value) not in _TYPES]
+    raise_all([f"{key}: a {type(own[key]).__name__} is not a config value." for key in odd], str(path))
+    return settings | {key: Setting(value, str(path)) for key, value in own.items()}
+
+
+def flatten(node: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested groups by dotted key.
+
+    >>> flatten({"SOLVER": {"EPOCH": 3}, "SEED": 1})
+    {'SOLVER.EPOCH': 3, 'SEED': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def values_of(cfg: Any) -> dict[str, Any]:
+    """A config of either host by dotted key, as JSON would give it back: tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return {key: plain(value) for key, value in flatten(cfg).items()}
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``flatten``.
+
+    Raises:
+        UserError: a key is both a value and a group.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, leaf = key.split(".")
+        node = tree
+        for group in groups:
+            inner = node.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"{group}: expected a group of keys, as {key} is one of them, got {inner!r}.")
+            node = inner
+        if isinstance(node.get(leaf), dict):
+            raise UserError(f"{key}: expected a group of keys, got {value!r}.")
+        node[leaf] = value
+    return tree
+
+
+def pairs_of(words: Sequence[Any]) -> dict[str, Setting]:
+    """[KEY, VALUE, KEY, VALUE, ...] of a command line. A value may begin with one dash, such as -1.
+
+    Raises:
+        UserError: unknown options and keys without a value, all of them.
+
+    >>> pairs_of(["SEED", "3"])
+    {'SEED': Setting(value='3', where='the command line')}
+    """
+    pairs, problems = {}, []
+    words = [str(word) for word in words]
+    position = 0
+    while position < len(words):
+        key, value = words[position], words[position + 1] if position + 1 < len(words) else None
+        position += 1
+        if key.startswith("-"):
+            problems.append(f"there is no option {key}; --help lists the options")
+        elif "=" in key:
+            problems.append(f"{key}: write the key and the value as two words, {' '.join(key.split('=', 1))}")
+        elif value is None or value.startswith("--") or _KEY.fullmatch(value):
+            problems.append(f"{key} has no value")
+        else:
+            pairs[key] = Setting(value, COMMAND_LINE)
+            position += 1
+    raise_all(problems, f"Config options come as KEY VALUE pairs; got {len(words)} words: {' '.join(words)}")
+    return pairs
+
+
+def merge(cfg: Any, settings: Mapping[str, Setting]) -> None:
+    """Set every key of a config node (of either host) to its value, converted to the type of the default.
+
+    Raises:
+        UserError: unknown keys and wrong types, all of them; then nothing is changed.
+    """
+    known = flatten(cfg)
+    converted: dict[str, Any] = {}
+    problems = []
+    for key, (value, where) in settings.items():
+        try:
+            converted[key] = _convert(value, known[key])
+            if key == "VERSION" and value != known[key]:
+                problems.append(f"{where}: VERSION: expected {known[key]}, got {value}.")
+        except KeyError:
+            problems.append(f"{where}: {_unknown(key, value, known)}")
+        except TypeError as error:
+            problems.append(f"{where}: {key}: {error}")
+    raise_all(problems, "The config cannot be used")
+    for key, value in converted.items():
+        *groups, leaf = key.split(".")
+        node = cfg
+        for group in groups:
+            node = node[group]
+        node[leaf] = value
+
+
+def _unknown(key: str, value: Any, known: Mapping[str, Any]) -> str:
+    if any(other.startswith(f"{key}.") for other in known):
+        return f"{key}: expected a group of keys, got {value!r}."
+    namesakes = [other for other in known if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = did_you_mean(key.upper(), known) or (f"; did you mean {namesakes[0]}?" if namesakes else "")
+    rest = ". Keys of an encoder, decoder or architecture exist only when the config names it."
+    return f"unknown config key {key}{near or rest}"
+
+
+def _convert(value: Any, default: Any) -> Any:
+    """``value`` in the type of ``default``: a text may be a Python literal, an integer may stand for a float."""
+    if isinstance(value, str):
+        literal = _literal(value)
+        if not isinstance(default, str) or isinstance(literal, str):
+            value = literal
+    if default is None or type(value) is type(default):
+        return value
+    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(default)(value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, str) and type(value) in (int, float):
+        return str(value)
+    expected = _TYPES.get(type(default), type(default).__name__)
+    example = "" if isinstance(default, bool) else f" such as {default!r}"
+    raise TypeError(f"expected {expected}{example}, got {value!r}.")
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, such as 1e-8, which yaml 1.1 takes for text; any other text as it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
