@@ -211,7 +211,7 @@ ALLOWED_READS = {
     "engine/resume.py": {"safe_load": "of cfg.dump()"},
     "evaluation/java.py": {"decode": PROCESS},
     "evaluation/results.py": {"decode": "base64"},
-    "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},
+    "evaluation/metrics/spice.py": {"read_text": PROCESS, "loads": PROCESS},
     "report/curves.py": {"loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"},
     "report/figure.py": {"decode": "base64"},
     "report/page.py": {"read_text": "a template of this package"},

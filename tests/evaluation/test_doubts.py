@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.captions import CaptionScorer
 from xmodaler_ssattn.evaluation.doubts import caption_doubts, grounding_doubts
 from xmodaler_ssattn.evaluation.gvd_format import check_reference, mode_of, read_submission
+from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 
 MAN, DOG = [10, 20, 110, 220], [200, 100, 290, 190]
 CAPTION = {
@@ -194,10 +194,10 @@ def test_texts_that_are_not_tokenised_are_named_when_they_are_scored_as_tokens(w
 def test_ciders_zero_of_one_image_is_explained():
     # log(images / images with the phrase) = log(1 / 1) = 0 for each phrase.
     result = CaptionScorer({1: ["a man rides a horse"]}, tokenized=True).score({1: "a man rides a horse"}, ["CIDEr"])
-    assert result.scores == {"CIDEr": 0.0}
+    assert result.values == {"CIDEr": 0.0}
     assert result.doubts[0].startswith("CIDEr is 0 whatever the caption says") and "one image has" in result.doubts[0]
     twins = CaptionScorer({1: ["a man"], 2: ["a man"]}, tokenized=True).score({1: "a man", 2: "a man rides"}, ["CIDEr"])
-    assert twins.scores == {"CIDEr": 0.0} and "the same references" in twins.doubts[0]
+    assert twins.values == {"CIDEr": 0.0} and "the same references" in twins.doubts[0]
     assert CaptionScorer({1: ["a man"]}, tokenized=True).score({1: "a man"}, ["Bleu"]).doubts == ()
 
 

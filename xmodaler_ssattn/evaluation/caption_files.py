@@ -23,7 +23,7 @@ def _image_id(record: Any, key: str) -> str | None:
     return None if isinstance(value, bool) or not isinstance(value, (int, str)) else id_key(value)
 
 
-def parse_references(data: Any, what: str) -> dict[str, list[str]]:
+def parse_reference_captions(data: Any, what: str) -> dict[str, list[str]]:
     """``{image_id: [caption, ...]}`` or COCO style ``{"images": [{"id"}], "annotations": [{"image_id", "caption"}]}``.
 
     Returns:
@@ -80,9 +80,9 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
     return references
 
 
-def read_references(path: str | os.PathLike) -> dict[str, list[str]]:
-    """Read a references file. Raises UserError; see ``parse_references``."""
-    return parse_references(read_json(path, "References"), f"References {path}")
+def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Read a references file. Raises UserError; see ``parse_reference_captions``."""
+    return parse_reference_captions(read_json(path, "References"), f"References {path}")
 
 
 def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str, str]:

@@ -162,7 +162,7 @@ def caption_doubts(
     Args:
         captions: image -> the tokens of its caption.
         references: image -> the tokens of its reference captions.
-        metrics: names of ``captions.METRICS`` that are computed.
+        metrics: names of the metrics that are computed.
     """
     doubts = []
     empty = [str(image) for image, caption in captions.items() if not caption.strip()]

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.results import gvd_submission, is_results, parse_results
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.ids import id_key, plain_id
@@ -182,7 +182,7 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
 
 
 def _classes(data: Mapping[str, Any], what: str) -> tuple[str, ...]:
-    classes = data.get("vocab", list(flickr30k_classes()))
+    classes = data["vocab"] if "vocab" in data else read_classes()
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{what}: field vocab must be a list of class names.")
     return tuple(classes)

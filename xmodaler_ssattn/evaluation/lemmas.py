@@ -126,10 +126,3 @@ def class_of_lemma(
     """
     words = None if vocabulary is None else set(vocabulary)
     return {lemma(name): name for name in classes if words is None or name in words}
-
-
-def object_words(
-    words: Sequence[str], lemma: Callable[[str], str], classes_by_lemma: Mapping[str, str]
-) -> list[str | None]:
-    """The class of each word, None where it is no object word. Repeated words are all kept, as GVD does."""
-    return [classes_by_lemma.get(lemma(word)) for word in words]

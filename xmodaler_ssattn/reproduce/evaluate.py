@@ -34,9 +34,9 @@ def evaluate(job: Mapping[str, Any]) -> int:
     Returns:
         0, or 3 when one failed.
     """
-    from xmodaler_ssattn.evaluation.caption_files import read_references
-    from xmodaler_ssattn.evaluation.captions import CaptionScorer
+    from xmodaler_ssattn.evaluation.caption_files import read_reference_captions
     from xmodaler_ssattn.evaluation.java import JavaError
+    from xmodaler_ssattn.evaluation.scoring import CaptionScorer
     from xmodaler_ssattn.reproduce.settings import Machine, read_data_folder
 
     run = Path(job["run"])
@@ -55,7 +55,7 @@ def evaluate(job: Mapping[str, Any]) -> int:
             _caption(cfg, run / entry["weights"])
             references = cfg.INFERENCE.TEST_ANNFILE
             if references not in scorers:
-                scorers[references] = CaptionScorer(read_references(references))
+                scorers[references] = CaptionScorer(read_reference_captions(references))
             record |= _score(cfg, folder, scorers[references], job["metrics"])
         except (UserError, JavaError) as error:
             record["failed"] = str(error)
@@ -99,14 +99,14 @@ def _caption(cfg: Any, weights: Path) -> None:
 def _score(cfg: Any, folder: Path, scorer: Any, metrics: list[str]) -> dict[str, Any]:
     import math
 
-    from xmodaler_ssattn.evaluation.captions import METRICS
+    from xmodaler_ssattn.evaluation.metrics import metric_names
     from xmodaler_ssattn.reproduce.scoring import score_results
 
     results = folder / "results" / "test_eval.json"
     scored = score_results(results, scorer, metrics, Path(cfg.DATALOADER.ANNO_FOLDER))
     return {
         "scores": {name: None if math.isnan(value) else value for name, value in scored.scores.items()},
-        "not_computed": scored.not_computed | {m: "it was not asked for" for m in METRICS if m not in metrics},
+        "not_computed": scored.not_computed | {m: "it was not asked for" for m in metric_names() if m not in metrics},
         "images": {name: len(ids) for name, ids in scored.images.items()},
         **({"places": scored.places} if scored.places else {}),
     }

@@ -21,7 +21,7 @@ from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
 from xmodaler_ssattn.partners import needs_grounded_captioner
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 from xmodaler_ssattn.scorer.grounded_words import grounded_share
-from xmodaler_ssattn.scorer.references import NO_CLASS, References, read_references, references_path
+from xmodaler_ssattn.scorer.references import NO_CLASS, References, read_reward_references, references_path
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ def unread_files(cfg: Any) -> list[str]:
 
 
 def _references(cfg: Any) -> References:
-    return read_references(
+    return read_reward_references(
         str(references_path(cfg)),
         cfg.INFERENCE.VOCAB,
         objects=cfg.SCORER.GROUNDING_WEIGHT > 0,

@@ -55,7 +55,7 @@ def references_path(cfg: Any) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def read_references(
+def read_reward_references(
     path: str | os.PathLike, vocabulary_file: str, *, objects: bool = False, lemma_folder: str = ""
 ) -> References:
     """Read the training annotations; the last result is kept, since every part of a reward asks for it.
