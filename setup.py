@@ -39,6 +39,7 @@ setup(
         "torch>=2.4",
         "numpy>=2.0",  # 1.x compares float32 with a double in float32
         "h5py>=3.11",
+        "msgspec>=0.18",
         "pillow>=10.1",
         "pyyaml>=6.0.1",
         "tqdm>=4.60",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "xmodaler_ssattn"
-FREE = {"boxes", "caption", "classes", "config", "errors", "files", "ids", "keys", "precision", "progress"}
+FREE = {"boxes", "caption", "classes", "config", "errors", "files", "ids", "keys", "precision", "progress", "schema"}
 # part -> parts of ours that it may import, beside FREE and itself
 ALLOWED = {
     "runtime": set(),

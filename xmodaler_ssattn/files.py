@@ -219,6 +219,8 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
     """
+    if (value := parse_quickly(text)) is not None:
+        return value
     number = _finite if finite else float
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=number, parse_float=number)
@@ -230,6 +232,27 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
         raise UserError(f"not valid JSON ({place}: {error.msg}); is the file complete?") from error
     except (ValueError, RecursionError) as error:  # ours, an integer of thousands of digits, or as many brackets
         raise UserError(f"not valid JSON: {error}.") from error
+
+
+def parse_quickly(text: str | bytes, kind: Any = Any) -> Any:
+    """What ``parse_json`` gives, by msgspec and in a third of the time; None where only ``parse_json`` can judge.
+
+    msgspec refuses all that ``parse_json`` refuses except duplicated keys, of which it keeps the last. When the value
+    is written again, it then has fewer colons than the text; only an escaped colon could hide this.
+
+    Args:
+        text: bytes must be UTF-8 without a byte order mark.
+        kind: the type that the value must have, see ``schema.typed``; another one gives None, too.
+    """
+    import msgspec
+
+    colon, escape, mark = (b":", b"\\u003", codecs.BOM_UTF8) if isinstance(text, bytes) else (":", "\\u003", "\ufeff")
+    try:
+        value = msgspec.json.decode(text, type=kind)
+        same = text.count(colon) == msgspec.json.encode(value).count(b":")
+    except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
+        return None
+    return value if same and escape not in text and mark not in text else None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ zeros do not count (``ids.id_key``), so that predictions named after files find 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError, raise_all
@@ -21,6 +21,17 @@ SWAPPED = "are references and predictions swapped?"
 def _image_id(record: Any, key: str) -> str | None:
     value = record.get(key) if isinstance(record, Mapping) else None
     return None if isinstance(value, bool) or not isinstance(value, (int, str)) else id_key(value)
+
+
+def _coco_captions(records: Sequence[Any], name: str, problems: list[str]) -> Iterator[tuple[str, str]]:
+    """(image, caption) of each record ``{"image_id", "caption"}``; ``name`` is the list's in ``problems``."""
+    for number, record in enumerate(records):
+        if (image := _image_id(record, "image_id")) is None:
+            problems.append(f"{name}[{number}], field image_id: expected an image id.")
+        elif not isinstance(record.get("caption"), str):
+            problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
+        else:
+            yield image, record["caption"]
 
 
 def parse_reference_captions(data: Any, what: str) -> dict[str, list[str]]:
@@ -50,14 +61,8 @@ def parse_reference_captions(data: Any, what: str) -> dict[str, list[str]]:
                 problems.append(f"images[{number}], field id: expected an image id.")
             else:
                 references.setdefault(image, [])
-        for number, record in enumerate(data["annotations"]):
-            image = _image_id(record, "image_id")
-            if image is None:
-                problems.append(f"annotations[{number}], field image_id: expected an image id.")
-            elif not isinstance(record.get("caption"), str):
-                problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
-            else:
-                references.setdefault(image, []).append(record["caption"])
+        for image, caption in _coco_captions(data["annotations"], "annotations", problems):
+            references.setdefault(image, []).append(caption)
     elif data and all(isinstance(caption, str) for caption in data.values()):
         first = next(iter(data))
         raise UserError(
@@ -89,10 +94,10 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
     """``{image_id: caption}``, COCO style results ``[{"image_id", "caption"}]``, or our results file.
 
     Args:
-        greedy: take the greedy captions of our results file; other formats have one caption an image.
+        greedy: take the greedy captions of our results file; other formats have one caption per image.
 
     Raises:
-        UserError: names the image (or the number of the entry) and the field; also an image that stands twice.
+        UserError: names the image (or the number of the entry) and the field; also a duplicated image.
     """
     if is_results(data):
         images = parse_results(data, what).images
@@ -104,16 +109,10 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
     problems: list[str] = []
     predictions: dict[str, str] = {}
     if isinstance(data, list):
-        for number, record in enumerate(data):
-            image = _image_id(record, "image_id")
-            if image is None:
-                problems.append(f"entry {number}, field image_id: expected an image id.")
-            elif not isinstance(record.get("caption"), str):
-                problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
-            elif image in predictions:
-                problems.append(f"image {image}: stands twice.")
-            else:
-                predictions[image] = record["caption"]
+        for image, caption in _coco_captions(data, "entries", problems):
+            if image in predictions:
+                problems.append(f"image {image}: is duplicated.")
+            predictions[image] = caption
     elif isinstance(data, Mapping):
         if isinstance(data.get("annotations"), list) or (
             data and all(isinstance(captions, list) and len(captions) > 1 for captions in data.values())
