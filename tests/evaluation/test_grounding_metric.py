@@ -9,6 +9,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from xmodaler_ssattn.boxes import iou_gvd
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.forced import (
     attention_accuracy,
@@ -19,7 +20,6 @@ from xmodaler_ssattn.evaluation.grounding import (
     class_table,
     generated_replicates,
     generated_scores,
-    iou_gvd,
     match_generated,
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
 
 # A box may touch its image's edge by either convention (the last pixel, or the one after it) and be rounded.
 EDGE_PX = 2.0

@@ -19,15 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn.boxes import area
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, area, iou_gvd
 from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
-from xmodaler_ssattn.evaluation.grounding import (
-    GENERATED_SCORES,
-    IOU_THRESHOLD,
-    generated_scores,
-    iou_gvd,
-    match_generated,
-)
+from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, generated_scores, match_generated
 from xmodaler_ssattn.evaluation.places import accuracy_by_place
 
 RANDOM, CENTRAL, WHOLE, LARGEST = "random region", "most central region", "whole picture", "largest region"
@@ -95,18 +89,13 @@ def choose(
     if rule == LARGEST:
         return regions[area(regions).argmax()]
     if rule == PERFECT:
-        return regions[_overlap(regions, box_px).argmax()]
+        return regions[iou_gvd(regions, box_px).argmax()]
     if rule not in WITH_CLASSES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
     if image.class_probs is None or not len(columns):
         return None
     score = np.asarray(image.class_probs, dtype=np.float64)[:, list(columns)].sum(axis=1)
     return regions[(score * area(regions) if rule == LARGEST_DETECTED else score).argmax()]
-
-
-def _overlap(regions_px: np.ndarray, box_px: Sequence[float]) -> np.ndarray:
-    """(K,) the metric's overlap of each region with an annotated box."""
-    return iou_gvd(regions_px, np.tile(np.asarray(box_px, dtype=np.float32), (len(regions_px), 1)))
 
 
 Predictions = dict[str, list[dict[str, list]]]
@@ -152,7 +141,7 @@ def share_of_right_regions(reference: Sequence[Mapping[str, Any]], image_of: Cal
     for record in reference:
         regions = np.asarray(image_of(int(record["image_id"])).boxes_px, dtype=np.float32).reshape(-1, 4)
         for box in (box for caption in record["captions"] for box in caption["process_bnd_box"]):
-            shares.append(float(np.mean(_overlap(regions, box) > IOU_THRESHOLD)) if len(regions) else 0.0)
+            shares.append(float(np.mean(iou_gvd(regions, box) > IOU_THRESHOLD)) if len(regions) else 0.0)
     return np.array(shares)
 
 

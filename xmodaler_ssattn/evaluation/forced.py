@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
 
 UNKNOWN = "unk"  # the vocabulary's UNK, lower-cased
 
@@ -168,6 +168,5 @@ def reachable_share(
         total += len(boxes)
         regions = np.asarray(regions_px.get(str(record["image_id"]), ()), dtype=np.float32).reshape(-1, 4)
         if len(boxes) and len(regions):
-            overlap = iou_gvd(np.tile(regions, (len(boxes), 1)), np.repeat(boxes, len(regions), axis=0))
-            reached += int((overlap.reshape(len(boxes), -1) > IOU_THRESHOLD).any(axis=1).sum())
+            reached += int((iou_gvd(regions, boxes[:, None]) > IOU_THRESHOLD).any(axis=1).sum())
     return reached / total if total else undefined

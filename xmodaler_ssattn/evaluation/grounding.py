@@ -28,41 +28,14 @@ from typing import Any
 
 import numpy as np
 
-IOU_THRESHOLD = 0.5
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
+
 MODES = ("all", "loc")
 GENERATED_SCORES = (
     *(f"{part}_{mode}" for mode in MODES for part in ("F1", "precision", "recall")),
     *(f"F1_{mode}_per_sentence" for mode in MODES),
 )
 """The names of what ``generated_scores`` returns."""
-
-
-def iou_gvd(predicted_px: np.ndarray, reference_px: np.ndarray) -> np.ndarray:
-    """Row by row overlap, exactly as GVD's ``misc/bbox_transform.py`` computes it.
-
-    Widths are x2 - x1 + 1. A reference box of one pixel has overlap 0 with everything, a predicted box of one pixel
-    -1 (the later rule wins when both are). Arithmetic is float32, as there: a hit is decided by ``> 0.5``.
-
-    Args:
-        predicted_px, reference_px: (n, 4), xyxy pixels.
-
-    Returns:
-        (n,) float32; NaN for boxes so inverted that their union is 0, and for numbers beyond float32.
-    """
-    one = np.float32(1)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        a = np.asarray(predicted_px, dtype=np.float32).reshape(-1, 4)
-        b = np.asarray(reference_px, dtype=np.float32).reshape(-1, 4)
-        size_a = a[:, 2:] - a[:, :2] + one
-        size_b = b[:, 2:] - b[:, :2] + one
-        sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + one
-        sides = np.maximum(sides, np.float32(0))
-        intersection = sides[:, 0] * sides[:, 1]
-        union = size_a[:, 0] * size_a[:, 1] + size_b[:, 0] * size_b[:, 1] - intersection
-        overlap = intersection / union
-    overlap[(size_b == 1).all(axis=1)] = 0
-    overlap[(size_a == 1).all(axis=1)] = -1
-    return overlap
 
 
 @dataclass(frozen=True)

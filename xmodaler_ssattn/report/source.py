@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xmodaler_ssattn.boxes import union_box
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, read_results
@@ -186,15 +187,9 @@ def _truth(record: Mapping[str, Any]) -> Truth:
     for caption in record["captions"]:
         for phrase in caption["phrases"]:
             if phrase["class"] is not None and phrase["boxes"]:
-                boxes.setdefault(phrase["class"], {})[union_box(phrase["boxes"])] = None
+                boxes.setdefault(phrase["class"], {})[tuple(union_box(phrase["boxes"]))] = None
     size = (float(record["width"]), float(record["height"]))
     return Truth(size, tuple(record["captions"]), {name: tuple(found) for name, found in boxes.items()})
-
-
-def union_box(boxes_px: Iterable[Sequence[float]]) -> Box:
-    """The smallest box around all boxes, xyxy pixels."""
-    x1, y1, x2, y2 = zip(*boxes_px)
-    return min(x1), min(y1), max(x2), max(y2)
 
 
 def versions(image: ImageResult) -> dict[str, str]:
