@@ -46,7 +46,7 @@ def test_all_other_counts_are_added_as_they_are_and_the_counts_stay_as_they_were
 
 
 def test_another_number_of_counts_is_refused():
-    with pytest.raises(JavaError, match="METEOR answered 3 counts a caption where 23 were expected"):
+    with pytest.raises(JavaError, match="METEOR answered 3 counts per caption where 23 were expected"):
         addends(np.ones((2, 3)))
 
 

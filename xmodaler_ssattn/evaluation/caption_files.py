@@ -34,8 +34,11 @@ def _coco_captions(records: Sequence[Any], name: str, problems: list[str]) -> It
             yield image, record["caption"]
 
 
-def parse_reference_captions(data: Any, what: str) -> dict[str, list[str]]:
-    """``{image_id: [caption, ...]}`` or COCO style ``{"images": [{"id"}], "annotations": [{"image_id", "caption"}]}``.
+def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Read reference captions.
+
+    Args:
+        path: ``{image_id: [caption, ...]}`` or COCO's ``{"images": [{"id"}], "annotations": [{"image_id", "caption"}]}``.
 
     Returns:
         image id -> its captions, in the file's order; for COCO style in the order of ``images``.
@@ -43,6 +46,7 @@ def parse_reference_captions(data: Any, what: str) -> dict[str, list[str]]:
     Raises:
         UserError: names the image (or the number of the entry) and the field; also an image without a caption.
     """
+    data, what = read_json(path, "References"), f"References {path}"
     if not isinstance(data, Mapping) or is_results(data):
         got = "a results file" if isinstance(data, Mapping) else type(data).__name__
         raise UserError(
@@ -85,20 +89,17 @@ def parse_reference_captions(data: Any, what: str) -> dict[str, list[str]]:
     return references
 
 
-def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
-    """Read a references file. Raises UserError; see ``parse_reference_captions``."""
-    return parse_reference_captions(read_json(path, "References"), f"References {path}")
-
-
-def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str, str]:
-    """``{image_id: caption}``, COCO style results ``[{"image_id", "caption"}]``, or our results file.
+def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[str, str]:
+    """Read predicted captions.
 
     Args:
+        path: ``{image_id: caption}``, COCO style results ``[{"image_id", "caption"}]``, or our results file.
         greedy: take the greedy captions of our results file; other formats have one caption per image.
 
     Raises:
         UserError: names the image (or the number of the entry) and the field; also a duplicated image.
     """
+    data, what = read_json(path, "Predictions"), f"Predictions {path}"
     if is_results(data):
         images = parse_results(data, what).images
         pairs = [(str(r.image_id), getattr(r.caption, "greedy", None) if greedy else r.caption) for r in images]
@@ -132,12 +133,6 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
     if not predictions:
         raise UserError(f"{what}: there is no caption in it.")
     return predictions
-
-
-def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[str, str]:
-    """Read a predictions file. Raises UserError; see ``parse_predictions``."""
-    data = read_json(path, "Predictions")
-    return parse_predictions(data, f"Predictions {path}", greedy=greedy)
 
 
 def keep_common(references: Mapping[str, Any], predictions: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -1,13 +1,13 @@
-"""What attention is worth nothing, and what it could reach: rules that choose a box for an object word without a model.
+"""Floors and ceilings of attention: rules that choose a box for an object word without a model.
 
-Each rule says a box for every annotated word of the reference captions. These boxes are scored exactly as a model's:
+Each rule gives a box for every annotated word of the reference captions. These boxes are scored exactly as a model's:
 
 * ``attention_accuracy``: the mean over classes of the share of words whose box is right, over all reference captions,
   as a model that is forced to say them is scored; ``word_accuracy``: the mean over words.
 * ``F1_all``, ``F1_loc`` and both per sentence: of a person's caption, the first of each image, as a submission.
 
 The whole picture, the most central and the largest region know nothing but the boxes; the detector rules know the class
-of the word, too; the last two know the answer.
+of the word; the last two know the answer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def choose(
     box_px: Sequence[float],
     random: np.random.Generator,
 ) -> Sequence[float] | None:
-    """The box that a rule says for an annotated word; None when it says nothing.
+    """The box that a rule gives for an annotated word; None when it gives none.
 
     * "random region": one of the regions, each as likely.
     * "most central region": the centre nearest to the picture's, in fractions of the sides.
@@ -107,7 +107,7 @@ def predictions_of(
     image_of: Callable[[int], ImageBoxes],
     columns: Mapping[str, Sequence[int]],
 ) -> dict[str, Predictions]:
-    """Rule -> what it says, in the form of GVD's predictions: one sentence for each reference caption.
+    """Rule -> its boxes, in the form of GVD's predictions: one sentence for each reference caption.
 
     Args:
         reference: see ``grounding``.
@@ -164,7 +164,7 @@ def floors_and_ceilings(
     Returns:
         rule -> the scores of ``generated_scores`` (fractions; a 0/0 is 0), ``attention_accuracy``, ``word_accuracy``
         and ``places`` (``accuracy_by_place``). The accuracies of the random region are its expectation; its F1 is
-        that of one draw per word, the same each time.
+        that of one sample per word, the same each time.
     """
     found = {}
     for rule, predictions in predictions_of(rules, reference, image_of, columns).items():

@@ -70,7 +70,7 @@ class ForcedMatches:
         image_ids: the reference's images, in its order.
         image: (n,) int64, row of the image in the reference.
         label: (n,) int64, index into ``classes``.
-        place: (n,) int64, how many annotated words stand before it in its caption.
+        place: (n,) int64, how many annotated words come before it in its caption.
         hit: (n,) bool, whether the predicted box overlaps the annotated one by more than 0.5.
     """
 
@@ -88,7 +88,7 @@ def match_forced(
     """Compare the box of each annotated word with the box predicted at its position (GVD's ``gt_grd_eval``).
 
     A position that the prediction lacks (a caption cut short, an image left out) is a miss. Where a prediction names a
-    position twice, the first counts. Classes of the prediction are not looked at: the position decides.
+    position twice, the first counts. Classes of the prediction are not used: the position decides.
 
     Args:
         reference: see ``grounding``.

@@ -9,14 +9,14 @@ Records (the formats of GVD's own files):
   ``caption = {"tokens": [str], "process_idx": [int], "process_clss": [str], "process_bnd_box": [[x1, y1, x2, y2]]}``;
   the three ``process_*`` lists are parallel, one entry for each annotated object word, one box each.
 * predictions: ``{str(image_id): [sentence, ...]}`` with
-  ``sentence = {"clss": [str], "idx_in_sent": [int], "bbox": [[x1, y1, x2, y2]]}``: one sentence an image when it was
+  ``sentence = {"clss": [str], "idx_in_sent": [int], "bbox": [[x1, y1, x2, y2]]}``: one sentence per image when it was
   generated, one for each reference caption when the reference was forced.
 
 All boxes are x1, y1, x2, y2 in pixels of the original image.
 
-The evaluator appends 0s and 1s to one list a class. Here each of these becomes one row of ``Entries``, and every score
-is a weighted count over the rows. Weights of 1 give the published metric; the weights of a resample of the images give
-one bootstrap replicate.
+The evaluator appends 0s and 1s to one list per class. Here each of these is one row of ``Entries``, and every score is
+a weighted count over the rows. Weights of 1 give the published metric, those of a resample of the images one bootstrap
+replicate.
 """
 
 from __future__ import annotations

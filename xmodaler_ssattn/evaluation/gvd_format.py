@@ -213,7 +213,7 @@ def check_predictions(
     Args:
         data: ``{"results": {image_id: [sentence, ...]}, ...}``.
         what: names the data in messages.
-        mode: "gen" (one sentence an image) or "gt" (one for each reference caption).
+        mode: "gen" (one sentence per image) or "gt" (one for each reference caption).
         classes: the class names that may occur.
         sentences_of: ``{str(image_id): number of reference captions}`` of the images to be scored.
 

@@ -176,7 +176,7 @@ class CaptionScorer:
         Args:
             sets: name of a set -> image -> caption.
             metrics: names as ``metric_names`` takes them; None: all.
-            replicates: how many resamples of each set's images to score, too.
+            replicates: how many resamples of the images of each set to score.
             seed: of the resampling.
 
         Raises:

@@ -1,9 +1,8 @@
 """METEOR 1.5 through pycocoevalcap's jar: one process for a whole run, started early, answers kept.
 
-Its start alone takes 5 to 16 seconds (it reads its paraphrase table), which is why it is started in the background
-and shared. The protocol is METEOR's own ``-stdio``: ``SCORE`` turns a caption and its references into a line of
-counts, ``EVAL`` turns counts into a score. A corpus score is one ``EVAL`` of what ``addends`` gives for its captions,
-summed: the counts as METEOR itself adds them up.
+Starting it takes 5 to 16 seconds (it reads its paraphrase table), so it is started in the background and shared. The
+protocol is METEOR's own ``-stdio``: ``SCORE`` turns a caption and its references into a line of counts, ``EVAL`` turns
+counts into a score. A corpus score is one ``EVAL`` of the sum of ``addends``, the counts as METEOR adds them up.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def addends(counts: np.ndarray) -> np.ndarray:
     """
     counts = np.array(counts, dtype=np.float64)
     if counts.shape[1:] != (FIELDS,):
-        raise JavaError(f"METEOR answered {counts.shape[-1]} counts a caption where {FIELDS} were expected.")
+        raise JavaError(f"METEOR answered {counts.shape[-1]} counts per caption where {FIELDS} were expected.")
     perfect = (
         (counts[:, CAPTION_MATCHES].sum(axis=1) == counts[:, CAPTION_LENGTH])
         & (counts[:, REFERENCE_MATCHES].sum(axis=1) == counts[:, REFERENCE_LENGTH])
