@@ -210,7 +210,7 @@ ALLOWED_READS = {
     "packs/region_file.py": {"decode": "attributes of an HDF5 file"},
     "evaluation/java.py": {"decode": PROCESS},
     "evaluation/results.py": {"decode": "base64"},
-    "evaluation/spice.py": {"read_text": PROCESS, "loads": PROCESS},
+    "evaluation/metrics/spice.py": {"read_text": PROCESS, "loads": PROCESS},
     "report/curves.py": {"loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"},
     "report/page.py": {"read_text": "a template of this package"},
     "report/single_file.py": {"read_text": OWN, "decode": "base64"},

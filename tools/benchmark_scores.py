@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 
-from xmodaler_ssattn.evaluation.classes import flickr30k_classes
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.evaluation.grounding import generated_scores, match_generated
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 
@@ -20,7 +20,7 @@ from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 def made_up(images: int) -> tuple[list[dict], dict[str, list[dict]]]:
     """(reference, predictions) in GVD's formats; see evaluation/grounding.py."""
     rng = random.Random(0)
-    classes = list(flickr30k_classes())
+    classes = read_classes()
 
     def box() -> list[int]:
         x, y = rng.randrange(400), rng.randrange(300)

@@ -1,16 +1,24 @@
 """Boxes: area, overlap, and the spatial vector of the paper.
 
-Every array of boxes says its unit and order in its name: ``boxes_px`` is (n, 4), x1, y1, x2, y2 in
-pixels of the original image. numpy alone; float64 inside, so that results do not depend on the input's width.
+Every array of boxes says its unit and order in its name: ``boxes_px`` is (n, 4), x1, y1, x2, y2 in pixels of the
+original image. numpy only; float64 inside unless said otherwise, so that results do not depend on the input's width.
 
-The two conventions of overlap exist side by side in this field and differ for small boxes:
-``iou`` treats x2 - x1 as the width (our targets), ``iou_plus_one`` treats it as x2 - x1 + 1
-(the published grounding metric). Do not mix them.
+Overlap has several conventions in this field, which differ for small boxes. Do not mix them:
+
+* ``iou``: the width is x2 - x1, all pairs. Our targets (sigma).
+* ``iou_plus_one``: the width is x2 - x1 + 1, all pairs. The grounding term of a reward.
+* ``iou_gvd``: as ``iou_plus_one``, with the float32 arithmetic and the one-pixel rules of the published grounding
+  metric. Every score.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+
+IOU_THRESHOLD = 0.5
+"""A box hits another when their overlap is above it, in the published grounding metric."""
 
 
 def _as_boxes(boxes_px: np.ndarray) -> np.ndarray:
@@ -53,9 +61,8 @@ def iou(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
 def iou_plus_one(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes in pixels whose width is x2 - x1 + 1.
 
-    This is the convention of the published grounding metric (Grounded Video Description,
-    misc/bbox_transform.py) without its special treatment of one-pixel boxes, which the metric adds.
-    Only meaningful in pixels: on fractions the added 1 dwarfs the boxes.
+    The convention of the published grounding metric without its rules for one-pixel boxes, see ``iou_gvd``. Only
+    meaningful in pixels: in fractions the added 1 would exceed the boxes.
 
     Returns:
         (n, m) float64.
@@ -65,6 +72,47 @@ def iou_plus_one(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
     area_a = (a[:, 2] - a[:, 0] + 1) * (a[:, 3] - a[:, 1] + 1)
     area_b = (b[:, 2] - b[:, 0] + 1) * (b[:, 3] - b[:, 1] + 1)
     return intersection / (area_a[:, None] + area_b[None, :] - intersection)
+
+
+def iou_gvd(predicted_px: np.ndarray, reference_px: np.ndarray) -> np.ndarray:
+    """Overlap exactly as ``misc/bbox_transform.py`` of Grounded Video Description (GVD) computes it.
+
+    Widths are x2 - x1 + 1. A reference box of one pixel has overlap 0 with everything, a predicted box of one pixel
+    -1 (the later rule wins when both are). Arithmetic is float32, as there: a hit is decided by ``> 0.5``.
+
+    Args:
+        predicted_px, reference_px: (..., 4), xyxy pixels; (n, 4) and (n, 4) are compared row by row, other shapes
+            are broadcast.
+
+    Returns:
+        (...) float32; NaN for boxes so inverted that their union is 0, and for numbers beyond float32.
+
+    >>> iou_gvd([[0, 0, 9, 9], [3, 3, 3, 3]], [[0, 0, 9, 4], [3, 3, 3, 3]]).tolist()
+    [0.5, -1.0]
+    """
+    one = np.float32(1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        a, b = (np.asarray(boxes, dtype=np.float32) for boxes in (predicted_px, reference_px))
+        a, b = (boxes if boxes.size else boxes.reshape(0, 4) for boxes in (a, b))
+        size_a = a[..., 2:] - a[..., :2] + one
+        size_b = b[..., 2:] - b[..., :2] + one
+        sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + one
+        sides = np.maximum(sides, np.float32(0))
+        intersection = sides[..., 0] * sides[..., 1]
+        union = size_a[..., 0] * size_a[..., 1] + size_b[..., 0] * size_b[..., 1] - intersection
+        overlap = intersection / union
+    overlap = np.where((size_b == 1).all(axis=-1), np.float32(0), overlap)
+    return np.where((size_a == 1).all(axis=-1), np.float32(-1), overlap)
+
+
+def union_box(boxes_px: Iterable[Sequence[float]]) -> list[float]:
+    """The smallest box around all boxes, at least one, xyxy.
+
+    >>> union_box([[0, 5, 10, 10], [3, 1, 12, 8]])
+    [0, 1, 12, 10]
+    """
+    x1, y1, x2, y2 = zip(*boxes_px)
+    return [min(x1), min(y1), max(x2), max(y2)]
 
 
 def spatial_vectors(boxes_px: np.ndarray, width: float, height: float) -> np.ndarray:

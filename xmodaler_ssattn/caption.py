@@ -1,12 +1,13 @@
-"""GroundedCaption: a caption that knows where each of its words looked.
+"""GroundedCaption: a caption with the region that each of its words rests on.
 
-The stock test loop hands the evaluator one object an image and nothing else. A ``str`` subclass
-passes through it unchanged, still is a caption for everybody who expects text (``json.dump``
-included), and carries words, regions, boxes and weights for those who know.
+The stock test loop hands the evaluator one object per image and nothing else. A subclass of ``str`` passes through it
+unchanged, is still a caption for code that expects text (``json.dump`` included), and carries words, regions, boxes
+and weights.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class GroundedCaption(str):
     """A caption, as text, with the region of every word.
 
     Attributes:
-        words: one ``GroundedWord`` a word, in order; ``" ".join(w.text for w in words)`` is the text.
+        words: one ``GroundedWord`` per word, in order; ``" ".join(w.text for w in words)`` is the text.
         boxes_px: (K, 4) float32, the image's regions, x1, y1, x2, y2 in pixels; None when unknown.
         image_size: (width, height) in pixels; None when unknown.
         attention: the full weights, or None when they were not asked for.
@@ -84,30 +85,17 @@ class GroundedCaption(str):
         self.log_prob = log_prob
         return self
 
-    def __getnewargs_ex__(self):
-        # str's own pickling would call __new__ with the text; we need the words.
-        return (self.words,), {
-            "boxes_px": self.boxes_px,
-            "image_size": self.image_size,
-            "attention": self.attention,
-            "greedy": self.greedy,
-            "references": self.references,
-            "log_prob": self.log_prob,
-        }
+    def __getnewargs__(self):
+        # To copy and pickle: str would call __new__ with the text. The other attributes follow by themselves.
+        return (self.words,)
 
     def with_companions(
         self, *, greedy: GroundedCaption | None = None, references: Sequence[GroundedCaption] = ()
     ) -> GroundedCaption:
         """A copy of this caption that also carries the image's greedy caption and forced references."""
-        return GroundedCaption(
-            self.words,
-            boxes_px=self.boxes_px,
-            image_size=self.image_size,
-            attention=self.attention,
-            greedy=greedy,
-            references=references,
-            log_prob=self.log_prob,
-        )
+        twin = copy.copy(self)
+        twin.greedy, twin.references = greedy, tuple(references)
+        return twin
 
 
 def ground_words(
@@ -117,7 +105,7 @@ def ground_words(
 
     Args:
         texts: T words.
-        weights: (>= T, >= num_regions) attention weights, one row a word. Columns from
+        weights: (>= T, >= num_regions) attention weights, one row per word. Columns from
             ``num_regions`` on are padding and never chosen.
         boxes_px: (>= num_regions, 4), x1, y1, x2, y2 in pixels.
         num_regions: the image's true number of regions, > 0.

@@ -5,7 +5,6 @@ import pytest
 from xmodaler_ssattn.classes import IRREGULAR, bare_word, class_of_word, read_classes
 from xmodaler_ssattn.data.classes import class_of_phrase
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.lemmas import class_of_lemma, noun_lemma
 from xmodaler_ssattn.worlds.simulated.phrases import object_phrases, split_words
 
@@ -94,7 +93,7 @@ def test_simulated_captions_name_classes_by_the_same_rule():
 
 def test_the_published_rule_for_generated_words_knows_lemmas_only_and_differs_for_two_names():
     # GVD: lemma -> class, and of two names with one lemma the later one wins. For all other names the rules agree.
-    published = class_of_lemma(flickr30k_classes(), noun_lemma)
+    published = class_of_lemma(read_classes(), noun_lemma)
     differ = {name: published[noun_lemma(name)] for name in NAMES if published[noun_lemma(name)] != class_of(name)}
     assert differ == {"paper": "papers", "outfits": "outfit"}
     assert "short" not in published and "good" not in published and published["pants"] == "pants"

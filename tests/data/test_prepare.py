@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data.entities_generator import real_captions, shared_data, write_entities
+from xmodaler_ssattn.boxes import union_box
 from xmodaler_ssattn.data.annotations import read_annotations
-from xmodaler_ssattn.data.classes import class_of_phrase, read_classes, union_box
+from xmodaler_ssattn.data.classes import class_of_phrase, read_classes
 from xmodaler_ssattn.data.prepare import prepare_annotations
 from xmodaler_ssattn.data.splits import overlap_warnings, read_splits, read_unrelated
 from xmodaler_ssattn.data.vocabulary import read_vocabulary

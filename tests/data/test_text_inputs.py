@@ -14,7 +14,7 @@ from xmodaler_ssattn.data.splits import read_splits, read_unrelated
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.detectors.folder import ids_from_file
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.caption_files import read_predictions, read_references
+from xmodaler_ssattn.evaluation.caption_files import read_predictions, read_reference_captions
 from xmodaler_ssattn.evaluation.gvd_format import read_reference, read_split_ids
 from xmodaler_ssattn.evaluation.lemmas import read_lemma_table
 from xmodaler_ssattn.host import NAME, UPSTREAM, load_vocab
@@ -67,7 +67,7 @@ INPUTS = {
         lambda path: (read_dictionary(path).vocabulary.words, read_dictionary(path).image_ids),
     ),
     "grounding reference": ("r.json", written({"vocab": ["café"], "annotations": [GVD_IMAGE]}), read_reference),
-    "references": ("r.json", written({"12": ["a café"]}), read_references),
+    "references": ("r.json", written({"12": ["a café"]}), read_reference_captions),
     "predictions": ("p.json", written({"12": "a café"}), read_predictions),
     "lemmas": ("l.json", written({"cafés": "café"}), read_lemma_table),
     "image sizes": ("s.json", written({"12": [9, 8], "13": [7, 6]}), read_sizes),

@@ -4,8 +4,8 @@ import math
 import re
 from collections import Counter
 
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.data.entities import parse_caption, read_objects
-from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.worlds.drawn.backgrounds import PLACES
@@ -90,7 +90,7 @@ def test_scene_phrases_and_phrases_of_no_object_occur_as_in_the_real_data():
 
 
 def test_every_word_of_the_grammar_that_names_a_class_is_a_noun_of_that_meaning():
-    among_480, among_kinds = ObjectWords(flickr30k_classes(), Lemmas()), ObjectWords(CLASS_NAMES, Lemmas())
+    among_480, among_kinds = ObjectWords(read_classes(), Lemmas()), ObjectWords(CLASS_NAMES, Lemmas())
     plurals = {kind.plural: kind.name for kind in KINDS}
     nouns = {"park", "grass", "beach", "sand", "street", "city", "snow", "field", "sky", "water", "shirt", "dress"}
     nouns |= {*CLASS_NAMES, *plurals}

@@ -147,7 +147,7 @@ def test_settings_that_cannot_work_are_refused_all_at_once(tmp_path):
         "SCORER.WEIGHTS: expected a number for each",
         "SCORER.EOS_ID: expected 0",
         "SCORER.GROUNDING_WEIGHT: expected a number >= 0",
-        "coco_train_gts.pkl is no annotation file",
+        "coco_train_gts.pkl is not an annotation file",
         "coco_train_cider.pkl is not read",
     ):
         assert part in message

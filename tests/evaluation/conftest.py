@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from xmodaler_ssattn.evaluation.captions import what_can_run
+from xmodaler_ssattn.evaluation.metrics import what_can_run
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.evaluation.bootstrap import (
-    caption_replicates,
-    difference,
-    forced_replicates,
-    grounding_replicates,
-    image_weights,
-    interval,
-)
-from xmodaler_ssattn.evaluation.corpus import MeanMetric
-from xmodaler_ssattn.evaluation.forced import match_forced
-from xmodaler_ssattn.evaluation.grounding import match_generated
+from xmodaler_ssattn.evaluation.bootstrap import difference, image_weights, interval
+from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
+from xmodaler_ssattn.evaluation.grounding import generated_replicates, match_generated
+from xmodaler_ssattn.evaluation.metrics.cider import Cider
 
 CAPTION = {"tokens": ["man"], "process_idx": [0], "process_clss": ["man"], "process_bnd_box": [[0, 0, 9, 9]]}
 HIT = {"clss": ["man"], "idx_in_sent": [0], "bbox": [[0, 0, 9, 9]]}
@@ -36,7 +29,7 @@ def test_an_interval_leaves_out_what_is_zero_over_zero():
 
 def test_the_spread_of_a_mean_is_that_of_its_standard_error():
     rows = np.random.default_rng(0).normal(size=400)
-    values = caption_replicates({"m": MeanMetric("m", rows)}, image_weights(400, 2000))["m"]
+    values = Cider().values(rows, image_weights(400, 2000))["CIDEr"]
     assert values.std() == pytest.approx(rows.std() / 20, rel=0.1)
 
 
@@ -44,9 +37,10 @@ def test_grounding_replicates_are_scores_of_the_drawn_images():
     reference = [{"image_id": i, "captions": [CAPTION]} for i in (1, 2)]
     predictions = {"1": [HIT], "2": [MISS]}
     weights = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
-    scores = grounding_replicates(match_generated(reference, predictions, str), weights)
+    scores = generated_replicates(match_generated(reference, predictions, str), weights)
     assert scores["precision_all"].tolist() == [1.0, 0.0, 0.5]
-    assert forced_replicates(match_forced(reference, predictions), weights)["gt_accuracy"].tolist() == [1.0, 0.0, 0.5]
+    forced = match_forced(reference, predictions)
+    assert [attention_accuracy(forced, image_weights=row) for row in weights] == [1.0, 0.0, 0.5]
 
 
 def test_a_paired_difference_that_never_changes_sign_is_clear_and_none_is_not():

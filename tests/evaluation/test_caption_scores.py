@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.captions import CaptionScorer, metric_names
-from xmodaler_ssattn.evaluation.corpus import bleu, cider, corpus_scores, rouge_l
+from xmodaler_ssattn.evaluation.java import tokenizer_jar
+from xmodaler_ssattn.evaluation.metrics import metric_names
+from xmodaler_ssattn.evaluation.metrics.bleu import Bleu
+from xmodaler_ssattn.evaluation.metrics.cider import Cider
+from xmodaler_ssattn.evaluation.metrics.rouge_l import RougeL
 from xmodaler_ssattn.evaluation.ptb import PtbTokenizer, one_line
+from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 
 REFERENCES = {
     "1": ["A man rides a horse.", "Somebody on a horse!"],
@@ -30,7 +34,7 @@ def test_coco_fakecap_gives_the_published_scores(shared_data, with_java):
     scorer.warm_up()
     captions = {record["image_id"]: record["test"] for record in records}
     result = scorer.score(captions, ["Bleu", "METEOR", "ROUGE_L", "CIDEr"])
-    rounded = {name: round(value, 3) for name, value in result.scores.items()}
+    rounded = {name: round(value, 3) for name, value in result.values.items()}
     assert rounded == {
         "Bleu_1": 0.579, "Bleu_2": 0.404, "Bleu_3": 0.279, "Bleu_4": 0.191,
         "METEOR": 0.195, "ROUGE_L": 0.396, "CIDEr": 0.600,
@@ -43,7 +47,7 @@ def test_nlg_eval_gives_its_published_scores_without_ptb_tokens(shared_data, wit
     lines = {name: (folder / f"{name}.txt").read_text("utf-8").splitlines() for name in ("hyp", "ref1", "ref2")}
     scorer = CaptionScorer(dict(enumerate(zip(lines["ref1"], lines["ref2"]))), tokenized=True)
     result = scorer.score(dict(enumerate(lines["hyp"])), ["Bleu", "METEOR", "ROUGE_L", "CIDEr"])
-    assert result.scores == pytest.approx(
+    assert result.values == pytest.approx(
         {
             "Bleu_1": 0.550000, "Bleu_2": 0.428174, "Bleu_3": 0.284043, "Bleu_4": 0.201143,
             "METEOR": 0.295797, "ROUGE_L": 0.522104, "CIDEr": 1.242192,
@@ -53,24 +57,25 @@ def test_nlg_eval_gives_its_published_scores_without_ptb_tokens(shared_data, wit
 
 
 def test_scores_equal_pycocoevalcaps_own_classes_on_the_same_tokens():
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.bleu.bleu import Bleu as OfficialBleu
+    from pycocoevalcap.cider.cider import Cider as OfficialCider
     from pycocoevalcap.rouge.rouge import Rouge
 
     gts = {image: [text.lower() for text in refs] for image, refs in REFERENCES.items()}
     res = {image: [text] for image, text in CAPTIONS.items()}
     captions, references = list(CAPTIONS.values()), list(gts.values())
-    ours = corpus_scores(
-        {"b": bleu(captions, references), "r": rouge_l(captions, references), "c": cider(captions, references)}, 3
+    counted = [metric.count(captions, references) for metric in (Bleu(), RougeL(), Cider())]
+    ours = {name: value[0] for c in counted for name, value in c.values(np.ones((1, 3))).items()}
+    expected = dict(
+        zip(["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"], OfficialBleu(4).compute_score(gts, res, verbose=0)[0])
     )
-    expected = dict(zip(["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"], Bleu(4).compute_score(gts, res, verbose=0)[0]))
-    expected |= {"ROUGE_L": Rouge().compute_score(gts, res)[0], "CIDEr": Cider().compute_score(gts, res)[0]}
+    expected |= {"ROUGE_L": Rouge().compute_score(gts, res)[0], "CIDEr": OfficialCider().compute_score(gts, res)[0]}
     assert ours == pytest.approx(expected, abs=1e-12)
 
 
 def test_bleu_one_by_hand():
     # "a b c" against "a b d e": 2 of 3 words right; the length 3 < 4 costs exp(1 - 4/3).
-    metric = bleu(["a b c"], [["a b d e"]])
+    metric = Bleu().count(["a b c"], [["a b d e"]])
     assert metric.values(np.ones((1, 1)))["Bleu_1"][0] == pytest.approx(2 / 3 * np.exp(-1 / 3))
 
 
@@ -78,22 +83,22 @@ def test_weights_equal_repeating_the_images():
     captions, references = list(CAPTIONS.values()), list(REFERENCES.values())
     repeated = [0, 0, 2]
     weights = np.array([[2.0, 0.0, 1.0]])
-    chosen = bleu([captions[i] for i in repeated], [references[i] for i in repeated])
-    weighted = bleu(captions, references).values(weights)
+    chosen = Bleu().count([captions[i] for i in repeated], [references[i] for i in repeated])
+    weighted = Bleu().count(captions, references).values(weights)
     for name, value in chosen.values(np.ones((1, 3))).items():
         assert weighted[name] == pytest.approx(value)
-    rouge = rouge_l(captions, references)
+    rouge = RougeL().count(captions, references)
     assert rouge.values(weights)["ROUGE_L"][0] == pytest.approx((2 * rouge.rows[0] + rouge.rows[2]) / 3)
 
 
 def test_a_corpus_of_empty_references_scores_zero_in_cider():
-    assert corpus_scores({"c": cider(["a"], [[""]])}, 1) == {"CIDEr": 0.0}
+    assert Cider().rows(["a"], [[""]]).tolist() == [0.0]
 
 
 def test_empty_captions_score_zero_and_disturb_no_other(with_java):
     scorer = CaptionScorer(REFERENCES)
-    alone = scorer.score({"1": CAPTIONS["1"]}, ["ROUGE_L"]).metrics["ROUGE_L"].rows
-    both = scorer.score({"1": CAPTIONS["1"], "2": ""}, ["ROUGE_L"]).metrics["ROUGE_L"].rows
+    alone = scorer.score({"1": CAPTIONS["1"]}, ["ROUGE_L"]).counted["ROUGE_L"].rows
+    both = scorer.score({"1": CAPTIONS["1"], "2": ""}, ["ROUGE_L"]).counted["ROUGE_L"].rows
     assert both.tolist() == [alone[0], 0.0]
 
 
@@ -132,10 +137,8 @@ def test_the_scorers_print_nothing(with_java, capfd):
 
 
 def test_nothing_is_written_into_the_package_folder(with_java):
-    from xmodaler_ssattn.evaluation.jars import package_folder
-
     def files():
-        return {path for path in package_folder().rglob("*") if "__pycache__" not in path.parts}
+        return {path for path in tokenizer_jar().parents[1].rglob("*") if "__pycache__" not in path.parts}
 
     before = files()
     CaptionScorer(REFERENCES).score(CAPTIONS, FAST)
@@ -165,5 +168,5 @@ def test_beam_and_greedy_sets_are_scored_as_if_alone(with_java):
     scorer = CaptionScorer(REFERENCES)
     greedy = {image: text + " there" for image, text in CAPTIONS.items()}
     both = scorer.score_many({"": CAPTIONS, "greedy_": greedy}, FAST)
-    assert both[""].scores == scorer.score(CAPTIONS, FAST).scores
-    assert both["greedy_"].scores == scorer.score(greedy, FAST).scores
+    assert both[""].values == scorer.score(CAPTIONS, FAST).values
+    assert both["greedy_"].values == scorer.score(greedy, FAST).values

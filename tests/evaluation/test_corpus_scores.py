@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.evaluation.bootstrap import grounding_replicates, image_weights
-from xmodaler_ssattn.evaluation.corpus import bleu, cider, corpus_scores, meteor, rouge_l
-from xmodaler_ssattn.evaluation.grounding import generated_scores, match_generated
+from xmodaler_ssattn.evaluation.bootstrap import image_weights
+from xmodaler_ssattn.evaluation.grounding import generated_replicates, generated_scores, match_generated
 from xmodaler_ssattn.evaluation.java import JavaError
-from xmodaler_ssattn.evaluation.meteor import addends, shared_meteor
+from xmodaler_ssattn.evaluation.metrics.bleu import Bleu
+from xmodaler_ssattn.evaluation.metrics.cider import Cider
+from xmodaler_ssattn.evaluation.metrics.meteor import MeteorMetric, addends, shared_meteor
+from xmodaler_ssattn.evaluation.metrics.rouge_l import RougeL
 from xmodaler_ssattn.evaluation.ptb import PtbTokenizer
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 
@@ -44,7 +46,7 @@ def test_all_other_counts_are_added_as_they_are_and_the_counts_stay_as_they_were
 
 
 def test_another_number_of_counts_is_refused():
-    with pytest.raises(JavaError, match="METEOR answered 3 counts a caption where 23 were expected"):
+    with pytest.raises(JavaError, match="METEOR answered 3 counts per caption where 23 were expected"):
         addends(np.ones((2, 3)))
 
 
@@ -108,54 +110,58 @@ def drawn(row):
 
 def compare_meteor(pairs, replicates):
     captions, references = zip(*pairs)
-    metric = meteor(captions, references, shared_meteor())
-    once = corpus_scores({"METEOR": metric}, len(pairs))["METEOR"]
-    assert once == pytest.approx(meteors_own_total(captions, references), abs=1e-9)
+    counted = MeteorMetric().count(captions, references)
+    assert counted.values(np.ones((1, len(pairs))))["METEOR"][0] == pytest.approx(
+        meteors_own_total(captions, references), abs=1e-9
+    )
     weights = image_weights(len(pairs), replicates, seed=1)
-    for row, value in zip(weights, metric.values(weights)["METEOR"]):
+    for row, value in zip(weights, counted.values(weights)["METEOR"]):
         again = drawn(row)
         expected = meteors_own_total([captions[i] for i in again], [references[i] for i in again])
         assert value == pytest.approx(expected, abs=1e-9)
-    return metric
+    return counted
 
 
 def test_meteor_equals_the_programs_own_total(with_java):
-    metric = compare_meteor(PLAIN, 5)
-    assert (metric.rows[:, 20] == 0).sum() >= 2  # the perfect match, and the one without a word
+    counted = compare_meteor(PLAIN, 5)
+    assert (counted.rows[:, 20] == 0).sum() >= 2  # the perfect match, and the one without a word
 
 
 def test_meteor_of_5400_real_pairs_equals_the_programs_own_total_and_so_do_replicates(real_pairs):
     assert len(real_pairs) >= 5000
-    metric = compare_meteor(real_pairs, 2)
+    counted = compare_meteor(real_pairs, 2)
     # The sum of the counts themselves, with the chunk of a perfect match, is another score.
-    naive = metric.meteor.scores(metric.meteor.counts(*zip(*real_pairs)).sum(axis=0, keepdims=True))[0]
-    assert abs(naive - metric.values(np.ones((1, len(real_pairs))))["METEOR"][0]) > 1e-5
+    naive = shared_meteor().scores(shared_meteor().counts(*zip(*real_pairs)).sum(axis=0, keepdims=True))[0]
+    assert abs(naive - counted.values(np.ones((1, len(real_pairs))))["METEOR"][0]) > 1e-5
 
 
 def official(pairs):
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.bleu.bleu import Bleu as OfficialBleu
+    from pycocoevalcap.cider.cider import Cider as OfficialCider
     from pycocoevalcap.rouge.rouge import Rouge
 
     gts, res = {i: refs for i, (_, refs) in enumerate(pairs)}, {i: [c] for i, (c, _) in enumerate(pairs)}
-    scores = dict(zip(("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"), Bleu(4).compute_score(gts, res, verbose=0)[0]))
+    scores = dict(zip(("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"), OfficialBleu(4).compute_score(gts, res, verbose=0)[0]))
     scores["ROUGE_L"] = Rouge().compute_score(gts, res)[0]
-    scores["CIDEr"], each = Cider().compute_score(gts, res)
+    scores["CIDEr"], each = OfficialCider().compute_score(gts, res)
     return scores, each
 
 
 def compare_others(pairs):
     captions, references = zip(*pairs)
-    metrics = {"b": bleu(captions, references), "r": rouge_l(captions, references), "c": cider(captions, references)}
+    counted = [metric.count(captions, references) for metric in (Bleu(), RougeL(), Cider())]
     expected, ciders = official(pairs)
-    assert corpus_scores(metrics, len(pairs)) == pytest.approx(expected, abs=1e-12)
+    once = np.ones((1, len(pairs)))
+    assert {name: value[0] for c in counted for name, value in c.values(once).items()} == pytest.approx(
+        expected, abs=1e-12
+    )
     weights = image_weights(len(pairs), 2, seed=1)
     for number, row in enumerate(weights):
         again = drawn(row)
         expected, _ = official([pairs[i] for i in again])
         # CIDEr's document frequencies stay those of all images: a replicate is the mean of the drawn images' scores.
         expected["CIDEr"] = np.mean([ciders[i] for i in again])
-        got = {name: values[number] for m in metrics.values() for name, values in m.values(weights).items()}
+        got = {name: values[number] for c in counted for name, values in c.values(weights).items()}
         assert got == pytest.approx(expected, abs=1e-12)
 
 
@@ -201,7 +207,7 @@ def test_replicates_of_grounding_equal_the_metric_on_an_image_list_with_repeats(
             said = [str(name) for name in rng.choice(names, 3)]
             predictions[str(image)] = [{"clss": said, "idx_in_sent": [0, 1, 2], "bbox": [box() for _ in said]}]
     weights = image_weights(9, 20, seed=3)
-    values = grounding_replicates(match_generated(reference, predictions, str), weights)
+    values = generated_replicates(match_generated(reference, predictions, str), weights)
     for number, row in enumerate(weights):
         again = [(new, reference[old]) for new, old in enumerate(drawn(row))]
         repeated = [{**record, "image_id": new} for new, record in again]

@@ -13,9 +13,10 @@ import xmodaler_ssattn.evaluation.evaler as evaler_module
 from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.config import add_ssattn_config
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.captions import CaptionScores, what_can_run
 from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler, split_of
+from xmodaler_ssattn.evaluation.metrics import what_can_run
 from xmodaler_ssattn.evaluation.results import read_results
+from xmodaler_ssattn.evaluation.scoring import Scores
 from xmodaler_ssattn.host import EVALUATION_REGISTRY, build_evaluation, get_cfg
 
 BOXES = np.array([[0, 0, 9, 9], [50, 50, 89, 89]], dtype=np.float32)
@@ -189,7 +190,7 @@ def test_final_metrics_come_with_the_last_epoch_and_without_training(cfg, monkey
 
     def score_many(sets, metrics):
         asked.append("METEOR" in metrics)
-        return {key: CaptionScores({}, {}, ()) for key in sets}
+        return {key: Scores({}) for key in sets}
 
     monkeypatch.setattr(evaluator._captions, "score_many", score_many)
     for epoch in (1, 99, 100, -1):
@@ -207,7 +208,7 @@ def test_a_metric_can_be_asked_for_on_one_split_alone(cfg):
 
 def test_meteor_starts_early_in_a_short_run_alone(cfg, monkeypatch):
     started = []
-    monkeypatch.setattr("xmodaler_ssattn.evaluation.meteor.Meteor.start", lambda self: started.append(1))
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.metrics.meteor.Meteor.start", lambda self: started.append(1))
     cfg.INFERENCE.FINAL_METRICS = ["METEOR"]
     cfg.SOLVER.EPOCH = 100
     build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None)

@@ -161,7 +161,7 @@ def test_words_are_grouped_by_their_place_among_the_object_words_and_by_their_ki
 
 
 def test_kinds_are_classes_of_the_data_set_and_do_not_overlap():
-    from xmodaler_ssattn.evaluation.classes import flickr30k_classes
+    from xmodaler_ssattn.classes import read_classes
 
-    assert not PEOPLE & CLOTHING and (PEOPLE | CLOTHING) <= set(flickr30k_classes())
+    assert not PEOPLE & CLOTHING and (PEOPLE | CLOTHING) <= set(read_classes())
     assert [kind_of(name) for name in ("woman", "crowd", "hat", "dog")] == ["people", "people", "clothing", "other"]

@@ -9,6 +9,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from xmodaler_ssattn.boxes import iou_gvd
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.forced import (
     attention_accuracy,
@@ -17,8 +18,8 @@ from xmodaler_ssattn.evaluation.forced import (
 )
 from xmodaler_ssattn.evaluation.grounding import (
     class_table,
+    generated_replicates,
     generated_scores,
-    iou_gvd,
     match_generated,
 )
 
@@ -262,7 +263,7 @@ def test_a_missing_image_costs_recall_in_both_modes_and_is_named():
     reference = [{"image_id": i, "captions": [caption("man", (0, "man", A))]} for i in (1, 2)]
     matches = match_generated(reference, {"1": [sentence(("man", A))]}, lemma)
     scores = generated_scores(matches)
-    assert matches.missing == (2,)
+    assert matches.predicted.tolist() == [i != 2 for i in matches.image_ids]
     assert (scores["precision_all"], scores["recall_all"], scores["recall_loc"]) == (1.0, 0.5, 0.5)
 
 
@@ -293,7 +294,8 @@ def test_image_weights_equal_repeating_the_images():
             for source, target in ((generated, repeated_generated), (forced, repeated_forced)):
                 if str(record["image_id"]) in source:
                     target[str(name)] = source[str(record["image_id"])]
-    weighted = generated_scores(match_generated(reference, generated, lemma), image_weights=np.array(weights))
+    weighted = generated_replicates(match_generated(reference, generated, lemma), np.array([weights], dtype=float))
+    weighted = {name: values[0] for name, values in weighted.items()}
     assert_equal_scores(weighted, slow_scores(repeated, repeated_generated))
     accuracy = attention_accuracy(match_forced(reference, forced), image_weights=np.array(weights))
     assert accuracy == pytest.approx(slow_attention(repeated, repeated_forced), abs=1e-12)

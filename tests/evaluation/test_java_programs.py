@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.evaluation import jars, java
-from xmodaler_ssattn.evaluation.captions import METRICS, CaptionScorer, what_can_run
+from xmodaler_ssattn.evaluation import java
 from xmodaler_ssattn.evaluation.java import JavaError, LineServer, run_java
-from xmodaler_ssattn.evaluation.meteor import Meteor, shared_meteor
+from xmodaler_ssattn.evaluation.metrics import meteor as meteor_module
+from xmodaler_ssattn.evaluation.metrics import metric_names, what_can_run
+from xmodaler_ssattn.evaluation.metrics import spice as spice_module
+from xmodaler_ssattn.evaluation.metrics.meteor import Meteor, MeteorMetric, meteor_files, shared_meteor
+from xmodaler_ssattn.evaluation.metrics.spice import Spice
 from xmodaler_ssattn.evaluation.ptb import PtbTokenizer
-from xmodaler_ssattn.evaluation.spice import Spice
+from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 
 REFERENCES = {
     "1": ["A man rides a horse.", "Somebody on a horse!"],
@@ -27,16 +30,16 @@ FAST = ("Bleu", "ROUGE_L", "CIDEr")
 
 def test_a_meteor_that_dies_costs_meteor_alone_with_the_reason(with_java, program):
     dying = Meteor([program("sys.stderr.write('out of memory\\n'); sys.exit(3)")], time_limit_s=20)
-    result = CaptionScorer(REFERENCES, meteor=dying).score(CAPTIONS, [*FAST, "METEOR"])
+    result = CaptionScorer(REFERENCES, metrics={"METEOR": MeteorMetric(dying)}).score(CAPTIONS, [*FAST, "METEOR"])
     assert "METEOR died (exit code 3)" in result.failed["METEOR"] and "out of memory" in result.failed["METEOR"]
-    assert "CIDEr" in result.scores and "METEOR" not in result.scores
+    assert "CIDEr" in result.values and "METEOR" not in result.values
 
 
 def test_a_meteor_that_hangs_is_ended_and_costs_meteor_alone(with_java, program):
     hanging = Meteor([program("time.sleep(600)")], time_limit_s=0.3)
-    result = CaptionScorer(REFERENCES, meteor=hanging).score(CAPTIONS, ["Bleu", "METEOR"])
+    result = CaptionScorer(REFERENCES, metrics={"METEOR": MeteorMetric(hanging)}).score(CAPTIONS, ["Bleu", "METEOR"])
     assert "gave no answer for 0 s and was ended" in result.failed["METEOR"]
-    assert result.scores.keys() == {"Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"}
+    assert result.values.keys() == {"Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"}
 
 
 def test_a_meteor_that_hangs_with_a_full_pipe_is_ended_too(program):
@@ -138,11 +141,11 @@ def test_meteor_is_the_same_on_every_machine(with_java, monkeypatch):
 def test_meteor_works_in_a_folder_with_a_space_and_other_letters(with_java, monkeypatch, tmp_path):
     # A copy: Java follows links to the folder that they lead to.
     folder = tmp_path / "Müller x" / "meteor"
-    for path in (jars.meteor_jar(), jars.meteor_paraphrases()):
-        copy = folder / path.relative_to(jars.package_folder() / "meteor")
+    for path in map(Path, meteor_files()):
+        copy = folder / path.relative_to(java.bundled("meteor", "meteor-1.5.jar").parent)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    monkeypatch.setattr(jars, "package_folder", lambda: folder.parent)
+    monkeypatch.setattr(meteor_module, "bundled", lambda *parts: folder.parent.joinpath(*parts))
     meteor = Meteor()
     assert meteor.counts(["a dog"], [["a dog"]])[0, [0, 1, 20]].tolist() == [2, 2, 1]  # words of both, chunks
     meteor.close()
@@ -199,10 +202,9 @@ json.dump(answers, open(args[args.index("-out") + 1], "w"))
 def test_spice_asks_once_for_each_caption_and_keeps_the_answer(monkeypatch, program):
     monkeypatch.setattr(java, "find_java", lambda: program(SPICE_STUB))
     spice = Spice(arguments=[])
-    assert spice.scores(["ab", "abcd", "ab"], [["r"], ["r"], ["r"]]).tolist() == [0.02, 0.04, 0.02]
+    assert spice.rows(["ab", "abcd", "ab"], [["r"], ["r"], ["r"]]).tolist() == [0.02, 0.04, 0.02]
     monkeypatch.setattr(java, "find_java", lambda: pytest.fail("SPICE was started again"))
-    assert spice.scores(["abcd"], [["r"]]).tolist() == [0.04]
-    spice.close()
+    assert spice.rows(["abcd"], [["r"]]).tolist() == [0.04]
 
 
 FILL_CACHE = """
@@ -230,18 +232,15 @@ def test_spice_itself_runs_on_this_java_when_it_finds_its_parses(tmp_path, with_
     # The CoreNLP models (400 MB) are needed to parse captions only, and SPICE keeps its parses: here they are put into
     # that cache by SPICE's own class, so that everything after the parser really runs. The tokeniser's jar has the
     # CoreNLP classes that SPICE links to.
-    from xmodaler_ssattn.evaluation import jars
-    from xmodaler_ssattn.evaluation.spice import _ENVIRONMENT
-
-    spice = jars.package_folder() / "spice"
-    names = [spice / "spice-1.0.jar", spice / "lib" / "*", jars.tokenizer_jar(), jars.spice_engine_jar()]
+    spice = java.bundled("spice", "spice-1.0.jar").parent
+    names = [spice / "spice-1.0.jar", spice / "lib" / "*", java.tokenizer_jar(), spice_module.spice_engine_jar()]
     class_path = os.pathsep.join(map(str, names))
     scorer = Spice(["-Xmx2G", "-cp", class_path, "edu.anu.spice.SpiceScorer"], time_limit_s=120)
     (tmp_path / "cache").mkdir()
     (tmp_path / "Fill.java").write_text(FILL_CACHE, encoding="utf-8")
     try:
         fill = ["-cp", class_path, str(tmp_path / "Fill.java"), str(tmp_path / "cache")]
-        run_java(fill, what="Fill", time_limit_s=120, env=_ENVIRONMENT)
+        run_java(fill, what="Fill", time_limit_s=120, env=spice_module._ENVIRONMENT)
     except JavaError as error:
         pytest.skip(f"needs a JDK that compiles Fill.java: {error}")
 
@@ -255,61 +254,61 @@ def test_spice_itself_runs_on_this_java_when_it_finds_its_parses(tmp_path, with_
     # Nor do a machine's language and encoding change its answers.
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Duser.language.format=de -Dfile.encoding=UTF-16")
     # "a dog" against {dog, dog-runs}: precision 1, recall 1/2, F 2/3.
-    scores = scorer.scores(["a dog", "a red ball", "a dog runs"], [["a dog runs"], ["a dog"], ["a dog runs"]])
+    scores = scorer.rows(["a dog", "a red ball", "a dog runs"], [["a dog runs"], ["a dog"], ["a dog runs"]])
     assert scores == pytest.approx([2 / 3, 0, 1])
 
 
 def test_captions_for_which_spice_has_no_score_are_counted(monkeypatch, program):
-    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.what_can_run", lambda names, **_: dict.fromkeys(names))
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.scoring.what_can_run", lambda names, **_: dict.fromkeys(names))
     stub = SPICE_STUB.replace('len(q["test"]) / 100', 'None if q["test"] == "a red ball" else 0.5')
     monkeypatch.setattr(java, "find_java", lambda: program(stub))
-    result = CaptionScorer(REFERENCES, tokenized=True, spice=Spice([])).score(CAPTIONS, ["SPICE"])
-    assert np.isnan(result.scores["SPICE"])  # as pycocoevalcap gives it
+    result = CaptionScorer(REFERENCES, tokenized=True, metrics={"SPICE": Spice([])}).score(CAPTIONS, ["SPICE"])
+    assert np.isnan(result.values["SPICE"])  # as pycocoevalcap gives it
     assert "SPICE has no score for 1 of 3 captions, so none for the corpus either" in result.doubts
 
 
 def test_a_spice_that_dies_or_hangs_costs_spice_alone(monkeypatch, with_java, program):
-    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.what_can_run", lambda names, **_: dict.fromkeys(names))
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.scoring.what_can_run", lambda names, **_: dict.fromkeys(names))
     monkeypatch.setattr(java, "find_java", lambda: program("sys.exit('no memory left')"))
-    result = CaptionScorer(REFERENCES, tokenized=True, spice=Spice([])).score(CAPTIONS, ["Bleu", "SPICE"])
+    result = CaptionScorer(REFERENCES, tokenized=True, metrics={"SPICE": Spice([])}).score(CAPTIONS, ["Bleu", "SPICE"])
     assert "SPICE ended with code 1. Its last words: no memory left" in result.failed["SPICE"]
-    assert "Bleu_4" in result.scores
+    assert "Bleu_4" in result.values
     monkeypatch.setattr(java, "find_java", lambda: program("time.sleep(600)"))
-    result = CaptionScorer(REFERENCES, tokenized=True, spice=Spice([], 0.5)).score(CAPTIONS, ["SPICE"])
+    result = CaptionScorer(REFERENCES, tokenized=True, metrics={"SPICE": Spice([], 0.5)}).score(CAPTIONS, ["SPICE"])
     assert "did not finish within" in result.failed["SPICE"]
 
 
 def test_a_spice_without_a_full_answer_is_an_error(monkeypatch, program):
     monkeypatch.setattr(java, "find_java", lambda: program(SPICE_STUB.replace("in questions]", "in []]")))
     with pytest.raises(JavaError, match="without a full answer"):
-        Spice([]).scores(["a"], [["b"]])
+        Spice([]).rows(["a"], [["b"]])
 
 
 def test_missing_spice_models_are_a_reason_with_the_way_to_get_them(monkeypatch, tmp_path, with_java):
-    from xmodaler_ssattn.evaluation import jars
-
     monkeypatch.setenv("SSATTN_CORENLP", str(tmp_path))
     (tmp_path / "lib").mkdir()
-    if all((jars.package_folder() / "spice" / "lib" / name).is_file() for name in jars.CORENLP_JARS):
+    if all(
+        (java.bundled("spice", "spice-1.0.jar").parent / "lib" / name).is_file() for name in spice_module.CORENLP_JARS
+    ):
         pytest.skip("the models are installed here")
     reason = what_can_run(["SPICE"])["SPICE"]
     assert str(tmp_path) in reason and "SSATTN_CORENLP" in reason
-    for name in jars.CORENLP_JARS:
+    for name in spice_module.CORENLP_JARS:
         (tmp_path / name).touch()
     assert what_can_run(["SPICE"])["SPICE"] is None
-    assert tmp_path / jars.CORENLP_JARS[0] in jars.spice_class_path()
+    assert tmp_path / spice_module.CORENLP_JARS[0] in spice_module.spice_class_path()
 
 
 def test_without_java_only_metrics_on_given_tokens_remain(monkeypatch):
     def none():
         raise JavaError("no working Java")
 
-    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.find_java", none)
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.metrics.find_java", none)
     assert set(what_can_run().values()) == {"no working Java"}
     tokenized = what_can_run(tokenized=True)
     assert [name for name, reason in tokenized.items() if reason is None] == ["Bleu", "ROUGE_L", "CIDEr"]
-    result = CaptionScorer(REFERENCES, tokenized=True).score(CAPTIONS, METRICS)
-    assert result.failed.keys() == {"METEOR", "SPICE"} and "CIDEr" in result.scores
+    result = CaptionScorer(REFERENCES, tokenized=True).score(CAPTIONS, metric_names())
+    assert result.failed.keys() == {"METEOR", "SPICE"} and "CIDEr" in result.values
 
 
 def test_java_home_comes_first_then_path_and_a_broken_one_is_passed_over(tmp_path, monkeypatch, program):

@@ -99,17 +99,23 @@ def test_grounding_takes_the_greedy_caption_and_refuses_text_alone():
         (lambda d: d.update(schema="other"), 'expected an object with "schema"'),
         (lambda d: d.update(version=2), "version 2 is not the one this program reads"),
         (lambda d: d.update(images={}), "a list images"),
-        (lambda d: d["images"][0].update(image_id="x"), "image x, field image_id: expected an integer, got 'x'"),
-        (lambda d: d["images"][0].update(image_size=[1]), "image 7, field image_size: expected 2 finite numbers"),
-        (lambda d: d["images"][0].update(caption=None), "image 7, field caption: expected an object with a text"),
+        (lambda d: d["images"][0].update(image_id="x"), "image x: image_id must be a whole number, found 'x'"),
+        (lambda d: d["images"][0].update(image_size=[1]), "image 7: image_size must be a list of length 2"),
+        (lambda d: d["images"][0].update(caption=None), "image 7: caption must be an object, found None"),
         (
             lambda d: d["images"][0]["caption"]["words"][0].update(box_px=[1, 2, 3]),
-            r"image 7, field caption.words\[0\].box_px: expected 4 finite numbers, got \[1, 2, 3\]",
+            r"image 7: caption.words\[0\].box_px must be a list of length 4, found \[1, 2, 3\]",
         ),
-        (lambda d: d["images"][0]["greedy"]["words"][1].update(region=-1), r"image 7, field greedy.words\[1\].region"),
-        (lambda d: d["images"][0]["caption"]["words"][0].update(weight=None), r"image 7, .*words\[0\].weight"),
-        (lambda d: d["images"].append(3), "image number 2, expected an object"),
-        (lambda d: d["images"].append(d["images"][0]), "these images stand twice: 7"),
+        (
+            lambda d: d["images"][0]["greedy"]["words"][1].update(region=-1),
+            r"image 7: greedy.words\[1\].region must be a whole number >= 0, found -1",
+        ),
+        (
+            lambda d: d["images"][0]["caption"]["words"][0].update(weight=None),
+            r"image 7: caption.words\[0\].weight must be a number, found None",
+        ),
+        (lambda d: d["images"].append(3), "image number 2: it must be an object, found 3"),
+        (lambda d: d["images"].append(d["images"][0]), "image 7 is duplicated"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_image(tmp_path, change, message):

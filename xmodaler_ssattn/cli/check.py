@@ -169,14 +169,14 @@ def _check_references(
     cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEntitiesDataset, check: Inspection
 ) -> None:
     """Caption references hold every image; grounding references give the ceiling of the grounding scores."""
-    from xmodaler_ssattn.evaluation.caption_files import read_references
+    from xmodaler_ssattn.evaluation.caption_files import read_reference_captions
     from xmodaler_ssattn.evaluation.forced import reachable_share
     from xmodaler_ssattn.evaluation.gvd_format import read_reference
     from xmodaler_ssattn.files import read_json
 
     key = f"INFERENCE.{stage.upper()}_ANNFILE"
     try:
-        references = read_references(cfg.INFERENCE[f"{stage.upper()}_ANNFILE"])
+        references = read_reference_captions(cfg.INFERENCE[f"{stage.upper()}_ANNFILE"])
         absent = [image_id for image_id in ids if str(image_id) not in references]
         if absent:
             check.problem(f"{key}: {len(absent)} images of the split have no reference captions, e.g. {absent[:10]}")
@@ -215,7 +215,7 @@ def _check_references(
 # --- machine ----------------------------------------------------------------------------------------------
 def check_metrics(cfg: Any, check: Inspection) -> None:
     """Java and the metrics' files: what cannot be computed will be left out of the scores."""
-    from xmodaler_ssattn.evaluation.captions import what_can_run
+    from xmodaler_ssattn.evaluation.metrics import what_can_run
 
     names = [name for name in (*cfg.INFERENCE.METRICS, *cfg.INFERENCE.FINAL_METRICS) if name != "F1"]
     try:

@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.configuring import load_config
-    from xmodaler_ssattn.evaluation.captions import what_can_run
+    from xmodaler_ssattn.evaluation.metrics import what_can_run
 
     started = time.monotonic()
     out = Path(args.out)

@@ -6,12 +6,17 @@ import argparse
 import json
 import math
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.metrics import file_names
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.evaluation.gvd_format import Reference
+    from xmodaler_ssattn.evaluation.scoring import GroundingScorer, Scores
 
 MOST_RESAMPLES = 100_000  # each is a row of weights, one for each image
-CAPTION_METRICS = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 
 
 def add_parser(subparsers) -> None:
@@ -85,7 +90,7 @@ def _caption_arguments(parser: argparse.ArgumentParser, *, required: bool) -> No
         "--metrics",
         nargs="+",
         metavar="M",
-        help=f"some of {' '.join(CAPTION_METRICS)} (default: all that can run on this machine)",
+        help=f"some of {' '.join(file_names())} (default: all that can run on this machine)",
     )
     parser.add_argument("--tokenized", action="store_true", help="the texts are tokens already: no PTB tokeniser")
     parser.add_argument("--greedy", action="store_true", help="take the greedy captions of a results file of ours")
@@ -129,73 +134,72 @@ def _warn_missing(missing: list, total: int, what: str) -> None:
         _warn(f"{len(missing)} of {total} images {what}: {names}")
 
 
-def _print(scores: dict[str, float], intervals: dict[str, tuple[float, float]], args: argparse.Namespace) -> None:
+def _show(scores: Scores, args: argparse.Namespace) -> None:
     if args.json:
-        printed: dict[str, Any] = dict(scores)
-        if intervals:
-            printed["bootstrap"] = {"replicates": args.bootstrap, "level": 0.95, **intervals}
+        printed: dict[str, Any] = dict(scores.values)
+        if scores.replicates:
+            printed["bootstrap"] = {"replicates": args.bootstrap, "level": 0.95, **scores.intervals}
         print(json.dumps(_plain(printed)))
         return
-    width = max(map(len, scores))
-    for name, value in scores.items():
+    intervals, width = scores.intervals, max(map(len, scores.values))
+    for name, value in scores.values.items():
         spread = f"   [{_percent(intervals[name][0])}, {_percent(intervals[name][1])}]" if name in intervals else ""
         print(f"{name:{width}s} {_percent(value)}{spread}")
     print("(in percent" + (f"; 95 % interval of {args.bootstrap} resamples of the images)" if intervals else ")"))
 
 
-def _replicates(args: argparse.Namespace, num_images: int):
-    from xmodaler_ssattn.evaluation.bootstrap import image_weights
+def _resampling(args: argparse.Namespace, num_images: int) -> dict[str, int]:
+    """The arguments of the scorers that say how to resample.
 
+    Raises:
+        UserError: impossible numbers.
+    """
     if args.bootstrap and num_images == 1:
         _warn("an interval over images has no width when there is one image; score more images.")
-
     if not 0 <= args.bootstrap <= MOST_RESAMPLES:
         raise UserError(
             f"--bootstrap: expected a number of resamples from 0 to {MOST_RESAMPLES}, got {args.bootstrap}."
         )
     if args.seed < 0:
         raise UserError(f"--seed: expected an integer >= 0, got {args.seed}.")
-    return image_weights(num_images, args.bootstrap, args.seed)
+    return {"replicates": args.bootstrap, "seed": args.seed}
 
 
 # --- grounding ------------------------------------------------------------------------------------------------------
 
 
-def _read_reference(args: argparse.Namespace):
+def _grounding_scorer(args: argparse.Namespace) -> tuple[Reference, GroundingScorer]:
     from xmodaler_ssattn.evaluation.gvd_format import read_reference, read_split_ids
+    from xmodaler_ssattn.evaluation.lemmas import Lemmas, own_lemma, read_lemma_table
+    from xmodaler_ssattn.evaluation.scoring import GroundingScorer
 
     if args.split and not args.split_ids:
         raise UserError(
             f"--split {' '.join(args.split)}: give the file that lists the split's images with --split-ids."
         )
     keep = read_split_ids(args.split_ids, args.split or ["test"]) if args.split_ids else None
-    return read_reference(args.reference, keep)
+    reference = read_reference(args.reference, keep)
+    lemmas = Lemmas(read_lemma_table(args.lemmas), own_lemma) if args.lemmas else Lemmas()
+    return reference, GroundingScorer(reference.images, lemmas)
 
 
-def _lemmas(args: argparse.Namespace):
-    from xmodaler_ssattn.evaluation.lemmas import Lemmas, own_lemma, read_lemma_table
-
-    return Lemmas(read_lemma_table(args.lemmas), own_lemma) if args.lemmas else Lemmas()
-
-
-def _grounding(path: str, reference, lemmas, args: argparse.Namespace):
-    """(matches, scores, function weights -> replicates) of one submission."""
-    from xmodaler_ssattn.evaluation import bootstrap, forced, grounding
+def _score_submissions(
+    paths: list[str], reference: Reference, scorer: GroundingScorer, args: argparse.Namespace
+) -> Iterator[Scores]:
     from xmodaler_ssattn.evaluation.doubts import grounding_doubts
     from xmodaler_ssattn.evaluation.gvd_format import read_submission
 
-    predictions, missing, mode = read_submission(path, args.mode, reference)
-    _warn_missing(missing, len(reference.images), f"are missing from {path}; scored as the published script does")
-    for doubt in grounding_doubts(reference.images, predictions, mode):
-        _warn(f"{path}: {doubt}.")
-    if mode == "gt":
-        matches = forced.match_forced(reference.images, predictions)
-        return matches, {"gt_accuracy": forced.attention_accuracy(matches)}, bootstrap.forced_replicates
-    matches = grounding.match_generated(reference.images, predictions, lemmas)
-    return matches, grounding.generated_scores(matches), bootstrap.grounding_replicates
+    resampling = _resampling(args, len(reference.images))
+    for path in paths:
+        predictions, missing, mode = read_submission(path, args.mode, reference)
+        _warn_missing(missing, len(reference.images), f"are missing from {path}; scored as the published script does")
+        for doubt in grounding_doubts(reference.images, predictions, mode):
+            _warn(f"{path}: {doubt}.")
+        scores = scorer.score(predictions, mode, **resampling)
+        yield scores.renamed({"attention_accuracy": "gt_accuracy"})  # the name of the published script
 
 
-def _print_classes(matches) -> None:
+def _print_classes(matches: Any) -> None:
     from xmodaler_ssattn.evaluation.grounding import class_table
 
     print(f"\n{'class':20s} {'predicted':>9s} {'annotated':>9s} {'precision':>9s} {'recall':>9s} {'F1':>9s}")
@@ -205,20 +209,15 @@ def _print_classes(matches) -> None:
 
 
 def run_grounding(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.evaluation.bootstrap import interval
-
-    reference, lemmas = _read_reference(args), _lemmas(args)
-    matches, scores, replicate = _grounding(args.submission, reference, lemmas, args)
-    intervals = {}
-    if args.bootstrap:
-        values = replicate(matches, _replicates(args, len(reference.images)))
-        intervals = {name: interval(value) for name, value in values.items()}
-    if "F1_all" in scores and lemmas.fell_back:
+    reference, scorer = _grounding_scorer(args)
+    (scores,) = _score_submissions([args.submission], reference, scorer, args)
+    lemmas = scorer.lemmas
+    if scores.matches is not None and lemmas.fell_back:
         fallback = "their own lemma (not in the table)" if args.lemmas else "given to lemminflect"
         print(f"Lemmas: {100 * lemmas.fallback_share:.1f} % of the words looked up were {fallback}.", file=sys.stderr)
-    _print(scores, intervals, args)
-    if args.per_class and "F1_all" in scores and not args.json:
-        _print_classes(matches)
+    _show(scores, args)
+    if args.per_class and scores.matches is not None and not args.json:
+        _print_classes(scores.matches)
     return 0
 
 
@@ -231,9 +230,9 @@ def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
     Raises:
         UserError: none of them can run.
     """
-    from xmodaler_ssattn.evaluation.captions import metric_names, what_can_run
+    from xmodaler_ssattn.evaluation.metrics import metric_names, what_can_run
 
-    wanted = metric_names(args.metrics or CAPTION_METRICS)
+    wanted = metric_names(args.metrics)
     reasons = what_can_run(wanted, tokenized=args.tokenized)
     absent = {name: reason for name, reason in reasons.items() if reason}
     if len(absent) == len(wanted):
@@ -254,34 +253,40 @@ def _reasons(what: str, absent: dict[str, str]) -> str:
     return " ".join(f"{', '.join(names)} {what}: {reason}." for reason, names in by_reason.items())
 
 
-def run_captions(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.evaluation.bootstrap import caption_replicates, interval
-    from xmodaler_ssattn.evaluation.caption_files import keep_common, read_predictions, read_references
-    from xmodaler_ssattn.evaluation.captions import CaptionScorer
+def _score_captions(
+    references: dict[str, list[str]], captions: list[dict[str, str]], args: argparse.Namespace, paths: tuple = ()
+) -> list[Scores]:
+    """The scores of one or more sets of captions of the same images; warnings begin with the set's path, if given."""
+    from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 
-    references = read_references(args.references)
-    predictions, missing = keep_common(references, read_predictions(args.predictions, greedy=args.greedy))
-    _warn_missing(missing, len(references), "have references but no prediction and are not scored")
-    scorer = CaptionScorer(references, tokenized=args.tokenized)
-    metrics = _wanted(args)
+    scorer, metrics = CaptionScorer(references, tokenized=args.tokenized), _wanted(args)
     scorer.warm_up(metrics)
-    result = scorer.score(predictions, metrics)
-    for doubt in result.doubts:
-        _warn(f"{doubt}.")
-    intervals = {}
-    if args.bootstrap and result.metrics:
-        values = caption_replicates(result.metrics, _replicates(args, len(result.image_ids)))
-        intervals = {name: interval(value) for name, value in values.items()}
-    return _finish(result.scores, result.failed, intervals, args)
+    resampling = _resampling(args, len(captions[0]))
+    found = list(scorer.score_many(dict(enumerate(captions)), metrics, **resampling).values())
+    for number, scores in enumerate(found):
+        for doubt in scores.doubts:
+            _warn(f"{paths[number]}: {doubt}." if paths else f"{doubt}.")
+    return found
 
 
-def _finish(scores: dict[str, float], failed: dict[str, str], intervals: dict, args: argparse.Namespace) -> int:
-    """Print; exit code 1 when a metric that was asked for could not be computed."""
+def _warn_failed(failed: dict[str, str]) -> int:
+    """The exit code: 1 when a metric that was asked for could not be computed."""
     for name, reason in failed.items():
         _warn(f"{name} could not be computed: {reason}")
-    if scores:
-        _print(scores, intervals, args)
     return 1 if failed else 0
+
+
+def run_captions(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.evaluation.caption_files import keep_common, read_predictions, read_reference_captions
+
+    references = read_reference_captions(args.references)
+    predictions, missing = keep_common(references, read_predictions(args.predictions, greedy=args.greedy))
+    _warn_missing(missing, len(references), "have references but no prediction and are not scored")
+    (scores,) = _score_captions(references, [predictions], args)
+    code = _warn_failed(scores.failed)
+    if scores.values:
+        _show(scores, args)
+    return code
 
 
 # --- compare --------------------------------------------------------------------------------------------------------
@@ -295,9 +300,10 @@ def run_compare(args: argparse.Namespace) -> int:
     rows: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
     if args.references:
-        failed = _compare_captions(args, rows)
+        found, failed = _compare_captions(args)
+        rows |= found
     if args.reference:
-        _compare_grounding(args, rows)
+        rows |= _compare_grounding(args)
     if args.json:
         print(json.dumps(_plain({"replicates": args.bootstrap, "level": 0.95, "scores": rows})))
     elif rows:
@@ -308,53 +314,35 @@ def run_compare(args: argparse.Namespace) -> int:
             p = " n/a" if math.isnan(row["p"]) else f"{row['p']:.3f}"
             print(f"{name:{width}s} {_percent(row['a'])} {_percent(row['b'])} {difference}   {p}")
         print(f"(in percent; the same {args.bootstrap} resamples of the images for A and B)")
-    for name, reason in failed.items():
-        _warn(f"{name} could not be computed: {reason}")
-    return 1 if failed else 0
+    return _warn_failed(failed)
 
 
-def _add_rows(rows: dict, a: dict, b: dict, a_values: dict, b_values: dict) -> None:
-    from xmodaler_ssattn.evaluation.bootstrap import difference
+def _compare_captions(args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
+    """(rows of ``scoring.compared``, metric -> why it could not be computed)."""
+    from xmodaler_ssattn.evaluation.caption_files import keep_common, read_predictions, read_reference_captions
+    from xmodaler_ssattn.evaluation.scoring import compared
 
-    for name, value in a.items():
-        if name in b:
-            spread = difference(a_values[name], b_values[name])
-            rows[name] = {"a": value, "b": b[name], "difference": b[name] - value, **spread}
-
-
-def _compare_captions(args: argparse.Namespace, rows: dict) -> dict[str, str]:
-    from xmodaler_ssattn.evaluation.bootstrap import caption_replicates
-    from xmodaler_ssattn.evaluation.caption_files import keep_common, read_predictions, read_references
-    from xmodaler_ssattn.evaluation.captions import CaptionScorer
-
-    references = read_references(args.references)
+    references = read_reference_captions(args.references)
     a, b = (keep_common(references, read_predictions(path, greedy=args.greedy))[0] for path in (args.a, args.b))
     common = [image for image in references if image in a and image in b]
     if not common:
         raise UserError(f"compare: {args.a} and {args.b} have no image in common.")
     left_out = [image for image in {**a, **b} if image not in a or image not in b]
     _warn_missing(left_out, len({**a, **b}), "are in only one of A and B and are not compared")
-    scorer = CaptionScorer(references, tokenized=args.tokenized)
-    metrics = _wanted(args)
-    scorer.warm_up(metrics)
-    sets = {"a": {image: a[image] for image in common}, "b": {image: b[image] for image in common}}
-    result = scorer.score_many(sets, metrics)
-    for path, key in ((args.a, "a"), (args.b, "b")):
-        for doubt in result[key].doubts:
-            _warn(f"{path}: {doubt}.")
-    weights = _replicates(args, len(common))
-    values = {key: caption_replicates(result[key].metrics, weights) for key in sets}
-    _add_rows(rows, result["a"].scores, result["b"].scores, values["a"], values["b"])
-    return {**result["a"].failed, **result["b"].failed}
+    captions = [{image: of[image] for image in common} for of in (a, b)]
+    of_a, of_b = _score_captions(references, captions, args, (args.a, args.b))
+    return compared(of_a, of_b), of_a.failed | of_b.failed
 
 
-def _compare_grounding(args: argparse.Namespace, rows: dict) -> None:
-    reference, lemmas = _read_reference(args), _lemmas(args)
-    weights = _replicates(args, len(reference.images))
-    (a, a_scores, replicate), (b, b_scores, _) = (_grounding(p, reference, lemmas, args) for p in (args.a, args.b))
-    if a_scores.keys() != b_scores.keys():
+def _compare_grounding(args: argparse.Namespace) -> dict:
+    """Rows of ``scoring.compared``."""
+    from xmodaler_ssattn.evaluation.scoring import compared
+
+    reference, scorer = _grounding_scorer(args)
+    a, b = _score_submissions([args.a, args.b], reference, scorer, args)
+    if a.values.keys() != b.values.keys():
         raise UserError(
             f"compare: of {args.a} and {args.b} one holds generated sentences and the other forced reference captions "
             "(see their eval_mode); compare two of the same mode."
         )
-    _add_rows(rows, a_scores, b_scores, replicate(a, weights), replicate(b, weights))
+    return compared(a, b)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, NamedTuple, TextIO, TypedDict
 
 from msgspec import Meta
 
-from xmodaler_ssattn.data.classes import union_box
+from xmodaler_ssattn.boxes import union_box
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, decode_text, parse_json, parse_quickly, read_json
 from xmodaler_ssattn.ids import LARGEST_ID

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from xmodaler_ssattn.classes import class_of_word, read_classes
 
-__all__ = ["FALLBACK_RULE", "class_of_phrase", "read_classes", "union_box"]
+__all__ = ["FALLBACK_RULE", "class_of_phrase", "read_classes"]
 
 # Said in every file that the fallback rule made.
 FALLBACK_RULE = (
@@ -28,9 +28,3 @@ def class_of_phrase(
         if name is not None:
             return name, position
     return None, None
-
-
-def union_box(boxes_px: Sequence[Sequence[float]]) -> list[float]:
-    """The smallest box around all of ``boxes_px`` (xyxy pixels, at least one)."""
-    x1, y1, x2, y2 = zip(*boxes_px)
-    return [min(x1), min(y1), max(x2), max(y2)]

@@ -1,16 +1,15 @@
 """Scores: grounding (records in, numbers out), captions, the results file, and the registered evaluator.
 
+    scoring.py           captions and groundings with their references -> scores with intervals, for all who score
 Grounding
     grounding.py         F1_all, F1_loc, per sentence, per class: generated sentences
     forced.py            attention accuracy on the reference sentences; reach of the regions
-    lemmas.py            word -> lemma -> class;  classes.py: the 480 class names
-    object_words.py      which words of a caption name an object, for scores and for whatever shows captions
+    floors.py            what rules without a model reach;  places.py: where the accuracy sits
+    lemmas.py            word -> lemma -> class;  object_words.py: which words of a caption name an object
     gvd_format.py        reads and checks reference and submission files of Grounded Video Description
-    grounding_scorer.py  from captions that carry boxes to all of these scores
 Captions
-    captions.py          what can run, and one scorer for all metrics
-    corpus.py            a metric over a corpus, kept as one row an image
-    ptb.py, meteor.py, spice.py     the three Java programs;  java.py: where Java is, time limits;  jars.py: their files
+    metrics/             the metrics, one file each
+    ptb.py               the tokeniser;  java.py: where Java is, time limits, the files of pycocoevalcap
     caption_files.py     reads references and predictions
 Both
     doubts.py            what makes a score doubtful although its files are well formed

@@ -1,34 +1,36 @@
 """How sure a score is: percentile intervals over resampled images, and paired differences of two models.
 
-A replicate draws as many images as there are, with replacement, and scores them again. The rows that the metrics keep
+A replicate samples as many images as there are, with replacement, and scores them again. The rows that the metrics keep
 make that cheap: a replicate is a vector of image weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
-
-from xmodaler_ssattn.evaluation.corpus import CorpusMetric
-from xmodaler_ssattn.evaluation.forced import ForcedMatches, attention_accuracy
-from xmodaler_ssattn.evaluation.grounding import Matches, generated_scores
 
 LEVEL = 0.95
 
 
 def image_weights(num_images: int, replicates: int, seed: int = 0) -> np.ndarray:
-    """(replicates, num_images) float64: how often each image was drawn; every row sums to num_images."""
+    """(replicates, num_images) float64: how often each image is sampled; every row sums to num_images."""
+    if not replicates:
+        return np.zeros((0, num_images))
     generator = np.random.default_rng(seed)
-    drawn = generator.integers(0, num_images, size=(replicates, num_images))
+    sampled = generator.integers(0, num_images, size=(replicates, num_images))
     counts = np.zeros((replicates, num_images))
-    np.add.at(counts, (np.arange(replicates)[:, None], drawn), 1.0)
+    np.add.at(counts, (np.arange(replicates)[:, None], sampled), 1.0)
     return counts
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The central ``level`` of the replicates; those that are 0/0 are left out, NaN when all are."""
+    """The central ``level`` of the replicates; those that are 0/0 are left out, NaN when all are.
+
+    >>> low, high = interval(np.array([*range(101), math.nan]))  # 0 to 100: the quantiles are the values themselves
+    >>> round(low, 6), round(high, 6)
+    (2.5, 97.5)
+    """
     values = np.asarray(values, dtype=np.float64)
     values = values[~np.isnan(values)]
     if not len(values):
@@ -37,31 +39,8 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def caption_replicates(metrics: Mapping[str, CorpusMetric], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """score name -> (replicates,) corpus scores.
-
-    Raises:
-        JavaError: METEOR, which scores the replicates, died.
-    """
-    values: dict[str, np.ndarray] = {}
-    for metric in metrics.values():
-        values |= metric.values(weights)
-    return values
-
-
-def grounding_replicates(matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """score name -> (replicates,) scores of generated sentences."""
-    rows = [generated_scores(matches, image_weights=row) for row in weights]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def forced_replicates(matches: ForcedMatches, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """``gt_accuracy`` -> (replicates,)."""
-    return {"gt_accuracy": np.array([attention_accuracy(matches, image_weights=row) for row in weights])}
-
-
 def difference(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> dict[str, float]:
-    """The paired difference b - a over replicates that drew the same images for both.
+    """The paired difference b - a over replicates that sampled the same images for both.
 
     Returns:
         ``low`` and ``high`` of the interval, and ``p``: twice the smaller share of replicates on either side of 0,

@@ -7,7 +7,7 @@ zeros do not count (``ids.id_key``), so that predictions named after files find 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError, raise_all
@@ -23,8 +23,22 @@ def _image_id(record: Any, key: str) -> str | None:
     return None if isinstance(value, bool) or not isinstance(value, (int, str)) else id_key(value)
 
 
-def parse_references(data: Any, what: str) -> dict[str, list[str]]:
-    """``{image_id: [caption, ...]}`` or COCO style ``{"images": [{"id"}], "annotations": [{"image_id", "caption"}]}``.
+def _coco_captions(records: Sequence[Any], name: str, problems: list[str]) -> Iterator[tuple[str, str]]:
+    """(image, caption) of each record ``{"image_id", "caption"}``; ``name`` is the list's in ``problems``."""
+    for number, record in enumerate(records):
+        if (image := _image_id(record, "image_id")) is None:
+            problems.append(f"{name}[{number}], field image_id: expected an image id.")
+        elif not isinstance(record.get("caption"), str):
+            problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
+        else:
+            yield image, record["caption"]
+
+
+def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Read reference captions.
+
+    Args:
+        path: ``{image_id: [caption, ...]}`` or COCO's ``{"images": [{"id"}], "annotations": [{"image_id", "caption"}]}``.
 
     Returns:
         image id -> its captions, in the file's order; for COCO style in the order of ``images``.
@@ -32,6 +46,7 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
     Raises:
         UserError: names the image (or the number of the entry) and the field; also an image without a caption.
     """
+    data, what = read_json(path, "References"), f"References {path}"
     if not isinstance(data, Mapping) or is_results(data):
         got = "a results file" if isinstance(data, Mapping) else type(data).__name__
         raise UserError(
@@ -50,14 +65,8 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
                 problems.append(f"images[{number}], field id: expected an image id.")
             else:
                 references.setdefault(image, [])
-        for number, record in enumerate(data["annotations"]):
-            image = _image_id(record, "image_id")
-            if image is None:
-                problems.append(f"annotations[{number}], field image_id: expected an image id.")
-            elif not isinstance(record.get("caption"), str):
-                problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
-            else:
-                references.setdefault(image, []).append(record["caption"])
+        for image, caption in _coco_captions(data["annotations"], "annotations", problems):
+            references.setdefault(image, []).append(caption)
     elif data and all(isinstance(caption, str) for caption in data.values()):
         first = next(iter(data))
         raise UserError(
@@ -80,20 +89,17 @@ def parse_references(data: Any, what: str) -> dict[str, list[str]]:
     return references
 
 
-def read_references(path: str | os.PathLike) -> dict[str, list[str]]:
-    """Read a references file. Raises UserError; see ``parse_references``."""
-    return parse_references(read_json(path, "References"), f"References {path}")
-
-
-def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str, str]:
-    """``{image_id: caption}``, COCO style results ``[{"image_id", "caption"}]``, or our results file.
+def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[str, str]:
+    """Read predicted captions.
 
     Args:
-        greedy: take the greedy captions of our results file; other formats have one caption an image.
+        path: ``{image_id: caption}``, COCO style results ``[{"image_id", "caption"}]``, or our results file.
+        greedy: take the greedy captions of our results file; other formats have one caption per image.
 
     Raises:
-        UserError: names the image (or the number of the entry) and the field; also an image that stands twice.
+        UserError: names the image (or the number of the entry) and the field; also a duplicated image.
     """
+    data, what = read_json(path, "Predictions"), f"Predictions {path}"
     if is_results(data):
         images = parse_results(data, what).images
         pairs = [(str(r.image_id), getattr(r.caption, "greedy", None) if greedy else r.caption) for r in images]
@@ -104,16 +110,10 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
     problems: list[str] = []
     predictions: dict[str, str] = {}
     if isinstance(data, list):
-        for number, record in enumerate(data):
-            image = _image_id(record, "image_id")
-            if image is None:
-                problems.append(f"entry {number}, field image_id: expected an image id.")
-            elif not isinstance(record.get("caption"), str):
-                problems.append(f"image {image}, field caption: expected a text, got {record.get('caption')!r}.")
-            elif image in predictions:
-                problems.append(f"image {image}: stands twice.")
-            else:
-                predictions[image] = record["caption"]
+        for image, caption in _coco_captions(data, "entries", problems):
+            if image in predictions:
+                problems.append(f"image {image}: is duplicated.")
+            predictions[image] = caption
     elif isinstance(data, Mapping):
         if isinstance(data.get("annotations"), list) or (
             data and all(isinstance(captions, list) and len(captions) > 1 for captions in data.values())
@@ -133,12 +133,6 @@ def parse_predictions(data: Any, what: str, *, greedy: bool = False) -> dict[str
     if not predictions:
         raise UserError(f"{what}: there is no caption in it.")
     return predictions
-
-
-def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[str, str]:
-    """Read a predictions file. Raises UserError; see ``parse_predictions``."""
-    data = read_json(path, "Predictions")
-    return parse_predictions(data, f"Predictions {path}", greedy=greedy)
 
 
 def keep_common(references: Mapping[str, Any], predictions: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
 
 # A box may touch its image's edge by either convention (the last pixel, or the one after it) and be rounded.
 EDGE_PX = 2.0
@@ -162,7 +162,7 @@ def caption_doubts(
     Args:
         captions: image -> the tokens of its caption.
         references: image -> the tokens of its reference captions.
-        metrics: names of ``captions.METRICS`` that are computed.
+        metrics: names of the metrics that are computed.
     """
     doubts = []
     empty = [str(image) for image, caption in captions.items() if not caption.strip()]

@@ -13,15 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xmodaler_ssattn.caption import GroundedCaption
-from xmodaler_ssattn.evaluation.caption_files import keep_common, read_references
-from xmodaler_ssattn.evaluation.captions import SCORES_OF, CaptionScorer, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.caption_files import keep_common, read_reference_captions
 from xmodaler_ssattn.evaluation.doubts import grounding_doubts
+from xmodaler_ssattn.evaluation.forced import forced_sentences, reachable_share
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
-from xmodaler_ssattn.evaluation.grounding_scorer import GroundingScorer
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
+from xmodaler_ssattn.evaluation.metrics import all_metrics, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, gvd_predictions, write_results
+from xmodaler_ssattn.evaluation.scoring import ACCURACY, GREEDY, CaptionScorer, GroundingScorer, caption_sets, joined
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
 
@@ -53,9 +57,13 @@ def split_of(cfg: Any, annfile: str, output_dir: str | None) -> str:
 
 
 def metrics_of(names: Iterable[str], split: str) -> tuple[str, ...]:
-    """The metrics for a split: plain names, and those that are written for it alone ("test/SPICE")."""
+    """The metrics for a split: plain names, and those that are written for this split only ("test/SPICE")."""
     pairs = [name.rpartition("/") for name in names]
     return tuple(metric for place, _, metric in pairs if place in ("", split))
+
+
+def _caption_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
+    return metric_names(name for name in metrics if name != GROUNDING)
 
 
 def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
@@ -65,11 +73,11 @@ def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
         UserError: an unknown metric.
     """
     metrics = metrics_of(cfg.INFERENCE.get("METRICS", DEFAULT_METRICS), split)
-    captions = [name for metric in metric_names(m for m in metrics if m != GROUNDING) for name in SCORES_OF[metric]]
-    names = [*captions, *(f"greedy_{name}" for name in captions)]
+    captions = [name for metric in _caption_metrics(metrics) for name in all_metrics()[metric].titles]
+    names = [*captions, *(GREEDY + name for name in captions)]
     if GROUNDING in metrics:
         names += GENERATED_SCORES
-        names += ["attention_accuracy"] if cfg.INFERENCE.get("GT_ATTENTION", False) else []
+        names += [ACCURACY] if cfg.INFERENCE.get("GT_ATTENTION", False) else []
     return tuple(names)
 
 
@@ -79,7 +87,7 @@ class Flickr30kEntitiesEvaler:
 
     Config: ``INFERENCE.{VAL_ANNFILE, TEST_ANNFILE, ID_KEY, VALUE, VOCAB}``; ``INFERENCE.METRICS`` after every evaluated
     epoch and ``INFERENCE.FINAL_METRICS`` on top of them after the last (``SOLVER.EPOCH``), names of
-    ``captions.METRICS`` and "F1", and "test/SPICE" for one split alone; ``DATALOADER.ANNO_FOLDER``, where
+    ``metrics.all_metrics`` and "F1", and "test/SPICE" for one split only; ``DATALOADER.ANNO_FOLDER``, where
     ``grounding_{val,test}.json`` and ``lemmas.json`` are looked for; ``INFERENCE.{GROUND_BY, SAVE_ATTENTION}``.
 
     Results go to ``OUTPUT_DIR/results/{val,test}_epoch_{n}.json``, without training to ``{val,test}_eval.json`` there.
@@ -97,29 +105,18 @@ class Flickr30kEntitiesEvaler:
         self.split = split_of(cfg, annfile, output_dir)
         inference = cfg.INFERENCE
         self._id_key, self._value = inference.ID_KEY, inference.VALUE
-        self._ground_by = inference.get("GROUND_BY", "gamma")
         self._save_attention = bool(inference.get("SAVE_ATTENTION", False))
         self._last_epoch = cfg.SOLVER.EPOCH
         self._folder = Path(cfg.OUTPUT_DIR) / "results"
-        self._header = {"split": self.split, "ground_by": self._ground_by, **_config_header(cfg)}
+        self._header = {"split": self.split, "ground_by": inference.get("GROUND_BY", "gamma"), **_config_header(cfg)}
         self._metrics = metrics_of(inference.get("METRICS", DEFAULT_METRICS), self.split)
         final = metrics_of(inference.get("FINAL_METRICS", DEFAULT_FINAL_METRICS), self.split)
         self._final = (*self._metrics, *final)
-        self._references = read_references(annfile)
+        self._references = read_reference_captions(annfile)
         self._captions = CaptionScorer(self._references)
-        self._grounding = self._read_grounding(cfg) if GROUNDING in self._final else None
+        self._grounding = _Grounding.of(cfg, self.split) if GROUNDING in self._final else None
         self._previous: tuple[int, str, dict[str, float]] | None = None
         self._left_out = self._announce()
-
-    def _read_grounding(self, cfg: Any) -> GroundingScorer | None:
-        folder = Path(cfg.DATALOADER.ANNO_FOLDER)
-        path = folder / f"grounding_{self.split}.json"
-        if not path.is_file():
-            _say_once(f"No grounding scores for {self.split}: there is no {path}.")
-            return None
-        words = Path(cfg.INFERENCE.VOCAB)
-        vocabulary = read_lines(words, "Vocabulary") if words.is_file() else None
-        return GroundingScorer(read_reference(path), Lemmas.of_folder(folder), vocabulary)
 
     def _announce(self) -> set[str]:
         """Say before training what cannot be computed, and start METEOR while the model trains.
@@ -127,14 +124,14 @@ class Flickr30kEntitiesEvaler:
         Returns:
             the caption metrics to leave out.
         """
-        wanted = metric_names(name for name in self._final if name != GROUNDING)
+        wanted = _caption_metrics(self._final)
         if not comm.is_main_process():
             return set()
         reasons = {metric: reason for metric, reason in what_can_run(wanted).items() if reason}
         for metric, reason in reasons.items():
             _say_once(f"{metric} will be left out: {reason}.")
         soon = self._metrics if self._last_epoch > SHORT_RUN_EPOCHS else self._final
-        self._captions.warm_up(name for name in soon if name != GROUNDING)
+        self._captions.warm_up(_caption_metrics(soon))
         return set(reasons)
 
     def eval(self, results: Sequence[Mapping[str, Any]], epoch: int) -> dict[str, float]:
@@ -147,8 +144,8 @@ class Flickr30kEntitiesEvaler:
 
         Returns:
             ``{split}/Bleu_1`` ... for the main captions, ``{split}/greedy_...`` for greedy ones where the captions
-            carry them, ``{split}/F1_all`` ... (see ``GroundingScorer.scores``) for the greedy ones' boxes. Fractions; a
-            0/0 is 0.
+            carry them, ``{split}/F1_all`` ... for the greedy ones' boxes (see ``_Grounding.scores``). Fractions; a 0/0
+            is 0.
 
         Raises:
             UserError: no results, or an image without reference captions.
@@ -159,13 +156,17 @@ class Flickr30kEntitiesEvaler:
             # The stock trainer evaluates the last epoch twice.
             return dict(self._previous[2])
         names = self._final if epoch < 0 or epoch >= self._last_epoch else self._metrics
-        wanted = metric_names(name for name in names if name != GROUNDING)
-        scores = self._caption_scores(captions, [name for name in wanted if name not in self._left_out])
+        scores = self._caption_scores(captions, [m for m in _caption_metrics(names) if m not in self._left_out])
         images = [ImageResult(image_id, caption) for image_id, caption in captions.items()]
         object_words: dict[str, str] = {}
         if self._grounding is not None and GROUNDING in names:
-            images, object_words, grounding = self._grounding_scores(images)
-            scores |= grounding
+            if all(result.grounded is not None for result in images):
+                images, object_words = self._grounding.with_object_words(images)
+                scores |= self._grounding.scores(images, object_words)
+                doubts = grounding_doubts(self._grounding.records, gvd_predictions(images, object_words), "gen")
+                self._warn_of(doubts)
+            else:
+                _say_once(f"No grounding scores for {self.split}: the captions carry no regions.")
         header = {**self._header, "epoch": epoch, "scores": scores}
         name = f"{self.split}_epoch_{epoch}.json" if epoch >= 0 else f"{self.split}_eval.json"
         stored = Results(tuple(images), object_words, header)
@@ -179,41 +180,70 @@ class Flickr30kEntitiesEvaler:
             logger.warning("%s: %s.", self.split, doubt)
 
     def _caption_scores(self, captions: Mapping[int, str], metrics: Sequence[str]) -> dict[str, float]:
-        texts, missing = keep_common(self._references, {str(i): str(caption) for i, caption in captions.items()})
+        by_key = {str(image): caption for image, caption in captions.items()}
+        _, missing = keep_common(self._references, by_key)
         if missing:
             logger.warning(
                 "%s: %d of %d images have no caption and are not scored: %s",
                 self.split, len(missing), len(self._references), ", ".join(missing[:10]),
             )  # fmt: skip
-        greedy = {str(i): str(c.greedy) for i, c in captions.items() if getattr(c, "greedy", None) is not None}
-        sets = {"": texts, "greedy_": greedy} if greedy else {"": texts}
-        scores: dict[str, float] = {}
-        for prefix, result in self._captions.score_many(sets, metrics).items():
-            scores |= {f"{prefix}{name}": value for name, value in result.scores.items()}
-            for metric, reason in result.failed.items():
-                _say_once(f"{metric} was left out: {reason}")
-            self._warn_of(("greedy captions: " if prefix else "") + doubt for doubt in result.doubts)
-        return scores
+        scores = joined(self._captions.score_many(caption_sets(by_key), metrics))
+        for metric, reason in scores.failed.items():
+            _say_once(f"{metric} was left out: {reason}")
+        self._warn_of(scores.doubts)
+        return scores.values
 
-    def _grounding_scores(
-        self, images: Sequence[ImageResult]
-    ) -> tuple[list[ImageResult], dict[str, str], dict[str, float]]:
-        """(images with their forced sentences, word -> class, scores); nothing when the captions carry no boxes."""
-        scorer = self._grounding
-        if any(result.grounded is None for result in images):
-            _say_once(f"No grounding scores for {self.split}: the captions carry no regions.")
-            return list(images), {}, {}
-        scorer.lemmas.reset_counts()
-        spoken = [c for r in images for c in (r.caption, r.grounded) if isinstance(c, GroundedCaption)]
-        object_words = scorer.object_words(word.text for caption in spoken for word in caption.words)
-        images = [
-            ImageResult(r.image_id, r.caption, scorer.forced_sentences(r.image_id, r.caption.references))
-            if r.caption.references
+
+class _Grounding:
+    """Grounding scores against the reference of one split.
+
+    Args:
+        records: the reference's images, see ``grounding``.
+        object_words: which words name an object; its lemmas count their fallbacks.
+    """
+
+    def __init__(self, records: Sequence[Mapping[str, Any]], object_words: ObjectWords) -> None:
+        self.records = records
+        self._object_words = object_words
+        self._captions = {int(record["image_id"]): record["captions"] for record in records}
+        self._scorer = GroundingScorer(records, object_words.lemmas, undefined=0.0)
+
+    @classmethod
+    def of(cls, cfg: Any, split: str) -> _Grounding | None:
+        """From the files in DATALOADER.ANNO_FOLDER; None without a reference. Raises UserError."""
+        folder = Path(cfg.DATALOADER.ANNO_FOLDER)
+        path = folder / f"grounding_{split}.json"
+        if not path.is_file():
+            _say_once(f"No grounding scores for {split}: there is no {path}.")
+            return None
+        words = Path(cfg.INFERENCE.VOCAB)
+        vocabulary = read_lines(words, "Vocabulary") if words.is_file() else None
+        reference = read_reference(path)
+        return cls(reference.images, ObjectWords(reference.classes, Lemmas.of_folder(folder), vocabulary))
+
+    def with_object_words(self, images: Sequence[ImageResult]) -> tuple[list[ImageResult], dict[str, str]]:
+        """(the results with their forced sentences, word -> class for the words of their captions)."""
+        self._object_words.lemmas.reset_counts()
+        captions = [c for r in images for c in (r.caption, r.grounded) if isinstance(c, GroundedCaption)]
+        named = self._object_words.among(word.text for caption in captions for word in caption.words)
+        return [
+            ImageResult(r.image_id, r.caption, forced_sentences(r.image_id, references, r.caption.references))
+            if r.caption.references and (references := self._captions.get(r.image_id)) is not None
             else r
             for r in images
-        ]
-        self._warn_of(grounding_doubts(scorer.reference.images, gvd_predictions(images, object_words), "gen"))
-        return images, object_words, scorer.scores(images, object_words)
+        ], named
+
+    def scores(self, images: Sequence[ImageResult], object_words: Mapping[str, str]) -> dict[str, float]:
+        """Those of ``GroundingScorer.score_results``; ``lemma_fallback``, the share of words looked up that the lemma
+        table lacks; ``reachable``, the share of annotated boxes that some region could hit, when the captions carry the
+        regions of their images."""
+        scores = dict(self._scorer.score_results(images, object_words).values)
+        scores["lemma_fallback"] = self._object_words.lemmas.fallback_share
+        boxes = {str(result.image_id): result.grounded.boxes_px for result in images}
+        regions = {image: np.asarray(found) for image, found in boxes.items() if found is not None}
+        if regions:
+            scores["reachable"] = reachable_share(self.records, regions, undefined=0.0)
+        return scores
 
 
 def _config_header(cfg: Any) -> dict[str, str]:

@@ -1,13 +1,13 @@
-"""What attention is worth nothing, and what it could reach: rules that choose a box for an object word without a model.
+"""Floors and ceilings of attention: rules that choose a box for an object word without a model.
 
-Each rule says a box for every annotated word of the reference captions. These boxes are scored exactly as a model's:
+Each rule gives a box for every annotated word of the reference captions. These boxes are scored exactly as a model's:
 
 * ``attention_accuracy``: the mean over classes of the share of words whose box is right, over all reference captions,
   as a model that is forced to say them is scored; ``word_accuracy``: the mean over words.
 * ``F1_all``, ``F1_loc`` and both per sentence: of a person's caption, the first of each image, as a submission.
 
 The whole picture, the most central and the largest region know nothing but the boxes; the detector rules know the class
-of the word, too; the last two know the answer.
+of the word; the last two know the answer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from xmodaler_ssattn.boxes import area
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, area, iou_gvd
 from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
-from xmodaler_ssattn.evaluation.grounding import (
-    GENERATED_SCORES,
-    IOU_THRESHOLD,
-    generated_scores,
-    iou_gvd,
-    match_generated,
-)
+from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, generated_scores, match_generated
 from xmodaler_ssattn.evaluation.places import accuracy_by_place
 
 RANDOM, CENTRAL, WHOLE, LARGEST = "random region", "most central region", "whole picture", "largest region"
@@ -62,7 +56,7 @@ def choose(
     box_px: Sequence[float],
     random: np.random.Generator,
 ) -> Sequence[float] | None:
-    """The box that a rule says for an annotated word; None when it says nothing.
+    """The box that a rule gives for an annotated word; None when it gives none.
 
     * "random region": one of the regions, each as likely.
     * "most central region": the centre nearest to the picture's, in fractions of the sides.
@@ -95,18 +89,13 @@ def choose(
     if rule == LARGEST:
         return regions[area(regions).argmax()]
     if rule == PERFECT:
-        return regions[_overlap(regions, box_px).argmax()]
+        return regions[iou_gvd(regions, box_px).argmax()]
     if rule not in WITH_CLASSES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
     if image.class_probs is None or not len(columns):
         return None
     score = np.asarray(image.class_probs, dtype=np.float64)[:, list(columns)].sum(axis=1)
     return regions[(score * area(regions) if rule == LARGEST_DETECTED else score).argmax()]
-
-
-def _overlap(regions_px: np.ndarray, box_px: Sequence[float]) -> np.ndarray:
-    """(K,) the metric's overlap of each region with an annotated box."""
-    return iou_gvd(regions_px, np.tile(np.asarray(box_px, dtype=np.float32), (len(regions_px), 1)))
 
 
 Predictions = dict[str, list[dict[str, list]]]
@@ -118,7 +107,7 @@ def predictions_of(
     image_of: Callable[[int], ImageBoxes],
     columns: Mapping[str, Sequence[int]],
 ) -> dict[str, Predictions]:
-    """Rule -> what it says, in the form of GVD's predictions: one sentence for each reference caption.
+    """Rule -> its boxes, in the form of GVD's predictions: one sentence for each reference caption.
 
     Args:
         reference: see ``grounding``.
@@ -152,7 +141,7 @@ def share_of_right_regions(reference: Sequence[Mapping[str, Any]], image_of: Cal
     for record in reference:
         regions = np.asarray(image_of(int(record["image_id"])).boxes_px, dtype=np.float32).reshape(-1, 4)
         for box in (box for caption in record["captions"] for box in caption["process_bnd_box"]):
-            shares.append(float(np.mean(_overlap(regions, box) > IOU_THRESHOLD)) if len(regions) else 0.0)
+            shares.append(float(np.mean(iou_gvd(regions, box) > IOU_THRESHOLD)) if len(regions) else 0.0)
     return np.array(shares)
 
 
@@ -175,7 +164,7 @@ def floors_and_ceilings(
     Returns:
         rule -> the scores of ``generated_scores`` (fractions; a 0/0 is 0), ``attention_accuracy``, ``word_accuracy``
         and ``places`` (``accuracy_by_place``). The accuracies of the random region are its expectation; its F1 is
-        that of one draw per word, the same each time.
+        that of one sample per word, the same each time.
     """
     found = {}
     for rule, predictions in predictions_of(rules, reference, image_of, columns).items():

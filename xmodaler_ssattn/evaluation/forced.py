@@ -12,8 +12,53 @@ from typing import Any
 
 import numpy as np
 
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
+from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
+
+UNKNOWN = "unk"  # the vocabulary's UNK, lower-cased
+
+
+def forced_sentences(
+    image_id: int, captions: Sequence[Mapping[str, Any]], forced: Sequence[GroundedCaption]
+) -> tuple[dict[str, Any], ...]:
+    """GVD's gt-mode sentences: at each annotated word, its class and the box attended to under teacher forcing.
+
+    The forced captions hold the reference's tokens without empty ones, possibly cut at the model's length; an
+    annotated word beyond the cut is left out, which the metric counts as a miss.
+
+    Args:
+        captions: the image's reference captions, see ``grounding``.
+        forced: one for each of them, in their order.
+
+    Raises:
+        UserError: another number of captions than the reference has, or other words at the same place.
+    """
+    if len(captions) != len(forced):
+        raise UserError(
+            f"image {image_id}: {len(forced)} forced captions for {len(captions)} of the grounding reference; "
+            "do the annotations and the reference come from the same `xmodaler prepare`?"
+        )
+    sentences = []
+    for caption, said in zip(captions, forced):
+        positions = [i for i, token in enumerate(caption["tokens"]) if token != ""]
+        words = [word.text.lower() for word in said.words]
+        written = [caption["tokens"][i].lower() for i in positions][: len(words)]
+        if len(words) > len(written) or any(a != b for a, b in zip(words, written) if a != UNKNOWN):
+            raise UserError(
+                f"image {image_id}: the forced caption {str(said)!r} is not the reference's {' '.join(written)!r}; do "
+                "the annotations and the reference come from the same `xmodaler prepare`?"
+            )
+        box_at = {position: word.box_px for position, word in zip(positions, said.words)}
+        kept = [(i, name) for i, name in zip(caption["process_idx"], caption["process_clss"]) if i in box_at]
+        sentences.append(
+            {
+                "clss": [name for _, name in kept],
+                "idx_in_sent": [i for i, _ in kept],
+                "bbox": [list(box_at[i]) for i, _ in kept],
+            }
+        )
+    return tuple(sentences)
 
 
 @dataclass(frozen=True)
@@ -25,9 +70,8 @@ class ForcedMatches:
         image_ids: the reference's images, in its order.
         image: (n,) int64, row of the image in the reference.
         label: (n,) int64, index into ``classes``.
-        place: (n,) int64, how many annotated words stand before it in its caption.
+        place: (n,) int64, how many annotated words come before it in its caption.
         hit: (n,) bool, whether the predicted box overlaps the annotated one by more than 0.5.
-        missing: ids of reference images without prediction.
     """
 
     classes: tuple[str, ...]
@@ -36,7 +80,6 @@ class ForcedMatches:
     label: np.ndarray
     place: np.ndarray
     hit: np.ndarray
-    missing: tuple[int, ...]
 
 
 def match_forced(
@@ -45,7 +88,7 @@ def match_forced(
     """Compare the box of each annotated word with the box predicted at its position (GVD's ``gt_grd_eval``).
 
     A position that the prediction lacks (a caption cut short, an image left out) is a miss. Where a prediction names a
-    position twice, the first counts. Classes of the prediction are not looked at: the position decides.
+    position twice, the first counts. Classes of the prediction are not used: the position decides.
 
     Args:
         reference: see ``grounding``.
@@ -59,13 +102,10 @@ def match_forced(
     compared: list[int] = []
     predicted_px: list[Sequence[float]] = []
     reference_px: list[Sequence[float]] = []
-    missing = []
     for image, record in enumerate(reference):
         sentences = predictions.get(str(record["image_id"]))
         captions = record["captions"]
-        if sentences is None:
-            missing.append(record["image_id"])
-        elif len(sentences) != len(captions):
+        if sentences is not None and len(sentences) != len(captions):
             raise UserError(
                 f"image {record['image_id']}: expected {len(captions)} sentences, one for each reference caption, "
                 f"got {len(sentences)}."
@@ -86,7 +126,7 @@ def match_forced(
     hit = np.zeros(len(rows), dtype=bool)
     hit[compared] = iou_gvd(predicted_px, reference_px) > IOU_THRESHOLD
     ids = tuple(record["image_id"] for record in reference)
-    return ForcedMatches(tuple(labels), ids, table[:, 0], table[:, 1], table[:, 2], hit, tuple(missing))
+    return ForcedMatches(tuple(labels), ids, table[:, 0], table[:, 1], table[:, 2], hit)
 
 
 def attention_accuracy(
@@ -128,6 +168,5 @@ def reachable_share(
         total += len(boxes)
         regions = np.asarray(regions_px.get(str(record["image_id"]), ()), dtype=np.float32).reshape(-1, 4)
         if len(boxes) and len(regions):
-            overlap = iou_gvd(np.tile(regions, (len(boxes), 1)), np.repeat(boxes, len(regions), axis=0))
-            reached += int((overlap.reshape(len(boxes), -1) > IOU_THRESHOLD).any(axis=1).sum())
+            reached += int((iou_gvd(regions, boxes[:, None]) > IOU_THRESHOLD).any(axis=1).sum())
     return reached / total if total else undefined

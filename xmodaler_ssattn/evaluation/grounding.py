@@ -9,14 +9,14 @@ Records (the formats of GVD's own files):
   ``caption = {"tokens": [str], "process_idx": [int], "process_clss": [str], "process_bnd_box": [[x1, y1, x2, y2]]}``;
   the three ``process_*`` lists are parallel, one entry for each annotated object word, one box each.
 * predictions: ``{str(image_id): [sentence, ...]}`` with
-  ``sentence = {"clss": [str], "idx_in_sent": [int], "bbox": [[x1, y1, x2, y2]]}``: one sentence an image when it was
+  ``sentence = {"clss": [str], "idx_in_sent": [int], "bbox": [[x1, y1, x2, y2]]}``: one sentence per image when it was
   generated, one for each reference caption when the reference was forced.
 
 All boxes are x1, y1, x2, y2 in pixels of the original image.
 
-The evaluator appends 0s and 1s to one list a class. Here each of these becomes one row of ``Entries``, and every score
-is a weighted count over the rows. Weights of 1 give the published metric; the weights of a resample of the images give
-one bootstrap replicate.
+The evaluator appends 0s and 1s to one list per class. Here each of these is one row of ``Entries``, and every score is
+a weighted count over the rows. Weights of 1 give the published metric, those of a resample of the images one bootstrap
+replicate.
 """
 
 from __future__ import annotations
@@ -28,41 +28,14 @@ from typing import Any
 
 import numpy as np
 
-IOU_THRESHOLD = 0.5
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
+
 MODES = ("all", "loc")
 GENERATED_SCORES = (
     *(f"{part}_{mode}" for mode in MODES for part in ("F1", "precision", "recall")),
     *(f"F1_{mode}_per_sentence" for mode in MODES),
 )
 """The names of what ``generated_scores`` returns."""
-
-
-def iou_gvd(predicted_px: np.ndarray, reference_px: np.ndarray) -> np.ndarray:
-    """Row by row overlap, exactly as GVD's ``misc/bbox_transform.py`` computes it.
-
-    Widths are x2 - x1 + 1. A reference box of one pixel has overlap 0 with everything, a predicted box of one pixel
-    -1 (the later rule wins when both are). Arithmetic is float32, as there: a hit is decided by ``> 0.5``.
-
-    Args:
-        predicted_px, reference_px: (n, 4), xyxy pixels.
-
-    Returns:
-        (n,) float32; NaN for boxes so inverted that their union is 0, and for numbers beyond float32.
-    """
-    one = np.float32(1)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        a = np.asarray(predicted_px, dtype=np.float32).reshape(-1, 4)
-        b = np.asarray(reference_px, dtype=np.float32).reshape(-1, 4)
-        size_a = a[:, 2:] - a[:, :2] + one
-        size_b = b[:, 2:] - b[:, :2] + one
-        sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + one
-        sides = np.maximum(sides, np.float32(0))
-        intersection = sides[:, 0] * sides[:, 1]
-        union = size_a[:, 0] * size_a[:, 1] + size_b[:, 0] * size_b[:, 1] - intersection
-        overlap = intersection / union
-    overlap[(size_b == 1).all(axis=1)] = 0
-    overlap[(size_a == 1).all(axis=1)] = -1
-    return overlap
 
 
 @dataclass(frozen=True)
@@ -104,11 +77,6 @@ class Matches:
     annotated: np.ndarray
     precision: Entries
     recall: Entries
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """Ids of reference images that the predictions lack."""
-        return tuple(i for i, there in zip(self.image_ids, self.predicted) if not there)
 
 
 class _EntryList:
@@ -223,42 +191,50 @@ def f1(precision: float, recall: float, undefined: float = math.nan) -> float:
     return 2.0 * precision * recall / (precision + recall) if precision + recall > 0 else undefined
 
 
-def _tally(keys: np.ndarray, entries: Entries, mode: str, weights: np.ndarray | None, size: int):
-    """(hits, entries) for each of the ``size`` values of ``keys``, weighted by image."""
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")
-    keep = entries.loc if mode == "loc" else np.ones(len(keys), dtype=bool)
-    weight = np.ones(int(keep.sum())) if weights is None else np.asarray(weights, dtype=np.float64)[entries.image[keep]]
-    hits = np.bincount(keys[keep], weight * entries.hit[keep], minlength=size)
-    return hits, np.bincount(keys[keep], weight, minlength=size)
+class _Tally:
+    """The entries of one list in one mode, added up per image and class; a resample then costs two short sums."""
+
+    def __init__(self, entries: Entries, mode: str, num_classes: int) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")
+        keep = entries.loc if mode == "loc" else np.ones(len(entries.loc), dtype=bool)
+        self._classes = num_classes
+        cells, cell = np.unique(entries.image[keep] * num_classes + entries.label[keep], return_inverse=True)
+        self._image, self._label = np.divmod(cells, max(num_classes, 1))
+        self._total = np.bincount(cell, minlength=len(cells))
+        self._hits = np.bincount(cell, entries.hit[keep], minlength=len(cells))
+
+    def by_class(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(classes,) hits and (classes,) entries, each image counted as often as its weight says."""
+        weight = weights[self._image]
+        hits = np.bincount(self._label, weight * self._hits, minlength=self._classes)
+        return hits, np.bincount(self._label, weight * self._total, minlength=self._classes)
+
+    def average(self, weights: np.ndarray, vocabulary: int, undefined: float) -> float:
+        """(1/|V|) sum over classes of the mean of their entries; a class without entries contributes 0."""
+        if vocabulary == 0:
+            return undefined
+        hits, total = self.by_class(weights)
+        return float(np.sum(hits[total > 0] / total[total > 0]) / vocabulary)
 
 
-def _class_average(entries: Entries, mode: str, vocabulary: int, weights, num_classes: int, undefined: float) -> float:
-    """(1/|V|) sum over classes of the mean of their entries; a class without entries contributes 0."""
-    if vocabulary == 0:
-        return undefined
-    hits, total = _tally(entries.label, entries, mode, weights, num_classes)
-    return float(np.sum(hits[total > 0] / total[total > 0]) / vocabulary)
-
-
-def _per_sentence(matches: Matches, mode: str, weights, undefined: float) -> float:
-    """Mean F1 over (image, caption) pairs; see ``generated_scores``."""
+def _pair_scores(matches: Matches, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs,) F1 of each (image, caption) pair and (pairs,) whether it counts; see ``generated_scores``."""
     size = len(matches.pair_image)
-    hits_p, total_p = _tally(matches.precision.pair, matches.precision, mode, None, size)
-    hits_r, total_r = _tally(matches.recall.pair, matches.recall, mode, None, size)
-    p = np.divide(hits_p, total_p, out=np.zeros(size), where=total_p > 0)
-    r = np.divide(hits_r, total_r, out=np.zeros(size), where=total_r > 0)
+
+    def mean(entries: Entries) -> tuple[np.ndarray, np.ndarray]:
+        pair, hit = (
+            (entries.pair, entries.hit) if mode == "all" else (entries.pair[entries.loc], entries.hit[entries.loc])
+        )
+        total = np.bincount(pair, minlength=size)
+        return np.divide(np.bincount(pair, hit, minlength=size), total, out=np.zeros(size), where=total > 0), total > 0
+
+    (p, _), (r, counted) = mean(matches.precision), mean(matches.recall)
     score = np.divide(2 * p * r, p + r, out=np.zeros(size), where=p + r > 0)
-    counted = matches.predicted[matches.pair_image] & (total_r > 0)
-    weight = counted.astype(np.float64)
-    if weights is not None:
-        weight *= np.asarray(weights, dtype=np.float64)[matches.pair_image]
-    return float(np.sum(score * weight) / weight.sum()) if weight.sum() > 0 else undefined
+    return score, matches.predicted[matches.pair_image] & counted
 
 
-def generated_scores(
-    matches: Matches, *, undefined: float = math.nan, image_weights: np.ndarray | None = None
-) -> dict[str, float]:
+def generated_scores(matches: Matches, *, undefined: float = math.nan) -> dict[str, float]:
     """The scores of generated sentences, as fractions (papers print them times 100).
 
     ``precision_*`` = (1/|V|) sum over classes of the class's mean hit, with V the classes annotated in the images that
@@ -266,7 +242,7 @@ def generated_scores(
     classes). |V| is the divisor in both modes, so a class that is never predicted lowers F1_loc too.
 
     ``F1_*_per_sentence`` follows ActivityNet-Entities (``scripts/eval_grd_anet_entities.py``), which scores one
-    sentence against one caption. Flickr30k has five captions an image and nobody has published the variant there; we
+    sentence against one caption. Flickr30k has five captions per image and nobody has published the variant there; we
     define its unit as the (image, caption) pair: for each pair of an image with a prediction, p is the mean of the
     pair's precision entries (0 when there is none), r the mean of its recall entries, F1 = 2pr/(p + r), or 0 when both
     are 0. A pair without recall entries is skipped: a caption without annotated words, and in mode "loc" also one of
@@ -274,38 +250,69 @@ def generated_scores(
 
     Args:
         matches: from ``match_generated``.
-        undefined: the value of a 0/0. NaN is what GVD's script gives; a trainer's log wants 0.
-        image_weights: (images,) how often each reference image counts; default once each.
+        undefined: the value of a 0/0. NaN is what GVD's script gives; the log of a trainer wants 0.
 
     Returns:
         what ``GENERATED_SCORES`` names.
+
+    One image, one caption about a man and a dog; the model says the man with the right box and a cat:
+
+    >>> man, dog = [0, 0, 9, 9], [50, 50, 89, 89]
+    >>> caption = {"tokens": ["man", "with", "dog"], "process_idx": [0, 2], "process_clss": ["man", "dog"],
+    ...            "process_bnd_box": [man, dog]}
+    >>> said = {"clss": ["man", "cat"], "idx_in_sent": [0, 2], "bbox": [man, dog]}
+    >>> scores = generated_scores(match_generated([{"image_id": 1, "captions": [caption]}], {"1": [said]}, str))
+    >>> [scores[name] for name in ("precision_all", "recall_all", "F1_all", "F1_loc")]
+    [0.5, 0.5, 0.5, 0.5]
+    """
+    once = np.ones((1, len(matches.image_ids)))
+    return {name: float(values[0]) for name, values in generated_replicates(matches, once, undefined=undefined).items()}
+
+
+def generated_replicates(
+    matches: Matches, weights: np.ndarray, *, undefined: float = math.nan
+) -> dict[str, np.ndarray]:
+    """``generated_scores`` for each row of image weights.
+
+    Args:
+        weights: (m, images) float64, how often each image of the reference counts.
+
+    Returns:
+        name -> (m,) float64.
     """
     num_classes = len(matches.classes)
-    labels = matches.annotated[:, 1]
-    if image_weights is not None:
-        labels = labels[np.asarray(image_weights)[matches.annotated[:, 0]] > 0]
-    vocabulary = len(np.unique(labels))
-    scores: dict[str, float] = {}
-    for mode in MODES:
-        p = _class_average(matches.precision, mode, vocabulary, image_weights, num_classes, undefined)
-        r = _class_average(matches.recall, mode, vocabulary, image_weights, num_classes, undefined)
-        scores |= {f"F1_{mode}": f1(p, r, undefined), f"precision_{mode}": p, f"recall_{mode}": r}
-    for mode in MODES:
-        scores[f"F1_{mode}_per_sentence"] = _per_sentence(matches, mode, image_weights, undefined)
-    return scores
+    pairs = np.unique(matches.annotated, axis=0)
+    tallies = {
+        mode: [_Tally(entries, mode, num_classes) for entries in (matches.precision, matches.recall)] for mode in MODES
+    }
+    per_pair = {mode: _pair_scores(matches, mode) for mode in MODES}
+    rows = []
+    for row in weights:
+        vocabulary = len(np.unique(pairs[row[pairs[:, 0]] > 0, 1]))
+        scores: dict[str, float] = {}
+        for mode in MODES:
+            p, r = (tally.average(row, vocabulary, undefined) for tally in tallies[mode])
+            scores |= {f"F1_{mode}": f1(p, r, undefined), f"precision_{mode}": p, f"recall_{mode}": r}
+        for mode in MODES:
+            score, counted = per_pair[mode]
+            weight = row[matches.pair_image] * counted
+            mean = float(np.sum(score * weight) / weight.sum()) if weight.sum() > 0 else undefined
+            scores[f"F1_{mode}_per_sentence"] = mean
+        rows.append(scores)
+    return {name: np.array([scores[name] for scores in rows]) for name in GENERATED_SCORES}
 
 
 def class_table(matches: Matches, mode: str = "all") -> list[dict[str, Any]]:
-    """One row a class, most often annotated first (ties by name).
+    """One row per class, most often annotated first (ties by name).
 
     Returns:
         Rows ``{"class", "in_vocabulary", "predictions", "annotations", "precision", "recall", "F1"}``:
         ``predictions`` and ``annotations`` count the entries of the class's precision and recall list, the three
         scores are NaN where their list is empty (the average of ``generated_scores`` takes 0 for these).
     """
-    size = len(matches.classes)
-    hits_p, total_p = _tally(matches.precision.label, matches.precision, mode, None, size)
-    hits_r, total_r = _tally(matches.recall.label, matches.recall, mode, None, size)
+    once, size = np.ones(len(matches.image_ids)), len(matches.classes)
+    hits_p, total_p = _Tally(matches.precision, mode, size).by_class(once)
+    hits_r, total_r = _Tally(matches.recall, mode, size).by_class(once)
     vocabulary = set(matches.annotated[:, 1].tolist())
     rows = []
     for label, name in enumerate(matches.classes):

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from msgspec import Meta, Struct
+
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.evaluation.classes import flickr30k_classes
 from xmodaler_ssattn.evaluation.results import gvd_submission, is_results, parse_results
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.ids import id_key, plain_id
+from xmodaler_ssattn.schema import typed
 
-# The first few problems of a broken file say all; the rest would only hide them.
 EVAL_MODES = {"gen": "gen", "gt": "GT"}
 
 
@@ -65,72 +67,51 @@ def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
     return ids
 
 
-def _box_problem(box: Any) -> str | None:
-    if not isinstance(box, (list, tuple)) or len(box) != 4:
-        length = f"{len(box)} numbers" if isinstance(box, (list, tuple)) else repr(box)
-        return f"expected 4 numbers x1, y1, x2, y2, got {length}"
-    for value in box:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
-            return f"expected 4 finite numbers x1, y1, x2, y2, got {value!r:.60} in {list(box)!r:.200}"
-    return None
+Position = Annotated[int, Meta(ge=0)]
+Box = tuple[float, float, float, float]
+Side = Annotated[float, Meta(gt=0)]
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # JSON's integers have no limit
-        return False
+class _Caption(Struct):
+    tokens: list[str]
+    process_idx: list[Position]
+    process_clss: list[str]
+    process_bnd_box: list[Box]
 
 
-def _is_size(size: Any) -> bool:
-    numbers = isinstance(size, (list, tuple)) and len(size) == 2 and _box_problem([*size, 0, 0]) is None
-    return numbers and min(size) > 0
+class _Image(Struct):
+    captions: list[_Caption]
+    image_size: tuple[Side, Side] | None = None
 
 
-def _is_position(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+class _Sentence(Struct):
+    idx_in_sent: list[Position]
+    clss: list[str]
+    bbox: list[Box]
 
 
-def _parallel_problems(record: Any, fields: Sequence[str], where: str) -> list[str]:
-    """What is wrong with the lists (positions, classes, boxes) of one caption or sentence."""
-    positions, names, boxes = fields
-    if not isinstance(record, Mapping):
-        return [f"{where}: expected an object with {', '.join(fields)}, got {type(record).__name__}."]
-    absent = [field for field in fields if not isinstance(record.get(field), list)]
-    if absent:
-        return [f"{where}: field {field} is missing or no list." for field in absent]
-    lengths = [len(record[field]) for field in fields]
-    if len(set(lengths)) > 1:
-        counts = ", ".join(f"{field} has {n}" for field, n in zip(fields, lengths))
-        return [f"{where}: the lists must have equal lengths, but {counts}."]
-    problems = []
-    for i, value in enumerate(record[positions]):
-        if not _is_position(value):
-            problems.append(f"{where}, field {positions}[{i}]: expected a word position >= 0, got {value!r}.")
-    for i, value in enumerate(record[names]):
-        if not isinstance(value, str):
-            problems.append(f"{where}, field {names}[{i}]: expected a class name, got {value!r}.")
-    for i, box in enumerate(record[boxes]):
-        if (problem := _box_problem(box)) is not None:
-            problems.append(f"{where}, field {boxes}[{i}]: {problem}.")
-    return problems
+def _list_problems(record: Mapping[str, list], positions: str, names: str, boxes: str) -> list[str]:
+    """What is wrong with the parallel lists of one caption or sentence whose types are right."""
+    lengths = {field: len(record[field]) for field in (positions, names, boxes)}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{field} has {n}" for field, n in lengths.items())
+        return [f"the lists must have equal lengths, but {counts}"]
+    return [
+        f"{boxes}[{i}] must be 4 finite numbers x1, y1, x2, y2, found {list(box)!r:.200}"
+        for i, box in enumerate(record[boxes])
+        if not all(map(math.isfinite, box))
+    ]
 
 
-def _caption_problems(caption: Any, where: str) -> list[str]:
-    problems = _parallel_problems(caption, ("process_idx", "process_clss", "process_bnd_box"), where)
-    if not isinstance(caption, Mapping):
-        return problems
-    tokens = caption.get("tokens")
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        return [*problems, f"{where}, field tokens: expected a list of words."]
-    if not problems:
-        positions = caption["process_idx"]
-        for position in sorted({p for p in positions if positions.count(p) > 1}):
-            problems.append(f"{where}, field process_idx: position {position} is annotated twice.")
-        for position in positions:
-            if position >= len(tokens):
-                problems.append(f"{where}, field process_idx: position {position} in a caption of {len(tokens)} words.")
-    return problems
+def _caption_problems(caption: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a reference caption whose types are right."""
+    positions, words = caption["process_idx"], len(caption["tokens"])
+    repeated = sorted({p for p in positions if positions.count(p) > 1})
+    return [
+        *_list_problems(caption, "process_idx", "process_clss", "process_bnd_box"),
+        *(f"process_idx: position {position} is annotated twice" for position in repeated),
+        *(f"process_idx: position {p} in a caption of {words} words" for p in positions if p >= words),
+    ]
 
 
 def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Reference:
@@ -163,18 +144,16 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
         if keep is not None and str(image_id) not in keep:
             continue
         if str(image_id) in kept:
-            problems.append(f"image {image_id}: stands twice.")
+            problems.append(f"image {image_id}: is duplicated.")
             continue
         kept[str(image_id)] = {**record, "image_id": image_id}
-        if (size := record.get("image_size")) is not None and not _is_size(size):
-            problems.append(
-                f"image {image_id}, field image_size: expected [width, height] in pixels, got {size!r:.60}."
-            )
-        if not isinstance(record.get("captions"), list):
-            problems.append(f"image {image_id}: field captions is missing or no list.")
+        try:
+            typed(record, _Image)
+        except UserError as error:
+            problems.append(f"image {image_id}: {error}.")
             continue
         for i, caption in enumerate(record["captions"]):
-            problems += _caption_problems(caption, f"image {image_id}, caption {i}")
+            problems += [f"image {image_id}, caption {i}: {problem}." for problem in _caption_problems(caption)]
     raise_all(problems, what)
     if keep is not None and not kept:
         raise UserError(f"{what}: none of its {len(data['annotations'])} images is in the split.")
@@ -182,7 +161,7 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
 
 
 def _classes(data: Mapping[str, Any], what: str) -> tuple[str, ...]:
-    classes = data.get("vocab", list(flickr30k_classes()))
+    classes = data["vocab"] if "vocab" in data else read_classes()
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{what}: field vocab must be a list of class names.")
     return tuple(classes)
@@ -234,7 +213,7 @@ def check_predictions(
     Args:
         data: ``{"results": {image_id: [sentence, ...]}, ...}``.
         what: names the data in messages.
-        mode: "gen" (one sentence an image) or "gt" (one for each reference caption).
+        mode: "gen" (one sentence per image) or "gt" (one for each reference caption).
         classes: the class names that may occur.
         sentences_of: ``{str(image_id): number of reference captions}`` of the images to be scored.
 
@@ -267,21 +246,23 @@ def check_predictions(
                 if mode == "gen" and got == captions
                 else ""
             )
-            problems.append(
-                f"image {image_id}, field results: {mode} mode wants {expected} sentence(s), got {got}.{hint}"
-            )
+            problems.append(f"image {image_id}: {mode} mode wants {expected} sentence(s), got {got}.{hint}")
             continue
         for i, sentence in enumerate(sentences):
             where = f"image {image_id}, sentence {i}"
-            found = _parallel_problems(sentence, ("idx_in_sent", "clss", "bbox"), where)
+            try:
+                typed(sentence, _Sentence)
+                found = _list_problems(sentence, "idx_in_sent", "clss", "bbox")
+            except UserError as error:
+                found = [str(error)]
+            problems += [f"{where}: {problem}." for problem in found]
             for name in () if found else sentence["clss"]:
                 if name not in known:
                     unknown.setdefault(name, []).append(where)
-            problems += found
     for name, places in unknown.items():
         meant = f"; is {name.strip().lower()!r} meant?" if name.strip().lower() in known else "."
         times = f" ({len(places)} times)" if len(places) > 1 else ""
-        problems.append(f"{places[0]}, field clss: {name!r} is not one of the {len(known)} classes{times}{meant}")
+        problems.append(f"{places[0]}: clss: {name!r} is not one of the {len(known)} classes{times}{meant}")
     raise_all(problems, what)
     return results
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import queue
 import re
@@ -35,7 +36,27 @@ VERSION_TIME_LIMIT_S = 60.0
 
 
 class JavaError(RuntimeError):
-    """A Java program could not be found, died, or took too long; the message is the reason to show."""
+    """A Java program or its file could not be found, died, or took too long; the message is the reason to show."""
+
+
+def bundled(*parts: str) -> Path:
+    """A file of the installed pycocoevalcap, which brings the Java programs.
+
+    Raises:
+        JavaError: the package or the file is missing.
+    """
+    spec = importlib.util.find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise JavaError("the package pycocoevalcap is not installed (`pip install pycocoevalcap`)")
+    path = Path(next(iter(spec.submodule_search_locations)), *parts)
+    if not path.is_file():
+        raise JavaError(f"{path} is missing from pycocoevalcap; reinstall it")
+    return path
+
+
+def tokenizer_jar() -> Path:
+    """The PTB tokeniser. Raises JavaError."""
+    return bundled("tokenizer", "stanford-corenlp-3.4.1.jar")
 
 
 def java_command(*arguments: str) -> list[str]:

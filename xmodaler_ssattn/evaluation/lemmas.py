@@ -1,15 +1,15 @@
 """Word -> lemma -> object class, without a server.
 
-GVD's evaluator asks a CoreNLP server for the lemma of each word alone, whatever its part of speech in the caption, and
-a word names the class that has its lemma. Its dictionary file (``dic_flickr30k.json``) holds that server's answers for
-every vocabulary word (``wtol``), so a table is tried first, and with it a verb whose lemma is a class is an object word
+GVD's evaluator asks a CoreNLP server for the lemma of each word by itself, whatever its part of speech, and a word
+names the class that has its lemma. Its dictionary file (``dic_flickr30k.json``) holds the answers of that server for
+every vocabulary word (``wtol``). Such a table is tried first; with it, a verb whose lemma is a class is an object word
 here as it is there ("parked" -> "park").
 
-A word that the table lacks goes to lemminflect's noun rules: it is small, needs numpy alone, carries its tables in its
+A word that the table lacks goes to lemminflect's noun rules: it is small, needs only numpy, carries its tables in its
 own package, and merges two pairs of the 480 class names only (paper / papers, outfit / outfits), as CoreNLP does in all
 likelihood. Without a table object words are nouns: "parked", "standing" and "swinging" stay themselves and name no
-class, though CoreNLP says "park", "stand" and "swing". How many words went to the fallback is counted and belongs
-beside the score.
+class, though CoreNLP says "park", "stand" and "swing". The share of words that went to the fallback is counted
+and reported with the score.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def noun_lemma(word: str) -> str:
 
     word = word.lower()
     if not word[:1].isalnum():
-        return word  # "'s" alone, punctuation
+        return word  # a lone "'s", punctuation
     for ending in ("'s", "’s", "'", "’"):
         if len(word) > len(ending) and word.endswith(ending):
             word = word[: -len(ending)]
@@ -89,7 +89,7 @@ class Lemmas:
         return self.fell_back / self.asked if self.asked else 0.0
 
     def reset_counts(self) -> None:
-        """Start counting anew, e.g. before the next evaluation."""
+        """Set the counts to 0, e.g. before the next evaluation."""
         self.asked = self.fell_back = 0
 
 
@@ -126,10 +126,3 @@ def class_of_lemma(
     """
     words = None if vocabulary is None else set(vocabulary)
     return {lemma(name): name for name in classes if words is None or name in words}
-
-
-def object_words(
-    words: Sequence[str], lemma: Callable[[str], str], classes_by_lemma: Mapping[str, str]
-) -> list[str | None]:
-    """The class of each word, None where it is no object word. Repeated words are all kept, as GVD does."""
-    return [classes_by_lemma.get(lemma(word)) for word in words]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xmodaler_ssattn.evaluation.classes import flickr30k_classes
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.evaluation.gvd_format import read_classes_of
 from xmodaler_ssattn.evaluation.lemmas import Lemmas, class_of_lemma
 from xmodaler_ssattn.files import read_lines
@@ -36,7 +36,7 @@ class ObjectWords:
         """
         folder = Path(vocabulary_file).parent
         references = sorted(folder.glob("grounding_*.json"))
-        classes = read_classes_of(references[0]) if references else flickr30k_classes()
+        classes = read_classes_of(references[0]) if references else read_classes()
         return cls(classes, Lemmas.of_folder(folder), read_lines(vocabulary_file, "Vocabulary"))
 
     def __call__(self, word: str) -> str | None:

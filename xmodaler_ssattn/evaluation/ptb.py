@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xmodaler_ssattn.evaluation.java import JavaError, run_java
+from xmodaler_ssattn.evaluation.java import JavaError, run_java, tokenizer_jar
 
 TIME_LIMIT_S = 600.0
 _NEXT_LINE = "A"
@@ -46,8 +46,6 @@ class PtbTokenizer:
 
     def _run(self, captions: list[str]) -> list[str]:
         from pycocoevalcap.tokenizer import ptbtokenizer as official
-
-        from xmodaler_ssattn.evaluation.jars import tokenizer_jar
 
         text = "".join(f"{caption}\n{_NEXT_LINE}\n" for caption in captions)
         output = run_java(

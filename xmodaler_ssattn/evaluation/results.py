@@ -19,7 +19,7 @@ One JSON object::
     ARRAY    {"dtype": "float16", "shape": [T, K], "base64": "..."}  little-endian, row by row
 
 ``caption`` is the model's main caption (from beam search when that is on), ``greedy`` its greedy one. Boxes are in
-pixels of the original image. A caption without grounding has "text" alone. Readers ignore keys that they do not know.
+pixels of the original image. A caption without grounding has only "text". Readers ignore keys that they do not know.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from xmodaler_ssattn.caption import Attention, GroundedCaption, GroundedWord
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, write_json
+from xmodaler_ssattn.schema import typed
 
 SCHEMA = "xmodaler_ssattn/results"
 VERSION = 1
@@ -149,97 +150,72 @@ def write_results(path: str | os.PathLike, results: Results, *, save_attention: 
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-class _Bad(Exception):
-    """A field that is not as it should be: (field, expected)."""
+class _Word(Struct):
+    text: str
+    region: Annotated[int, Meta(ge=0)]
+    box_px: tuple[float, float, float, float]
+    weight: float
 
 
-def _numbers(value: Any, count: int, name: str) -> list[float]:
-    ok = isinstance(value, list) and len(value) == count
-    if not ok or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) for v in value):
-        raise _Bad(f"field {name}: expected {count} finite numbers, got {value!r}")
-    return [float(v) for v in value]
+class _Array(Struct):
+    dtype: Literal["float16"]
+    shape: list[int]
+    base64: str
+
+    def decoded(self) -> np.ndarray:
+        try:
+            data = base64.b64decode(self.base64, validate=True)
+            return np.frombuffer(data, dtype="<f2").reshape(self.shape).astype(np.float32)
+        except ValueError as error:
+            raise UserError(f"not a float16 array ({error})") from error
 
 
-def decode_array(record: Any, name: str = "attention") -> np.ndarray:
-    """The inverse of ``encode_array``, as float32.
-
-    Raises:
-        UserError: a record that is not one.
-    """
-    try:
-        return _decode(record, name)
-    except _Bad as error:
-        raise UserError(f"{error}.") from error
+class _Attention(Struct):
+    alpha: _Array
+    gamma: _Array
+    beta: _Array | None = None
 
 
-def _decode(record: Any, name: str) -> np.ndarray:
-    try:
-        if record["dtype"] != "float16":
-            raise _Bad(f"field {name}: expected float16, got {record['dtype']!r}")
-        data = base64.b64decode(record["base64"], validate=True)
-        return np.frombuffer(data, dtype="<f2").reshape(record["shape"]).astype(np.float32)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _Bad(f"field {name}: not a float16 array ({type(error).__name__}: {error})") from error
+class _Caption(Struct):
+    text: str
+    words: list[_Word] | None = None
+    log_prob: float | None = None
+    attention: _Attention | None = None
+
+    def caption(self, **shared: Any) -> str:
+        if self.words is None:
+            return self.text
+        words = [GroundedWord(word.text, word.region, word.box_px, word.weight) for word in self.words]
+        for number, word in enumerate(words):
+            if not all(map(math.isfinite, (*word.box_px, word.weight))):
+                raise UserError(f"words[{number}] must have finite numbers, found {word!r}")
+        attention = None
+        if self.attention is not None:
+            arrays = {name: getattr(self.attention, name) for name in Attention._fields}
+            attention = Attention(**{name: None if a is None else a.decoded() for name, a in arrays.items()})
+        return GroundedCaption(words, attention=attention, log_prob=self.log_prob, **shared)
 
 
-def _read_word(record: Any, name: str) -> GroundedWord:
-    if not isinstance(record, Mapping) or not isinstance(record.get("text"), str):
-        raise _Bad(f"field {name}: expected an object with a text")
-    region = record.get("region")
-    if isinstance(region, bool) or not isinstance(region, int) or region < 0:
-        raise _Bad(f"field {name}.region: expected a region number >= 0, got {region!r}")
-    box = tuple(_numbers(record.get("box_px"), 4, f"{name}.box_px"))
-    (weight,) = _numbers([record.get("weight")], 1, f"{name}.weight")
-    return GroundedWord(record["text"], region, box, weight)
+class _Image(Struct):
+    image_id: int
+    caption: _Caption
+    greedy: _Caption | None = None
+    image_size: tuple[float, float] | None = None
+    boxes_px: list[tuple[float, float, float, float]] | None = None
+    forced: list[dict[str, Any]] = []
+
+    def result(self) -> ImageResult:
+        boxes = None if self.boxes_px is None else np.array(self.boxes_px, dtype=np.float32).reshape(-1, 4)
+        caption = self.caption.caption(image_size=self.image_size, boxes_px=boxes)
+        greedy = None if self.greedy is None else self.greedy.caption(image_size=self.image_size, boxes_px=boxes)
+        if isinstance(caption, GroundedCaption) and isinstance(greedy, GroundedCaption):
+            caption = caption.with_companions(greedy=greedy)
+        return ImageResult(self.image_id, caption, tuple(self.forced))
 
 
-def _read_caption(record: Any, name: str, **shared: Any) -> str:
-    if not isinstance(record, Mapping) or not isinstance(record.get("text"), str):
-        raise _Bad(f"field {name}: expected an object with a text")
-    if "words" not in record:
-        return record["text"]
-    if not isinstance(record["words"], list):
-        raise _Bad(f"field {name}.words: expected a list")
-    words = [_read_word(word, f"{name}.words[{i}]") for i, word in enumerate(record["words"])]
-    attention = None
-    if (stored := record.get("attention")) is not None:
-        if not isinstance(stored, Mapping):
-            raise _Bad(f"field {name}.attention: expected an object")
-        arrays = {
-            key: None if stored.get(key) is None else _decode(stored[key], f"{name}.attention.{key}")
-            for key in Attention._fields
-        }
-        attention = Attention(**arrays)
-    return GroundedCaption(words, attention=attention, log_prob=record.get("log_prob"), **shared)
-
-
-def _read_image(record: Any) -> ImageResult:
-    if not isinstance(record, Mapping) or isinstance(record.get("image_id"), bool):
-        raise _Bad("expected an object with image_id and caption")
-    image_id = record.get("image_id")
-    if not isinstance(image_id, int):
-        raise _Bad(f"field image_id: expected an integer, got {image_id!r}")
-    size = record.get("image_size")
-    boxes = record.get("boxes_px")
-    if boxes is not None:
-        if not isinstance(boxes, list):
-            raise _Bad("field boxes_px: expected a list of boxes")
-        rows = [_numbers(box, 4, f"boxes_px[{i}]") for i, box in enumerate(boxes)]
-        boxes = np.array(rows, dtype=np.float32).reshape(-1, 4)
-    shared = {
-        "image_size": None if size is None else tuple(_numbers(size, 2, "image_size")),
-        "boxes_px": boxes,
-    }
-    greedy = record.get("greedy")
-    if greedy is not None:
-        greedy = _read_caption(greedy, "greedy", **shared)
-    caption = _read_caption(record.get("caption"), "caption", **shared)
-    if isinstance(caption, GroundedCaption) and isinstance(greedy, GroundedCaption):
-        caption = caption.with_companions(greedy=greedy)
-    forced = record.get("forced", [])
-    if not isinstance(forced, list):
-        raise _Bad("field forced: expected a list of sentences")
-    return ImageResult(image_id, caption, tuple(forced))
+def decode_array(record: Any) -> np.ndarray:
+    """The inverse of ``encode_array``, as float32. Raises UserError for a record that is not one."""
+    return typed(record, _Array).decoded()
 
 
 def is_results(data: Any) -> bool:
@@ -248,10 +224,10 @@ def is_results(data: Any) -> bool:
 
 
 def parse_results(data: Any, what: str) -> Results:
-    """Check parsed JSON and turn it into captions; ``what`` names it in messages.
+    """Check parsed JSON and turn it into captions; ``what`` names it in messages. The list of images is used up.
 
     Raises:
-        UserError: another schema or version, a wrong field (names image and field), or an image that stands twice.
+        UserError: another schema or version, a wrong field (names image and field), or a duplicated image.
     """
     if not is_results(data):
         raise UserError(f'{what}: expected an object with "schema": "{SCHEMA}".')
@@ -260,18 +236,19 @@ def parse_results(data: Any, what: str) -> Results:
     words = data.get("object_words", {})
     if not isinstance(words, Mapping) or not isinstance(data.get("images"), list):
         raise UserError(f"{what}: expected an object object_words and a list images.")
-    images = []
+    images: dict[int, ImageResult] = {}
     for number, record in enumerate(data["images"]):
+        data["images"][number] = None  # of 31,014 images the parsed text alone takes a gigabyte; it goes as it is read
         try:
-            images.append(_read_image(record))
-        except _Bad as error:
+            image = typed(record, _Image).result()
+        except UserError as error:
             name = record.get("image_id", f"number {number}") if isinstance(record, Mapping) else f"number {number}"
-            raise UserError(f"{what}: image {name}, {error}.") from error
-    repeated = [image_id for image_id, count in Counter(i.image_id for i in images).items() if count > 1]
-    if repeated:
-        raise UserError(f"{what}: these images stand twice: {', '.join(map(str, repeated[:10]))}.")
+            raise UserError(f"{what}: image {name}: {error}.") from error
+        if image.image_id in images:
+            raise UserError(f"{what}: image {image.image_id} is duplicated.")
+        images[image.image_id] = image
     header = {k: v for k, v in data.items() if k not in ("schema", "version", "object_words", "images")}
-    return Results(tuple(images), dict(words), header)
+    return Results(tuple(images.values()), dict(words), header)
 
 
 def read_results(path: str | os.PathLike) -> Results:

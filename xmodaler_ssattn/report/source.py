@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xmodaler_ssattn.boxes import union_box
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.data.annotations import open_annotations
-from xmodaler_ssattn.data.classes import union_box
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, read_results
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
 from xmodaler_ssattn.caption import GroundedCaption
-from xmodaler_ssattn.evaluation.grounding import IOU_THRESHOLD, iou_gvd
 from xmodaler_ssattn.report.source import Box
 
 RIGHT, WRONG, ABSENT = "r", "w", "n"

@@ -1,4 +1,4 @@
-"""Everything that is known of a study's runs, as one JSON value without anything about single images."""
+"""The summary of a study: everything known about its runs as one JSON value, without single images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ RUN_KEYS = ("status", "reason", "config_sha256", "host", "seconds", "best_epoch"
 
 
 def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The summary: every run of the plan (also those that are not there), means, orderings, comparisons.
+    """The summary: every run of the plan (missing ones included), means, orderings, comparisons.
 
-    A seed that the plan does not name counts, too, when its folder is there.
+    A seed that the plan does not name counts as well when its folder exists.
 
     Args:
         floors: of the data, see ``floors.kept_floors``; kept as they are.
@@ -205,7 +205,7 @@ def _comparisons(plan: Plan, arrays: _Arrays) -> list[dict[str, Any]]:
 
 
 def as_text(summary: Mapping[str, Any]) -> str:
-    """The summary as JSON: one entry a line, a list of plain values on one line."""
+    """The summary as JSON: one entry per line, a list of plain values on one line."""
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     lists = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
     return lists.sub(lambda match: "[" + re.sub(r"\n\s+", " ", match.group(1)) + "]", text) + "\n"

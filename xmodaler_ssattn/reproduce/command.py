@@ -13,7 +13,7 @@ from typing import Any
 from xmodaler_ssattn import host
 from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.evaluation.captions import METRICS, metric_names
+from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.reproduce import jobs
 from xmodaler_ssattn.reproduce.collecting import as_text, collect
@@ -57,7 +57,7 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
     parser.add_argument(
         "--smoke", action="store_true", help="all rows on small sample scenes, in minutes; draws its data into OUT/data"
     )
-    parser.add_argument("--metrics", nargs="+", default=list(METRICS), metavar="M", help="caption metrics on test")
+    parser.add_argument("--metrics", nargs="+", default=metric_names(), metavar="M", help="caption metrics on test")
     return parser
 
 

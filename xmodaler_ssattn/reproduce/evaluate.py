@@ -2,13 +2,14 @@
 
     python -m xmodaler_ssattn.reproduce.evaluate RUN/evaluate.json
 
-The job file holds the config, its values, the data folder and, for each evaluation, weights and settings; what comes
-out is ``RUN/eval/NAME/``: ``results/test_eval.json``, ``replicates.npz``, and ``evaluation.json``, which is written
+The job file holds the config, its values, the data folder and, for each evaluation, weights and settings; the
+output is ``RUN/eval/NAME/``: ``results/test_eval.json``, ``replicates.npz``, and ``evaluation.json``, which is written
 last, so that its presence says that the evaluation is complete.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -16,8 +17,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from xmodaler_ssattn import host
+from xmodaler_ssattn.cli.train import check_files, check_weights
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.caption_files import read_reference_captions
+from xmodaler_ssattn.evaluation.java import JavaError
+from xmodaler_ssattn.evaluation.metrics import metric_names
+from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.files import read_json, write_json
+from xmodaler_ssattn.reproduce.scoring import score_results
+from xmodaler_ssattn.reproduce.settings import DATA, DataFolder, Machine, config_of, read_data_folder
+from xmodaler_ssattn.safe_load import safe_load, weights_of
 
 EVALUATION_FILE = "evaluation.json"
 # The evaluator grounds the captions; the caption metrics are counted afterwards, with their rows.
@@ -29,16 +41,11 @@ def evaluation_folder(run: Path, name: str) -> Path:
 
 
 def evaluate(job: Mapping[str, Any]) -> int:
-    """Do all evaluations of a job file; one that fails leaves its reason and the next goes on.
+    """Do all evaluations of a job file; one that fails leaves its reason, and the next is done.
 
     Returns:
         0, or 3 when one failed.
     """
-    from xmodaler_ssattn.evaluation.caption_files import read_references
-    from xmodaler_ssattn.evaluation.captions import CaptionScorer
-    from xmodaler_ssattn.evaluation.java import JavaError
-    from xmodaler_ssattn.reproduce.settings import Machine, read_data_folder
-
     run = Path(job["run"])
     data = read_data_folder(job["data"])
     machine = Machine(job["device"], job["threads"])
@@ -55,7 +62,7 @@ def evaluate(job: Mapping[str, Any]) -> int:
             _caption(cfg, run / entry["weights"])
             references = cfg.INFERENCE.TEST_ANNFILE
             if references not in scorers:
-                scorers[references] = CaptionScorer(read_references(references))
+                scorers[references] = CaptionScorer(read_reference_captions(references))
             record |= _score(cfg, folder, scorers[references], job["metrics"])
         except (UserError, JavaError) as error:
             record["failed"] = str(error)
@@ -66,23 +73,17 @@ def evaluate(job: Mapping[str, Any]) -> int:
     return code
 
 
-def _config(job: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, data: Any, machine: Any) -> Any:
-    from xmodaler_ssattn.reproduce.settings import DATA, config_of
-
+def _config(
+    job: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, data: DataFolder, machine: Machine
+) -> Any:
     placed = {k: v.replace(DATA, str(data.path)) if isinstance(v, str) else v for k, v in changes.items()}
-    # The weights are this job's affair, not those that the run began with.
+    # This job names the weights; those that the run began with do not count.
     values = {**job["values"], **placed, **EVALUATOR_METRICS, "OUTPUT_DIR": str(folder), "MODEL.WEIGHTS": ""}
     return config_of(job["config"], values, data, machine)
 
 
 def _caption(cfg: Any, weights: Path) -> None:
     """Decode test; the evaluator writes the captions with their boxes to OUTPUT_DIR/results/test_eval.json."""
-    import torch
-
-    from xmodaler_ssattn import host
-    from xmodaler_ssattn.cli.train import check_files, check_weights
-    from xmodaler_ssattn.safe_load import safe_load, weights_of
-
     check_files(cfg)
     cfg.freeze()
     if cfg.MODEL.CPU_THREADS > 0:
@@ -97,17 +98,12 @@ def _caption(cfg: Any, weights: Path) -> None:
     host.DefaultTrainer.test(cfg, model, loader, evaluator, -1)
 
 
-def _score(cfg: Any, folder: Path, scorer: Any, metrics: list[str]) -> dict[str, Any]:
-    import math
-
-    from xmodaler_ssattn.evaluation.captions import METRICS
-    from xmodaler_ssattn.reproduce.scoring import score_results
-
+def _score(cfg: Any, folder: Path, scorer: CaptionScorer, metrics: list[str]) -> dict[str, Any]:
     results = folder / "results" / "test_eval.json"
     scored = score_results(results, scorer, metrics, Path(cfg.DATALOADER.ANNO_FOLDER))
     return {
         "scores": {name: None if math.isnan(value) else value for name, value in scored.scores.items()},
-        "not_computed": scored.not_computed | {m: "it was not asked for" for m in METRICS if m not in metrics},
+        "not_computed": scored.not_computed | {m: "it was not asked for" for m in metric_names() if m not in metrics},
         "images": {name: len(ids) for name, ids in scored.images.items()},
         **({"places": scored.places} if scored.places else {}),
     }

@@ -1,6 +1,6 @@
 """Is b above a? The difference of two rows on the same test images and the same seeds, with a paired interval.
 
-A replicate draws test images with replacement and scores both rows on them; the difference is averaged over the seeds
+A replicate samples test images with replacement and scores both rows on them; the difference is averaged over the seeds
 that both rows have. The interval therefore speaks of the test images. How much seeds differ is in ``by_seed``, and an
 ordering whose seeds disagree is never called held or not held.
 

@@ -40,12 +40,12 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.evaluation.metrics import score_titles
 from xmodaler_ssattn.files import read_yaml
 
 # Title in tables and plans -> the evaluator's score name.
 METRICS = {
-    "B@1": "Bleu_1", "B@2": "Bleu_2", "B@3": "Bleu_3", "B@4": "Bleu_4", "M": "METEOR", "R": "ROUGE_L", "C": "CIDEr",
-    "S": "SPICE", "F1_all": "F1_all", "F1_loc": "F1_loc", "F1_all/s": "F1_all_per_sentence",
+    **score_titles(), "F1_all": "F1_all", "F1_loc": "F1_loc", "F1_all/s": "F1_all_per_sentence",
     "F1_loc/s": "F1_loc_per_sentence", "acc": "attention_accuracy",
 }  # fmt: skip
 ACCURACY = "acc"  # of further evaluations only: forcing the reference captions is a separate pass

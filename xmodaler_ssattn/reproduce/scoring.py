@@ -1,8 +1,8 @@
 """Score one results file completely, and keep what a paired comparison needs: the scores of resampled test images.
 
-``replicates.npz`` beside an evaluation: for every score its ``REPLICATES`` bootstrap values (the same draws of images
-in every file of the same images, so that files can be paired), under ``score:NAME``; the scored images under
-``images:captions`` and ``images:grounding``; and each caption metric's rows, one an image, under ``rows:NAME``.
+``replicates.npz`` beside an evaluation: for every score its ``REPLICATES`` bootstrap values (the same resamples of
+images in every file of the same images, so that files can be paired), under ``score:NAME``; the scored images under
+``images:captions`` and ``images:grounding``; and the rows of each caption metric, one per image, under ``rows:NAME``.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation import bootstrap
-from xmodaler_ssattn.evaluation.captions import CaptionScorer
-from xmodaler_ssattn.evaluation.forced import match_forced
-from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, match_generated
+from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.places import accuracy_by_place
-from xmodaler_ssattn.evaluation.results import Results, gvd_predictions, read_results, write_results
+from xmodaler_ssattn.evaluation.results import Results, read_results, write_results
+from xmodaler_ssattn.evaluation.scoring import ACCURACY, CaptionScorer, GroundingScorer, caption_sets, joined
 from xmodaler_ssattn.files import atomic_path
 
 REPLICATES = 1000
 REPLICATES_FILE = "replicates.npz"
-FORCED_SCORE = "attention_accuracy"
-GROUNDING_SCORES = (*GENERATED_SCORES, FORCED_SCORE)
 CAPTIONS, GROUNDING = "captions", "grounding"
 
 
@@ -57,24 +53,15 @@ class Scored:
 
 def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[str]) -> Scored:
     """Main and greedy captions of a results file; ``scorer``'s images are the file's ids as strings."""
-    sets = {"": {str(image.image_id): str(image.caption) for image in results.images}}
-    greedy = {
-        str(image.image_id): str(image.caption.greedy)
-        for image in results.images
-        if getattr(image.caption, "greedy", None) is not None
-    }
-    if greedy:
-        sets["greedy_"] = greedy
-    found = Scored()
-    for prefix, result in scorer.score_many(sets, metrics).items():
-        found.scores |= {prefix + name: float(value) for name, value in result.scores.items()}
-        found.not_computed |= result.failed
-        found.images.setdefault(CAPTIONS, np.array([int(i) for i in result.image_ids], dtype=np.int64))
-        weights = bootstrap.image_weights(len(result.image_ids), REPLICATES)
-        values = bootstrap.caption_replicates(result.metrics, weights)
-        found.replicates |= {prefix + name: value for name, value in values.items()}
-        found.rows |= {prefix + name: np.asarray(metric.rows) for name, metric in result.metrics.items()}
-    return found
+    sets = caption_sets({str(image.image_id): image.caption for image in results.images})
+    found = joined(scorer.score_many(sets, metrics, replicates=REPLICATES))
+    return Scored(
+        found.values,
+        found.failed,
+        found.replicates,
+        {CAPTIONS: np.array([int(image) for image in found.images], dtype=np.int64)},
+        {name: counted.rows for name, counted in found.counted.items()},
+    )
 
 
 def score_grounding(results: Results, annotations: Path, split: str = "test") -> Scored:
@@ -88,24 +75,15 @@ def score_grounding(results: Results, annotations: Path, split: str = "test") ->
     if not path.is_file() or known.get("F1_all") is None:
         reason = f"there is no {path.name} in the data" if not path.is_file() else "the captions carry no boxes"
         return Scored(not_computed={"F1": reason})
-    reference = read_reference(path)
-    predictions, lemmas = gvd_predictions(results.images, results.object_words), Lemmas.of_folder(annotations)
-    matches = match_generated(reference.images, predictions, lemmas)
-    weights = bootstrap.image_weights(len(matches.image_ids), REPLICATES)
-    values = bootstrap.grounding_replicates(matches, weights)
-    # A resample without any object word is 0/0, which the evaluator counts as 0.
-    replicates = {name: np.nan_to_num(values[name], nan=0.0) for name in GENERATED_SCORES}
-    forced, places = [result for result in results.images if result.forced], {}
-    if forced:
-        forced_matches = match_forced(reference.images, gvd_predictions(forced, results.object_words, mode="gt"))
-        places = accuracy_by_place(forced_matches)
-        (accuracy,) = bootstrap.forced_replicates(forced_matches, weights).values()
-        replicates[FORCED_SCORE] = np.nan_to_num(accuracy, nan=0.0)
+    scorer = GroundingScorer(read_reference(path).images, Lemmas.of_folder(annotations))
+    found = scorer.score_results(results.images, results.object_words, replicates=REPLICATES)
     return Scored(
-        scores={name: float(value) for name, value in known.items() if value is not None},
-        replicates=replicates,
-        images={GROUNDING: np.array(matches.image_ids, dtype=np.int64)},
-        places=places,
+        {name: float(value) for name, value in known.items() if value is not None},
+        found.failed,
+        # A resample without any object word is 0/0, which the evaluator counts as 0.
+        {name: np.nan_to_num(values, nan=0.0) for name, values in found.replicates.items()},
+        {GROUNDING: np.array(found.images, dtype=np.int64)},
+        places=accuracy_by_place(found.forced) if found.forced is not None else {},
     )
 
 
@@ -143,7 +121,7 @@ def read_replicates(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nda
         UserError: the file is missing or damaged.
     """
     try:
-        with np.load(path) as file:  # plain arrays alone: numpy refuses objects by default
+        with np.load(path) as file:  # plain arrays only: numpy refuses objects by default
             arrays = {name: file[name] for name in file.files if not name.startswith("rows:")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run again with --resume.") from error
@@ -156,5 +134,5 @@ def read_replicates(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nda
 
 def same_images(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], score: str) -> bool:
     """Whether two evaluations resampled the same images for this score."""
-    kind = GROUNDING if score in GROUNDING_SCORES else CAPTIONS
+    kind = GROUNDING if score in (*GENERATED_SCORES, ACCURACY) else CAPTIONS
     return kind in a and kind in b and np.array_equal(a[kind], b[kind])

@@ -9,7 +9,7 @@ from typing import Any
 
 from xmodaler_ssattn.engine.best import BEST_WEIGHTS
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.captions import METRICS as CAPTION_METRICS
+from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.reproduce import jobs, settings
 from xmodaler_ssattn.reproduce.evaluate import EVALUATION_FILE, evaluation_folder
@@ -28,7 +28,7 @@ class Study:
     data: settings.DataFolder
     out: Path
     machine: settings.Machine = field(default_factory=settings.Machine)
-    metrics: tuple[str, ...] = CAPTION_METRICS
+    metrics: tuple[str, ...] = field(default_factory=metric_names)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a drawn caption is worth: CIDEr-D against the training references, and whether its object words are grounded."""
+"""The reward of a sampled caption: CIDEr-D against the training references, and how well its words are grounded."""
 
 from xmodaler_ssattn.scorer.caption_reward import CiderD, GroundedScorer
 

@@ -1,4 +1,4 @@
-"""The registered scorers: what a drawn caption is worth, for the trainer of ``engine/rl_trainer.py``.
+"""The registered scorers: the reward of a sampled caption, for the trainer of ``engine/rl_trainer.py``.
 
 X-modaler's own scorers unpickle their references and frequencies. These have its interface and its config keys:
 ``SCORER.NAME`` is called with a decoded batch and adds up ``SCORER.TYPES``, each a registered class with
@@ -21,7 +21,7 @@ from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
 from xmodaler_ssattn.partners import needs_grounded_captioner
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 from xmodaler_ssattn.scorer.grounded_words import grounded_share
-from xmodaler_ssattn.scorer.references import NO_CLASS, References, read_references, references_path
+from xmodaler_ssattn.scorer.references import NO_CLASS, References, read_reward_references, references_path
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class GroundedScorer:
         references: of the training images.
         types: names of ``scorers``, for the log.
         scorers: objects with ``compute_score(gts, res)``.
-        weights: one a scorer.
+        weights: one per scorer.
         grounding_weight: of the grounding term; 0 leaves it out.
     """
 
@@ -192,7 +192,7 @@ def check_scorer_config(cfg: Any) -> None:
     if scorer.EOS_ID != END:
         problems.append(f"SCORER.EOS_ID: expected {END}, which ends every caption here, got {scorer.EOS_ID!r}.")
     if scorer.GROUNDING_WEIGHT > 0:
-        reason = "which does not say on which region a drawn word rests"
+        reason = "which does not say on which region a sampled word rests"
         problems += filter(None, [needs_grounded_captioner(cfg, "SCORER.GROUNDING_WEIGHT", reason)])
     if not scorer.GROUNDING_WEIGHT >= 0:
         problems.append(f"SCORER.GROUNDING_WEIGHT: expected a number >= 0, got {scorer.GROUNDING_WEIGHT!r}.")
@@ -205,7 +205,7 @@ def unread_files(cfg: Any) -> list[str]:
     problems, scorer = [], cfg.SCORER
     if scorer.GT_PATH and not scorer.GT_PATH.endswith(".json"):
         problems.append(
-            f"SCORER.GT_PATH: {scorer.GT_PATH} is no annotation file (pickle files are not read, since reading one "
+            f"SCORER.GT_PATH: {scorer.GT_PATH} is not an annotation file (pickle files are not read, since reading one "
             "runs whatever code it holds). Set it to '' for the train.json of DATALOADER.ANNO_FOLDER."
         )
     if scorer.CIDER_CACHED:
@@ -217,7 +217,7 @@ def unread_files(cfg: Any) -> list[str]:
 
 
 def _references(cfg: Any) -> References:
-    return read_references(
+    return read_reward_references(
         str(references_path(cfg)),
         cfg.INFERENCE.VOCAB,
         objects=cfg.SCORER.GROUNDING_WEIGHT > 0,

@@ -1,4 +1,4 @@
-"""CIDEr-D of word ids, many captions at once, against document frequencies that were counted before. numpy alone.
+"""CIDEr-D of word ids, many captions at once, against document frequencies that were counted before. numpy only.
 
 The arithmetic is that of pycocoevalcap's ``cider_scorer.py`` (Vedantam et al., CVPR 2015, section 4, the variant D),
 to the last digit that float64 keeps. It counts document frequencies over the captions that it scores; a reward needs
@@ -29,7 +29,7 @@ Caption = Sequence[int]
 
 
 class NGrams(NamedTuple):
-    """The n-grams of some captions, each once a caption, by caption and then by n-gram; all arrays (rows,).
+    """The n-grams of some captions, each once per caption, by caption and then by n-gram; all arrays (rows,).
 
     Attributes:
         caption: int64, which caption.
@@ -97,7 +97,7 @@ class DocumentFrequencies(NamedTuple):
 
     @classmethod
     def of(cls, references: Iterable[Sequence[Caption]]) -> DocumentFrequencies:
-        """Count over the images' references; an n-gram counts once an image, however many captions have it."""
+        """Count over the images' references; an n-gram counts once per image, however many captions have it."""
         references = list(references)
         parts = [np.zeros(0, dtype=np.uint64)]
         for start in range(0, len(references), IMAGES_AT_ONCE):
@@ -134,6 +134,13 @@ def cider_d(
 
     Raises:
         ValueError: an image without references.
+
+    Two images, each with its own caption; a caption that repeats its only reference has the full score:
+
+    >>> references = [[[1, 2, 3, 4, 0]], [[5, 6, 7, 8, 0]]]
+    >>> frequencies = DocumentFrequencies.of(references)
+    >>> cider_d([[1, 2, 3, 4, 0], [1, 2, 3, 4, 0]], [0, 1], references, frequencies).round(6).tolist()
+    [10.0, 0.0]
     """
     if any(not captions_of for captions_of in references):
         raise ValueError("cider_d: every image needs at least one reference caption.")

@@ -1,4 +1,4 @@
-"""How well a caption's object words rest on their objects: the grounding term of a reward. numpy alone."""
+"""How well a caption's object words rest on their objects: the grounding term of a reward. numpy only."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xmodaler_ssattn.boxes import iou_plus_one
-
-IOU_THRESHOLD = 0.5
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_plus_one
 
 
 def grounded_share(

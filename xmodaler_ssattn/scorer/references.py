@@ -38,7 +38,7 @@ class References(NamedTuple):
     Attributes:
         path: the file it comes from.
         captions: image -> its captions as word ids with the end (0), whole. A word that is not in the vocabulary has
-            an id of its own beyond it: nobody can say it, and UNK stands for none of them.
+            an id of its own beyond it: no model can say it, and UNK matches none of them.
         objects: image -> its objects; empty when they were not asked for.
         class_of_word: (V,) int64, the class that each word of the vocabulary names, or ``NO_CLASS``; empty likewise.
     """
@@ -55,7 +55,7 @@ def references_path(cfg: Any) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def read_references(
+def read_reward_references(
     path: str | os.PathLike, vocabulary_file: str, *, objects: bool = False, lemma_folder: str = ""
 ) -> References:
     """Read the training annotations; the last result is kept, since every part of a reward asks for it.

@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from xmodaler_ssattn.boxes import iou, spatial_vectors
+from xmodaler_ssattn.boxes import iou, spatial_vectors, union_box
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
-from xmodaler_ssattn.data.classes import union_box
 from xmodaler_ssattn.data.sigma import indicator
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import Regions, RegionStore

@@ -16,8 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xmodaler_ssattn.boxes import area, iou
-from xmodaler_ssattn.data.classes import union_box
+from xmodaler_ssattn.boxes import area, iou, union_box
 
 MIN_IOU = 0.5  # a region reaches a box above this IoU; the metric's threshold
 CAPTIONS = 5

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from xmodaler_ssattn.data.classes import union_box
+from xmodaler_ssattn.boxes import union_box
 from xmodaler_ssattn.worlds.simulated.class_priors import CROWDS
 from xmodaler_ssattn.worlds.simulated.phrases import MANY, ObjectPhrase, describing_words, other_words
 

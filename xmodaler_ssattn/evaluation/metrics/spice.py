@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.jars import spice_class_path
-from xmodaler_ssattn.evaluation.java import JavaError, run_java
+from xmodaler_ssattn.evaluation.java import JavaError, bundled, run_java
+from xmodaler_ssattn.evaluation.metrics import Metric, register
 
 # Parsing the five captions of 1,000 images takes many minutes the first time.
 TIME_LIMIT_S = 7200.0
 
 # SPICE 1.0 was written for Java 8. Two things keep it running on every Java since: the engine of
-# ``jars.spice_engine_jar``, and these permissions.
+# ``spice_engine_jar``, and these permissions.
 # SPICE's serialiser looks into these packages by reflection, which Java 16 and later forbid unless told otherwise.
 # The launcher of Java 8, which needs no permission and would refuse the option, does not read this variable.
 _OPENED = ("java.lang", "java.lang.reflect", "java.math", "java.net", "java.nio", "java.text", "java.util")
@@ -31,7 +31,51 @@ _OPENED += ("java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch")
 _ENVIRONMENT = {"JDK_JAVA_OPTIONS": " ".join(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED)}
 
 
-class Spice:
+CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+CORENLP_VARIABLE = "SSATTN_CORENLP"
+HOW_TO_GET_CORENLP = (
+    "unpack stanford-corenlp-full-2015-12-09.zip from the Stanford NLP group's download page and set "
+    f"{CORENLP_VARIABLE} to the folder that holds {' and '.join(CORENLP_JARS)}; with network access "
+    "`python -m pycocoevalcap.spice.get_stanford_models` downloads them into pycocoevalcap's own folder"
+)
+
+
+def spice_engine_jar() -> Path:
+    """Replaces the JavaScript engine that SPICE needs and Java 15 removed; see resources/spice_engine.
+
+    Raises:
+        JavaError: it was left out of this installation.
+    """
+    jar = Path(__file__).parents[1] / "resources" / "spice_engine" / "spice_engine.jar"
+    if not jar.is_file():
+        raise JavaError(f"{jar} is missing; reinstall xmodaler_ssattn")
+    return jar
+
+
+def spice_class_path() -> list[Path]:
+    """SPICE 1.0, its libraries, the CoreNLP 3.6.0 jars that pycocoevalcap does not carry, and our script engine.
+
+    The CoreNLP jars are looked for in the folder that ``SSATTN_CORENLP`` names, then in pycocoevalcap's ``spice/lib``.
+
+    Raises:
+        JavaError: says which file is missing and how to get it.
+    """
+    spice = bundled("spice", "spice-1.0.jar")
+    folder = spice.parent
+    places = [folder / "lib"]
+    if named := os.environ.get(CORENLP_VARIABLE, "").strip():
+        places.insert(0, Path(named).expanduser())
+    for place in places:
+        corenlp = [place / name for name in CORENLP_JARS]
+        if all(jar.is_file() for jar in corenlp):
+            others = sorted(jar for jar in (folder / "lib").glob("*.jar") if jar.name not in CORENLP_JARS)
+            return [spice, *others, *corenlp, spice_engine_jar()]
+    looked = " and ".join(str(place) for place in places)
+    raise JavaError(f"the CoreNLP 3.6.0 models are not in {looked}; to get them, {HOW_TO_GET_CORENLP}")
+
+
+@register
+class Spice(Metric):
     """SPICE's F of single captions; a (caption, references) pair that was scored before costs nothing.
 
     Args:
@@ -39,13 +83,23 @@ class Spice:
         time_limit_s: longest time for one call.
     """
 
+    name, titles = "SPICE", {"SPICE": "S"}
+    needs_java = True
+
+    @classmethod
+    def check_files(cls) -> None:
+        spice_class_path()
+
     def __init__(self, arguments: Sequence[str] | None = None, time_limit_s: float = TIME_LIMIT_S) -> None:
         self._arguments = arguments
         self.time_limit_s = time_limit_s
         self._known: dict[tuple[str, ...], float] = {}
         self._folder: tempfile.TemporaryDirectory | None = None
 
-    def scores(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    def prepare(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        self.rows(captions, references)  # one start of the program for all sets; the answers are kept
+
+    def rows(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """(n,) F of each caption; NaN where SPICE gives none.
 
         Raises:
@@ -60,10 +114,7 @@ class Spice:
     def _run(self, pairs: list[tuple[str, ...]]) -> list[float]:
         arguments = self._arguments
         if arguments is None:
-            try:
-                class_path = os.pathsep.join(map(str, spice_class_path()))
-            except FileNotFoundError as error:
-                raise JavaError(str(error)) from error
+            class_path = os.pathsep.join(map(str, spice_class_path()))
             arguments = ["-Xmx8G", "-cp", class_path, "edu.anu.spice.SpiceScorer"]
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="ssattn_spice_", ignore_cleanup_errors=True)

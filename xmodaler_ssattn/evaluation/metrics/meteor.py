@@ -1,9 +1,8 @@
 """METEOR 1.5 through pycocoevalcap's jar: one process for a whole run, started early, answers kept.
 
-Its start alone takes 5 to 16 seconds (it reads its paraphrase table), which is why it is started in the background
-and shared. The protocol is METEOR's own ``-stdio``: ``SCORE`` turns a caption and its references into a line of
-counts, ``EVAL`` turns counts into a score. A corpus score is one ``EVAL`` of what ``addends`` gives for its captions,
-summed: the counts as METEOR itself adds them up.
+Starting it takes 5 to 16 seconds (it reads its paraphrase table), so it is started in the background and shared. The
+protocol is METEOR's own ``-stdio``: ``SCORE`` turns a caption and its references into a line of counts, ``EVAL`` turns
+counts into a score. A corpus score is one ``EVAL`` of the sum of ``addends``, the counts as METEOR adds them up.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xmodaler_ssattn.evaluation.jars import meteor_jar, meteor_paraphrases
-from xmodaler_ssattn.evaluation.java import JavaError, LineServer, java_command
+from xmodaler_ssattn.evaluation.java import JavaError, LineServer, bundled, java_command
+from xmodaler_ssattn.evaluation.metrics import Metric, register
 from xmodaler_ssattn.evaluation.ptb import one_line
 
 TIME_LIMIT_S = 300.0
@@ -29,17 +28,21 @@ CAPTION_LENGTH, REFERENCE_LENGTH, CHUNKS = 0, 1, 20
 CAPTION_MATCHES, REFERENCE_MATCHES = slice(4, CHUNKS, 2), slice(5, CHUNKS, 2)
 
 
+def meteor_files() -> list[str]:
+    """METEOR 1.5 and its table of English paraphrases. Raises JavaError."""
+    return [str(bundled("meteor", "meteor-1.5.jar")), str(bundled("meteor", "data", "paraphrase-en.gz"))]
+
+
 def meteor_command() -> list[str]:
     """The command line; the parallel collector and a large first heap save about a third of the start.
 
     Raises:
-        JavaError: no Java.
-        FileNotFoundError: no jar.
+        JavaError: no Java or no jar.
     """
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
     # METEOR finds its paraphrases by itself only where its path has neither a space nor a letter beyond ASCII.
-    paraphrases = ["-a", str(meteor_paraphrases())]
-    return java_command(*options, "-jar", str(meteor_jar()), "-", "-", "-stdio", "-l", "en", "-norm", *paraphrases)
+    jar, paraphrases = meteor_files()
+    return java_command(*options, "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm", "-a", paraphrases)
 
 
 def addends(counts: np.ndarray) -> np.ndarray:
@@ -59,7 +62,7 @@ def addends(counts: np.ndarray) -> np.ndarray:
     """
     counts = np.array(counts, dtype=np.float64)
     if counts.shape[1:] != (FIELDS,):
-        raise JavaError(f"METEOR answered {counts.shape[-1]} counts a caption where {FIELDS} were expected.")
+        raise JavaError(f"METEOR answered {counts.shape[-1]} counts per caption where {FIELDS} were expected.")
     perfect = (
         (counts[:, CAPTION_MATCHES].sum(axis=1) == counts[:, CAPTION_LENGTH])
         & (counts[:, REFERENCE_MATCHES].sum(axis=1) == counts[:, REFERENCE_LENGTH])
@@ -96,11 +99,7 @@ class Meteor:
             JavaError: no Java, or it cannot be started.
         """
         if self._server is None or not self._server.alive:
-            try:
-                command = self._command or meteor_command()
-            except FileNotFoundError as error:
-                raise JavaError(str(error)) from error
-            self._server = LineServer(command, "METEOR")
+            self._server = LineServer(self._command or meteor_command(), "METEOR")
 
     def counts(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """(n, 23) float64 counts of n captions, each against the reference that gives it its best score.
@@ -168,3 +167,32 @@ def shared_meteor() -> Meteor:
         _shared = Meteor()
         atexit.register(_shared.close)
     return _shared
+
+
+@register
+class MeteorMetric(Metric):
+    """METEOR of summed counts.
+
+    Args:
+        process: which METEOR to ask; None: the one of this run.
+    """
+
+    name, titles = "METEOR", {"METEOR": "M"}
+    needs_java = starts_slowly = True
+
+    def __init__(self, process: Meteor | None = None) -> None:
+        self.process = process or shared_meteor()
+
+    @classmethod
+    def check_files(cls) -> None:
+        meteor_files()
+
+    def start(self) -> None:
+        self.process.start()
+
+    def rows(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """(images, 23) what each image adds to METEOR's total, see ``addends``."""
+        return addends(self.process.counts(captions, references))
+
+    def values(self, rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"METEOR": self.process.scores(weights @ rows)}

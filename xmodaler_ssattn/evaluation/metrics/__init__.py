@@ -1,0 +1,161 @@
+"""The caption metrics, one file each. A file in this folder is found by itself: adding a metric adds one file.
+
+Such a file registers a subclass of ``Metric``. It says what it counts in each image, as one row per image; the row of
+an image depends on the corpus only as far as ``rows`` says. Corpus scores are not all means (BLEU and METEOR add
+counts up first), so a metric also says how weighted rows become a score. With the rows kept, any resample of the
+images is scored without counting again, which is what an interval over images needs.
+
+A metric whose score is the mean over images needs nothing but ``rows``::
+
+    @register
+    class Length(Metric):
+        name, titles = "Length", {"Length": "Len"}
+
+        def rows(self, captions, references):
+            return np.array([len(caption.split()) for caption in captions], dtype=np.float64)
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.java import JavaError, find_java, tokenizer_jar
+
+if TYPE_CHECKING:  # numpy only once something is scored: the command line asks for the names
+    import numpy as np
+
+USUAL_ORDER = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
+"""The order in which papers print them; other metrics follow by name."""
+
+
+class Metric:
+    """One caption metric; an object keeps what it learns between calls.
+
+    Attributes:
+        name: as users write it, in any case.
+        titles: name of each of its scores -> its short title in tables and plans ("Bleu_4" -> "B@4").
+        needs_java: whether it needs Java itself; the tokeniser of all metrics does.
+        starts_slowly: whether a background start pays off; it is then computed last.
+    """
+
+    name: ClassVar[str]
+    titles: ClassVar[Mapping[str, str]]
+    needs_java: ClassVar[bool] = False
+    starts_slowly: ClassVar[bool] = False
+
+    @classmethod
+    def check_files(cls) -> None:
+        """Raise JavaError with the way out when a file is missing."""
+
+    def start(self) -> None:
+        """Start in the background what takes long; called only where the metric can run."""
+
+    def prepare(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """See all texts that ``rows`` will get for several sets, e.g. to ask a program once. Raises JavaError."""
+
+    def rows(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """(images, ...) float64: what each image adds. Captions and references are tokens joined by spaces.
+
+        Raises:
+            JavaError: a program could not be found, died or took too long.
+        """
+        raise NotImplementedError
+
+    def values(self, rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Name of each score -> (m,) corpus scores for m rows of image weights, ``weights`` (m, images).
+
+        Raises:
+            JavaError: as ``rows``.
+        """
+        return {self.name: weights @ rows / weights.sum(axis=1)}
+
+    def count(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Counted:
+        """The rows of a corpus together with their metric. Raises as ``rows``."""
+        return Counted(self, self.rows(captions, references))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a metric counted over a corpus.
+
+    Attributes:
+        metric: which one.
+        rows: (images, ...) see ``Metric.rows``.
+    """
+
+    metric: Metric
+    rows: np.ndarray
+
+    def values(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """See ``Metric.values``."""
+        return self.metric.values(self.rows, weights)
+
+
+_REGISTERED: dict[str, type[Metric]] = {}
+
+
+def register(metric: type[Metric]) -> type[Metric]:
+    """Class decorator: make a metric known under its name."""
+    _REGISTERED[metric.name] = metric
+    return metric
+
+
+def file_names() -> tuple[str, ...]:
+    """The names of the metrics' files, without importing them: what a help text shows."""
+    return tuple(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def all_metrics() -> dict[str, type[Metric]]:
+    """Name -> class, in ``USUAL_ORDER``."""
+    for name in file_names():
+        importlib.import_module(f"{__name__}.{name}")
+    usual = [name for name in USUAL_ORDER if name in _REGISTERED]
+    return {name: _REGISTERED[name] for name in (*usual, *sorted(_REGISTERED.keys() - usual))}
+
+
+def metric_names(names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The metrics for names in any case ("BLEU", "rouge-l"), in the order of ``all_metrics``; None: all of them.
+
+    Raises:
+        UserError: names the unknown metrics and lists the known ones.
+    """
+    known = tuple(all_metrics())
+    if names is None:
+        return known
+    by_name = {metric.lower().replace("_", ""): metric for metric in known}
+    wanted = {str(name): by_name.get(str(name).lower().replace("_", "").replace("-", "")) for name in names}
+    unknown = [name for name, metric in wanted.items() if metric is None]
+    if unknown:
+        raise UserError(f"Unknown metric {', '.join(unknown)}; expected some of {', '.join(known)}.")
+    return tuple(metric for metric in known if metric in wanted.values())
+
+
+def score_titles() -> dict[str, str]:
+    """Short title -> name of the score, of all metrics: "B@4" -> "Bleu_4"."""
+    return {title: score for metric in all_metrics().values() for score, title in metric.titles.items()}
+
+
+def what_can_run(metrics: Iterable[str] | None = None, *, tokenized: bool = False) -> dict[str, str | None]:
+    """Metric -> None when this machine can compute it, else the reason with the way out.
+
+    Args:
+        metrics: names as ``metric_names`` takes them; None: all.
+        tokenized: the captions are tokenised already, so that BLEU, ROUGE-L and CIDEr need no Java.
+    """
+    reasons: dict[str, str | None] = {}
+    for name in metric_names(metrics):
+        metric = all_metrics()[name]
+        try:
+            tokenizer_jar()  # a file of pycocoevalcap, which all metrics need
+            if metric.needs_java or not tokenized:
+                find_java()
+            metric.check_files()
+            reasons[name] = None
+        except JavaError as error:
+            reasons[name] = str(error)
+    return reasons

@@ -1,0 +1,323 @@
+"""Scoring, put together in one place: captions and groundings with their references go in, ``Scores`` come out.
+
+The evaluator of a training run, ``xmodaler score``, ``reproduce/`` and ``report/`` all score through this file. Its
+two scorers keep what does not change between calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.bootstrap import difference, image_weights, interval
+from xmodaler_ssattn.evaluation.doubts import caption_doubts
+from xmodaler_ssattn.evaluation.forced import ForcedMatches, attention_accuracy, match_forced
+from xmodaler_ssattn.evaluation.grounding import Matches, generated_replicates, generated_scores, match_generated
+from xmodaler_ssattn.evaluation.java import JavaError
+from xmodaler_ssattn.evaluation.metrics import Counted, Metric, all_metrics, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.ptb import PtbTokenizer, one_line
+from xmodaler_ssattn.evaluation.results import ImageResult, gvd_predictions
+
+GREEDY = "greedy_"
+"""Prefix of the scores of greedy captions, where an image has another main caption."""
+ACCURACY = "attention_accuracy"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores with what an interval and a comparison need.
+
+    Attributes:
+        values: name -> score, as a fraction.
+        images: the scored images, in the order of the resampling.
+        replicates: name -> (n,) scores of n resamples of the images; empty when none were asked for.
+        failed: metric -> why it could not be computed.
+        doubts: what makes the scores doubtful (see ``doubts``), without a full stop.
+        counted: caption metric -> its rows, one per image.
+        matches: the matches behind grounding scores of generated sentences.
+        forced: the matches behind the attention accuracy.
+    """
+
+    values: dict[str, float]
+    images: tuple[Hashable, ...] = ()
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    counted: dict[str, Counted] = field(default_factory=dict)
+    matches: Matches | None = None
+    forced: ForcedMatches | None = None
+
+    def renamed(self, names: Mapping[str, str]) -> Scores:
+        """The same scores, some under other names: old -> new."""
+        values, replicates = (
+            {names.get(name, name): value for name, value in part.items()} for part in (self.values, self.replicates)
+        )
+        return replace(self, values=values, replicates=replicates)
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Name -> (low, high) of the central 95 % of the replicates."""
+        return {name: interval(values) for name, values in self.replicates.items()}
+
+
+def joined(sets: Mapping[str, Scores]) -> Scores:
+    """One ``Scores`` of several sets of captions; the key of a set is the prefix of its names. Images: the first set's.
+
+    >>> joined({"": Scores({"CIDEr": 0.5}), "greedy_": Scores({"CIDEr": 0.4})}).values
+    {'CIDEr': 0.5, 'greedy_CIDEr': 0.4}
+    """
+
+    def prefixed(part: str) -> dict[str, Any]:
+        return {prefix + name: value for prefix, s in sets.items() for name, value in getattr(s, part).items()}
+
+    failed = {metric: reason for s in sets.values() for metric, reason in s.failed.items()}
+    doubts = tuple(
+        ("greedy captions: " if prefix == GREEDY else "") + doubt for prefix, s in sets.items() for doubt in s.doubts
+    )
+    images = next((s.images for s in sets.values()), ())
+    return Scores(prefixed("values"), images, prefixed("replicates"), failed, doubts, prefixed("counted"))
+
+
+def compared(a: Scores, b: Scores) -> dict[str, dict[str, float]]:
+    """The paired difference of each score that both have, over the same resamples of the same images.
+
+    Returns:
+        name -> ``{"a", "b", "difference", "low", "high", "p"}`` with difference = b - a, see ``bootstrap.difference``.
+    """
+    return {
+        name: {"a": value, "b": b.values[name], "difference": b.values[name] - value}
+        | difference(a.replicates[name], b.replicates[name])
+        for name, value in a.values.items()
+        if name in b.values and name in a.replicates and name in b.replicates
+    }
+
+
+# --- captions -------------------------------------------------------------------------------------------------------
+
+
+def caption_sets(captions: Mapping[Hashable, str]) -> dict[str, dict[Hashable, str]]:
+    """The texts of main captions under "" and, where captions carry a greedy one, of those under ``GREEDY``.
+
+    >>> caption_sets({1: "a dog"})
+    {'': {1: 'a dog'}}
+    """
+    sets = {"": {image: str(caption) for image, caption in captions.items()}}
+    greedy = {image: getattr(caption, "greedy", None) for image, caption in captions.items()}
+    if found := {image: str(caption) for image, caption in greedy.items() if caption is not None}:
+        sets[GREEDY] = found
+    return sets
+
+
+class CaptionScorer:
+    """Scores captions against fixed references.
+
+    A metric that cannot be computed (no Java, no SPICE models, a process that died) is left out with its reason; the
+    others are still computed.
+
+    Args:
+        references: image -> its reference captions, at least one each.
+        tokenized: captions and references are token strings already; PTB tokenising is left out.
+        metrics: metric objects to use instead of fresh ones, by name.
+
+    Raises:
+        UserError: an image without references.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[Hashable, Sequence[str]],
+        *,
+        tokenized: bool = False,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        empty = [str(image) for image, captions in references.items() if not captions]
+        if empty:
+            raise UserError(f"References: no caption for image {', '.join(empty[:10])}.")
+        self._references = {image: tuple(captions) for image, captions in references.items()}
+        self._tokenized = tokenized
+        self._tokenizer = PtbTokenizer()
+        self._metrics = dict(metrics or {})
+
+    def _metric(self, name: str) -> Metric:
+        if name not in self._metrics:
+            self._metrics[name] = all_metrics()[name]()
+        return self._metrics[name]
+
+    def warm_up(self, metrics: Iterable[str] | None = None) -> None:
+        """Start in the background what the metrics will need and what can run; returns at once."""
+        slow = [name for name in metric_names(metrics) if all_metrics()[name].starts_slowly]
+        for name, reason in what_can_run(slow).items():
+            if reason is None:
+                self._metric(name).start()
+
+    def score(
+        self, captions: Mapping[Hashable, str], metrics: Iterable[str] | None = None, **resampling: int
+    ) -> Scores:
+        """Score one caption per image; images without a caption are left out. Arguments as ``score_many``."""
+        return self.score_many({"": captions}, metrics, **resampling)[""]
+
+    def score_many(
+        self,
+        sets: Mapping[str, Mapping[Hashable, str]],
+        metrics: Iterable[str] | None = None,
+        *,
+        replicates: int = 0,
+        seed: int = 0,
+    ) -> dict[str, Scores]:
+        """Score several sets of captions, e.g. main and greedy, with one start of each program.
+
+        A metric that fails for one set is not tried for the next.
+
+        Args:
+            sets: name of a set -> image -> caption.
+            metrics: names as ``metric_names`` takes them; None: all.
+            replicates: how many resamples of the images of each set to score.
+            seed: of the resampling.
+
+        Raises:
+            UserError: a caption of an image that has no references, an unknown metric, or no caption at all.
+        """
+        names = metric_names(metrics)
+        for captions in sets.values():
+            self._check(captions)
+        failed = {name: reason for name, reason in what_can_run(names, tokenized=self._tokenized).items() if reason}
+        # The references' order decides, as in pycocoevalcap, whatever order the captions come in.
+        images = {key: tuple(i for i in self._references if i in captions) for key, captions in sets.items()}
+        try:
+            tokens = self._tokens([(sets[key][i], self._references[i]) for key in sets for i in images[key]])
+        except JavaError as error:
+            failed = dict.fromkeys(names, str(error)) | failed
+            return {key: Scores({}, images[key], failed=dict(failed)) for key in sets}
+        for name in names:
+            if name not in failed:
+                try:
+                    self._metric(name).prepare(*zip(*tokens))
+                except JavaError as error:
+                    failed[name] = str(error)
+        rest = iter(tokens)
+        return {
+            key: self._score_set(names, images[key], [next(rest) for _ in images[key]], failed, replicates, seed)
+            for key in sets
+        }
+
+    def _check(self, captions: Mapping[Hashable, str]) -> None:
+        unknown = [str(image) for image in captions if image not in self._references]
+        if unknown:
+            raise UserError(f"Captions: no references for image {', '.join(unknown[:10])} ({len(unknown)} in all).")
+        if not captions:
+            raise UserError("Captions: there is none to score.")
+
+    def _tokens(self, pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, list[str]]]:
+        """(caption, its references) as token strings."""
+        flat = [text for caption, refs in pairs for text in (caption, *refs)]
+        tokens = iter([one_line(text) for text in flat] if self._tokenized else self._tokenizer.tokenize(flat))
+        return [(next(tokens), [next(tokens) for _ in refs]) for _, refs in pairs]
+
+    def _score_set(
+        self,
+        names: Sequence[str],
+        images: tuple[Hashable, ...],
+        tokens: Sequence[tuple[str, list[str]]],
+        failed: dict[str, str],
+        replicates: int,
+        seed: int,
+    ) -> Scores:
+        """The scores of one set; what fails is added to ``failed``."""
+        captions, references = [caption for caption, _ in tokens], [refs for _, refs in tokens]
+        once, weights = np.ones((1, len(images))), image_weights(len(images), replicates, seed)
+        found: dict[str, tuple[Counted, dict, dict]] = {}
+        for name in sorted(names, key=lambda name: all_metrics()[name].starts_slowly):
+            if name not in failed:
+                try:
+                    counted = self._metric(name).count(captions, references)
+                    found[name] = counted, counted.values(once), counted.values(weights) if replicates else {}
+                except JavaError as error:
+                    failed[name] = str(error)
+        counted = {name: found[name][0] for name in names if name in found}
+        doubts = caption_doubts(dict(zip(images, captions)), dict(zip(images, references)), tuple(counted))
+        doubts += [
+            f"{name} has no score for {undefined} of {len(images)} captions, so none for the corpus either"
+            for name, c in counted.items()
+            if (undefined := int(np.isnan(c.rows).any(axis=tuple(range(1, c.rows.ndim))).sum()))
+        ]
+        return Scores(
+            {score: float(values[0]) for name in counted for score, values in found[name][1].items()},
+            images,
+            {score: values for name in counted for score, values in found[name][2].items()},
+            dict(failed),
+            tuple(doubts),
+            counted,
+        )
+
+
+# --- grounding ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GroundingScorer:
+    """Scores groundings against one reference.
+
+    Attributes:
+        reference: the images, see ``grounding``.
+        lemmas: word -> lemma.
+        undefined: the value of a score that is 0/0; in the replicates it is always NaN.
+    """
+
+    reference: Sequence[Mapping[str, Any]]
+    lemmas: Callable[[str], str]
+    undefined: float = math.nan
+
+    def score(
+        self, predictions: Mapping[str, Sequence], mode: str = "gen", *, replicates: int = 0, seed: int = 0
+    ) -> Scores:
+        """Score predictions in GVD's form, see ``grounding``.
+
+        Args:
+            mode: "gen" for generated sentences (``GENERATED_SCORES``), "gt" for forced reference captions
+                (``ACCURACY``).
+            replicates, seed: as for captions; the images are all of the reference.
+
+        Raises:
+            UserError: in mode "gt" an image with another number of sentences than reference captions.
+        """
+        images = tuple(record["image_id"] for record in self.reference)
+        weights = image_weights(len(images), replicates, seed)
+        if mode == "gen":
+            matches = match_generated(self.reference, predictions, self.lemmas)
+            values = generated_scores(matches, undefined=self.undefined)
+            sampled = generated_replicates(matches, weights) if replicates else {}
+            return Scores(values, images, sampled, matches=matches)
+        forced = match_forced(self.reference, predictions)
+        values = {ACCURACY: attention_accuracy(forced, undefined=self.undefined)}
+        sampled = {ACCURACY: np.array([attention_accuracy(forced, image_weights=row) for row in weights])}
+        return Scores(values, images, sampled if replicates else {}, forced=forced)
+
+    def score_results(
+        self, results: Iterable[ImageResult], object_words: Mapping[str, str], *, replicates: int = 0, seed: int = 0
+    ) -> Scores:
+        """Score the grounded captions of results, and their forced reference captions where there are any.
+
+        Images without a grounded caption count as missing, as in the published script. Forced captions that do not
+        fit the reference are in ``failed``.
+
+        Args:
+            object_words: word -> class, for the words of these captions.
+        """
+        results = list(results)
+        grounded = [result for result in results if result.grounded is not None]
+        scores = self.score(gvd_predictions(grounded, object_words), replicates=replicates, seed=seed)
+        answered = [result for result in results if result.forced]
+        if answered:
+            try:
+                predictions = gvd_predictions(answered, object_words, mode="gt")
+                forced = self.score(predictions, "gt", replicates=replicates, seed=seed)
+            except UserError as error:
+                return replace(scores, failed={ACCURACY: str(error)})
+            both = {part: getattr(scores, part) | getattr(forced, part) for part in ("values", "replicates")}
+            return replace(scores, **both, forced=forced.forced)
+        return scores
