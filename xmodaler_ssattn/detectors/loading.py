@@ -22,7 +22,7 @@ from xmodaler_ssattn.detectors.dialects import (
 )
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
 from xmodaler_ssattn.detectors.selection import SelectionRule
-from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.spec import BACKENDS, DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector
 from xmodaler_ssattn.detectors.weights import read_weights
 from xmodaler_ssattn.errors import UserError
@@ -30,7 +30,6 @@ from xmodaler_ssattn.files import atomic_path, sha256_of
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "detectron2")
 INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 # Anchors in a file that are further than this from ours are of another network.
 ANCHOR_TOLERANCE_PX = 2.0
