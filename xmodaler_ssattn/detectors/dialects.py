@@ -38,7 +38,6 @@ Weights = Mapping[str, torch.Tensor]
 
 PUBLISHED_CLASSES, PUBLISHED_WIDTH = 1600, 64
 NORM = ("weight", "bias", "running_mean", "running_var")
-NORM_EPS = 1e-5
 # Ours -> theirs, by the beginning of a name.
 LAYERS = {
     "backbone.": "backbone.",
@@ -259,6 +258,6 @@ def to_network_state(weights: Weights, dialect: Dialect, part: str = "") -> dict
             state[name] = weights[theirs].float()
             if normed:
                 norm = [weights[norm_name] for norm_name in _norm_names(theirs)]
-                state[name], bias = fold_norm(state[name], None, *norm, NORM_EPS)
+                state[name], bias = fold_norm(state[name], *norm)
                 state[f"{name.removesuffix('weight')}bias"] = bias
     return state

@@ -68,10 +68,8 @@ class TorchDetector:
     """See ``Detector``.
 
     Args:
-        network: a ``BottomUpNetwork`` or another with its steps; its weights are moved, not copied, to ``device`` and
-            ``dtype``.
+        network: a ``BottomUpNetwork`` or another with its steps; its weights are moved, not copied, to ``device``.
         device: "cpu", "cuda", ...
-        dtype: float32, or bfloat16 for speed; boxes and probabilities are float32 in any case.
         rule: how many regions, and which; None: the fixed 36.
         weights_sha256: of the weights file, for the record.
     """
@@ -81,11 +79,10 @@ class TorchDetector:
         network: BottomUpNetwork,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
         rule: SelectionRule | None = None,
         weights_sha256: str | None = None,
     ) -> None:
-        self.network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()
+        self.network = network.to(device=device, memory_format=torch.channels_last).eval()
         self.device, self.rule, self.weights_sha256 = torch.device(device), rule or SelectionRule(), weights_sha256
         self.spec = network.spec
         self.feature_dim, self.num_classes = self.spec.feature_dim, self.spec.num_classes
