@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -148,6 +148,7 @@ def load_detector(
         raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}.")
     rule = SelectionRule(*min_max_boxes)
     file = open_weights(path)
+    network: Any  # with the steps of BottomUpNetwork
     logger.info("%s: %s, sha256 %s", file.path, file.dialect.name, file.sha256)
     if backend != "torch":
         try:
@@ -196,4 +197,4 @@ def export_classifier(weights: str | os.PathLike, out: str | os.PathLike) -> Exp
     )
     with atomic_path(out) as temporary:
         np.savez(temporary, weight=weight, bias=bias, background="first", weights_sha256=file.sha256)
-    return Exported(file.dialect.name, *weight.shape, file.sha256)
+    return Exported(file.dialect.name, weight.shape[0], weight.shape[1], file.sha256)

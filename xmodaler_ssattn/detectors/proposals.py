@@ -118,8 +118,8 @@ def choose_proposals(
     kept = suppress(
         boxes.cpu().numpy(), scores.cpu().numpy(), spec.rpn_nms, geometry=spec.geometry, limit=spec.post_nms_topk
     )
-    kept = torch.from_numpy(kept).to(boxes.device)
-    return Proposals(boxes[kept], scores[kept])
+    rows = torch.from_numpy(kept).to(boxes.device)
+    return Proposals(boxes[rows], scores[rows])
 
 
 def _best(scores: torch.Tensor, count: int) -> torch.Tensor:
