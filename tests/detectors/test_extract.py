@@ -117,7 +117,7 @@ def test_numbers_that_are_not_finite_fail_their_picture_alone(pictures, tmp_path
 def test_nothing_is_written_when_every_picture_fails(pictures, tmp_path):
     for path in pictures.values():
         path.write_text("no picture")
-    with pytest.raises(NothingExtracted, match="Not one of the 7 pictures could be used") as caught:
+    with pytest.raises(NothingExtracted, match="None of the 7 pictures could be used") as caught:
         run(pictures, tmp_path / "r.h5")
     assert len(caught.value.failed) == COUNT
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

@@ -28,7 +28,7 @@ class NothingExtracted(UserError):
     """Not one picture could be used; ``failed`` says why, one sentence each."""
 
     def __init__(self, failed: list[str]) -> None:
-        super().__init__(f"Not one of the {len(failed)} pictures could be used:\n{numbered(failed)}")
+        super().__init__(f"None of the {len(failed)} pictures could be used:\n{numbered(failed)}")
         self.failed = failed
 
 
