@@ -165,7 +165,7 @@ def test_only_bad_pictures_are_an_error(tmp_path, scenes, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jpg").write_text("nothing")
     assert extract(tmp_path / "in", scenes / "region_maker.npz", tmp_path / "r.h5") == 2
-    assert "Not one of the 1 pictures could be used" in capsys.readouterr().err
+    assert "None of the 1 pictures could be used" in capsys.readouterr().err
     assert not (tmp_path / "r.h5").exists()
 
 

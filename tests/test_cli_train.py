@@ -107,13 +107,18 @@ def test_weights_of_another_model_are_refused_with_what_does_not_fit(data, run, 
     assert code == 2 and "has unknown 5 weights: decoder.ss_attention" in capsys.readouterr().err
 
 
-def test_weights_that_hold_code_are_refused_and_do_not_run_it(data, tmp_path, capsys):
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_that_hold_code_are_refused_and_do_not_run_it(data, tmp_path, capsys, resume):
     class Evil:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
-    assert train(data, tmp_path, MODEL__WEIGHTS=tmp_path / "evil.pth") == 2
+    if resume:
+        (tmp_path / "last_checkpoint").write_text("evil.pth")
+        assert train(data, tmp_path, "--resume") == 2
+    else:
+        assert train(data, tmp_path, MODEL__WEIGHTS=tmp_path / "evil.pth") == 2
     assert "evil.pth is refused: it asks for" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
 

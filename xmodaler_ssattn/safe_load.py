@@ -6,7 +6,6 @@ containers are told apart by their content: torch's zip archive, torch's older s
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import io
 import os
@@ -14,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -99,7 +98,7 @@ def _named_errors(what: str, path: str) -> Iterator[None]:
         raise UserError(f"{what}: {path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
 
 
-def _open_zip(file: BinaryIO) -> tuple[Any, dict[str, Place]]:
+def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
     """torch's zip archive: <name>/data.pkl and the storages as <name>/data/<key>, uncompressed."""
     with zipfile.ZipFile(file) as archive:
         members = _members(archive.infolist(), os.fstat(file.fileno()).st_size)
@@ -134,7 +133,7 @@ def _members(infos: Iterable[zipfile.ZipInfo], size: int) -> dict[str, zipfile.Z
     return members
 
 
-def _data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+def _data_offset(file: io.BufferedReader, info: zipfile.ZipInfo) -> int:
     file.seek(info.header_offset)
     header = file.read(30)
     if header[:4] != ZIP_START:
@@ -148,7 +147,7 @@ def _check_byte_order(little: bool) -> None:
         raise RefusedPickle("it was written on a big-endian machine; save it again on this one")
 
 
-def _open_stream(file: BinaryIO) -> tuple[Any, dict[str, Place]]:
+def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
     """A plain pickle, or torch's older form: magic number, version, machine, content, storage keys, storages."""
     content = PlainUnpickler(file).load()
     if type(content) is not int or content != LEGACY_MAGIC:
@@ -173,7 +172,7 @@ def _open_stream(file: BinaryIO) -> tuple[Any, dict[str, Place]]:
 class _Reader:
     """Makes what a pickle describes; each storage is read once, when it is first needed."""
 
-    def __init__(self, file: BinaryIO, places: Mapping[str, Place], checksums: bool) -> None:
+    def __init__(self, file: io.BufferedReader, places: Mapping[str, Place], checksums: bool) -> None:
         self._file, self._places, self._checksums = file, places, checksums
         self._size = os.fstat(file.fileno()).st_size
         self._storages: dict[str, torch.UntypedStorage] = {}
@@ -195,15 +194,16 @@ class _Reader:
         if type(value) in (tuple, set):
             return type(value)(map(self.read, value))
         if type(value) is list:
-            made = self._made[id(value)] = []  # known before it is filled: it may hold itself
-            made.extend(map(self.read, value))
-            return made
+            items: list[Any] = []
+            self._made[id(value)] = items  # known before it is filled: it may hold itself
+            items.extend(map(self.read, value))
+            return items
         if isinstance(value, dict):
             made = self._made[id(value)] = value.make() if isinstance(value, StoredDict) else {}
             for key, item in value.items():
                 made[self.read(key)] = self.read(item)
-            if isinstance(made, collections.OrderedDict) and value.metadata is not None:
-                made._metadata = self.read(value.metadata)
+            if isinstance(value, StoredDict) and value.metadata is not None:
+                vars(made)["_metadata"] = self.read(value.metadata)
             return made
         raise RefusedPickle(f"it holds a {type(value).__name__} that is neither a tensor nor a plain value")
 
@@ -217,9 +217,9 @@ class _Reader:
             raise EOFError(f"storage {key} has {found:,} bytes, expected {wanted:,}")
         raw = torch.empty(wanted, dtype=torch.uint8)
         self._file.seek(place.offset)
-        if self._file.readinto(raw.numpy()) != wanted:
+        if self._file.readinto(raw.numpy().data) != wanted:
             raise EOFError(f"storage {key} ends too early")
-        if self._checksums and place.crc is not None and zlib.crc32(raw.numpy()) != place.crc:
+        if self._checksums and place.crc is not None and zlib.crc32(raw.numpy().data) != place.crc:
             raise EOFError(f"storage {key} has another checksum than when it was written")
         self._storages[key] = raw.untyped_storage()
         return self._storages[key]

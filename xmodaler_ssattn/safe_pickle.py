@@ -121,6 +121,7 @@ class _Admitted:
     """What a pickle gets in place of a global: it can be called, and nothing of it can be set."""
 
     __slots__ = ("_make",)
+    _make: Callable[..., Any]
 
     def __init__(self, make: Callable[..., Any]) -> None:
         object.__setattr__(self, "_make", make)
@@ -221,7 +222,7 @@ def _check_lengths(file: BinaryIO) -> None:
     memo: a few bytes could take all memory of the machine.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > count:
             raise RefusedPickle(f"it remembers its object number {argument:,}, and has {count:,} so far")
 
 

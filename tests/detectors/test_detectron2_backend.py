@@ -61,7 +61,7 @@ def test_every_step_from_the_same_input_gives_the_same(both):
     image, scale = preprocess(picture(120, 150), short=192, long=320, mean=ours.spec.pixel_mean)
     height, width = image.shape[1:]
     trunk, other = ours.trunk(image), theirs.trunk(image)
-    # Norms folded in double or applied in single precision: rounding alone.
+    # Norms folded in double or applied in single precision: they differ only by rounding.
     assert trunk.shape == other.shape
     assert (trunk - other).abs().max() < 1e-4 * trunk.abs().max()
     proposals, others = ours.propose(trunk, height, width, scale), theirs.propose(trunk, height, width, scale)

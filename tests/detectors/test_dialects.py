@@ -41,7 +41,7 @@ def test_a_network_written_in_a_dialect_and_read_again_says_the_same(kind, seed)
     with torch.inference_mode():
         for ours, theirs in zip(network.trunk(PICTURE), again.trunk(PICTURE)):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 if seed else 0)
-        # From here on alike, lest a rounding of the trunk decides which of two equal proposals is kept.
+        # From here on one trunk, so that rounding cannot decide which of two equal proposals is kept.
         trunk = network.trunk(PICTURE)
         boxes = network.propose(trunk, 96, 128, 1.0).boxes_px[:20]
         described = [

@@ -200,7 +200,8 @@ def test_a_detectron2_that_builds_another_network_is_not_used(state):
 def test_the_classifier_has_the_background_first_wherever_the_file_has_it(tmp_path, networks, kind):
     weights = weights_of(networks[kind])
     export_classifier(saved(tmp_path / "w.pth", weights), tmp_path / "c.npz")
-    weight, bias = (np.load(tmp_path / "c.npz")[name] for name in ("weight", "bias"))
+    with np.load(tmp_path / "c.npz") as written:
+        weight, bias = written["weight"], written["bias"]
     rows = weights["roi_heads.box_predictor.cls_score.weight"].numpy()
     place = 0 if kind == "caffe" else 12
     assert weight.shape == (13, 128) and np.array_equal(weight[0], rows[place])

@@ -1,6 +1,5 @@
 """Pictures in, regions out: the torch backend as a whole, on a network of a few thousand parameters."""
 
-import copy
 import functools
 
 import numpy as np
@@ -135,14 +134,6 @@ def test_a_thread_of_a_picture_is_refused():
 
 def test_without_attributes():
     assert detector(num_attributes=None).detect(picture()).attributes is None
-
-
-def test_half_precision_says_about_the_same():
-    full = detector().detect(picture())
-    half = TorchDetector(copy.deepcopy(network("caffe")), dtype=torch.bfloat16).detect(picture())
-    assert half.features.dtype == half.class_probs.dtype == np.float32
-    assert abs(half.features.mean() - full.features.mean()) < 0.1 * full.features.mean()
-    assert abs(half.confidence.mean() - full.confidence.mean()) < 0.1
 
 
 def test_a_box_beyond_the_rounded_border_ends_at_the_picture():

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xmodaler_ssattn.detectors.dialects import BOX_PRED, KINDS, NORM, NORM_EPS, Dialect, Weights
+from xmodaler_ssattn.detectors.backbone import NORM_EPS
+from xmodaler_ssattn.detectors.dialects import BOX_PRED, KINDS, NORM, Dialect, Weights
 from xmodaler_ssattn.detectors.network import BottomUpNetwork, Described
 from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import features_in_chunks

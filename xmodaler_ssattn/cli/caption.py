@@ -154,8 +154,6 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
     print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
     photos = list(enumerate(map(Path, dict.fromkeys(args.photos)), 1))
     for number, path, found in detect_all(detector, photos, args.batch):
-        if not isinstance(found, UserError) and not len(found.boxes_px):
-            found = UserError(f"{path}: the detector found no region in it.")
         if isinstance(found, UserError):
             failed.append(str(found))
             continue

@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
 from xmodaler_ssattn.detectors.detected import Detected, Detector
-from xmodaler_ssattn.detectors.loading import BACKENDS, load_detector
+from xmodaler_ssattn.detectors.spec import BACKENDS
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
-from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
 MIN_MAX = (36, 36)
 
@@ -30,6 +26,8 @@ class SampleDetector:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
+        from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
+
         self._maker = SceneRegionMaker.load(path)
         self.feature_dim = self._maker.feature_dim
         self.num_classes = self._maker.num_classes - 1
@@ -39,6 +37,10 @@ class SampleDetector:
         self.strangers = 0
 
     def detect(self, image_bgr: np.ndarray) -> Detected:
+        from PIL import Image
+
+        from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
+
         picture = Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1]))
         self.strangers += not looks_drawn(picture)
         regions = self._maker(picture)
@@ -94,11 +96,15 @@ def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[De
             )
         detector = SampleDetector(path)
         return detector, detector.max_boxes
+    from xmodaler_ssattn.detectors.loading import load_detector
+
     _check_device(args.device)
     return load_detector(path, backend=args.backend, device=args.device, min_max_boxes=boxes), boxes[1]
 
 
 def _check_device(name: str | None) -> None:
+    import torch
+
     try:
         device = torch.device("cpu" if name is None else name)
     except RuntimeError:

@@ -12,24 +12,24 @@ from torch import nn
 
 from xmodaler_ssattn.detectors.spec import DetectorSpec
 
+NORM_EPS = 1e-5
+
 
 def fold_norm(
     weight: torch.Tensor,
-    bias: torch.Tensor | None,
     gamma: torch.Tensor,
     beta: torch.Tensor,
     running_mean: torch.Tensor,
     running_var: torch.Tensor,
-    eps: float = 1e-5,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the convolution that equals ``norm(conv(x))``; computed in double and rounded once.
 
     Args:
-        weight: (out, in, kh, kw); bias: (out,) or None.
+        weight: (out, in, kh, kw), of a convolution without bias.
         gamma, beta, running_mean, running_var: (out,), the batch norm's.
     """
-    scale = gamma.double() / (running_var.double() + eps).sqrt()
-    shift = beta.double() + ((0 if bias is None else bias.double()) - running_mean.double()) * scale
+    scale = gamma.double() / (running_var.double() + NORM_EPS).sqrt()
+    shift = beta.double() - running_mean.double() * scale
     return (weight.double() * scale[:, None, None, None]).to(weight.dtype), shift.to(weight.dtype)
 
 

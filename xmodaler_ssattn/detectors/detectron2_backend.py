@@ -168,8 +168,6 @@ class Detectron2Network(nn.Module):
                 self.attributes = RegionHead(spec)
             own = {name.removeprefix("head."): tensor for name, tensor in head.items()}
             self.attributes.load_state_dict(own, strict=True, assign=True)
-        # `to` would change the type of detectron2's buffers; it computes in float32.
-        self.dtype = torch.float32
 
     def trunk(self, image: torch.Tensor) -> torch.Tensor:
         """(3, h, w) -> (1, C, H, W)."""

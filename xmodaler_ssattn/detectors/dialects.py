@@ -38,7 +38,6 @@ Weights = Mapping[str, torch.Tensor]
 
 PUBLISHED_CLASSES, PUBLISHED_WIDTH = 1600, 64
 NORM = ("weight", "bias", "running_mean", "running_var")
-NORM_EPS = 1e-5
 # Ours -> theirs, by the beginning of a name.
 LAYERS = {
     "backbone.": "backbone.",
@@ -81,7 +80,7 @@ class Dialect:
 
     name: str  # "milvlg-caffe", "airsplay" or "milvlg-d2", as in ``spec.name``
     spec: DetectorSpec
-    attribute_layers: tuple[str, str, str]  # the file's names of the attribute head's embedding, hidden layer, scores
+    attribute_layers: tuple[str, ...]  # the file's names of the attribute head's embedding, hidden layer, scores
 
     def theirs(self, name: str) -> str:
         """The file's name for one of the network's parameters."""
@@ -92,7 +91,7 @@ class Dialect:
         return LAYERS[start] + name.removeprefix(start)
 
 
-KINDS: dict[str, tuple[Callable[..., DetectorSpec], tuple[str, str, str]]] = {
+KINDS: dict[str, tuple[Callable[..., DetectorSpec], tuple[str, ...]]] = {
     "milvlg-caffe": (
         DetectorSpec.caffe,
         tuple(f"roi_heads.box_predictor.{name}" for name in ("cls_embed", "attr_linear1", "attr_linear2")),
@@ -147,7 +146,7 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
     return dialect
 
 
-def _sizes(shapes: Shapes, attribute_layers: tuple[str, str, str], no_attribute: str) -> dict:
+def _sizes(shapes: Shapes, attribute_layers: tuple[str, ...], no_attribute: str) -> dict:
     """The fields of a spec that follow from the shapes."""
     width = shapes["backbone.stem.conv1.weight"][0]
     blocks = tuple(
@@ -259,6 +258,6 @@ def to_network_state(weights: Weights, dialect: Dialect, part: str = "") -> dict
             state[name] = weights[theirs].float()
             if normed:
                 norm = [weights[norm_name] for norm_name in _norm_names(theirs)]
-                state[name], bias = fold_norm(state[name], None, *norm, NORM_EPS)
+                state[name], bias = fold_norm(state[name], *norm)
                 state[f"{name.removesuffix('weight')}bias"] = bias
     return state

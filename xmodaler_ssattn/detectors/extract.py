@@ -28,7 +28,7 @@ class NothingExtracted(UserError):
     """Not one picture could be used; ``failed`` says why, one sentence each."""
 
     def __init__(self, failed: list[str]) -> None:
-        super().__init__(f"Not one of the {len(failed)} pictures could be used:\n{numbered(failed)}")
+        super().__init__(f"None of the {len(failed)} pictures could be used:\n{numbered(failed)}")
         self.failed = failed
 
 
@@ -147,8 +147,6 @@ def _write(
             try:
                 if isinstance(detected, UserError):
                     raise detected
-                if not len(detected.boxes_px):
-                    raise UserError(f"{path}: the detector found no region in it.")
                 writer.write(
                     image_id,
                     detected.width,
@@ -182,13 +180,16 @@ def _write(
 
 
 def detect_all(detector: Any, pictures: Iterable[tuple[int, Path]], batch: int = 1) -> Iterator[tuple[int, Path, Any]]:
-    """Each picture's (id, path, Detected), in the order given; a ``UserError`` in place of Detected if it failed."""
+    """Each picture's (id, path, Detected), in the order given; or a ``UserError`` if it failed or has no region."""
     decoded = decode_ahead(pictures, max(READERS, 2 * batch))
     while chunk := list(islice(decoded, batch)):
         good = [item for item in chunk if not isinstance(item[2], UserError)]
         results = dict(zip((item[0] for item in good), _detect(detector, good)))
         for image_id, path, pixels in chunk:
-            yield image_id, path, results.get(image_id, pixels)
+            found = results.get(image_id, pixels)
+            if not isinstance(found, UserError) and np.shape(found.boxes_px)[:1] == (0,):
+                found = UserError(f"{path}: the detector found no region in it.")
+            yield image_id, path, found
 
 
 def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[Any]:

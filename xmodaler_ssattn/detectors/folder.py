@@ -38,7 +38,9 @@ def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--images: {folder} is not a folder, expected one with pictures.")
-    names, others, subfolders = [], [], []
+    names: list[str] = []
+    others: list[str] = []
+    subfolders: list[str] = []
     for place, below, files in os.walk(folder):
         here = Path(place).relative_to(folder)
         below[:] = sorted(name for name in below if not name.startswith("."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from xmodaler_ssattn.detectors.dialects import (
 )
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
 from xmodaler_ssattn.detectors.selection import SelectionRule
-from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.spec import BACKENDS, DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector
 from xmodaler_ssattn.detectors.weights import read_weights
 from xmodaler_ssattn.errors import UserError
@@ -30,7 +30,6 @@ from xmodaler_ssattn.files import atomic_path, sha256_of
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "detectron2")
 INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 # Anchors in a file that are further than this from ours are of another network.
 ANCHOR_TOLERANCE_PX = 2.0
@@ -149,6 +148,7 @@ def load_detector(
         raise UserError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}.")
     rule = SelectionRule(*min_max_boxes)
     file = open_weights(path)
+    network: Any  # with the steps of BottomUpNetwork
     logger.info("%s: %s, sha256 %s", file.path, file.dialect.name, file.sha256)
     if backend != "torch":
         try:
@@ -197,4 +197,4 @@ def export_classifier(weights: str | os.PathLike, out: str | os.PathLike) -> Exp
     )
     with atomic_path(out) as temporary:
         np.savez(temporary, weight=weight, bias=bias, background="first", weights_sha256=file.sha256)
-    return Exported(file.dialect.name, *weight.shape, file.sha256)
+    return Exported(file.dialect.name, weight.shape[0], weight.shape[1], file.sha256)

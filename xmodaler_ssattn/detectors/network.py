@@ -75,7 +75,7 @@ class RegionHead(nn.Module):
 
     def class_probs(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(R, D) -> probabilities (R, C + 1) background first, and the best row of ``cls_score`` (R,)."""
-        logits = self.cls_score(features).float()
+        logits = self.cls_score(features)
         probs = logits.softmax(dim=1)
         return probs if self.spec.background == "first" else probs.roll(1, dims=1), logits.argmax(dim=1)
 
@@ -88,7 +88,7 @@ class RegionHead(nn.Module):
 
     def deltas(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """(R, D), (R,) 0-based classes without background -> (R, 4)."""
-        deltas = self.bbox_pred(features).float().view(len(features), self.spec.num_classes, 4)
+        deltas = self.bbox_pred(features).view(len(features), self.spec.num_classes, 4)
         return deltas[torch.arange(len(features), device=features.device), classes]
 
 
@@ -111,13 +111,9 @@ class BottomUpNetwork(nn.Module):
         self.head = RegionHead(spec)
         self.cell_anchors_px = cell_anchors(spec.anchors, spec.anchor_sizes)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.backbone.stem.conv1.weight.dtype
-
     def trunk(self, image: torch.Tensor) -> torch.Tensor:
         """(3, h, w) -> (1, C, H, W)."""
-        return self.backbone(image[None].to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return self.backbone(image[None].contiguous(memory_format=torch.channels_last))
 
     def propose(self, trunk: torch.Tensor, height: int, width: int, scale: float) -> Proposals:
         """See ``choose_proposals``."""
@@ -140,15 +136,15 @@ class BottomUpNetwork(nn.Module):
     def features(self, bins: torch.Tensor) -> torch.Tensor:
         """(n, C, P, P) -> (n, D) float32: res5, then the mean over the bins."""
         bins = bins.contiguous(memory_format=torch.channels_last)
-        return self.res5(bins).float().mean(dim=(2, 3))
+        return self.res5(bins).mean(dim=(2, 3))
 
     def describe(self, features: torch.Tensor, boxes_px: torch.Tensor, height: int, width: int) -> Described:
         """Class, attribute and final box of each region from its feature (R, D)."""
-        spec, typed = self.spec, features.to(self.dtype)
-        class_probs, best_row = self.head.class_probs(typed)
-        attributes = None if spec.num_attributes is None else self.head.attributes(typed, best_row)
+        spec = self.spec
+        class_probs, best_row = self.head.class_probs(features)
+        attributes = None if spec.num_attributes is None else self.head.attributes(features, best_row)
         if spec.boxes == "regressed":
-            deltas = self.head.deltas(typed, class_probs[:, 1:].argmax(dim=1))
+            deltas = self.head.deltas(features, class_probs[:, 1:].argmax(dim=1))
             boxes_px = move_boxes(boxes_px, deltas, geometry=spec.geometry, weights=spec.box_weights)
             boxes_px = clip_boxes(boxes_px, height, width, spec.geometry)
         return Described(boxes_px, features, class_probs, attributes)

@@ -18,7 +18,11 @@ SMALLEST_SIDE = 3
 
 
 def picture_scale(height: int, width: int, short: int = 600, long: int = 1000) -> float:
-    """s = short / min(h, w), or long / max(h, w) where the first would make the long side longer than ``long``."""
+    """s = short / min(h, w), or long / max(h, w) where the first would make the long side longer than ``long``.
+
+    >>> picture_scale(480, 640), picture_scale(400, 1000)
+    (1.25, 1.0)
+    """
     scale = short / min(height, width)
     if round(scale * max(height, width)) > long:
         scale = long / max(height, width)

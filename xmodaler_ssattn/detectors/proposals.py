@@ -37,9 +37,9 @@ def by_anchor(logits: torch.Tensor, deltas: torch.Tensor, spec: DetectorSpec) ->
         deltas: (1, 4A, H, W).
 
     Returns:
-        scores (H W A,) and deltas (H W A, 4), float32.
+        scores (H W A,) and deltas (H W A, 4).
     """
-    scores, deltas = logits[0].float(), deltas[0].float()
+    scores, deltas = logits[0], deltas[0]
     if spec.rpn_logits == "pair":
         scores = scores.view(2, spec.num_anchors, *scores.shape[1:]).softmax(dim=0)[1]
     deltas = deltas.view(spec.num_anchors, 4, *deltas.shape[1:])
@@ -118,8 +118,8 @@ def choose_proposals(
     kept = suppress(
         boxes.cpu().numpy(), scores.cpu().numpy(), spec.rpn_nms, geometry=spec.geometry, limit=spec.post_nms_topk
     )
-    kept = torch.from_numpy(kept).to(boxes.device)
-    return Proposals(boxes[kept], scores[kept])
+    rows = torch.from_numpy(kept).to(boxes.device)
+    return Proposals(boxes[rows], scores[rows])
 
 
 def _best(scores: torch.Tensor, count: int) -> torch.Tensor:

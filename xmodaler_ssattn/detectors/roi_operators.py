@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Pooled(ABC):
-    """The bins of R boxes: ``pooled[a:b]`` is (b - a, C, P, P), in the map's precision."""
+    """The bins of R boxes: ``pooled[a:b]`` is (b - a, C, P, P)."""
 
     boxes_px: torch.Tensor
 
@@ -158,14 +158,14 @@ class AlignPooled(Pooled):
 
     def __getitem__(self, boxes: slice) -> torch.Tensor:
         height, width, channels = self._maps.shape
-        rows, columns = self._rows[boxes].to(self._maps.dtype), self._columns[boxes].to(self._maps.dtype)
+        rows, columns = self._rows[boxes], self._columns[boxes]
         lines = rows.reshape(-1, height) @ self._maps.view(height, width * channels)
         bins = columns[:, None] @ lines.view(-1, self._bins, width, channels)
         return bins.permute(0, 3, 1, 2)
 
 
 class TorchvisionPooled(Pooled):
-    """torchvision's operators, in float32, as their CPU versions need."""
+    """torchvision's operators."""
 
     def __init__(
         self, features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int, samples: int | None = None
@@ -174,14 +174,10 @@ class TorchvisionPooled(Pooled):
         self._stride, self._samples = stride, samples
 
     def __getitem__(self, boxes: slice) -> torch.Tensor:
-        ops, features = torchvision_ops(), self._features.float()
+        arguments = self._features, [self.boxes_px[boxes]], self._bins, 1.0 / self._stride
         if self._samples is None:
-            bins = ops.roi_pool(features, [self.boxes_px[boxes]], self._bins, 1.0 / self._stride)
-        else:
-            bins = ops.roi_align(
-                features, [self.boxes_px[boxes]], self._bins, 1.0 / self._stride, self._samples, aligned=True
-            )
-        return bins.to(self._features.dtype)
+            return torchvision_ops().roi_pool(*arguments)
+        return torchvision_ops().roi_align(*arguments, self._samples, aligned=True)
 
 
 @functools.cache

@@ -48,6 +48,10 @@ def suppress(
 
     Returns:
         (k,) int64 indices of the kept boxes, best first; equal scores in the order given.
+
+    >>> boxes = np.float32([[0, 0, 9, 9], [0, 0, 9, 8], [50, 50, 59, 59]])  # the first two have IoU 0.9
+    >>> suppress(boxes, np.float32([0.5, 0.8, 0.7]), 0.3).tolist()
+    [1, 2]
     """
     order = np.argsort(-scores, kind="stable")
     limit = len(order) if limit is None else limit

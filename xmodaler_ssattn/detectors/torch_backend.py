@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 
 from xmodaler_ssattn.detectors.detected import Detected
-from xmodaler_ssattn.detectors.network import BottomUpNetwork
 from xmodaler_ssattn.detectors.preprocess import preprocess
 from xmodaler_ssattn.detectors.roi_operators import Pooled
 from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
@@ -51,7 +51,7 @@ def select_detected(
     )
 
 
-def features_in_chunks(network: BottomUpNetwork, pooled: Sequence[Pooled], chunk: int) -> torch.Tensor:
+def features_in_chunks(network: Any, pooled: Sequence[Pooled], chunk: int) -> torch.Tensor:
     """(sum of R, D) float32: features of all regions of one or more pictures, ``chunk`` regions at a time."""
     parts = [network.features(bins[at : at + chunk]) for bins in pooled for at in range(0, len(bins), chunk)]
     return torch.cat(parts) if parts else pooled[0].boxes_px.new_empty(0, network.spec.feature_dim)
@@ -68,24 +68,21 @@ class TorchDetector:
     """See ``Detector``.
 
     Args:
-        network: a ``BottomUpNetwork`` or another with its steps; its weights are moved, not copied, to ``device`` and
-            ``dtype``.
+        network: a ``BottomUpNetwork`` or another with its steps; its weights are moved, not copied, to ``device``.
         device: "cpu", "cuda", ...
-        dtype: float32, or bfloat16 for speed; boxes and probabilities are float32 in any case.
         rule: how many regions, and which; None: the fixed 36.
         weights_sha256: of the weights file, for the record.
     """
 
     def __init__(
         self,
-        network: BottomUpNetwork,
+        network: Any,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
         rule: SelectionRule | None = None,
         weights_sha256: str | None = None,
     ) -> None:
-        self.network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()
+        self.network = network.to(device=device, memory_format=torch.channels_last).eval()
         self.device, self.rule, self.weights_sha256 = torch.device(device), rule or SelectionRule(), weights_sha256
         self.spec = network.spec
         self.feature_dim, self.num_classes = self.spec.feature_dim, self.spec.num_classes
@@ -118,7 +115,16 @@ class TorchDetector:
         for image, own, place in zip(images_bgr, features.split([len(bins) for bins in pooled]), places):
             boxes, height, width, scale = place
             described = network.describe(own, boxes, height, width)
-            boxes, own, probs, attributes = (None if x is None else x.cpu().numpy() for x in described)
-            boxes = boxes / np.float32(scale)
-            found.append(select_detected(image.shape[1], image.shape[0], boxes, own, probs, attributes, self.rule))
+            attributes = described.attributes
+            found.append(
+                select_detected(
+                    image.shape[1],
+                    image.shape[0],
+                    described.boxes_px.cpu().numpy() / np.float32(scale),
+                    described.features.cpu().numpy(),
+                    described.class_probs.cpu().numpy(),
+                    None if attributes is None else attributes.cpu().numpy(),
+                    self.rule,
+                )
+            )
         return found
