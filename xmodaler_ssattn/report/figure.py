@@ -156,11 +156,11 @@ def _draw_cell(axes: Axes, row: Row, column: int, colours: Mapping[str, str], x:
         shown.thumbnail((COLUMN * DPI // 72, COLUMN * DPI // 72), Image.Resampling.LANCZOS)
         axes.imshow(shown, extent=(inset, inset + width, y + height, y))
     words = ["(no caption)"] if caption is None else words_of(caption)
-    found = [colours.get(object_words.get(word)) for word in words]
+    found = [colours.get(object_words.get(word, "")) for word in words]
     if isinstance(caption, GroundedCaption):
-        for word, colour in zip(caption.words, found):
+        for grounded, colour in zip(caption.words, found):
             if colour is not None:
-                x1, y1, x2, y2 = (value * scale for value in word.box_px)
+                x1, y1, x2, y2 = (value * scale for value in grounded.box_px)
                 size = max(0, x2 - x1), max(0, y2 - y1)
                 axes.add_patch(Rectangle((inset + x1, y + y1), *size, fill=False, linewidth=2, edgecolor=colour))
     line, left = y + height + LINE, 0.0

@@ -176,7 +176,7 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
     models: list[dict[str, Any] | None] = []
     for model, cider in zip(source.models, numbers.cider):
         image = model.images.get(image_id)
-        entry = None
+        entry: dict[str, dict[str, Any]] | None = None
         if image is not None:
             entry = {}
             for kind, caption in versions(image).items():
@@ -188,7 +188,7 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
                 if image_id in cider.get(kind, ()):
                     entry[kind]["c"] = round(cider[kind][image_id], 4)
         models.append(entry)
-    row = {"i": image_id, "s": size_of(source, image_id), "p": picture, "m": models}
+    row: dict[str, Any] = {"i": image_id, "s": size_of(source, image_id), "p": picture, "m": models}
     if truth is not None:
         row["k"] = list(truth.boxes)
     return row

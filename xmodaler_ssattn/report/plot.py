@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -30,7 +32,7 @@ MOST_MARKS = 40
 """A line of at most this many points gets a mark at each of them, with its value as a tooltip."""
 WIDTH, HEIGHT = 4.2, 2.5
 """Of one panel, inches."""
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none", "pdf.fonttype": 42, "text.parse_math": False,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9, "axes.titlesize": 10,
     "lines.linewidth": 1.4, "lines.markersize": 3.5, "axes.formatter.limits": (-2, 5),
@@ -123,11 +125,12 @@ def to_svg(figure: Figure, name: str) -> str:
     ElementTree.register_namespace("", _SVG[1:-1])
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ElementTree.fromstring(buffer.getvalue())
-    root.remove(root.find(f"{_SVG}defs"))  # a style for all elements, also for those of a page around this one
+    for style in root.findall(f"{_SVG}defs")[:1]:  # for all elements, also for those of a page around this one
+        root.remove(style)
     root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
     for group in root.iter(f"{_SVG}g"):
-        line = lines.get(group.attrib.pop("id", ""))
-        if line is not None:
-            for mark, (x, y) in zip(group.iter(f"{_SVG}use"), line.get_xydata()):
-                ElementTree.SubElement(mark, f"{_SVG}title").text = f"{line.get_label()}, {x:g}: {y:.4g}"
+        drawn = lines.get(group.attrib.pop("id", ""))
+        if drawn is not None:
+            for mark, (x, y) in zip(group.iter(f"{_SVG}use"), np.asarray(drawn.get_xydata())):
+                ElementTree.SubElement(mark, f"{_SVG}title").text = f"{drawn.get_label()}, {x:g}: {y:.4g}"
     return ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -159,7 +159,8 @@ def _read_truths(source: Source, folder: Path) -> dict[int, Truth]:
         raise UserError(f"--annotations: {folder} is not a folder; expected the one that `xmodaler prepare` wrote.")
     if not source.splits:
         source.notices.append("The results do not name their split, so no annotations were read.")
-    shown, truths = set(source.image_ids), {}
+    shown = set(source.image_ids)
+    truths: dict[int, Truth] = {}
     for split in source.splits:
         path = folder / f"{split}.json"
         if path.is_file():
@@ -175,7 +176,8 @@ def _truth(image: Mapping[str, Any]) -> Truth:
     for caption in image["captions"]:
         for phrase in caption["phrases"]:
             if phrase["class"] is not None and phrase["boxes"]:
-                boxes.setdefault(phrase["class"], {})[tuple(union_box(phrase["boxes"]))] = None
+                x1, y1, x2, y2 = union_box(phrase["boxes"])
+                boxes.setdefault(phrase["class"], {})[x1, y1, x2, y2] = None
     size = (float(image["width"]), float(image["height"]))
     return Truth(size, tuple(image["captions"]), {name: tuple(found) for name, found in boxes.items()})
 
@@ -195,6 +197,6 @@ def size_of(source: Source, image_id: int) -> tuple[float, float] | None:
     """(width, height) of an image, pixels: what the results say, else the annotations."""
     for model in source.models:
         for caption in versions(model.images[image_id]).values() if image_id in model.images else ():
-            if getattr(caption, "image_size", None) is not None:
-                return tuple(map(float, caption.image_size))
+            if (size := getattr(caption, "image_size", None)) is not None:
+                return float(size[0]), float(size[1])
     return source.truths[image_id].size if image_id in source.truths else None

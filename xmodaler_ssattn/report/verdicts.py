@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.report.source import Box
@@ -20,7 +22,7 @@ def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
     """RIGHT when an annotated box overlaps by more than 0.5 as the metric counts, else WRONG; ABSENT without a box."""
     if not annotated:
         return ABSENT
-    overlaps = iou_gvd([list(box_px)] * len(annotated), [list(box) for box in annotated])
+    overlaps = iou_gvd(np.asarray([box_px] * len(annotated)), np.asarray(annotated))
     return RIGHT if bool((overlaps > IOU_THRESHOLD).any()) else WRONG
 
 
