@@ -77,6 +77,7 @@ def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathL
         keys.IMAGE_SIZE: np.array([regions.width, regions.height], dtype=np.float32),
     }
     if inputs.num_classes is not None:
+        assert regions.class_probs is not None  # the dataset and the caption command have compared C
         sample[keys.CLASS_PROBS] = torch.from_numpy(regions.class_probs[keep])
     return sample
 

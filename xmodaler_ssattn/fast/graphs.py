@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ BUCKET = 4
 # Shapes that are captured; each keeps the memory of a step.
 LIMIT = 8
 # What the model reads of a batch up to the states.
-_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, *keys.PER_REGION)
+_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, *(key for key in keys.PER_REGION if key != keys.BOXES_PX))
 
 Backend = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
 
@@ -104,7 +105,7 @@ class CapturedForcing:
             return False
         return True
 
-    def _capture(self, shape: _Shape, values: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
+    def _capture(self, shape: _Shape, values: tuple[Tensor, ...]) -> Any:
         logging.getLogger(__name__).info("Capturing a graph for %s", shape)
         # The sample tensors become the graph's input buffers: not ours, which belong to the batch.
         values = tuple(value.clone() for value in values)
@@ -133,9 +134,9 @@ class _Shape(nn.Module):
         return self.captions, self.steps, self.padded, self.sampling, self.names
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        model = self._model()
+        model: Any = self._model()
         *fields, tokens, ss_prob = values
-        batch = dict(zip(self.names, fields, strict=True))
+        batch: dict[str, Any] = dict(zip(self.names, fields, strict=True))
         images, regions = batch[kfg.ATT_FEATS].shape[:2]
         rows = images * self.captions
         batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # only says whether some are padded

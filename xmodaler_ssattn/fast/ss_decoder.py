@@ -5,6 +5,8 @@ Letters: N captions, M words in all, H hidden size.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +20,7 @@ from xmodaler_ssattn.modeling.ss_attention import TopDownAttention
 from xmodaler_ssattn.precision import product_dtype
 
 
-def rolls_out(decoder: nn.Module) -> bool:
+def rolls_out(decoder: Any) -> bool:
     """Whether ``roll_out`` equals ``decoder.forward`` word by word.
 
     Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), a beta that depends on the

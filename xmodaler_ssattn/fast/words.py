@@ -6,6 +6,7 @@ Letters: N captions (longest first), M words in all, packed step after step, V v
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.sampling import replace_some
 
 
-def packs(token_embed: nn.Module) -> bool:
+def packs(token_embed: Any) -> bool:
     """Whether an embedding may be given words without their place in the caption."""
     return (
         follows(token_embed, TokenBaseEmbedding)
@@ -43,7 +44,7 @@ class WordSource:
 
     def __init__(
         self,
-        token_embed: nn.Module,
+        token_embed: Any,
         tokens: Tensor,
         sizes: list[int],
         rows: Tensor,
@@ -92,7 +93,7 @@ class WordSource:
         return self._x1 if self._x1 is not None else self._product(slice(0, len(self._tokens)))
 
 
-def _without_dropout(token_embed: nn.Module, tokens: Tensor) -> Tensor:
+def _without_dropout(token_embed: Any, tokens: Tensor) -> Tensor:
     dropout, token_embed.embeddings_dropout = token_embed.embeddings_dropout, None
     try:
         return token_embed({kfg.G_TOKENS_IDS: tokens})[kfg.G_TOKEN_EMBED]

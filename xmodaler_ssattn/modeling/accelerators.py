@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from xmodaler_ssattn.modeling.forcing import WordStates
-from xmodaler_ssattn.modeling.loop import WordModel
 
 
 class Forcing(Protocol):
     """Teacher forcing that equals ``forcing.word_states``, or None where it would not. One object per captioner."""
 
-    def __call__(self, model: WordModel, batch: dict, ss_prob: float) -> WordStates | None: ...
+    def __call__(self, model: Any, batch: dict, ss_prob: float) -> WordStates | None: ...
 
 
 @dataclass

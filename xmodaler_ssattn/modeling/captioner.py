@@ -249,11 +249,11 @@ class GroundedCaptioner(BaseEncoderDecoder):
     def _predict(self, states: WordStates, targets: Tensor) -> dict:
         """G_LOGITS (M, V) of M words, or their CROSS_ENTROPY ()."""
         predictor, hidden, fused = self.predictor, states.hidden, ATTACHED.linear_cross_entropy
-        layer = getattr(predictor, "logits", None)
-        fuses = self.fuse_loss and fused is not None and self.predicts_from_state
-        if fuses and follows(layer, nn.Linear) and layer.bias is not None:
-            hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
-            return {keys.CROSS_ENTROPY: fused(hidden, layer.weight, layer.bias, targets)}
+        if self.fuse_loss and fused is not None and self.predicts_from_state:
+            layer = predictor.logits
+            if follows(layer, nn.Linear) and layer.bias is not None:
+                hidden = hidden if predictor.dropout is None else predictor.dropout(hidden)
+                return {keys.CROSS_ENTROPY: fused(hidden, layer.weight, layer.bias, targets)}
         logits = predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS] if states.logits is None else states.logits
         logits = at_least_float32(logits)
         # With another layer in place of the predictor's own: the same loss, without its saving of memory.

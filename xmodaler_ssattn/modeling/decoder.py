@@ -265,7 +265,7 @@ class SSAttentionDecoder(GroundedDecoder):
 def _check(cfg) -> None:
     """Refuse settings that cannot work, all at once."""
     ss = cfg.MODEL.SS_ATTENTION
-    problems = []
+    problems: list[str] = []
     if ss.ENABLED:  # else gamma = alpha, which reads nothing that a stock meta-architecture drops
         reason = "whose preprocess_batch drops positions, class probabilities and the raw features"
         problems += filter(None, [needs_grounded_captioner(cfg, "SSAttentionDecoder", reason)])

@@ -7,6 +7,7 @@ module, it would compute something else than the plain version, and training and
 from __future__ import annotations
 
 from types import FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _NOT_COMPUTING = {"__init__", "reset_parameters", "extra_repr", "__repr__"}
 
 
-def follows(module: nn.Module, definition: type[nn.Module], *methods: str) -> bool:
+def follows(module: Any, definition: type[nn.Module], *methods: str) -> bool:
     """Whether ``methods`` of ``module`` are those of the class ``definition``, and no hook changes its calls.
 
     Args:

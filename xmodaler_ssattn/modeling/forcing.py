@@ -101,10 +101,12 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
         return replace_some(word, source[-1].detach(), ss_prob, sample)
 
     each_word(model, model.with_rows(rows, len(tokens)), tokens[:, 0], tokens.shape[1], next_word)
-    packed_hidden, packed_logits = (
-        torch.stack(parts).flatten(0, 1)[plan.cells] if parts else None for parts in (hidden, logits)
-    )
-    return WordStates(inputs, packed_hidden, plan.words, plan.order[plan.rows], packed_logits)
+
+    def packed(steps: list[Tensor]) -> Tensor:
+        return torch.stack(steps).flatten(0, 1)[plan.cells]
+
+    captions = plan.order[plan.rows]
+    return WordStates(inputs, packed(hidden), plan.words, captions, packed(logits) if logits else None)
 
 
 def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:

@@ -5,7 +5,7 @@ Letters: B images, K regions (padded), T words.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -47,14 +47,13 @@ def captions_from_decoding(
         ground_by: the weights whose argmax is a word's region, one of ``GROUND_BY``.
         save_attention: put the weights on the captions.
     """
-    beta = batch.get(keys.BETA)
-    if ground_by == "beta" and beta is None:
+    if ground_by == "beta" and batch.get(keys.BETA) is None:
         raise ValueError("captions_from_decoding: ground_by is 'beta', but the model has no beta.")
     ids = decoded.sents.cpu().numpy()
     logp = decoded.logp
     scores = logp.detach().double().sum(-1).tolist() if logp is not None else [None] * len(ids)
-    alpha, gamma = (_array(weights) for weights in (decoded.alpha, decoded.gamma))
-    beta = _array(beta) if beta is not None else None
+    alpha, gamma = _array(decoded.alpha), _array(decoded.gamma)
+    beta: Any = None if batch.get(keys.BETA) is None else _array(batch[keys.BETA])
     boxes = batch[keys.BOXES_PX].cpu().numpy()
     sizes = batch[keys.IMAGE_SIZE].cpu().tolist()
     captions = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,11 +99,11 @@ class GroundedDecodeStrategy(DecodeStrategy):
             bos_token_id=0,
             eos_token_id=0,
         )
-        self.vocab = _vocabulary(vocab_path) if vocab_path else None
+        words = _vocabulary(vocab_path) if vocab_path else []
+        self.vocab: Any = words or None
         self.ground_by = ground_by
         self.save_attention = save_attention
-        known = self.vocab is not None and UNK in self.vocab
-        self.unk_token_id = self.vocab.index(UNK) if suppress_unk and known else None
+        self.unk_token_id = words.index(UNK) if suppress_unk and UNK in words else None
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -207,9 +207,9 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
         search = _BeamSearch(self, model, dict(batched_inputs))
         each_word(model, search.inputs, search.word.reshape(-1), self.max_seq_len, search.next_word)
         out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), search.final_scores.shape[1])
-        paths = search.best_paths(out_size)
-        sents, logp = self._padded(paths.sents, self.eos_token_id), self._padded(paths.logp, 0.0)
-        best = Decoded(sents[:, 0], logp[:, 0], paths.alpha[:, 0].float(), paths.gamma[:, 0].float())
+        sents, logp, alpha, gamma = search.best_paths(out_size)
+        sents, logp = self._padded(sents, self.eos_token_id), self._padded(logp, 0.0)
+        best = Decoded(sents[:, 0], logp[:, 0], alpha[:, 0].float(), gamma[:, 0].float())
         return {
             kfg.IDS: batched_inputs[kfg.IDS],
             kfg.G_SENTS_IDS: sents.squeeze(1) if out_size == 1 else sents,
@@ -244,7 +244,7 @@ class _BeamSearch:
         self.scores = feats.new_zeros((self.images, 1), dtype=torch.float32)
         self.finished = torch.zeros_like(self.scores, dtype=torch.bool)
         self.word = torch.full_like(self.scores, strategy.bos_token_id, dtype=torch.long)
-        self.final_scores: Tensor | None = None
+        self.final_scores: Any = None  # (B, W) after the first step
         self.steps: list[_BeamStep] = []
         self._before = dict(inputs)
 
@@ -287,8 +287,11 @@ class _BeamSearch:
             if self.inputs.get(key) is not None:
                 self.inputs[key] = self.inputs[key].index_select(0, going)
 
-    def best_paths(self, out_size: int) -> Decoded:
-        """Follow the best ``out_size`` beams from the last step to the first; shapes gain an axis W after B.
+    def best_paths(self, out_size: int) -> list[Tensor]:
+        """Follow the best ``out_size`` beams from the last step to the first.
+
+        Returns:
+            word ids, log-probabilities, alpha and gamma: (B, out_size, t) and (B, out_size, t, K).
 
         An image that had ended keeps its beams and says nothing more: the end again, at no cost.
         """
@@ -306,7 +309,7 @@ class _BeamSearch:
                 of_all[step.active] = values
                 parts.append(of_all)
             beam = beam.index_copy(0, step.active, parent)
-        return Decoded(*(torch.stack(parts[::-1], dim=2) for parts in collected))
+        return [torch.stack(parts[::-1], dim=2) for parts in collected]
 
 
 def best_candidates(scores: Tensor, count: int) -> Tensor:
