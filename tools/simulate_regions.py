@@ -27,6 +27,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # The matrices of an image are small: more threads wait for each other, and might add numbers in another order.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -39,10 +40,11 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 from xmodaler_ssattn.worlds.simulated import (
     AnnotationsAssumptions,
+    AnnotationsSource,
     CaptionsAssumptions,
+    CaptionsSource,
     Settings,
-    simulate_from_annotations,
-    simulate_from_captions,
+    simulate,
 )
 
 SCALED = 500  # val and test images when --images is given
@@ -105,7 +107,7 @@ def _add_assumptions(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def assumptions_of(args: argparse.Namespace, option: str) -> CaptionsAssumptions | AnnotationsAssumptions:
+def assumptions_of(args: argparse.Namespace, option: str) -> Any:
     """The assumptions of the world of `option`, as far as they are given.
 
     Raises:
@@ -137,18 +139,14 @@ def run(args: argparse.Namespace) -> None:
     splits = read_splits(args.split_ids) if args.split_ids else None
     sizes = (args.regions, args.feature_dim, args.num_classes)
     settings = Settings(args.seed, counts_of(args), *sizes, args.dtype, args.shuffled)
-    more = {"splits": splits, "workers": args.workers}
+    source: AnnotationsSource | CaptionsSource
     if args.annotations is not None:
         what, assumptions = "Captions, phrases and boxes are real, regions", assumptions_of(args, "--annotations")
-        manifest, made = simulate_from_annotations(
-            args.annotations, args.out, settings, assumptions, noun_lemma, **more
-        )
+        source = AnnotationsSource(args.annotations, noun_lemma, assumptions, splits)
     else:
         what, assumptions = "Boxes and features", assumptions_of(args, "--captions")
-        classes = read_classes(args.classes)
-        manifest, made = simulate_from_captions(
-            args.captions, args.out, settings, assumptions, classes, noun_lemma, **more
-        )
+        source = CaptionsSource(args.captions, read_classes(args.classes), noun_lemma, assumptions, splits)
+    manifest, made = simulate(source, args.out, settings, workers=args.workers)
     found = ", ".join(f"{split} {counts['images']:,}" for split, counts in manifest["counts"].items())
     print(
         f"{'Made' if made else 'It was there already:'} {args.out}: images {found}; a region reaches (IoU > 0.5) "

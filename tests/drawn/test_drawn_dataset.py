@@ -1,4 +1,4 @@
-"""The whole sample data set, small: files, contents, reuse."""
+"""The whole data set of drawn scenes, small: files, contents, reuse."""
 
 import json
 import os
@@ -34,23 +34,23 @@ def draw(folder, **arguments):
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory):
+def scenes(tmp_path_factory):
     return draw(tmp_path_factory.mktemp("drawn") / "sample", **SMALL)
 
 
-def test_the_official_layout_is_there_and_readable(sample):
-    splits = read_splits(sample.folder / "split_ids_flickr30k_entities.json")
+def test_the_official_layout_is_there_and_readable(scenes):
+    splits = read_splits(scenes.folder / "split_ids_flickr30k_entities.json")
     assert [len(splits[name]) for name in ("train", "val", "test")] == [20, 2, 2]
     for image_id in (*splits["train"], *splits["val"], *splits["test"]):
-        captions = read_sentences(sample.folder / "Sentences" / f"{image_id}.txt")
-        objects = read_objects(sample.folder / "Annotations" / f"{image_id}.xml")
-        with Image.open(sample.folder / "Images" / f"{image_id}.jpg") as picture:
+        captions = read_sentences(scenes.folder / "Sentences" / f"{image_id}.txt")
+        objects = read_objects(scenes.folder / "Annotations" / f"{image_id}.xml")
+        with Image.open(scenes.folder / "Images" / f"{image_id}.jpg") as picture:
             assert picture.size == (objects.width, objects.height)
         assert len(captions) == 5 and not objects.problems
 
 
-def test_prepared_annotations_know_class_and_boxes_of_every_object_word(sample):
-    annotations = read_annotations(sample.folder / "train.json", "train")
+def test_prepared_annotations_know_class_and_boxes_of_every_object_word(scenes):
+    annotations = read_annotations(scenes.folder / "train.json", "train")
     assert annotations.header["classes"] == list(CLASS_NAMES)
     grounded = 0
     for image in annotations.images:
@@ -60,37 +60,37 @@ def test_prepared_annotations_know_class_and_boxes_of_every_object_word(sample):
                     assert phrase["class"] == singular(caption["tokens"][phrase["head"]])
                     grounded += 1
     assert grounded > 100
-    assert read_vocabulary(sample.folder / "vocabulary.txt").model_size == sample.manifest["vocabulary_size"]
-    reference = json.loads((sample.folder / "grounding_test.json").read_text())
+    assert read_vocabulary(scenes.folder / "vocabulary.txt").model_size == scenes.manifest["vocabulary_size"]
+    reference = json.loads((scenes.folder / "grounding_test.json").read_text())
     assert len(reference["annotations"]) == 2
 
 
-def test_the_region_store_holds_every_image_with_the_regions_of_its_pixels(sample):
-    store = RegionStore(sample.folder / "regions.h5")
+def test_the_region_store_holds_every_image_with_the_regions_of_its_pixels(scenes):
+    store = RegionStore(scenes.folder / "regions.h5")
     assert (len(store), store.num_regions, store.feature_dim, store.num_classes) == (24, 36, 32, 16)
-    maker = SceneRegionMaker.load(sample.folder / "region_maker.npz")
+    maker = SceneRegionMaker.load(scenes.folder / "region_maker.npz")
     for image_id in store.ids[[0, 23]].tolist():
         regions = store.read(image_id)
         np.testing.assert_allclose(regions.class_probs.sum(axis=1), 1.0, atol=1e-4)
         best = regions.class_probs[:, 1:].max(axis=1)
         assert (np.diff(best) <= 0).all()
         # The file was made from the pixels of the JPEG: the maker finds the same in it.
-        with Image.open(sample.folder / "Images" / f"{image_id}.jpg") as picture:
+        with Image.open(scenes.folder / "Images" / f"{image_id}.jpg") as picture:
             again = maker(picture, image_id, regions.boxes_px)
         np.testing.assert_array_equal(again.boxes_px, regions.boxes_px)
         np.testing.assert_allclose(again.class_probs, regions.class_probs, atol=1e-5)
         np.testing.assert_allclose(again.features, regions.features, atol=2e-3, rtol=2e-3)  # stored as float16
 
 
-def test_the_manifest_says_what_the_configs_need(sample):
-    assert sample.new and sample.manifest["num_classes"] == 16
-    assert sample.manifest["reach"] > 0.95 and 0 < sample.manifest["top1"] < 1
-    assert sample.manifest["parameters"]["splits"] == [20, 2, 2]
+def test_the_manifest_says_what_the_configs_need(scenes):
+    assert scenes.new and scenes.manifest["num_classes"] == 16
+    assert scenes.manifest["reach"] > 0.95 and 0 < scenes.manifest["top1"] < 1
+    assert scenes.manifest["parameters"]["splits"] == [20, 2, 2]
 
 
-def test_the_result_depends_on_the_seed_and_not_on_the_number_of_workers(sample, tmp_path):
+def test_the_result_depends_on_the_seed_and_not_on_the_number_of_workers(scenes, tmp_path):
     two = draw(tmp_path / "two", **{**SMALL, "workers": 2})
-    first, second = contents(sample.folder), contents(two.folder)
+    first, second = contents(scenes.folder), contents(two.folder)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name] and not name.endswith(".npz")] == []
     other = draw(tmp_path / "other", **{**SMALL, "seed": 5})
@@ -98,11 +98,11 @@ def test_the_result_depends_on_the_seed_and_not_on_the_number_of_workers(sample,
     assert contents(other.folder)[f"Sentences/{image_id}.txt"] != first[f"Sentences/{image_id}.txt"]
 
 
-def test_a_finished_folder_is_used_again(sample):
-    before = {path: path.stat().st_mtime_ns for path in sample.folder.iterdir()}
-    again = draw(sample.folder, **SMALL)
-    assert not again.new and again.manifest == dict(sample.manifest)
-    assert before == {path: path.stat().st_mtime_ns for path in sample.folder.iterdir()}
+def test_a_finished_folder_is_used_again(scenes):
+    before = {path: path.stat().st_mtime_ns for path in scenes.folder.iterdir()}
+    again = draw(scenes.folder, **SMALL)
+    assert not again.new and again.manifest == dict(scenes.manifest)
+    assert before == {path: path.stat().st_mtime_ns for path in scenes.folder.iterdir()}
 
 
 @pytest.mark.parametrize("damage", ["vocabulary.txt", "Images/100001.jpg", "manifest", "parameters"])

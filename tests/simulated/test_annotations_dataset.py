@@ -22,16 +22,15 @@ from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.floors import read_floors
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP
-from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions, Settings, simulate_from_annotations
+from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions, AnnotationsSource, Settings, simulate
 
 EVERY = 120
 SMALL = Settings(seed=3, counts=(6, 2, 2), feature_dim=16, num_classes=20, shuffled=True)
 
 
-def make(folder, out, settings=SMALL, assumptions=None, **changes):
-    return simulate_from_annotations(
-        folder, out, settings, assumptions or AnnotationsAssumptions(), noun_lemma, **changes
-    )
+def make(folder, out, settings=SMALL, assumptions=None, splits=None):
+    source = AnnotationsSource(folder, noun_lemma, assumptions or AnnotationsAssumptions(), splits)
+    return simulate(source, out, settings)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions, Settings, dataset, simulate_from_captions
+from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions, CaptionsSource, Settings, dataset, simulate
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "flickr30k_entities" / "ss_attn.yaml")
@@ -30,10 +30,14 @@ def captions(tmp_path_factory):
     return write_captions(tmp_path_factory.mktemp("said") / "captions.json.gz", invented_captions(40, 6, 6))
 
 
+def source(captions, assumptions=None):
+    return CaptionsSource(captions, CLASSES, lemma, assumptions or CaptionsAssumptions())
+
+
 @pytest.fixture(scope="module")
 def made(captions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "data"
-    manifest, new = simulate_from_captions(captions, folder, SMALL, CaptionsAssumptions(), CLASSES, lemma)
+    manifest, new = simulate(source(captions), folder, SMALL)
     assert new
     return folder, manifest
 
@@ -45,7 +49,7 @@ def tool():
 
 def again(captions, folder, assumptions=None, **changes):
     settings = dataclasses.replace(SMALL, **changes)
-    return simulate_from_captions(captions, folder, settings, assumptions or CaptionsAssumptions(), CLASSES, lemma)
+    return simulate(source(captions, assumptions), folder, settings)
 
 
 def numbers(folder, image_id):
@@ -182,7 +186,7 @@ def test_a_finished_folder_is_left_as_it_is(made, captions):
 
 
 def test_the_number_of_workers_changes_nothing(made, captions, tmp_path):
-    simulate_from_captions(captions, tmp_path / "two", SMALL, CaptionsAssumptions(), CLASSES, lemma, workers=2)
+    simulate(source(captions), tmp_path / "two", SMALL, workers=2)
     assert contents(tmp_path / "two") == contents(made[0])
 
 

@@ -95,8 +95,9 @@ def describe(images: Sequence[Regions]) -> dict[str, Any]:
         "confidence_quantiles": None,
         "confidence_and_log_area": None,
     }
-    if all(image.class_probs is not None for image in images):
-        confidence = np.concatenate([image.class_probs[:, 1:].max(axis=1) for image in images])
+    known = [image.class_probs[:, 1:].max(axis=1) for image in images if image.class_probs is not None]
+    if len(known) == len(images):
+        confidence = np.concatenate(known)
         found["confidence"] = _rounded(confidence.mean())
         found["confidence_quantiles"] = [_rounded(q) for q in np.percentile(confidence, QUANTILES)]
         found["confidence_and_log_area"] = _correlation(confidence, log_area)

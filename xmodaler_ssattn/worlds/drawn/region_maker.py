@@ -179,7 +179,7 @@ class SceneRegionMaker:
     def save(self, path: str | os.PathLike) -> None:
         """Write all of it as npz; nothing in it is pickled."""
         with atomic_path(path) as temporary:
-            np.savez(temporary, **self._arrays, class_names=self.class_names, num_regions=self.num_regions)
+            np.savez(temporary, **self._arrays, class_names=self.class_names, num_regions=self.num_regions)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SceneRegionMaker:

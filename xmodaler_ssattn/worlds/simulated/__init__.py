@@ -10,17 +10,19 @@ class_priors                  what is usual for a class; names of one thing
 *_layout                      where the objects are, and what nobody mentions
 world                         the vectors of classes and words
 detector, appearance          a detector's errors; V and c of its boxes
-*_dataset, dataset            all of it, in a folder; what both worlds write
+dataset, *_dataset            all of it, in a folder; what each world adds
 """
 
-from xmodaler_ssattn.worlds.simulated.annotations_dataset import simulate_from_annotations
+from xmodaler_ssattn.worlds.simulated.annotations_dataset import AnnotationsSource
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, CaptionsAssumptions, Settings
-from xmodaler_ssattn.worlds.simulated.captions_dataset import simulate_from_captions
+from xmodaler_ssattn.worlds.simulated.captions_dataset import CaptionsSource
+from xmodaler_ssattn.worlds.simulated.dataset import simulate
 
 __all__ = [
     "AnnotationsAssumptions",
+    "AnnotationsSource",
     "CaptionsAssumptions",
+    "CaptionsSource",
     "Settings",
-    "simulate_from_annotations",
-    "simulate_from_captions",
+    "simulate",
 ]

@@ -11,105 +11,89 @@ import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
 from xmodaler_ssattn.data.subset import select_annotations
+from xmodaler_ssattn.data.written import PrepareReport
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import Regions, RegionStore
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, describe
-from xmodaler_ssattn.worlds.simulated import dataset
 from xmodaler_ssattn.worlds.simulated.annotations_content import AnnotatedImage, problems_of, understand_record
 from xmodaler_ssattn.worlds.simulated.annotations_layout import AnnotationsWorld, Donors, collect_donors, real_layout
 from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, Settings
+from xmodaler_ssattn.worlds.simulated.dataset import REGIONS, Simulated, Source, Splits
 from xmodaler_ssattn.worlds.simulated.detector import detect_real
 from xmodaler_ssattn.worlds.simulated.layout import Layout
 from xmodaler_ssattn.worlds.simulated.world import make_world
 from xmodaler_ssattn.worlds.statistics import AREAS, region_statistics
 
-SOURCE = "simulated around real boxes: captions, phrases and boxes are real, features do not come from pictures"
 MEASURED_IMAGES = 200  # their regions are compared with the real ones
 LISTED = 20  # ids of the images named in the manifest
 
 
-def simulate_from_annotations(
-    annotations_dir: str | os.PathLike,
-    out_dir: str | os.PathLike,
-    settings: Settings,
-    assumptions: AnnotationsAssumptions,
-    lemma: Callable[[str], str],
-    *,
-    splits: Mapping[str, Sequence[int]] | None = None,
-    workers: int = 1,
-) -> tuple[Mapping[str, Any], bool]:
-    """Write the data set; the folder appears whole. One that was made with the same arguments is left as it is.
+class AnnotationsSource(Source):
+    """A folder of ``xmodaler prepare annotations``.
 
     Args:
-        annotations_dir: folder of ``xmodaler prepare annotations``.
+        folder: with real boxes.
         lemma: word -> lemma, for the heads of phrases without a class.
         splits: split -> ids to use, each in its own split of the annotations.
-        workers: processes; the result is the same.
-
-    Returns:
-        the manifest, and whether the folder was made by this call.
 
     Raises:
-        UserError: unusable annotations, all problems at once; not enough images; a folder that holds something else.
+        UserError: unusable annotations, all problems at once.
     """
-    annotations_dir, out_dir = Path(annotations_dir), Path(out_dir)
-    records, split_of, classes = _read(annotations_dir, functools.cache(lemma))
-    if splits is not None:
-        strange = [i for split in SPLITS for i in splits[split] if split_of.get(i, split) != split]
+
+    assumptions: AnnotationsAssumptions
+    title = "simulated around real boxes: captions, phrases and boxes are real, features do not come from pictures"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        lemma: Callable[[str], str],
+        assumptions: AnnotationsAssumptions,
+        splits: Splits | None = None,
+    ) -> None:
+        self.folder, self.assumptions, self.splits = Path(folder), assumptions, splits
+        self._records, self.split_of, self.classes = _read(self.folder, functools.cache(lemma))
+        strange = [i for split, ids in (splits or {}).items() for i in ids if self.split_of.get(i, split) != split]
         if strange:
             raise UserError(f"{len(strange)} images are in another split of the annotations, e.g. {strange[:5]}.")
-    chosen = dataset.choose_images(split_of, splits, settings.counts, settings.seed)
-    source = {"annotations_sha256": {split: sha256_of(annotations_dir / file_name(split)) for split in SPLITS}}
-    wanted = dataset.identity(source, classes, settings, assumptions, chosen)
-    found = dataset.finished(out_dir, wanted)
-    if found is not None:
-        return found, False
-    dataset.check_sizes(settings, classes, chosen)
-    ids = [image_id for split in SPLITS for image_id in chosen[split]]
-    # Distractors come from all training images, so that they do not depend on how many are taken.
-    training = [records[image_id] for image_id, split in split_of.items() if split == "train"]
-    needed = {record.image_id: record for record in (*training, *(records[image_id] for image_id in ids))}.values()
-    unnamed, named = settings.num_classes - 1 - len(classes), frozenset(classes)
-    raise_all(
-        (problem for record in needed for problem in problems_of(record, named, unnamed)),
-        f"The annotations in {annotations_dir} cannot be simulated",
-    )
-    world = make_world(settings, assumptions, classes, set().union(*(record.words for record in needed)))
-    donors = collect_donors(training, assumptions)
-    with dataset.new_folder(out_dir) as folder:
-        report = select_annotations(annotations_dir, folder, chosen)
-        make = functools.partial(_simulate, world, records, donors)
-        written = dataset.write_regions(folder / dataset.REGIONS, settings, ids, make, workers, SOURCE)
-        chosen_records = [records[image_id] for image_id in ids]
-        counts = _count((layout for layout, _ in written), chosen_records, settings.num_regions)
-        if settings.shuffled:
-            dataset.write_shuffled(folder, chosen, settings)
-        manifest = dataset.write_manifest(
-            folder,
-            wanted,
-            SOURCE,
-            settings,
-            report,
-            _measure(folder, ids, counts),
-            reasons={field.name: field.metadata["reason"] for field in dataclasses.fields(assumptions)},
-            sha256={name: sha256_of(folder / name) for name in sorted(os.listdir(folder))},
+        self.digest = {"annotations_sha256": {split: sha256_of(self.folder / file_name(split)) for split in SPLITS}}
+
+    def build(self, settings: Settings, chosen: Splits) -> Callable[[int], Simulated]:
+        # Distractors come from all training images, so that they do not depend on how many are taken.
+        training = [self._records[image_id] for image_id, split in self.split_of.items() if split == "train"]
+        others = [self._records[image_id] for split in SPLITS if split != "train" for image_id in chosen[split]]
+        unnamed, named = settings.num_classes - 1 - len(self.classes), frozenset(self.classes)
+        raise_all(
+            (problem for record in training + others for problem in problems_of(record, named, unnamed)),
+            f"The annotations in {self.folder} cannot be simulated",
         )
-    return manifest, True
+        words = set().union(*(record.words for record in training + others))
+        world = make_world(settings, self.assumptions, self.classes, words)
+        return functools.partial(_simulate, world, self._records, collect_donors(training, self.assumptions))
+
+    def write(
+        self, folder: Path, chosen: Splits, written: Iterator[Simulated], workers: int
+    ) -> tuple[PrepareReport, dict[str, Any], dict[str, Any]]:
+        report = select_annotations(self.folder, folder, chosen)
+        counts = _count(written, self._records)
+        reasons = {field.name: field.metadata["reason"] for field in dataclasses.fields(self.assumptions)}
+        measured = _measure(folder, counts)
+        digests = {name: sha256_of(folder / name) for name in sorted(os.listdir(folder))}
+        return report, measured, {"reasons": reasons, "sha256": digests}
 
 
 def _simulate(
     world: AnnotationsWorld, records: Mapping[int, AnnotatedImage], donors: Donors, image_id: int
-) -> dataset.Simulated:
+) -> Simulated:
     return simulate_annotated(world, records[image_id], donors)
 
 
@@ -151,15 +135,16 @@ def _read(folder: Path, lemma: Callable[[str], str]) -> tuple[dict[int, Annotate
     return records, split_of, classes[0]
 
 
-def _count(layouts: Iterable[Layout], records: Sequence[AnnotatedImage], num_regions: int) -> dict[str, Any]:
-    """What the images hold; the layouts come in the order of the records."""
+def _count(written: Iterable[Simulated], records: Mapping[int, AnnotatedImage]) -> dict[str, Any]:
+    """What the images hold."""
     counts: Counter[str] = Counter()
     without_box, crowded = [], []
-    for layout, record in zip(layouts, records, strict=True):
+    for layout, regions in written:
+        record = records[regions.image_id]
         objects = len(record.objects)
         if not objects:
             without_box.append(record.image_id)
-        if objects > num_regions:
+        if objects > len(regions.boxes_px):
             crowded.append(record.image_id)
         counts.update(
             objects=objects,
@@ -176,20 +161,17 @@ def _count(layouts: Iterable[Layout], records: Sequence[AnnotatedImage], num_reg
     }
 
 
-def _measure(folder: Path, ids: Sequence[int], world: dict[str, Any]) -> dict[str, Any]:
+def _measure(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
     """What the regions reach and look like."""
-    store = RegionStore(folder / dataset.REGIONS)
+    store = RegionStore(folder / REGIONS)
     images = chain.from_iterable(open_annotations(folder / file_name(split), split)[1] for split in SPLITS)
-    found = {
-        name: None if math.isnan(value) else round(value, 4) for name, value in region_statistics(images, store).items()
-    }
+    found = region_statistics(images, store)
+    rounded = {name: None if math.isnan(value) else round(value, 4) for name, value in found.items()}
+    looks = describe([store.read(image_id) for image_id in store.ids[:MEASURED_IMAGES].tolist()])
     return {
-        "reach": found["reach"],
-        "reach_by_area": {f"up to {high:g}": found[f"reach_to_{high:g}"] for high in AREAS},
-        "world": world,
-        "pixels": {
-            "simulated": describe([store.read(image_id) for image_id in ids[:MEASURED_IMAGES]]),
-            "bottom_up": BOTTOM_UP,
-        },
-        "phrase_words_reached": found["reach_of_words"],
+        "reach": rounded["reach"],
+        "reach_by_area": {f"up to {high:g}": rounded[f"reach_to_{high:g}"] for high in AREAS},
+        "world": counts,
+        "pixels": {"simulated": looks, "bottom_up": BOTTOM_UP},
+        "phrase_words_reached": rounded["reach_of_words"],
     }

@@ -14,6 +14,7 @@ away.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import functools
@@ -44,10 +45,95 @@ VERSION = 1
 MANIFEST, REGIONS, SHUFFLED = "simulated.json", "regions.h5", "regions_shuffled.h5"
 SHUFFLED_SOURCE = "simulated, then exchanged among images of a split: no image has its own regions"
 Simulated = tuple[Layout, Regions]
+Splits = Mapping[str, Sequence[int]]  # train, val and test -> image ids
+
+
+class Source(abc.ABC):
+    """What a data set is simulated from, and what is special to this world.
+
+    Attributes:
+        title: one sentence on what is real, for the manifest and the region file.
+        digest: what identifies the input, by its name in the manifest.
+        classes: in the order of the columns of c after the background.
+        split_of: image id -> its split in the input.
+        splits: split -> ids, instead of the input's own; None takes those.
+        assumptions: the numbers of the model.
+    """
+
+    title: str
+    digest: Mapping[str, Any]
+    classes: Sequence[str]
+    split_of: Mapping[int, str]
+    splits: Splits | None
+    assumptions: Assumptions
+
+    @abc.abstractmethod
+    def build(self, settings: Settings, chosen: Splits) -> Callable[[int], Simulated]:
+        """Sample the world; returns image id -> its layout and regions, as ``map_in_processes`` takes it."""
+
+    @abc.abstractmethod
+    def write(
+        self, folder: Path, chosen: Splits, written: Iterator[Simulated], workers: int
+    ) -> tuple[PrepareReport, Mapping[str, Any], Mapping[str, Any]]:
+        """Write the annotations; the region files are written while ``written`` is iterated over.
+
+        Returns:
+            the report on the annotations, and entries of the manifest before and after its counts.
+        """
+
+
+def simulate(
+    source: Source, out_dir: str | os.PathLike, settings: Settings, *, workers: int = 1
+) -> tuple[Mapping[str, Any], bool]:
+    """Write the data set; the folder appears whole. One that was made with the same arguments is left as it is.
+
+    Args:
+        workers: processes; the result is the same.
+
+    Returns:
+        the manifest, and whether the folder was made by this call.
+
+    Raises:
+        UserError: unusable input; not enough images; a folder that holds something else.
+    """
+    out_dir = Path(out_dir)
+    chosen = choose_images(source.split_of, source.splits, settings.counts, settings.seed)
+    wanted = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        **source.digest,
+        "classes": list(source.classes),
+        "settings": {**dataclasses.asdict(settings), "counts": [len(chosen[split]) for split in SPLITS]},
+        "assumptions": dataclasses.asdict(source.assumptions),
+        "images_sha256": hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest(),
+    }
+    found = finished(out_dir, wanted)
+    if found is not None:
+        return found, False
+    check_sizes(settings, source.classes, chosen)
+    make = source.build(settings, chosen)
+    with new_folder(out_dir) as folder:
+        written = write_regions(folder, settings, chosen, make, workers, source.title)
+        report, measured, more = source.write(folder, chosen, written, workers)
+        manifest = {
+            **wanted,
+            "source": source.title,
+            "seed": settings.seed,
+            "vocabulary_size": report.vocabulary.model_size,
+            "num_classes": settings.num_classes,
+            "feature_dim": settings.feature_dim,
+            "num_regions": settings.num_regions,
+            **measured,
+            "counts": {split: dict(counts) for split, counts in report.counts.items()},
+            **more,
+            "files": sorted([*os.listdir(folder), MANIFEST]),
+        }
+        write_json(folder / MANIFEST, manifest, indent=1)
+    return manifest, True
 
 
 def choose_images(
-    split_of: Mapping[int, str], splits: Mapping[str, Sequence[int]] | None, counts: Sequence[int] | None, seed: int
+    split_of: Mapping[int, str], splits: Splits | None, counts: Sequence[int] | None, seed: int
 ) -> dict[str, list[int]]:
     """Which images are taken of each split.
 
@@ -79,30 +165,6 @@ def choose_images(
     return chosen
 
 
-def identity(
-    source: Mapping[str, Any],
-    classes: Sequence[str],
-    settings: Settings,
-    assumptions: Assumptions,
-    chosen: Mapping[str, Sequence[int]],
-) -> dict[str, Any]:
-    """The part of the manifest that defines a data set; two folders with equal identities are equal.
-
-    Args:
-        source: the digest of the input, by its name in the manifest.
-        classes: in the order of the columns of c after the background.
-    """
-    return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        **source,
-        "classes": list(classes),
-        "settings": {**dataclasses.asdict(settings), "counts": [len(chosen[split]) for split in SPLITS]},
-        "assumptions": dataclasses.asdict(assumptions),
-        "images_sha256": hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest(),
-    }
-
-
 def finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The manifest when the folder was made with this identity and is complete, None when there is nothing.
 
@@ -123,7 +185,7 @@ def finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | No
     return manifest
 
 
-def check_sizes(settings: Settings, classes: Sequence[str], chosen: Mapping[str, Sequence[int]]) -> None:
+def check_sizes(settings: Settings, classes: Sequence[str], chosen: Splits) -> None:
     """Raise a ``UserError`` for sizes that cannot be."""
     least = {"num_regions": 1, "feature_dim": 1, "num_classes": len(classes) + 1}
     raise_all(
@@ -157,60 +219,35 @@ def new_folder(out_dir: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_manifest(
-    folder: Path,
-    wanted: Mapping[str, Any],
-    source: str,
-    settings: Settings,
-    report: PrepareReport,
-    measured: Mapping[str, Any],
-    **more: Any,
-) -> dict[str, Any]:
-    """Write the manifest of a finished folder.
-
-    Args:
-        wanted: the ``identity``.
-        source: one sentence, as in the region file.
-        measured, more: further entries, before and after the counts.
-    """
-    manifest = {
-        **wanted,
-        "source": source,
-        "seed": settings.seed,
-        "vocabulary_size": report.vocabulary.model_size,
-        "num_classes": settings.num_classes,
-        "feature_dim": settings.feature_dim,
-        "num_regions": settings.num_regions,
-        **measured,
-        "counts": {split: dict(counts) for split, counts in report.counts.items()},
-        **more,
-        "files": sorted([*os.listdir(folder), MANIFEST]),
-    }
-    write_json(folder / MANIFEST, manifest, indent=1)
-    return manifest
-
-
 # --- region files -------------------------------------------------------------------------------------
 def write_regions(
-    path: Path, settings: Settings, ids: Sequence[int], make: Callable[[int], Simulated], workers: int, source: str
+    folder: Path,
+    settings: Settings,
+    chosen: Splits,
+    make: Callable[[int], Simulated],
+    workers: int,
+    source: str,
 ) -> Iterator[Simulated]:
-    """Write the region file, and give each image's layout and regions (in the file's dtype) as they are written.
+    """Write the region files, and give each image's layout and regions (in the file's dtype) as they are written.
 
     Args:
-        make: image id -> its layout and regions; as ``map_in_processes`` takes it.
+        make: image id -> its layout and regions.
         workers: processes; the result is the same.
     """
+    ids = [image_id for split in SPLITS for image_id in chosen[split]]
     make = functools.partial(_in_dtype, make, np.dtype(settings.dtype))
-    with _writer(path, ids, settings, source) as writer:
+    with _writer(folder / REGIONS, ids, settings, source) as writer:
         made = map_in_processes(make, ids, workers)
         for layout, regions in progress(made, len(ids), "simulating images"):
             writer.write(**vars(regions))
             yield layout, regions
+    if settings.shuffled:
+        write_shuffled(folder, chosen, settings)
 
 
 def _in_dtype(make: Callable[[int], Simulated], dtype: np.dtype, image_id: int) -> Simulated:
     layout, regions = make(image_id)
-    features, class_probs = regions.features.astype(dtype), regions.class_probs.astype(dtype)
+    features, class_probs = regions.features.astype(dtype), np.asarray(regions.class_probs, dtype=dtype)
     return layout, dataclasses.replace(regions, features=features, class_probs=class_probs)
 
 
@@ -231,7 +268,7 @@ def derangement(ids: Sequence[int], seed: int, name: str = "") -> dict[int, int]
     return dict(zip(circle.tolist(), np.roll(circle, -1).tolist()))
 
 
-def write_shuffled(folder: Path, splits: Mapping[str, Sequence[int]], settings: Settings) -> None:
+def write_shuffled(folder: Path, splits: Splits, settings: Settings) -> None:
     """Copy the region file with every image's regions replaced by another one's.
 
     Boxes are stretched to the size of the image that they come to, so that p stays as it was.
