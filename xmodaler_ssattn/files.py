@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import gc
 import gzip
 import hashlib
 import json
@@ -203,9 +204,22 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
     """
     text = read_text(path, what)
     try:
-        return parse_json(text, finite=finite)
+        with _garbage_collection_paused():
+            return parse_json(text, finite=finite)
     except UserError as error:
         raise UserError(f"{what}: {path} is {error}") from error
+
+
+@contextlib.contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Parsing makes no garbage, but the collector would search the growing value again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:

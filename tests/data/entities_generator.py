@@ -83,3 +83,9 @@ def write_entities(folder: Path, captions: dict[str, dict], classes: set[str], s
         (folder / "Annotations" / f"{image_id}.xml").write_text(xml, encoding="utf-8")
         splits[entry["split"]].append(int(image_id))
     return splits
+
+
+def phrase(start, end, head, name, chain, *boxes):
+    """A phrase of an annotation file."""
+    boxes = [list(box) for box in boxes]
+    return {"start": start, "end": end, "head": head, "class": name, "chain": chain, "boxes": boxes}

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from data.entities_generator import phrase
 from xmodaler_ssattn.data.annotations import (
     annotation_header,
     coco_reference,
@@ -13,12 +14,6 @@ from xmodaler_ssattn.data.annotations import (
     read_annotations,
 )
 from xmodaler_ssattn.errors import UserError
-
-
-def phrase(start, end, head, name, chain, *boxes):
-    boxes = [list(box) for box in boxes]
-    return {"start": start, "end": end, "head": head, "class": name, "chain": chain, "boxes": boxes}
-
 
 CAPTION = {
     "raw": "Two men watch a dog .",

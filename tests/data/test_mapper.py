@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.entities_generator import phrase
 from toys import toy_config
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
@@ -23,25 +24,11 @@ BOXES = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [0, 50, 10, 60], [80, 0, 90,
 MAN, DOG = [0, 0, 10, 9], [51, 50, 61, 60]
 
 
-def phrase(start, end, boxes, head=None, name=None):
-    return {"start": start, "end": end, "head": head, "class": name, "chain": "1", "boxes": boxes}
-
-
 def image(image_id):
-    return {
-        "image_id": image_id,
-        "width": 100,
-        "height": 80,
-        "captions": [
-            {
-                "raw": "A man sees a dog .",
-                "tokens": ["a", "man", "sees", "a", "dog"],
-                "phrases": [phrase(0, 2, [MAN], 1, "man"), phrase(3, 5, [DOG], 4, "dog")],
-            },
-            {"raw": "A man .", "tokens": ["a", "man"], "phrases": [phrase(0, 2, [MAN], 1, "man")]},
-            {"raw": "Green grass .", "tokens": ["green", "grass"], "phrases": []},
-        ],
-    }
+    man, dog = phrase(0, 2, 1, "man", "1", MAN), phrase(3, 5, 4, "dog", "1", DOG)
+    said = {"A man sees a dog .": [man, dog], "A man .": [man], "Green grass .": []}
+    captions = [{"raw": raw, "tokens": raw.lower().split()[:-1], "phrases": found} for raw, found in said.items()]
+    return {"image_id": image_id, "width": 100, "height": 80, "captions": captions}
 
 
 @pytest.fixture

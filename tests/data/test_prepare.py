@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from data.entities_generator import real_captions, shared_data, write_entities
+from data.entities_generator import phrase, real_captions, shared_data, write_entities
 from xmodaler_ssattn.boxes import union_box
 from xmodaler_ssattn.data.annotations import read_annotations
 from xmodaler_ssattn.data.classes import class_of_phrase, read_classes
@@ -69,25 +69,11 @@ def test_an_image_becomes_a_record_with_classes_heads_and_boxes(official, tmp_pa
     assert (image["image_id"], image["width"], image["height"], len(image["captions"])) == (11, 100, 80, 5)
     men, dog = image["captions"][0]["phrases"]
     # XML counts from 1: 1..11 -> 0..10
-    assert men == {
-        "start": 0,
-        "end": 2,
-        "head": 1,
-        "class": "man",
-        "chain": "1",
-        "boxes": [[0, 0, 10, 20], [30, 0, 40, 40]],
-    }
-    assert dog == {"start": 3, "end": 5, "head": 4, "class": "dog", "chain": "2", "boxes": [[50, 50, 60, 60]]}
+    assert men == phrase(0, 2, 1, "man", "1", (0, 0, 10, 20), (30, 0, 40, 40))
+    assert dog == phrase(3, 5, 4, "dog", "2", (50, 50, 60, 60))
     they, it = image["captions"][3]["phrases"]
     assert they["chain"] is None and they["boxes"] == [] and it["class"] is None and it["boxes"] == [[50, 50, 60, 60]]
-    assert image["captions"][2]["phrases"][0] == {
-        "start": 3,
-        "end": 6,
-        "head": 5,
-        "class": "bench",
-        "chain": "3",
-        "boxes": [],
-    }
+    assert image["captions"][2]["phrases"] == [phrase(3, 6, 5, "bench", "3")]
 
 
 def test_all_files_of_the_folder_are_there_and_belong_together(official, tmp_path):
@@ -302,14 +288,7 @@ def test_gvds_own_files_are_taken_as_they_are(official, tmp_path):
     caption = annotations.images[0]["captions"][0]
     # the empty token at position 2 is dropped, so "dog" moves from 5 to 4
     assert caption["tokens"] == ["two", "men", "watch", "a", "dog"] and caption["raw"] == "Two men watch a dog"
-    assert caption["phrases"][1] == {
-        "start": 4,
-        "end": 5,
-        "head": 4,
-        "class": "dog",
-        "chain": None,
-        "boxes": [[50, 50, 60, 60]],
-    }
+    assert caption["phrases"][1] == phrase(4, 5, 4, "dog", None, (50, 50, 60, 60))
     assert report.vocabulary.words == ["two", "men", "watch", "a", "dog", "UNK"]
     assert json.loads((tmp_path / "out" / "lemmas.json").read_text()) == {"men": "man"}
     grounding = json.loads((tmp_path / "out" / "grounding_test.json").read_text())

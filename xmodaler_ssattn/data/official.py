@@ -14,7 +14,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from msgspec import Meta
 
-from xmodaler_ssattn.data.annotations import Box, Caption, Image
+from xmodaler_ssattn.data.annotations import Box, Caption, Image, Phrase
 from xmodaler_ssattn.data.classes import class_of_phrase
 from xmodaler_ssattn.data.entities import read_objects, read_sentences, token_of
 from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE
@@ -84,9 +84,9 @@ def load_entities(image_id: int, sentences: Path, objects_file: Path | None) -> 
     loaded.problems += [Problem(image_id, str(problem), "box") for problem in objects.problems]
     loaded.boxes = objects.boxes
     loaded.clipped = objects.clipped
-    made = []
+    made: list[Caption] = []
     for caption in captions:
-        phrases = []
+        phrases: list[Phrase] = []
         for phrase in caption.phrases:
             boxes = objects.boxes_px.get(phrase.chain, [])
             if not boxes and phrase.chain is not None and phrase.chain not in objects.without_box:
@@ -94,8 +94,8 @@ def load_entities(image_id: int, sentences: Path, objects_file: Path | None) -> 
                 words = " ".join(caption.tokens[phrase.start : phrase.end])
                 message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {objects_file}."
                 loaded.problems.append(Problem(image_id, message, "boxes of the phrase"))
-            place = {"start": phrase.start, "end": phrase.end}
-            phrases.append({**place, "head": None, "class": None, "chain": phrase.chain, "boxes": boxes})
+            start, end, chain = phrase.start, phrase.end, phrase.chain
+            phrases.append({"start": start, "end": end, "head": None, "class": None, "chain": chain, "boxes": boxes})
         made.append({"raw": caption.raw, "tokens": caption.tokens, "phrases": phrases})
     loaded.record = {"image_id": image_id, "width": objects.width, "height": objects.height, "captions": made}
     return loaded
@@ -252,7 +252,7 @@ def _official_caption(caption: GvdCaption, known: Collection[str]) -> Caption:
         raise UserError(
             f"process_idx, process_clss and process_bnd_box have {len(places)}, {len(names)} and {len(boxes)} entries"
         )
-    phrases = []
+    phrases: list[Phrase] = []
     for place, name, box in zip(places, names, boxes):
         if place not in position:
             raise UserError(f"process_idx {place} is not the position of a word of {caption['tokens']}")

@@ -115,13 +115,13 @@ def prepare_annotations(
             report.rest_images += split is None
             listed = unrelated.pop(image.image_id, ())
             report.unrelated += _drop_captions(image, listed, split == "train", problems)
-            if image.record is None:
+            if image.record is None or split is None:
                 continue
             if file is None:
                 add_classes(image.record, class_set, lemma)
             if image.record["captions"]:
                 reference = None if file is None else file.images[image.image_id]
-                outputs[split].add(image, reference, report.counts[split])
+                outputs[split].add(image.record, image.boxes, reference, report.counts[split])
         problems += [
             Problem(image_id, f"the list of unrelated captions names image {image_id}, which is not there.", "nothing")
             for image_id in unrelated

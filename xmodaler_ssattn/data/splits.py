@@ -40,7 +40,9 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
         found = read_json(path, "Split ids")
         if not isinstance(found, dict) or any(not isinstance(found.get(split), list) for split in SPLITS):
             raise UserError(f"Split ids: {path} must be an object with the lists {', '.join(SPLITS)}.")
-    problems, splits, home = [], {}, {}
+    problems: list[str] = []
+    splits: dict[str, list[int]] = {}
+    home: dict[int, str] = {}
     for split in SPLITS:
         splits[split] = []
         for value in found[split]:

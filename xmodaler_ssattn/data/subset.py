@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
-from xmodaler_ssattn.data.official import Loaded
 from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
 from xmodaler_ssattn.data.written import PrepareReport, SplitOutput
 from xmodaler_ssattn.errors import UserError
@@ -50,12 +49,10 @@ def select_annotations(
             output = SplitOutput(stack, out_dir, split, header)
             for image_id in ids:
                 captions = records[image_id]["captions"]
-                tokens = [token for caption in captions for token in caption["tokens"]]
-                counted.update(tokens)
+                counted.update(token for caption in captions for token in caption["tokens"])
                 phrases = (phrase for caption in captions for phrase in caption["phrases"])
                 boxes = {tuple(box) for phrase in phrases for box in phrase["boxes"]}
-                loaded = Loaded(image_id, records[image_id], tokens, boxes=len(boxes))
-                output.add(loaded, references.get(image_id), report.counts[split])
+                output.add(records[image_id], len(boxes), references.get(image_id), report.counts[split])
             outputs.append(output)
         report.add_totals(outputs)
         report.vocabulary = build_vocabulary(counted)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xmodaler_ssattn.data.annotations import coco_reference, file_name, gvd_reference, json_list
-from xmodaler_ssattn.data.official import Loaded, Problem
+from xmodaler_ssattn.data.annotations import Image, coco_reference, file_name, gvd_reference, json_list
+from xmodaler_ssattn.data.official import Problem
 from xmodaler_ssattn.data.vocabulary import UNK, Vocabulary
 from xmodaler_ssattn.files import atomic_path, write_json
 
@@ -79,9 +79,13 @@ class SplitOutput:
             path = out_dir / f"grounding_{split}.json"
             self._grounding = stack.enter_context(json_list(path, of_references, "annotations"))
 
-    def add(self, image: Loaded, reference: Mapping[str, Any] | None, counts: Counter[str]) -> None:
-        """Write one image and count it; ``reference`` is its published grounding reference, if there is one."""
-        record = image.record
+    def add(self, record: Image, boxes: int, reference: Mapping[str, Any] | None, counts: Counter[str]) -> None:
+        """Write one image and count it.
+
+        Args:
+            boxes: how many boxes it has as drawn.
+            reference: its published grounding reference, if there is one.
+        """
         self._images.add(record)
         entry, annotations = coco_reference(record, len(self._coco["annotations"]))
         self._coco["images"].append(entry)
@@ -89,7 +93,7 @@ class SplitOutput:
         if self._grounding is not None:
             self._grounding.add(gvd_reference(record) if reference is None else reference)
         counts["images"] += 1
-        counts["boxes"] += image.boxes
+        counts["boxes"] += boxes
         for caption in record["captions"]:
             counts["captions"] += 1
             counts["long_captions"] += len(caption["tokens"]) > LONG_CAPTION

@@ -62,7 +62,8 @@ def class_columns(
     >>> class_columns(["tv,television", "men", "red ball"], ["television", "man", "ball"], {"men": "man"}.get)
     {'television': (1,), 'man': (2,)}
     """
-    wanted, found = set(classes), {}
+    wanted = set(classes)
+    found: dict[str, list[int]] = {}
     for column, synonyms in enumerate(names, 1):
         for name in {_class_of(name.strip(), wanted, lemma) for name in synonyms.split(",")} - {None}:
             found.setdefault(name, []).append(column)

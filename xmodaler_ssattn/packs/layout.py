@@ -41,7 +41,7 @@ def common_layout(
     sample = image_ids[::step]
     rest = sorted(set(image_ids) - set(sample))
     seen: dict[int, Layout] = {}
-    errors = []
+    errors: list[str] = []
     for number, image_id in enumerate((*sample, *rest)):
         if (number >= len(sample) and seen) or (not skip_bad and len(errors) >= PROBLEMS_BEFORE_GIVING_UP):
             break

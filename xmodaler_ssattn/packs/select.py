@@ -173,8 +173,9 @@ def _select(count: int, scores: np.ndarray | None, rules: Rules, where: str) -> 
 
 
 def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
-    own = None if image.width is None else (image.width, image.height)
-    if own is None and known is None:
+    own = None if image.width is None or image.height is None else (image.width, image.height)
+    size = own or known
+    if size is None:
         raise PackError(
             f"{image.where}: neither the pack nor the annotations say how large image {image.image_id} is; "
             "give --annotations or --image-sizes."
@@ -185,8 +186,8 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
             f"{image.where}: the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
             f"{swapped}; features and annotations are not of the same picture."
         )
-    check_size(*(own or known), image.where)
-    return own or known
+    check_size(*size, image.where)
+    return size
 
 
 def _check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None:

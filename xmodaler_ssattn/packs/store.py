@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.packs.region_file import Header, read_header
+from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.packs.writer import RegionWriter
 
 __all__ = ["RegionStore", "RegionWriter", "Regions"]
@@ -57,62 +57,35 @@ class Regions:
 class RegionStore:
     """Read a region file row by row.
 
-    The header (ids, sizes) is read at once, the large arrays are reached through a memory map that each
-    process opens at its first read: any number of workers share the same pages. Data sets that are
-    chunked or compressed, as another program may write them, are read through h5py instead, slower.
-    A store can be pickled; only its path travels.
+    The header (ids, sizes) is read at once. The large arrays are read through a memory map that each process opens at
+    its first read, so that all workers share the same pages. Data sets that are chunked or compressed, as another
+    program may write them, are read through h5py, which is slower. A pickled store holds only its path.
 
     Attributes:
         path: of the file.
         ids: (N,) int64.
         num_regions, feature_dim: K and D.
         num_classes: C, or None when the file has no class probabilities.
-        attributes: the file's own description of itself (source, order, ...).
+        attributes: of the file (source, order, ...).
 
     Raises:
         UserError: see ``region_file.read_header``.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self._open(read_header(path))
-
-    def _open(self, header: Header) -> None:
-        self._header = header
+        header = self._header = read_header(path)
+        self.path: Path = header.path
+        self.ids: np.ndarray = header.image_ids
+        self.attributes: Mapping[str, Any] = header.attributes
+        _, self.num_regions, self.feature_dim = header.fields["features"].shape
+        self.num_classes: int | None = header.fields["class_probs"].shape[2] if "class_probs" in header.fields else None
         self._rows = {image_id: row for row, image_id in enumerate(header.image_ids.tolist())}
         self._arrays: dict[str, np.ndarray] = {}
         self._file: h5py.File | None = None
         self._pid = os.getpid()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self._header.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._open(read_header(state["path"]))
-
-    @property
-    def path(self) -> Path:
-        return self._header.path
-
-    @property
-    def ids(self) -> np.ndarray:
-        return self._header.image_ids
-
-    @property
-    def num_regions(self) -> int:
-        return self._header.fields["features"].shape[1]
-
-    @property
-    def feature_dim(self) -> int:
-        return self._header.fields["features"].shape[2]
-
-    @property
-    def num_classes(self) -> int | None:
-        field = self._header.fields.get("class_probs")
-        return None if field is None else field.shape[2]
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        return self._header.attributes
+    def __reduce__(self) -> tuple[type[RegionStore], tuple[Path]]:
+        return RegionStore, (self.path,)
 
     def __len__(self) -> int:
         return len(self._rows)

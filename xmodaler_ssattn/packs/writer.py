@@ -114,7 +114,7 @@ class RegionWriter:
             "weights_sha256": weights_sha256,
             **(attributes or {}),
         }
-        self._fd: int | None = None
+        self._fd = -1
 
     # --- life ---------------------------------------------------------------------------------------
     def __enter__(self):
@@ -124,7 +124,7 @@ class RegionWriter:
             if header is None:
                 header = self._begin()
         except (UserError, OSError):
-            if self._fd is not None:
+            if self._fd >= 0:
                 os.close(self._fd)
             raise
         self._fields = header.fields
@@ -139,7 +139,7 @@ class RegionWriter:
                 self._finish()
         finally:
             os.close(self._fd)
-            self._fd = None
+            self._fd = -1
             self._scratch.unlink(missing_ok=True)
             if not self._resume:
                 self.partial.unlink(missing_ok=True)
@@ -162,7 +162,7 @@ class RegionWriter:
         self._check_space()
         create_layout(self._scratch, self._plan, self._ids, self._attributes)
         os.replace(self._scratch, self.partial)
-        if self._fd is not None:
+        if self._fd >= 0:
             os.close(self._fd)
         self._lock()
         return read_header(self.partial, unfinished=True)
