@@ -85,10 +85,6 @@ def test_a_part_imports_only_what_the_design_allows(path):
     assert {name for name in ours if name in known} <= allowed, f"{path} imports {sorted(ours - allowed)}"
 
 
-# (importing, imported), on their way out
-STILL_THERE = {("packs", "data"), ("runtime.config", "runtime.defaults")}
-
-
 def dotted(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
@@ -101,8 +97,6 @@ def test_no_circle_of_imports_exists(name_of):
         found = imports(path) & set(names)
         found -= {name.rpartition(".")[0] for name in found}  # "from package import module" reads the module
         edges[name_of(path)] |= {names[name] for name in found} - {name_of(path)}
-    for importing, imported in STILL_THERE:
-        edges.get(importing, set()).discard(imported)
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:

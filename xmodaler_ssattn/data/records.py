@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,9 +24,6 @@ from xmodaler_ssattn.data.sigma import positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
-
-if TYPE_CHECKING:
-    from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 
 T = TypeVar("T")
 
@@ -37,6 +35,24 @@ CLASSIFIER_HINT = (
 # Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
 MAX_REFERENCE_WORDS = 40
 IDS_SHOWN = 10
+
+
+class MapperSettings(Protocol):
+    """What the records depend on; the mapper's attributes of these names."""
+
+    stage: str
+    annotation_file: Path
+    vocabulary_file: Path
+    regions_file: Path
+    vocab_size: int
+    feature_dim: int
+    num_classes: int | None
+    max_regions: int | None
+    max_seq_len: int
+    gt_attention: bool
+    targets: str | None
+    sigma: str
+    min_iou: float
 
 
 @dataclasses.dataclass
@@ -56,7 +72,7 @@ class Collected:
     cut_captions: int = 0
 
 
-def collect_records(mapper: Flickr30kEntitiesDataset) -> Collected:
+def collect_records(mapper: MapperSettings) -> Collected:
     """Read the files that a mapper names, and build the records that it turns into samples."""
     found = Collected()
     vocabulary = _attempt(found.problems, read_vocabulary, mapper.vocabulary_file)
@@ -100,7 +116,7 @@ def _attempt(problems: list[str], function: Callable[..., T], *arguments: Any) -
 
 
 def _contradictions(
-    mapper: Flickr30kEntitiesDataset, vocabulary: Vocabulary | None, store: RegionStore | None
+    mapper: MapperSettings, vocabulary: Vocabulary | None, store: RegionStore | None
 ) -> list[str]:
     """What the config says against what the files have."""
     problems = []
@@ -129,7 +145,7 @@ def _contradictions(
     return problems
 
 
-def _record(mapper: Flickr30kEntitiesDataset, image: Image, vocabulary: Vocabulary, found: Collected) -> dict[str, Any]:
+def _record(mapper: MapperSettings, image: Image, vocabulary: Vocabulary, found: Collected) -> dict[str, Any]:
     record: dict[str, Any] = {"image_id": image["image_id"]}
     captions = image["captions"]
     if mapper.stage != "train":
