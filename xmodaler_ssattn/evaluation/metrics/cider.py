@@ -38,7 +38,8 @@ class Cider(Metric):
 
         def vector(counts: Mapping[tuple, int]) -> tuple[list[dict], list[float], int]:
             """Weights of the n-grams and their norm, for each n, and the number of bigrams."""
-            weights, squares, bigrams = [{} for _ in ORDERS], [0.0 for _ in ORDERS], 0
+            weights: list[dict[tuple, float]] = [{} for _ in ORDERS]
+            squares, bigrams = [0.0 for _ in ORDERS], 0
             for ngram, count in counts.items():
                 n = len(ngram) - 1
                 weights[n][ngram] = weight = count * idf[images_with[ngram]]
