@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 IOU_THRESHOLD = 0.5
 """A box hits another when their overlap is above it, in the published grounding metric."""
@@ -74,7 +75,7 @@ def iou_plus_one(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
     return intersection / (area_a[:, None] + area_b[None, :] - intersection)
 
 
-def iou_gvd(predicted_px: np.ndarray, reference_px: np.ndarray) -> np.ndarray:
+def iou_gvd(predicted_px: npt.ArrayLike, reference_px: npt.ArrayLike) -> np.ndarray:
     """Overlap exactly as ``misc/bbox_transform.py`` of Grounded Video Description (GVD) computes it.
 
     Widths are x2 - x1 + 1. A reference box of one pixel has overlap 0 with everything, a predicted box of one pixel

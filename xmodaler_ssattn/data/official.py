@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 from msgspec import Meta
 
@@ -134,13 +134,16 @@ class GvdFile(TypedDict):
     annotations: list[Any]
 
 
-class GvdDictionary(TypedDict):
-    """``dic_flickr30k.json``, as far as it is read."""
-
+class _Words(TypedDict):
     ix_to_word: dict[str, Any]
     wtod: dict[str, Any]
     wtol: dict[str, Any]
-    images: NotRequired[list[dict[str, Any]]]
+
+
+class GvdDictionary(_Words, total=False):  # NotRequired needs Python 3.11
+    """``dic_flickr30k.json``, as far as it is read; ``images`` may be missing."""
+
+    images: list[dict[str, Any]]
 
 
 @dataclasses.dataclass

@@ -115,9 +115,7 @@ def _attempt(problems: list[str], function: Callable[..., T], *arguments: Any) -
         return None
 
 
-def _contradictions(
-    mapper: MapperSettings, vocabulary: Vocabulary | None, store: RegionStore | None
-) -> list[str]:
+def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store: RegionStore | None) -> list[str]:
     """What the config says against what the files have."""
     problems = []
     if vocabulary is not None and vocabulary.model_size != mapper.vocab_size:

@@ -38,7 +38,7 @@ def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
     """Read reference captions.
 
     Args:
-        path: ``{image_id: [caption, ...]}`` or COCO's ``{"images": [{"id"}], "annotations": [{"image_id",
+        path: ``{image_id: [caption, ...]}`` or, as COCO does it, ``{"images": [{"id"}], "annotations": [{"image_id",
             "caption"}]}``.
 
     Returns:

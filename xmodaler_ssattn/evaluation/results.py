@@ -191,8 +191,8 @@ class _Caption(Struct):
                 raise UserError(f"words[{number}] must have finite numbers, found {word!r}")
         attention = None
         if self.attention is not None:
-            arrays = {name: getattr(self.attention, name) for name in Attention._fields}
-            attention = Attention(**{name: None if a is None else a.decoded() for name, a in arrays.items()})
+            alpha, beta, gamma = self.attention.alpha, self.attention.beta, self.attention.gamma
+            attention = Attention(alpha.decoded(), None if beta is None else beta.decoded(), gamma.decoded())
         return GroundedCaption(words, attention=attention, log_prob=self.log_prob, **shared)
 
 

@@ -7,7 +7,7 @@ two scorers keep what does not change between calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from xmodaler_ssattn.evaluation.doubts import caption_doubts
 from xmodaler_ssattn.evaluation.forced import ForcedMatches, attention_accuracy, match_forced
 from xmodaler_ssattn.evaluation.grounding import Matches, generated_replicates, generated_scores, match_generated
 from xmodaler_ssattn.evaluation.java import JavaError
+from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.metrics import Counted, Metric, all_metrics, metric_names, what_can_run
 from xmodaler_ssattn.evaluation.ptb import PtbTokenizer, one_line
 from xmodaler_ssattn.evaluation.results import ImageResult, gvd_predictions
@@ -44,7 +45,7 @@ class Scores:
     """
 
     values: dict[str, float]
-    images: tuple[Hashable, ...] = ()
+    images: tuple[Any, ...] = ()
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
@@ -54,9 +55,8 @@ class Scores:
 
     def renamed(self, names: Mapping[str, str]) -> Scores:
         """The same scores, some under other names: old -> new."""
-        values, replicates = (
-            {names.get(name, name): value for name, value in part.items()} for part in (self.values, self.replicates)
-        )
+        values = {names.get(name, name): value for name, value in self.values.items()}
+        replicates = {names.get(name, name): value for name, value in self.replicates.items()}
         return replace(self, values=values, replicates=replicates)
 
     @property
@@ -100,7 +100,7 @@ def compared(a: Scores, b: Scores) -> dict[str, dict[str, float]]:
 # --- captions -------------------------------------------------------------------------------------------------------
 
 
-def caption_sets(captions: Mapping[Hashable, str]) -> dict[str, dict[Hashable, str]]:
+def caption_sets(captions: Mapping[Any, str]) -> dict[str, dict[Any, str]]:
     """The texts of main captions under "" and, where captions carry a greedy one, of those under ``GREEDY``.
 
     >>> caption_sets({1: "a dog"})
@@ -130,7 +130,7 @@ class CaptionScorer:
 
     def __init__(
         self,
-        references: Mapping[Hashable, Sequence[str]],
+        references: Mapping[Any, Sequence[str]],
         *,
         tokenized: bool = False,
         metrics: Mapping[str, Metric] | None = None,
@@ -155,20 +155,18 @@ class CaptionScorer:
             if reason is None:
                 self._metric(name).start()
 
-    def score(
-        self, captions: Mapping[Hashable, str], metrics: Iterable[str] | None = None, **resampling: int
-    ) -> Scores:
+    def score(self, captions: Mapping[Any, str], metrics: Iterable[str] | None = None, **resampling: int) -> Scores:
         """Score one caption per image; images without a caption are left out. Arguments as ``score_many``."""
         return self.score_many({"": captions}, metrics, **resampling)[""]
 
     def score_many(
         self,
-        sets: Mapping[str, Mapping[Hashable, str]],
+        sets: Mapping[Any, Mapping[Any, str]],
         metrics: Iterable[str] | None = None,
         *,
         replicates: int = 0,
         seed: int = 0,
-    ) -> dict[str, Scores]:
+    ) -> dict[Any, Scores]:
         """Score several sets of captions, e.g. main and greedy, with one start of each program.
 
         A metric that fails for one set is not tried for the next.
@@ -205,7 +203,7 @@ class CaptionScorer:
             for key in sets
         }
 
-    def _check(self, captions: Mapping[Hashable, str]) -> None:
+    def _check(self, captions: Mapping[Any, str]) -> None:
         unknown = [str(image) for image in captions if image not in self._references]
         if unknown:
             raise UserError(f"Captions: no references for image {', '.join(unknown[:10])} ({len(unknown)} in all).")
@@ -221,7 +219,7 @@ class CaptionScorer:
     def _score_set(
         self,
         names: Sequence[str],
-        images: tuple[Hashable, ...],
+        images: tuple[Any, ...],
         tokens: Sequence[tuple[str, list[str]]],
         failed: dict[str, str],
         replicates: int,
@@ -234,8 +232,8 @@ class CaptionScorer:
         for name in sorted(names, key=lambda name: all_metrics()[name].starts_slowly):
             if name not in failed:
                 try:
-                    counted = self._metric(name).count(captions, references)
-                    found[name] = counted, counted.values(once), counted.values(weights) if replicates else {}
+                    rows = self._metric(name).count(captions, references)
+                    found[name] = rows, rows.values(once), rows.values(weights) if replicates else {}
                 except JavaError as error:
                     failed[name] = str(error)
         counted = {name: found[name][0] for name in names if name in found}
@@ -264,12 +262,12 @@ class GroundingScorer:
 
     Attributes:
         reference: the images, see ``grounding``.
-        lemmas: word -> lemma.
+        lemmas: word -> lemma, with its count of fallbacks.
         undefined: the value of a score that is 0/0; in the replicates it is always NaN.
     """
 
     reference: Sequence[Mapping[str, Any]]
-    lemmas: Callable[[str], str]
+    lemmas: Lemmas
     undefined: float = math.nan
 
     def score(

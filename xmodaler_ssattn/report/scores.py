@@ -135,6 +135,7 @@ def _recount_grounding(source: Source, numbers: Numbers) -> None:
 
     An image that a model left out counts as missed, as in the published script.
     """
+    assert source.annotations is not None  # there are truths
     files = [source.annotations / f"grounding_{split}.json" for split in source.splits]
     absent = [str(path) for path in files if not path.is_file()]
     if absent:

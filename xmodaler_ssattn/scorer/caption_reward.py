@@ -21,7 +21,7 @@ from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
 from xmodaler_ssattn.partners import needs_grounded_captioner
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 from xmodaler_ssattn.scorer.grounded_words import grounded_share
-from xmodaler_ssattn.scorer.references import NO_CLASS, References, read_reward_references, references_path
+from xmodaler_ssattn.scorer.references import NO_CLASS, RewardReferences, read_reward_references, references_path
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class GroundedScorer:
     def __init__(
         self,
         *,
-        references: References,
+        references: RewardReferences,
         types: Sequence[str],
         scorers: Sequence[Any],
         weights: Sequence[float],
@@ -216,7 +216,7 @@ def unread_files(cfg: Any) -> list[str]:
     return problems
 
 
-def _references(cfg: Any) -> References:
+def _references(cfg: Any) -> RewardReferences:
     return read_reward_references(
         str(references_path(cfg)),
         cfg.INFERENCE.VOCAB,

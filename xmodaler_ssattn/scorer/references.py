@@ -20,7 +20,7 @@ from xmodaler_ssattn.scorer.cider import MAX_WORD
 NO_CLASS = -1
 
 
-class Objects(NamedTuple):
+class ImageObjects(NamedTuple):
     """The annotated objects of one image, from all its captions, each once.
 
     Attributes:
@@ -32,7 +32,7 @@ class Objects(NamedTuple):
     boxes_px: np.ndarray
 
 
-class References(NamedTuple):
+class RewardReferences(NamedTuple):
     """What the training split says about its images.
 
     Attributes:
@@ -45,7 +45,7 @@ class References(NamedTuple):
 
     path: Path
     captions: dict[int, list[list[int]]]
-    objects: dict[int, Objects]
+    objects: dict[int, ImageObjects]
     class_of_word: np.ndarray
 
 
@@ -57,7 +57,7 @@ def references_path(cfg: Any) -> Path:
 @functools.lru_cache(maxsize=1)
 def read_reward_references(
     path: str | os.PathLike, vocabulary_file: str, *, objects: bool = False, lemma_folder: str = ""
-) -> References:
+) -> RewardReferences:
     """Read the training annotations; the last result is kept, since every part of a reward asks for it.
 
     Args:
@@ -87,7 +87,7 @@ def read_reward_references(
         named = ObjectWords(classes, Lemmas.of_folder(lemma_folder), vocabulary.words)
         for number, word in enumerate(vocabulary.words, 1):
             class_of_word[number] = index.get(named(word), NO_CLASS)
-    return References(Path(path), captions, found, class_of_word)
+    return RewardReferences(Path(path), captions, found, class_of_word)
 
 
 def _encode(tokens: Sequence[str], vocabulary: Vocabulary, others: dict[str, int]) -> list[int]:
@@ -99,7 +99,7 @@ def _encode(tokens: Sequence[str], vocabulary: Vocabulary, others: dict[str, int
     return ids
 
 
-def _objects(image: dict[str, Any], index: dict[str, int]) -> Objects:
+def _objects(image: dict[str, Any], index: dict[str, int]) -> ImageObjects:
     """As GVD's reference has them: the phrases with a class and a box."""
     found = {
         (index[name], tuple(map(float, box)))
@@ -108,7 +108,7 @@ def _objects(image: dict[str, Any], index: dict[str, int]) -> Objects:
         if name in index
     }
     ordered = sorted(found)
-    return Objects(
+    return ImageObjects(
         np.array([number for number, _ in ordered], dtype=np.int64),
         np.array([box for _, box in ordered], dtype=np.float64).reshape(-1, 4),
     )

@@ -98,8 +98,12 @@ class Meteor:
         Raises:
             JavaError: no Java, or it cannot be started.
         """
+        self._running()
+
+    def _running(self) -> LineServer:
         if self._server is None or not self._server.alive:
             self._server = LineServer(self._command or meteor_command(), "METEOR")
+        return self._server
 
     def counts(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """(n, 23) float64 counts of n captions, each against the reference that gives it its best score.
@@ -114,8 +118,7 @@ class Meteor:
         with self._lock:
             new = [line for line in dict.fromkeys(lines) if line not in self._counts]
             if new:
-                self.start()
-                answers = self._server.ask(new, len(new), self.time_limit_s)
+                answers = self._running().ask(new, len(new), self.time_limit_s)
                 width = len(answers[0].split())
                 for answer in answers:
                     if len(answer.split()) != width or not _all_numbers(answer.split()):
@@ -137,9 +140,8 @@ class Meteor:
             return np.zeros(0)
         lines = [f"EVAL {SEPARATOR} {' '.join(map(repr, row))}" for row in counts.tolist()]
         with self._lock:
-            self.start()
             # One line of counts is answered by its own score and by the total over that one line.
-            answers = self._server.ask(lines, 2 * len(lines), self.time_limit_s)
+            answers = self._running().ask(lines, 2 * len(lines), self.time_limit_s)
         try:
             return np.array([float(answer) for answer in answers[::2]])
         except ValueError as error:

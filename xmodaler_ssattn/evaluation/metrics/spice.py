@@ -26,8 +26,10 @@ TIME_LIMIT_S = 7200.0
 # ``spice_engine_jar``, and these permissions.
 # SPICE's serialiser looks into these packages by reflection, which Java 16 and later forbid unless told otherwise.
 # The launcher of Java 8, which needs no permission and would refuse the option, does not read this variable.
-_OPENED = ("java.lang", "java.lang.reflect", "java.math", "java.net", "java.nio", "java.text", "java.util")
-_OPENED += ("java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch")
+_OPENED = (
+    *("java.lang", "java.lang.reflect", "java.math", "java.net", "java.nio", "java.text", "java.util"),
+    *("java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch"),
+)
 _ENVIRONMENT = {"JDK_JAVA_OPTIONS": " ".join(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED)}
 
 
