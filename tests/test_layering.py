@@ -73,6 +73,32 @@ def test_a_part_imports_only_what_the_design_allows(path):
     assert {name for name in ours if name in known} <= allowed, f"{path} imports {sorted(ours - allowed)}"
 
 
+MODULES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in SOURCES}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Full names of what a file imports of ours, lazily too; not what it imports for type hints only."""
+    package, found = path.relative_to(PACKAGE.parent).with_suffix("").parts[:-1], set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hints = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for node in set(ast.walk(tree)) - {inner for hint in hints for inner in ast.walk(hint)}:
+        if isinstance(node, ast.ImportFrom):
+            parts = [*package[: len(package) + 1 - node.level], node.module] if node.level else [node.module]
+            base = ".".join(filter(None, parts))
+            full = [f"{base}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else base for name in full}
+    return found
+
+
+def test_no_import_leads_back():
+    """Modules that import nothing that is left are taken away, again and again; the rest would be circles."""
+    waiting = {name: modules_imported(path) - {name} for name, path in MODULES.items()}
+    while free := [name for name, needed in waiting.items() if not needed & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert sorted(waiting) == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_door_names_x_modaler(path):
     if part_of(path) != "host":
