@@ -36,7 +36,8 @@ orderings:
 def study(tmp_path, request) -> Study:
     root = request.config.rootpath
     text = PLAN.format(
-        base=root / "xmodaler_ssattn" / "sample" / "configs" / "base.yaml", rows=root / "configs" / "flickr30k_entities"
+        base=root / "xmodaler_ssattn" / "worlds" / "drawn" / "configs" / "base.yaml",
+        rows=root / "configs" / "flickr30k_entities",
     )
     (tmp_path / "x.plan.yaml").write_text(text)
     (tmp_path / "data").mkdir()
