@@ -99,10 +99,7 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
         return {
             "token_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.TOKEN_EMBED.NAME)(cfg),
             "visual_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.VISUAL_EMBED.NAME)(cfg),
-            **{
-                key.lower(): registry.get(cfg.MODEL[key])(cfg) if cfg.MODEL[key] else None
-                for key, registry in _PARTS.items()
-            },
+            **{key.lower(): registry.build(cfg.MODEL[key], cfg) for key, registry in _PARTS.items()},
             "greedy_decoder": DECODE_STRATEGY_REGISTRY.get("GreedyDecoder")(cfg),
             "beam_searcher": DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)(cfg),
             "vocab_size": cfg.MODEL.VOCAB_SIZE,

@@ -26,9 +26,9 @@ class Registry(_Registry):
             f"Known names: {', '.join(known) or 'none'}. A class of your own is known once its module is imported."
         )
 
-    def build(self, cfg: Any, name: str) -> Any | None:
-        """The class registered under ``name``, made from the config; None for an empty name."""
-        return self.get(name)(cfg) if name else None
+    def build(self, name: str, *args: Any) -> Any | None:
+        """An object of the class registered under ``name``, made with ``args``; None for an empty name."""
+        return self.get(name)(*args) if name else None
 
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
@@ -48,7 +48,7 @@ SCORER_REGISTRY = Registry("SCORER")
 
 def build_evaluation(cfg: Any, annfile: str, output_dir: str | None) -> Any | None:
     """The evaluator that ``INFERENCE.NAME`` names, or None for an empty name; the runtime has none of its own."""
-    return EVALUATION_REGISTRY.get(cfg.INFERENCE.NAME)(cfg, annfile, output_dir) if cfg.INFERENCE.NAME else None
+    return EVALUATION_REGISTRY.build(cfg.INFERENCE.NAME, cfg, annfile, output_dir)
 
 
 def build_scorer(cfg: Any) -> Any:
