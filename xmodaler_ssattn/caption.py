@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class GroundedCaption(str):
         self.log_prob = log_prob
         return self
 
-    def __getnewargs__(self):
+    def __getnewargs__(self) -> tuple[Any]:
         # To copy and pickle: str would call __new__ with the text. The other attributes follow by themselves.
         return (self.words,)
 
@@ -116,7 +116,8 @@ def ground_words(
         return ()
     valid = weights[: len(texts), :num_regions]
     chosen = valid.argmax(axis=1)
-    return tuple(
-        GroundedWord(text, int(region), tuple(float(v) for v in boxes_px[region]), float(valid[step, region]))
-        for step, (text, region) in enumerate(zip(texts, chosen, strict=True))
-    )
+    words = []
+    for step, (text, region) in enumerate(zip(texts, chosen, strict=True)):
+        x1, y1, x2, y2 = map(float, boxes_px[region])
+        words.append(GroundedWord(text, int(region), (x1, y1, x2, y2), float(valid[step, region])))
+    return tuple(words)

@@ -262,13 +262,13 @@ def parse_quickly(text: str | bytes, kind: Any = Any) -> Any:
     """
     import msgspec
 
-    colon, escape, mark = (b":", b"\\u003", codecs.BOM_UTF8) if isinstance(text, bytes) else (":", "\\u003", "\ufeff")
     try:
-        value = msgspec.json.decode(text, type=kind)
-        same = text.count(colon) == msgspec.json.encode(value).count(b":")
+        data = text.encode() if isinstance(text, str) else text
+        value = msgspec.json.decode(data, type=kind)
+        same = data.count(b":") == msgspec.json.encode(value).count(b":")
     except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
         return None
-    return value if same and escape not in text and mark not in text else None
+    return value if same and b"\\u003" not in data and codecs.BOM_UTF8 not in data else None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

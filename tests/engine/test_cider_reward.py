@@ -68,7 +68,7 @@ def test_an_n_gram_that_no_reference_has_weighs_as_much_as_one_of_a_single_image
 def test_n_grams_end_with_their_caption():
     found = ngrams([[1, 2], [], [3]])
     assert found.caption.tolist() == [0, 0, 0, 2]
-    assert found.gram.tolist() == [2, 3, (2 << 16) + 3, 4] and found.count.tolist() == [1, 1, 1, 1]
+    assert found.gram.tolist() == [2, 3, (2 << 16) + 3, 4] and found.counts.tolist() == [1, 1, 1, 1]
     assert found.order.tolist() == [0, 0, 1, 0]
 
 

@@ -112,10 +112,10 @@ class Flickr30kEntitiesDataset:
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
         self.sigma = sigma
         self.device, self.stock_samples = device, stock_samples
-        self.store: RegionStore | None = None
+        self.store: Any = None  # a RegionStore, from ``collect`` or opened in a worker
         self.cut_captions = 0
         self._resident: ResidentRegions | None = None  # held here, in the process that loaded the data
-        self._resident_name: str | None = None
+        self._resident_name: Any = None  # a TableName
 
     @classmethod
     def from_config(cls, cfg: Any, stage: str = "train") -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -41,9 +40,9 @@ class MapperSettings(Protocol):
     """What the records depend on; the mapper's attributes of these names."""
 
     stage: str
-    annotation_file: Path
-    vocabulary_file: Path
-    regions_file: Path
+    annotation_file: str
+    vocabulary_file: str
+    regions_file: str
     vocab_size: int
     feature_dim: int
     num_classes: int | None

@@ -228,7 +228,9 @@ class _Grounding:
         named = self._object_words.among(word.text for caption in captions for word in caption.words)
         return [
             ImageResult(r.image_id, r.caption, forced_sentences(r.image_id, references, r.caption.references))
-            if r.caption.references and (references := self._captions.get(r.image_id)) is not None
+            if isinstance(r.caption, GroundedCaption)
+            and r.caption.references
+            and (references := self._captions.get(r.image_id)) is not None
             else r
             for r in images
         ], named
@@ -239,7 +241,7 @@ class _Grounding:
         regions of their images."""
         scores = dict(self._scorer.score_results(images, object_words).values)
         scores["lemma_fallback"] = self._object_words.lemmas.fallback_share
-        boxes = {str(result.image_id): result.grounded.boxes_px for result in images}
+        boxes = {str(r.image_id): r.grounded.boxes_px for r in images if r.grounded is not None}
         regions = {image: np.asarray(found) for image, found in boxes.items() if found is not None}
         if regions:
             scores["reachable"] = reachable_share(self.records, regions, undefined=0.0)

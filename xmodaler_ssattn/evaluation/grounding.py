@@ -87,7 +87,9 @@ class _EntryList:
         self._predicted: list[Sequence[float]] = []
         self._reference: list[Sequence[float]] = []
 
-    def compare(self, image: int, pair: int, label: int, predicted_px, reference_px) -> None:
+    def compare(
+        self, image: int, pair: int, label: int, predicted_px: Sequence[float], reference_px: Sequence[float]
+    ) -> None:
         self._rows.append((image, pair, label, True, True))
         self._predicted.append(predicted_px)
         self._reference.append(reference_px)

@@ -15,6 +15,7 @@ Letters: M words to predict, V vocabulary, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, product: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, product: torch.dtype
+    ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         log_sum = torch.full(targets.shape, float("-inf"), dtype=wide, device=hidden.device)
         chosen = torch.zeros_like(log_sum)
@@ -66,7 +69,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return ((log_sum - chosen) * counted).sum() / words
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, log_sum, share = ctx.saved_tensors
         scale = (grad * share).unsqueeze(1)
         states = hidden.to(ctx.product)
@@ -103,11 +106,11 @@ class FusedCrossEntropy(nn.Module):
     """
 
     @configurable
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
         require_grounded_captioner(cfg, "FusedCrossEntropy", "which gives the logits and not the loss")
         both = [name for name in cfg.LOSSES.NAMES if name in NEED_LOGITS]
         if both:
@@ -118,7 +121,7 @@ class FusedCrossEntropy(nn.Module):
         return {}
 
     @classmethod
-    def add_config(cls, cfg, tmp_cfg=None) -> None:
+    def add_config(cls, cfg: Any, tmp_cfg: Any = None) -> None:
         """No keys of its own."""
 
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ merged, the fused kernel does the same step in one pass.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -33,14 +34,14 @@ class FusedAdam(torch.optim.Adam):
     """torch's Adam with merged groups and the fused kernel; built by the host as ``(cfg, params)``."""
 
     @configurable
-    def __init__(self, *, params, lr: float, betas, eps: float, weight_decay: float, amsgrad: bool = False):
+    def __init__(self, *, params: Any, lr: float, betas: Any, eps: float, weight_decay: float, amsgrad: bool = False):
         groups = merge_groups(params)
         super().__init__(
             groups, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=True
         )
 
     @classmethod
-    def from_config(cls, cfg, params) -> dict:
+    def from_config(cls, cfg: Any, params: Any) -> dict[str, Any]:
         return {
             "params": params,
             "lr": cfg.SOLVER.BASE_LR,

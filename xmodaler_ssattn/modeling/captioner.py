@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +77,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
         share_region_dropout: bool = False,
         fuse_loss: bool = False,
         capture_graphs: bool = False,
-        **modules,
-    ):
+        **modules: Any,
+    ) -> None:
         super().__init__(**modules)
         if fuse_loss and not follows(self.predictor, BasePredictor):
             raise UserError(
@@ -112,7 +113,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         self.words_sha256 = self.words_sha256 or trained
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
         searcher = DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)
         if not issubclass(searcher, GroundedDecodeStrategy):
@@ -134,7 +135,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return arguments
 
     @classmethod
-    def add_config(cls, cfg, tmp_cfg) -> None:
+    def add_config(cls, cfg: Any, tmp_cfg: Any) -> None:
         super().add_config(cfg, tmp_cfg)
         add_ssattn_config(cfg)
 

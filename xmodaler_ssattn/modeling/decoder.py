@@ -9,6 +9,8 @@ B. Nothing is copied for captions or beams.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -117,7 +119,7 @@ class SSAttentionDecoder(GroundedDecoder):
         self.renormalize = renormalize
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
         _check(cfg)
         ss, updown = cfg.MODEL.SS_ATTENTION, cfg.MODEL.UPDOWN
@@ -159,11 +161,11 @@ class SSAttentionDecoder(GroundedDecoder):
         }
 
     @classmethod
-    def add_config(cls, cfg) -> None:
+    def add_config(cls, cfg: Any) -> None:
         add_ss_attention_config(cfg)
 
     @classmethod
-    def reads(cls, cfg) -> set[str]:
+    def reads(cls, cfg: Any) -> set[str]:
         """The sample keys that its slots read beside ATT_FEATS; see ``data/inputs.py``."""
         ss = cfg.MODEL.SS_ATTENTION
         slots = {SPATIAL_SLOT[ss.SPATIAL_INPUT], SEMANTIC_SLOT[ss.SEMANTIC_INPUT]} if ss.ENABLED else set()
@@ -262,7 +264,7 @@ class SSAttentionDecoder(GroundedDecoder):
         return gamma / (1 + self.lambda_) if self.renormalize else gamma
 
 
-def _check(cfg) -> None:
+def _check(cfg: Any) -> None:
     """Refuse settings that cannot work, all at once."""
     ss = cfg.MODEL.SS_ATTENTION
     problems: list[str] = []

@@ -34,7 +34,7 @@ UNK = "UNK"
 SHRINK_AT = 0.75
 
 
-def check_vocabulary(cfg) -> None:
+def check_vocabulary(cfg: Any) -> None:
     """Refuse a config whose vocabulary file is missing or does not fit MODEL.VOCAB_SIZE.
 
     As in X-modaler, an empty INFERENCE.VOCAB means that no words will be written, for a project that only trains.
@@ -106,7 +106,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
         self.unk_token_id = words.index(UNK) if suppress_unk and UNK in words else None
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
         require_grounded_captioner(cfg, cls.__name__, "which does not carry the attention from word to word")
         check_vocabulary(cfg)

@@ -6,6 +6,8 @@ The Up-Down baseline with this embedding sees both, as part of V.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from xmodaler_ssattn import keys
@@ -23,7 +25,7 @@ class SpatialSemanticEmbedding(VisualBaseEmbedding):
     """
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
         require_grounded_captioner(
             cfg, "SpatialSemanticEmbedding", "whose preprocess_batch drops positions and class probabilities"
@@ -33,7 +35,7 @@ class SpatialSemanticEmbedding(VisualBaseEmbedding):
         return arguments
 
     @classmethod
-    def reads(cls, cfg) -> set[str]:
+    def reads(cls, cfg: Any) -> set[str]:
         """The sample keys that it reads beside ATT_FEATS; see ``data/inputs.py``."""
         return {keys.SPATIAL, keys.CLASS_PROBS}
 

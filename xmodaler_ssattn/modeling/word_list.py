@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def check_words(trained: str, own: str, what: str) -> None:
         )
 
 
-def accept_weights_without(module: nn.Module, incompatible) -> None:
+def accept_weights_without(module: nn.Module, incompatible: Any) -> None:
     """A hook after loading: weights that were saved before there was a digest load with a warning."""
     for name in [name for name in incompatible.missing_keys if name.rpartition(".")[2] == STATE]:
         incompatible.missing_keys.remove(name)

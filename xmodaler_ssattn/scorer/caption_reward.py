@@ -41,7 +41,7 @@ class CiderD:
         self.frequencies = frequencies
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
         references = _references(completed(cfg))
         if len(references.captions) == 1:
             logger.warning(
@@ -101,7 +101,7 @@ class GroundedScorer:
         self.grounding_weight = grounding_weight
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
         check_scorer_config(cfg)
         references = _references(cfg)

@@ -34,17 +34,18 @@ class NGrams(NamedTuple):
     Attributes:
         caption: int64, which caption.
         gram: uint64, the packed words.
-        count: int64, how often it occurs there.
+        counts: int64, how often it occurs there.
     """
 
     caption: np.ndarray
     gram: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
 
     @property
     def order(self) -> np.ndarray:
         """(rows,) int64, n - 1 of each n-gram."""
-        return sum((self.gram >= np.uint64(1) << BITS * np.uint64(n)).astype(np.int64) for n in range(1, LONGEST))
+        longer = [self.gram >= np.uint64(1) << BITS * np.uint64(n) for n in range(1, LONGEST)]
+        return np.stack(longer).sum(axis=0, dtype=np.int64)
 
 
 def ngrams(captions: Sequence[Caption], owners: Sequence[int] | None = None) -> NGrams:
@@ -147,17 +148,17 @@ def cider_d(
     flat = [reference for captions_of in references for reference in captions_of]
     counts = np.array([len(captions_of) for captions_of in references], dtype=np.int64)
     firsts = np.cumsum(counts) - counts
-    images = np.asarray(images, dtype=np.int64).reshape(-1)
+    image_of = np.asarray(images, dtype=np.int64).reshape(-1)
     hyp, ref = _Vectors.of(captions, frequencies), _Vectors.of(flat, frequencies)
     # One pair for each caption and reference of its image.
-    pair_hyp = np.repeat(np.arange(len(captions)), counts[images])
-    pair_ref = firsts[images].repeat(counts[images]) + _within(counts[images])
+    pair_hyp = np.repeat(np.arange(len(captions)), counts[image_of])
+    pair_ref = firsts[image_of].repeat(counts[image_of]) + _within(counts[image_of])
     similarity = _products(hyp, ref, pair_hyp, pair_ref)
     norms = hyp.norms[pair_hyp] * ref.norms[pair_ref]
     similarity = np.divide(similarity, norms, out=np.zeros_like(similarity), where=norms > 0)
     apart = (hyp.bigrams[pair_hyp] - ref.bigrams[pair_ref]).astype(np.float64)
     per_pair = similarity.mean(axis=1) * np.exp(-(apart**2) / (2 * SIGMA**2))
-    return 10.0 * np.bincount(pair_hyp, per_pair, minlength=len(captions)) / counts[images]
+    return 10.0 * np.bincount(pair_hyp, per_pair, minlength=len(captions)) / counts[image_of]
 
 
 class _Vectors(NamedTuple):
@@ -171,7 +172,7 @@ class _Vectors(NamedTuple):
     @classmethod
     def of(cls, captions: Sequence[Caption], frequencies: DocumentFrequencies) -> _Vectors:
         grams = ngrams(captions)
-        weights = grams.count * frequencies.inverse(grams.gram)
+        weights = grams.counts * frequencies.inverse(grams.gram)
         cells = grams.caption * LONGEST + grams.order
         squares = np.bincount(cells, weights**2, minlength=len(captions) * LONGEST)
         bigrams = np.array([max(len(caption) - 1, 0) for caption in captions], dtype=np.int64)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmodaler_ssattn.data.annotations import file_name, gvd_reference, open_annotations
+from xmodaler_ssattn.data.annotations import Image, file_name, gvd_reference, open_annotations
 from xmodaler_ssattn.data.vocabulary import END, Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
@@ -75,7 +75,8 @@ def read_reward_references(
     header, images = open_annotations(path, "train")
     classes = list(header.get("classes", ()))
     index = {name: number for number, name in enumerate(classes)}
-    captions, found, others = {}, {}, {}
+    captions, found = {}, {}
+    others: dict[str, int] = {}
     for image in images:
         captions[image["image_id"]] = [
             [*_encode(caption["tokens"], vocabulary, others), END] for caption in image["captions"]
@@ -99,7 +100,7 @@ def _encode(tokens: Sequence[str], vocabulary: Vocabulary, others: dict[str, int
     return ids
 
 
-def _objects(image: dict[str, Any], index: dict[str, int]) -> ImageObjects:
+def _objects(image: Image, index: dict[str, int]) -> ImageObjects:
     """As GVD's reference has them: the phrases with a class and a box."""
     found = {
         (index[name], tuple(map(float, box)))
