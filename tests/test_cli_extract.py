@@ -82,7 +82,7 @@ def test_a_region_file_alone_is_checked(scenes, tmp_path, capsys):
     assert "3 numbers, no class probabilities" in out and "leaves the picture by more than a pixel" in out
     assert "First ones: [2]" in out and "The file can be used" not in out
     assert main(["check", "--regions", str(tmp_path / "r.h5"), "--data", "x"]) == 2
-    assert "it has no use for --data" in capsys.readouterr().err
+    assert "it does not use --data" in capsys.readouterr().err
     assert main(["check"]) == 2
     assert "give --config-file FILE, or --regions FILE" in capsys.readouterr().err
 

@@ -197,7 +197,7 @@ def test_bad_maker_files_are_refused_with_their_name(maker, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         SceneRegionMaker.load(path)
     path.write_bytes(b"no archive")
-    with pytest.raises(UserError, match=r"maker\.npz: no intact \.npz file"):
+    with pytest.raises(UserError, match=r"maker\.npz: not an intact \.npz file"):
         SceneRegionMaker.load(path)
     np.savez(path, mean=np.zeros(3))
     with pytest.raises(UserError, match="keys kind_weights.*num_regions are missing; it has mean"):
