@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from xmodaler_ssattn.cli.output import exit_code_of
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, gvd_reference, open_annotations
 from xmodaler_ssattn.data.splits import image_rank
 from xmodaler_ssattn.errors import UserError
@@ -165,12 +166,8 @@ def _plain(value: Any) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        run(build_parser().parse_args(argv))
-    except UserError as error:
-        print(f"describe_data: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = build_parser().parse_args(argv)
+    return exit_code_of(lambda: run(args), program="describe_data")
 
 
 if __name__ == "__main__":

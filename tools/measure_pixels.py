@@ -17,6 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from xmodaler_ssattn.cli.output import exit_code_of
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.packs.formats.lxmert_tsv import LxmertTsv
@@ -71,12 +72,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        run(build_parser().parse_args(argv))
-    except UserError as error:
-        print(f"measure_pixels: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = build_parser().parse_args(argv)
+    return exit_code_of(lambda: run(args), program="measure_pixels")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from xmodaler_ssattn.cli.output import exit_code_of
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.worlds.probe import STEPS, probe_folder
@@ -52,12 +53,8 @@ def print_table(found: dict[str, float]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        run(build_parser().parse_args(argv))
-    except UserError as error:
-        print(f"probe_regions: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = build_parser().parse_args(argv)
+    return exit_code_of(lambda: run(args), program="probe_regions")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from xmodaler_ssattn.cli.output import exit_code_of
 from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.errors import UserError
@@ -159,12 +160,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        run(args)
-    except UserError as error:
-        print(f"simulate_regions: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code_of(lambda: run(args), program="simulate_regions")
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ FIXABLE = (
 )
 
 
-def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "") -> int:
+def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program: str = "xmodaler") -> int:
     """Run a program; mistakes that a person can fix become one message on stderr.
 
     Args:
         run: returns the exit code, or None for 0.
         how_to_resume: a sentence for the messages after which work remains.
+        program: its name, with which the messages begin.
 
     Returns:
         the program's exit code; 2 after a mistake in the input, 130 when interrupted, 141 when the reader of the output
@@ -37,7 +38,7 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "") -> int:
     """
 
     def say(message: str) -> None:
-        print(f"xmodaler: {message}", file=sys.stderr)
+        print(f"{program}: {message}", file=sys.stderr)
 
     more = f" {how_to_resume}" if how_to_resume else ""
     try:
