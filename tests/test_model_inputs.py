@@ -55,7 +55,7 @@ def regions(class_probs=True, count=3) -> Regions:
 def test_every_combination_of_slots_and_embedding_captions_with_what_the_one_answer_names(tmp_path, combination):
     cfg = config(tmp_path, **combination)
     inputs = region_inputs(cfg)
-    assert Flickr30kEntitiesDataset(cfg, "val").num_classes == inputs.num_classes
+    assert Flickr30kEntitiesDataset(cfg, "val").inputs == inputs
     # Written out once more: the slot when it is active, or the embedding of the control.
     active = combination["MODEL.SS_ATTENTION.ENABLED"] and combination["MODEL.SS_ATTENTION.SEMANTIC_INPUT"] == "c"
     assert (inputs.num_classes == C) is (active or combination["MODEL.VISUAL_EMBED.NAME"] != "VisualBaseEmbedding")

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.data.inputs import RegionInputs
+from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 from xmodaler_ssattn.host import add_config, build_losses, build_model, get_cfg, kfg
 
 WORDS = ["a", "man", "dog", "runs", "with", "UNK"]
@@ -134,3 +136,23 @@ def gradients_of(model) -> dict[str, torch.Tensor]:
 def captions_of(model, samples) -> list:
     """GroundedCaptions by beam search, as the stock test loop asks for them."""
     return model(model.preprocess_batch(samples), use_beam_search=True, output_sents=True)[kfg.OUTPUT]
+
+
+def toy_dataset(files, stage="train", vocab_size=6, **change):
+    """The mapper of a test's files; ``change`` may hold fields of its inputs (6 numbers, 5 classes, all regions)."""
+    inputs = {"feature_dim": 6, "num_classes": 5, "max_regions": None}
+    inputs |= {name: change.pop(name) for name in inputs if name in change}
+    return Flickr30kEntitiesDataset(
+        **{
+            "stage": stage,
+            "annotation_file": str(files / f"{stage}.json"),
+            "regions_file": str(files / "regions.h5"),
+            "vocabulary_file": str(files / "vocabulary.txt"),
+            "seq_per_sample": 2,
+            "inputs": RegionInputs(**inputs),
+            "max_seq_len": 20,
+            "vocab_size": vocab_size,
+            "targets": "image",
+            **change,
+        }
+    )

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from toys import toy_model
+from toys import toy_dataset, toy_model
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data import device_cache
 from xmodaler_ssattn.data.annotations import annotation_header, json_list
 from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs
-from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.fast import resident
 from xmodaler_ssattn.host import build_xmodaler_train_loader, kfg
@@ -65,22 +64,7 @@ def files(tmp_path, request):
 
 
 def dataset(files, **change):
-    return Flickr30kEntitiesDataset(
-        **{
-            "stage": "train",
-            "annotation_file": str(files / "train.json"),
-            "regions_file": str(files / "regions.h5"),
-            "vocabulary_file": str(files / "vocabulary.txt"),
-            "seq_per_sample": 2,
-            "max_regions": None,
-            "max_seq_len": 20,
-            "vocab_size": 7,
-            "feature_dim": 6,
-            "num_classes": 4,
-            "targets": "image",
-            **change,
-        }
-    )
+    return toy_dataset(files, **{"vocab_size": 7, "num_classes": 4, **change})
 
 
 def batches(files, model, workers=0, **change):
@@ -220,5 +204,5 @@ def test_a_model_on_another_device_than_the_table_is_told_both(files):
 
 def test_only_training_images_are_resident(files, tmp_path):
     (files / "val.json").write_text((files / "train.json").read_text().replace('"train"', '"val"'))
-    mapper = dataset(files, stage="val", annotation_file=str(files / "val.json"), cache="device")
+    mapper = dataset(files, stage="val", cache="device")
     assert torch.is_tensor(mapper(mapper.load_data(None)[0])[kfg.ATT_FEATS])

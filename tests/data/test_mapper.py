@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from data.entities_generator import phrase
-from toys import toy_config
+from toys import toy_config, toy_dataset
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.annotations import annotation_header, json_list
+from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset, sample_captions
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DATASETS_REGISTRY, kfg
@@ -49,31 +50,12 @@ def files(tmp_path):
     return tmp_path
 
 
-def dataset(files, stage="train", **change):
-    return Flickr30kEntitiesDataset(
-        **{
-            "stage": stage,
-            "annotation_file": str(files / f"{stage}.json"),
-            "regions_file": str(files / "regions.h5"),
-            "vocabulary_file": str(files / "vocabulary.txt"),
-            "seq_per_sample": 2,
-            "max_regions": None,
-            "max_seq_len": 20,
-            "vocab_size": 6,
-            "feature_dim": 6,
-            "num_classes": 5,
-            "targets": "image",
-            **change,
-        }
-    )
-
-
 def test_the_dataset_is_registered_under_the_designs_name():
     assert DATASETS_REGISTRY.get("Flickr30kEntitiesDataset") is Flickr30kEntitiesDataset
 
 
 def test_a_training_sample_has_exactly_the_keys_shapes_and_types_of_the_contract(files):
-    mapper = dataset(files)
+    mapper = toy_dataset(files)
     sample = mapper(mapper.load_data(None)[0])
     regions = RegionStore(files / "regions.h5").read(11)
     assert sample[kfg.IDS] == 11 and isinstance(sample[kfg.IDS], int)
@@ -103,7 +85,7 @@ def test_a_training_sample_has_exactly_the_keys_shapes_and_types_of_the_contract
 
 
 def test_inputs_begin_with_0_and_targets_end_with_0_and_unknown_words_are_unk(files):
-    mapper = dataset(files, seq_per_sample=3)
+    mapper = toy_dataset(files, seq_per_sample=3)
     sample = mapper(mapper.load_data(None)[0])
     pairs = sorted(
         (tokens.tolist(), target.tolist()) for tokens, target in zip(sample[kfg.G_TOKENS_IDS], sample[kfg.G_TARGET_IDS])
@@ -114,7 +96,7 @@ def test_inputs_begin_with_0_and_targets_end_with_0_and_unknown_words_are_unk(fi
 
 
 def test_long_captions_are_cut_the_target_still_ends_and_boxes_beyond_the_cut_go(files):
-    mapper = dataset(files, seq_per_sample=3, max_seq_len=3)
+    mapper = toy_dataset(files, seq_per_sample=3, max_seq_len=3)
     sample = mapper(mapper.load_data(None)[0])
     assert max(sample[kfg.G_TARGET_IDS], key=len).tolist() == [1, 2, 3, 0]
     assert mapper.cut_captions == 2  # the first caption of both images has five words
@@ -123,7 +105,7 @@ def test_long_captions_are_cut_the_target_still_ends_and_boxes_beyond_the_cut_go
 
 
 def test_sentence_targets_follow_the_captions_that_were_drawn(files):
-    mapper = dataset(files, targets="sentence")
+    mapper = toy_dataset(files, targets="sentence")
     record = mapper.load_data(None)[0]
     expected = {5: ([1, 1, 0, 0], 1), 2: ([1, 0, 0, 0], 1)}  # number of words -> sigma, has boxes
     for seed in range(10):
@@ -144,7 +126,7 @@ def test_captions_are_sampled_as_xmodaler_samples_them():
 
 
 def test_a_limit_cuts_regions_and_sigma_alike_and_not_positive_means_all(files):
-    mapper = dataset(files, max_regions=1)
+    mapper = toy_dataset(files, max_regions=1)
     sample = mapper(mapper.load_data(None)[0])
     assert sample[kfg.ATT_FEATS].shape == (1, 6) and sample[keys.CLASS_PROBS].shape == (1, 5)
     # the dog's box touches none of the regions that are left
@@ -152,10 +134,10 @@ def test_a_limit_cuts_regions_and_sigma_alike_and_not_positive_means_all(files):
 
 
 def test_what_nobody_needs_is_not_there(files):
-    mapper = dataset(files, num_classes=None, targets=None)
+    mapper = toy_dataset(files, num_classes=None, targets=None)
     sample = mapper(mapper.load_data(None)[0])
     assert not {keys.CLASS_PROBS, keys.SIGMA, keys.HAS_BOXES} & set(sample)
-    mapper = dataset(files, "val")
+    mapper = toy_dataset(files, "val")
     records = mapper.load_data(None)
     assert records == [{"image_id": 11}, {"image_id": 12}]
     assert set(mapper(records[1])) == {
@@ -169,13 +151,13 @@ def test_what_nobody_needs_is_not_there(files):
 
 
 def test_reference_captions_come_in_order_and_uncut_when_attention_on_them_is_asked_for(files):
-    mapper = dataset(files, "val", gt_attention=True, max_seq_len=2)
+    mapper = toy_dataset(files, "val", gt_attention=True, max_seq_len=2)
     sample = mapper(mapper.load_data(None)[0])
     assert [ids.tolist() for ids in sample[keys.REF_TOKENS_IDS]] == [[0, 1, 2, 3, 1, 4], [0, 1, 2], [0, 5, 5]]
 
 
 def test_mapper_and_records_travel_to_a_worker(files):
-    mapper = dataset(files)
+    mapper = toy_dataset(files)
     records = mapper.load_data(None)
     mapper(records[0])
     copied, record = pickle.loads(pickle.dumps((mapper, records[1])))
@@ -184,7 +166,7 @@ def test_mapper_and_records_travel_to_a_worker(files):
 
 
 def test_everything_that_does_not_fit_is_told_at_once(files):
-    mapper = dataset(files, vocab_size=9, num_classes=1601, feature_dim=2048)
+    mapper = toy_dataset(files, vocab_size=9, num_classes=1601, feature_dim=2048)
     with pytest.raises(
         UserError,
         match=r"(?s)3 problems.*VOCAB_SIZE is 9, but .* has 5 words; set it to 6.*"
@@ -194,7 +176,7 @@ def test_everything_that_does_not_fit_is_told_at_once(files):
 
 
 def test_all_missing_files_are_told_at_once(files):
-    mapper = dataset(files, annotation_file="a.json", vocabulary_file="v.txt", regions_file="r.h5")
+    mapper = toy_dataset(files, annotation_file="a.json", vocabulary_file="v.txt", regions_file="r.h5")
     message = r"(?s)3 problems.*v\.txt does not exist.*r\.h5 does not exist.*a\.json does not"
     with pytest.raises(UserError, match=message):
         mapper.load_data(None)
@@ -206,21 +188,21 @@ def test_images_of_the_split_that_the_store_lacks_are_counted_and_the_first_ten_
             out.add(image(image_id))
     shown = ", ".join(map(str, range(100, 110)))
     with pytest.raises(UserError, match=rf"12 images of the train split not in the region file .*: {shown}, \.\.\."):
-        dataset(files).load_data(None)
+        toy_dataset(files).load_data(None)
 
 
 def test_class_probabilities_are_asked_for_only_when_a_slot_reads_them_and_the_way_out_is_said(files):
     with h5py.File(files / "regions.h5", "r+") as file:
         del file["class_probs"]
-    dataset(files, num_classes=None).load_data(None)
+    toy_dataset(files, num_classes=None).load_data(None)
     with pytest.raises(UserError, match="has none; recompute them .*`xmodaler prepare regions --classifier FILE`"):
-        dataset(files).load_data(None)
+        toy_dataset(files).load_data(None)
 
 
 def test_images_without_regions_and_numbers_that_are_not_finite_are_named(files):
     with h5py.File(files / "regions.h5", "r+") as file:
         file["features"][1, 2, 3] = np.nan  # row 1 is image 11
-    mapper = dataset(files)
+    mapper = toy_dataset(files)
     records = mapper.load_data(None)
     mapper(records[1])
     with pytest.raises(UserError, match=r"Image 11 in .*regions\.h5: features of region \[2\] is NaN"):
@@ -228,7 +210,7 @@ def test_images_without_regions_and_numbers_that_are_not_finite_are_named(files)
     with h5py.File(files / "regions.h5", "r+") as file:
         file["num_boxes"][0] = 0
     with pytest.raises(UserError, match="1 image of the train split without a region in .*: 12"):
-        dataset(files).load_data(None)
+        toy_dataset(files).load_data(None)
 
 
 def test_a_broken_annotation_file_is_named(files):
@@ -236,7 +218,7 @@ def test_a_broken_annotation_file_is_named(files):
     content["images"][1]["image_id"] = "12"
     (files / "train.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="image number 1 .*image_id must be a whole number, found '12'"):
-        dataset(files).load_data(None)
+        toy_dataset(files).load_data(None)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +231,7 @@ def test_a_broken_annotation_file_is_named(files):
 )
 def test_settings_that_cannot_work_are_refused(files, change, message):
     with pytest.raises(UserError, match=message):
-        dataset(files, **change)
+        toy_dataset(files, **change)
 
 
 def test_the_config_decides_and_only_from_config_reads_it(files, tmp_path):
@@ -268,13 +250,13 @@ def test_the_config_decides_and_only_from_config_reads_it(files, tmp_path):
     (tmp_path / "toy").mkdir()
     mapper = build()
     assert (mapper.annotation_file, mapper.regions_file) == (str(files / "train.json"), "r.h5")
-    assert (mapper.num_classes, mapper.targets, mapper.seq_per_sample, mapper.feature_dim) == (4, "image", 2, 6)
+    assert mapper.inputs == RegionInputs(6, 4, None) and (mapper.targets, mapper.seq_per_sample) == ("image", 2)
     assert mapper.vocabulary_file == str(tmp_path / "toy" / "vocabulary.txt") and mapper.vocab_size == 7
     assert build("val").annotation_file == str(files / "val.json")
-    assert build(**{"DATALOADER.MAX_FEAT_NUM": -1}).max_regions is None
-    assert build(**{"DATALOADER.MAX_FEAT_NUM": 3}).max_regions == 3
-    assert build(**{"MODEL.SS_ATTENTION.ENABLED": False}).num_classes is None
-    assert build(**{"MODEL.SS_ATTENTION.SEMANTIC_INPUT": "v"}).num_classes is None
+    assert build(**{"DATALOADER.MAX_FEAT_NUM": -1}).inputs.max_regions is None
+    assert build(**{"DATALOADER.MAX_FEAT_NUM": 3}).inputs.max_regions == 3
+    assert build(**{"MODEL.SS_ATTENTION.ENABLED": False}).inputs.num_classes is None
+    assert build(**{"MODEL.SS_ATTENTION.SEMANTIC_INPUT": "v"}).inputs.num_classes is None
     assert build(**{"LOSSES.NAMES": ["CrossEntropy"]}).targets is None
     assert build(**{"LOSSES.GROUNDING.TARGETS": "sentence"}).targets == "sentence"
 
@@ -283,5 +265,5 @@ def test_the_config_decides_and_only_from_config_reads_it(files, tmp_path):
 def test_the_region_file_is_read_once_at_the_start_when_asked(files, monkeypatch, stage, cache, times):
     calls = []
     monkeypatch.setattr(RegionStore, "warm_up", lambda self: calls.append(self.path))
-    dataset(files, stage, cache=cache).load_data(None)
+    toy_dataset(files, stage, cache=cache).load_data(None)
     assert len(calls) == times

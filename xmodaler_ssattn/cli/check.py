@@ -132,7 +132,7 @@ def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
         if not records:
             continue
         check.fact(f"{stage}: {len(records):,} usable images in {dataset.annotation_file}")
-        probs, limit = dataset.num_classes is not None, dataset.max_regions
+        probs, limit = dataset.inputs.num_classes is not None, dataset.inputs.max_regions
         _check_regions(check, dataset.store, ids[stage], read_all, class_probs=probs, limit=limit, prefix=f"{stage}: ")
         if stage == "train":
             _check_targets(records, dataset, check)
@@ -202,7 +202,7 @@ def _check_references(
         )
     if not ids:
         return
-    regions = {str(image_id): dataset.store.boxes_px(image_id, dataset.max_regions) for image_id in ids}
+    regions = {str(image_id): dataset.store.boxes_px(image_id, dataset.inputs.max_regions) for image_id in ids}
     share = reachable_share(
         [record for record in reference.images if str(record["image_id"]) in regions], regions, undefined=0.0
     )

@@ -48,11 +48,9 @@ class Flickr30kEntitiesDataset:
         stage: "train", "val" or "test".
         annotation_file, vocabulary_file, regions_file: what ``xmodaler prepare`` writes.
         seq_per_sample: S, captions sampled per image and epoch.
-        max_regions: keep the first ``max_regions`` regions per image; None keeps all.
+        inputs: what the model reads of regions, and how many per image.
         max_seq_len: words per caption that are kept for training.
         vocab_size: MODEL.VOCAB_SIZE, must be the vocabulary's words + 1.
-        feature_dim: D that the model expects.
-        num_classes: C that the model expects, or None when no slot reads class probabilities.
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
         min_iou: see ``sigma.positives``.
         sigma: "binary", or "count": how many boxes have the region as their best.
@@ -80,11 +78,9 @@ class Flickr30kEntitiesDataset:
         vocabulary_file: str,
         regions_file: str,
         seq_per_sample: int,
-        max_regions: int | None,
+        inputs: RegionInputs,
         max_seq_len: int,
         vocab_size: int,
-        feature_dim: int,
-        num_classes: int | None,
         targets: str | None,
         min_iou: float = 0.0,
         sigma: str = "binary",
@@ -107,8 +103,8 @@ class Flickr30kEntitiesDataset:
             )
         self.stage = stage
         self.annotation_file, self.vocabulary_file, self.regions_file = annotation_file, vocabulary_file, regions_file
-        self.seq_per_sample, self.max_regions, self.max_seq_len = seq_per_sample, max_regions, max_seq_len
-        self.vocab_size, self.feature_dim, self.num_classes = vocab_size, feature_dim, num_classes
+        self.seq_per_sample, self.inputs, self.max_seq_len = seq_per_sample, inputs, max_seq_len
+        self.vocab_size = vocab_size
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
         self.sigma = sigma
         self.device, self.stock_samples = device, stock_samples
@@ -135,7 +131,7 @@ class Flickr30kEntitiesDataset:
             "seq_per_sample": cfg.DATALOADER.SEQ_PER_SAMPLE,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
             "vocab_size": cfg.MODEL.VOCAB_SIZE,
-            **region_inputs(cfg)._asdict(),
+            "inputs": region_inputs(cfg),
             "targets": cfg.LOSSES.GROUNDING.TARGETS if "GroundingLoss" in cfg.LOSSES.NAMES else None,
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,
@@ -179,12 +175,8 @@ class Flickr30kEntitiesDataset:
     def _fill_cache(self, records: list[dict[str, Any]]) -> None:
         cache = self.cache
         if cache == "device":
-            self._resident, cache = resident_regions(
-                self.store,
-                [record["image_id"] for record in records],
-                self.device,
-                self._inputs(),
-            )
+            ids = [record["image_id"] for record in records]
+            self._resident, cache = resident_regions(self.store, ids, self.device, self.inputs)
         if self._resident is not None:
             self._resident_name = self._resident.name
             for row, record in enumerate(records):
@@ -220,18 +212,15 @@ class Flickr30kEntitiesDataset:
 
     def _regions(self, record: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """The part of the sample that comes from regions, and their number."""
-        sample = stored_sample(self.store, record["image_id"], self._inputs())
+        sample = stored_sample(self.store, record["image_id"], self.inputs)
         return sample, len(sample[keys.BOXES_PX])
-
-    def _inputs(self) -> RegionInputs:
-        return RegionInputs(self.feature_dim, self.num_classes, self.max_regions)
 
     def _resident_row(self, record: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """The same where the regions are on the device."""
         image_id = record["image_id"]
         count = self.store.num_boxes(image_id)
         sample = {kfg.IDS: image_id, keys.RESIDENT: self._resident_name, keys.RESIDENT_ROW: record["row"]}
-        return sample, count if self.max_regions is None else min(count, self.max_regions)
+        return sample, min(count, self.inputs.max_regions or count)
 
 
 def _for_stock_captioners(sample: dict[str, Any], max_seq_len: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from xmodaler_ssattn.data.annotations import Caption, Image, open_annotations
+from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.sigma import positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError
@@ -44,9 +45,7 @@ class MapperSettings(Protocol):
     vocabulary_file: str
     regions_file: str
     vocab_size: int
-    feature_dim: int
-    num_classes: int | None
-    max_regions: int | None
+    inputs: RegionInputs
     max_seq_len: int
     gt_attention: bool
     targets: str | None
@@ -124,19 +123,19 @@ def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store
         )
     if store is None:
         return problems
-    if store.feature_dim != mapper.feature_dim:
+    if store.feature_dim != mapper.inputs.feature_dim:
         problems.append(
-            f"MODEL.VISUAL_EMBED.IN_DIM is {mapper.feature_dim}, but the features in {mapper.regions_file} "
+            f"MODEL.VISUAL_EMBED.IN_DIM is {mapper.inputs.feature_dim}, but the features in {mapper.regions_file} "
             f"have {store.feature_dim} numbers; set it to {store.feature_dim}"
         )
-    if mapper.num_classes is not None and store.num_classes is None:
+    if mapper.inputs.num_classes is not None and store.num_classes is None:
         problems.append(
             f"the config feeds class probabilities to the attention, but {mapper.regions_file} has none; "
             + CLASSIFIER_HINT
         )
-    elif mapper.num_classes is not None and store.num_classes != mapper.num_classes:
+    elif mapper.inputs.num_classes is not None and store.num_classes != mapper.inputs.num_classes:
         problems.append(
-            f"MODEL.SS_ATTENTION.NUM_CLASSES is {mapper.num_classes}, but the class probabilities in "
+            f"MODEL.SS_ATTENTION.NUM_CLASSES is {mapper.inputs.num_classes}, but the class probabilities in "
             f"{mapper.regions_file} have {store.num_classes} columns; set it to {store.num_classes}"
         )
     return problems
@@ -156,7 +155,7 @@ def _record(mapper: MapperSettings, image: Image, vocabulary: Vocabulary, found:
         rows = [_target_boxes(caption, words) for caption in captions]
         if mapper.targets == "image":
             rows = [sorted({tuple(box) for row in rows for box in row})]
-        regions_px = found.store.boxes_px(image["image_id"], mapper.max_regions)
+        regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
         counted = mapper.sigma == "count"
         record["positives"] = [positives(regions_px, np.asarray(row), mapper.min_iou, counted).tolist() for row in rows]
         record["has_boxes"] = [float(len(row) > 0) for row in rows]
