@@ -282,9 +282,9 @@ def checked(folder, **overrides):
 
 def test_a_complete_folder_passes_and_the_ceiling_of_the_grounding_is_told(ready):
     report = checked(ready)
-    assert report.problems == [] and check.text(report).endswith("Everything that the run needs is there.")
+    assert report.problems == [] and check.text(report).endswith("The run has everything that it needs.")
     assert any("train: 4 usable images" in fact for fact in report.facts)
-    assert any(fact.startswith("val: a region reaches (IoU > 0.5) ") for fact in report.facts)
+    assert any("of the annotated boxes have a region with IoU > 0.5" in fact for fact in report.facts)
     assert any("checkpoints of" in fact for fact in report.facts)
     assert any("not GVD's file" in warning for warning in report.warnings)
 
@@ -362,5 +362,5 @@ def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2
 
 @pytest.mark.parametrize("score", ["20", "1", "nan", "inf", "-0.2"])
 def test_a_least_score_that_no_score_can_pass_or_miss_is_refused(tmp_path, score):
-    with pytest.raises(UserError, match=f"--min-score must be from 0 to below 1, as scores are, got {score}"):
+    with pytest.raises(UserError, match=f"--min-score must be from 0 to below 1, like the scores, got {score}"):
         command(f"regions --format lxmert-tsv --input a.tsv --out {tmp_path}/r.h5 --min-score={score}")

@@ -167,5 +167,5 @@ def test_a_key_that_stands_twice_in_a_config_or_its_base_is_refused_on_both_host
     (tmp_path / "base.yaml").write_text("OUTPUT_DIR: a\nSEED: 1\nOUTPUT_DIR: b\n")
     (tmp_path / "c.yaml").write_text("_BASE_: base.yaml\nMODEL:\n  META_ARCHITECTURE: GroundedCaptioner\n")
     for name in ("c.yaml", "base.yaml"):
-        with pytest.raises(UserError, match=r"base\.yaml, line 3: the key 'OUTPUT_DIR' is written twice"):
+        with pytest.raises(UserError, match=r"base\.yaml, line 3: the key 'OUTPUT_DIR' is duplicated"):
             load_config(str(tmp_path / name), device="cpu")

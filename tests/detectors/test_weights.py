@@ -179,7 +179,7 @@ def test_a_pickle_that_names_a_huge_place_or_length_is_refused_before_memory_is_
     """Object number 2^32 - 1 would take 64 GB, as would bytes of that length."""
     path = tmp_path / "w.pkl"
     path.write_bytes(b"\x80\x04}r\xff\xff\xff\xff.")
-    with pytest.raises(UserError, match="it remembers its object number 4,294,967,295"):
+    with pytest.raises(UserError, match="it stores its object number 4,294,967,295"):
         read_weights(path)
     for opcode in (b"\x8e", b"\x96", b"\x8d"):  # bytes, bytearray, text with eight bytes of length
         path.write_bytes(b"\x80\x05" + opcode + b"\x00\x00\x00\x00\x10\x00\x00\x00.")
@@ -188,7 +188,7 @@ def test_a_pickle_that_names_a_huge_place_or_length_is_refused_before_memory_is_
 
 
 def test_an_array_of_objects_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"refused: it holds numpy data of type 'O8'"):
+    with pytest.raises(UserError, match=r"refused: it contains numpy data of type 'O8'"):
         read_weights(pickled(tmp_path / "w.pkl", {"a": np.array([WEIGHTS], dtype=object)}))
 
 

@@ -173,7 +173,7 @@ REFERENCES = {1: ["a man rides"], 2: ["two dogs"]}
 
 def test_empty_and_equal_captions_are_named():
     assert caption_doubts({1: "a man", 2: "a dog"}, REFERENCES, ["CIDEr"]) == []
-    assert caption_doubts({1: "a man", 2: " "}, REFERENCES, []) == ["1 of 2 captions have no word, those of image 2"]
+    assert caption_doubts({1: "a man", 2: " "}, REFERENCES, []) == ["1 of 2 captions have no word, at image 2"]
     assert caption_doubts({1: "a", 2: "a"}, REFERENCES, []) == ["all 2 captions are the same: 'a'"]
     found = caption_doubts({1: "a", 2: "b"}, {1: ["a"], 2: ["", ""]}, [])
     assert found == ["1 of 2 images have references without a word: 2"]
@@ -191,7 +191,7 @@ def test_ciders_zero_of_one_image_is_explained():
     # log(images / images with the phrase) = log(1 / 1) = 0 for each phrase.
     result = CaptionScorer({1: ["a man rides a horse"]}, tokenized=True).score({1: "a man rides a horse"}, ["CIDEr"])
     assert result.values == {"CIDEr": 0.0}
-    assert result.doubts[0].startswith("CIDEr is 0 whatever the caption says") and "one image has" in result.doubts[0]
+    assert result.doubts[0].startswith("CIDEr is 0 for every caption") and "only one image" in result.doubts[0]
     twins = CaptionScorer({1: ["a man"], 2: ["a man"]}, tokenized=True).score({1: "a man", 2: "a man rides"}, ["CIDEr"])
     assert twins.values == {"CIDEr": 0.0} and "the same references" in twins.doubts[0]
     assert CaptionScorer({1: ["a man"]}, tokenized=True).score({1: "a man"}, ["Bleu"]).doubts == ()

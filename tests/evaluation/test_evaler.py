@@ -254,7 +254,7 @@ def test_captions_of_unknown_images_and_no_captions_are_errors(cfg):
     evaluator = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None)
     with pytest.raises(UserError, match="have no references: 9"):
         evaluator.eval([{"image_id": 9, "caption": "a dog"}], 1)
-    with pytest.raises(UserError, match="there is none to score"):
+    with pytest.raises(UserError, match="there are none to score"):
         evaluator.eval([], 1)
 
 

@@ -81,7 +81,7 @@ def test_what_java_itself_says_is_not_taken_for_tokens(with_java, monkeypatch, p
 
 def test_tokens_of_other_lines_are_refused(monkeypatch, program):
     monkeypatch.setattr(java, "find_java", lambda: program("print('a man\\na\\nnoise\\ntwo dogs\\na')"))
-    with pytest.raises(JavaError, match="other lines than one each for 2 captions"):
+    with pytest.raises(JavaError, match="did not return one line for each of 2 captions"):
         PtbTokenizer().tokenize(["A man", "Two dogs"])
 
 
@@ -264,7 +264,7 @@ def test_captions_for_which_spice_has_no_score_are_counted(monkeypatch, program)
     monkeypatch.setattr(java, "find_java", lambda: program(stub))
     result = CaptionScorer(REFERENCES, tokenized=True, metrics={"SPICE": Spice([])}).score(CAPTIONS, ["SPICE"])
     assert np.isnan(result.values["SPICE"])  # as pycocoevalcap gives it
-    assert "SPICE has no score for 1 of 3 captions, so none for the corpus either" in result.doubts
+    assert "SPICE has no score for 1 of 3 captions, and so none for the corpus" in result.doubts
 
 
 def test_a_spice_that_dies_or_hangs_costs_spice_alone(monkeypatch, with_java, program):

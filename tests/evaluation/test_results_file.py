@@ -89,7 +89,7 @@ def test_a_sentence_keeps_repeated_object_words_with_their_positions():
 def test_grounding_takes_the_greedy_caption_and_refuses_text_alone():
     predictions = gvd_predictions(example().images[:1], {"men": "man"})
     assert predictions["7"][0]["idx_in_sent"] == [0, 1]  # "men men", not "two men"
-    with pytest.raises(UserError, match="image 8: its caption carries no regions"):
+    with pytest.raises(UserError, match="image 8: its caption has no regions"):
         gvd_predictions(example().images, {})
 
 

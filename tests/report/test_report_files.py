@@ -106,7 +106,7 @@ def test_a_page_is_written_anew_without_leftovers_but_never_over_something_else(
     assert [path.name for path in (page.parent / "data").glob("part_*.js")] == ["part_0000.js"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
-    with pytest.raises(UserError, match="not a page"):
+    with pytest.raises(UserError, match="neither empty nor a page"):
         write_page(tmp_path / "mine", small)
 
 

@@ -166,7 +166,7 @@ def test_check_accepts_it(made, tmp_path, capsys):
     folder, manifest = made
     assert main(["check", *options(folder, manifest, tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "train: 24 usable images" in printed and "Everything that the run needs is there." in printed
+    assert "train: 24 usable images" in printed and "The run has everything that it needs." in printed
 
 
 def test_training_starts_on_it_and_scores_grounding(made, tmp_path):
