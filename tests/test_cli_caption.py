@@ -174,7 +174,7 @@ def test_bad_pictures_are_listed_and_the_others_are_captioned(demo, tmp_path, ca
     assert caption(demo, tmp_path / "text.jpg", good, tmp_path / "dot.png", tmp_path / "none.jpg") == 3
     out = capsys.readouterr().out
     assert f"{good}\n  " in out and "3 of 4 pictures failed" in out
-    for name, reason in (("text.jpg", "not a picture"), ("dot.png", "1 x 1"), ("none.jpg", "no such file")):
+    for name, reason in (("text.jpg", "not a picture"), ("dot.png", "1 x 1"), ("none.jpg", "does not exist")):
         assert re.search(rf"{name}: .*{reason}", out)
 
 

@@ -30,7 +30,7 @@ from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.floors import read_floors
 from xmodaler_ssattn.worlds.probe import STEPS, probe_folder
-from xmodaler_ssattn.worlds.statistics import annotation_statistics, read_objects, region_statistics
+from xmodaler_ssattn.worlds.statistics import annotation_statistics, collect_objects, region_statistics
 
 # statistic -> (what it is called, printed in percent, digits)
 ROWS = {
@@ -89,7 +89,7 @@ def statistics(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     if args.images:
         images = heapq.nsmallest(args.images, images, key=lambda image: image_rank(args.seed, image["image_id"]))
     images = sorted(images, key=lambda image: image["image_id"])
-    found = annotation_statistics(read_objects(images))
+    found = annotation_statistics(collect_objects(images))
     sizes = {image["image_id"]: (image["width"], image["height"]) for image in images}
     reference = [gvd_reference(image) for image in images]
     said = predictions_of((WHOLE,), reference, lambda image_id: ImageBoxes(*sizes[image_id], ()), {})

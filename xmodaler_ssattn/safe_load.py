@@ -26,7 +26,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
 
 
-class Place(NamedTuple):
+class StoragePlace(NamedTuple):
     """The position of a storage's bytes in the file."""
 
     offset: int
@@ -98,7 +98,7 @@ def _named_errors(what: str, path: str) -> Iterator[None]:
         raise UserError(f"{what}: {path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
 
 
-def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
+def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]:
     """torch's zip archive: <name>/data.pkl and the storages as <name>/data/<key>, uncompressed."""
     with zipfile.ZipFile(file) as archive:
         members = _members(archive.infolist(), os.fstat(file.fileno()).st_size)
@@ -106,7 +106,7 @@ def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
             _check_byte_order(archive.read(members["byteorder"]) == b"little")
         content = PlainUnpickler(io.BytesIO(archive.read(members["data.pkl"]))).load()
     places = {
-        name.removeprefix("data/"): Place(_data_offset(file, info), info.file_size, info.CRC)
+        name.removeprefix("data/"): StoragePlace(_data_offset(file, info), info.file_size, info.CRC)
         for name, info in members.items()
         if name.startswith("data/")
     }
@@ -147,7 +147,7 @@ def _check_byte_order(little: bool) -> None:
         raise RefusedPickle("it was written on a big-endian machine; save it again on this one")
 
 
-def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
+def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]:
     """A plain pickle, or torch's older form: magic number, version, machine, content, storage keys, storages."""
     content = PlainUnpickler(file).load()
     if type(content) is not int or content != LEGACY_MAGIC:
@@ -164,7 +164,7 @@ def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
         left = size - file.tell()
         if count != storage.numel or storage.nbytes > left:
             raise EOFError(f"storage {key} has {count:,} numbers in {left:,} bytes, expected {storage.numel:,}")
-        places[storage.key] = Place(file.tell(), storage.nbytes, None)
+        places[storage.key] = StoragePlace(file.tell(), storage.nbytes, None)
         file.seek(storage.nbytes, os.SEEK_CUR)
     return content, places
 
@@ -172,7 +172,7 @@ def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
 class _Reader:
     """Makes the objects that a pickle describes; each storage is read once, when it is first needed."""
 
-    def __init__(self, file: io.BufferedReader, places: Mapping[str, Place], checksums: bool) -> None:
+    def __init__(self, file: io.BufferedReader, places: Mapping[str, StoragePlace], checksums: bool) -> None:
         self._file, self._places, self._checksums = file, places, checksums
         self._size = os.fstat(file.fileno()).st_size
         self._storages: dict[str, torch.UntypedStorage] = {}
@@ -211,7 +211,7 @@ class _Reader:
         key, wanted = tensor.storage.key, tensor.storage.nbytes
         if key in self._storages:
             return self._storages[key]
-        place = self._places.get(key, Place(0, 0, None))
+        place = self._places.get(key, StoragePlace(0, 0, None))
         if place.size != wanted or place.offset + wanted > self._size:
             found = min(place.size, max(self._size - place.offset, 0))
             raise EOFError(f"storage {key} has {found:,} bytes, expected {wanted:,}")

@@ -11,10 +11,10 @@ import pytest
 from data.entities_generator import write_entities
 from packs.pack_writers import WRITERS
 from toys import toy_config
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.cli import check, prepare
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data import expected
-from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.checks import Inspection
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -85,7 +85,7 @@ def test_counts_as_expected_are_one_line(entities, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "rows", "reason"),
     [
-        ({"phrases": 43}, {"phrases": (42, 43)}, "single files differ from version 1.0"),
+        ({"phrases": 43}, {"phrases": (42, 43)}, "some files differ from version 1.0"),
         ({"rest": 3}, {"images outside the splits": (0, 3)}, None),
         ({"size": 5}, {"train images": (4, 5), "captions": (30, 35)}, "the split ids are not the complete lists"),
         ({"words": 14}, {"vocabulary with UNK": (13, 14)}, "the vocabulary counts the words of all images"),
@@ -327,7 +327,7 @@ def test_an_image_in_two_splits_is_a_problem(ready):
     content["images"][0]["image_id"] = 1
     (ready / "val.json").write_text(json.dumps(content))
     report = checked(ready)
-    assert "1 images are in train and in val: [1]" in report.problems
+    assert "1 images are in both train and val: [1]" in report.problems
     assert any("INFERENCE.VAL_ANNFILE: 1 images of the split have no reference" in text for text in report.problems)
 
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data.annotations import annotation_header, read_annotations
-from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.entities import read_objects, read_sentences
 from xmodaler_ssattn.data.official import read_dictionary, read_official
 from xmodaler_ssattn.data.splits import read_splits, read_unrelated

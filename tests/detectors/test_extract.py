@@ -98,7 +98,7 @@ def test_pictures_that_fail_are_named_and_the_others_go_on(pictures, tmp_path, b
     assert [failure.partition(": ")[0] for failure in report.failed] == [str(pictures[i]) for i in (2, 3, 5, 6)]
     text, refused, empty, absent = report.failed
     assert "not a picture of a known format" in text and "it is red in the corner" in refused
-    assert "found no region" in empty and "no such file" in absent
+    assert "found no region" in empty and "does not exist" in absent
 
 
 def test_numbers_that_are_not_finite_fail_their_picture_alone(pictures, tmp_path):

@@ -233,7 +233,7 @@ def test_pixels_that_are_no_colours_are_refused(tmp_path):
 
 
 def test_folders_and_missing_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="the file does not exist"):
         read_picture(tmp_path / "none.jpg")
     with pytest.raises(UserError, match="this is not a file"):
         read_picture(tmp_path)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.data.classes import read_classes
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.worlds.drawn import kinds
 from xmodaler_ssattn.worlds.drawn.backgrounds import draw_background, ground_starts
 from xmodaler_ssattn.worlds.drawn.scenes import MAX_OBJECTS, MIN_OBJECTS, make_scene

@@ -63,7 +63,7 @@ def test_an_image_without_the_right_to_read_it_is_not_called_damaged(tmp_path):
         def _read(self, image_id):
             raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(UserError, match=r"Permission denied\); is it yours to read\?"):
+    with pytest.raises(UserError, match=r"Permission denied\); do you have permission to read it\?"):
         Closed([tmp_path / "pack" / "a.tsv"]).read(7)
 
 

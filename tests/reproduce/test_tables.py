@@ -11,8 +11,8 @@ from xmodaler_ssattn.reproduce.collecting import as_text, collect
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
 from xmodaler_ssattn.reproduce.plan import read_plan
+from xmodaler_ssattn.reproduce.replicates import Scored, write_replicates
 from xmodaler_ssattn.reproduce.running import next_job
-from xmodaler_ssattn.reproduce.scoring import Scored, write_replicates
 from xmodaler_ssattn.reproduce.settings import DataFolder, Machine, identity_sha256
 from xmodaler_ssattn.reproduce.study import Study, decision_of, prepare
 from xmodaler_ssattn.reproduce.tables import cell, markdown, seeds_of

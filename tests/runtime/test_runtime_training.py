@@ -137,7 +137,7 @@ def test_resuming_with_epochs_of_another_length_is_an_error_with_both_numbers(tm
 def test_resuming_a_run_with_more_epochs_behind_it_than_asked_for_is_an_error(tmp_path):
     """Its weights would be evaluated once more, as those of an epoch that they are not of."""
     toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 2)).train()
-    with pytest.raises(CheckpointError, match=r"it has 2 epochs behind it and SOLVER.EPOCH is 1"):
+    with pytest.raises(CheckpointError, match=r"it has 2 completed epochs and SOLVER.EPOCH is 1"):
         toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 1), resume=True)
 
 

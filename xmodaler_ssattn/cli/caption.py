@@ -38,7 +38,7 @@ attention on it. The model's config.yaml and vocabulary are found from the check
 """
 
 
-class Job(NamedTuple):
+class CaptionJob(NamedTuple):
     """One image to caption: its id, the name to print, its picture if there is one, and its regions."""
 
     image_id: int
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     failed: list[str] = []
     jobs = _from_store(captioner, args) if args.regions else _from_photos(captioner, args, failed)
     spoken = ObjectWords.of_model(captioner.cfg.INFERENCE.VOCAB)
-    captions: list[tuple[Job, GroundedCaption]] = []
+    captions: list[tuple[CaptionJob, GroundedCaption]] = []
     while chunk := list(islice(jobs, AT_ONCE)):
         for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
             print(as_text(job.name, caption, spoken), flush=True)
@@ -118,7 +118,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 # --- where regions come from ---------------------------------------------------------------------------
-def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]:
+def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[CaptionJob]:
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
     from xmodaler_ssattn.packs.store import RegionStore
@@ -135,10 +135,10 @@ def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]
         raise UserError(f"{args.regions}: {len(empty)} images have no region to caption: {empty[:10]}")
     pictures = find_pictures(args.images, ids) if args.images else {}
     for image_id in ids:
-        yield Job(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
+        yield CaptionJob(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
 
 
-def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[Job]:
+def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[CaptionJob]:
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.detectors import open_detector
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
@@ -160,7 +160,7 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
         if captioner.cfg.DATALOADER.SAMPLE_SCENES and not looks_drawn(open_upright(path)):
             _warn(f"{printable(path)}: this is not a drawn scene. {DRAWN_ONLY}")
         regions = Regions(number, found.width, found.height, found.boxes_px, found.features, found.class_probs)
-        yield Job(number, printable(path), path, regions)
+        yield CaptionJob(number, printable(path), path, regions)
 
 
 def _sample_detector(captioner: Captioner) -> Path:
@@ -197,7 +197,10 @@ def _name_of(weights: Path) -> str:
 
 
 def _write(
-    captioner: Captioner, captions: Sequence[tuple[Job, GroundedCaption]], spoken: ObjectWords, args: argparse.Namespace
+    captioner: Captioner,
+    captions: Sequence[tuple[CaptionJob, GroundedCaption]],
+    spoken: ObjectWords,
+    args: argparse.Namespace,
 ) -> None:
     from xmodaler_ssattn.detectors.pictures import open_upright
     from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results

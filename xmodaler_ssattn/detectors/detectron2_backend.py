@@ -154,8 +154,8 @@ class Detectron2Network(nn.Module):
 
     Args:
         model: a GeneralizedRCNN with Res5ROIHeads, its weights loaded.
-        spec: of it.
-        head: state of our ``RegionHead``: detectron2 has no attributes.
+        spec: its spec.
+        head: state of our ``RegionHead``, since detectron2 has no attributes.
         version: for the record.
     """
 

@@ -231,7 +231,7 @@ def check_predictions(
     problems: list[str] = []
     for name, sentences in data["results"].items():
         if id_key(name) in results:
-            problems.append(f"image {id_key(name)}: is duplicated, as {name!r} too.")
+            problems.append(f"image {id_key(name)}: is duplicated, also as {name!r}.")
         results[id_key(name)] = sentences
     unknown: dict[str, list[str]] = {}  # name -> the sentences that have it
     for image_id, captions in sentences_of.items():

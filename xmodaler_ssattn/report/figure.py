@@ -87,7 +87,7 @@ def draw_captions(
     """
     buffer = io.BytesIO()
     with drawing():
-        row = Row(picture, picture.size, [(caption, object_words) for caption in captions.values()])
+        row = FigureRow(picture, picture.size, [(caption, object_words) for caption in captions.values()])
         _lay_out(list(captions), [row]).savefig(buffer, dpi=DPI / 2)
     return Image.open(buffer).convert("RGB")
 
@@ -99,11 +99,11 @@ def draw_figure(source: Source, image_ids: Sequence[int], pictures: Mapping[int,
         picture = Image.open(pictures[image_id]) if image_id in pictures else None
         size = size_of(source, image_id) or (picture.size if picture else (4, 3))
         captions = [(_caption(model, image_id), model.results.object_words) for model in source.models]
-        rows.append(Row(picture, size, captions))
+        rows.append(FigureRow(picture, size, captions))
     return _lay_out([model.name for model in source.models], rows)
 
 
-class Row(NamedTuple):
+class FigureRow(NamedTuple):
     """One image.
 
     Attributes:
@@ -117,7 +117,7 @@ class Row(NamedTuple):
     captions: Sequence[tuple[str | None, Mapping[str, str]]]
 
 
-def _lay_out(names: Sequence[str], rows: Sequence[Row]) -> Figure:
+def _lay_out(names: Sequence[str], rows: Sequence[FigureRow]) -> Figure:
     """A figure with one axes whose unit is the point, counted from the upper left corner."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -141,7 +141,7 @@ def _lay_out(names: Sequence[str], rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_cell(axes: Axes, row: Row, column: int, colours: Mapping[str, str], x: float, y: float) -> float:
+def _draw_cell(axes: Axes, row: FigureRow, column: int, colours: Mapping[str, str], x: float, y: float) -> float:
     """Draw one picture with its boxes and its caption; returns where it ends."""
     from matplotlib.patches import Rectangle
 

@@ -13,7 +13,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.reproduce import jobs, orderings
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.plan import ACCURACY, BEST, METRICS, PAPER_METRICS, Ordering, Plan, split_reference
-from xmodaler_ssattn.reproduce.scoring import REPLICATES_FILE, read_replicates, same_images
+from xmodaler_ssattn.reproduce.replicates import REPLICATES_FILE, read_replicates, same_images
 from xmodaler_ssattn.reproduce.study import Study, decision_of, evaluations_of, prepare
 
 SCHEMA, VERSION = "xmodaler_ssattn/study", 1

@@ -27,7 +27,7 @@ from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.files import read_json, write_json
-from xmodaler_ssattn.reproduce.scoring import score_results
+from xmodaler_ssattn.reproduce.replicates import score_results
 from xmodaler_ssattn.reproduce.settings import DATA, DataFolder, Machine, config_of, read_data_folder
 from xmodaler_ssattn.safe_load import safe_load, weights_of
 

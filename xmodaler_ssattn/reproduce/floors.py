@@ -19,7 +19,7 @@ from xmodaler_ssattn.evaluation.floors import (
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.files import read_json
-from xmodaler_ssattn.packs.classes import class_columns, region_classes
+from xmodaler_ssattn.packs.region_classes import class_columns, region_classes
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.collecting import public
 from xmodaler_ssattn.reproduce.settings import DataFolder

@@ -13,7 +13,7 @@ from xmodaler_ssattn.cli.configuring import default_config, load_config
 from xmodaler_ssattn.configuring import read_config, values_of
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, read_lines
-from xmodaler_ssattn.packs.classes import MANIFESTS
+from xmodaler_ssattn.packs.region_classes import MANIFESTS
 from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.reproduce.plan import Plan, Row
 

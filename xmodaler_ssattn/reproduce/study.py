@@ -15,7 +15,7 @@ from xmodaler_ssattn.reproduce import jobs, settings
 from xmodaler_ssattn.reproduce.evaluate import EVALUATION_FILE, evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
 from xmodaler_ssattn.reproduce.plan import BEST, LAST, Plan, Row
-from xmodaler_ssattn.reproduce.scoring import REPLICATES_FILE
+from xmodaler_ssattn.reproduce.replicates import REPLICATES_FILE
 
 LOCK = ".lock"
 

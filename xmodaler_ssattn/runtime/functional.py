@@ -52,7 +52,7 @@ def expand_tensor(tensor: Tensor | None, size: int, dim: int = 1) -> Tensor | No
 
 
 def load_vocab(path: str | os.PathLike) -> list[str] | None:
-    """Read a vocabulary file, one word a line: line n is index n, index 0 is '.'. An empty path gives None."""
+    """Read a vocabulary file, one word per line: line n is index n, index 0 is '.'. An empty path gives None."""
     if not str(path):
         return None
     return [".", *(line.strip() for line in read_lines(path, "The vocabulary"))]

@@ -25,7 +25,7 @@ BITS = np.uint64(16)
 MAX_WORD = 2**16 - 2
 IMAGES_AT_ONCE = 2000
 
-Caption = Sequence[int]
+WordIds = Sequence[int]
 
 
 class NGrams(NamedTuple):
@@ -48,7 +48,7 @@ class NGrams(NamedTuple):
         return np.stack(longer).sum(axis=0, dtype=np.int64)
 
 
-def ngrams(captions: Sequence[Caption], owners: Sequence[int] | None = None) -> NGrams:
+def ngrams(captions: Sequence[WordIds], owners: Sequence[int] | None = None) -> NGrams:
     """All n-grams, n = 1 .. 4, of the captions.
 
     Args:
@@ -97,7 +97,7 @@ class DocumentFrequencies(NamedTuple):
     counts: np.ndarray
 
     @classmethod
-    def of(cls, references: Iterable[Sequence[Caption]]) -> DocumentFrequencies:
+    def of(cls, references: Iterable[Sequence[WordIds]]) -> DocumentFrequencies:
         """Count over the images' references; an n-gram counts once per image, even if several captions have it."""
         references = list(references)
         parts = [np.zeros(0, dtype=np.uint64)]
@@ -118,9 +118,9 @@ class DocumentFrequencies(NamedTuple):
 
 
 def cider_d(
-    captions: Sequence[Caption],
+    captions: Sequence[WordIds],
     images: Sequence[int],
-    references: Sequence[Sequence[Caption]],
+    references: Sequence[Sequence[WordIds]],
     frequencies: DocumentFrequencies,
 ) -> np.ndarray:
     """The CIDEr-D of each caption against its image's references.
@@ -170,7 +170,7 @@ class _Vectors(NamedTuple):
     bigrams: np.ndarray
 
     @classmethod
-    def of(cls, captions: Sequence[Caption], frequencies: DocumentFrequencies) -> _Vectors:
+    def of(cls, captions: Sequence[WordIds], frequencies: DocumentFrequencies) -> _Vectors:
         grams = ngrams(captions)
         weights = grams.counts * frequencies.inverse(grams.gram)
         cells = grams.caption * LONGEST + grams.order

@@ -54,7 +54,7 @@ class Objects:
         return len(self.image)
 
 
-def read_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
+def collect_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
     """The objects of the images of an annotation file; one pass."""
     rows: list[tuple] = []
     totals = dict.fromkeys(("images", "captions", "phrases", "words", "boxes"), 0)

@@ -28,7 +28,7 @@ from xmodaler_ssattn.worlds.simulated.annotations_content import AnnotatedImage,
 from xmodaler_ssattn.worlds.simulated.annotations_layout import AnnotationsWorld, Donors, collect_donors, real_layout
 from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, Settings
-from xmodaler_ssattn.worlds.simulated.dataset import REGIONS, Simulated, Source, Splits
+from xmodaler_ssattn.worlds.simulated.dataset import REGIONS, Simulated, Splits, WorldSource
 from xmodaler_ssattn.worlds.simulated.detector import detect_real
 from xmodaler_ssattn.worlds.simulated.layout import Layout
 from xmodaler_ssattn.worlds.simulated.world import make_world
@@ -38,7 +38,7 @@ MEASURED_IMAGES = 200  # their regions are compared with the real ones
 LISTED = 20  # ids of the images named in the manifest
 
 
-class AnnotationsSource(Source):
+class AnnotationsSource(WorldSource):
     """A folder of ``xmodaler prepare annotations``.
 
     Args:

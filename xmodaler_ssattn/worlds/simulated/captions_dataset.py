@@ -27,12 +27,12 @@ from xmodaler_ssattn.worlds.simulated.assumptions import CaptionsAssumptions, Se
 from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, read_captions, understand_captions
 from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, invent_layout, make_captions_world
 from xmodaler_ssattn.worlds.simulated.class_priors import prior_of
-from xmodaler_ssattn.worlds.simulated.dataset import Simulated, Source, Splits
+from xmodaler_ssattn.worlds.simulated.dataset import Simulated, Splits, WorldSource
 from xmodaler_ssattn.worlds.simulated.detector import detect_invented
 from xmodaler_ssattn.worlds.simulated.layout import Layout
 
 
-class CaptionsSource(Source):
+class CaptionsSource(WorldSource):
     """A captions file.
 
     Args:

@@ -48,7 +48,7 @@ Simulated = tuple[Layout, Regions]
 Splits = Mapping[str, Sequence[int]]  # train, val and test -> image ids
 
 
-class Source(abc.ABC):
+class WorldSource(abc.ABC):
     """What a data set is simulated from, and what is special to this world.
 
     Attributes:
@@ -83,7 +83,7 @@ class Source(abc.ABC):
 
 
 def simulate(
-    source: Source, out_dir: str | os.PathLike, settings: Settings, *, workers: int = 1
+    source: WorldSource, out_dir: str | os.PathLike, settings: Settings, *, workers: int = 1
 ) -> tuple[Mapping[str, Any], bool]:
     """Write the data set; the folder appears whole. One that was made with the same arguments is left as it is.
 
