@@ -276,7 +276,7 @@ def test_the_command_makes_the_data_set_and_says_how_to_train(tool, captions, tm
     assert f"MODEL.VOCAB_SIZE {manifest['vocabulary_size']} MODEL.SS_ATTENTION.NUM_CLASSES 20" in printed
     assert "simulated" in printed and manifest["assumptions"]["jitter"] == 0.05 and manifest["num_regions"] == 12
     assert command(tool, captions, tmp_path / "data", *flags) == 0
-    assert "It was there already" in capsys.readouterr().out
+    assert "It exists already" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong_and_ends_with_2(tool, captions, tmp_path, capsys):

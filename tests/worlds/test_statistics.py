@@ -207,7 +207,7 @@ def test_the_tool_prints_data_sets_side_by_side_and_their_floors(tmp_path, capsy
 @pytest.mark.parametrize(("words", "message"), [
     (["--data", "{}/none"], "train.json does not exist"),
     (["--data", "{}/one", "--images", "-1"], "--images must be at least 0, got -1"),
-    (["--data", "{}/one", "{}/one", "--regions", "{}/one/regions.h5"], "--regions belongs to a single folder"),
+    (["--data", "{}/one", "{}/one", "--regions", "{}/one/regions.h5"], "--regions can be used only with a single"),
     (["--data", "{}/one", "--floors", "val"], "grounding_val.json does not exist"),
 ])  # fmt: skip
 def test_a_mistake_on_the_tools_command_line_is_named(tmp_path, capsys, words, message):

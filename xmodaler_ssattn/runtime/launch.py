@@ -32,7 +32,7 @@ def launch(
     everything that registers classes.
 
     Args:
-        dist_url: the common address of the processes, e.g. "tcp://127.0.0.1:8686"; "auto" finds a free port (one machine).
+        dist_url: the processes' common address, e.g. "tcp://127.0.0.1:8686"; "auto" finds a free port (one machine).
         timeout: maximum time that a process waits for the others; must be longer than the longest evaluation.
     """
     world_size = num_machines * num_gpus_per_machine

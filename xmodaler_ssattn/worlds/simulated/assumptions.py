@@ -1,4 +1,4 @@
-"""What a simulated data set assumes: the sizes that the caller chooses, and every number of the model with its reason.
+"""The assumptions of simulated data sets: the sizes chosen by the caller, and all numbers of the model with reasons.
 
 ``area`` is always a box's share of the picture.
 """
@@ -13,11 +13,11 @@ from xmodaler_ssattn.errors import raise_all
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the caller chooses, apart from the assumptions.
+    """The settings chosen by the caller, apart from the assumptions.
 
     Attributes:
         seed: of the world.
-        counts: images of train, val, test; None takes all that the input has.
+        counts: images of train, val, test; None: all images of the input.
         num_regions, feature_dim, num_classes: K, D, C (with the background).
         dtype: of features and class probabilities in the file.
         shuffled: also write regions_shuffled.h5.
@@ -46,10 +46,10 @@ def _choice(default: str, reason: str, *choices: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What both worlds assume.
+    """The assumptions of both worlds.
 
     Raises:
-        UserError: values outside their ranges, all at once.
+        UserError: lists all values outside their ranges.
     """
 
     # --- objects that no caption mentions
@@ -140,7 +140,7 @@ class Assumptions:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionsAssumptions(Assumptions):
-    """The world of captions: boxes are invented, too. ``salience`` of an object is
+    """The world of captions: boxes are also simulated. The ``salience`` of an object is
     mention_weight * (share of captions that mention it) + (1 - mention_weight) * (how early), both in 0..1.
     """
 

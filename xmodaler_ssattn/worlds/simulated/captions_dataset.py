@@ -1,7 +1,7 @@
 """The world of captions: from a captions file to a data set. Captions are real; boxes and features are simulated.
 
-The folder holds the official layout without pictures and what is prepared from it (``worlds.official_layout``), and
-what ``dataset`` writes.
+The folder contains the official layout without pictures, the annotations prepared from it
+(``worlds.official_layout``), and the files of ``dataset``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CaptionsSource(WorldSource):
         self._images: dict[int, CaptionedImage] = {}
 
     def build(self, settings: Settings, chosen: Splits) -> Callable[[int], Simulated]:
-        # Habits are learnt from all training captions, so that they do not depend on how many images are taken.
+        # Habits are learnt from all training captions, so that they do not depend on the number of images.
         training = (
             self.splits["train"] if self.splits else [i for i, split in self.split_of.items() if split == "train"]
         )
@@ -117,7 +117,7 @@ def _sentences(content: CaptionedImage) -> Iterator[str]:
 
 
 def _xml(image_id: int, layout: Layout) -> str:
-    """The boxes of what is mentioned, and nothing of what is not."""
+    """The boxes of the mentioned objects only."""
     boxes = [
         ObjectBox(tuple(box), (number,))
         for number, (box, boxed) in enumerate(zip(layout.boxes_px.tolist(), layout.boxed), 1)
