@@ -157,7 +157,7 @@ def test_a_file_where_the_demos_folder_should_be_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {"model": [1]}, "text"])
-def test_a_file_without_weights_by_name_is_no_checkpoint(content, tmp_path):
+def test_a_file_without_weights_by_name_is_not_a_checkpoint(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w\.pth has no weights by name"):
         train_command.check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))

@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--regions", metavar="FILE", help="a region file of this project")
     source.add_argument("--lxmert", metavar="FILE", nargs="+", help="tsv files with the columns of LXMERT")
-    parser.add_argument("--images", type=int, default=200, metavar="N", help="at most this many images (default: 200)")
+    parser.add_argument("--images", type=int, default=200, metavar="N", help="maximum number of images (default: 200)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
     return parser
 

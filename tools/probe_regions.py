@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder written by `xmodaler prepare`")
     add("--regions", metavar="FILE", help="region file, instead of DIR/regions.h5")
-    text = "at most this many images per split (default: 5000); memory is about N x 10 x (D + C) x 4 bytes"
+    text = "maximum number of images per split (default: 5000); memory is about N x 10 x (D + C) x 4 bytes"
     add("--images", type=int, default=5000, metavar="N", help=text)
     add("--steps", type=int, default=STEPS, metavar="N", help=f"training steps of each probe (default: {STEPS})")
     add("--json", metavar="FILE", help="also write the numbers there")

@@ -73,7 +73,7 @@ def _imported_upstream() -> str | None:
 
 
 def _find_upstream() -> str | None:
-    """The folder of an importable X-modaler, else None; leaves no half-imported namespace behind."""
+    """The folder of an importable X-modaler, else None; does not leave a half-imported namespace."""
     had = "xmodaler" in sys.modules
     try:
         spec = importlib.util.find_spec("xmodaler.config")

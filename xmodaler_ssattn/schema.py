@@ -53,7 +53,7 @@ def _explained(message: str, value: Any) -> str:
         return message
     kinds = expected[1].replace("int | float", "float").split(" | ")
     wanted = " or ".join(_WORDS.get(kind, kind) for kind in kinds) + expected[2]
-    if "..." in path:  # msgspec does not say which key of an object
+    if "..." in path:  # msgspec does not give the key of an object
         return f"{place.replace('[...]', ' (one of its values)')} must be {wanted}".strip()
     for key, index in _PATH.findall(path):
         value = value[key] if key else value[int(index)]

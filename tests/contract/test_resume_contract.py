@@ -84,13 +84,13 @@ def test_another_run_is_not_resumed_and_both_values_are_named(data, run, changes
     assert (run / "config.yaml").read_text() == before  # nothing in the folder has changed
 
 
-def test_everything_that_differs_stands_in_one_message(data, run, capsys):
+def test_everything_that_differs_is_in_one_message(data, run, capsys):
     assert train(data, run, "--resume", SOLVER__EPOCH=2, SOLVER__BASE_LR=0.5, DATALOADER__TRAIN_BATCH_SIZE=4) == 2
     message = capsys.readouterr().err
     assert "SOLVER.BASE_LR" in message and "images per step" in message and "MODEL.WEIGHTS" in message
 
 
-def test_a_run_with_more_epochs_behind_it_than_asked_for_is_not_resumed(data, tmp_path, capsys):
+def test_a_run_with_more_completed_epochs_than_requested_is_not_resumed(data, tmp_path, capsys):
     assert train(data, tmp_path, SOLVER__EPOCH=2) == 0
     assert train(data, tmp_path, "--resume", SOLVER__EPOCH=1) == 2
     message = capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_arrays_keep_their_order_type_and_bytes(tmp_path):
     assert read["half"].dtype == torch.float16 and read["empty"].shape == (0, 4) and bool(read["flag"])
 
 
-def test_training_state_beside_the_weights_is_left_alone(tmp_path):
+def test_training_state_beside_the_weights_is_not_changed(tmp_path):
     content = {
         "model": OrderedDict(WEIGHTS),
         "scheduler": {"milestones": Counter({10: 1}), "last": [1, 2, (3, None)]},

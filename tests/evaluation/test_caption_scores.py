@@ -164,7 +164,7 @@ def test_captions_without_references_and_no_captions_are_errors():
         CaptionScorer({"4": []})
 
 
-def test_beam_and_greedy_sets_are_scored_as_if_alone(with_java):
+def test_beam_and_greedy_sets_are_scored_as_if_separate(with_java):
     scorer = CaptionScorer(REFERENCES)
     greedy = {image: text + " there" for image, text in CAPTIONS.items()}
     both = scorer.score_many({"": CAPTIONS, "greedy_": greedy}, FAST)

@@ -97,7 +97,7 @@ def test_inverted_boxes_and_boxes_outside_are_counted_with_the_first_one():
     assert doubts(dog=[200, 100, WIDTH + 3, 190], reference=no_size) == []
 
 
-def test_boxes_of_the_reference_are_looked_at_too():
+def test_boxes_of_the_reference_are_also_checked():
     wrong = {**CAPTION, "process_bnd_box": [[0.1, 0.1, 0.5, 0.9], [290, 100, 200, 190]]}
     found = doubts(reference=[REFERENCE[0], {**REFERENCE[1], "captions": [wrong]}])
     assert found[0].startswith("1 of 6 boxes of the reference are inverted") and "image 2: [290, 100, 200" in found[0]

@@ -198,7 +198,7 @@ def test_final_metrics_come_with_the_last_epoch_and_without_training(cfg, monkey
     assert asked == [False, False, True, True]
 
 
-def test_a_metric_can_be_asked_for_on_one_split_alone(cfg):
+def test_a_metric_can_be_requested_on_only_one_split(cfg):
     cfg.INFERENCE.METRICS = ["val/ROUGE_L", "test/F1", "Bleu"]
     val = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None).eval(results(), 1)
     test = build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, None).eval(results(), 1)

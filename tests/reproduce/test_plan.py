@@ -116,7 +116,7 @@ def test_all_problems_of_a_plan_come_in_one_message(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "rows: {}", "[1]", "rows: 3"])
-def test_a_file_without_rows_is_no_plan(tmp_path, text):
+def test_a_file_without_rows_is_not_a_plan(tmp_path, text):
     (tmp_path / "x.plan.yaml").write_text(text)
     with pytest.raises(UserError, match="expected rows: with at least one row"):
         read_plan(tmp_path / "x.plan.yaml")

@@ -153,7 +153,7 @@ def test_damaged_replicates_cost_the_ordering_and_not_the_table(study):
     assert "Problem: replicates.npz cannot be read" in text and "| full | 63.00 (65.6) |" in text
 
 
-def test_a_damaged_record_is_that_runs_affair_alone(study):
+def test_a_damaged_record_affects_only_that_run(study):
     put(study, "updown", 0, 0.60, 0.10)
     put(study, "full", 0, 0.63, 0.12)
     (Job("full", 0).folder(study.out) / "run.json").write_text("{")

@@ -57,7 +57,7 @@ def test_a_key_written_twice_is_refused_because_yaml_would_keep_the_last(tmp_pat
 @pytest.mark.parametrize(
     "text, message", [("SOLVER: {EPOCH", "not valid yaml"), ("- 1\n- 2", "a mapping"), ("_BASE_: 7", "file name")]
 )
-def test_a_file_that_is_no_config_is_explained(tmp_path, text, message):
+def test_a_file_that_is_not_a_config_is_explained(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         get_cfg().merge_from_file(write(tmp_path, "c.yaml", text))
 

@@ -109,7 +109,7 @@ class Traffic(TorchDispatchMode):
 
 
 def _size(value) -> int:
-    """Bytes of all tensors in ``value``; an expanded tensor counts as what it stores."""
+    """Bytes of all tensors in ``value``; only the storage of an expanded tensor is counted."""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
     return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
 

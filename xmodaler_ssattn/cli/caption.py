@@ -164,7 +164,7 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
 
 
 def _sample_detector(captioner: Captioner) -> Path:
-    """The region maker that lies in the folder of the vocabulary of a sample-scene captioner."""
+    """The region maker in the folder of the vocabulary of a captioner of sample scenes."""
     path = Path(captioner.cfg.INFERENCE.VOCAB).parent / REGION_MAKER
     if not path.is_file():
         raise UserError(

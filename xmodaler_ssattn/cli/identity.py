@@ -15,7 +15,7 @@ from xmodaler_ssattn.modeling.word_list import check_words, words_sha256
 from xmodaler_ssattn.packs.store import RegionStore
 
 DATASET = "Flickr30kEntitiesDataset"
-# The attributes of a region file that say what its numbers mean. Its path and its images may change.
+# The attributes of a region file that define the meaning of its numbers. Its path and its images may change.
 _DESCRIPTION = ("source", "order", "background", "vocabulary_sha256", "weights_sha256")
 # Config key -> the attribute of a region file that it records.
 _KEPT = {"CLASSES_SHA256": "vocabulary_sha256", "DETECTOR_SHA256": "weights_sha256"}

@@ -149,7 +149,7 @@ def _show(scores: Scores, args: argparse.Namespace) -> None:
 
 
 def _resampling(args: argparse.Namespace, num_images: int) -> dict[str, int]:
-    """The arguments of the scorers that say how to resample.
+    """The resampling arguments of the scorers.
 
     Raises:
         UserError: impossible numbers.

@@ -197,7 +197,7 @@ def image_sizes(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
             found.update({image["image_id"]: (image["width"], image["height"]) for image in images})
     if not found:
         raise UserError(
-            f"{folder} holds no annotation file ({', '.join(map(file_name, SPLITS))}); "
+            f"{folder} contains no annotation file ({', '.join(map(file_name, SPLITS))}); "
             "run `xmodaler prepare annotations` first."
         )
     return found

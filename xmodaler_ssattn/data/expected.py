@@ -56,7 +56,7 @@ def described(report: PrepareReport, scheme: str) -> str:
     if report.unrelated:
         lines.append(f"{report.unrelated:,} unrelated captions were left out of the training split.")
     if not report.gvd_identical:
-        lines.append("Classes and boxes follow the fallback rule: NOT GVD-identical (the files' headers say so too).")
+        lines.append("Classes and boxes follow the fallback rule: NOT GVD-identical (as stated in the files' headers).")
     if report.left_out:
         path = report.out_dir / "left_out.json"
         lines.append(f"{len(report.left_out):,} problems were skipped, all of them in {path}:")

@@ -176,7 +176,7 @@ def _read(path: str | os.PathLike, what: str, kind: type[T], name: str) -> T:
 
 
 def read_official(path: str | os.PathLike) -> OfficialFile:
-    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names what is missing or duplicated."""
+    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names missing or duplicated entries."""
     content = _read(path, "GVD's annotations", GvdFile, "flickr30k_cleaned_class.json")
     names = content["vocab"]
     problems = [

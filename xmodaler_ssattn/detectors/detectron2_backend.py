@@ -26,7 +26,7 @@ class Detectron2Missing(Exception):
 
 
 def why_not(spec: DetectorSpec) -> str:
-    """Why detectron2 cannot run this network; empty when it can."""
+    """The reason why detectron2 cannot run this network; empty when it can."""
     try:
         import detectron2.modeling  # noqa: F401
     except ImportError as error:

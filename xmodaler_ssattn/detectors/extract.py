@@ -34,7 +34,7 @@ class NothingExtracted(UserError):
 
 @dataclasses.dataclass
 class ExtractReport:
-    """What was extracted."""
+    """The result of an extraction."""
 
     path: Path  # of the region file
     images: int  # in the file

@@ -97,7 +97,7 @@ def ids_from_file(names: Sequence[str], path: str | os.PathLike) -> dict[int, st
     path = Path(path)
     known = read_json(path, "--ids") if path.exists() else {}
     if not isinstance(known, dict):
-        raise UserError(f"--ids: {path} holds a {type(known).__name__}, expected an object name -> id.")
+        raise UserError(f"--ids: {path} contains a {type(known).__name__}, expected an object name -> id.")
     owner: dict[int, str] = {}
     problems = []
     for name, number in known.items():

@@ -31,7 +31,7 @@ class Described(NamedTuple):
     """R regions.
 
     Attributes:
-        boxes_px: (R, 4) float32 xyxy, pixels of the network's input; regressed if the spec says so.
+        boxes_px: (R, 4) float32 xyxy, pixels of the network's input; regressed if set in the spec.
         features: (R, D) float32, >= 0.
         class_probs: (R, C + 1) float32, background first.
         attributes: (R,) int64, the most probable one, 0-based without "none"; None without that head.

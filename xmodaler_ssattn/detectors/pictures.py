@@ -155,7 +155,7 @@ def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
 
 
 class UnexpectedError(UserError):
-    """An unforeseen exception at one picture, which does not stop the others; ``error`` is what was raised."""
+    """An unforeseen exception at one picture, which does not stop the others; ``error`` is the exception."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         super().__init__(f"{path}: {type(error).__name__}: {error}")

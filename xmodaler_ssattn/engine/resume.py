@@ -32,7 +32,7 @@ MAY_DIFFER = (
     "DATALOADER.TRAIN_BATCH_SIZE",
     # The embedded runtime restores the random states, so that the seed is not used again; upstream starts from it.
     "SEED", "VERSION",
-    # The length of the run, and what is saved and measured.
+    # The length of the run, and its checkpoints and scores.
     "SOLVER.EPOCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EVAL_PERIOD", "SOLVER.WRITE_PERIOD", "DATASETS.VAL",
     "DATASETS.TEST", "DATALOADER.TEST_BATCH_SIZE", "DECODE_STRATEGY.NAME", "DECODE_STRATEGY.BEAM_SIZE",
     "INFERENCE.NAME", "INFERENCE.METRICS", "INFERENCE.FINAL_METRICS", "INFERENCE.GT_ATTENTION",

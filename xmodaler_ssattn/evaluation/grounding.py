@@ -244,7 +244,7 @@ def generated_scores(matches: Matches, *, undefined: float = math.nan) -> dict[s
     classes). |V| is the divisor in both modes, so a class that is never predicted lowers F1_loc too.
 
     ``F1_*_per_sentence`` follows ActivityNet-Entities (``scripts/eval_grd_anet_entities.py``), which scores one
-    sentence against one caption. Flickr30k has five captions per image and nobody has published the variant there; we
+    sentence against one caption. Flickr30k has five captions per image and there is no published variant for it; we
     define its unit as the (image, caption) pair: for each pair of an image with a prediction, p is the mean of the
     pair's precision entries (0 when there is none), r the mean of its recall entries, F1 = 2pr/(p + r), or 0 when both
     are 0. A pair without recall entries is skipped: its caption has no annotated word or, in mode "loc", none of its

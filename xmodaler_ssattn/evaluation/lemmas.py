@@ -24,7 +24,7 @@ from xmodaler_ssattn.files import read_json
 
 
 def noun_lemma(word: str) -> str:
-    """The singular of a noun by lemminflect, in lower case and without a possessive ending; other words as they are.
+    """The singular of a noun by lemminflect, in lower case and without a possessive ending; other words unchanged.
 
     Only the first candidate is used ("glasses" -> "glass", as in CoreNLP). ``classes.IRREGULAR`` is used first, for
     words where lemminflect is known to be wrong: it changes "pants" to "pant" and "shorts" to "short". For nouns that

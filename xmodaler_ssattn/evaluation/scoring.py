@@ -40,8 +40,8 @@ class Scores:
         failed: metric -> the reason why it could not be computed.
         doubts: signs that the scores are wrong (see ``doubts``), sentences without a full stop.
         counted: caption metric -> its rows, one per image.
-        matches: the matches behind grounding scores of generated sentences.
-        forced: the matches behind the attention accuracy.
+        matches: the matches for the grounding scores of generated sentences.
+        forced: the matches for the attention accuracy.
     """
 
     values: dict[str, float]

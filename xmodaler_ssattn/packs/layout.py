@@ -72,7 +72,7 @@ def _most_common(values: Mapping[int, Any], pack: Pack, what: str) -> Any:
 
 
 def check_layout(image: Converted, layout: PackLayout) -> None:
-    """Raise a ``PackError`` that says how an image differs from most of the pack."""
+    """Raise a ``PackError`` when an image differs from most of the pack."""
     count = len(image.features)
     for name, values, width in (
         ("features", image.features, layout.feature_dim),

@@ -204,7 +204,7 @@ def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> 
     ]
     if not found:
         shown = f"\n{numbered(problems)}" if problems else ""
-        raise UserError(f"The folder {folder} holds no file named ID{suffix}.{shown}")
+        raise UserError(f"The folder {folder} contains no file named ID{suffix}.{shown}")
     return dict(sorted(found.items()))
 
 

@@ -22,7 +22,7 @@ SUM_TOLERANCE = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How images are converted.
+    """The rules for converting images.
 
     Attributes:
         limit: the maximum number of regions per image; None: no limit.
@@ -177,7 +177,7 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
     size = own or known
     if size is None:
         raise PackError(
-            f"{image.where}: neither the pack nor the annotations say how large image {image.image_id} is; "
+            f"{image.where}: neither the pack nor the annotations have the size of image {image.image_id}; "
             "give --annotations or --image-sizes."
         )
     if own is not None and known is not None and own != known:

@@ -160,7 +160,7 @@ def _legend(runs: Sequence[Run], places: Mapping[str, int]) -> str:
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most ``most`` points, each the mean of its neighbours; short series stay as they are."""
+    """At most ``most`` points, each the mean of its neighbours; short series are unchanged."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / most)
@@ -169,7 +169,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def title_unit_scale(name: str) -> tuple[str, str, float]:
-    """How a scalar is shown: the title of its panel, the unit of its axis, and the factor to that unit."""
+    """The display of a scalar: the title of its panel, the unit of its axis, and the factor to that unit."""
     split, _, score = name.rpartition("/")
     if split in ("val", "test"):
         return f"{score}, {split}", "percent", 100.0

@@ -29,7 +29,7 @@ INK = "#444444"
 PALETTE = (*COLOURS, "#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 MOST_MARKS = 40
-"""A line of at most this many points gets a mark at each of them, with its value as a tooltip."""
+"""A line of at most this number of points gets a mark at each of them, with its value as a tooltip."""
 WIDTH, HEIGHT = 4.2, 2.5
 """Size of one panel, inches."""
 _SETTINGS: Any = {

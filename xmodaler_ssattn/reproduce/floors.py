@@ -69,7 +69,7 @@ def read_floors(
     notes, rules, columns = [], RULES, {}
     if names is None:
         rules = tuple(rule for rule in RULES if rule not in WITH_CLASSES)
-        reason = "have no class probabilities" if store.num_classes is None else "do not say what their classes are"
+        reason = "have no class probabilities" if store.num_classes is None else "do not name their classes"
         notes.append(f"No rules of the detector: the regions {reason}.")
     else:
         columns = class_columns(names, reference.classes, lemmas)

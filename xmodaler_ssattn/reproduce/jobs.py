@@ -93,7 +93,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a run.
+    """The decision about a run.
 
     Attributes:
         train: whether to train it (from its last checkpoint, if any).

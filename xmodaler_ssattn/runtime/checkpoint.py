@@ -21,7 +21,7 @@ LAST_CHECKPOINT = "last_checkpoint"
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint cannot be read, or does not fit; the message says which file and why."""
+    """A checkpoint cannot be read, or does not fit; the message has the file and the reason."""
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ class XmodalerCheckpointer(Checkpointer):
 def _describe(incompatible: _IncompatibleKeys) -> str:
     lines = []
     if incompatible.missing_keys:
-        lines.append(f"  not in the file, left as they are: {', '.join(incompatible.missing_keys)}")
+        lines.append(f"  not in the file, not changed: {', '.join(incompatible.missing_keys)}")
     if incompatible.unexpected_keys:
         lines.append(f"  not in the model, left out: {', '.join(incompatible.unexpected_keys)}")
     for name, in_file, in_model in incompatible.incorrect_shapes:

@@ -62,7 +62,7 @@ def decode_sequence(vocab: Sequence[str], seq: Tensor) -> list[str]:
     """(N, T) word indices -> N sentences; index 0 ends a sentence.
 
     Raises:
-        IndexError: an index lies outside the vocabulary, that is, the vocabulary file is not the model's.
+        IndexError: an index is outside the vocabulary, so the vocabulary file is not the model's.
     """
     highest = int(seq.max()) if seq.numel() else 0
     if highest >= len(vocab):

@@ -147,7 +147,7 @@ class EvalHook(HookBase):
         self.evaluate_if_due(self.trainer.iter + 1)
 
     def evaluate_if_due(self, next_iter: int) -> None:
-        """Evaluate if the schedule says so when ``next_iter`` iterations are done."""
+        """Evaluate if it is scheduled after ``next_iter`` iterations."""
         epoch = next_iter // self._iters_per_epoch
         if self._period > 0 and next_iter % self._period == 0 and epoch > self._start:
             self._evaluate(next_iter)

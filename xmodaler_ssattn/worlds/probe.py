@@ -172,7 +172,7 @@ def centrality(p: np.ndarray) -> np.ndarray:
 
 
 def report_class(splits: Splits, num_classes: int, steps: int = STEPS) -> dict[str, float]:
-    """Which object is it? Accuracies on test by the probe's inputs, and of always predicting the commonest class."""
+    """Accuracies of "Which object is it?" on test by the probe's inputs, and of the commonest class."""
     labels = splits[2].labels
     found = {"commonest class": float((labels == np.bincount(splits[0].labels).argmax()).mean())}
     for names in _combinations(splits):
@@ -181,7 +181,7 @@ def report_class(splits: Splits, num_classes: int, steps: int = STEPS) -> dict[s
 
 
 def report_talked_about(splits: Splits, steps: int = STEPS) -> dict[str, float]:
-    """Is it talked about? AUC on test, of area or centrality only, and by the probe's inputs."""
+    """AUC of "Is it talked about?" on test, of area or centrality only, and by the probe's inputs."""
     p, labels = splits[2].inputs["p"], splits[2].labels
     found = {"area": auc(p[:, 4], labels), "centrality": auc(centrality(p), labels)}
     for names in _combinations(splits):

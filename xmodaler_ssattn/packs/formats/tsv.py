@@ -88,7 +88,7 @@ class TsvPack(Pack):
                 "is it cut short?"
             )
         if len(self._places) + len(self.problems) == before:
-            self.problems.append(f"{part}: it holds no image")
+            self.problems.append(f"{part}: it contains no images")
 
     def _is_header(self, number: int, line: bytes) -> bool:
         names = tuple(plain(name).decode("latin-1") for name in line.rstrip(b"\r\n").split(b"\t"))

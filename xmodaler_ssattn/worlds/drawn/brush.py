@@ -9,7 +9,7 @@ Point = tuple[float, float]
 
 INK: Colour = (48, 44, 54)
 SKIN: Colour = (236, 190, 152)
-SUPERSAMPLING = 3  # drawn this many times larger and averaged down, which makes the edges smooth
+SUPERSAMPLING = 3  # drawn larger by this factor and averaged down, for smooth edges
 
 
 def shade(colour: Colour, factor: float) -> Colour:

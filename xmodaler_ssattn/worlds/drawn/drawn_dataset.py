@@ -74,8 +74,8 @@ def draw_dataset(
         workers: processes; None: the cores that this process may use. The result is the same.
 
     Returns:
-        the manifest, and whether the folder was drawn by this call. The manifest says how it was drawn (`parameters`)
-        and what came out: `vocabulary_size` (MODEL.VOCAB_SIZE), `num_classes` (MODEL.SS_ATTENTION.NUM_CLASSES, with the
+        the manifest, and whether the folder was drawn by this call. The manifest has the arguments (`parameters`)
+        and the results: `vocabulary_size` (MODEL.VOCAB_SIZE), `num_classes` (MODEL.SS_ATTENTION.NUM_CLASSES, with the
         background), `top1` (share of val and test regions around objects whose class is right), `reach` (share of
         objects that a region overlaps by more than half).
 
@@ -149,7 +149,7 @@ def _why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
         return ""
     if MANIFEST not in present:
         raise UserError(
-            f"{folder} is not empty and holds no {MANIFEST}, so it is not a folder of sample scenes. Choose another "
+            f"{folder} is not empty and has no {MANIFEST}, so it is not a folder of sample scenes. Choose another "
             "folder, or remove this one."
         )
     found = read_manifest(folder / MANIFEST)

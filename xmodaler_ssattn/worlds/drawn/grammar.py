@@ -182,7 +182,7 @@ class _Writer:
         return (MarkedPhrase(" ".join([article, *words]), chain, item.kind.entity_type),)
 
     def _place(self, item: SceneObject | None) -> tuple[str | MarkedPhrase, ...]:
-        """Where the object is, or with None where the scene is set."""
+        """The place of the object, or with None, of the scene."""
         rng = self.rng
         if item is not None and item.kind.zone == "sky" and rng.random() < 0.6:
             return "in", MarkedPhrase("the sky", self.first_chain + _SKY, "scene")

@@ -22,7 +22,7 @@ STEPS, STEP_SIZE = 25, 4.0  # of the softmax regression
 SHRINKAGE = 2e-3  # its weight decay in the whitened space
 FEATURE_SPREAD = 1.5  # gives features of about the mean and spread of Bottom-Up's
 DESCRIPTOR_SHARE = 0.3  # spread of the raw descriptor within a feature; that of the class probabilities is 1
-# Array names of a saved maker: E descriptor size, C classes, A colours, F what is projected, D feature size.
+# Array names of a saved maker: E descriptor size, C classes, A colours, F size of the projected input, D feature size.
 _SHAPES = {
     "mean": "E",
     "kind_weights": "EC",

@@ -71,7 +71,7 @@ class Scene:
 
 
 def looks_drawn(picture: Image.Image) -> bool:
-    """Whether a picture may be one of these scenes: of their size, and as flat as they are.
+    """Whether a picture may be one of these scenes, by its size and the share of flat areas.
 
     Of 60 scenes, saved as JPEG, 84 to 92 % of the neighbours in a row hardly differ; of 12 photographs at that size, 15
     to 78 %.
@@ -148,7 +148,7 @@ def _place(
     tint: Colour = tuple(max(0, min(255, int(c * shade))) for c in COLOURS[colour])  # type: ignore[assignment]
     pose, mirrored = rng.choice(kind.poses), rng.random() < 0.5
     for attempt in range(40):
-        near = rng.random()  # 0 far, 1 near: what is nearer is lower in the picture and larger
+        near = rng.random()  # 0 far, 1 near: nearer objects are lower in the picture and larger
         scale = (0.6 + 0.6 * near) * rng.uniform(0.85, 1.2) * 0.985**attempt
         if kind.zone == "sky":
             scale = rng.uniform(0.65, 1.3) * 0.985**attempt

@@ -67,7 +67,7 @@ class AnnotatedImage:
 
 
 def understand_record(image: Mapping[str, Any], lemma: Callable[[str], str]) -> AnnotatedImage:
-    """What one record of an annotation file (``data.annotations``) says; ``lemma`` maps a word to its lemma."""
+    """The content of one record of an annotation file (``data.annotations``); ``lemma`` maps a word to its lemma."""
     captions = image["captions"]
     chains: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     others: Counter[str] = Counter()
@@ -151,5 +151,5 @@ def problems_of(image: AnnotatedImage, classes: Collection[str], unnamed: int) -
     for x1, y1, x2, y2 in (item.box_px for item in image.objects):
         if not (0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height):
             place = f"image {image.image_id} of {width} x {height} pixels"
-            return [*problems, f"{place} does not hold its box {[x1, y1, x2, y2]}"]
+            return [*problems, f"{place} does not contain its box {[x1, y1, x2, y2]}"]
     return problems

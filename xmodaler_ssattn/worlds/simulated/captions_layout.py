@@ -147,7 +147,7 @@ def _boxes(
     aspect = world.aspect[columns] * np.exp(a.aspect_noise * noise[1])
     wide = np.clip(np.sqrt(area * aspect), MIN_SIDE_PX, 0.98 * width)
     tall = np.clip(area / wide, MIN_SIDE_PX, 0.98 * height)
-    # Across: anywhere; near the middle by salience; near the rim where nobody looks.
+    # Across: anywhere; salient objects nearer to the middle, unmentioned ones nearer to the rim.
     pull = 1 - a.centring * salience
     side = np.where(rng.random(count) < 0.5, -0.5, 0.5)
     away = np.where(hidden, rng.random(count) ** (1 / a.rim), rng.random(count) * pull)

@@ -52,7 +52,7 @@ class WorldSource(abc.ABC):
     """The input of a simulation, and the parts that are specific to its world.
 
     Attributes:
-        title: one sentence on what is real, for the manifest and the region file.
+        title: one sentence about the real and simulated parts, for the manifest and the region file.
         digest: the identity of the input, by its name in the manifest.
         classes: in the order of the columns of c after the background.
         split_of: image id -> its split in the input.
