@@ -322,7 +322,7 @@ def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):
     assert captioning.find_checkpoint(tmp_path).name == "model_final.pth"
     (tmp_path / "model_best.pth").touch()
     assert captioning.find_checkpoint(tmp_path).name == "model_best.pth"
-    with pytest.raises(UserError, match=r"holds none of model_best\.pth, model_final\.pth"):
+    with pytest.raises(UserError, match=r"contains none of model_best\.pth, model_final\.pth"):
         captioning.find_checkpoint(tmp_path / "..")
 
 

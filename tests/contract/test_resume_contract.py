@@ -126,7 +126,7 @@ def test_settings_that_do_not_change_the_training_may_differ_and_are_logged(capl
     now = {"settings": {"SEED": 2, "INFERENCE.METRICS": ["F1"], "LOSSES.NAMES": ["a"], "NEW.KEY": 1}, "facts": {}}
     with caplog.at_level(logging.INFO):
         resume.check_same_run(stored, now, "the checkpoint")
-    assert "another SEED: 1 in the checkpoint, 2 now" in caplog.text and "INFERENCE.METRICS" in caplog.text
+    assert "different SEED: 1 in the checkpoint, 2 now" in caplog.text and "INFERENCE.METRICS" in caplog.text
 
 
 class FakeTrainer:

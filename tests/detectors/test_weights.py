@@ -252,7 +252,7 @@ def test_an_archive_with_a_record_twice_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("w/data.pkl", pickle.dumps({}))
         archive.writestr("w/data.pkl", pickle.dumps({}))
-    with pytest.raises(UserError, match=r"holds w/data\.pkl twice"):
+    with pytest.raises(UserError, match=r"w/data\.pkl is duplicated"):
         read_weights(path)
 
 
@@ -260,16 +260,14 @@ def test_an_archive_that_unpacks_to_more_than_it_is_gets_refused(tmp_path):
     path = tmp_path / "bomb.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w/data.pkl", b"\x00" * 1_000_000)
-    with pytest.raises(UserError, match="claims to hold more bytes than it has"):
+    with pytest.raises(UserError, match="claims more bytes than it has"):
         read_weights(path)
 
 
 def test_an_npz_file_is_called_a_zip_file_that_is_not_of_torch(tmp_path):
     """Its records lie in no folder, so that below "the folder" all of them would have the same, empty name."""
     np.savez(tmp_path / "w.npz", weight=np.ones(3), bias=np.ones(3))
-    with pytest.raises(
-        UserError, match=r"w\.npz is refused: it is a zip file, but not one of torch: it has no data.pkl"
-    ):
+    with pytest.raises(UserError, match=r"w\.npz is refused: it is a zip file, but not of torch: it has no data.pkl"):
         read_weights(tmp_path / "w.npz")
 
 

@@ -104,7 +104,7 @@ def test_all_problems_of_a_plan_come_in_one_message(tmp_path):
     message = str(caught.value)
     for part in (
         "seed: unknown entry", "rows.a.sets: unknown entry", "rows.../b: the name of a row is also a folder name",
-        "rows.c: expected", "rows.d.of: there is no other row named z", "rows.e.start: there is no other row e",
+        "rows.c: expected", "rows.d.of: there is no other row named z", "rows.e.start: there is no other row named e",
         "rows.g.start: f is a second stage", "rows.d.seeds: expected a list of different seeds",
         "rows.d.evaluations.best: expected a name", "rows.d.paper.CIDEr: expected a number for one of B@1",
         "rows.e.set.SOLVER: write the keys with dots", "tables[0].rows: there is no row q",
