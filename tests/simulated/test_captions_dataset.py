@@ -234,7 +234,7 @@ def test_an_empty_folder_is_used_and_a_full_one_is_not(captions, tmp_path):
     assert again(captions, tmp_path / "empty", counts=(2, 2, 2))[1]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(UserError, match=r"holds no simulated.json"):
+    with pytest.raises(UserError, match=r"does not contain simulated.json"):
         again(captions, tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
