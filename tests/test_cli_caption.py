@@ -174,7 +174,7 @@ def test_bad_pictures_are_listed_and_the_others_are_captioned(demo, tmp_path, ca
     assert caption(demo, tmp_path / "text.jpg", good, tmp_path / "dot.png", tmp_path / "none.jpg") == 3
     out = capsys.readouterr().out
     assert f"{good}\n  " in out and "3 of 4 pictures failed" in out
-    for name, reason in (("text.jpg", "not a picture"), ("dot.png", "1 x 1"), ("none.jpg", "no such file")):
+    for name, reason in (("text.jpg", "not a picture"), ("dot.png", "1 x 1"), ("none.jpg", "does not exist")):
         assert re.search(rf"{name}: .*{reason}", out)
 
 
@@ -305,7 +305,7 @@ def test_where_a_vocabulary_is_looked_for(tmp_path, monkeypatch):
     run, data = tmp_path / "a" / "run", tmp_path / "a" / "data"
     run.mkdir(parents=True)
     data.mkdir()
-    with pytest.raises(UserError, match=r"in none of these places: .*data/vocabulary\.txt, .*run/vocabulary\.txt"):
+    with pytest.raises(UserError, match=r"in any of these places: .*data/vocabulary\.txt, .*run/vocabulary\.txt"):
         find_vocabulary("data/vocabulary.txt", "run", run)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "vocabulary.txt").touch()
@@ -322,7 +322,7 @@ def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):
     assert captioning.find_checkpoint(tmp_path).name == "model_final.pth"
     (tmp_path / "model_best.pth").touch()
     assert captioning.find_checkpoint(tmp_path).name == "model_best.pth"
-    with pytest.raises(UserError, match=r"holds none of model_best\.pth, model_final\.pth"):
+    with pytest.raises(UserError, match=r"contains none of model_best\.pth, model_final\.pth"):
         captioning.find_checkpoint(tmp_path / "..")
 
 
@@ -336,7 +336,7 @@ def test_a_checkpoint_without_its_config_or_words_says_what_to_give(demo, tmp_pa
     assert main([*alone, *config, "--detector", str(demo / "data" / "region_maker.npz")]) == 0
     (tmp_path / "words.txt").write_text("a\nman\n")
     assert main([*alone, *config, "--vocabulary", str(tmp_path / "words.txt")]) == 2
-    assert "words.txt holds 2 words" in capsys.readouterr().err
+    assert "words.txt has 2 words" in capsys.readouterr().err
     assert main([*alone, *config, "--vocabulary", str(shutil.copy(demo / "data" / "vocabulary.txt", tmp_path))]) == 2
     assert "--detector: give the weights of the detector" in capsys.readouterr().err
 
@@ -414,7 +414,7 @@ def test_a_photograph_is_captioned_with_a_warning_by_a_captioner_of_drawn_scenes
     (tmp_path / "1").mkdir()
     (tmp_path / "photo.jpg").rename(tmp_path / "1" / "7.jpg")
     assert main(["extract", "--images", str(tmp_path / "1"), *from_pictures]) == 0
-    assert "1 of the pictures are not drawn scenes" in capsys.readouterr().err
+    assert "1 pictures are not drawn scenes" in capsys.readouterr().err
 
 
 def test_regions_that_are_not_of_drawn_scenes_are_warned_of_too(demo, tmp_path, capsys):
@@ -423,6 +423,6 @@ def test_regions_that_are_not_of_drawn_scenes_are_warned_of_too(demo, tmp_path, 
     with RegionWriter(tmp_path / "r.h5", [r.image_id], 36, 32, 16, source="photographs") as writer:
         writer.write(r.image_id, r.width, r.height, r.boxes_px, r.features, r.class_probs)
     assert caption(demo, "--regions", tmp_path / "r.h5") == 0
-    assert "its regions are not of drawn scenes" in capsys.readouterr().err
+    assert "the regions are not from drawn scenes" in capsys.readouterr().err
     assert caption(demo, "--regions", demo / "data" / "regions.h5", "--ids", r.image_id) == 0
     assert "drawn scenes" not in capsys.readouterr().err

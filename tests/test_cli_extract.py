@@ -72,7 +72,7 @@ def test_sample_scenes_need_nothing_but_their_region_maker(scenes, tmp_path, cap
     assert "The file can be used." in capsys.readouterr().out
 
 
-def test_a_region_file_alone_is_checked(scenes, tmp_path, capsys):
+def test_a_single_region_file_is_checked(scenes, tmp_path, capsys):
     with RegionWriter(tmp_path / "r.h5", [1, 2], 2, 3, None, source="test") as writer:
         for image_id in (1, 2):
             boxes = np.array([[0, 0, 9, 9], [5, 5, 30 * image_id, 20]])
@@ -133,7 +133,7 @@ def hostile(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_bad_pictures_are_listed_with_their_reasons_and_the_others_go_on(photos, detector_weights, tmp_path, capsys):
+def test_bad_pictures_are_listed_with_their_reasons_and_the_others_continue(photos, detector_weights, tmp_path, capsys):
     hostile(photos)
     assert extract(photos, detector_weights, tmp_path / "r.h5", "--device", "cpu") == 3
     out = capsys.readouterr().out
@@ -246,7 +246,7 @@ def test_shards_are_joined_to_the_file_of_one_run(scenes, tmp_path, capsys):
     assert (tmp_path / "joined.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-def test_the_same_command_again_goes_on(scenes, tmp_path, capsys):
+def test_the_same_command_again_continues(scenes, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     source = sorted((scenes / "Images").iterdir())
@@ -278,7 +278,7 @@ def test_mistakes_in_the_command_are_explained(tmp_path, monkeypatch, capsys, wo
 def test_options_that_a_region_maker_has_no_use_for_are_refused(scenes, tmp_path, capsys):
     for option in (("--min-max-boxes", "10,100"), ("--backend", "torch")):
         assert extract(scenes / "Images", scenes / "region_maker.npz", tmp_path / "r.h5", *option) == 2
-        assert "--backend and --min-max-boxes are for Bottom-Up networks" in capsys.readouterr().err
+        assert "--backend and --min-max-boxes apply only to Bottom-Up networks" in capsys.readouterr().err
     assert extract(scenes / "Images", scenes / "region_maker.npz", tmp_path / "r.h5", "--batch", "0") == 2
     assert "--batch: expected 1 or more" in capsys.readouterr().err
 

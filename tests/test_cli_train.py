@@ -157,9 +157,9 @@ def test_a_file_where_the_demos_folder_should_be_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {"model": [1]}, "text"])
-def test_a_file_without_weights_by_name_is_no_checkpoint(content, tmp_path):
+def test_a_file_without_weights_by_name_is_not_a_checkpoint(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w\.pth holds no weights by name"):
+    with pytest.raises(UserError, match=r"w\.pth has no weights by name"):
         train_command.check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
 
 
@@ -216,14 +216,14 @@ def test_partial_weights_name_what_keeps_its_draw_and_still_refuse_another_model
         train_command.check_weights(path, model)
     assert train_command.check_weights(path, model, partial=True) == ["1.bias", "1.weight"]
     torch.save({"model": {"other": torch.ones(1)}}, path)
-    with pytest.raises(UserError, match="it holds none of the model's weights") as error:
+    with pytest.raises(UserError, match="it contains none of the model's weights") as error:
         train_command.check_weights(path, model, partial=True)
     assert "it has unknown 1 weights: other" in str(error.value)
 
 
 def test_the_loss_of_drawn_captions_asks_for_their_trainer(data, tmp_path, capsys):
     assert train(data, tmp_path, LOSSES__NAMES="['SelfCriticalLoss']") == 2
-    assert "LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is DefaultTrainer" in capsys.readouterr().err
+    assert "LOSSES.NAMES contains SelfCriticalLoss, but ENGINE.NAME is DefaultTrainer" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_without_a_traceback():

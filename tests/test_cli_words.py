@@ -45,7 +45,7 @@ def processes_of_these_tests_need_no_clone(monkeypatch):
 
 
 @pytest.mark.parametrize("command", [["train"], ["eval", "--weights", "w.pth"], ["check"]])
-def test_every_command_with_pairs_takes_options_behind_them(command):
+def test_every_command_with_pairs_takes_options_after_them(command):
     args = parse([*command, "SEED", "3", "--data", "d", "--config-file", CONFIG])
     assert args.opts == ["SEED", "3"] and args.data == "d" and args.config_file == CONFIG
 
@@ -128,7 +128,7 @@ def test_log_lines_pass_a_terminal_that_does_not_know_their_characters(monkeypat
     _ConsoleHandler().emit(record)
 
 
-def test_a_name_that_is_no_utf8_becomes_text_that_any_file_takes(monkeypatch):
+def test_a_name_that_is_not_utf8_becomes_text_that_any_file_takes(monkeypatch):
     assert printable(os.fsdecode(b"caf\xe9.jpg")) == "caf\\xe9.jpg"
     assert printable(Path("café.jpg")) == "café.jpg"
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
@@ -138,7 +138,7 @@ def test_a_name_that_is_no_utf8_becomes_text_that_any_file_takes(monkeypatch):
     assert stream.errors == "backslashreplace"
 
 
-def test_a_full_disk_behind_the_output_is_an_error_with_a_reason():
+def test_a_full_disk_for_the_output_is_an_error_with_a_reason():
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
     script = (
@@ -164,7 +164,7 @@ def test_a_process_started_beside_a_folder_of_our_name_runs_this_package(tmp_pat
     assert (done.returncode, done.stdout.split()[0]) == (0, "xmodaler_ssattn"), done.stderr
 
 
-def test_an_editable_install_puts_the_clone_on_the_path_and_no_finder_behind_it(tmp_path):
+def test_an_editable_install_puts_the_clone_on_the_path_and_no_finder_after_it(tmp_path):
     """setuptools asks for a finder unless the layout is said; the finder comes too late beside a folder of our name."""
     pytest.importorskip("setuptools", minversion="64")
     script = (

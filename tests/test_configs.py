@@ -98,7 +98,7 @@ def test_unknown_keys_and_wrong_types_come_in_one_message_with_what_was_meant(tm
     assert "SOLVER.EPOCHS; did you mean SOLVER.EPOCH?" in message
 
 
-def test_an_integer_stands_for_a_float_in_yaml_and_on_the_command_line(tmp_path):
+def test_an_integer_is_accepted_as_a_float_in_yaml_and_on_the_command_line(tmp_path):
     cfg = load_config(write(tmp_path, "LOSSES:\n  GROUNDING:\n    MU: 0\n"), ["MODEL.SS_ATTENTION.LAMBDA", "1"])
     assert cfg.LOSSES.GROUNDING.MU == 0.0 and type(cfg.LOSSES.GROUNDING.MU) is float
     assert cfg.MODEL.SS_ATTENTION.LAMBDA == 1.0 and type(cfg.MODEL.SS_ATTENTION.LAMBDA) is float
@@ -145,7 +145,7 @@ def test_data_sets_every_path_and_the_options_win(tmp_path):
     assert cfg.INFERENCE.VAL_ANNFILE == str(Path("somewhere/captions_val.json"))
 
 
-def test_without_a_gpu_the_cpu_is_taken_unless_a_device_is_asked_for(tmp_path):
+def test_without_a_gpu_the_cpu_is_taken_unless_a_device_is_requested(tmp_path):
     config = write(tmp_path, "")
     assert load_config(config).MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
     assert load_config(config, device="meta").MODEL.DEVICE == "meta"
@@ -160,7 +160,7 @@ def test_an_architecture_named_on_the_command_line_brings_its_keys(tmp_path):
     assert cfg.MODEL.SS_ATTENTION.LAMBDA == 0.25
 
 
-def test_classes_that_nobody_registered_come_in_one_message_with_the_known_ones(tmp_path):
+def test_classes_that_are_not_registered_come_in_one_message_with_the_known_ones(tmp_path):
     options = ["LOSSES.NAMES", "['CrossEntropy','Foo']", "SOLVER.NAME", "Bar", "DATASETS.VAL", "Baz"]
     with pytest.raises(UserError) as caught:
         load_config(write(tmp_path, ""), options, device="cpu")

@@ -170,7 +170,7 @@ def test_json_that_python_alone_would_accept_is_refused(tmp_path, text, message)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: {c: 1, c: 2}", r"x\.yaml, line 2: the key 'c' is written twice"),
+        ("a: 1\nb: {c: 1, c: 2}", r"x\.yaml, line 2: the key 'c' is duplicated"),
         ("a: !!python/name:os.system", r"x\.yaml, line 1: .*could run code"),
         ("a: [1", r"x\.yaml is not valid yaml"),
         ("a: 2020-13-45", r"x\.yaml is not valid yaml"),

@@ -34,7 +34,7 @@ def test_without_any_setting_the_embedded_runtime_is_taken_and_the_reason_given(
     assert done.stdout.startswith("embedded | no X-modaler is importable"), done.stderr
 
 
-def test_a_folder_called_xmodaler_is_no_host(tmp_path):
+def test_a_folder_called_xmodaler_is_not_a_host(tmp_path):
     (tmp_path / "xmodaler").mkdir()
     assert choose(tmp_path).stdout.startswith("embedded |")
 
@@ -47,7 +47,7 @@ def test_a_broken_clone_is_reported_with_its_own_error_and_never_replaced(tmp_pa
     assert found.returncode != 0 and "no module named torchvision" in found.stderr
 
 
-def test_the_embedded_host_can_be_asked_for_beside_a_clone(tmp_path, broken_clone):
+def test_the_embedded_host_can_be_requested_beside_a_clone(tmp_path, broken_clone):
     done = choose(tmp_path, XMODALER_HOME=str(broken_clone), XMODALER_SSATTN_HOST="embedded")
     assert done.stdout.startswith("embedded | XMODALER_SSATTN_HOST=embedded"), done.stderr
 

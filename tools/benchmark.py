@@ -1,26 +1,26 @@
-"""Measure training, decoding and loading at the paper's sizes, beside stock X-modaler on the same data.
+"""Measure training, decoding and loading at the paper's sizes, in comparison with stock X-modaler on the same data.
 
     python tools/benchmark.py [WHAT ...] [--captions FILE] [--json OUT]
 
 step      one training step (forward, losses, backward, clipping, optimiser), and its share of the machine's peaks
-decode    beam-3 decoding of 32 images; with --captions by an Up-Down that has first learned from them for 100
-          steps and so ends its sentences, else with random weights, whose captions never end
+decode    beam-3 decoding of 32 images; with --captions by an Up-Down model that is first trained on them for 100
+          steps and therefore ends its sentences, else with random weights, whose captions never end
 memory    bytes that the backward pass keeps of a training step (saved-tensor hooks; the allocator on a GPU)
 baseline  SS attention + grounding loss against our own Up-Down, alternating steps, with a 95 % interval
 real      100 training steps on the words of --captions, vocabulary by GVD's rule, regions filled with noise
 loading   the share of the time that the hosts' own trainers wait for data from a region file
-largest   images per second at 8, 16, 32, ... images per step, as far as the memory goes (--memory, --patience)
+largest   images per second at 8, 16, 32, ... images per step, up to the limits of --memory and --patience
 
-Stock X-modaler's Up-Down takes part when XMODALER_HOME names a clone. Every contestant lives in a process of its own
-and does one step when it is told to, in turn (A B C A B C ...), so that all see the same machine; the table gives
-medians, and ratios of medians. The machine's product peaks and its copy rate are measured in the same run.
+Stock X-modaler's Up-Down is included when XMODALER_HOME is the path of a clone. Every contestant runs in its own
+process and does its steps in turn with the others (A B C A B C ...), so that all have the same conditions; the table
+has medians, and ratios of medians. The machine's product peaks and its copy rate are measured in the same run.
 
-Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz). All but ``real`` use only their
+Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz). All except ``real`` use only their
 lengths; without the file, lengths are sampled (mean 12.4, as on Flickr30k).
 
 The parts are in benchmarks/: contestants.py (the processes), data.py (noise at the paper's sizes), measures.py (peaks,
-operations, memory, medians), loading.py. Other questions have programs of their own: benchmark_store.py (reading region
-features), benchmark_scores.py (the grounding metric), benchmark_precision.py (does bfloat16 cost quality?).
+operations, memory, medians), loading.py. Other programs are benchmark_store.py (reading region features),
+benchmark_scores.py (the grounding metric) and benchmark_precision.py (the quality with bfloat16).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MEMORY_SHARE = 0.8  # of the memory that is free at the start
 
 
 class Benchmark:
-    """One run: what all contestants have in common, and the report."""
+    """One run: the common settings of all contestants, and the report."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.args, self.folder = args, folder
@@ -70,14 +70,14 @@ class Benchmark:
         self.facts = machine(args.threads)
         self.report = {"machine": self.facts, "batch": args.batch}
         if not self.stock:
-            print("XMODALER_HOME is not set: stock X-modaler does not take part.")
+            print("XMODALER_HOME is not set: stock X-modaler is not included.")
 
     def start(self, name: str, **options) -> Contestant:
         kind = "stock" if name.startswith("stock") else "ours"
         return Contestant(name, **{"kind": kind, "batch": self.args.batch, **self.common, **options})
 
     def ways(self, *left_out: str) -> dict[str, dict]:
-        """Stock, when it is there, and our ways of training but those with a word of ``left_out`` in their names."""
+        """Stock, if available, and our ways of training, except those with a word of ``left_out`` in their names."""
         ours = {name: way for name, way in WAYS.items() if not any(word in name for word in left_out)}
         return ({STOCK: {}} if self.stock else {}) | ours
 
@@ -100,8 +100,8 @@ class Benchmark:
         print("\nof the machine's peaks:")
         for contestant in group:
             name, kind = contestant.name, "bfloat16" if contestant.options.get("amp") else "float32"
-            peak = contestant.ask("peak")  # before counting, which takes memory of its own
-            # A replayed graph dispatches nothing that could be counted: count the same step without a graph.
+            peak = contestant.ask("peak")  # before counting, which needs memory itself
+            # A replayed graph dispatches no countable operations, so the same step is counted without a graph.
             plain = contestant
             if contestant.options.get("set") == CAPTURED:
                 plain = self.start(name, **{**contestant.options, "set": []})
@@ -157,7 +157,7 @@ class Benchmark:
         self.report["largest"] = {name: self._grow(name, budget, options) for name, options in ways.items()}
 
     def _grow(self, name: str, budget_mib: float, options: dict) -> dict:
-        """Double the batch until its memory, predicted from the last two sizes, or its time is too much."""
+        """Double the batch until its memory, predicted from the last two sizes, or its time exceeds the limit."""
         rows: dict[int, dict] = {}
         images, why = 8, ""
         while not why:
@@ -167,7 +167,7 @@ class Benchmark:
                 break
             rows[images] = found
             before = rows.get(images // 2, {"peak_mib": 0.0})["peak_mib"]
-            # The first process holds weights and libraries; from the second size on the growth is the batch's.
+            # The first size includes weights and libraries; from the second size on, the growth is that of the batch.
             growth = 2 * (found["peak_mib"] - before) if before else 0.0
             if found["peak_mib"] + growth > budget_mib:
                 why = "memory"
@@ -186,7 +186,7 @@ class Benchmark:
         return {"largest": largest, "stopped_by": why, "sizes": rows}
 
     def _at(self, name: str, images: int, options: dict) -> dict | None:
-        """Three steps at that size; None when the memory does not suffice."""
+        """Three steps at that size; None when there is not enough memory."""
         try:
             contestant = self.start(name, **{**options, "batch": images})
             seconds = [contestant.ask("step") for _ in range(4)][1:]
@@ -194,7 +194,7 @@ class Benchmark:
                 contestant.close()
                 return None
             peak = contestant.ask("peak")
-        except EOFError:  # the system stopped it
+        except EOFError:  # killed by the system
             return None
         contestant.close()
         median = statistics.median(seconds)
@@ -258,14 +258,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20, help="loading: steps to time (default: 20)")
     parser.add_argument("--folder", help="loading: where to make its files, 4.2 MB per step (default: the system's)")
-    parser.add_argument("--memory", type=float, help="largest: GiB that it may use (default: 80 %% of what is free)")
+    parser.add_argument("--memory", type=float, help="largest: GiB to use at most (default: 80 %% of the free memory)")
     parser.add_argument("--patience", type=float, default=30, help="largest: seconds per step at most (default: 30)")
     parser.add_argument("--json", help="also write the numbers here")
     args = parser.parse_args()
     unknown = [name for name in args.what if name not in names]
     if unknown:
         raise SystemExit(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(names)}")
-    # For what this process itself uses of the package; the contestants choose their hosts.
+    # The host of this process; the contestants choose their own.
     os.environ["XMODALER_SSATTN_HOST"] = "embedded"
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder:

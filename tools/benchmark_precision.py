@@ -1,10 +1,10 @@
-"""Does bfloat16 cost quality? Train the same config in float32 and with SOLVER.AMP over several seeds, compare a score.
+"""Compare the quality of bfloat16 and float32: train a config with and without SOLVER.AMP over several seeds.
 
     python tools/benchmark_precision.py --seeds 3 --out output/precision
 
 Runs `xmodaler train` twice per seed, one run after the other, and reads the last score of each from its metrics.json.
-The question is whether the two means differ by more than seeds do, so their difference is compared with the standard
-deviation over seeds. A run that is already in --out is not repeated. The default config is the paper's model on the
+To see whether the two means differ by more than seeds do, their difference is compared with the standard deviation over
+seeds. Runs that are already in --out are not repeated. The default config is the paper's model on the
 drawn sample scenes.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     add_config_options(parser)
     args = parser.parse_args()
     if args.seeds < 2:
-        raise SystemExit(f"--seeds: expected at least 2, or nothing can be said about seeds; got {args.seeds}.")
+        raise SystemExit(f"--seeds: expected at least 2, for a deviation over seeds; got {args.seeds}.")
     scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for seed in range(1, args.seeds + 1):
         for kind, amp in KINDS.items():

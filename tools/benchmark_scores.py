@@ -3,7 +3,7 @@
     python tools/benchmark_scores.py [--images 1000] [--lemmatiser]
 
 1,000 images with five captions of twelve tokens and four annotated words each, one predicted sentence per image;
-everything that the command does except reading the files: lemmas, overlaps, F1_all, F1_loc and the per-sentence
+everything in the command except reading the files: lemmas, overlaps, F1_all, F1_loc and the per-sentence
 variants, on one core. Lemmas come from a table, or with --lemmatiser from the packaged lemmatiser.
 """
 

@@ -1,9 +1,9 @@
-"""How fast region features are read: our store against one sequential read and a folder of npz files.
+"""Measure the speed of reading region features: our store, one sequential read, and a folder of npz files.
 
     python tools/benchmark_store.py --images 1000 --folder /some/disk
 
-Makes a region file and npz files with the same random content at the paper's sizes (K 36, D 2048, C 1601), reads all of
-it several times in turn from a warm cache, and prints medians. The bytes are those of features, boxes and class
+Makes a region file and npz files with the same random content at the paper's sizes (K 36, D 2048, C 1601), reads all
+content several times in turn from a warm cache, and prints medians. The bytes are those of features, boxes and class
 probabilities.
 """
 
@@ -28,7 +28,7 @@ from xmodaler_ssattn.packs.store import RegionStore
 
 
 def read_sequentially(path: Path, chunk: int) -> None:
-    """The whole file from front to back, ``chunk`` bytes at a time, each into memory of its own, as samples need it."""
+    """Read the whole file, ``chunk`` bytes at a time, each into new memory, as samples need it."""
     with open(path, "rb", buffering=0) as file:
         while file.read(chunk):
             pass
@@ -99,7 +99,7 @@ def main() -> None:
             "npz folder, random order": lambda: read_npz(npz, order),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(args.rounds + 1):  # in turn, so that all see the same load; the first round warms the cache
+        for _ in range(args.rounds + 1):  # in turn, so that all have the same load; the first round warms the cache
             for way, work in ways.items():
                 start = time.perf_counter()
                 work()

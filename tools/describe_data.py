@@ -1,12 +1,12 @@
-"""What is a data set like? Its statistics, side by side with those of others, before any training.
+"""Print the statistics of data sets side by side, before any training.
 
     python tools/describe_data.py --data data/flickr30k_entities [data/simulated ...] [--images 5000] [--json OUT]
 
-Prints, for folders written by `xmodaler prepare` with or without a region file: how large the boxes are and where, how
-much of this follows from what the captions say, and how well regions reach them. --probes adds the linear probes of
-`tools/probe_regions.py`. --floors test adds floors and ceilings of the grounding scores: what the largest region, the
-whole picture, chance or only the detector would score, perfect attention, or a person's caption with its own boxes.
-xmodaler_ssattn/worlds/statistics.py and xmodaler_ssattn/evaluation/floors.py define every number.
+Prints, for folders written by `xmodaler prepare` with or without a region file: the sizes and places of the boxes, how
+much of them follows from the captions, and how well regions reach them. --probes adds the linear probes of
+`tools/probe_regions.py`. --floors test adds floors and ceilings of the grounding scores: the scores of the largest
+region, the whole picture, chance, only the detector, perfect attention, or a reference caption with its own boxes. All
+numbers are defined in xmodaler_ssattn/worlds/statistics.py and xmodaler_ssattn/evaluation/floors.py.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.floors import read_floors
 from xmodaler_ssattn.worlds.probe import STEPS, probe_folder
-from xmodaler_ssattn.worlds.statistics import annotation_statistics, read_objects, region_statistics
+from xmodaler_ssattn.worlds.statistics import annotation_statistics, collect_objects, region_statistics
 
-# statistic -> (what it is called, printed in percent, digits)
+# statistic -> (label, whether in percent, digits)
 ROWS = {
     "images": ("images", False, 0),
     "captions_per_image": ("captions per image", False, 2),
@@ -70,27 +70,27 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     text = "folders written by `xmodaler prepare`, or simulated"
     add("--data", required=True, nargs="+", metavar="DIR", help=text)
-    add("--split", default="train", choices=SPLITS, help="of the statistics (default: train)")
+    add("--split", default="train", choices=SPLITS, help="split for the statistics (default: train)")
     text = "images of the split, chosen as tools/simulate_regions.py --images N does; 0: all (default: 5000)"
     add("--images", type=int, default=5000, metavar="N", help=text)
-    add("--seed", type=int, default=0, metavar="N", help="of that choice (default: 0)")
-    add("--regions", metavar="FILE", help="another region file than DIR/regions.h5 (of a single DIR)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of that choice (default: 0)")
+    add("--regions", metavar="FILE", help="region file, instead of DIR/regions.h5 (for a single DIR)")
     add("--floors", metavar="SPLIT", choices=("val", "test"), help="also floors and ceilings")
     text = "names of the class probabilities after the background, one per line"
     add("--class-names", metavar="FILE", help=text)
     add("--probes", action="store_true", help="also the linear probes; takes minutes")
-    add("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
+    add("--steps", type=int, default=STEPS, metavar="N", help=f"training steps of each probe (default: {STEPS})")
     add("--json", metavar="FILE", help="also write the numbers there")
     return parser
 
 
 def statistics(folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """The statistics of a folder; those of the regions when there are any."""
+    """The statistics of a folder, including its regions if there are any."""
     _, images = open_annotations(folder / file_name(args.split), args.split)
     if args.images:
         images = heapq.nsmallest(args.images, images, key=lambda image: image_rank(args.seed, image["image_id"]))
     images = sorted(images, key=lambda image: image["image_id"])
-    found = annotation_statistics(read_objects(images))
+    found = annotation_statistics(collect_objects(images))
     sizes = {image["image_id"]: (image["width"], image["height"]) for image in images}
     reference = [gvd_reference(image) for image in images]
     said = predictions_of((WHOLE,), reference, lambda image_id: ImageBoxes(*sizes[image_id], ()), {})
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < least:
             raise UserError(f"--{name} must be at least {least}, got {getattr(args, name)}.")
     if args.regions and len(args.data) > 1:
-        raise UserError("--regions belongs to a single folder of --data.")
+        raise UserError("--regions can be used only with a single folder of --data.")
     found: dict[str, dict[str, Any]] = {}
     for folder in args.data:
         entry = found[folder] = {"statistics": statistics(Path(folder), args)}

@@ -1,10 +1,10 @@
-"""What do the features of a region file look like? Likeness by overlap, norms, zeros, how certain the detector is.
+"""Statistics of the features of a region file: similarity by overlap, norms, zeros, confidence of the detector.
 
     python tools/measure_pixels.py --lxmert train2014_obj36.tsv      real regions, columns of LXMERT
     python tools/measure_pixels.py --regions data/simulated/regions.h5 [--images 200]
 
-Prints numbers beside those of the 360 real Bottom-Up regions that the simulation is calibrated by. LXMERT's columns
-hold only the probability of the best class and not the whole distribution, so nothing else about c can be compared.
+Prints the numbers next to those of the 360 real Bottom-Up regions with which the simulation is calibrated. LXMERT's
+columns have only the probability of the best class and not the whole distribution, so nothing else of c is compared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--regions", metavar="FILE", help="a region file of this project")
     source.add_argument("--lxmert", metavar="FILE", nargs="+", help="tsv files with the columns of LXMERT")
-    parser.add_argument("--images", type=int, default=200, metavar="N", help="at most this many images (default: 200)")
+    parser.add_argument("--images", type=int, default=200, metavar="N", help="maximum number of images (default: 200)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
     return parser
 

@@ -1,10 +1,10 @@
-"""What do the regions of a data set tell by themselves? Linear probes, without any captioner.
+"""Measure the information in the regions of a data set with linear probes, without a captioner.
 
     python tools/probe_regions.py --data data/flickr30k_entities [--images 5000] [--json OUT]
 
-Prints how often a linear layer on V, p, c finds the class of an annotated object, and how well (AUC) it tells the
-regions that captions talk about from the others; on test images, chosen on val. Use it to judge a region file before
-training, or what a simulated data set gives away.
+Prints how often a linear layer on V, p, c predicts the class of an annotated object, and how well (AUC) it separates
+the regions that captions mention from the others; on test images, with settings chosen on val. Use it to judge a region
+file before training, or to find what a simulated data set reveals.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder written by `xmodaler prepare`")
-    add("--regions", metavar="FILE", help="another region file than DIR/regions.h5")
-    text = "at most this many images per split (default: 5000); memory is about N x 10 x (D + C) x 4 bytes"
+    add("--regions", metavar="FILE", help="region file, instead of DIR/regions.h5")
+    text = "maximum number of images per split (default: 5000); memory is about N x 10 x (D + C) x 4 bytes"
     add("--images", type=int, default=5000, metavar="N", help=text)
-    add("--steps", type=int, default=STEPS, metavar="N", help=f"of each probe (default: {STEPS})")
+    add("--steps", type=int, default=STEPS, metavar="N", help=f"training steps of each probe (default: {STEPS})")
     add("--json", metavar="FILE", help="also write the numbers there")
     return parser
 

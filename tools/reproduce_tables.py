@@ -3,14 +3,14 @@
     python tools/reproduce_tables.py --data DIR --seeds 0 1 2 --out output/tables
     python tools/reproduce_tables.py --data DIR --seeds 0 1 2 --out output/tables --resume     after a kill
 
-See --help, and xmodaler_ssattn/reproduce/plan.py for what a plan is.
+See --help, and xmodaler_ssattn/reproduce/plan.py for the format of plans.
 """
 
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# The working directory first, so that an X-modaler clone there is the host.
+# The working directory is first on the path, so that an X-modaler clone there is the host.
 sys.path[:0] = [str(Path.cwd()), str(ROOT)]
 
 from xmodaler_ssattn.reproduce.command import main

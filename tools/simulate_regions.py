@@ -4,18 +4,18 @@
     python tools/simulate_regions.py --captions captions.json.gz --out data/simulated --images 5000 --feature-dim 512
     xmodaler train --config-file configs/flickr30k_entities/ss_attn.yaml --data data/simulated MODEL.VOCAB_SIZE ...
 
---annotations takes what `xmodaler prepare annotations` made of the official files: captions, phrases and boxes are
-real; the detector's errors, what nobody mentions, features and class probabilities are simulated. The folder gets the
-chosen part of the annotations, regions.h5 and simulated.json.
+--annotations takes a folder that `xmodaler prepare annotations` made from the official files: captions, phrases and
+boxes are real; the detector's errors, unmentioned objects, features and class probabilities are simulated. The folder
+gets the chosen part of the annotations, regions.h5 and simulated.json.
 
---captions simulates the boxes, too. The captions file is JSON, plain or gzip: {"image id": {"split": "train",
+--captions also simulates the boxes. The captions file is JSON, plain or gzip: {"image id": {"split": "train",
 "captions": [five texts]}, ...}. The folder gets the official layout of Flickr30k Entities (without pictures), the
 annotations prepared from it, regions.h5 and simulated.json.
 
-Each assumption of the generative model is an option of its own, and simulated.json holds it.
+Each assumption of the generative model is an option, and is recorded in simulated.json.
 
-The leak test, on a data set made with --shuffled: a trained model evaluated with the regions of other images must lose
-its scores, since nothing but regions should tell it which image it sees.
+The leak test, on a data set made with --shuffled: a trained model that is evaluated with the regions of other images
+must lose its scores, since only the regions should identify an image.
 
     xmodaler eval --weights W --config-file C --data DIR ... DATALOADER.REGIONS DIR/regions_shuffled.h5 OUTPUT_DIR OTHER
 """
@@ -29,13 +29,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The matrices of an image are small: more threads wait for each other, and might add numbers in another order.
+# The matrices of an image are small: more threads would wait for each other, and might change the order of sums.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.cli.output import exit_code_of
-from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--annotations", metavar="DIR", help="folder of `xmodaler prepare annotations`, with real boxes")
-    add("--captions", metavar="FILE", help="the captions file, to simulate the boxes, too")
+    add("--captions", metavar="FILE", help="the captions file, to simulate also the boxes")
     add("--out", required=True, metavar="DIR", help="folder to make")
     text = "with --captions: object classes, one per line (default: the 480 of Flickr30k Entities)"
     add("--classes", metavar="FILE", help=text)
@@ -85,7 +85,7 @@ def flag(name: str) -> str:
 
 
 def _add_assumptions(parser: argparse.ArgumentParser) -> None:
-    """An option for each assumption; its default is the one of the world that is made."""
+    """Add an option for each assumption, with the default of the chosen world."""
     captions, annotations = FIELDS.values()
     for title, names in (
         ("assumptions of both worlds", [name for name in captions if name in annotations]),
@@ -109,15 +109,15 @@ def _add_assumptions(parser: argparse.ArgumentParser) -> None:
 
 
 def assumptions_of(args: argparse.Namespace, option: str) -> Any:
-    """The assumptions of the world of `option`, as far as they are given.
+    """The assumptions of the world of `option` with the given values.
 
     Raises:
-        UserError: assumptions of only the other world are given, or values outside their ranges.
+        UserError: an option of only the other world is given, or a value is outside its range.
     """
     others = sorted({name for fields in FIELDS.values() for name in fields} - FIELDS[option].keys())
     given = [flag(name) for name in others if hasattr(args, name)]
     if given:
-        raise UserError(f"{', '.join(given)} cannot be used with {option}: that world does not assume it.")
+        raise UserError(f"{', '.join(given)} cannot be used with {option}: that world does not have this assumption.")
     return WORLDS[option](**{name: getattr(args, name) for name in FIELDS[option] if hasattr(args, name)})
 
 
@@ -134,9 +134,9 @@ def counts_of(args: argparse.Namespace) -> tuple[int, int, int] | None:
 
 def run(args: argparse.Namespace) -> None:
     if (args.captions is None) == (args.annotations is None):
-        raise UserError("Give either --annotations DIR (real boxes) or --captions FILE (boxes are simulated, too).")
+        raise UserError("Give either --annotations DIR (real boxes) or --captions FILE (boxes are also simulated).")
     if args.annotations is not None and args.classes is not None:
-        raise UserError("--classes cannot be used with --annotations, which name their classes themselves.")
+        raise UserError("--classes cannot be used with --annotations, which contain their classes.")
     splits = read_splits(args.split_ids) if args.split_ids else None
     sizes = (args.regions, args.feature_dim, args.num_classes)
     settings = Settings(args.seed, counts_of(args), *sizes, args.dtype, args.shuffled)
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
     manifest, made = simulate(source, args.out, settings, workers=args.workers)
     found = ", ".join(f"{split} {counts['images']:,}" for split, counts in manifest["counts"].items())
     print(
-        f"{'Made' if made else 'It was there already:'} {args.out}: images {found}; a region reaches (IoU > 0.5) "
+        f"{'Made' if made else 'It exists already:'} {args.out}: images {found}; a region reaches (IoU > 0.5) "
         f"{100 * (manifest['reach'] or 0):.1f} % of the boxes.\n{what} are simulated. Train with\n"
         f"  --data {args.out} MODEL.VOCAB_SIZE {manifest['vocabulary_size']} MODEL.SS_ATTENTION.NUM_CLASSES "
         f"{manifest['num_classes']} MODEL.VISUAL_EMBED.IN_DIM {manifest['feature_dim']} "

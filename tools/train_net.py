@@ -1,10 +1,10 @@
-"""X-modaler's train_net.py with this plugin: for people who work inside an X-modaler clone.
+"""X-modaler's train_net.py with this plugin, for use inside an X-modaler clone.
 
     cd /path/to/X-modaler
     python /path/to/xmodaler_ssattn/tools/train_net.py --config-file .../ss_attn.yaml --num-gpus 1
 
-The same flags as X-modaler's own, and --data and --device of ``xmodaler train``, which this is. The
-working directory comes first on the path, so that a clone there is the host.
+It is ``xmodaler train``: the flags of X-modaler's train_net.py, --data and --device. The working
+directory is first on the path, so that a clone there is the host.
 """
 
 import sys

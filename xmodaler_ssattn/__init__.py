@@ -11,7 +11,7 @@ imported, else those of the embedded runtime; see ``host.py``):
     Flickr30kEntitiesEvaler                                                              evaluation/
     FusedCrossEntropy, FusedAdam                                                         fast/
 
-After that their names work in any X-modaler yaml, in any script that builds from the registries.
+After that their names can be used in any X-modaler yaml and in any script that builds from the registries.
 """
 
 from xmodaler_ssattn._version import __version__

@@ -1,14 +1,14 @@
 """Boxes: area, overlap, and the spatial vector of the paper.
 
-Every array of boxes says its unit and order in its name: ``boxes_px`` is (n, 4), x1, y1, x2, y2 in pixels of the
-original image. numpy only; float64 inside unless said otherwise, so that results do not depend on the input's width.
+Names of box arrays contain the unit: ``boxes_px`` is (n, 4), x1, y1, x2, y2 in pixels of the original image. numpy
+only; computed in float64 unless stated otherwise, so that results do not depend on the input's dtype.
 
-Overlap has several conventions in this field, which differ for small boxes. Do not mix them:
+There are several conventions for the overlap, which differ for small boxes. Do not mix them:
 
-* ``iou``: the width is x2 - x1, all pairs. Our targets (sigma).
-* ``iou_plus_one``: the width is x2 - x1 + 1, all pairs. The grounding term of a reward.
+* ``iou``: the width is x2 - x1, all pairs. For our targets (sigma).
+* ``iou_plus_one``: the width is x2 - x1 + 1, all pairs. For the grounding term of a reward.
 * ``iou_gvd``: as ``iou_plus_one``, with the float32 arithmetic and the one-pixel rules of the published grounding
-  metric. Every score.
+  metric. For all scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 IOU_THRESHOLD = 0.5
-"""A box hits another when their overlap is above it, in the published grounding metric."""
+"""In the published grounding metric, a box hits another when their overlap is above this value."""
 
 
 def _as_boxes(boxes_px: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def iou(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
     """Intersection over union without the added pixel.
 
     Args:
-        a_px, b_px: (n, 4) and (m, 4), xyxy; pixels or fractions, as long as both are the same.
+        a_px, b_px: (n, 4) and (m, 4), xyxy, both in pixels or both in fractions.
 
     Returns:
         (n, m) float64; 0 where both boxes are empty.
@@ -63,7 +63,7 @@ def iou_plus_one(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes in pixels whose width is x2 - x1 + 1.
 
     The convention of the published grounding metric without its rules for one-pixel boxes, see ``iou_gvd``. Only
-    meaningful in pixels: in fractions the added 1 would exceed the boxes.
+    meaningful in pixels, because the added 1 is larger than any box in fractions.
 
     Returns:
         (n, m) float64.
@@ -79,14 +79,14 @@ def iou_gvd(predicted_px: npt.ArrayLike, reference_px: npt.ArrayLike) -> np.ndar
     """Overlap exactly as ``misc/bbox_transform.py`` of Grounded Video Description (GVD) computes it.
 
     Widths are x2 - x1 + 1. A reference box of one pixel has overlap 0 with everything, a predicted box of one pixel
-    -1 (the later rule wins when both are). Arithmetic is float32, as there: a hit is decided by ``> 0.5``.
+    -1 (the later rule wins when both are). The arithmetic is float32, as in GVD; a hit is ``> 0.5``.
 
     Args:
         predicted_px, reference_px: (..., 4), xyxy pixels; (n, 4) and (n, 4) are compared row by row, other shapes
             are broadcast.
 
     Returns:
-        (...) float32; NaN for boxes so inverted that their union is 0, and for numbers beyond float32.
+        (...) float32; NaN for inverted boxes whose union is 0, and for numbers that exceed float32.
 
     >>> iou_gvd([[0, 0, 9, 9], [3, 3, 3, 3]], [[0, 0, 9, 4], [3, 3, 3, 3]]).tolist()
     [0.5, -1.0]
@@ -107,7 +107,7 @@ def iou_gvd(predicted_px: npt.ArrayLike, reference_px: npt.ArrayLike) -> np.ndar
 
 
 def union_box(boxes_px: Iterable[Sequence[float]]) -> list[float]:
-    """The smallest box around all boxes, at least one, xyxy.
+    """The smallest box around all boxes (at least one), xyxy.
 
     >>> union_box([[0, 5, 10, 10], [3, 1, 12, 8]])
     [0, 1, 12, 10]
@@ -120,12 +120,12 @@ def spatial_vectors(boxes_px: np.ndarray, width: float, height: float) -> np.nda
     """The paper's 5-D location p_i = [x1, x2, y1, y2, s] (section 2.1).
 
     x is divided by the image's width and y by its height; s is the box's area over the image's. The
-    paper normalises only s in its text, but pixel coordinates of 0 to 500 beside class probabilities
-    of 0 to 1 would swamp the sum of the two. Mind the order: x1, x2, y1, y2, not x1, y1, x2, y2.
+    paper's text normalises only s, but pixel coordinates of 0 to 500 would dominate the sum with class
+    probabilities of 0 to 1. Note the order: x1, x2, y1, y2, not x1, y1, x2, y2.
 
     Args:
         boxes_px: (n, 4) xyxy pixels.
-        width, height: of the image, pixels, > 0.
+        width, height: those of the image in pixels, > 0.
 
     Returns:
         (n, 5) float32.

@@ -1,7 +1,7 @@
-"""GroundedCaption: a caption with the region that each of its words rests on.
+"""GroundedCaption: a caption with the region of each of its words.
 
-The stock test loop hands the evaluator one object per image and nothing else. A subclass of ``str`` passes through it
-unchanged, is still a caption for code that expects text (``json.dump`` included), and carries words, regions, boxes
+The stock test loop passes only one object per image to the evaluator. A subclass of ``str`` passes through it
+unchanged, works as a caption in code that expects text (including ``json.dump``), and contains words, regions, boxes
 and weights.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 
 
 class GroundedWord(NamedTuple):
-    """One generated word and the region it rests on.
+    """One generated word and its region.
 
     Attributes:
         text: the word.
         region: index of the chosen region among the image's K regions.
         box_px: that region's box, x1, y1, x2, y2 in pixels of the original image.
-        weight: the attention weight that chose it (gamma sums to 1 + lambda, alpha and beta to 1).
+        weight: the attention weight of that region (gamma sums to 1 + lambda, alpha and beta to 1).
     """
 
     text: str
@@ -31,7 +31,7 @@ class GroundedWord(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """The weights behind a caption of T words over K regions, float32 arrays.
+    """The attention weights of a caption of T words over K regions, float32 arrays.
 
     ``beta`` is None for a model without spatial-semantic attention; gamma then equals alpha.
     """
@@ -48,10 +48,10 @@ class GroundedCaption(str):
         words: one ``GroundedWord`` per word, in order; ``" ".join(w.text for w in words)`` is the text.
         boxes_px: (K, 4) float32, the image's regions, x1, y1, x2, y2 in pixels; None when unknown.
         image_size: (width, height) in pixels; None when unknown.
-        attention: the full weights, or None when they were not asked for.
+        attention: all attention weights, or None when they were not requested.
         greedy: the same image's greedily decoded caption, when this one comes from beam search.
-        references: for each reference caption its words with the regions attended to under teacher
-            forcing; empty unless ``INFERENCE.GT_ATTENTION`` is on.
+        references: the words of each reference caption with the regions attended to under teacher
+            forcing; empty unless ``INFERENCE.GT_ATTENTION`` is True.
         log_prob: the model's log-probability of the caption, None when unknown.
     """
 
@@ -86,13 +86,13 @@ class GroundedCaption(str):
         return self
 
     def __getnewargs__(self) -> tuple[Any]:
-        # To copy and pickle: str would call __new__ with the text. The other attributes follow by themselves.
+        # For copy and pickle: str would call __new__ with the text. The other attributes are copied automatically.
         return (self.words,)
 
     def with_companions(
         self, *, greedy: GroundedCaption | None = None, references: Sequence[GroundedCaption] = ()
     ) -> GroundedCaption:
-        """A copy of this caption that also carries the image's greedy caption and forced references."""
+        """A copy of this caption with the image's greedy caption and forced references."""
         twin = copy.copy(self)
         twin.greedy, twin.references = greedy, tuple(references)
         return twin

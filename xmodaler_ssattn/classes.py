@@ -1,8 +1,8 @@
-"""The object classes, and the one rule by which a word of a caption names a class.
+"""The object classes, and the rule by which a word of a caption names a class.
 
-Annotations, drawn scenes and simulated captions go by this rule. The published grounding evaluator has a rule of its
-own for generated words (``evaluation.lemmas.class_of_lemma``), which differs on purpose: it knows lemmas only, so that
-of two names with one lemma ("paper" and "papers", "outfit" and "outfits") the later one takes all words.
+Annotations, drawn scenes and simulated captions use this rule. The published grounding evaluator has its own rule for
+generated words (``evaluation.lemmas.class_of_lemma``), which is different on purpose: it compares only lemmas, so that
+of two names with the same lemma ("paper" and "papers", "outfit" and "outfits") the later one gets all words.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_lines
 
 RESOURCES = Path(__file__).parent / "data" / "resources"
-# Nouns that a rule-based lemmatiser gets wrong, with the lemma that the class names follow: "graffitus" is a lemma
-# of CoreNLP; "pants" and "shorts" have no singular; "short" and "good" are not objects; "bi" is not a bus.
+# Nouns that a rule-based lemmatiser gets wrong, with the lemma of the class names: "graffitus" is CoreNLP's lemma;
+# "pants" and "shorts" have no singular; "short" and "good" are not objects; "bi" is not a bus.
 IRREGULAR = {
     "pants": "pants",
     "shorts": "shorts",
@@ -74,7 +74,7 @@ def class_of_word(word: str, classes: Collection[str], lemma: Callable[[str], st
 
     Args:
         classes: the class names.
-        lemma: word -> lemma; it is asked for ``bare_word(word)``.
+        lemma: word -> lemma; called with ``bare_word(word)``.
 
     >>> classes = {"paper", "papers", "pants", "graffitus"}
     >>> [class_of_word(word, classes, lambda word: word.rstrip("s")) for word in ("Papers", "pants", "graffiti", "a")]

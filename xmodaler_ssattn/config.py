@@ -1,8 +1,7 @@
-"""Every config key that this package owns, with the paper's symbol and the default's reason.
+"""Every config key of this package, with the paper's symbol and the reason for the default.
 
-The captioner's ``add_config`` adds them all; the decoder's adds the decoder's own, because X-modaler
-calls that one too. Both may run, in either order, any number of times: a key that is already there
-keeps its value.
+The captioner's ``add_config`` adds all keys, the decoder's only those of the decoder, because X-modaler
+calls both. They may be called in any order and repeatedly: an existing key keeps its value.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def add_ss_attention_config(cfg: Any) -> None:
     )
     _defaults(
         _node(cfg.MODEL, "SS_ATTENTION"),
-        # False leaves gamma = alpha: the Up-Down baseline with the same code and the same weights.
+        # False: gamma = alpha, the Up-Down baseline with the same code and the same weights.
         ENABLED=True,
         # lambda in gamma = alpha + lambda beta; the paper's 0.5. Write 0.0, not 0: the host checks types.
         LAMBDA=0.5,
@@ -45,51 +44,51 @@ def add_ss_attention_config(cfg: Any) -> None:
         # Divide the sum by 1 + lambda, so that gamma sums to 1. The paper's equation is the plain sum.
         RENORMALIZE=False,
         # Beyond the paper: above 0, the state shifts beta between the classes, beta_t = softmax(log beta +
-        # (W_s h_t)^T (W_e c_i)), STATE_DIM numbers on either side of the product. Trains word by word.
+        # (W_s h_t)^T (W_e c_i)), with STATE_DIM numbers in each factor of the product. Trains word by word.
         STATE_DIM=0,
-        # Outputs of W_c and W_p each; the paper's "1-dimensional vector, i.e. a value".
+        # Number of outputs of W_c and of W_p; the paper's "1-dimensional vector, i.e. a value".
         DIM=1,
-        # Biases of W_c and W_p. The equations show none. By itself a bias does not keep the single ReLU alive: with
-        # torch's own initial values W_p starts at 0 on every region of 200 real images in 21 % of 1,000 seeds, without
-        # a bias in 18 %. POSITIVE_BIAS_INIT, which needs the bias, keeps it alive.
+        # Biases of W_c and W_p. The equations have none. A bias by itself does not keep the single ReLU alive: with
+        # torch's initial values, W_p's output is 0 on every region of 200 real images for 21 % of 1,000 seeds (18 %
+        # without a bias). POSITIVE_BIAS_INIT, which needs the bias, keeps it alive.
         BIAS=True,
-        # Added to those biases at the start. With 1.0 no slot starts dead on real boxes in 1,000 seeds (0.5: 1 %), and
-        # it does not change the softmax, since all regions' scores move together. 0.0: torch's own values. Unused
-        # without BIAS.
+        # Added to the initial values of those biases. With 1.0 no slot starts dead on real boxes for 1,000 seeds (0.5:
+        # 1 %). The softmax does not change, since all regions' scores are shifted equally. 0.0: torch's own values.
+        # Unused without BIAS.
         POSITIVE_BIAS_INIT=1.0,
-        # What each slot reads: its own input, or the raw features V (Table 2 replaces, never removes).
+        # The input of each slot: its own, or the raw features V (Table 2 replaces inputs, but never removes them).
         SPATIAL_INPUT="p",  # 'p' or 'v'
         SEMANTIC_INPUT="c",  # 'c' or 'v'
-        # The nonlinearity in a = W_a f(W_h h + W_v v): the paper's ReLU; 'tanh' is the stock toolbox's.
+        # The nonlinearity in a = W_a f(W_h h + W_v v): the paper's ReLU; 'tanh' is X-modaler's.
         ACTIVATION="relu",
-        # A bias of W_v. The equation has none, the stock decoder has one, and its weights load here.
+        # A bias of W_v. The equation has none, but the stock decoder has one, and its weights can be loaded here.
         VISUAL_BIAS=True,
         # C, background included: Bottom-Up's 1,600 Visual Genome classes + 1.
         NUM_CLASSES=1601,
-        # Seed of the generator for the initial W_c, W_p, W_b; its own, so that all other weights equal the
-        # baseline's for one SEED. Below 0: the run's SEED.
+        # Seed of the separate generator for the initial W_c, W_p, W_b, so that all other weights equal the
+        # baseline's for the same SEED. Below 0: the run's SEED.
         SEED=-1,
     )
 
 
 def add_ssattn_config(cfg: Any) -> None:
-    """Add every key of ours to ``cfg`` (a CfgNode of either host), keeping values already set."""
+    """Add all our keys to ``cfg`` (a CfgNode of either host), keeping values already set."""
     add_ss_attention_config(cfg)
     _defaults(
         _node(cfg.LOSSES, "GROUNDING"),
         # mu in L = L_ce + mu L_gnd; the paper's 1. The host sums losses unweighted, so the loss applies it.
         MU=1.0,
-        # How L_gnd is reduced over a batch. The paper's L_ce is a sum over a caption's words, the host's a mean over
+        # How L_gnd is reduced over a batch. The paper's L_ce is a sum over a caption's words, the host's is a mean over
         # the batch's words.
-        # 'formula': L_gnd summed over the captions, divided by the words. Both losses keep the paper's balance.
-        # 'image_mean': the mean of L_gnd over the images that have a box, some 13 times heavier (12.9 words per
-        # caption). 'positive_mean': the same, each L_gnd divided by its number of positive regions first.
+        # 'formula': L_gnd summed over the captions and divided by the number of words, the paper's balance of losses.
+        # 'image_mean': the mean of L_gnd over the images that have a box, about 13 times the weight (12.9 words per
+        # caption). 'positive_mean': the same, after each L_gnd is divided by its number of positive regions.
         REDUCTION="formula",
-        # 'image': boxes of all five sentences (beta does not depend on the sentence); 'sentence': own boxes.
+        # 'image': boxes of all five sentences (beta does not depend on the sentence); 'sentence': its own boxes.
         TARGETS="image",
         # sigma_i: 'binary', the paper's indicator, or 'count', the number of boxes whose best region is i.
         SIGMA="binary",
-        # A ground-truth box whose best region overlaps less than this gives no positive.
+        # A ground-truth box whose best region has a lower IoU than this gives no positive region.
         MIN_IOU=0.0,
     )
     _defaults(
@@ -97,28 +96,28 @@ def add_ssattn_config(cfg: Any) -> None:
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",
         # 'none': read rows through the memory map; 'ram': read the file once at the start; 'device': keep the training
-        # images' regions on MODEL.DEVICE, so that no feature crosses the bus in a step (else 'ram', with a warning).
+        # images' regions on MODEL.DEVICE, so that a step transfers no features (else 'ram', with a warning).
         CACHE="none",
-        # Above 0: the data folder holds sample scenes; this number of scenes is drawn when it does not exist yet.
+        # Above 0: the data folder contains sample scenes; this number is drawn when the folder does not exist yet.
         SAMPLE_SCENES=0,
     )
     _defaults(
         cfg.MODEL,
-        # Training may start from MODEL.WEIGHTS that lack some of the model's weights, such as a stock Up-Down's; those
-        # keep their initial values and are named in the log. False: such a file is refused, as always for evaluation.
+        # True: training may start from MODEL.WEIGHTS that lack some of the model's weights, such as a stock Up-Down's;
+        # those keep their initial values and are logged. False: such a file is refused, as always for evaluation.
         PARTIAL_WEIGHTS=False,
         # sha256 of the word list that the model is trained with, one word per line (modeling/word_list.py), and of the
         # files that its regions come from: the detector's class list and weights. `xmodaler train` writes them into
-        # OUTPUT_DIR/config.yaml; another word list is then refused, other regions are warned of. "": not known.
+        # OUTPUT_DIR/config.yaml; another word list is then refused, other regions give a warning. "": unknown.
         VOCABULARY_SHA256="",
         CLASSES_SHA256="",
         DETECTOR_SHA256="",
-        # Threads of torch's products on a CPU, set by `xmodaler train`; 0: torch's own choice.
+        # CPU threads of torch, set by `xmodaler train`; 0: torch's default.
         CPU_THREADS=0,
         # True: an image's captions share one dropout mask on its embedded regions, so that W_v V is also computed once
         # per image. False: one mask per caption, as in the stock model.
         SHARE_REGION_DROPOUT=False,
-        # CUDA only: record the encoding and the recurrence of a training step as graphs, one for each number of words
+        # CUDA only: record the encoding and the recurrence of a training step as graphs, one per number of words
         # (rounded up to a multiple of 4), and replay them. Not yet run on a GPU.
         CAPTURE_GRAPHS=False,
     )
@@ -131,13 +130,13 @@ def add_ssattn_config(cfg: Any) -> None:
         KEEP_BEST="",
     )
     _defaults(
-        # Self-critical training. The host's NAME, TYPES, WEIGHTS and EOS_ID keep their meaning; GT_PATH '' is the
-        # train.json of DATALOADER.ANNO_FOLDER, and CIDER_CACHED stays ''.
+        # Self-critical training. The host's NAME, TYPES, WEIGHTS and EOS_ID keep their meaning; GT_PATH '' means the
+        # train.json of DATALOADER.ANNO_FOLDER, and CIDER_CACHED must be ''.
         cfg.SCORER,
-        # What a sampled caption has to beat: 'greedy', the reward of the image's greedy caption, or 'mean', the mean
-        # reward of the image's other sampled captions (then nothing is decoded greedily).
+        # The baseline of a sampled caption: 'greedy', the reward of the image's greedy caption, or 'mean', the mean
+        # reward of the image's other sampled captions (without greedy decoding).
         BASELINE="greedy",
-        # Weight of the share of sampled object words whose region hits their object, beside CIDEr-D (0 to 10).
+        # Weight of the share of sampled object words whose region hits their object, added to CIDEr-D (0 to 10).
         GROUNDING_WEIGHT=0.0,
     )
     _defaults(
@@ -147,13 +146,13 @@ def add_ssattn_config(cfg: Any) -> None:
     )
     _defaults(
         cfg.INFERENCE,
-        # The weights whose argmax is a word's region: 'gamma' pools v-hat; 'alpha' and 'beta' for study.
+        # The weights whose argmax is a word's region: 'gamma' pools v-hat; 'alpha' and 'beta' are for analysis.
         GROUND_BY="gamma",
-        # Scores while training, and those added after the last epoch and by `xmodaler eval`;
-        # "test/SPICE" asks for a metric on one split only.
+        # Scores during training, and those added after the last epoch and by `xmodaler eval`;
+        # "test/SPICE" requests a metric on one split only.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
         FINAL_METRICS=["METEOR", "SPICE"],
-        # Folder of pictures named by image id, for the overlays in TensorBoard; "": ANNO_FOLDER/Images when there.
+        # Folder of pictures named by image id, for the overlays in TensorBoard; "": ANNO_FOLDER/Images if it exists.
         PICTURES="",
         # Also force the reference captions and report the attention accuracy on them.
         GT_ATTENTION=False,
@@ -163,9 +162,9 @@ def add_ssattn_config(cfg: Any) -> None:
 
 
 def completed(cfg: Any) -> Any:
-    """A copy of ``cfg`` that has every key of ours; missing ones get their defaults.
+    """A copy of ``cfg`` with all our keys; missing ones get their defaults.
 
-    What registered classes read their settings from. In a project whose meta-architecture is not ours, nobody adds our
+    Registered classes read their settings from it, because a project with another meta-architecture does not add our
     keys.
     """
     copy = cfg.clone()

@@ -1,4 +1,4 @@
-"""From yaml files and KEY VALUE pairs to a config: the one way for both hosts, the command line and plans.
+"""Make a config from yaml files and KEY VALUE pairs, for both hosts, the command line and plans.
 
 A config is read as ``{"SOLVER.EPOCH": Setting(value, where)}``. Such dictionaries are combined with ``|``;
 ``merge`` puts the result into a config node of either host, with all problems in one message.
@@ -23,7 +23,7 @@ _TYPES = {bool: "True or False", int: "an integer", float: "a number", str: "a t
 
 
 class Setting(NamedTuple):
-    """A value, and where it was set: a file, or what else an error message should name."""
+    """A value, and where it was set, for error messages: a file or the command line."""
 
     value: Any
     where: str
@@ -35,8 +35,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Setting]:
     A file's own values win over those of its bases, and a later base wins over an earlier one.
 
     Raises:
-        UserError: a file is missing or is not yaml of plain values, repeats a key, does not hold a mapping, or is its
-            own base.
+        UserError: a file is missing, is not yaml of plain values, repeats a key, is not a mapping, or is its own base.
     """
     return _read(Path(path), ())
 
@@ -54,7 +53,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Setting]:
     for base in bases:
         below = path.parent / Path(base).expanduser()
         if below.resolve() in (*parents, path.resolve()):
-            raise UserError(f"{path}: {BASE_KEY} {base!r} leads back to a file that is being read already.")
+            raise UserError(f"{path}: {BASE_KEY} {base!r} is circular: it leads back to a file that is being read.")
         settings |= _read(below, (*parents, path.resolve()))
     own = flatten(values)
     odd = [key for key, value in own.items() if value is not None and type(value) not in _TYPES]
@@ -63,7 +62,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Setting]:
 
 
 def flatten(node: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested groups by dotted key.
+    """Nested groups as a flat dict by dotted key.
 
     >>> flatten({"SOLVER": {"EPOCH": 3}, "SEED": 1})
     {'SOLVER.EPOCH': 3, 'SEED': 1}
@@ -75,7 +74,7 @@ def flatten(node: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def values_of(cfg: Any) -> dict[str, Any]:
-    """A config of either host by dotted key, as JSON would give it back: tuples become lists."""
+    """A config of either host by dotted key, as after a JSON round trip: tuples become lists."""
 
     def plain(value: Any) -> Any:
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -105,10 +104,10 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pairs_of(words: Sequence[Any]) -> dict[str, Setting]:
-    """[KEY, VALUE, KEY, VALUE, ...] of a command line. A value may begin with one dash, such as -1.
+    """The settings of a command line [KEY, VALUE, KEY, VALUE, ...]. A value may begin with one dash, such as -1.
 
     Raises:
-        UserError: unknown options and keys without a value, all of them.
+        UserError: lists all unknown options and keys without a value.
 
     >>> pairs_of(["SEED", "3"])
     {'SEED': Setting(value='3', where='the command line')}
@@ -136,7 +135,7 @@ def merge(cfg: Any, settings: Mapping[str, Setting]) -> None:
     """Set every key of a config node (of either host) to its value, converted to the type of the default.
 
     Raises:
-        UserError: unknown keys and wrong types, all of them; then nothing is changed.
+        UserError: lists all unknown keys and wrong types; then nothing is changed.
     """
     known = flatten(cfg)
     converted: dict[str, Any] = {}
@@ -169,7 +168,7 @@ def _unknown(key: str, value: Any, known: Mapping[str, Any]) -> str:
 
 
 def _convert(value: Any, default: Any) -> Any:
-    """``value`` in the type of ``default``: a text may be a Python literal, an integer may stand for a float."""
+    """``value`` in the type of ``default``: a text may be a Python literal, an integer may be used as a float."""
     if isinstance(value, str):
         literal = _literal(value)
         if not isinstance(default, str) or isinstance(literal, str):
@@ -188,7 +187,7 @@ def _convert(value: Any, default: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """A Python literal, such as 1e-8, which yaml 1.1 takes for text; any other text as it is."""
+    """A Python literal, such as 1e-8, which yaml 1.1 reads as text; any other text unchanged."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

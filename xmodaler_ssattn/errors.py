@@ -1,8 +1,8 @@
-"""The exception classes for mistakes that a user can fix, and the words of their messages.
+"""The exception classes for errors that a user can fix, and the format of their messages.
 
-Everything that depends on files, configs or command lines given by a person raises ``UserError``
-with a text that says what was expected, what came, where, and what to do. The command line prints
-that text without a traceback and exits with code 2; libraries may catch it as a ``ValueError``.
+Problems with files, configs or command lines given by a user raise ``UserError``, whose text says what was
+expected, what was found, where, and what to do. The command line prints that text without a traceback and
+exits with code 2; libraries may catch it as a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-LISTED = 5  # problems of one kind that are all listed; of more the first ones are shown, and their number
+LISTED = 5  # up to this number, all problems of one kind are listed; otherwise the first ones and their number
 EXAMPLES = 3
 SHOWN = 20
-# What differs between problems of one kind: numbers (ids, lines, sizes) and quoted texts.
+# The parts that differ between problems of one kind: numbers (ids, lines, sizes) and quoted texts.
 _VARYING = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|\d+(?:[.,]\d+)*""")
 
 
 class UserError(ValueError):
-    """A mistake in the input; the message alone must be enough to fix it."""
+    """An error in the input; the message must contain everything that is needed to fix it."""
 
 
 class HostError(UserError, RuntimeError):
-    """X-modaler was asked for and cannot be used, or the settings contradict each other."""
+    """X-modaler was requested but cannot be used, or the settings contradict each other."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: the nearest known one, if one is near.
+    """The end of a sentence about an unknown word: the nearest known word, if one is similar.
 
     >>> "unknown command 'trian'" + did_you_mean("trian", ["demo", "train"])
     "unknown command 'trian'; did you mean train?"
     """
-    import difflib  # here: most commands run without a mistake
+    import difflib  # imported here because most commands run without an error
 
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
@@ -41,8 +41,8 @@ def raise_all(problems: Iterable[str], heading: str) -> None:
     """Raise one ``UserError`` that lists every problem, or do nothing when there is none.
 
     Args:
-        problems: one sentence each, in the order in which they should be read.
-        heading: what was being attempted, e.g. ``"The training data cannot be used"``.
+        problems: one sentence each, in reading order.
+        heading: the failed operation, e.g. ``"The training data cannot be used"``.
     """
     problems = list(problems)
     if not problems:
@@ -53,7 +53,7 @@ def raise_all(problems: Iterable[str], heading: str) -> None:
 
 
 def numbered(problems: Sequence[str], shown: int = SHOWN) -> str:
-    """The problems, one per line with its number; of many that differ in numbers and quoted texts only, three examples.
+    """The problems as numbered lines; of many that differ only in numbers and quoted texts, three examples.
 
     >>> print(numbered(["no head", *(f"image {i} has no box" for i in range(1, 30_000))]))
       1. no head

@@ -1,9 +1,8 @@
-"""Reading and writing files: the one reader of text, and writers whose files appear whole.
+"""Reading and writing files: the one reader of text, and atomic writers.
 
-Every text that somebody else may have written (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so
-that a byte order mark, UTF-16 or the line ends of another system never become part of a word; ``tests/test_files.py``
-holds that no other way of reading text appears. Files are written under a temporary name in the same folder, then
-renamed.
+Every text that users may supply (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so that a byte order
+mark, UTF-16 or the line ends of another system never become part of a word; ``tests/test_files.py`` checks that there
+is no other way of reading text. Files are written under a temporary name in the same folder, then renamed.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from xmodaler_ssattn.errors import UserError
 
 
 def _make_as_readable_as_others(path: Path, mode: int) -> None:
-    """``tempfile`` makes files and folders that only the user can read."""
+    """Set the usual permissions; ``tempfile`` makes files and folders that only the user can read."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, mode & ~umask)
@@ -36,10 +35,10 @@ def _make_as_readable_as_others(path: Path, mode: int) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
+    """Yield a temporary path in the folder of ``path``; rename it to ``path`` when the block succeeds.
 
     The temporary name keeps the suffix, because some writers (numpy's ``savez``) append one when it
-    is missing. When the block raises, the temporary file is removed and ``path`` stays as it was.
+    is missing. When the block raises, the temporary file is removed and ``path`` is not changed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +55,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; rename it to ``path`` when the block succeeds.
+    """Yield a temporary folder next to ``path``; rename it to ``path`` when the block succeeds.
 
     Raises:
         FileExistsError: ``path`` exists already; a folder is never replaced.
@@ -76,13 +75,13 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write ``text`` as UTF-8 with plain newlines; the file appears whole."""
+    """Write ``text`` atomically as UTF-8 with plain newlines."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None) -> None:
-    """Write ``value`` as JSON (UTF-8); the file appears whole. NaN is refused, since JSON has none."""
+    """Write ``value`` atomically as JSON (UTF-8). NaN is refused, since JSON does not have it."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
         file.write("\n")
@@ -103,8 +102,8 @@ class TextError(UserError):
     """A file that is not text.
 
     Attributes:
-        line: where, from 1.
-        reason: what is wrong there, half a sentence.
+        line: the line of the problem, counted from 1.
+        reason: the problem, a phrase.
     """
 
     def __init__(self, message: str, line: int = 0, reason: str = "") -> None:
@@ -113,14 +112,14 @@ class TextError(UserError):
 
 
 def decode_text(data: bytes, what: str) -> str:
-    """Bytes of a text file as a string whose lines end in ``\\n``.
+    """The bytes of a text file as a string whose lines end in ``\\n``.
 
     UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one. ``\\r\\n`` and ``\\r`` become ``\\n``; byte
-    order marks are dropped, also those inside, which joined files have; no other character is changed.
+    order marks are removed, also inside the text, where concatenated files have them; nothing else is changed.
 
     Args:
         data: the content of a file.
-        what: the file and its role, the beginning of the error messages.
+        what: the file and its role, for the beginning of error messages.
 
     Raises:
         TextError: the bytes are not text of such an encoding; the message names the line and the byte.
@@ -157,7 +156,7 @@ def read_text(path: str | os.PathLike, what: str) -> str:
     """Read a text file, plain or gzip, with ``decode_text``; ``what`` names its role in the error messages.
 
     Raises:
-        UserError: the file is missing, cannot be read, is a gzip file that is cut short, or is not text.
+        UserError: the file is missing, cannot be read, is an incomplete gzip file, or not text.
     """
     data = read_bytes(path, what)
     if data.startswith(_GZIP):
@@ -169,7 +168,7 @@ def read_text(path: str | os.PathLike, what: str) -> str:
 
 
 def read_lines(path: str | os.PathLike, what: str) -> list[str]:
-    """The lines of a text file, without their ends and without an empty last one; errors as ``read_text``.
+    """The lines of a text file, without line ends and without an empty last line; errors as in ``read_text``.
 
     Only line feeds end a line: ``str.splitlines`` would also break at characters that occur inside captions.
     """
@@ -197,7 +196,7 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
     """Read a JSON file, plain or gzip; ``what`` names its role in the error messages.
 
     Args:
-        finite: False where the caller checks every number and can say where NaN or Infinity is.
+        finite: False if the caller checks every number and reports the place of NaN or Infinity itself.
 
     Raises:
         UserError: the file cannot be read as text (``read_text``), or ``parse_json`` refuses it.
@@ -212,7 +211,7 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
 
 @contextlib.contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Parsing makes no garbage, but the collector would search the growing value again and again."""
+    """Pause the collector: parsing makes no garbage, but the collector would search the growing value repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -223,11 +222,11 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
-    """One complete JSON value.
+    """Parse one complete JSON value.
 
-    What Python's parser accepts silently is refused: a key twice in one object (the first value would be lost), half
-    of a character (``"\\ud800"``), and, unless ``finite`` is False, NaN, Infinity and numbers that are too large for a
-    float.
+    Some input that Python's parser silently accepts is refused: duplicated keys in one object (the first value would be
+    lost), half of a character (``"\\ud800"``), and, unless ``finite`` is False, NaN, Infinity and numbers that are too
+    large for a float.
 
     Raises:
         UserError: the text is not such a value; the message begins with "not valid JSON".
@@ -246,19 +245,19 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"not valid JSON ({place}: {error.msg}); is the file complete?") from error
-    except (ValueError, RecursionError) as error:  # ours, an integer of thousands of digits, or as many brackets
+    except (ValueError, RecursionError) as error:  # our own, thousands of digits in an integer, or of brackets
         raise UserError(f"not valid JSON: {error}.") from error
 
 
 def parse_quickly(text: str | bytes, kind: Any = Any) -> Any:
-    """What ``parse_json`` gives, by msgspec and in a third of the time; None where only ``parse_json`` can judge.
+    """``parse_json`` with msgspec, in a third of the time; None if ``parse_json`` has to check the text.
 
-    msgspec refuses all that ``parse_json`` refuses except duplicated keys, of which it keeps the last. When the value
-    is written again, it then has fewer colons than the text; only an escaped colon could hide this.
+    msgspec refuses everything that ``parse_json`` refuses, except duplicated keys, of which it keeps the last. The
+    value written again then has fewer colons than the text, unless there is an escaped colon.
 
     Args:
         text: bytes must be UTF-8 without a byte order mark.
-        kind: the type that the value must have, see ``schema.typed``; another one gives None, too.
+        kind: the type that the value must have, see ``schema.typed``; the result is None for any other type.
     """
     import msgspec
 
@@ -280,7 +279,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-# Two such escapes together write one character; one by itself is none, and no file can hold it.
+# Two such escapes together are one character; one by itself is not a character and cannot be written to a file.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -302,8 +301,8 @@ def read_yaml(path: str | os.PathLike, what: str) -> Any:
     """Read a yaml file as plain data; ``what`` names its role in the error messages.
 
     Raises:
-        UserError: the file cannot be read as text (``read_text``), is not yaml, repeats a key, which yaml's own loader
-            does not notice, or holds a tag that makes Python objects.
+        UserError: the file cannot be read as text (``read_text``), is not yaml, has duplicated keys, which yaml's own
+            loader does not notice, or has a tag that makes Python objects.
     """
     import yaml
 
@@ -312,7 +311,7 @@ def read_yaml(path: str | os.PathLike, what: str) -> Any:
             seen = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    problem = f"the key {key.value!r} is written twice"
+                    problem = f"the key {key.value!r} is duplicated"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
             return super().construct_mapping(node, deep)
@@ -329,7 +328,7 @@ def read_yaml(path: str | os.PathLike, what: str) -> Any:
         problem = (error.problem or str(error)).replace("tag:yaml.org,2002:", "!!")
         raise UserError(
             f"{path}, line {line}: {problem}. It is not valid yaml of plain values: tags that make Python objects are "
-            "refused, because reading one could run code."
+            "refused, because loading them could run code."
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid yaml: {error}") from None

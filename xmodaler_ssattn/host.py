@@ -1,16 +1,16 @@
-"""The one door to X-modaler: upstream's clone when there is one, else the embedded runtime.
+"""The only access to X-modaler: upstream's clone when there is one, else the embedded runtime.
 
-Every other file of this package writes ``from xmodaler_ssattn.host import ...`` and never names
+All other files of this package use ``from xmodaler_ssattn.host import ...`` and never import
 ``xmodaler`` or ``runtime``. The choice is made once, at the first import, in this order:
 
-1. an ``xmodaler`` that is imported already (we are a plugin in somebody's script);
+1. an ``xmodaler`` that is imported already (this package is a plugin in another script);
 2. ``XMODALER_SSATTN_HOST`` = ``upstream`` or ``embedded``;
-3. ``XMODALER_HOME`` = the folder of an X-modaler clone (it goes to the front of ``sys.path``);
+3. ``XMODALER_HOME`` = the folder of an X-modaler clone (it is put at the front of ``sys.path``);
 4. an importable ``xmodaler.config`` (the clone is on PYTHONPATH or is the working directory);
 5. the embedded runtime.
 
-``import xmodaler`` succeeds in any folder that contains a folder of that name; therefore ``xmodaler.config``
-decides. A chosen host that does not import is an error, never silently replaced; so are settings that contradict
+``import xmodaler`` succeeds in any folder that contains a folder of that name; therefore ``xmodaler.config`` is
+checked. It is an error if the chosen host cannot be imported (it is never silently replaced), or if settings contradict
 each other.
 """
 
@@ -28,7 +28,7 @@ from xmodaler_ssattn.errors import HostError
 
 EMBEDDED, UPSTREAM = "embedded", "upstream"
 
-# Upstream's modules and the public names of each that we use; the runtime exports all of them itself.
+# Upstream's modules and the public names that we use; the runtime exports all of them itself.
 _UPSTREAM_MODULES = {
     "config": "get_cfg configurable kfg",
     "modeling": "build_model add_config",
@@ -62,7 +62,7 @@ _UPSTREAM_MODULES = {
 _WAY_OUT = (
     "Either fix that clone (its requirements: torch, torchvision, pytorch_transformers, fvcore, omegaconf, jsonlines, "
     "json_lines, tensorboard, termcolor, tabulate, pycocotools, pycocoevalcap), or set "
-    "XMODALER_SSATTN_HOST=embedded to use the runtime that this package carries."
+    "XMODALER_SSATTN_HOST=embedded to use the runtime that this package contains."
 )
 
 
@@ -73,7 +73,7 @@ def _imported_upstream() -> str | None:
 
 
 def _find_upstream() -> str | None:
-    """The folder of an importable X-modaler, else None; leaves no half-imported namespace behind."""
+    """The folder of an importable X-modaler, else None; does not leave a half-imported namespace."""
     had = "xmodaler" in sys.modules
     try:
         spec = importlib.util.find_spec("xmodaler.config")
@@ -90,10 +90,10 @@ def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str
     """Decide which host to use; see the order in the module's docstring.
 
     Returns:
-        (``upstream`` or ``embedded``, why: half a sentence for the log).
+        (``upstream`` or ``embedded``, the reason: a clause for the log).
 
     Raises:
-        HostError: an unknown value, a clone that is not there, or settings that contradict each other.
+        HostError: a value is unknown, the clone does not exist, or settings contradict each other.
     """
     wanted = environ.get("XMODALER_SSATTN_HOST", "").strip().lower()
     home = environ.get("XMODALER_HOME", "").strip()
@@ -105,7 +105,7 @@ def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str
         if wanted == EMBEDDED:
             raise HostError(
                 f"XMODALER_SSATTN_HOST=embedded, but X-modaler from {imported} is imported already. "
-                "Unset the variable, or import xmodaler_ssattn before anything of xmodaler."
+                "Unset the variable, or import xmodaler_ssattn before xmodaler."
             )
         if home and Path(home).resolve() != Path(imported).resolve():
             raise HostError(
@@ -121,7 +121,7 @@ def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str
         if not (root / "xmodaler" / "config").is_dir():
             raise HostError(
                 f"XMODALER_HOME={home}: expected the folder of an X-modaler clone, but {root / 'xmodaler' / 'config'} "
-                "does not exist. Point it to the folder that holds train_net.py, or unset it."
+                "does not exist. Set it to the folder that contains train_net.py, or unset it."
             )
         sys.path.insert(0, str(root))
         return UPSTREAM, f"XMODALER_HOME={home}"
@@ -132,7 +132,7 @@ def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str
     if wanted == UPSTREAM:
         raise HostError(
             "XMODALER_SSATTN_HOST=upstream, but xmodaler.config cannot be imported. Set XMODALER_HOME to an "
-            "X-modaler clone, or unset XMODALER_SSATTN_HOST to use the runtime that this package carries."
+            "X-modaler clone, or unset XMODALER_SSATTN_HOST to use the runtime that this package contains."
         )
     return EMBEDDED, "no X-modaler is importable and XMODALER_HOME is not set"
 
@@ -143,7 +143,7 @@ def _load_upstream() -> dict[str, Any]:
         full = f"xmodaler.{module_name}"
         try:
             module = importlib.import_module(full)
-        except Exception as error:  # its imports run arbitrary code; whatever failed, the way out is the same
+        except Exception as error:  # its imports run arbitrary code; the remedy is the same for all errors
             raise HostError(
                 f"X-modaler was chosen ({REASON}), but importing {full} failed: {type(error).__name__}: {error}. "
                 f"{_WAY_OUT}"
@@ -176,6 +176,6 @@ logging.getLogger(__name__).info("Host: %s X-modaler (%s).", NAME, REASON)
 
 
 def describe() -> str:
-    """One line that says which host runs and why, e.g. for the first line of a training log."""
+    """One line with the chosen host and the reason, e.g. for the first line of a training log."""
     what = "upstream X-modaler" if NAME == UPSTREAM else "the embedded runtime"
     return f"Host: {what} ({REASON})."

@@ -1,9 +1,9 @@
-"""The one rule for image ids, of pictures, packs, annotations and lists.
+"""The rule for image ids in pictures, packs, annotations and lists.
 
-An image id is a whole number from 0 to 2**63 - 1, written with the digits 0 to 9; leading zeros do not count. The
+An image id is a whole number from 0 to 2**63 - 1, written with the digits 0 to 9; leading zeros are ignored. The
 name of a file gives an id when its stem is such a number, or ends with one after an underscore and the parts before
 it are words: ``COCO_val2014_000000000139.jpg`` is image 139, but ``img_12_3.jpg`` may be image 3 or 12 and is refused.
-Nothing else is reinterpreted: ``-7``, ``1e9``, ``12.0``, ``True`` and ``²`` are not ids.
+Nothing else is an id: not ``-7``, ``1e9``, ``12.0``, ``True`` and ``²`` are not ids.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from xmodaler_ssattn.errors import UserError
 
-LARGEST_ID = 2**63 - 1  # what an int64 holds
+LARGEST_ID = 2**63 - 1  # the largest int64
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".mpo")
-# Pictures that are not read, but still pictures.
+# Suffixes of pictures that are not read but recognised as pictures.
 UNREADABLE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf")
 _SUFFIXES = frozenset((*PICTURE_SUFFIXES, *UNREADABLE_SUFFIXES, ".npz", ".npy", ".txt", ".xml"))
 _DIGITS = re.compile(r"[0-9]+")
@@ -25,13 +25,13 @@ _PART = re.compile(r"[^\W_]+")
 
 
 def image_id_of(value: Any) -> int:
-    """The image id that a number or a text is.
+    """The image id of a number or a text.
 
     Args:
-        value: an integer of Python or numpy, or a text of digits; spaces around it do not count.
+        value: an integer of Python or numpy, or a text of digits; spaces around it are ignored.
 
     Raises:
-        UserError: anything else; the message is a phrase about the value, for use after the place.
+        UserError: it is something else; the message is a phrase about the value, to follow the place.
 
     >>> image_id_of("000000000139"), image_id_of(139)
     (139, 139)
@@ -43,7 +43,7 @@ def image_id_of(value: Any) -> int:
         number = int(value)
     elif isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         digits = value.strip().lstrip("0") or "0"
-        # The length first: int() refuses thousands of digits with an error of its own.
+        # The length is checked first: int() refuses thousands of digits with its own error.
         number = int(digits) if len(digits) <= len(str(LARGEST_ID)) else LARGEST_ID + 1
     else:
         number = -1
@@ -55,7 +55,7 @@ def image_id_of(value: Any) -> int:
 
 
 def plain_id(value: Any) -> int | None:
-    """``image_id_of``, with None where that raises.
+    """``image_id_of``, or None where that raises.
 
     >>> [plain_id(value) for value in ("0007", 7, "-7", "1e9", 7.0, True)]
     [7, 7, None, None, None, None]
@@ -67,7 +67,7 @@ def plain_id(value: Any) -> int | None:
 
 
 def id_key(value: Any) -> str:
-    """An image id as the key of a JSON object: without leading zeros; what is not a plain id stays as it is.
+    """An image id as the key of a JSON object, without leading zeros; other texts are unchanged.
 
     >>> [id_key(value) for value in ("0007", 7, "img_7")]
     ['7', '7', 'img_7']
@@ -77,10 +77,10 @@ def id_key(value: Any) -> str:
 
 
 def id_in_name(name: str | os.PathLike) -> int:
-    """The image id that the name of a file gives; folders and known suffixes (``.jpg``, ``.jpg.npz``) are left out.
+    """The image id in a file name; folders and known suffixes (``.jpg``, ``.jpg.npz``) are ignored.
 
     Raises:
-        UserError: the name gives none, or could mean several numbers; the message is a phrase about the name.
+        UserError: the name contains no id, or several numbers; the message is a phrase about the name.
 
     >>> id_in_name("val2014/COCO_val2014_000000000139.jpg.npz")
     139

@@ -1,14 +1,14 @@
-"""The batch contract: the keys that we add to X-modaler's, each with shape, dtype and unit.
+"""The batch contract: the keys that we add to X-modaler's, with shape, dtype and unit.
 
 Letters: B images, S captions per image, N = B S captions, K regions (padded to the largest image of the batch), k
 regions of one image, C classes, D feature size, T words.
 
-X-modaler's own keys keep their meaning with two differences, both inside our captioner: ``kfg.ATT_FEATS`` stays one
+X-modaler's own keys keep their meaning, with two differences inside our captioner: ``kfg.ATT_FEATS`` stays one
 row per image until the visual embedding (the host repeats it S times at once), and ``kfg.G_TOKENS_IDS`` is never
 overwritten by the current word.
 
-What a dataset of another project has to return
------------------------------------------------
+Samples of a dataset of another project
+---------------------------------------
 One dict per image, as ``Flickr30kEntitiesDataset`` does; arrays or tensors, without the batch dimension. ``kfg`` is
 X-modaler's, from ``xmodaler_ssattn.host``.
 
@@ -32,7 +32,7 @@ HAS_BOXES           (1,) or (S,) float32 with SIGMA
 REF_TOKENS_IDS      list of (T,) int64   in evaluation with INFERENCE.GT_ATTENTION True; [0, w1, ..., wn]
 =================== ==================== =========================================================================
 
-A config needs INFERENCE.VOCAB only where words are written: for evaluation, and for decoding with ``output_sents``.
+INFERENCE.VOCAB is needed only to write words: for evaluation, and for decoding with ``output_sents``.
 """
 
 # --- from the mapper, collated by the captioner ------------------------------------------------------
@@ -46,28 +46,28 @@ SPATIAL = "SSATTN_SPATIAL"
 """(B, K, 5) float32, the paper's p: x1/W, x2/W, y1/H, y2/H, area share s; zeros on padding."""
 
 CLASS_PROBS = "SSATTN_CLASS_PROBS"
-"""(B, K, C) float32, the paper's c, background first; zeros on padding. Present when a slot uses it."""
+"""(B, K, C) float32, the paper's c, background first; zeros on padding. Present if a slot uses it."""
 
 SIGMA = "SSATTN_SIGMA"
 """(B, 1, K) or (B, S, K) float32, the paper's indicator 0/1 (or counts); one row per image, or one per caption."""
 
 HAS_BOXES = "SSATTN_HAS_BOXES"
-"""(B, 1) or (B, S) float32 0/1: whether that row of sigma comes from at least one ground-truth box."""
+"""(B, 1) or (B, S) float32 0/1: whether that row of sigma is from at least one ground-truth box."""
 
 REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
 """(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
 
 PER_REGION = (BOXES_PX, SPATIAL, CLASS_PROBS)
-"""Our keys with one row per region, (k, ...) in a sample, beside kfg.ATT_FEATS."""
+"""Our keys with one row per region, (k, ...) in a sample, in addition to kfg.ATT_FEATS."""
 
 RESIDENT = "SSATTN_RESIDENT"
-"""Only in a sample: the name of the table that holds this image's regions on the device (``fast/resident.py``); its
-``gather(rows, device)`` gives them. The sample then carries neither ATT_FEATS, the PER_REGION keys nor IMAGE_SIZE."""
+"""Only in a sample: the name of the table of this image's regions on the device (``fast/resident.py``); its
+``gather(rows, device)`` returns them. The sample then has no ATT_FEATS, PER_REGION keys and IMAGE_SIZE."""
 
 RESIDENT_ROW = "SSATTN_RESIDENT_ROW"
 """int, only in a sample: the image's row in that table."""
 
-# --- plain Python facts that the captioner adds, known without asking the device ----------------------
+# --- Python values that the captioner adds, known without waiting for the device ----------------------
 CAPTIONS_PER_IMAGE = "SSATTN_CAPTIONS_PER_IMAGE"
 """int: S."""
 
@@ -75,10 +75,10 @@ NUM_REGIONS = "SSATTN_NUM_REGIONS"
 """list of B ints: the true number of regions of each image."""
 
 CAPTION_LENGTHS = "SSATTN_CAPTION_LENGTHS"
-"""list of N ints: words to predict of each caption, the end included."""
+"""list of N ints: the number of words to predict in each caption, including the end."""
 
 NUM_WORDS = "SSATTN_NUM_WORDS"
-"""int: M, the predicted words of the batch, ends included; the grounding loss is divided by them."""
+"""int: M, the number of predicted words of the batch, including ends; the divisor of the grounding loss."""
 
 # --- inside the model ---------------------------------------------------------------------------------
 RAW_FEATS = "SSATTN_RAW_FEATS"
@@ -100,10 +100,10 @@ ROW_LOG_BETA = "SSATTN_ROW_LOG_BETA"
 """(rows of ATT_FEATS, K): log beta, for the fusions that need the logarithm."""
 
 STATE_KEYS = "SSATTN_STATE_KEYS"
-"""(rows of ATT_FEATS, K, STATE_DIM): what a state is compared with to give beta_t; absent without it."""
+"""(rows of ATT_FEATS, K, STATE_DIM): W_e s_i, compared with the state for beta_t; absent without STATE_DIM."""
 
 LOG_BETA = "SSATTN_LOG_BETA"
-"""(B, K) float32: log beta, what the grounding loss reads (log of a softmax taken in one step)."""
+"""(B, K) float32: log beta (log-softmax in one step), which the grounding loss reads."""
 
 ALPHA = "SSATTN_ALPHA"
 """(N, K): the basic attention of the last step."""
@@ -115,14 +115,14 @@ DECODED = "SSATTN_DECODED"
 """a ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions."""
 
 CROSS_ENTROPY = "SSATTN_CROSS_ENTROPY"
-"""() float32: the mean cross-entropy of the words, in place of G_LOGITS when LOSSES.NAMES holds FusedCrossEntropy."""
+"""() float32: the mean cross-entropy of the words, instead of G_LOGITS, if LOSSES.NAMES contains FusedCrossEntropy."""
 
 CAPTION_OF_WORD = "SSATTN_CAPTION_OF_WORD"
 """(M,) int64: the caption (of N) of each of the M predicted words, in the order of G_LOGITS and G_TARGET_IDS."""
 
 # --- in self-critical training ------------------------------------------------------------------------
 WORD_REGIONS = "SSATTN_WORD_REGIONS"
-"""(N, T) int64: the region that each sampled word rests on."""
+"""(N, T) int64: the region of each sampled word."""
 
 SUPPRESSED_WORD = "SSATTN_SUPPRESSED_WORD"
-"""int or None: the word that decoding never says (UNK); probabilities are those among the other words."""
+"""int or None: the word that is never decoded (UNK); probabilities are among the other words."""

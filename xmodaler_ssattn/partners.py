@@ -1,8 +1,8 @@
-"""Which of the host's classes ours work with, checked where a class of ours reads its config or its inputs.
+"""Check that the host's classes in a config work with ours, when our classes read their config or their inputs.
 
-GroundedCaptioner passes positions, class probabilities, boxes and the attention on; X-modaler's own meta-architectures
-drop every batch key that they do not know. What needs those keys refuses other meta-architectures here, before any data
-is read.
+GroundedCaptioner passes positions, class probabilities, boxes and the attention; X-modaler's own meta-architectures
+drop every batch key that they do not know. Classes that need those keys refuse other meta-architectures here, before
+any data is read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import META_ARCH_REGISTRY
 
-# X-modaler's own parts that read what only a data set of theirs supplies: the part's key in MODEL, its class, and what.
+# X-modaler's parts that need inputs of their own data sets: (key in MODEL, class): the input.
 _READ_MORE = {
     ("DECODER", "AttributeDecoder"): "attributes",
     ("ENCODER", "GCNEncoder"): "relations between regions",
@@ -25,7 +25,7 @@ def refuse_parts_that_read_more(cfg: Any, dataset: str) -> None:
     """Refuse X-modaler's parts that need more of a sample than ``dataset`` has.
 
     Raises:
-        UserError: names the part, what it reads, and what to do.
+        UserError: names the part, its missing input, and a remedy.
     """
     for (key, name), what in _READ_MORE.items():
         if cfg.MODEL[key] == name:
@@ -54,7 +54,7 @@ def require_grounded_captioner(cfg: Any, name: str, reason: str) -> None:
     """Refuse a meta-architecture that cannot work with the class ``name``.
 
     Args:
-        reason: what the other meta-architecture does or lacks, beginning with "which" or "whose".
+        reason: why the other meta-architecture does not work, beginning with "which" or "whose".
 
     Raises:
         UserError: MODEL.META_ARCHITECTURE is not GroundedCaptioner, nor derived from it.
@@ -65,7 +65,7 @@ def require_grounded_captioner(cfg: Any, name: str, reason: str) -> None:
 
 
 def require_outputs(outputs: dict, wanted: Collection[str], name: str, source: str) -> None:
-    """Refuse a model's output that lacks what the loss ``name`` reads; ``source`` says where that comes from.
+    """Refuse a model's output that lacks inputs of the loss ``name``; ``source`` is a sentence about their origin.
 
     Raises:
         KeyError: names the missing keys.

@@ -1,6 +1,6 @@
-"""Which type a computation has under autocast. Only torch.
+"""The dtypes of computations under autocast. Only torch.
 
-Products run in the type of the autocast (bfloat16 with SOLVER.AMP); softmax, losses and LSTM states stay float32.
+Products run in the dtype of the autocast (bfloat16 with SOLVER.AMP); softmax, losses and LSTM states are float32.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The type of a matrix product with ``x``: that of the autocast on its device, else its own.
+    """The dtype of a matrix product with ``x``: that of the autocast on its device, else that of ``x``.
 
-    The type of ``x`` alone does not tell: under autocast a layer norm returns float32 on CUDA and bfloat16 on a CPU.
+    It does not follow from the dtype of ``x``: under autocast a layer norm returns float32 on CUDA, bfloat16 on a CPU.
     """
     kind = x.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

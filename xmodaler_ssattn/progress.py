@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a few plain lines anywhere else."""
+"""Progress: a bar on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SECONDS_BETWEEN_LINES = 10.0  # lines in a log file are read later, not watched
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def to_stderr(line: str) -> None:
@@ -19,10 +19,10 @@ def to_stderr(line: str) -> None:
 def progress(
     iterable: Iterable[T], total: int | None = None, desc: str = "", say: Callable[[str], None] = to_stderr
 ) -> Iterator[T]:
-    """Iterate over ``iterable`` and report how far it got.
+    """Iterate over ``iterable`` and report the progress.
 
     On a terminal this is tqdm's bar. Elsewhere ``say`` receives ``desc: done/total, seconds left`` at most every ten
-    seconds, so that logs stay short, and nothing for short work.
+    seconds, so that logs are short; short work is not reported.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)

@@ -1,7 +1,7 @@
-"""Read files of ``torch.save`` and pickles of numpy arrays: checkpoints and weights of strangers.
+"""Safely read files of ``torch.save`` and pickles of numpy arrays: checkpoints and weights from others.
 
-Nothing in a file is run, and a damaged file is one error that names it; ``safe_pickle`` reads the pickles. Three
-containers are told apart by their content: torch's zip archive, torch's older stream, and a plain pickle.
+No code in a file is run, and a damaged file gives one error with its name; ``safe_pickle`` reads the pickles. Three
+formats are distinguished by their content: torch's zip archive, torch's older stream, and a plain pickle.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.safe_pickle import DAMAGE, PlainUnpickler, RefusedPickle, StoredArray, StoredDict, StoredTensor
 
 ZIP_START = b"PK\x03\x04"
-# What torch.save wrote first before it used zip archives.
+# The beginning of a file of torch.save before it used zip archives.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
 
 
-class Place(NamedTuple):
-    """Where the bytes of a storage are in the file."""
+class StoragePlace(NamedTuple):
+    """The position of a storage's bytes in the file."""
 
     offset: int
     size: int
@@ -41,18 +41,18 @@ def safe_load(
     part: Callable[[Any], Any] | None = None,
     checksums: bool = False,
 ) -> Any:
-    """The content of a file of ``torch.save``, as ``torch.load`` gives it, on the CPU.
+    """The content of a file of ``torch.save``, as from ``torch.load``, on the CPU.
 
-    Tensors keep their type, shape, strides and shared storages; they need no gradient. Numpy arrays and numbers are
-    read too, and so is a plain pickle of them.
+    Tensors keep their dtype, shape, strides and shared storages, without gradients. Numpy arrays and numbers, and plain
+    pickles of them, are also read.
 
     Args:
         what: the beginning of an error message.
-        part: given the content before its tensors are read, returns the part to read. Its errors are passed on.
-        checksums: compare each tensor's checksum with that of the zip archive. It costs about 1 s per GB.
+        part: called with the content before its tensors are read; returns the part to read. Its errors are not caught.
+        checksums: compare each tensor's checksum with that in the zip archive; takes about 1 s per GB.
 
     Raises:
-        UserError: the file is missing or damaged, or holds something other than tensors, arrays and plain values.
+        UserError: the file is missing or damaged, or contains something other than tensors, arrays and plain values.
     """
     path = os.fspath(path)
     with _named_errors(what, path), open(path, "rb") as file:
@@ -66,15 +66,15 @@ def safe_load(
 
 
 def weights_of(content: Any) -> Any:
-    """The ``part`` of a checkpoint that holds its weights: what is under "model", else all of it."""
+    """The ``part`` of a checkpoint with its weights: the value under "model", else everything."""
     return content.get("model", content) if isinstance(content, dict) else content
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """All of a training checkpoint; the weights are under "model", also when the file holds nothing else.
+    """All of a training checkpoint, with the weights under "model", also if the file contains only weights.
 
     Raises:
-        UserError: see ``safe_load``; or the file holds something other than a dictionary.
+        UserError: see ``safe_load``; or the content is not a dictionary.
     """
     content = safe_load(path, "The checkpoint")
     if not isinstance(content, dict):
@@ -98,7 +98,7 @@ def _named_errors(what: str, path: str) -> Iterator[None]:
         raise UserError(f"{what}: {path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
 
 
-def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
+def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]:
     """torch's zip archive: <name>/data.pkl and the storages as <name>/data/<key>, uncompressed."""
     with zipfile.ZipFile(file) as archive:
         members = _members(archive.infolist(), os.fstat(file.fileno()).st_size)
@@ -106,7 +106,7 @@ def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
             _check_byte_order(archive.read(members["byteorder"]) == b"little")
         content = PlainUnpickler(io.BytesIO(archive.read(members["data.pkl"]))).load()
     places = {
-        name.removeprefix("data/"): Place(_data_offset(file, info), info.file_size, info.CRC)
+        name.removeprefix("data/"): StoragePlace(_data_offset(file, info), info.file_size, info.CRC)
         for name, info in members.items()
         if name.startswith("data/")
     }
@@ -118,18 +118,18 @@ def _members(infos: Iterable[zipfile.ZipInfo], size: int) -> dict[str, zipfile.Z
     # Sizes are compared with the file before anything is read: a false header must not reserve memory.
     if sum(info.file_size for info in infos) > size or any(info.compress_type or info.flag_bits & 1 for info in infos):
         raise RefusedPickle(
-            "it claims to hold more bytes than it has, or is compressed or encrypted, which torch's files never are"
+            "its header claims more bytes than it has, or it is compressed or encrypted, which torch's files never are"
         )
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name = info.filename.partition("/")[2]
         if not name:
-            continue  # not in a folder: not a record of torch's; an npz file holds nothing else
+            continue  # not in a folder: not a record of torch; all records of an npz file are like this
         if name in members:
-            raise RefusedPickle(f"it holds {info.filename} twice")
+            raise RefusedPickle(f"{info.filename} is duplicated in it")
         members[name] = info
     if "data.pkl" not in members:
-        raise RefusedPickle("it is a zip file, but not one of torch: it has no data.pkl")
+        raise RefusedPickle("it is a zip file, but not of torch: it has no data.pkl")
     return members
 
 
@@ -147,7 +147,7 @@ def _check_byte_order(little: bool) -> None:
         raise RefusedPickle("it was written on a big-endian machine; save it again on this one")
 
 
-def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
+def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]:
     """A plain pickle, or torch's older form: magic number, version, machine, content, storage keys, storages."""
     content = PlainUnpickler(file).load()
     if type(content) is not int or content != LEGACY_MAGIC:
@@ -164,19 +164,19 @@ def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, Place]]:
         left = size - file.tell()
         if count != storage.numel or storage.nbytes > left:
             raise EOFError(f"storage {key} has {count:,} numbers in {left:,} bytes, expected {storage.numel:,}")
-        places[storage.key] = Place(file.tell(), storage.nbytes, None)
+        places[storage.key] = StoragePlace(file.tell(), storage.nbytes, None)
         file.seek(storage.nbytes, os.SEEK_CUR)
     return content, places
 
 
 class _Reader:
-    """Makes what a pickle describes; each storage is read once, when it is first needed."""
+    """Makes the objects that a pickle describes; each storage is read once, when it is first needed."""
 
-    def __init__(self, file: io.BufferedReader, places: Mapping[str, Place], checksums: bool) -> None:
+    def __init__(self, file: io.BufferedReader, places: Mapping[str, StoragePlace], checksums: bool) -> None:
         self._file, self._places, self._checksums = file, places, checksums
         self._size = os.fstat(file.fileno()).st_size
         self._storages: dict[str, torch.UntypedStorage] = {}
-        self._made: dict[int, Any] = {}  # by the id of what described it
+        self._made: dict[int, Any] = {}  # by the id of the description
 
     def read(self, value: Any) -> Any:
         if isinstance(value, PLAIN):
@@ -195,7 +195,7 @@ class _Reader:
             return type(value)(map(self.read, value))
         if type(value) is list:
             items: list[Any] = []
-            self._made[id(value)] = items  # known before it is filled: it may hold itself
+            self._made[id(value)] = items  # stored before it is filled, since it may contain itself
             items.extend(map(self.read, value))
             return items
         if isinstance(value, dict):
@@ -205,13 +205,13 @@ class _Reader:
             if isinstance(value, StoredDict) and value.metadata is not None:
                 vars(made)["_metadata"] = self.read(value.metadata)
             return made
-        raise RefusedPickle(f"it holds a {type(value).__name__} that is neither a tensor nor a plain value")
+        raise RefusedPickle(f"it contains a {type(value).__name__}, which is neither a tensor nor a plain value")
 
     def _storage(self, tensor: StoredTensor) -> torch.UntypedStorage:
         key, wanted = tensor.storage.key, tensor.storage.nbytes
         if key in self._storages:
             return self._storages[key]
-        place = self._places.get(key, Place(0, 0, None))
+        place = self._places.get(key, StoragePlace(0, 0, None))
         if place.size != wanted or place.offset + wanted > self._size:
             found = min(place.size, max(self._size - place.offset, 0))
             raise EOFError(f"storage {key} has {found:,} bytes, expected {wanted:,}")
@@ -220,6 +220,6 @@ class _Reader:
         if self._file.readinto(raw.numpy().data) != wanted:
             raise EOFError(f"storage {key} ends too early")
         if self._checksums and place.crc is not None and zlib.crc32(raw.numpy().data) != place.crc:
-            raise EOFError(f"storage {key} has another checksum than when it was written")
+            raise EOFError(f"storage {key} has a wrong checksum")
         self._storages[key] = raw.untyped_storage()
         return self._storages[key]

@@ -1,8 +1,8 @@
-"""An unpickler that runs nothing: it returns plain values, arrays and descriptions of tensors, or refuses the file.
+"""An unpickler that runs no code: it returns plain values, arrays and descriptions of tensors, or refuses the file.
 
-A pickle may call whatever Python can import. Here every name that it may ask for has a stand-in of ours, which only
-records what was asked: an array of this type and shape, a tensor at this place of that storage. Any other name is
-refused before it is looked up.
+A pickle may call anything that Python can import. Here every allowed name has a replacement, which only records the
+request: an array of a type and shape, or a tensor at a position in a storage. Any other name is refused before it is
+looked up.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STORAGES = {
 }
 NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "c8", "c16"}
 
-# The errors by which a damaged or hostile pickle can fail.
+# The errors that a damaged or hostile pickle can cause.
 DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -54,11 +54,11 @@ DAMAGE = (
 
 
 class RefusedPickle(pickle.UnpicklingError):
-    """The file is intact and asks for something that is not read; the other errors of ``DAMAGE`` mean damage."""
+    """The file is intact but asks for something that is not allowed; the other errors of ``DAMAGE`` mean damage."""
 
 
 class Storage(NamedTuple):
-    """``numel`` numbers that the file keeps outside of the pickle, under ``key``."""
+    """``numel`` numbers that are in the file but outside of the pickle, under ``key``."""
 
     dtype: torch.dtype
     key: str
@@ -70,7 +70,7 @@ class Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that is not read yet. Its place inside the storage has been checked."""
+    """A tensor that is not read yet. Its position in the storage has been checked."""
 
     storage: Storage
     dtype: torch.dtype
@@ -80,9 +80,9 @@ class StoredTensor(NamedTuple):
 
 
 class StoredArray:
-    """A numpy array or number. ``data`` is set when the pickle has given its state."""
+    """A numpy array or number. ``data`` is set when the pickle has set its state."""
 
-    # The array stays inside, because a pickle could call methods of what it is given.
+    # The array is wrapped, because a pickle could call methods of an object that it gets.
     def __init__(self, *ignored: Any, data: np.ndarray | None = None) -> None:
         self.data = data
 
@@ -103,13 +103,13 @@ class StoredDict(dict):
 
 
 class _NumpyType:
-    """A numpy type; only plain numbers pass."""
+    """A numpy type; only plain numbers are allowed."""
 
     def __init__(self, name: str, *ignored: Any) -> None:
         self.order = name[0] if name[:1] in ("<", ">", "|", "=") else "="
         self.name = name.lstrip("<>|=")
         if self.name not in NUMPY_TYPES:
-            raise RefusedPickle(f"it holds numpy data of type {name!r}, not plain numbers")
+            raise RefusedPickle(f"it contains numpy data of type {name!r}, not plain numbers")
 
     def __setstate__(self, state: tuple) -> None:
         if state[1] not in ("<", ">", "|", "="):
@@ -118,7 +118,7 @@ class _NumpyType:
 
 
 class _Admitted:
-    """What a pickle gets in place of a global: it can be called, and nothing of it can be set."""
+    """The replacement of a global name in a pickle: it can be called, but its attributes cannot be set."""
 
     __slots__ = ("_make",)
     _make: Callable[..., Any]
@@ -134,9 +134,9 @@ class _Admitted:
 
 
 def _from_bytes(raw: Any, dtype: Any, shape: Any, fortran: bool = False) -> np.ndarray:
-    """An array from its raw bytes, when their number is that of its shape; always a copy."""
+    """An array from its raw bytes, always a copy; their number must fit the shape."""
     if not isinstance(dtype, _NumpyType) or not isinstance(raw, (bytes, bytearray, str)):
-        raise RefusedPickle("it holds a numpy array of objects, not of numbers")
+        raise RefusedPickle("it contains a numpy array of objects, not of numbers")
     if isinstance(raw, str):  # pickled by Python 2
         raw = raw.encode("latin1")
     shape = tuple(shape)
@@ -158,7 +158,7 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: str = "C") -> StoredArr
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 pickles bytes for Python 2."""
+    """Replaces ``codecs.encode``, with which Python 3 pickles bytes for Python 2."""
     if encoding != "latin1":
         raise RefusedPickle("it asks for an encoding other than latin1")
     return text.encode("latin1")
@@ -176,7 +176,7 @@ def _typed_tensor(
     ):
         raise RefusedPickle("it describes an impossible tensor")
     if metadata:
-        raise RefusedPickle("it holds a conjugated or negated view of a tensor")
+        raise RefusedPickle("it contains a conjugated or negated view of a tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if 0 not in size and (last + 1) * dtype.itemsize > storage.nbytes:
         raise RefusedPickle(f"a tensor of shape {size} needs more than the {storage.numel:,} numbers stored for it")
@@ -216,31 +216,31 @@ ADMITTED: dict[tuple[str, str], Callable[..., Any] | torch.dtype] = {
 
 
 def _check_lengths(file: BinaryIO) -> None:
-    """Read over a pickle without doing what it says.
+    """Read a pickle without executing it, and check its lengths.
 
-    Python's own unpickler reserves whatever length a damaged pickle names, and memory up to the highest number in its
-    memo: a few bytes could take all memory of the machine.
+    Python's own unpickler reserves any length that a damaged pickle states, and memory up to the highest number in its
+    memo: a few bytes could use all memory of the machine.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > count:
-            raise RefusedPickle(f"it remembers its object number {argument:,}, and has {count:,} so far")
+            raise RefusedPickle(f"it stores its object number {argument:,} after only {count:,} objects")
 
 
 class PlainUnpickler(pickle.Unpickler):
     """``load()`` returns plain values, ``StoredArray``, ``StoredTensor`` and ``StoredDict``.
 
     Args:
-        file: seekable, at the beginning of a pickle. ``load`` leaves it behind the pickle's end.
+        file: seekable, at the beginning of a pickle. After ``load`` it is at the end of the pickle.
 
     Attributes:
         storages: every storage that the pickle refers to, by key.
 
     Raises:
-        one of ``DAMAGE``; ``RefusedPickle`` when the file is intact and asks for something else.
+        one of ``DAMAGE``; ``RefusedPickle`` when the file is intact but asks for something else.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        # Files of Python 2 hold arrays as strings; latin1 keeps their bytes.
+        # Files of Python 2 contain arrays as strings; latin1 keeps their bytes.
         super().__init__(file, encoding="latin1")
         self._file = file
         self.storages: dict[str, Storage] = {}
@@ -266,7 +266,7 @@ class PlainUnpickler(pickle.Unpickler):
         if not isinstance(pid, tuple) or len(pid) < 5 or not all(map(isinstance, pid, kinds)) or pid[0] != "storage":
             raise RefusedPickle("it refers to something outside of the pickle that is not a storage")
         if len(pid) > 5 and pid[5] is not None:
-            raise RefusedPickle("it holds views of storages, which torch wrote before 0.4; save it again")
+            raise RefusedPickle("it contains views of storages, which torch wrote before 0.4; save it again")
         storage = Storage(pid[1], pid[2], pid[4])
         if storage.numel < 0 or self.storages.setdefault(storage.key, storage) != storage:
             raise RefusedPickle(f"the storage {storage.key} is described differently in two places")

@@ -1,4 +1,4 @@
-"""Check plain data (from JSON) against a type, with messages that name the place and the value."""
+"""Check plain data (from JSON) against a type, with messages that state the place and the value."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _WORDS = {
 def typed(value: Any, kind: Any) -> Any:
     """``value`` as ``kind``: a TypedDict, ``list[str]``, ``Annotated[int, msgspec.Meta(ge=0)]``, and so on.
 
-    Keys of an object that its TypedDict does not have are left out.
+    Keys of an object that are not in its TypedDict are dropped.
 
     Raises:
-        UserError: the first part that does not fit; the message is a phrase, for use after the file and the record.
+        UserError: the message is a phrase about the first part that does not fit, to follow the file and the record.
 
     >>> typed([[1, 2], [3]], list[list[int]])
     [[1, 2], [3]]
@@ -43,7 +43,7 @@ def typed(value: Any, kind: Any) -> Any:
 
 
 def _explained(message: str, value: Any) -> str:
-    """msgspec's message, such as "Expected `int` >= 1, got `str` - at `$.captions[0]`", for people."""
+    """Our form of a message of msgspec, such as "Expected `int` >= 1, got `str` - at `$.captions[0]`"."""
     reason, _, path = message.partition(" - at `")
     path = path.rstrip("`").removeprefix("$")
     place = path.removeprefix(".")
@@ -53,7 +53,7 @@ def _explained(message: str, value: Any) -> str:
         return message
     kinds = expected[1].replace("int | float", "float").split(" | ")
     wanted = " or ".join(_WORDS.get(kind, kind) for kind in kinds) + expected[2]
-    if "..." in path:  # msgspec does not say which key of an object
+    if "..." in path:  # msgspec does not give the key of an object
         return f"{place.replace('[...]', ' (one of its values)')} must be {wanted}".strip()
     for key, index in _PATH.findall(path):
         value = value[key] if key else value[int(index)]

@@ -84,17 +84,17 @@ def test_another_run_is_not_resumed_and_both_values_are_named(data, run, changes
     assert (run / "config.yaml").read_text() == before  # nothing in the folder has changed
 
 
-def test_everything_that_differs_stands_in_one_message(data, run, capsys):
+def test_everything_that_differs_is_in_one_message(data, run, capsys):
     assert train(data, run, "--resume", SOLVER__EPOCH=2, SOLVER__BASE_LR=0.5, DATALOADER__TRAIN_BATCH_SIZE=4) == 2
     message = capsys.readouterr().err
     assert "SOLVER.BASE_LR" in message and "images per step" in message and "MODEL.WEIGHTS" in message
 
 
-def test_a_run_with_more_epochs_behind_it_than_asked_for_is_not_resumed(data, tmp_path, capsys):
+def test_a_run_with_more_completed_epochs_than_requested_is_not_resumed(data, tmp_path, capsys):
     assert train(data, tmp_path, SOLVER__EPOCH=2) == 0
     assert train(data, tmp_path, "--resume", SOLVER__EPOCH=1) == 2
     message = capsys.readouterr().err
-    assert "SOLVER.EPOCH is 1" in message and "2 epochs behind it" in message
+    assert "SOLVER.EPOCH is 1" in message and "2 completed epochs" in message
 
 
 def test_other_annotations_under_the_same_name_are_not_resumed(data, run, tmp_path, capsys):
@@ -126,7 +126,7 @@ def test_settings_that_do_not_change_the_training_may_differ_and_are_logged(capl
     now = {"settings": {"SEED": 2, "INFERENCE.METRICS": ["F1"], "LOSSES.NAMES": ["a"], "NEW.KEY": 1}, "facts": {}}
     with caplog.at_level(logging.INFO):
         resume.check_same_run(stored, now, "the checkpoint")
-    assert "another SEED: 1 in the checkpoint, 2 now" in caplog.text and "INFERENCE.METRICS" in caplog.text
+    assert "different SEED: 1 in the checkpoint, 2 now" in caplog.text and "INFERENCE.METRICS" in caplog.text
 
 
 class FakeTrainer:
@@ -168,7 +168,7 @@ def test_an_evaluation_asks_for_no_equal_run_but_for_a_checkpoint_and_says_how_t
     with caplog.at_level(logging.WARNING):
         assert train(data, other, "--eval-only", "--resume", MODEL__SS_ATTENTION__LAMBDA=0.25) == 0
     assert (
-        "trained with another MODEL.SS_ATTENTION.LAMBDA: 0.5 then, 0.25 now" in caplog.text + capsys.readouterr().out
+        "trained with a different MODEL.SS_ATTENTION.LAMBDA: 0.5, now 0.25" in caplog.text + capsys.readouterr().out
     )  # a run may take the line past pytest
     assert train(data, tmp_path / "nothing", "--eval-only", "--resume") == 2  # and no random weights are scored
     assert "there is no checkpoint in" in capsys.readouterr().err
@@ -218,7 +218,7 @@ def test_weights_without_a_digest_still_load_with_a_warning(run, tmp_path, caplo
     torch.save(checkpoint, tmp_path / "model_final.pth")
     with caplog.at_level(logging.WARNING):
         captioner = load_captioner(tmp_path / "model_final.pth", device="cpu")
-    assert "do not say which word list" in caplog.text
+    assert "do not contain the digest of their word list" in caplog.text
     captioner.model.load_state_dict(checkpoint["model"])  # strict
 
 

@@ -77,7 +77,7 @@ print("curves:" + json.dumps([host.NAME, curves]))
 
 @pytest.mark.skipif(not os.environ.get("XMODALER_HOME"), reason="XMODALER_HOME does not point to an X-modaler clone")
 @pytest.mark.skipif(host.NAME == host.UPSTREAM, reason="compares both hosts already when run on the embedded one")
-def test_both_hosts_draw_the_same_captions_and_take_the_same_steps(tmp_path):
+def test_both_hosts_sample_the_same_captions_and_take_the_same_steps(tmp_path):
     found = {}
     for name in ("embedded", "upstream"):
         code = CURVE.format(

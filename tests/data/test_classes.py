@@ -3,7 +3,7 @@
 import pytest
 
 from xmodaler_ssattn.classes import IRREGULAR, bare_word, class_of_word, read_classes
-from xmodaler_ssattn.data.classes import class_of_phrase
+from xmodaler_ssattn.data.phrase_classes import class_of_phrase
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import class_of_lemma, noun_lemma
 from xmodaler_ssattn.worlds.simulated.phrases import object_phrases, split_words
@@ -109,7 +109,7 @@ def test_bare_words():
     assert [bare_word(word) for word in words] == ["man", "boys", "t-shirt", "s", "", "", "a&m", "is"]
 
 
-def test_a_list_of_classes_is_read_in_any_encoding_and_refused_when_it_is_no_list(tmp_path):
+def test_a_list_of_classes_is_read_in_any_encoding_and_refused_when_it_is_not_a_list(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_bytes("man\r\nt-shirt\r".encode("utf-16"))
     assert read_classes(path) == ["man", "t-shirt"]

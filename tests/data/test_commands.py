@@ -11,10 +11,10 @@ import pytest
 from data.entities_generator import write_entities
 from packs.pack_writers import WRITERS
 from toys import toy_config
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.cli import check, prepare
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data import expected
-from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.checks import Inspection
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -85,7 +85,7 @@ def test_counts_as_expected_are_one_line(entities, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "rows", "reason"),
     [
-        ({"phrases": 43}, {"phrases": (42, 43)}, "single files differ from version 1.0"),
+        ({"phrases": 43}, {"phrases": (42, 43)}, "some files differ from version 1.0"),
         ({"rest": 3}, {"images outside the splits": (0, 3)}, None),
         ({"size": 5}, {"train images": (4, 5), "captions": (30, 35)}, "the split ids are not the complete lists"),
         ({"words": 14}, {"vocabulary with UNK": (13, 14)}, "the vocabulary counts the words of all images"),
@@ -282,9 +282,9 @@ def checked(folder, **overrides):
 
 def test_a_complete_folder_passes_and_the_ceiling_of_the_grounding_is_told(ready):
     report = checked(ready)
-    assert report.problems == [] and check.text(report).endswith("Everything that the run needs is there.")
+    assert report.problems == [] and check.text(report).endswith("The run has everything that it needs.")
     assert any("train: 4 usable images" in fact for fact in report.facts)
-    assert any(fact.startswith("val: a region reaches (IoU > 0.5) ") for fact in report.facts)
+    assert any("of the annotated boxes have a region with IoU > 0.5" in fact for fact in report.facts)
     assert any("checkpoints of" in fact for fact in report.facts)
     assert any("not GVD's file" in warning for warning in report.warnings)
 
@@ -327,7 +327,7 @@ def test_an_image_in_two_splits_is_a_problem(ready):
     content["images"][0]["image_id"] = 1
     (ready / "val.json").write_text(json.dumps(content))
     report = checked(ready)
-    assert "1 images are in train and in val: [1]" in report.problems
+    assert "1 images are in both train and val: [1]" in report.problems
     assert any("INFERENCE.VAL_ANNFILE: 1 images of the split have no reference" in text for text in report.problems)
 
 
@@ -362,5 +362,5 @@ def test_the_command_lists_all_that_a_shipped_config_misses_and_ends_with_code_2
 
 @pytest.mark.parametrize("score", ["20", "1", "nan", "inf", "-0.2"])
 def test_a_least_score_that_no_score_can_pass_or_miss_is_refused(tmp_path, score):
-    with pytest.raises(UserError, match=f"--min-score must be from 0 to below 1, as scores are, got {score}"):
+    with pytest.raises(UserError, match=f"--min-score must be from 0 to below 1, like the scores, got {score}"):
         command(f"regions --format lxmert-tsv --input a.tsv --out {tmp_path}/r.h5 --min-score={score}")

@@ -106,7 +106,7 @@ def test_workers_hand_on_rows_and_no_features(files, tmp_path):
     assert sample[keys.SIGMA].shape == (1, 4)  # image 11 has four regions
 
 
-def test_a_mapper_that_travels_takes_the_tables_name_and_not_the_table(files):
+def test_a_mapper_in_another_process_takes_the_tables_name_and_not_the_table(files):
     mapper = dataset(files, cache="device")
     records = mapper.load_data(None)
     copied = pickle.loads(pickle.dumps(mapper))

@@ -48,7 +48,7 @@ def test_a_phrase_may_have_several_types_and_words_keep_hyphens_and_signs():
     assert caption.tokens == ["a", "texas", "a&m", "player", "in", "a", "t-shirt", "8"]
 
 
-def test_a_phrase_of_punctuation_alone_is_dropped():
+def test_a_phrase_of_only_punctuation_is_dropped():
     caption = parse_caption("Men with [/EN#5/other # #] here")
     assert caption.phrases == [] and caption.tokens == ["men", "with", "here"]
 

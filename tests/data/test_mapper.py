@@ -150,7 +150,7 @@ def test_what_nobody_needs_is_not_there(files):
     }
 
 
-def test_reference_captions_come_in_order_and_uncut_when_attention_on_them_is_asked_for(files):
+def test_reference_captions_come_in_order_and_uncut_when_attention_on_them_is_requested(files):
     mapper = toy_dataset(files, "val", gt_attention=True, max_seq_len=2)
     sample = mapper(mapper.load_data(None)[0])
     assert [ids.tolist() for ids in sample[keys.REF_TOKENS_IDS]] == [[0, 1, 2, 3, 1, 4], [0, 1, 2], [0, 5, 5]]
@@ -191,7 +191,7 @@ def test_images_of_the_split_that_the_store_lacks_are_counted_and_the_first_ten_
         toy_dataset(files).load_data(None)
 
 
-def test_class_probabilities_are_asked_for_only_when_a_slot_reads_them_and_the_way_out_is_said(files):
+def test_class_probabilities_are_requested_only_when_a_slot_reads_them_and_the_way_out_is_said(files):
     with h5py.File(files / "regions.h5", "r+") as file:
         del file["class_probs"]
     toy_dataset(files, num_classes=None).load_data(None)

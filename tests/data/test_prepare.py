@@ -9,8 +9,9 @@ import pytest
 
 from data.entities_generator import phrase, real_captions, shared_data, write_entities
 from xmodaler_ssattn.boxes import union_box
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.data.annotations import read_annotations
-from xmodaler_ssattn.data.classes import class_of_phrase, read_classes
+from xmodaler_ssattn.data.phrase_classes import class_of_phrase
 from xmodaler_ssattn.data.prepare import prepare_annotations
 from xmodaler_ssattn.data.splits import overlap_warnings, read_splits, read_unrelated
 from xmodaler_ssattn.data.vocabulary import read_vocabulary
@@ -147,7 +148,7 @@ def test_all_bad_things_are_told_at_once_and_nothing_is_written(official, tmp_pa
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
 
 
-def test_skip_bad_goes_on_and_lists_what_it_left_out(official, tmp_path):
+def test_skip_bad_continues_and_lists_what_it_left_out(official, tmp_path):
     damage(official)
     report = prepare(official, tmp_path / "out", splits={"train": [11, 14], "val": [12], "test": [13]}, skip_bad=True)
     left_out = json.loads((tmp_path / "out" / "left_out.json").read_text())
@@ -341,7 +342,7 @@ def test_names_and_lemmas_of_gvds_files_are_texts(official, tmp_path, name, key,
     assert not (tmp_path / "out" / "train.json").exists()
 
 
-def test_an_image_that_stands_twice_in_gvds_file_is_named(official, tmp_path):
+def test_an_image_that_is_duplicated_in_gvds_file_is_named(official, tmp_path):
     files = gvd_files(tmp_path)
     content = json.loads(files["official"].read_text())
     content["annotations"] += [content["annotations"][1], {"image_id": 7.5}]

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.data.annotations import annotation_header, read_annotations
-from xmodaler_ssattn.data.classes import read_classes
 from xmodaler_ssattn.data.entities import read_objects, read_sentences
 from xmodaler_ssattn.data.official import read_dictionary, read_official
 from xmodaler_ssattn.data.splits import read_splits, read_unrelated
@@ -133,7 +133,7 @@ def test_what_is_no_text_is_refused_with_the_file_and_the_reason(tmp_path, kind,
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (name, _, _) in INPUTS.items() if name.endswith(".json")])
-def test_a_json_file_may_be_compressed_and_no_key_stands_twice(tmp_path, kind):
+def test_a_json_file_may_be_compressed_and_no_key_is_duplicated(tmp_path, kind):
     name, text, read = INPUTS[kind]
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
@@ -163,9 +163,9 @@ def test_the_hosts_read_our_vocabulary_as_we_do(tmp_path):
     assert load_vocab(str(tmp_path / "v.txt"))[1:] == read_vocabulary(tmp_path / "v.txt").words
 
 
-def test_a_key_that_stands_twice_in_a_config_or_its_base_is_refused_on_both_hosts(tmp_path):
+def test_a_key_that_is_duplicated_in_a_config_or_its_base_is_refused_on_both_hosts(tmp_path):
     (tmp_path / "base.yaml").write_text("OUTPUT_DIR: a\nSEED: 1\nOUTPUT_DIR: b\n")
     (tmp_path / "c.yaml").write_text("_BASE_: base.yaml\nMODEL:\n  META_ARCHITECTURE: GroundedCaptioner\n")
     for name in ("c.yaml", "base.yaml"):
-        with pytest.raises(UserError, match=r"base\.yaml, line 3: the key 'OUTPUT_DIR' is written twice"):
+        with pytest.raises(UserError, match=r"base\.yaml, line 3: the key 'OUTPUT_DIR' is duplicated"):
             load_config(str(tmp_path / name), device="cpu")

@@ -91,17 +91,17 @@ def spoil(pictures):
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_pictures_that_fail_are_named_and_the_others_go_on(pictures, tmp_path, batch):
+def test_pictures_that_fail_are_named_and_the_others_continue(pictures, tmp_path, batch):
     spoil(pictures)
     report = run(pictures, tmp_path / "r.h5", batch=batch)
     assert RegionStore(report.path).ids.tolist() == [1, 4, 7] and report.images == 3
     assert [failure.partition(": ")[0] for failure in report.failed] == [str(pictures[i]) for i in (2, 3, 5, 6)]
     text, refused, empty, absent = report.failed
     assert "not a picture of a known format" in text and "it is red in the corner" in refused
-    assert "found no region" in empty and "no such file" in absent
+    assert "found no region" in empty and "does not exist" in absent
 
 
-def test_numbers_that_are_not_finite_fail_their_picture_alone(pictures, tmp_path):
+def test_numbers_that_are_not_finite_fail_their_picture_only(pictures, tmp_path):
     class Broken(FakeDetector):
         def _regions(self, image):
             found = super()._regions(image)
@@ -143,7 +143,7 @@ def test_an_error_of_the_detector_itself_is_not_a_picture_that_failed(pictures, 
 
 # --- stopped and gone on with ---------------------------------------------------------------------------
 @pytest.mark.parametrize("stop", [0, 1, 4, 6])
-def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(pictures, tmp_path, stop):
+def test_a_run_that_was_stopped_is_resumed_and_gives_the_same_bytes(pictures, tmp_path, stop):
     run(pictures, tmp_path / "whole.h5")
     with pytest.raises(KeyboardInterrupt):
         run(pictures, tmp_path / "r.h5", FakeDetector(stop_after=stop))
@@ -196,7 +196,7 @@ def test_an_unfinished_file_of_other_settings_is_refused_unless_it_may_be_replac
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_file_of_other_pictures_under_the_same_ids_is_not_gone_on_with(pictures, tmp_path, finished):
+def test_a_file_of_other_pictures_under_the_same_ids_is_not_resumed(pictures, tmp_path, finished):
     first = dict(list(pictures.items())[:-1]) if finished else pictures
     if finished:
         run(first, tmp_path / "r.h5")
@@ -317,7 +317,7 @@ def test_detections_come_in_order_with_errors_in_their_places(pictures):
 # --- one picture that raises something nobody foresaw -------------------------------------------------------
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("error", [KeyError("k"), MemoryError("m"), RecursionError("r"), ZeroDivisionError("z")])
-def test_whatever_the_detector_raises_at_one_picture_the_others_go_on(pictures, tmp_path, batch, error):
+def test_whatever_the_detector_raises_at_one_picture_the_others_continue(pictures, tmp_path, batch, error):
     class OneIsWrong(FakeDetector):
         def _regions(self, image):
             if image.shape[1] == 22:  # the first
@@ -334,7 +334,7 @@ def test_whatever_the_detector_raises_at_one_picture_the_others_go_on(pictures, 
     {"boxes_px": None}, {"features": None}, {"features": np.zeros((2, 9))}, {"boxes_px": np.zeros((2, 4), complex)},
     {"class_probs": None}, {"width": 0}, {"height": "30"}, {"features": np.full((2, 3), np.nan)},
 ])  # fmt: skip
-def test_whatever_the_detector_says_about_one_picture_the_others_go_on(pictures, tmp_path, change):
+def test_whatever_the_detector_says_about_one_picture_the_others_continue(pictures, tmp_path, change):
     class OneIsOdd(FakeDetector):
         def _regions(self, image):
             found = super()._regions(image)

@@ -29,7 +29,7 @@ def test_pictures_are_told_by_suffix_and_nothing_is_passed_over_in_silence(tmp_p
 
 def test_a_folder_without_pictures_says_where_to_look(tmp_path):
     fill(tmp_path, "more/d.jpg")
-    with pytest.raises(UserError, match=r"holds no picture .* --recursive: more"):
+    with pytest.raises(UserError, match=r"contains no pictures .* --recursive: more"):
         list_pictures(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         list_pictures(tmp_path / "none")
@@ -56,7 +56,7 @@ def test_names_that_share_a_number_and_names_without_one_are_all_listed():
     with pytest.raises(UserError) as caught:
         ids_from_names(["1.jpg", "01.png", "beach.jpg", "2.jpg", "x_1.jpg"])
     text = str(caught.value)
-    assert "3 of 5 give none" in text and "beach.jpg does not end with a number" in text
+    assert "3 of 5 have none" in text and "beach.jpg does not end with a number" in text
     assert "1.jpg and 01.png have the same number, 1" in text and "1.jpg and x_1.jpg have the same number, 1" in text
     assert "--ids FILE" in text
 

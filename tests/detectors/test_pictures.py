@@ -184,7 +184,7 @@ def jpeg():
     return buffer.getvalue()
 
 
-def test_what_is_no_picture_says_so(tmp_path):
+def test_what_is_not_a_picture_says_so(tmp_path):
     assert "not a picture of a known format (JPEG, PNG" in bad(tmp_path, b"a text file, named so\n")
     assert "the file is empty" in bad(tmp_path, b"")
     assert "HEIC and AVIF" in bad(tmp_path, b"\0\0\0\x18ftypheic" + bytes(20))
@@ -233,7 +233,7 @@ def test_pixels_that_are_no_colours_are_refused(tmp_path):
 
 
 def test_folders_and_missing_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="the file does not exist"):
         read_picture(tmp_path / "none.jpg")
     with pytest.raises(UserError, match="this is not a file"):
         read_picture(tmp_path)
@@ -259,7 +259,7 @@ def test_pictures_come_in_order_with_errors_in_the_place_of_the_bad_ones(tmp_pat
                 assert pixels.shape == (20, 20 + number, 3)
 
 
-def test_no_more_pictures_are_read_than_asked_for(tmp_path):
+def test_no_more_pictures_are_read_than_requested(tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     taken = []
 

@@ -67,7 +67,7 @@ def test_a_chain_names_one_object_in_all_sentences_and_its_words_name_its_kind_a
     assert plurals > 5
 
 
-def test_every_chain_of_the_sentences_stands_in_the_xml_with_its_boxes(tmp_path):
+def test_every_chain_of_the_sentences_is_in_the_xml_with_its_boxes(tmp_path):
     for scene in SCENES[:25]:
         description = describe(scene)
         path = tmp_path / f"{scene.image_id}.xml"

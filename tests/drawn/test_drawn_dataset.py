@@ -132,7 +132,7 @@ def test_files_that_the_program_did_not_draw_are_never_removed(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "mine.txt").write_text("keep")
-    with pytest.raises(UserError, match="holds no sample.json"):
+    with pytest.raises(UserError, match="has no sample.json"):
         draw(folder, **tiny)
     drawn = draw(tmp_path / "sample", **tiny).folder
     (drawn / "notes.txt").write_text("keep")

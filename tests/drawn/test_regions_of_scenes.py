@@ -147,7 +147,7 @@ def test_features_are_not_negative_and_follow_their_equation(maker):
 
 
 # --- a picture alone ------------------------------------------------------------------------------------
-def test_from_the_picture_alone_most_objects_are_reached(maker):
+def test_from_the_picture_only_most_objects_are_reached(maker):
     reached, sure = [], []
     for index in range(12):
         scene = make_scene(9, index)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.data.classes import read_classes
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.worlds.drawn import kinds
 from xmodaler_ssattn.worlds.drawn.backgrounds import draw_background, ground_starts
 from xmodaler_ssattn.worlds.drawn.scenes import MAX_OBJECTS, MIN_OBJECTS, make_scene
@@ -60,7 +60,7 @@ def test_there_are_five_to_eight_objects_and_duplicates_as_often_as_promised():
     assert all(len(scene.objects) - len({item.kind.name for item in scene.objects}) <= 1 for scene in MANY)
 
 
-def test_boats_float_and_nothing_else_stands_in_the_water():
+def test_boats_float_and_nothing_else_is_in_the_water():
     seen = set()
     for scene in MANY:
         shore = ground_starts(scene.place, scene.height, scene.horizon)

@@ -42,7 +42,7 @@ def test_what_shares_nothing_with_the_references_has_score_0_and_never_nan(capti
     assert score(caption) == 0.0
 
 
-def test_a_word_of_every_image_weighs_nothing_so_the_end_alone_scores_0():
+def test_a_word_of_every_image_weighs_nothing_so_only_the_end_scores_0():
     references = [[[1, 2, 0]], [[3, 0]]]
     frequencies = DocumentFrequencies.of(references)
     assert frequencies.inverse(np.array([1], dtype=np.uint64)).tolist() == [0.0]  # the end's id 0, packed as 0 + 1

@@ -95,7 +95,7 @@ def test_a_caption_no_better_than_its_baseline_gives_no_gradient(tmp_path):
     assert loss == 0 and all(not gradient.any() for gradient in gradients.values() if gradient is not None)
 
 
-def test_drawn_captions_become_a_training_batch_by_hand(tmp_path):
+def test_sampled_captions_become_a_training_batch_by_hand(tmp_path):
     model = toy_model(tmp_path)
     batch = model.preprocess_batch([toy_sample(1, 2), toy_sample(2, 2)])
     #        ended, empty, cut at four words, ended by its last word; two captions an image

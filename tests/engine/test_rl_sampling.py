@@ -117,7 +117,7 @@ def test_regions_follow_the_weights_that_ground_by_names(tmp_path, ground_by):
     assert not regions[3].any()  # an image of one region
 
 
-def test_drawing_leaves_no_graph_and_works_in_bfloat16(tmp_path):
+def test_sampling_leaves_no_graph_and_works_in_bfloat16(tmp_path):
     model, batch = model_and_batch(tmp_path, SOLVER__AMP=True)
     drawn = sample_captions(model, batch, samples=3, greedy_first=True)
     assert not drawn.sents.requires_grad and drawn.sents.dtype == torch.int64

@@ -160,7 +160,7 @@ def test_a_grounding_reward_needs_classes_with_boxes(tmp_path):
 
 def test_rewards_that_are_zero_for_every_caption_are_explained(tmp_path, caplog):
     scorer_of(tmp_path / "one", {11: ["a man runs"]})
-    assert "train.json has one image. CIDEr-D weighs" in caplog.text
+    assert "train.json has only one image. CIDEr-D" in caplog.text
     write_world(tmp_path / "two")
     cfg = rl_config(tmp_path / "two", weights=False, SCORER__GROUNDING_WEIGHT=1.0)
     (tmp_path / "two" / "vocabulary.txt").write_text("A\nMAN\nDOG\nRUNS\nWITH\nUNK\n")

@@ -64,7 +64,7 @@ def run_steps(trainer, count=1):
     return storage
 
 
-def test_a_step_draws_and_differentiates_without_dropout_and_leaves_the_model_training(tmp_path, monkeypatch):
+def test_a_step_samples_and_differentiates_without_dropout_and_leaves_the_model_training(tmp_path, monkeypatch):
     trainer = rl_trainer(tmp_path, MODEL__PRED_DROPOUT=0.5, MODEL__TOKEN_EMBED__DROPOUT=0.5)
     modes, original = [], type(trainer.model)._forward
 
@@ -158,7 +158,7 @@ def test_bfloat16_products_train(tmp_path):
     assert expected_reward(trainer) > before + 0.3
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_change(tmp_path):
     trainer = rl_trainer(tmp_path)
     trainer.scorer = lambda batch: {kfg.REWARDS: np.full(len(batch[kfg.IDS]), np.nan)}
     before = {name: p.clone() for name, p in trainer.model.named_parameters()}
@@ -167,7 +167,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(tmp_pa
     assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
 
 
-def test_without_weights_the_stage_is_refused_and_a_resumed_one_goes_on(tmp_path):
+def test_without_weights_the_stage_is_refused_and_a_resumed_one_continues(tmp_path):
     cfg = rl_config(tmp_path, MODEL__WEIGHTS="", SOLVER__EPOCH=1, SOLVER__CHECKPOINT_PERIOD=1)
     trainer = host.build_engine(cfg)
     for resume in (False, True):

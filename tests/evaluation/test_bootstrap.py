@@ -15,7 +15,7 @@ HIT = {"clss": ["man"], "idx_in_sent": [0], "bbox": [[0, 0, 9, 9]]}
 MISS = {"clss": ["man"], "idx_in_sent": [0], "bbox": [[50, 50, 59, 59]]}
 
 
-def test_each_replicate_draws_as_many_images_as_there_are():
+def test_each_replicate_samples_as_many_images_as_there_are():
     weights = image_weights(7, 40, seed=1)
     assert weights.shape == (40, 7) and (weights.sum(axis=1) == 7).all() and (weights == weights.round()).all()
     assert (weights == image_weights(7, 40, seed=1)).all() and not (weights == image_weights(7, 40, seed=2)).all()
@@ -33,7 +33,7 @@ def test_the_spread_of_a_mean_is_that_of_its_standard_error():
     assert values.std() == pytest.approx(rows.std() / 20, rel=0.1)
 
 
-def test_grounding_replicates_are_scores_of_the_drawn_images():
+def test_grounding_replicates_are_scores_of_the_sampled_images():
     reference = [{"image_id": i, "captions": [CAPTION]} for i in (1, 2)]
     predictions = {"1": [HIT], "2": [MISS]}
     weights = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])

@@ -158,13 +158,13 @@ def test_captions_without_references_and_no_captions_are_errors():
     scorer = CaptionScorer(REFERENCES, tokenized=True)
     with pytest.raises(UserError, match="no references for image 9"):
         scorer.score({"1": "a", "9": "b"}, ["Bleu"])
-    with pytest.raises(UserError, match="there is none to score"):
+    with pytest.raises(UserError, match="there are none to score"):
         scorer.score({}, ["Bleu"])
     with pytest.raises(UserError, match="no caption for image 4"):
         CaptionScorer({"4": []})
 
 
-def test_beam_and_greedy_sets_are_scored_as_if_alone(with_java):
+def test_beam_and_greedy_sets_are_scored_as_if_separate(with_java):
     scorer = CaptionScorer(REFERENCES)
     greedy = {image: text + " there" for image, text in CAPTIONS.items()}
     both = scorer.score_many({"": CAPTIONS, "greedy_": greedy}, FAST)

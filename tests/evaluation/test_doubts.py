@@ -97,7 +97,7 @@ def test_inverted_boxes_and_boxes_outside_are_counted_with_the_first_one():
     assert doubts(dog=[200, 100, WIDTH + 3, 190], reference=no_size) == []
 
 
-def test_boxes_of_the_reference_are_looked_at_too():
+def test_boxes_of_the_reference_are_also_checked():
     wrong = {**CAPTION, "process_bnd_box": [[0.1, 0.1, 0.5, 0.9], [290, 100, 200, 190]]}
     found = doubts(reference=[REFERENCE[0], {**REFERENCE[1], "captions": [wrong]}])
     assert found[0].startswith("1 of 6 boxes of the reference are inverted") and "image 2: [290, 100, 200" in found[0]
@@ -173,7 +173,7 @@ REFERENCES = {1: ["a man rides"], 2: ["two dogs"]}
 
 def test_empty_and_equal_captions_are_named():
     assert caption_doubts({1: "a man", 2: "a dog"}, REFERENCES, ["CIDEr"]) == []
-    assert caption_doubts({1: "a man", 2: " "}, REFERENCES, []) == ["1 of 2 captions have no word, those of image 2"]
+    assert caption_doubts({1: "a man", 2: " "}, REFERENCES, []) == ["1 of 2 captions have no word, at image 2"]
     assert caption_doubts({1: "a", 2: "a"}, REFERENCES, []) == ["all 2 captions are the same: 'a'"]
     found = caption_doubts({1: "a", 2: "b"}, {1: ["a"], 2: ["", ""]}, [])
     assert found == ["1 of 2 images have references without a word: 2"]
@@ -191,7 +191,7 @@ def test_ciders_zero_of_one_image_is_explained():
     # log(images / images with the phrase) = log(1 / 1) = 0 for each phrase.
     result = CaptionScorer({1: ["a man rides a horse"]}, tokenized=True).score({1: "a man rides a horse"}, ["CIDEr"])
     assert result.values == {"CIDEr": 0.0}
-    assert result.doubts[0].startswith("CIDEr is 0 whatever the caption says") and "one image has" in result.doubts[0]
+    assert result.doubts[0].startswith("CIDEr is 0 for every caption") and "only one image" in result.doubts[0]
     twins = CaptionScorer({1: ["a man"], 2: ["a man"]}, tokenized=True).score({1: "a man", 2: "a man rides"}, ["CIDEr"])
     assert twins.values == {"CIDEr": 0.0} and "the same references" in twins.doubts[0]
     assert CaptionScorer({1: ["a man"]}, tokenized=True).score({1: "a man"}, ["Bleu"]).doubts == ()

@@ -198,7 +198,7 @@ def test_final_metrics_come_with_the_last_epoch_and_without_training(cfg, monkey
     assert asked == [False, False, True, True]
 
 
-def test_a_metric_can_be_asked_for_on_one_split_alone(cfg):
+def test_a_metric_can_be_requested_on_only_one_split(cfg):
     cfg.INFERENCE.METRICS = ["val/ROUGE_L", "test/F1", "Bleu"]
     val = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None).eval(results(), 1)
     test = build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, None).eval(results(), 1)
@@ -254,7 +254,7 @@ def test_captions_of_unknown_images_and_no_captions_are_errors(cfg):
     evaluator = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None)
     with pytest.raises(UserError, match="have no references: 9"):
         evaluator.eval([{"image_id": 9, "caption": "a dog"}], 1)
-    with pytest.raises(UserError, match="there is none to score"):
+    with pytest.raises(UserError, match="there are none to score"):
         evaluator.eval([], 1)
 
 

@@ -84,7 +84,7 @@ def test_accuracies_by_hand():
     assert both[floors.RANDOM] == pytest.approx((1 / 3, 1 / 3))  # one of three regions is right for each word
 
 
-def test_chance_is_the_mean_of_all_draws_and_perfect_attention_is_the_reach():
+def test_chance_is_the_mean_of_all_samples_and_perfect_attention_is_the_reach():
     rng = np.random.default_rng(0)
     reference, images = [], {}
     for image_id in range(30):

@@ -28,27 +28,27 @@ CAPTIONS = {"1": "a man on a horse", "2": "two dogs in the grass", "3": "a red b
 FAST = ("Bleu", "ROUGE_L", "CIDEr")
 
 
-def test_a_meteor_that_dies_costs_meteor_alone_with_the_reason(with_java, program):
+def test_a_meteor_that_dies_fails_only_meteor_with_the_reason(with_java, program):
     dying = Meteor([program("sys.stderr.write('out of memory\\n'); sys.exit(3)")], time_limit_s=20)
     result = CaptionScorer(REFERENCES, metrics={"METEOR": MeteorMetric(dying)}).score(CAPTIONS, [*FAST, "METEOR"])
     assert "METEOR died (exit code 3)" in result.failed["METEOR"] and "out of memory" in result.failed["METEOR"]
     assert "CIDEr" in result.values and "METEOR" not in result.values
 
 
-def test_a_meteor_that_hangs_is_ended_and_costs_meteor_alone(with_java, program):
+def test_a_meteor_that_hangs_is_ended_and_fails_only_meteor(with_java, program):
     hanging = Meteor([program("time.sleep(600)")], time_limit_s=0.3)
     result = CaptionScorer(REFERENCES, metrics={"METEOR": MeteorMetric(hanging)}).score(CAPTIONS, ["Bleu", "METEOR"])
     assert "gave no answer for 0 s and was ended" in result.failed["METEOR"]
     assert result.values.keys() == {"Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"}
 
 
-def test_a_meteor_that_hangs_with_a_full_pipe_is_ended_too(program):
+def test_a_meteor_that_hangs_with_a_full_pipe_is_also_ended(program):
     hanging = Meteor([program("time.sleep(600)")], time_limit_s=0.3)
     with pytest.raises(JavaError, match="no answer"):
         hanging.counts(["a " * 50_000 + str(i) for i in range(20)], [["b"]] * 20)
 
 
-def test_a_meteor_that_answers_nonsense_costs_meteor_alone(program):
+def test_a_meteor_that_answers_nonsense_fails_only_meteor(program):
     nonsense = Meteor([program("for line in sys.stdin: print('what?', flush=True)")], time_limit_s=20)
     with pytest.raises(JavaError, match=r"answered 'what\?' where counts were expected"):
         nonsense.counts(["a"], [["b"]])
@@ -81,7 +81,7 @@ def test_what_java_itself_says_is_not_taken_for_tokens(with_java, monkeypatch, p
 
 def test_tokens_of_other_lines_are_refused(monkeypatch, program):
     monkeypatch.setattr(java, "find_java", lambda: program("print('a man\\na\\nnoise\\ntwo dogs\\na')"))
-    with pytest.raises(JavaError, match="other lines than one each for 2 captions"):
+    with pytest.raises(JavaError, match="did not return one line for each of 2 captions"):
         PtbTokenizer().tokenize(["A man", "Two dogs"])
 
 
@@ -264,10 +264,10 @@ def test_captions_for_which_spice_has_no_score_are_counted(monkeypatch, program)
     monkeypatch.setattr(java, "find_java", lambda: program(stub))
     result = CaptionScorer(REFERENCES, tokenized=True, metrics={"SPICE": Spice([])}).score(CAPTIONS, ["SPICE"])
     assert np.isnan(result.values["SPICE"])  # as pycocoevalcap gives it
-    assert "SPICE has no score for 1 of 3 captions, so none for the corpus either" in result.doubts
+    assert "SPICE has no score for 1 of 3 captions, and so none for the corpus" in result.doubts
 
 
-def test_a_spice_that_dies_or_hangs_costs_spice_alone(monkeypatch, with_java, program):
+def test_a_spice_that_dies_or_hangs_fails_only_spice(monkeypatch, with_java, program):
     monkeypatch.setattr("xmodaler_ssattn.evaluation.scoring.what_can_run", lambda names, **_: dict.fromkeys(names))
     monkeypatch.setattr(java, "find_java", lambda: program("sys.exit('no memory left')"))
     result = CaptionScorer(REFERENCES, tokenized=True, metrics={"SPICE": Spice([])}).score(CAPTIONS, ["Bleu", "SPICE"])

@@ -77,7 +77,7 @@ def test_the_later_class_in_file_order_wins_a_shared_lemma():
     assert class_of_lemma(["papers", "paper"], lemmas) == {"paper": "paper"}
 
 
-def test_a_class_that_is_no_vocabulary_word_is_unreachable():
+def test_a_class_that_is_not_a_vocabulary_word_is_unreachable():
     lemmas = Lemmas()
     classes = class_of_lemma(["man", "sunglass"], lemmas, vocabulary=["man", "men", "sunglasses"])
     assert [classes.get(lemmas(word)) for word in ("men", "in", "sunglasses")] == ["man", None, None]

@@ -57,7 +57,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert second.caption == "plain text" and not isinstance(second.caption, GroundedCaption)
 
 
-def test_boxes_and_attention_are_left_out_unless_asked_for(tmp_path):
+def test_boxes_and_attention_are_left_out_unless_requested(tmp_path):
     write_results(tmp_path / "r.json", example())
     record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["images"][0]
     assert "boxes_px" not in record and "attention" not in record["caption"]
@@ -86,10 +86,10 @@ def test_a_sentence_keeps_repeated_object_words_with_their_positions():
     assert np.float32(sentence["bbox"]).tolist() == BOXES.tolist()
 
 
-def test_grounding_takes_the_greedy_caption_and_refuses_text_alone():
+def test_grounding_takes_the_greedy_caption_and_refuses_plain_text():
     predictions = gvd_predictions(example().images[:1], {"men": "man"})
     assert predictions["7"][0]["idx_in_sent"] == [0, 1]  # "men men", not "two men"
-    with pytest.raises(UserError, match="image 8: its caption carries no regions"):
+    with pytest.raises(UserError, match="image 8: its caption has no regions"):
         gvd_predictions(example().images, {})
 
 

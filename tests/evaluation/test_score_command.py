@@ -103,8 +103,8 @@ def test_a_missing_image_is_scored_and_named_in_a_warning(files, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"1": [SENTENCE, SENTENCE]}, r"image 1: gen mode wants 1 sentence\(s\), got 2"),
-        ({"1": []}, r"image 1: gen mode wants 1 sentence\(s\), got 0"),
+        ({"1": [SENTENCE, SENTENCE]}, r"image 1: gen mode expects 1 sentence\(s\), got 2"),
+        ({"1": []}, r"image 1: gen mode expects 1 sentence\(s\), got 0"),
         (
             {"1": [{**SENTENCE, "bbox": [[1, 2, 3]]}]},
             r"image 1, sentence 0: bbox\[0\] must be a list of length 4, found \[1, 2, 3\]",
@@ -145,7 +145,7 @@ def test_leading_zeros_of_ids_do_not_count(files, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["recall_all"] == 1.0 and "missing" not in captured.err
     write(submission, {"results": {"2": [SENTENCE], "02": [SENTENCE]}})
-    with pytest.raises(UserError, match="image 2: is duplicated, as '02' too"):
+    with pytest.raises(UserError, match="image 2: is duplicated, also as '02'"):
         grounding(files, submission)
 
 
@@ -164,7 +164,7 @@ def test_impossible_resamplings_are_refused(files, more, message):
 
 def test_four_sentences_in_gt_mode_are_an_error(files):
     path = write(files["folder"] / "bad.json", {"results": {"2": [SENTENCE] * 4}})
-    with pytest.raises(UserError, match=r"image 2: gt mode wants 5 sentence\(s\), got 4"):
+    with pytest.raises(UserError, match=r"image 2: gt mode expects 5 sentence\(s\), got 4"):
         grounding(files, path, "--mode", "gt")
 
 
@@ -224,11 +224,11 @@ def test_the_submissions_own_eval_mode_is_honoured_and_a_contradiction_refused(f
     with pytest.raises(UserError, match="its eval_mode is 'gen', but mode 'gt' was asked for"):
         grounding(files, files["gen"], "--mode", "gt")
     unsaid = write(files["folder"] / "unsaid.json", {"results": {"1": [SENTENCE] * 5, "2": [SENTENCE] * 5}})
-    with pytest.raises(UserError, match=r"gen mode wants 1 sentence\(s\), got 5.* --mode gt"):
+    with pytest.raises(UserError, match=r"gen mode expects 1 sentence\(s\), got 5.* --mode gt"):
         grounding(files, unsaid)
     assert grounding(files, unsaid, "--mode", "gt", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"gt_accuracy": 1.0}
-    with pytest.raises(UserError, match="one holds generated sentences and the other forced"):
+    with pytest.raises(UserError, match="has generated sentences, the other has forced reference captions"):
         run("score", "compare", files["gen"], files["gt"], "--reference", files["reference"], "--bootstrap", 9)
 
 
@@ -356,10 +356,10 @@ def test_doubts_about_captions_are_warned_of(tmp_path, capsys):
     captions(tmp_path, {"1": ["a man rides a horse"]}, {"1": "a man rides a horse"}, "--bootstrap", "5")
     captured = capsys.readouterr()
     assert json.loads(captured.out)["CIDEr"] == 0.0
-    assert "warning: CIDEr is 0 whatever the caption says" in captured.err
+    assert "warning: CIDEr is 0 for every caption" in captured.err
     assert "warning: an interval over images has no width when there is one image" in captured.err
     captions(tmp_path, REFERENCES, {"1": "", "2": ""})
-    assert "2 of 2 captions have no word, those of image 1, 2" in capsys.readouterr().err
+    assert "2 of 2 captions have no word, at image 1, 2" in capsys.readouterr().err
     same = write(tmp_path / "same.json", {"1": "a cat", "2": "a cat"})
     run("score", "compare", same, same, "--references", tmp_path / "r.json", "--tokenized", "--metrics", "Bleu")
     assert f"warning: {same}: all 2 captions are the same: 'a cat'" in capsys.readouterr().err
@@ -378,18 +378,18 @@ def test_doubts_about_captions_are_warned_of(tmp_path, capsys):
         ([], PREDICTIONS, "References .*expected an object"),
         ({"1": "a man"}, PREDICTIONS, "References .*image 1: expected a list of captions"),
         ({"1": []}, PREDICTIONS, "References .*image 1: there is no reference caption"),
-        ({}, PREDICTIONS, "References .*there is no reference caption in it"),
+        ({}, PREDICTIONS, "References .*it contains no reference caption"),
         ({"annotations": [{"image_id": 1, "caption": 3}]}, PREDICTIONS, "image 1, field caption: .*, got 3"),
         ({"annotations": [{"caption": "a"}]}, PREDICTIONS, r"annotations\[0\], field image_id"),
         (REFERENCES, {"1": ["a"]}, "Predictions .*image 1: expected a caption"),
         (REFERENCES, [{"image_id": 1}], "Predictions .*image 1, field caption"),
         (REFERENCES, [{"image_id": 1, "caption": "a"}] * 2, "image 1: is duplicated"),
-        (REFERENCES, {"1": "a", "001": "b"}, "Predictions .*image 1: is duplicated, as '001' too"),
-        ({"1": ["a"], "001": ["b"]}, PREDICTIONS, "References .*image 1: is duplicated, as '001' too"),
+        (REFERENCES, {"1": "a", "001": "b"}, "Predictions .*image 1: is duplicated, also as '001'"),
+        ({"1": ["a"], "001": ["b"]}, PREDICTIONS, "References .*image 1: is duplicated, also as '001'"),
         ({**COCO, "images": None}, PREDICTIONS, "References .*field images: expected a list of objects.*got None"),
         ({**COCO, "images": 5}, PREDICTIONS, "References .*field images: expected a list of objects.*got 5"),
         (REFERENCES, {"9": "a"}, "1 of 1 images have no references: 9"),
-        (REFERENCES, {}, "there is no caption in it"),
+        (REFERENCES, {}, "it contains no caption"),
         (REFERENCES, 3, "expected an object or a list, got int"),
     ],
 )

@@ -138,7 +138,7 @@ def test_the_fused_loss_beside_one_that_reads_logits_is_refused(tmp_path, other)
 
 
 def test_the_fused_loss_without_our_captioners_output_says_where_it_comes_from():
-    with pytest.raises(KeyError, match="comes from GroundedCaptioner"):
+    with pytest.raises(KeyError, match="GroundedCaptioner returns it when"):
         vocabulary.FusedCrossEntropy()({})
 
 
@@ -150,5 +150,5 @@ def test_a_predictor_that_is_not_a_single_product_is_refused(tmp_path):
     parts = toy_model(tmp_path)
     modules = {name: getattr(parts, name) for name in ("vocab_size", "max_seq_len", *dict(parts.named_children()))}
     modules["predictor"] = Sharper(hidden_size=8, vocab_size=VOCAB_SIZE, dropout=0.0)
-    with pytest.raises(UserError, match="knows only BasePredictor's way of using it, got Sharper"):
+    with pytest.raises(UserError, match="needs BasePredictor, got Sharper"):
         GroundedCaptioner(fuse_loss=True, **modules)

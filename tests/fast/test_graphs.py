@@ -143,7 +143,7 @@ def test_scheduled_sampling_that_always_takes_the_best_word_equals_the_ordinary_
     assert replayer.captured == 2  # with and without sampling; its probability is an input
 
 
-def test_sampling_replaces_about_the_share_of_words_that_is_asked_for_and_changes_with_it(tmp_path, monkeypatch):
+def test_sampling_replaces_about_the_share_of_words_that_is_requested_and_changes_with_it(tmp_path, monkeypatch):
     cfg = toy_config(tmp_path)
     _, captured, replayer = models(tmp_path)
     seen = []

@@ -255,5 +255,5 @@ def test_both_hosts_decode_with_the_words_of_a_vocabulary_in_any_encoding(tmp_pa
 
 
 def test_a_vocabulary_of_another_size_is_refused_with_the_right_number(tmp_path):
-    with pytest.raises(UserError, match="holds 6 words.*Set MODEL.VOCAB_SIZE: 7"):
+    with pytest.raises(UserError, match="has 6 words.*Set MODEL.VOCAB_SIZE: 7"):
         build_model(toy_config(tmp_path, MODEL__VOCAB_SIZE=100))

@@ -74,7 +74,7 @@ def test_padding_gets_no_weight_under_the_product(tmp_path):
     assert gamma[1, 2:].tolist() == [0.0, 0.0]
 
 
-def test_a_fusion_draws_the_same_other_weights(tmp_path):
+def test_a_fusion_samples_the_same_other_weights(tmp_path):
     plain = toy_model(tmp_path, **SUM).state_dict()
     for overrides in (LOG, STATE):
         other = toy_model(tmp_path, **overrides).state_dict()

@@ -154,7 +154,7 @@ def test_the_key_decides_which_weights_choose_the_box(tmp_path, ground_by):
     assert [w.region for w in caption.words] == expected
 
 
-def test_several_beams_come_out_when_asked_for_and_the_best_is_first(tmp_path):
+def test_several_beams_come_out_when_requested_and_the_best_is_first(tmp_path):
     model = toy_model(tmp_path, DECODE_STRATEGY__BEAM_SIZE=3).eval()
     batch = model.preprocess_batch([for_test(toy_sample(1, 3)), for_test(toy_sample(2, 3))])
     three = model.decode_beam_search({**batch, "OUT_SIZE": 3})

@@ -98,7 +98,7 @@ def test_rows_of_an_image_share_its_features_without_copies():
     torch.testing.assert_close(together, alone)
 
 
-def test_drawing_the_weights_leaves_the_global_generator_alone():
+def test_sampling_the_weights_leaves_the_global_generator_unchanged():
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
     first = SpatialSemanticAttention(spatial_size=5, semantic_size=7, seed=1)

@@ -39,7 +39,7 @@ EXCEPTIONS = (
 
 
 @pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
-def test_whatever_one_image_raises_the_others_go_on_and_type_and_text_are_kept(tmp_path, error):
+def test_whatever_one_image_raises_the_others_continue_and_type_and_text_are_kept(tmp_path, error):
     WRITERS["caffe_tsv"](tmp_path / "pack")
 
     class Raises(CaffeTsv):
@@ -63,7 +63,7 @@ def test_an_image_without_the_right_to_read_it_is_not_called_damaged(tmp_path):
         def _read(self, image_id):
             raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(UserError, match=r"Permission denied\); is it yours to read\?"):
+    with pytest.raises(UserError, match=r"Permission denied\); do you have permission to read it\?"):
         Closed([tmp_path / "pack" / "a.tsv"]).read(7)
 
 
@@ -78,7 +78,7 @@ def test_a_person_who_stops_the_program_stops_it(tmp_path):
         convert(Stopped(sorted((tmp_path / "pack").glob("*.tsv"))), tmp_path / "r.h5")
 
 
-def test_a_full_disk_is_no_fault_of_an_image(tmp_path, monkeypatch):
+def test_a_full_disk_is_not_the_fault_of_an_image(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -223,7 +223,7 @@ def test_a_classifier_of_other_numbers_is_read_right_or_refused(tmp_path, change
             Classifier(tmp_path / "c.npz")
 
 
-def test_a_check_of_a_region_file_names_the_images_without_regions_and_goes_on(tmp_path):
+def test_a_check_of_a_region_file_names_the_images_without_regions_and_continues(tmp_path):
     convert(WRITERS["xmodaler_npz"](tmp_path / "pack"), tmp_path / "r.h5")
     with h5py.File(tmp_path / "r.h5", "r+") as file:  # images 3, 7, 11
         file["num_boxes"][0] = 0
@@ -269,7 +269,9 @@ def test_an_empty_part_is_named(tmp_path):
     WRITERS["caffe_tsv"](tmp_path / "pack")
     (tmp_path / "pack" / "b.tsv").write_bytes(b"")
     report = convert(CaffeTsv(sorted((tmp_path / "pack").glob("*.tsv"))), tmp_path / "r.h5")
-    assert RegionStore(tmp_path / "r.h5").ids.tolist() == [7, 3] and "b.tsv: it holds no image" in report.left_out[0]
+    assert (
+        RegionStore(tmp_path / "r.h5").ids.tolist() == [7, 3] and "b.tsv: it contains no images" in report.left_out[0]
+    )
 
 
 def test_one_absurd_number_among_many_is_enough(tmp_path):

@@ -174,7 +174,7 @@ def test_only_images_of_the_data_set_are_taken_and_missing_ones_are_listed(tmp_p
 
 
 def test_sizes_come_from_the_annotations_where_the_pack_has_none_and_must_agree_where_it_has(tmp_path):
-    with pytest.raises(UserError, match="how large image .* is; give --annotations or --image-sizes"):
+    with pytest.raises(UserError, match="have the size of image .*; give --annotations or --image-sizes"):
         convert(WRITERS["gic"](tmp_path / "gic"), tmp_path / "r.h5", sizes={})
     with pytest.raises(UserError, match=r"pack says 90 x 120, the annotations 120 x 90 \(width and height swapped\?\)"):
         convert(WRITERS["xmodaler_npz"](tmp_path / "npz"), tmp_path / "r.h5", sizes={3: (120, 90)})
@@ -208,7 +208,7 @@ def shortened(line):
         (lambda line: line.replace("\t100\t", "\t10\t"), r"leaves the image of 10 x 80"),
     ],
 )
-def test_a_damaged_tsv_line_is_named_and_skip_bad_goes_on(tmp_path, damage, message):
+def test_a_damaged_tsv_line_is_named_and_skip_bad_continues(tmp_path, damage, message):
     lines = [caffe_line(3), damage(caffe_line(7)), caffe_line(11)]
     with pytest.raises(UserError, match=message):
         convert(damaged_tsv(tmp_path, lines), tmp_path / "r.h5", sizes={})
@@ -248,7 +248,7 @@ def rewrite(tmp_path, image_id=7, **change):
         ),
     ],
 )
-def test_a_bad_npz_is_named_with_its_key_and_skip_bad_goes_on(tmp_path, change, message):
+def test_a_bad_npz_is_named_with_its_key_and_skip_bad_continues(tmp_path, change, message):
     pack = rewrite(tmp_path, **change)
     with pytest.raises(UserError, match=message):
         convert(pack, tmp_path / "r.h5")
@@ -345,7 +345,7 @@ def test_killed_at_any_moment_and_started_again_the_bytes_are_those_of_one_run(t
     assert sorted(os.listdir(tmp_path)) == ["killed.h5", "pack", "whole.h5"]
 
 
-def test_an_unfinished_file_is_not_gone_on_with_from_another_pack(tmp_path):
+def test_an_unfinished_file_is_not_resumed_from_another_pack(tmp_path):
     damaged = [caffe_line(3), shortened(caffe_line(7)), caffe_line(11)]
     with pytest.raises(UserError, match="1 problem"):
         convert(damaged_tsv(tmp_path, damaged), tmp_path / "r.h5", sizes={})
@@ -360,7 +360,7 @@ def test_an_unfinished_file_is_not_gone_on_with_from_another_pack(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["background", "sizes", "probabilities"])
-def test_an_unfinished_file_is_not_gone_on_with_when_the_same_pack_would_be_read_otherwise(tmp_path, change):
+def test_an_unfinished_file_is_not_resumed_when_the_same_pack_would_be_read_otherwise(tmp_path, change):
     pack = WRITERS["vlp"](tmp_path / "pack")
     damaged = tmp_path / "pack" / "7.npy"
     good = damaged.read_bytes()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.packs.classes import class_columns, region_classes
+from xmodaler_ssattn.packs.region_classes import class_columns, region_classes
 
 
 def test_names_come_from_a_list_a_manifest_or_the_detector_that_has_so_many(tmp_path):

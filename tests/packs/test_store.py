@@ -118,7 +118,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
 
 def test_an_image_that_is_not_there_is_named(tmp_path):
     store = RegionStore(write_file(tmp_path / "r.h5"))
-    with pytest.raises(UserError, match=r"Image 4 is not in the region file .*r\.h5, which holds 3 images"):
+    with pytest.raises(UserError, match=r"Image 4 is not in the region file .*r\.h5, which has 3 images"):
         store.read(4)
 
 

@@ -119,7 +119,7 @@ def test_two_results_over_different_images_show_all_and_say_what_is_missing(brow
 
 def test_results_without_any_image_open(browser, tmp_path):
     browser.open(write_simple(tmp_path, {}))
-    assert "The results have no image." in notices(browser)
+    assert "The results have no images." in notices(browser)
     assert browser.ids() == []
 
 

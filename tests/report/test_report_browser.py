@@ -45,7 +45,7 @@ def test_hovering_a_word_lights_its_box_and_leaving_it_does_not_keep_it(browser,
     assert not browser.all(".active")
 
 
-def test_a_words_box_lies_where_the_object_is_in_the_picture(browser, page):
+def test_a_words_box_is_where_the_object_is_in_the_picture(browser, page):
     browser.open(page)
     browser.hover(word(browser, 1, 1))
     place = browser.js(

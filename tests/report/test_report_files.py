@@ -97,7 +97,7 @@ def test_pictures_are_copied_where_the_file_system_cannot_link(tmp_path, monkeyp
     assert (page.parent / "pictures" / "1.png").read_bytes() == (tmp_path / "Images" / "1.png").read_bytes()
 
 
-def test_a_page_is_written_anew_without_leftovers_but_never_over_something_else(tmp_path):
+def test_a_page_is_rewritten_without_leftovers_but_never_over_something_else(tmp_path):
     big = read_source([made_up.write(tmp_path / "a.json", dict.fromkeys(range(120), "x"))])
     page = write_page(tmp_path / "page", big)
     assert len(list((page.parent / "data").glob("part_*.js"))) == 3  # 50, 50, 20
@@ -106,7 +106,7 @@ def test_a_page_is_written_anew_without_leftovers_but_never_over_something_else(
     assert [path.name for path in (page.parent / "data").glob("part_*.js")] == ["part_0000.js"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
-    with pytest.raises(UserError, match="not a page"):
+    with pytest.raises(UserError, match="neither empty nor a page"):
         write_page(tmp_path / "mine", small)
 
 
@@ -273,7 +273,7 @@ def test_the_command_writes_the_page_and_prints_its_path(tmp_path, capsys):
     assert "total_loss" in (tmp_path / "page" / "index.html").read_text()
 
 
-def test_a_run_alone_makes_a_page(tmp_path, capsys):
+def test_a_single_run_makes_a_page(tmp_path, capsys):
     run = write_metrics(tmp_path / "run", ['{"iteration": 0, "total_loss": 3.0, "lr": 0.1}'])
     assert main(["report", "--run", str(run), "--out", str(tmp_path / "page")]) == 0
     assert "note:" not in capsys.readouterr().out

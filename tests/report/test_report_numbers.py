@@ -90,7 +90,7 @@ def test_a_score_that_is_null_stays_undefined(tmp_path):
     assert math.isnan(numbers_of(read_source([path])).scores[0]["CIDEr"])
 
 
-def test_no_intervals_when_none_are_asked_for(two):
+def test_no_intervals_when_none_are_requested(two):
     paths, folder = two
     numbers = numbers_of(read_source(paths, annotations=folder), 0)
     assert numbers.intervals == [{}, {}] and numbers.comparison == {}

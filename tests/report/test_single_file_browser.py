@@ -36,7 +36,7 @@ def test_it_opens_with_its_pictures_words_and_boxes(browser, page):
     assert [float(rect.get_attribute(name)) for name in ("x", "y", "width", "height")] == [50, 60, 100, 100]
 
 
-def test_boxes_and_shading_of_the_second_data_file_are_there_too(browser, page):
+def test_boxes_and_shading_of_the_second_data_file_also_exist(browser, page):
     last = PART + 2
     browser.open(page, f"#image={last}")
     card = f"#image-{last}"

@@ -43,7 +43,7 @@ def test_the_detector_needs_names(scenes, tmp_path):
         (tmp_path / name).symlink_to(scenes / name)
     found = read_floors(tmp_path)  # no manifest says what the classes are
     assert "detector alone" not in found["rules"] and "largest region" in found["rules"]
-    assert found["notes"] == ["No rules of the detector: the regions do not say what their classes are."]
+    assert found["notes"] == ["No rules of the detector: the regions do not name their classes."]
 
 
 def test_floors_are_computed_once_per_data_set(scenes, tmp_path, monkeypatch):

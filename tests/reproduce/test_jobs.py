@@ -51,7 +51,7 @@ def test_a_run_that_is_not_there_is_trained_and_scored():
     assert decide(None, [], WANTED) == Decision(True, ("best", "last", "alpha"))
 
 
-def test_a_finished_run_is_left_alone():
+def test_a_finished_run_is_not_changed():
     assert decide(record(), [], WANTED) == Decision(False, (), jobs.DONE)
 
 

@@ -103,9 +103,9 @@ def test_all_problems_of_a_plan_come_in_one_message(tmp_path):
         read_plan(write(tmp_path, data))
     message = str(caught.value)
     for part in (
-        "seed: unknown entry", "rows.a.sets: unknown entry", "rows.../b: a row's name is also a folder's",
-        "rows.c: expected", "rows.d.of: there is no other row z", "rows.e.start: there is no other row e",
-        "rows.g.start: f is a second stage itself", "rows.d.seeds: expected a list of different seeds",
+        "seed: unknown entry", "rows.a.sets: unknown entry", "rows.../b: the name of a row is also a folder name",
+        "rows.c: expected", "rows.d.of: there is no other row named z", "rows.e.start: there is no other row named e",
+        "rows.g.start: f is a second stage", "rows.d.seeds: expected a list of different seeds",
         "rows.d.evaluations.best: expected a name", "rows.d.paper.CIDEr: expected a number for one of B@1",
         "rows.e.set.SOLVER: write the keys with dots", "tables[0].rows: there is no row q",
         "tables[0].metrics: expected", "orderings[0].a: row a has no evaluation none",
@@ -116,7 +116,7 @@ def test_all_problems_of_a_plan_come_in_one_message(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "rows: {}", "[1]", "rows: 3"])
-def test_a_file_without_rows_is_no_plan(tmp_path, text):
+def test_a_file_without_rows_is_not_a_plan(tmp_path, text):
     (tmp_path / "x.plan.yaml").write_text(text)
     with pytest.raises(UserError, match="expected rows: with at least one row"):
         read_plan(tmp_path / "x.plan.yaml")

@@ -103,7 +103,7 @@ def test_a_tool_that_is_ended_leaves_a_run_that_can_be_resumed_and_no_process(st
     assert before["status"] == "running" and not before["trained"] and before["seconds"]["train"] > 0
 
 
-def test_a_resumed_run_goes_on_from_its_last_checkpoint_and_ends_complete(place, stopped, resumed):
+def test_a_resumed_run_continues_from_its_last_checkpoint_and_ends_complete(place, stopped, resumed):
     _, done = resumed
     assert done.returncode == 3, done.stdout + done.stderr  # the plan's bad rows
     starts = [line for line in (stopped / "log.txt").read_text().splitlines() if "Starting training from iter" in line]
@@ -117,7 +117,7 @@ def test_a_resumed_run_goes_on_from_its_last_checkpoint_and_ends_complete(place,
     assert best["epoch"] == record["best_epoch"]
 
 
-def test_what_is_bad_is_reported_and_the_rest_goes_on(place, stopped, resumed):
+def test_what_is_bad_is_reported_and_the_rest_continues(place, stopped, resumed):
     _, done = resumed
     assert "nan seed 0: diverged. The loss became infinite or NaN" in done.stderr
     assert "gone seed 0: no config." in done.stderr

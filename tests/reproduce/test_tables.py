@@ -11,8 +11,8 @@ from xmodaler_ssattn.reproduce.collecting import as_text, collect
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
 from xmodaler_ssattn.reproduce.plan import read_plan
+from xmodaler_ssattn.reproduce.replicates import Scored, write_replicates
 from xmodaler_ssattn.reproduce.running import next_job
-from xmodaler_ssattn.reproduce.scoring import Scored, write_replicates
 from xmodaler_ssattn.reproduce.settings import DataFolder, Machine, identity_sha256
 from xmodaler_ssattn.reproduce.study import Study, decision_of, prepare
 from xmodaler_ssattn.reproduce.tables import cell, markdown, seeds_of
@@ -153,7 +153,7 @@ def test_damaged_replicates_cost_the_ordering_and_not_the_table(study):
     assert "Problem: replicates.npz cannot be read" in text and "| full | 63.00 (65.6) |" in text
 
 
-def test_a_damaged_record_is_that_runs_affair_alone(study):
+def test_a_damaged_record_affects_only_that_run(study):
     put(study, "updown", 0, 0.60, 0.10)
     put(study, "full", 0, 0.63, 0.12)
     (Job("full", 0).folder(study.out) / "run.json").write_text("{")

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_reported_once_each_and_the_rest_is_loaded(tmp_path
     assert sorted(checkpointer.incompatible.unexpected_keys) == ["c.bias", "c.weight"]
     assert [entry[0] for entry in checkpointer.incompatible.incorrect_shapes] == ["a.weight", "a.bias"]
     assert "a.weight: shape (4, 3) in the file, (2, 3) in the model, left out" in caplog.text
-    assert "not in the file, left as they are: d.weight" in caplog.text
+    assert "not in the file, not changed: d.weight" in caplog.text
     checkpointer.tag_last_checkpoint("other.pth")
     with pytest.raises(CheckpointError, match=r"(?s)Cannot resume from .*MODEL\.WEIGHTS"):
         checkpointer.resume_or_load("", resume=True)

@@ -50,14 +50,14 @@ def test_a_python_tag_is_refused_by_name_and_nothing_runs(tmp_path, read):
 
 def test_a_key_written_twice_is_refused_because_yaml_would_keep_the_last(tmp_path):
     path = write(tmp_path, "c.yaml", "MODEL: {DECODER_DIM: 8}\nMODEL: {ENCODER_DIM: 8}\n")
-    with pytest.raises(UserError, match="line 2: the key 'MODEL' is written twice"):
+    with pytest.raises(UserError, match="line 2: the key 'MODEL' is duplicated"):
         get_cfg().merge_from_file(path)
 
 
 @pytest.mark.parametrize(
     "text, message", [("SOLVER: {EPOCH", "not valid yaml"), ("- 1\n- 2", "a mapping"), ("_BASE_: 7", "file name")]
 )
-def test_a_file_that_is_no_config_is_explained(tmp_path, text, message):
+def test_a_file_that_is_not_a_config_is_explained(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         get_cfg().merge_from_file(write(tmp_path, "c.yaml", text))
 

@@ -107,7 +107,7 @@ def test_arrays_are_kept_as_objects_and_copied():
 
 
 def test_an_index_past_the_end_is_refused():
-    with pytest.raises(IndexError, match="Record 1 was asked for, there are 1"):
+    with pytest.raises(IndexError, match="Record 1 was requested, but there are 1"):
         DatasetFromList([{}])[1]
 
 

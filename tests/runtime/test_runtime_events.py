@@ -31,7 +31,7 @@ def test_noisy_scalars_are_medians_and_others_the_last_value():
 
 
 def test_outside_of_training_there_is_no_storage():
-    with pytest.raises(RuntimeError, match="while training"):
+    with pytest.raises(RuntimeError, match="during training"):
         get_event_storage()
 
 

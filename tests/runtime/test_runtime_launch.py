@@ -25,7 +25,7 @@ def test_two_processes_train_one_model_and_resume_bit_for_bit(tmp_path):
     assert (tmp_path / "through" / "log.txt.rank1").exists()
 
 
-def test_alone_every_exchange_is_a_no_op():
+def test_with_one_process_every_exchange_is_a_no_op():
     assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank()) == (1, 0, 0)
     assert comm.is_main_process() and comm.gather(3) == [3]
     comm.synchronize()

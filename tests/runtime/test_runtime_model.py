@@ -139,7 +139,7 @@ def test_training_batch_has_one_row_a_caption(tmp_path):
     assert "SOMETHING" not in batch
 
 
-def test_a_batch_gives_the_logits_of_its_images_alone_and_keeps_the_callers_batch(tmp_path):
+def test_a_batch_gives_the_logits_of_its_images_only_and_keeps_the_callers_batch(tmp_path):
     model = build_model(toy_config(tmp_path)).eval()
     samples = [sample(1, 3, [[1, 2, 3], [4]]), sample(2, 1, [[5], [6, 7]])]
     batch = model.preprocess_batch(samples)

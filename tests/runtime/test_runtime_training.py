@@ -68,7 +68,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, workers
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == expected_random
 
 
-def test_a_run_that_ended_during_an_evaluation_does_it_again_and_goes_on_the_same(tmp_path, monkeypatch):
+def test_a_run_that_ended_during_an_evaluation_does_it_again_and_continues_the_same(tmp_path, monkeypatch):
     through = toy_trainer(toy_config(tmp_path / "through", "SOLVER.EPOCH", 3))
     through.train()
     calls = list(RuntimeToyEvaler.calls)
@@ -134,10 +134,10 @@ def test_resuming_with_epochs_of_another_length_is_an_error_with_both_numbers(tm
         toy_trainer(cfg, resume=True)
 
 
-def test_resuming_a_run_with_more_epochs_behind_it_than_asked_for_is_an_error(tmp_path):
+def test_resuming_a_run_with_more_completed_epochs_than_requested_is_an_error(tmp_path):
     """Its weights would be evaluated once more, as those of an epoch that they are not of."""
     toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 2)).train()
-    with pytest.raises(CheckpointError, match=r"it has 2 epochs behind it and SOLVER.EPOCH is 1"):
+    with pytest.raises(CheckpointError, match=r"it has 2 completed epochs and SOLVER.EPOCH is 1"):
         toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 1), resume=True)
 
 
@@ -357,7 +357,7 @@ class RuntimeToyLoss(torch.nn.Module):
         return {"Broken loss": value, "accuracy": torch.tensor(100.0)}
 
 
-def test_a_loss_that_is_no_number_stops_training_before_the_weights_change(tmp_path):
+def test_a_loss_that_is_not_finite_stops_training_before_the_weights_change(tmp_path):
     trainer = toy_trainer(toy_config(tmp_path, "LOSSES.NAMES", "['CrossEntropy', 'RuntimeToyLoss']"))
     with pytest.raises(FloatingPointError, match=r"at iteration 2: Broken loss\. All losses: .*CrossEntropy"):
         trainer.train()

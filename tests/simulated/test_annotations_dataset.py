@@ -186,7 +186,7 @@ def test_classes_without_a_vector_and_boxes_outside_are_refused_together_with_th
     with pytest.raises(UserError) as caught:
         make(folder, tmp_path / "data")
     assert "image 50 has boxes of classes without a vector: wolf" in str(caught.value)
-    assert "image 51 of 150 x 160 pixels does not hold its box [150, 100, 190, 140]" in str(caught.value)
+    assert "image 51 of 150 x 160 pixels does not contain its box [150, 100, 190, 140]" in str(caught.value)
     # nine classes and the background leave no class without a name
     with pytest.raises(UserError, match=r"image 10 has boxes of no class \(frisbee\), and no unnamed class is left"):
         make(small_folder(tmp_path / "good"), tmp_path / "data", Settings(counts=(2, 2, 2), num_classes=10))

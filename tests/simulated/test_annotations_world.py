@@ -86,7 +86,7 @@ def test_what_cannot_be_simulated_is_named_with_its_image():
     [problem] = problems_of(told, CLASSES, 0)
     assert problem == "image 77 has boxes of no class (frisbee), and no unnamed class is left"
     [problem] = problems_of(dataclasses.replace(told, width=180), CLASSES, 1)
-    assert problem == "image 77 of 180 x 160 pixels does not hold its box [150, 100, 190, 140]"
+    assert problem == "image 77 of 180 x 160 pixels does not contain its box [150, 100, 190, 140]"
 
 
 # --- things that nobody mentions ------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_distractors_are_mentioned_once_or_small_at_the_rim():
     assert [item.head for item, _ in donors.items[2]] == ["tree"]
 
 
-def test_a_distractor_stands_at_its_relative_place_and_is_of_no_class_of_the_image():
+def test_a_distractor_is_at_its_relative_place_and_is_of_no_class_of_the_image():
     world = world_of(unmentioned_mean=50.0, unmentioned_unnamed=0.0, group_boxes=0.0, distractors="rim")
     donors = collect_donors([hear(hatted(2))], world.assumptions)
     wide = dataclasses.replace(hear(children(1)), width=400)  # twice as wide as the giver

@@ -166,7 +166,7 @@ def test_check_accepts_it(made, tmp_path, capsys):
     folder, manifest = made
     assert main(["check", *options(folder, manifest, tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "train: 24 usable images" in printed and "Everything that the run needs is there." in printed
+    assert "train: 24 usable images" in printed and "The run has everything that it needs." in printed
 
 
 def test_training_starts_on_it_and_scores_grounding(made, tmp_path):
@@ -234,7 +234,7 @@ def test_an_empty_folder_is_used_and_a_full_one_is_not(captions, tmp_path):
     assert again(captions, tmp_path / "empty", counts=(2, 2, 2))[1]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(UserError, match=r"holds no simulated.json"):
+    with pytest.raises(UserError, match=r"does not contain simulated.json"):
         again(captions, tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
@@ -276,7 +276,7 @@ def test_the_command_makes_the_data_set_and_says_how_to_train(tool, captions, tm
     assert f"MODEL.VOCAB_SIZE {manifest['vocabulary_size']} MODEL.SS_ATTENTION.NUM_CLASSES 20" in printed
     assert "simulated" in printed and manifest["assumptions"]["jitter"] == 0.05 and manifest["num_regions"] == 12
     assert command(tool, captions, tmp_path / "data", *flags) == 0
-    assert "It was there already" in capsys.readouterr().out
+    assert "It exists already" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong_and_ends_with_2(tool, captions, tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_height_follows_the_class():
     assert middles[:, 0].mean() < 0.4 < 0.6 < middles[:, 1].mean()
 
 
-def test_what_nobody_mentions_is_smaller_nearer_to_the_rim_and_of_no_mentioned_class():
+def test_unmentioned_objects_are_smaller_nearer_to_the_rim_and_of_no_mentioned_class():
     world = small_world()
     made = [(invent_layout(world, number, hear(invent(number))), hear(invent(number))) for number in range(SAMPLES)]
     told, others = [], []
@@ -92,7 +92,7 @@ def test_what_nobody_mentions_is_smaller_nearer_to_the_rim_and_of_no_mentioned_c
     assert np.mean([len(layout.columns) - layout.mentioned for layout in only]) == pytest.approx(8, abs=0.6)
 
 
-def test_half_of_what_nobody_mentions_is_of_no_named_class_and_the_rest_of_seldom_named_ones():
+def test_half_of_the_unmentioned_objects_are_of_no_named_class_and_the_rest_of_seldom_named_ones():
     world = small_world()
     chance = world.unmentioned_chance
     named = len(CLASSES)

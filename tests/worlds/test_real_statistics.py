@@ -10,7 +10,7 @@ from data.test_real_entities import ARCHIVE, SPLIT_IDS, prepare, unpack
 from xmodaler_ssattn.data.annotations import open_annotations
 from xmodaler_ssattn.data.splits import read_splits
 from xmodaler_ssattn.reproduce.floors import read_floors
-from xmodaler_ssattn.worlds.statistics import annotation_statistics, read_objects
+from xmodaler_ssattn.worlds.statistics import annotation_statistics, collect_objects
 
 pytestmark = pytest.mark.skipif(
     not (ARCHIVE.is_file() and SPLIT_IDS.is_file()), reason="no real Flickr30k Entities; set SSATTN_TEST_DATA"
@@ -44,7 +44,7 @@ def test_a_persons_caption_reaches_the_known_ceiling_of_val(val):
 def test_two_statistics_of_val_equal_a_plain_reading(val):
     entities, out = val
     _, images = open_annotations(out / "val.json", "val")
-    found = annotation_statistics(read_objects(images))
+    found = annotation_statistics(collect_objects(images))
     objects = without = drawn = 0
     ids = read_splits(SPLIT_IDS)["val"]
     for image_id in ids:

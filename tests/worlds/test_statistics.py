@@ -12,8 +12,8 @@ from xmodaler_ssattn.packs.store import RegionWriter
 from xmodaler_ssattn.worlds.statistics import (
     Objects,
     annotation_statistics,
+    collect_objects,
     linear_discriminant,
-    read_objects,
     region_statistics,
 )
 
@@ -43,7 +43,7 @@ IMAGES = [
 
 
 def test_objects_are_chains_with_the_box_around_all_their_boxes():
-    found = read_objects(IMAGES)
+    found = collect_objects(IMAGES)
     # The man, the dog and the sky without a box of image 1, the man of image 2; the phrase without a chain is nothing.
     assert found.image.tolist() == [0, 0, 0, 1] and found.label.tolist() == [0, 1, -1, 0]
     assert found.classes == ("man", "dog")
@@ -54,7 +54,7 @@ def test_objects_are_chains_with_the_box_around_all_their_boxes():
 
 
 def test_what_can_be_counted_is_counted():
-    found = annotation_statistics(read_objects(IMAGES))
+    found = annotation_statistics(collect_objects(IMAGES))
     expected = {
         "images": 2, "captions_per_image": 3 / 2, "words_per_caption": 2, "phrases_per_caption": 6 / 3,
         "boxes_per_image": 4 / 2, "objects_per_image": 4 / 2,
@@ -71,15 +71,15 @@ def test_what_can_be_counted_is_counted():
 
 def test_the_class_of_an_object_is_that_of_most_phrases_and_without_chains_the_box_tells_objects_apart():
     said = [[phrase("1", name, (0, 0, 9, 9))] for name in ("guy", "man", "man", None)]
-    assert read_objects([image(1, (99, 99), *said)]).classes == ("man",)
+    assert collect_objects([image(1, (99, 99), *said)]).classes == ("man",)
     official = [phrase(None, "man", (0, 0, 9, 9)), phrase(None, "man", (20, 0, 29, 9))]
-    found = read_objects([image(1, (99, 99), official, official[:1])])
+    found = collect_objects([image(1, (99, 99), official, official[:1])])
     assert found.mentions.tolist() == [2, 1] and found.early.tolist() == [1.0, 0.5]
 
 
 def test_no_image_and_no_object_have_no_statistics():
     for images in ([], [image(1, (9, 9), [])]):
-        found = annotation_statistics(read_objects(images))
+        found = annotation_statistics(collect_objects(images))
         assert math.isnan(found["median_area"]) and math.isnan(found["class_from_box"])
         assert math.isnan(found["area_by_mentions"]) and math.isnan(found["without_box"])
 
@@ -207,7 +207,7 @@ def test_the_tool_prints_data_sets_side_by_side_and_their_floors(tmp_path, capsy
 @pytest.mark.parametrize(("words", "message"), [
     (["--data", "{}/none"], "train.json does not exist"),
     (["--data", "{}/one", "--images", "-1"], "--images must be at least 0, got -1"),
-    (["--data", "{}/one", "{}/one", "--regions", "{}/one/regions.h5"], "--regions belongs to a single folder"),
+    (["--data", "{}/one", "{}/one", "--regions", "{}/one/regions.h5"], "--regions can be used only with a single"),
     (["--data", "{}/one", "--floors", "val"], "grounding_val.json does not exist"),
 ])  # fmt: skip
 def test_a_mistake_on_the_tools_command_line_is_named(tmp_path, capsys, words, message):

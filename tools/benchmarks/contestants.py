@@ -1,4 +1,4 @@
-"""The contestants of ``benchmark.py``: each lives in a process of its own, because a process has one host."""
+"""The contestants of ``benchmark.py``: each runs in its own process, because a process has one host."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Ours:
         return load_config(str(ROOT / f"configs/flickr30k_entities/{row}.yaml"), opts, device=DEVICE), host
 
     def batch(self, images: int, captions: int) -> dict:
-        """What ``preprocess_batch`` gives the model."""
+        """The output of ``preprocess_batch``."""
         from xmodaler_ssattn import keys
 
         data, kfg = self.data, self.kfg
@@ -96,14 +96,14 @@ class Ours:
     def decode(self) -> None:
         self.model.eval()
         with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=self.options.get("amp", False)):
-            # Only the beam search, as the stock model is asked; the greedy caption beside it is an extra of ours.
+            # Only the beam search, as in the stock model; our captioner would also decode greedily.
             self.model.decode_beam_search(self.batch(self.options["batch"], 1), True)
 
 
 class Stock(Ours):
     """Upstream X-modaler's Up-Down with its own embedding, loop, loss and optimiser, from the clone XMODALER_HOME.
 
-    On a machine without CUDA its ``.cuda()`` calls are answered by the identity.
+    On a machine without CUDA, its ``.cuda()`` calls are replaced by the identity.
     """
 
     def configure(self, settings: dict[str, Any]) -> tuple[Any, Any]:
@@ -128,7 +128,7 @@ class Stock(Ours):
         return cfg, SimpleNamespace(kfg=kfg, **builders)
 
     def batch(self, images: int, captions: int) -> dict:
-        # As BaseEncoderDecoder.preprocess_batch leaves it: features repeated for each caption.
+        # As from BaseEncoderDecoder.preprocess_batch: features repeated for each caption.
         data, kfg = self.data, self.kfg
         batch = {kfg.IDS: list(range(images)), kfg.ATT_FEATS: data["feats"].repeat_interleave(captions, 0)}
         batch[kfg.ATT_MASKS] = torch.ones(images * captions, REGIONS, device=DEVICE)
@@ -143,7 +143,7 @@ class Stock(Ours):
 
 
 def serve(options: dict) -> None:
-    """Answer each command on stdin with a JSON line; when the memory does not suffice, with ``"out of memory"``."""
+    """Answer each command on stdin with a JSON line, or ``"out of memory"``."""
     torch.set_num_threads(options["threads"])
     contestant = (Stock if options["kind"] == "stock" else Ours)(options)
 
@@ -186,7 +186,7 @@ def process(module: str, options: dict, host: str | None) -> dict[str, Any]:
 
 
 class Contestant:
-    """A process that does one thing when it is told to.
+    """A process that executes commands.
 
     Raises:
         EOFError: the process has ended, by itself or for lack of memory.

@@ -16,7 +16,7 @@ MOST_WORDS = 20
 
 
 def read_captions(path: str) -> list[list[list[str]]]:
-    """For each image its captions as lower-case words without punctuation."""
+    """The captions of each image as lower-case words without punctuation."""
     from xmodaler_ssattn.files import read_json
 
     images = read_json(path, "The captions").values()
@@ -25,7 +25,7 @@ def read_captions(path: str) -> list[list[list[str]]]:
 
 
 def caption_lengths(path: str | None) -> list[int]:
-    """Words of each caption, cut at 20; without a file normally distributed, mean 12.4, as on Flickr30k."""
+    """Number of words of each caption, at most 20; without a file normally distributed, mean 12.4, as on Flickr30k."""
     if path is None:
         rng = random.Random(0)
         return [min(MOST_WORDS, max(4, round(rng.gauss(12.4, 5)))) for _ in range(5000)]
@@ -39,7 +39,7 @@ def write_vocabulary(folder: Path) -> Path:
 
 
 def noise_batch(batch: int, lengths: list[int], device: str) -> dict[str, Any]:
-    """The same arrays for everybody: features, boxes, classes, tokens and targets of ``batch`` images."""
+    """The same arrays for all contestants: features, boxes, classes, tokens and targets of ``batch`` images."""
     generator = torch.Generator().manual_seed(0)
     rng = random.Random(0)
     captions = [[rng.randrange(1, VOCAB) for _ in range(n)] for n in rng.choices(lengths, k=batch * CAPTIONS)]
@@ -85,7 +85,7 @@ def write_regions(path: Path, images: int, regions: int = REGIONS, dim: int = FE
 
 
 def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
-    """train.json, regions.h5 and vocabulary.txt of ``images`` images, as `xmodaler prepare` would leave them."""
+    """train.json, regions.h5 and vocabulary.txt of ``images`` images, as written by `xmodaler prepare`."""
     from xmodaler_ssattn.data.annotations import annotation_header, json_list
 
     write_vocabulary(folder)

@@ -1,8 +1,8 @@
-"""How long training waits for its data: the host's own trainer and loader on a region file at the paper's sizes.
+"""Measure how long training waits for data: the host's trainer and loader on a region file at the paper's sizes.
 
-Each run is a process of its own, because a process has one host. It trains a few steps on noise and reads what the
-trainer itself records of every step: the seconds that it took and those that it waited for the next batch. The time of
-``preprocess_batch``, that is collating and starting the transfer, is measured around the call.
+Each run is a separate process, because a process has one host. It trains a few steps on noise and reads the trainer's
+own records of every step: its seconds, and the seconds of waiting for the next batch. The time of
+``preprocess_batch``, that is, of collating and starting the transfer, is measured around the call.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def train(options: dict) -> dict:
     cfg.freeze()
     host.default_setup(cfg, Namespace(config_file="", eval_only=False))
     trainer = host.build_engine(cfg)
-    trainer.checkpointer.save = lambda *_, **__: None  # 600 MB that nobody reads
+    trainer.checkpointer.save = lambda *_, **__: None  # 600 MB that are not needed
     collated = []
     preprocess = trainer.model.preprocess_batch
 
@@ -79,7 +79,7 @@ def train(options: dict) -> dict:
 
     trainer.model.preprocess_batch = timed
     trainer.train()
-    # IterationTimer records no time of the first steps: the last steps of all three are those that count.
+    # IterationTimer does not record the first steps, so the last steps of all three are used.
     times, waits = ([value for value, _ in trainer.storage.history(name).values()] for name in ("time", "data_time"))
     steps = min(len(times), len(collated) - WARMUP)
     step, waited, collate = (sum(values[-steps:]) / steps for values in (times, waits, collated))

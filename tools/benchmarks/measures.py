@@ -1,8 +1,8 @@
-"""What the benchmarks measure: the machine's peaks, a step's arithmetic and memory traffic, medians and their ratios.
+"""The measurements of the benchmarks: the machine's peaks, a step's arithmetic and memory traffic, medians and ratios.
 
 A step's floating-point operations are those of its matrix products, counted as they are dispatched, also in custom
-backward passes. Its traffic is what its operators would read and write without any cache: an upper bound of what
-reaches the memory, so a share above 100 % of the copy rate means that caches helped.
+backward passes. Its traffic is the bytes that its operators would read and write without any cache: an upper bound of
+the real traffic, so a share above 100 % of the copy rate means that caches were effective.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
-# They read as much as they return, not the whole table.
+# Operators that read as much as they return, not the whole table.
 _GATHERS = {"index", "index_select", "embedding", "gather"}
-# They allocate memory without touching it.
+# Operators that allocate memory without using it.
 _UNTOUCHED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 
 
 # --- the machine --------------------------------------------------------------------------------------------
 def machine(threads: int) -> dict:
-    """Name, product peaks and copy rate of the machine, measured now, so that numbers of two machines compare."""
+    """Name, product peaks and copy rate of the machine, to compare the numbers of two machines."""
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts = {"torch": torch.__version__, "device": device, "threads": threads, "load": os.getloadavg()[0]}
@@ -70,7 +70,7 @@ def _cpu_name() -> str:
 # --- a step -------------------------------------------------------------------------------------------------
 def work_of(step: Callable[[], object]) -> dict:
     """Floating-point operations of ``step``'s products and bytes that its operators read and write."""
-    # Products that torch's counter leaves out.
+    # Products that torch's counter does not count.
     more = {
         aten.mv: lambda matrix, vector, *_, **__: 2 * matrix[0] * matrix[1],
         aten.addmv: lambda base, matrix, vector, *_, **__: 2 * matrix[0] * matrix[1],
@@ -109,7 +109,7 @@ class Traffic(TorchDispatchMode):
 
 
 def _size(value) -> int:
-    """Bytes of all tensors in ``value``; an expanded tensor counts as what it stores."""
+    """Bytes of all tensors in ``value``; only the storage of an expanded tensor is counted."""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
     return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
 
@@ -132,14 +132,14 @@ def kept_bytes(model: torch.nn.Module, forward: Callable[[], object], step: Call
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = forward()  # alive while we count, so that no address is used twice
+        kept = forward()  # kept during the count, so that no address is used twice
     total = sum(seen.values())
     del kept
     return total
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had."""
+    """The peak memory of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     import resource
@@ -161,7 +161,7 @@ def table(times: dict[str, list[float]], unit: str) -> dict:
 
 
 def rates(name: str, seconds: float, images: int, work: dict, peak: float, facts: dict, kind: str) -> dict:
-    """Print and return what a step of ``seconds`` reaches of the machine's peaks; ``kind``: float32 or bfloat16."""
+    """Print and return the shares of the machine's peaks of a step of ``seconds``; ``kind``: float32 or bfloat16."""
     row = {
         "steps_a_second": 1 / seconds,
         "images_a_second": images / seconds,
@@ -179,7 +179,7 @@ def rates(name: str, seconds: float, images: int, work: dict, peak: float, facts
 
 
 def paired_ratio(times: dict[str, list[float]]) -> dict:
-    """Of two contestants, second over first: the median of the pairs and its 95 % interval (bootstrap of the pairs)."""
+    """Second over first of two contestants: the median of the pairs and its 95 % interval (bootstrap of the pairs)."""
     first, second = times.values()
     ratios = [b / a for a, b in zip(first, second, strict=True)]
     rng = random.Random(0)

@@ -33,12 +33,12 @@ Captions photographs with a trained model, and prints for each object word its b
 attention on it. The model's config.yaml and vocabulary are found from the checkpoint.
 
   xmodaler caption photo.jpg --weights run/model_final.pth --detector detector.pth --report page.html
-  xmodaler caption demo/data/Images/100001.jpg --weights demo/ss_attn            a sample scene: nothing else needed
+  xmodaler caption demo/data/Images/100001.jpg --weights demo/ss_attn            a sample scene; needs nothing else
   xmodaler caption --regions regions.h5 --ids 17 18 --weights run/model_final.pth
 """
 
 
-class Job(NamedTuple):
+class CaptionJob(NamedTuple):
     """One image to caption: its id, the name to print, its picture if there is one, and its regions."""
 
     image_id: int
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     failed: list[str] = []
     jobs = _from_store(captioner, args) if args.regions else _from_photos(captioner, args, failed)
     spoken = ObjectWords.of_model(captioner.cfg.INFERENCE.VOCAB)
-    captions: list[tuple[Job, GroundedCaption]] = []
+    captions: list[tuple[CaptionJob, GroundedCaption]] = []
     while chunk := list(islice(jobs, AT_ONCE)):
         for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
             print(as_text(job.name, caption, spoken), flush=True)
@@ -118,7 +118,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 # --- where regions come from ---------------------------------------------------------------------------
-def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]:
+def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[CaptionJob]:
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
     from xmodaler_ssattn.packs.store import RegionStore
@@ -128,17 +128,17 @@ def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Job]
     check_fit(captioner, store.feature_dim, store.num_classes, args.regions)
     warn_of_other_regions(captioner.cfg, store.attributes, args.regions)
     if captioner.cfg.DATALOADER.SAMPLE_SCENES and not str(store.attributes.get("source")).startswith("sample scenes"):
-        _warn(f"{args.regions}: its regions are not of drawn scenes. {DRAWN_ONLY}")
+        _warn(f"{args.regions}: the regions are not from drawn scenes. {DRAWN_ONLY}")
     ids = store.ids.tolist() if args.ids is None else list(dict.fromkeys(args.ids))
     empty = [image_id for image_id in ids if not store.num_boxes(image_id)]  # an id that is not in the file is an error
     if empty:
-        raise UserError(f"{args.regions}: {len(empty)} of the images have no region to caption: {empty[:10]}")
+        raise UserError(f"{args.regions}: {len(empty)} images have no region to caption: {empty[:10]}")
     pictures = find_pictures(args.images, ids) if args.images else {}
     for image_id in ids:
-        yield Job(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
+        yield CaptionJob(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
 
 
-def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[Job]:
+def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[CaptionJob]:
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.detectors import open_detector
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
@@ -160,16 +160,16 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
         if captioner.cfg.DATALOADER.SAMPLE_SCENES and not looks_drawn(open_upright(path)):
             _warn(f"{printable(path)}: this is not a drawn scene. {DRAWN_ONLY}")
         regions = Regions(number, found.width, found.height, found.boxes_px, found.features, found.class_probs)
-        yield Job(number, printable(path), path, regions)
+        yield CaptionJob(number, printable(path), path, regions)
 
 
 def _sample_detector(captioner: Captioner) -> Path:
-    """The region maker beside the vocabulary of a captioner of sample scenes."""
+    """The region maker in the folder of the vocabulary of a captioner of sample scenes."""
     path = Path(captioner.cfg.INFERENCE.VOCAB).parent / REGION_MAKER
     if not path.is_file():
         raise UserError(
             "--detector: give the weights of the detector whose regions the captioner was trained on "
-            f"(only a captioner of sample scenes finds its own; there is no {path})."
+            f"(a default exists only for sample scenes; there is no {path})."
         )
     return path
 
@@ -178,7 +178,7 @@ def _warn(message: str) -> None:
     print(f"xmodaler: warning: {message}", file=sys.stderr, flush=True)
 
 
-# --- what comes out ------------------------------------------------------------------------------------
+# --- output ------------------------------------------------------------------------------------
 def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
     """The caption, and a line per object word: its box (x1, y1, x2, y2, pixels) and the attention on it."""
     lines = [name, f"  {caption or '(no word)'}"]
@@ -191,13 +191,16 @@ def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
 
 
 def _name_of(weights: Path) -> str:
-    """The run's name, which is that of its folder."""
+    """The name of the run's folder."""
     weights = weights.resolve()
     return printable(weights.name if weights.is_dir() else weights.parent.name)
 
 
 def _write(
-    captioner: Captioner, captions: Sequence[tuple[Job, GroundedCaption]], spoken: ObjectWords, args: argparse.Namespace
+    captioner: Captioner,
+    captions: Sequence[tuple[CaptionJob, GroundedCaption]],
+    spoken: ObjectWords,
+    args: argparse.Namespace,
 ) -> None:
     from xmodaler_ssattn.detectors.pictures import open_upright
     from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results

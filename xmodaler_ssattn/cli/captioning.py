@@ -19,7 +19,7 @@ from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.safe_load import safe_load, weights_of
 
 CONFIG, VOCABULARY = "config.yaml", "vocabulary.txt"
-CHECKPOINTS = ("model_best.pth", "model_final.pth")  # of a run; the first that exists is loaded
+CHECKPOINTS = ("model_best.pth", "model_final.pth")  # the first of these that exists in the folder is loaded
 
 
 class Captioner(NamedTuple):
@@ -27,7 +27,7 @@ class Captioner(NamedTuple):
 
     model: Any  # the host's, in evaluation mode
     cfg: Any  # its config, with the paths of this machine
-    inputs: RegionInputs  # what it reads of an image's regions
+    inputs: RegionInputs  # which parts of the regions it reads
 
 
 def load_captioner(
@@ -55,7 +55,7 @@ def load_captioner(
         config_file = str(checkpoint.parent / CONFIG)
         if not Path(config_file).is_file():
             raise UserError(
-                f"There is no {config_file}, which training writes beside its checkpoints; give the "
+                f"There is no {config_file}, which training writes next to its checkpoints; give the "
                 "model's config with --config-file."
             )
     cfg = load_config(config_file, [*opts, "MODEL.WEIGHTS", str(checkpoint)], device=device)
@@ -67,7 +67,7 @@ def load_captioner(
     if not getattr(model, "carries_region_inputs", False):
         raise UserError(
             f"{config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, whose captions "
-            "carry no boxes; a GroundedCaptioner is needed."
+            "have no boxes; a GroundedCaptioner is needed."
         )
     check_weights(str(checkpoint), model)
     model.load_state_dict(safe_load(checkpoint, part=weights_of))
@@ -84,7 +84,7 @@ def find_checkpoint(path: Path) -> Path:
     for name in CHECKPOINTS:
         if (path / name).is_file():
             return path / name
-    raise UserError(f"--weights: {path} holds none of {', '.join(CHECKPOINTS)}; name a checkpoint in it.")
+    raise UserError(f"--weights: {path} contains none of {', '.join(CHECKPOINTS)}; give the path of a checkpoint.")
 
 
 def find_vocabulary(path: str, output_dir: str, folder: Path) -> Path:
@@ -96,16 +96,16 @@ def find_vocabulary(path: str, output_dir: str, folder: Path) -> Path:
         folder: the checkpoint's folder now.
 
     Raises:
-        UserError: it is in none of the places, which are listed.
+        UserError: the vocabulary was not found; the message lists the places searched.
     """
     from_run = os.path.relpath(path, output_dir) if path and output_dir else VOCABULARY
-    # Relative to the run first: a relative path may lead to another run's vocabulary from here.
+    # Relative to the run first: relative to the working directory, the path may lead to another run's vocabulary.
     places = dict.fromkeys([Path(os.path.normpath(folder / from_run)), folder / VOCABULARY, Path(path)])
     for place in places:
         if place.is_file():
             return place
     raise UserError(
-        "The captioner's vocabulary is in none of these places: "
+        "The captioner's vocabulary was not found in any of these places: "
         f"{', '.join(map(str, places))}. Give it with --vocabulary."
     )
 
@@ -116,10 +116,10 @@ def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, s
     Args:
         feature_dim: D of the regions.
         num_classes: their C with background; None when they have no class probabilities.
-        source: where they come from, for the message.
+        source: the origin of the regions, for the message.
 
     Raises:
-        UserError: what does not fit, with both numbers.
+        UserError: the regions do not fit; the message has both numbers.
     """
     problems = []
     wanted_dim, wanted_classes, _ = captioner.inputs
@@ -141,10 +141,10 @@ def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, s
 
 @torch.inference_mode()
 def caption_regions(captioner: Captioner, images: Sequence[Regions]) -> list[GroundedCaption]:
-    """One caption per image, by beam search; each carries the greedy one (``caption.greedy``).
+    """One caption per image, by beam search, with the greedy caption as its attribute ``greedy``.
 
     Raises:
-        UserError: names an image without a region, or with a number that is not finite.
+        UserError: an image has no region, or a number that is not finite.
     """
     samples = [region_sample(regions, captioner.inputs, "the regions to caption") for regions in images]
     batch = captioner.model.preprocess_batch(samples)

@@ -1,4 +1,4 @@
-"""``xmodaler check``: everything that a run needs, all problems in one list, before the first hour is spent."""
+"""``xmodaler check``: verify everything that a run needs before it starts, and list all problems at once."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 DATASET = "Flickr30kEntitiesDataset"
 STAGES = ("train", "val", "test")
-SAMPLE_IMAGES = 200  # read from front to back of the file, unless --all
+SAMPLE_IMAGES = 200  # spread over the whole file; all images with --all
 BYTES_PER_WEIGHT = 12  # the weight and Adam's two averages, float32
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "check",
-        description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. Exit code 2 when "
-        "something would stop or spoil the run.",
+        description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. The exit code is 2 "
+        "when something would stop or spoil the run.",
     )
     parser.add_argument("--config-file", metavar="FILE", help="a yaml config")
-    parser.add_argument("--regions", metavar="FILE", help="look at only this region file, without a config")
+    parser.add_argument("--regions", metavar="FILE", help="check only this region file, without a config")
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
-    parser.add_argument("--all", action="store_true", help=f"read all features, not those of {SAMPLE_IMAGES} images")
+    parser.add_argument("--all", action="store_true", help=f"read the features of all images, not of {SAMPLE_IMAGES}")
     add_config_options(parser)
     parser.set_defaults(run=run)
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.regions:
         return run_regions(args)
     if not args.config_file:
-        raise UserError("check: give --config-file FILE, or --regions FILE to look at only a region file.")
+        raise UserError("check: give --config-file FILE, or --regions FILE to check only a region file.")
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.configuring import load_config
     from xmodaler_ssattn.packs.checks import Inspection
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_regions(args: argparse.Namespace) -> int:
-    """Only a region file: its header, all boxes, and the numbers of some images or of all."""
+    """Check a region file only: its header, all boxes, and the features of some or all images."""
     from xmodaler_ssattn.packs.checks import Inspection
     from xmodaler_ssattn.packs.store import RegionStore
 
     options = {"config_file": "--config-file", "data": "--data", "device": "--device", "opts": "KEY VALUE"}
     given = [option for name, option in options.items() if getattr(args, name)]
     if given:
-        raise UserError(f"check --regions looks at one file only; it does not use {', '.join(given)}.")
+        raise UserError(f"check --regions checks only one file; it does not use {', '.join(given)}.")
     check, store = Inspection(), RegionStore(args.regions)
     probs = "no class probabilities" if store.num_classes is None else f"{store.num_classes} class probabilities"
     check.fact(f"{store.path}: up to {store.num_regions} regions per image, {store.feature_dim} numbers, {probs}")
@@ -77,7 +77,7 @@ def run_regions(args: argparse.Namespace) -> int:
     return 2 if check.problems else 0
 
 
-def text(check: Inspection, good: str = "Everything that the run needs is there.") -> str:
+def text(check: Inspection, good: str = "The run has everything that it needs.") -> str:
     """The report; ``good`` is its last line when there is no problem."""
     lines = [f"  ok    {fact}" for fact in check.facts]
     lines += [f"  note  {warning}" for warning in check.warnings]
@@ -98,7 +98,7 @@ def _check_regions(
     limit: int | None = None,
     prefix: str = "",
 ) -> None:
-    """All boxes, and the numbers of all images or of some that are spread over the file."""
+    """Check all boxes, and the features of all images or of some that are spread over the file."""
     from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
 
     step = 1 if read_all else max(len(image_ids) // SAMPLE_IMAGES, 1)
@@ -107,7 +107,7 @@ def _check_regions(
 
 
 def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
-    """Files, ids, vocabulary, widths, boxes, numbers, references, and what the regions can reach."""
+    """Check files, ids, vocabulary, widths, boxes, numbers and references, and report what the regions can reach."""
     from xmodaler_ssattn.host import DATASETS_REGISTRY
 
     stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
@@ -139,7 +139,7 @@ def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
     for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = sorted(set(ids.get(one, ())) & set(ids.get(two, ())))
         if shared:
-            check.problem(f"{len(shared)} images are in {one} and in {two}: {shared[:10]}")
+            check.problem(f"{len(shared)} images are in both {one} and {two}: {shared[:10]}")
 
 
 def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesDataset, check: Inspection) -> None:
@@ -168,7 +168,7 @@ def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesData
 def _check_references(
     cfg: Any, stage: str, ids: list[int], dataset: Flickr30kEntitiesDataset, check: Inspection
 ) -> None:
-    """Caption references hold every image; grounding references give the ceiling of the grounding scores."""
+    """Caption references must contain every image; grounding references give the upper limit of grounding scores."""
     from xmodaler_ssattn.evaluation.caption_files import read_reference_captions
     from xmodaler_ssattn.evaluation.forced import reachable_share
     from xmodaler_ssattn.evaluation.gvd_format import read_reference
@@ -207,14 +207,14 @@ def _check_references(
         [record for record in reference.images if str(record["image_id"]) in regions], regions, undefined=0.0
     )
     check.fact(
-        f"{stage}: a region reaches (IoU > 0.5) {100 * share:.1f} % of the annotated boxes: the ceiling of the "
+        f"{stage}: {100 * share:.1f} % of the annotated boxes have a region with IoU > 0.5: the upper limit of the "
         "grounding recall"
     )
 
 
 # --- machine ----------------------------------------------------------------------------------------------
 def check_metrics(cfg: Any, check: Inspection) -> None:
-    """Java and the metrics' files: what cannot be computed will be left out of the scores."""
+    """Check Java and the metrics' files; a metric that cannot be computed will be left out of the scores."""
     from xmodaler_ssattn.evaluation.metrics import what_can_run
 
     names = [name for name in (*cfg.INFERENCE.METRICS, *cfg.INFERENCE.FINAL_METRICS) if name != "F1"]
@@ -229,7 +229,7 @@ def check_metrics(cfg: Any, check: Inspection) -> None:
 
 
 def check_model_and_disk(cfg: Any, check: Inspection) -> None:
-    """Build the model once, and compare its checkpoints with the space where they go."""
+    """Build the model once, and compare the size of its checkpoints with the free disk space."""
     from xmodaler_ssattn.data.vocabulary import read_vocabulary
     from xmodaler_ssattn.host import build_model
 
@@ -253,7 +253,7 @@ def check_model_and_disk(cfg: Any, check: Inspection) -> None:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         check.problem(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: no permission in {folder}")
-    count = max(cfg.SOLVER.EPOCH // max(cfg.SOLVER.CHECKPOINT_PERIOD, 1), 1) + 1  # and the final one
+    count = max(cfg.SOLVER.EPOCH // max(cfg.SOLVER.CHECKPOINT_PERIOD, 1), 1) + 1  # + 1: the final one
     needed, free = count * weights * BYTES_PER_WEIGHT, shutil.disk_usage(folder).free
     sizes = (
         f"{count} checkpoints of {weights * BYTES_PER_WEIGHT / 1e6:,.0f} MB need {needed / 1e9:.1f} GB, "

@@ -1,4 +1,4 @@
-"""``load_config``: the full config of a command, on either host, with the checks that save a failed run."""
+"""``load_config``: the full config of a command, on either host, checked before the run starts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def load_config(
     """The full, unfrozen config.
 
     Args:
-        config_file: a yaml file, with ``_BASE_`` if it likes.
+        config_file: a yaml file, which may name others with ``_BASE_``.
         opts: KEY VALUE pairs, flat.
         data: folder that `xmodaler prepare` wrote; sets every data path at once. ``opts`` win over it.
-        device: ``cpu``, ``cuda``, ...; None takes the config's MODEL.DEVICE, or the CPU when that is
-            ``cuda`` and there is none.
+        device: ``cpu``, ``cuda``, ...; None: the config's MODEL.DEVICE, or the CPU when that is
+            ``cuda`` and there is no GPU.
 
     Raises:
         UserError: missing file, unsafe or broken yaml, unknown keys, values of the wrong type, weights
             in a pickle file.
     """
     if not config_file:
-        raise UserError("--config-file: which yaml file? Try configs/sample/ss_attn.yaml.")
+        raise UserError("--config-file: give a yaml file, such as configs/sample/ss_attn.yaml.")
     settings = read_config(config_file)
     if data is not None:
         settings |= {key: Setting(path, "--data") for key, path in data_paths(data).items()}
@@ -50,7 +50,7 @@ def load_config(
     _check_numbers(cfg, config_file)
     if cfg.MODEL.WEIGHTS.endswith(".pkl"):
         raise UserError(
-            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is a pickle file, and reading one runs any code in it. "
+            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is a pickle file, and loading it runs any code that it contains. "
             "Give a .pth checkpoint; torch reads those as plain data."
         )
     if cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
@@ -62,8 +62,8 @@ def default_config(values: Mapping[str, Any], where: str) -> Any:
     """The defaults of the host and of the architecture, encoder, decoder and predictor that ``values`` name.
 
     Args:
-        values: a raw config by dotted key; a part that it does not name is the host's default.
-        where: the config, for the message.
+        values: a raw config by dotted key; parts that it does not name are the host's defaults.
+        where: the name of the config, for the message.
 
     Raises:
         UserError: a name is not registered.
@@ -73,7 +73,7 @@ def default_config(values: Mapping[str, Any], where: str) -> Any:
     try:
         host.add_config(cfg, type(cfg)(nested({**named, **values})))
     except KeyError as error:
-        raise UserError(f"{where}: no registered class of that name: {error}.") from error
+        raise UserError(f"{where}: no class is registered under this name: {error}.") from error
     return cfg
 
 
@@ -95,11 +95,11 @@ def _check_device(name: str) -> None:
     except RuntimeError:
         raise UserError(f"MODEL.DEVICE: expected a device such as cpu, cuda or cuda:1, got {name!r}.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"MODEL.DEVICE is {name}, but PyTorch sees no CUDA device; take --device cpu.")
+        raise UserError(f"MODEL.DEVICE is {name}, but PyTorch sees no CUDA device; give --device cpu.")
 
 
 def _check_names(cfg: Any, config_file: str) -> None:
-    """Classes that the host would look up later, one at a time; all unknown ones in one error."""
+    """Check the names of classes, which the host would look up later and one by one; list all unknown ones at once."""
     registries = {
         "ENGINE.NAME": host.ENGINE_REGISTRY,
         "SOLVER.NAME": host.SOLVER_REGISTRY,
@@ -121,7 +121,7 @@ def _check_names(cfg: Any, config_file: str) -> None:
 
 
 def _check_numbers(cfg: Any, config_file: str) -> None:
-    """Numbers that no run can work with; the hosts meet them late, some after minutes of training."""
+    """Refuse numbers that no run can use; the hosts notice them late, some after minutes of training."""
     problems = []
     lowest = {"DATALOADER.TRAIN_BATCH_SIZE": 1, "DATALOADER.TEST_BATCH_SIZE": 1, "DATALOADER.NUM_WORKERS": 0}
     for key, least in {**lowest, "SOLVER.EPOCH": 0}.items():

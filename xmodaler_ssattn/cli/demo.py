@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROWS = ("updown", "ss_attn")
 TITLES = {"updown": "Up-Down", "ss_attn": "SS attention"}
-# What the table shows, in the order of the paper's Table 1; scores are fractions, the table is in percent.
+# The columns of the table, in the order of the paper's Table 1; scores are fractions, the table is in percent.
 TABLE = (
     ("B@1", "Bleu_1"),
     ("B@4", "Bleu_4"),
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
     if args.images < 3:
-        raise UserError(f"--images: expected 3 or more, one each for train, val and test; got {args.images}.")
+        raise UserError(f"--images: expected 3 or more (at least one each for train, val and test), got {args.images}.")
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs: expected 1 or more, got {args.epochs}.")
     print(host.describe(), flush=True)
@@ -106,15 +106,15 @@ def command_of(row: str, configs: Path, out: Path, args: argparse.Namespace) -> 
 
 
 def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argparse.Namespace) -> None:
-    """Train all rows at once, each in its own process on one core, and report how far they are.
+    """Train all rows at once, each in its own process on one core, and report their progress.
 
     Raises:
-        UserError: a row failed; the end of its output is in the message.
+        UserError: a row failed; the message has the end of its output.
     """
     processes, logs = {}, {}
     for row, (config, opts) in commands.items():
         (out / row).mkdir(parents=True, exist_ok=True)
-        # A second run into the same folder starts again; the host appends to its metrics.
+        # A second run in the same folder starts from the beginning, but the host would append to the old metrics.
         (out / row / "metrics.json").unlink(missing_ok=True)
         logs[row] = open(out / row / "terminal.txt", "w", encoding="utf-8")  # noqa: SIM115  (closed below)
         command = [*python_module("xmodaler_ssattn"), "train", "--config-file", config, "--data", str(out / "data")]
@@ -148,7 +148,7 @@ def last_words(text: str) -> str:
 
 
 def watch(processes: dict[str, subprocess.Popen], out: Path) -> None:
-    """Report every few seconds how far the models are, until all have ended or one has failed."""
+    """Report the models' progress every few seconds until all have finished or one has failed."""
     live = sys.stderr.isatty()
     next_line = time.monotonic()
     while any(process.poll() is None for process in processes.values()):
@@ -164,7 +164,7 @@ def watch(processes: dict[str, subprocess.Popen], out: Path) -> None:
 
 
 def state_of(folder: Path) -> str:
-    """Where a run is, from its metrics file."""
+    """The progress of a run, from its metrics file."""
     metrics = folder / "metrics.json"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     for line in reversed(lines):
@@ -203,7 +203,7 @@ def format_table(scores: dict[str, dict[str, float]]) -> str:
 
 
 def draw_pictures(out: Path) -> int:
-    """Draw both models' test captions side by side into ``out/pictures``; returns how many."""
+    """Draw both models' test captions side by side into ``out/pictures``; returns the number of pictures."""
     from PIL import Image
 
     from xmodaler_ssattn.files import atomic_path
@@ -213,7 +213,7 @@ def draw_pictures(out: Path) -> int:
     captions = {row: {image.image_id: image.grounded for image in results.images} for row, results in by_row.items()}
     shown = list(captions[ROWS[0]])[:PICTURES_SHOWN]
     object_words = {word: name for results in by_row.values() for word, name in results.object_words.items()}
-    for old in (out / "pictures").glob("*.png"):  # of an earlier run with other scenes
+    for old in (out / "pictures").glob("*.png"):  # from an earlier run with other scenes
         if old.stem.isdecimal() and int(old.stem) not in shown:
             old.unlink()
     for image_id in shown:
@@ -226,7 +226,7 @@ def draw_pictures(out: Path) -> int:
 
 
 def write_report(out: Path) -> Path:
-    """Write both models' page into ``out/page``; returns the file to open."""
+    """Write the page of both models into ``out/page``; returns the file to open."""
     from xmodaler_ssattn.report.curves import read_run
     from xmodaler_ssattn.report.page import write_page
     from xmodaler_ssattn.report.source import read_source
@@ -243,7 +243,7 @@ def picture_of_test(out: Path) -> Path:
 
 
 def picture_file(data: Path, image_id: int) -> Path:
-    """The picture of an image in the official layout, whatever its suffix."""
+    """The picture of an image in the official layout, with any suffix."""
     found = sorted((data / "Images").glob(f"{image_id}.*"))
     if not found:
         raise UserError(f"{data / 'Images'}: there is no picture {image_id}.*.")

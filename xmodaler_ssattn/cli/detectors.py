@@ -1,4 +1,4 @@
-"""A detector by its weights file: a Bottom-Up network, or the region maker of the sample scenes."""
+"""Open a detector from its weights file: a Bottom-Up network, or the region maker of the sample scenes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SampleDetector:
 
     Attributes:
         max_boxes: regions per picture.
-        strangers: the number of pictures so far that are not drawn scenes; their regions mean nothing.
+        strangers: the number of pictures so far that are not drawn scenes; their regions are meaningless.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -77,10 +77,10 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[Detector, int]:
-    """The detector of a weights file, and the most regions that it returns per picture.
+    """The detector of a weights file, and the maximum number of regions that it returns per picture.
 
     Args:
-        args: those of ``add_detector_arguments``.
+        args: parsed arguments, see ``add_detector_arguments``.
 
     Raises:
         UserError: the file is missing or of an unknown network, or an option does not apply to it.
@@ -91,7 +91,7 @@ def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[De
     if Path(path).suffix == ".npz":
         if args.min_max_boxes is not None or args.backend != "auto":
             raise UserError(
-                f"{path} is a region maker of the sample scenes: --backend and --min-max-boxes are for "
+                f"{path} is a region maker of the sample scenes; --backend and --min-max-boxes apply only to "
                 "Bottom-Up networks."
             )
         detector = SampleDetector(path)

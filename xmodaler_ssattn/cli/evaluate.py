@@ -1,4 +1,4 @@
-"""``xmodaler eval``: caption and score with trained weights, without training."""
+"""``xmodaler eval``: caption and score val and test with trained weights."""
 
 from __future__ import annotations
 

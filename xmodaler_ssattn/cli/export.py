@@ -1,4 +1,4 @@
-"""``xmodaler export``: results in the formats of other people's tools."""
+"""``xmodaler export``: write results in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def add_parser(subparsers) -> None:
     gvd = formats.add_parser(
         "gvd",
         help="a submission for Grounded Video Description's evaluator",
-        description="Write a submission that GVD's eval_grd_flickr30k_entities.py reads; grounding takes the greedy "
-        "captions where the results hold them.",
+        description="Write a submission that GVD's eval_grd_flickr30k_entities.py reads; grounding uses the greedy "
+        "captions where the results contain them.",
     )
     gvd.add_argument("results", metavar="RESULTS", help="a results file, e.g. OUTPUT_DIR/results/test_epoch_50.json")
     gvd.add_argument("--out", metavar="FILE", help="where to write; default: standard output")
@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     submission = gvd_submission(read_results(args.results), args.mode)
     if not any(sentence["clss"] for sentences in submission["results"].values() for sentence in sentences):
         print(
-            f"xmodaler: warning: {args.results}: no sentence names an object, so there is nothing to score. Object "
-            "words are known to results that were evaluated with grounding_{val,test}.json in DATALOADER.ANNO_FOLDER.",
+            f"xmodaler: warning: {args.results}: no sentence names an object, so there is nothing to score. Results "
+            "contain object words if they were evaluated with grounding_{val,test}.json in DATALOADER.ANNO_FOLDER.",
             file=sys.stderr,
         )
     if args.out:

@@ -9,11 +9,11 @@ from typing import Any
 
 from xmodaler_ssattn.errors import UserError
 
-SOME_FAILED = 3  # the exit code when the file is written without some of the pictures
+SOME_FAILED = 3  # the exit code when some pictures are missing from the file
 
 TEXT = """\
 Runs a Bottom-Up detector over a folder of pictures and writes their regions into one HDF5 file. The same command
-resumes a stopped run. Pictures that fail are listed at the end, with exit code 3; once they are fixed, the same command
+resumes a stopped run. Pictures that fail are listed at the end, with exit code 3; after you fix them, the same command
 adds them to the file.
 
 The image id is the number at the end of the file name (123.jpg, COCO_val2014_000000000139.jpg). For other names, and
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         vocabulary_sha256=vocabulary,
         attributes={
             "min_max_boxes": args.min_max_boxes or f"{most},{most}",
-            # No picture may be in the file twice, under the number in its name and under that of a list.
+            # So that no picture is stored twice: under the number in its name and under an id from a list.
             "image_ids": "from a list" if args.ids else "from the names",
         },
         overwrite=args.overwrite,
@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     strangers = getattr(detector, "strangers", 0)
     if strangers:
         print(
-            f"xmodaler: warning: {strangers:,} of the pictures are not drawn scenes, and {args.weights} knows only "
-            "those; their regions mean nothing. Photographs need a Bottom-Up network.",
+            f"xmodaler: warning: {strangers:,} pictures are not drawn scenes, and {args.weights} was trained only on "
+            "those; their regions are meaningless. Photographs need a Bottom-Up network.",
             file=sys.stderr,
         )
     if report.resumed:
@@ -121,7 +121,7 @@ def run_join(args: argparse.Namespace) -> int:
 
 
 def list_failed(failed: list[str], total: int) -> int:
-    """Print every picture that failed, and why; return the exit code."""
+    """Print every picture that failed and the reason; return the exit code."""
     if not failed:
         return 0
     print(f"{len(failed):,} of {total:,} pictures failed:")
@@ -131,7 +131,7 @@ def list_failed(failed: list[str], total: int) -> int:
 
 
 def _ignored(listing: Any) -> str:
-    """What the folder holds beside its pictures."""
+    """The other contents of the folder, which are ignored."""
     parts = [
         f"{len(found):,} {what}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
         for found, what in ((listing.others, "other files"), (listing.subfolders, "subfolders (see --recursive)"))

@@ -1,4 +1,4 @@
-"""Digests of what a run uses beside its config: word list, class list, annotations and regions."""
+"""Digests of the files that a run uses: word list, class list, annotations and regions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from xmodaler_ssattn.modeling.word_list import check_words, words_sha256
 from xmodaler_ssattn.packs.store import RegionStore
 
 DATASET = "Flickr30kEntitiesDataset"
-# Of a region file: what its numbers mean. Its path and its images may change.
+# The attributes of a region file that define the meaning of its numbers. Its path and its images may change.
 _DESCRIPTION = ("source", "order", "background", "vocabulary_sha256", "weights_sha256")
-# Config key -> the attribute of a region file that it keeps.
+# Config key -> the attribute of a region file that it records.
 _KEPT = {"CLASSES_SHA256": "vocabulary_sha256", "DETECTOR_SHA256": "weights_sha256"}
 
 
 def record_identity(cfg: Any, where: str) -> None:
-    """Fill MODEL.VOCABULARY_SHA256, CLASSES_SHA256 and DETECTOR_SHA256; values in the config are compared.
+    """Fill MODEL.VOCABULARY_SHA256, CLASSES_SHA256 and DETECTOR_SHA256, or compare the values that they have.
 
     Raises:
         UserError: the config was written for another word list.
@@ -40,11 +40,11 @@ def record_identity(cfg: Any, where: str) -> None:
 def warn_of_other_regions(cfg: Any, described: Mapping[str, Any], where: Any) -> None:
     """Warn if regions come from another detector or class list than the model was trained with.
 
-    The digests are of files, so equal classes in another layout give the warning too.
+    The digests are of whole files, so equal classes in another layout also give the warning.
 
     Args:
         cfg: the model's config.
-        described: the attributes of a region file, or those that a detector would give one.
+        described: the attributes of a region file, or those that a detector would write.
         where: the region file or the detector's weights.
     """
     for key, what in (("DETECTOR_SHA256", "detector's weights"), ("CLASSES_SHA256", "class list")):
@@ -62,7 +62,7 @@ def warn_of_other_regions(cfg: Any, described: Mapping[str, Any], where: Any) ->
 
 
 def data_facts(cfg: Any) -> dict[str, Any]:
-    """What must be equal when a run is resumed, of the files of our own data set; see ``engine/resume.py``."""
+    """The facts about our own data set that must be equal when a run is resumed; see ``engine/resume.py``."""
     if cfg.DATASETS.TRAIN != DATASET:
         return {}
     annotations = Path(cfg.DATALOADER.ANNO_FOLDER) / file_name("train")
@@ -73,7 +73,7 @@ def data_facts(cfg: Any) -> dict[str, Any]:
 
 
 def _description(cfg: Any) -> Mapping[str, Any]:
-    """The attributes of the region file; none of a file that cannot be read, which the loader reports."""
+    """The attributes of the region file; empty when it cannot be read, which the loader will report."""
     try:
         return RegionStore(cfg.DATALOADER.REGIONS).attributes if cfg.DATALOADER.REGIONS else {}
     except UserError:

@@ -1,4 +1,4 @@
-"""``xmodaler``: finds the command and runs it. PyTorch is imported only when the command line is understood."""
+"""``xmodaler``: find the command and run it. PyTorch is imported only after the command line has been parsed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.cli.options import Parser
 from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 
-# Command -> (module of this folder, one line of help), in the order in which a person meets them.
+# Command -> (module in this folder, one line of help), in the order in which a new user needs them.
 COMMANDS = {
     "demo": ("demo", "draw sample scenes, train Up-Down and SS attention on them, caption and score"),
     "prepare": ("prepare", "make annotations and region files from official files and packs"),
-    "extract": ("extract", "region features of own photographs"),
+    "extract": ("extract", "extract region features of your photographs"),
     "check": ("check", "check everything that a config needs before training"),
     "train": ("train", "train and evaluate a model from a config"),
     "eval": ("evaluate", "caption and score val and test with trained weights"),
     "score": ("score", "score result files: grounding, captions, or compare two"),
-    "report": ("report", "a page of captions, boxes, attention and curves; figures for papers"),
-    "caption": ("caption", "caption own photographs, with boxes"),
+    "report": ("report", "make a page of captions, boxes, attention and curves, or figures for papers"),
+    "caption": ("caption", "caption your photographs, with boxes"),
     "export": ("export", "write results in another tool's format"),
 }
 
@@ -32,7 +32,7 @@ typical order with the real data set:
   xmodaler check --config-file configs/flickr30k_entities/ss_attn.yaml
   xmodaler train --config-file configs/flickr30k_entities/ss_attn.yaml
   xmodaler report RESULTS --images DIR    a page of captions, boxes and attention
-with own photographs:
+with your own photographs:
   xmodaler caption photo.jpg --weights CAPTIONER --detector WEIGHTS --report page.html
   xmodaler extract --images DIR --weights WEIGHTS --out regions.h5
 without either:
@@ -41,10 +41,10 @@ without either:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line. Only the module of its command is imported; ``run`` in the result runs the command.
+    """Parse a command line. Imports only the module of the command; ``run`` in the result runs it.
 
     Raises:
-        SystemExit: after the answer to --help and --version (code 0), or an error message (code 2).
+        SystemExit: after --help and --version (code 0), or an error message (code 2).
     """
     parser = Parser(
         prog="xmodaler",
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, register_classes: Callable[[], None]
     """Run one command.
 
     Args:
-        argv: its words; None for those of the process.
+        argv: the arguments; None for those of the process.
         register_classes: called before the command runs; see ``xmodaler_ssattn_command.py``.
 
     Returns:

@@ -10,7 +10,7 @@ from xmodaler_ssattn.errors import did_you_mean
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command take KEY VALUE pairs; they come as ``args.opts``, a flat list."""
+    """Let a command accept KEY VALUE pairs, which are stored in ``args.opts`` as a flat list."""
     parser.add_argument_group(
         "config options", "KEY VALUE pairs, before, between or after the options, such as SOLVER.EPOCH 10"
     )
@@ -20,7 +20,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 class Parser(argparse.ArgumentParser):
     """Puts the words that are not options into ``args.opts``, for commands with ``add_config_options``.
 
-    argparse itself has REMAINDER for this, but with it every option behind the first pair becomes a config key.
+    argparse has REMAINDER for this, but then every option after the first pair becomes a config key.
     """
 
     def parse_args(  # type: ignore[override]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from xmodaler_ssattn.errors import UserError
 
-# What a person can fix about a path: no rights, a read-only or full disk, a file where a folder should be.
+# Problems with a path that a user can fix: no permission, a read-only or full disk, a file where a folder should be.
 FIXABLE = (
     errno.EACCES,
     errno.EPERM,
@@ -25,11 +25,11 @@ FIXABLE = (
 
 
 def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program: str = "xmodaler") -> int:
-    """Run a program; mistakes that a person can fix become one message on stderr.
+    """Run a program; errors that a user can fix become one message on stderr.
 
     Args:
         run: returns the exit code, or None for 0.
-        how_to_resume: a sentence for the messages after which work remains.
+        how_to_resume: a sentence for the messages of a run that did not finish.
         program: its name, with which the messages begin.
 
     Returns:
@@ -56,7 +56,7 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
         if error.errno not in FIXABLE:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        say(f"error: {where}{error.strerror}. Give another path, or make room or rights for it.{more}")
+        say(f"error: {where}{error.strerror}. Give another path, or free some space or change the permissions.{more}")
         return 2
     except KeyboardInterrupt:
         say(f"interrupted.{more}")
@@ -64,14 +64,14 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
 
 
 def accept_all_characters() -> None:
-    """Let ``print`` write what the terminal's encoding lacks as an escape, such as \\u2713, instead of failing."""
+    """Let ``print`` escape characters that the terminal cannot encode, such as \\u2713, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 
 def printable(path: str | os.PathLike) -> str:
-    """A path as text that every file and terminal accepts: bytes of its name that are not UTF-8 become escapes.
+    """A path as valid text: bytes of its name that are not UTF-8 are escaped.
 
     >>> printable("photo.jpg")
     'photo.jpg'

@@ -1,4 +1,4 @@
-"""A few captions drawn onto their pictures after every evaluation, for TensorBoard.
+"""Draw a few captions onto their pictures after every evaluation, for TensorBoard.
 
 The hook reads what the evaluator wrote and adds an events file to OUTPUT_DIR, which TensorBoard shows together with
 the host's. It works the same on both hosts.
@@ -44,7 +44,7 @@ class Overlays(HookBase):
 
     def __init__(self, output_dir: Path, pictures: Path):
         self._output_dir, self._pictures, self._writer = output_dir, pictures, None
-        self._seen = set(self._files())  # of the run that is resumed
+        self._seen = set(self._files())  # written before the run was resumed
 
     def _files(self) -> list[Path]:
         return sorted((self._output_dir / "results").glob("*_epoch_*.json"))

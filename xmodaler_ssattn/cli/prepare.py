@@ -1,4 +1,4 @@
-"""``xmodaler prepare``: official annotations, feature packs and npz folders, each with one command."""
+"""``xmodaler prepare``: one command each for annotations, feature packs, a detector's classifier and npz folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ formats and their inputs:
 {formats}
 
 A tsv may be compressed (gzip, bzip2, xz, zip). Files of a folder may be named 139.npz, 139.jpg.npz or
-COCO_val2014_000000000139.jpg.npz and be in subfolders. Whatever does not follow the format is refused and named.
+COCO_val2014_000000000139.jpg.npz and be in subfolders. A file that does not follow the format is refused by name.
 """
 
 
@@ -61,10 +61,10 @@ def _add_annotations(commands: Any) -> None:
         "--split-scheme",
         choices=("karpathy", "plummer"),
         default="karpathy",
-        help="whose splits these are: says what counts to expect (default: karpathy, as GVD uses it)",
+        help="whose splits these are; sets the expected counts (default: karpathy, which GVD uses)",
     )
-    add("--official", metavar="FILE", help="GVD's flickr30k_cleaned_class.json, read instead of --entities")
-    add("--dictionary", metavar="FILE", help="GVD's dic_flickr30k.json: its vocabulary and lemmas are taken")
+    add("--official", metavar="FILE", help="GVD's flickr30k_cleaned_class.json, instead of --entities")
+    add("--dictionary", metavar="FILE", help="GVD's dic_flickr30k.json, for its vocabulary and lemmas")
     add("--require-official", action="store_true", help="refuse everything that is not GVD-identical")
     add("--classes", metavar="FILE", help="class names, one per line (default: the 480 of Flickr30k Entities)")
     add(
@@ -162,12 +162,12 @@ def _add_regions(commands: Any) -> None:
     add(
         "--annotations",
         metavar="DIR",
-        help="folder of `xmodaler prepare annotations`: take only its images, list those that the pack lacks, and take "
-        "or check the image sizes",
+        help="folder of `xmodaler prepare annotations`: convert only its images, list those that the pack lacks, and "
+        "use or check its image sizes",
     )
     add("--image-sizes", metavar="FILE", help='JSON {"image id": [width, height]}, for packs without sizes')
     add("--max-regions", type=int, default=36, metavar="K", help="keep the K best per image (default: 36); 0: all")
-    add("--min-score", type=float, metavar="S", help="drop regions of score S or less, never the best one")
+    add("--min-score", type=float, metavar="S", help="drop regions with a score of S or less, but never the best one")
     add("--cut-by-order", action="store_true", help="where a pack has no scores, keep its first K regions")
     add("--sort", action="store_true", help="order regions by descending score (default: as in the pack)")
     add(
@@ -175,7 +175,7 @@ def _add_regions(commands: Any) -> None:
         metavar="FILE",
         help="npz with weight (C x D) and bias (C): recompute class probabilities where the pack has none",
     )
-    add("--background", choices=("first", "last", "none"), help="where the pack's probabilities have the background")
+    add("--background", choices=("first", "last", "none"), help="where the background is in the pack's probabilities")
     add("--float16", action="store_true", help="store features and class probabilities in half precision")
     add("--vocabulary", metavar="FILE", help="the detector's class list; its sha256 is recorded")
     add("--weights", metavar="FILE", help="the detector's weights; their sha256 is recorded")
@@ -185,7 +185,7 @@ def _add_regions(commands: Any) -> None:
 
 
 def _format_options(formats: Mapping[str, type[Pack]]) -> dict[str, str]:
-    """Options that only some formats have -> their help, which names these formats."""
+    """Option that only some formats have -> its help, which names these formats."""
     names = dict.fromkeys(name for reader in formats.values() for name in reader.options)
     users = {name: [reader for reader in formats.values() if name in reader.options] for name in names}
     return {
@@ -203,7 +203,7 @@ def run_regions(args: argparse.Namespace) -> int:
     if args.max_regions < 0:
         raise UserError(f"--max-regions must be 0 or more, got {args.max_regions}.")
     if args.min_score is not None and not 0 <= args.min_score < 1:
-        raise UserError(f"--min-score must be from 0 to below 1, as scores are, got {args.min_score:g}.")
+        raise UserError(f"--min-score must be from 0 to below 1, like the scores, got {args.min_score:g}.")
     pack = _open_pack(args)
     dataset = image_sizes(args.annotations) if args.annotations else None
     sizes = _all_sizes(dataset or {}, read_sizes(args.image_sizes) if args.image_sizes else {})
@@ -240,9 +240,9 @@ def run_regions(args: argparse.Namespace) -> int:
         )
     )
     if report.resumed:
-        print(f"{report.resumed:,} of them were there from a run that was stopped.")
+        print(f"{report.resumed:,} of them are from an earlier run.")
     if report.cut_images:
-        print(f"{report.cut_images:,} images had more regions; what was kept is recorded in the file.")
+        print(f"{report.cut_images:,} images had more regions; the file records which were kept.")
     if report.unused:
         print(f"{report.unused:,} images of the pack are not in the data set and were left out.")
     if report.left_out:
@@ -286,7 +286,7 @@ def _add_classifier(commands: Any) -> None:
         "classifier",
         help="a detector's weights -> the small file that `prepare regions --classifier` takes",
         description="Write the last layer of a Bottom-Up detector (1601 x 2048 and bias, 13 MB). With it the class "
-        "probabilities of a feature pack of that very detector are computed again from its features.",
+        "probabilities of a feature pack of the same detector can be recomputed from its features.",
     )
     parser.add_argument("--weights", required=True, metavar="FILE", help="the detector's weights, from their authors")
     parser.add_argument("--out", default="classifier.npz", metavar="FILE", help="the file (default: classifier.npz)")

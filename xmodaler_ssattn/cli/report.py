@@ -1,4 +1,4 @@
-"""``xmodaler report``: a page to look at captions, boxes and attention, the curves of a run, and figures for papers."""
+"""``xmodaler report``: a page of captions, boxes and attention, the curves of runs, and figures for papers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Any "
-        "results file has boxes; shading needs one that was made with INFERENCE.SAVE_ATTENTION True.",
+        "results file has boxes; shading by attention needs one that was made with INFERENCE.SAVE_ATTENTION True.",
     )
     parser.add_argument("results", nargs="*", metavar="RESULTS", help="results files, OUTPUT_DIR/results/*.json")
     parser.add_argument("--out", default="page", metavar="DIR", help="folder of the page (default: page)")
-    parser.add_argument("--images", metavar="DIR", help="pictures, named by image id; without it boxes on blank frames")
+    parser.add_argument("--images", metavar="DIR", help="pictures, named by image id (default: boxes on blank frames)")
     parser.add_argument(
         "--annotations",
         metavar="DIR",
-        help="folder of `xmodaler prepare`: references, ground-truth boxes, right and wrong, intervals, classes",
+        help="folder written by `xmodaler prepare`; adds references, ground-truth boxes, verdicts, intervals, classes",
     )
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="NAME", help="the models' names (default: from paths)"
@@ -32,10 +32,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--title", default="Grounded captions", help="the page's title")
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples for intervals; 0: none (default: 1000)")
     parser.add_argument(
-        "--refer", action="store_true", help="refer to the pictures where they are instead of adding them to the page"
+        "--refer", action="store_true", help="link to the pictures instead of copying them into the page"
     )
     parser.add_argument(
-        "--figure", metavar="PREFIX", help="write PREFIX.png, PREFIX.pdf and PREFIX.svg: models side by side, no page"
+        "--figure", metavar="PREFIX", help="write the models side by side into PREFIX.png, .pdf and .svg, no page"
     )
     parser.add_argument(
         "--figure-images",

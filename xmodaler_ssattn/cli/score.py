@@ -1,4 +1,4 @@
-"""``xmodaler score``: the published metrics on anybody's result files, with intervals over images."""
+"""``xmodaler score``: the published metrics on result files of any method, with intervals over images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xmodaler_ssattn.evaluation.gvd_format import Reference
     from xmodaler_ssattn.evaluation.scoring import GroundingScorer, Scores
 
-MOST_RESAMPLES = 100_000  # each is a row of weights, one for each image
+MOST_RESAMPLES = 100_000  # each is a row of weights, one per image
 
 
 def add_parser(subparsers) -> None:
@@ -52,7 +52,7 @@ def add_parser(subparsers) -> None:
     compare = kinds.add_parser(
         "compare",
         help="the paired difference of two result files",
-        description="Score A and B on the images that both hold and give B - A with a 95 % interval over images. "
+        description="Score A and B on the images that both contain and print B - A with a 95 % interval over images. "
         "Give --references for caption metrics, --reference for grounding, or both.",
     )
     compare.add_argument("a", metavar="A", help="predictions, submission or results file")
@@ -90,10 +90,10 @@ def _caption_arguments(parser: argparse.ArgumentParser, *, required: bool) -> No
         "--metrics",
         nargs="+",
         metavar="M",
-        help=f"some of {' '.join(file_names())} (default: all that can run on this machine)",
+        help=f"some of {' '.join(file_names())} (default: all that this machine can compute)",
     )
     parser.add_argument("--tokenized", action="store_true", help="the texts are tokens already: no PTB tokeniser")
-    parser.add_argument("--greedy", action="store_true", help="take the greedy captions of a results file of ours")
+    parser.add_argument("--greedy", action="store_true", help="use the greedy captions of a results file of ours")
 
 
 def _common_arguments(parser: argparse.ArgumentParser, replicates: int = 0) -> None:
@@ -149,7 +149,7 @@ def _show(scores: Scores, args: argparse.Namespace) -> None:
 
 
 def _resampling(args: argparse.Namespace, num_images: int) -> dict[str, int]:
-    """The arguments of the scorers that say how to resample.
+    """The resampling arguments of the scorers.
 
     Raises:
         UserError: impossible numbers.
@@ -225,7 +225,7 @@ def run_grounding(args: argparse.Namespace) -> int:
 
 
 def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
-    """The metrics to compute: those of --metrics, by default all that can run, the others named in a warning.
+    """The metrics to compute: those of --metrics, or by default all that can run; a warning names the others.
 
     Raises:
         UserError: none of them can run.
@@ -246,7 +246,7 @@ def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _reasons(what: str, absent: dict[str, str]) -> str:
-    """Each reason once, with the metrics that it concerns."""
+    """Each reason once, with the metrics to which it applies."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in absent.items():
         by_reason.setdefault(reason.rstrip("."), []).append(name)
@@ -342,7 +342,7 @@ def _compare_grounding(args: argparse.Namespace) -> dict:
     a, b = _score_submissions([args.a, args.b], reference, scorer, args)
     if a.values.keys() != b.values.keys():
         raise UserError(
-            f"compare: of {args.a} and {args.b} one holds generated sentences and the other forced reference captions "
-            "(see their eval_mode); compare two of the same mode."
+            f"compare: one of {args.a} and {args.b} has generated sentences, the other has forced reference captions "
+            "(see their eval_mode); compare two files of the same mode."
         )
     return compared(a, b)

@@ -19,14 +19,14 @@ from xmodaler_ssattn.errors import UserError, raise_all
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
-        description="Train with X-modaler's trainer. Configs of the sample scenes draw their data on first use.",
+        description="Train with X-modaler's trainer. The data of the sample scenes are drawn on first use.",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> None:
-    """X-modaler's train_net.py flags, and --data and --device; without ``training`` those of an evaluation."""
+    """Add the flags of X-modaler's train_net.py, --data and --device; without ``training`` only those to evaluate."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml config")
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")
-    # One port per user, as in X-modaler, so that an orphaned run shows as a port in use.
+    # One port per user, as in X-modaler, so that an orphaned run is noticed as a port in use.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="for several processes")
     add_config_options(parser)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
     if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
         raise UserError(
-            f"LOSSES.NAMES holds SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: sampled captions "
+            f"LOSSES.NAMES contains SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: sampled captions "
             "and their rewards come only from SelfCriticalTrainer; the *_rl.yaml configs set both."
         )
     facts = {} if args.eval_only else data_facts(cfg)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
-    """Refuse to resume another run before anything in its folder changes; see ``engine/resume.py``."""
+    """Refuse to resume a different run, before any file in its folder changes; see ``engine/resume.py``."""
     from xmodaler_ssattn.configuring import values_of
     from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, check_same_run, last_checkpoint, run_of
     from xmodaler_ssattn.modeling.word_list import check_words
@@ -96,10 +96,10 @@ def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
 def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:
     """One process of a run: set up the host, build its trainer, train or evaluate.
 
-    Lives in this package, so that a spawned process imports it and with it registers our classes.
+    It is part of this package, so that a spawned process imports the package and registers our classes.
 
     Args:
-        facts: what must be equal when the run is resumed, beyond its config; see ``engine/resume.py``.
+        facts: values, beyond the config, that must be equal when the run is resumed; see ``engine/resume.py``.
 
     Returns:
         with ``--eval-only`` the scores of val and test; else an empty dict (they are in metrics.json).
@@ -130,7 +130,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
             raise UserError(f"--eval-only --resume: there is no checkpoint in {cfg.OUTPUT_DIR} to evaluate.")
         if weights:
             _accept_weights(trainer, weights, partial=cfg.MODEL.PARTIAL_WEIGHTS and not args.eval_only)
-    if args.eval_only:  # the weights only: batch size, schedule and losses of their run do not matter
+    if args.eval_only:  # only the weights are used: the batch size, schedule and losses of their run do not matter
         trainer.checkpointer.load(weights, checkpointables=[])
         return evaluate_splits(trainer)
     trainer.register_hooks([SameRun(cfg, facts)])
@@ -141,7 +141,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
 
 
 def _accept_weights(trainer: Any, path: str, *, partial: bool) -> None:
-    """Refuse weights that do not fit; log what they lack, and in what their model differed."""
+    """Refuse weights that do not fit; log which are missing and how their model differed."""
     from xmodaler_ssattn import host
     from xmodaler_ssattn.engine.resume import warn_of_another_model
 
@@ -181,17 +181,17 @@ def check_files(cfg: Any) -> None:
 
 
 def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
-    """Refuse weights that do not fit the model; the hosts load what fits and leave the rest random.
+    """Refuse weights that do not fit the model; the hosts would load those that fit and leave the rest random.
 
     Args:
-        partial: the file may lack weights of the model, such as a stock Up-Down's for the SS attention.
+        partial: the file may lack weights of the model; a stock Up-Down model lacks those of the SS attention.
 
     Returns:
         the names of the weights that the file lacks; empty unless ``partial``.
 
     Raises:
-        UserError: the file is not a checkpoint, was trained with another word list, or its names or shapes are another
-            model's; all are counted.
+        UserError: the file is not a checkpoint, was trained with another word list, or has the names or shapes of
+            another model; the message counts them.
     """
     import torch
 
@@ -200,7 +200,7 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
 
     stored = safe_load(path, "MODEL.WEIGHTS", part=weights_of)
     if not isinstance(stored, dict) or not all(isinstance(weight, torch.Tensor) for weight in stored.values()):
-        raise UserError(f'MODEL.WEIGHTS: {path} holds no weights by name, which a checkpoint has under "model".')
+        raise UserError(f'MODEL.WEIGHTS: {path} has no weights by name; a checkpoint has them under "model".')
     wanted = model.state_dict()
     own, trained = wanted.pop(STATE, None), stored.pop(STATE, None)
     if own is not None and trained is not None:
@@ -208,7 +208,7 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
     problems = []
     fresh = sorted(wanted.keys() - stored.keys())
     if partial and len(fresh) == len(wanted):
-        problems.append("it holds none of the model's weights")
+        problems.append("it contains none of the model's weights")
     for what, names in (("lacks", [] if partial else fresh), ("has unknown", stored.keys() - wanted.keys())):
         if names:
             shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
@@ -237,8 +237,8 @@ def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> 
 def prepare_sample(cfg: Any) -> None:
     """Draw the sample scenes if the config is one of theirs and they do not exist yet.
 
-    How many words and kinds of objects occur depends on the number of scenes, so MODEL.VOCAB_SIZE and
-    MODEL.SS_ATTENTION.NUM_CLASSES follow what was drawn.
+    The numbers of words and object classes depend on the number of scenes, so MODEL.VOCAB_SIZE and
+    MODEL.SS_ATTENTION.NUM_CLASSES are set from the drawn data.
     """
     if not cfg.DATALOADER.SAMPLE_SCENES:
         return
@@ -254,7 +254,7 @@ def prepare_sample(cfg: Any) -> None:
 
 
 def share_log_handlers() -> None:
-    """Let our log lines go where the host's go: terminal and log file."""
+    """Send our log lines to the host's handlers: terminal and log file."""
     ours, hosts = logging.getLogger("xmodaler_ssattn"), logging.getLogger("xmodaler")
     for handler in hosts.handlers:
         if handler not in ours.handlers:

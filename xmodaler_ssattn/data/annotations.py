@@ -40,7 +40,7 @@ _START = '"images": ['
 Box = Annotated[list[int | float], Meta(min_length=4, max_length=4)]  # x1, y1, x2, y2 in pixels counted from 0
 Words = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 # A phrase is tokens[start:end]; head is the position of its object word and class that word's class (both None when
-# there is none), chain the coreference chain (None for none), boxes its boxes (empty when nothing is drawn).
+# there is none), chain the coreference chain (or None), boxes its boxes (may be empty).
 Phrase = TypedDict(
     "Phrase",
     {"start": int, "end": int, "head": int | None, "class": str | None, "chain": str | None, "boxes": list[Box]},
@@ -92,8 +92,8 @@ class JsonListWriter:
 
 @contextlib.contextmanager
 def json_list(path: str | os.PathLike, header: Mapping[str, Any], key: str) -> Iterator[JsonListWriter]:
-    """Write ``{header..., "KEY": [item, item, ...]}`` without holding the items in memory; the file appears whole when
-    the block succeeds."""
+    """Write ``{header..., "KEY": [item, item, ...]}`` without keeping the items in memory; the file is renamed to
+    ``path`` when the block succeeds."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         text = json.dumps(header, ensure_ascii=False)
         file.write(f"{text[:-1]}{', ' if header else ''}{json.dumps(key)}: [")
@@ -104,7 +104,7 @@ def json_list(path: str | os.PathLike, header: Mapping[str, Any], key: str) -> I
 def annotation_header(
     split: str, source: str, gvd_identical: bool, rule: str, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """The header of an annotation file, in the order in which people read it."""
+    """The header of an annotation file, in reading order."""
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -149,18 +149,18 @@ def read_annotations(path: str | os.PathLike, split: str | None = None) -> Annot
     """Read and check one annotation file.
 
     Args:
-        split: what the file must be, when the caller knows.
+        split: the expected split, if known.
 
     Raises:
-        UserError: missing, cut short, of another schema or split, or with a record that breaks the format;
-            names the file, the image and the key.
+        UserError: the file is missing, incomplete, of another schema or split, or a record breaks the format; the
+            message names the file, the image and the key.
     """
     header, images = open_annotations(path, split)
     return Annotations(header, list(images))
 
 
 def open_annotations(path: str | os.PathLike, split: str | None = None) -> tuple[dict[str, Any], Iterator[Image]]:
-    """As ``read_annotations``, but the images come one by one and are never all in memory.
+    """As ``read_annotations``, but the images are read one by one and are never all in memory.
 
     Files in the layout that we write are read line by line; any other layout or encoding of the JSON is read whole.
     """
@@ -197,14 +197,14 @@ def image_sizes(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
             found.update({image["image_id"]: (image["width"], image["height"]) for image in images})
     if not found:
         raise UserError(
-            f"{folder} holds no annotation file ({', '.join(map(file_name, SPLITS))}); "
+            f"{folder} contains no annotation file ({', '.join(map(file_name, SPLITS))}); "
             "run `xmodaler prepare annotations` first."
         )
     return found
 
 
 def _lines(path: Path) -> Iterator[tuple[Image | None, Any]]:
-    """The images of a file in our layout, as ``_checked`` takes them."""
+    """The images of a file in our layout, in the form for ``_checked``."""
     with open(path, "rb") as file:
         file.readline()
         line = b""
@@ -247,7 +247,7 @@ def _checked(items: Iterable[tuple[Image | None, Any]], path: Path) -> Iterator[
 
 
 def _misplaced(phrase: Phrase, words: int) -> str | None:
-    """What is wrong with a phrase's positions or boxes, which its type cannot say."""
+    """A problem with a phrase's positions or boxes that its type cannot express."""
     start, end, head = phrase["start"], phrase["end"], phrase["head"]
     if not (0 <= start < end <= words and (head is None or start <= head < end)):
         return f"phrase {start} to {end}, head {head}, does not fit {words} tokens"

@@ -1,6 +1,6 @@
 """Fill a table of ``fast/resident.py`` from the region file: DATALOADER.CACHE: device.
 
-The fields of the table are those of ``inputs.stored_sample``, so that a gathered batch equals one of carried samples.
+The fields of the table are those of ``inputs.stored_sample``, so that a gathered batch equals one of ordinary samples.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def resident_regions(
         (the table, "device"); or, after one warning, (None, the cache to use instead: "ram" or "none").
 
     Raises:
-        UserError: a number is NaN or infinite; names the image.
+        UserError: a number is NaN or infinite; the message names the image.
     """
     device = torch.device(device)
     fields = _fields(store, len(image_ids), inputs, stored_sample(store, image_ids[0], inputs))
@@ -59,7 +59,7 @@ def resident_regions(
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of ``device``; None when it does not say."""
+    """Free memory of ``device``; None when unknown."""
     if device.type == "cpu":
         info = Path("/proc/meminfo")
         rows = dict(line.split(":") for line in info.read_text().splitlines()) if info.exists() else {}
@@ -73,7 +73,7 @@ Fields = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 def _fields(store: RegionStore, count: int, inputs: RegionInputs, one: dict[str, Any]) -> Fields:
-    """Shape and type of each field of the table, from one sample; what the file holds keeps the file's own type."""
+    """Shape and type of each field of the table, from one sample; stored fields keep the dtype of the file."""
     regions = min(store.num_regions, inputs.max_regions or store.num_regions)
     values = {key: np.asarray(value) for key, value in one.items() if key != kfg.IDS}
     return {
@@ -86,7 +86,7 @@ def _fields(store: RegionStore, count: int, inputs: RegionInputs, one: dict[str,
 
 
 def _fill(store: RegionStore, image_ids: Sequence[int], device: torch.device, fields: Fields) -> ResidentRegions:
-    """Read the file from front to back, ``ROWS_AT_ONCE`` rows at once, each to its place on the device."""
+    """Read the file from front to back, ``ROWS_AT_ONCE`` rows at once, and copy each row to its place on the device."""
     tables = {
         key: torch.empty(shape, dtype=getattr(torch, dtype.name), device=device)
         for key, (shape, dtype) in fields.items()
@@ -109,7 +109,7 @@ def _fill(store: RegionStore, image_ids: Sequence[int], device: torch.device, fi
                 if values.ndim == 3:
                     values[i, counts[place] :] = 0
             if not all(np.isfinite(values[i].sum(dtype=np.float64)) for values in chunk.values()):
-                store.read(image_id).check_finite(store.path)  # says which number of which region
+                store.read(image_id).check_finite(store.path)  # its error names the number and the region
         index = torch.from_numpy(places).to(device)
         for key, table in tables.items():
             table.index_copy_(0, index, torch.from_numpy(chunk[key]).to(device))

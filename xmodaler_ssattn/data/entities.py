@@ -4,8 +4,8 @@ A sentence marks its phrases: ``[/EN#113/people Two men] watch [/EN#0/notvisual 
 the coreference chain that the image's XML gives boxes to; chain 0 belongs to no object. The XML counts
 pixels from 1; 1 is subtracted, as the authors' own parser does (flickr30k_entities_utils.py).
 
-An image's id is the number in the name of its files: ``0012.txt`` is image 12. Two files of one number, and an XML
-whose ``filename`` names another number, are refused.
+An image's id is the number in the name of its files: ``0012.txt`` is image 12. Two files with the same number, and an
+XML whose ``filename`` has another number, are refused.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from xmodaler_ssattn.ids import plain_id
 PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+) ([^\[\]]*)\]")
 NO_CHAIN = "0"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
-# Annotators drew to the border; a box may overlap it by this much and is then clipped.
+# Boxes may extend beyond the border by this number of pixels and are then clipped.
 BORDER_TOLERANCE_PX = 1
 
 
 class MarkupError(UserError):
-    """A file of the data set that breaks its own format; knows the file and the line."""
+    """An error in the format of a data set file, with the file and the line."""
 
     def __init__(self, path: str | os.PathLike, line: int | None, message: str) -> None:
         self.path, self.line, self.message = str(path), line, message
@@ -42,8 +42,8 @@ class MarkupError(UserError):
 
 
 @dataclasses.dataclass
-class Phrase:
-    """A marked phrase: tokens[start:end] of its caption, and the chain it belongs to (None for chain 0)."""
+class ParsedPhrase:
+    """A marked phrase: tokens[start:end] of its caption, and its chain (None for chain 0)."""
 
     start: int
     end: int
@@ -52,24 +52,24 @@ class Phrase:
 
 
 @dataclasses.dataclass
-class Caption:
+class ParsedCaption:
     """One sentence.
 
     Attributes:
         raw: the words as written, markup removed, separated by blanks.
-        tokens: lower-cased words; what has no letter or digit (punctuation) is left out.
+        tokens: lower-cased words; words without a letter or digit (punctuation) are left out.
         phrases: in the order of the sentence; positions count ``tokens``.
-        line: of the file, from 1.
+        line: line of the file, from 1.
     """
 
     raw: str
     tokens: list[str]
-    phrases: list[Phrase]
+    phrases: list[ParsedPhrase]
     line: int
 
 
 @dataclasses.dataclass
-class Objects:
+class ParsedXml:
     """One image's XML.
 
     Attributes:
@@ -78,7 +78,7 @@ class Objects:
         without_box: chains that the XML names but gives no box: "nobndbox" and "scene".
         boxes: ``bndbox`` elements that can be used; one may belong to several chains.
         problems: boxes that cannot be used; they are not in ``boxes_px``.
-        clipped: how many boxes passed the border by a pixel and were clipped.
+        clipped: number of boxes that exceeded the border by a pixel and were clipped.
     """
 
     width: int
@@ -96,7 +96,7 @@ def token_of(word: str) -> str:
     return word.lower() if any(character.isalnum() for character in word) else ""
 
 
-def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1) -> Caption:
+def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1) -> ParsedCaption:
     """Parse one marked sentence.
 
     Phrases without a token (only punctuation) are dropped.
@@ -106,7 +106,7 @@ def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1
     """
     words: list[str] = []
     tokens: list[str] = []
-    phrases: list[Phrase] = []
+    phrases: list[ParsedPhrase] = []
 
     def add(part: str) -> None:
         if "[" in part or "]" in part:
@@ -134,19 +134,19 @@ def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1
         add(inside)
         if len(tokens) > start:
             known = None if chain == NO_CHAIN else chain
-            phrases.append(Phrase(start, len(tokens), known, tuple(types[1:].split("/"))))
+            phrases.append(ParsedPhrase(start, len(tokens), known, tuple(types[1:].split("/"))))
         position = match.end()
     add(text[position:])
     if not tokens:
         raise MarkupError(path, line, "the sentence has no words.")
-    return Caption(" ".join(words), tokens, phrases, line)
+    return ParsedCaption(" ".join(words), tokens, phrases, line)
 
 
-def read_sentences(path: str | os.PathLike, captions_per_image: int = 5) -> list[Caption]:
+def read_sentences(path: str | os.PathLike, captions_per_image: int = 5) -> list[ParsedCaption]:
     """Read one ``Sentences/ID.txt``, which must have ``captions_per_image`` sentences; blank lines are skipped.
 
     Raises:
-        UserError: the file is missing or cannot be read; a MarkupError names file and line of what breaks the format.
+        UserError: the file is missing or cannot be read; a MarkupError names the file and line of a format error.
     """
     text = _text(path, "The sentences")
     captions = [parse_caption(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -156,7 +156,7 @@ def read_sentences(path: str | os.PathLike, captions_per_image: int = 5) -> list
 
 
 def list_files(folder: str | os.PathLike, suffix: str) -> dict[int, list[Path]]:
-    """image id -> the files of a folder that are named by it: ``12.txt`` and ``0012.txt`` by 12; only one is right."""
+    """image id -> the files of a folder with this id, e.g. ``12.txt`` and ``0012.txt`` for 12; only one is right."""
     found: dict[int, list[Path]] = {}
     for name in sorted(os.listdir(folder)):
         image_id = plain_id(name.removesuffix(suffix)) if name.endswith(suffix) else None
@@ -172,15 +172,15 @@ def _text(path: str | os.PathLike, what: str) -> str:
         raise MarkupError(path, error.line, f"{error.reason}.") from error
 
 
-def read_objects(path: str | os.PathLike) -> Objects:
+def read_objects(path: str | os.PathLike) -> ParsedXml:
     """Read one ``Annotations/ID.xml``.
 
     Several boxes of a chain are several ``object`` elements; one ``object`` may name several
     chains. Boxes that leave the image or are inverted are returned as problems, with their line.
 
     Raises:
-        UserError: the file is missing or cannot be read; a MarkupError names file and line: not XML, no image size, an
-            object without name, or the name of another image.
+        UserError: the file is missing or cannot be read; or a MarkupError with file and line: not XML, no image size,
+            an object without name, or the name of another image.
     """
     reader = _XmlReader(path)
     parser = xml.parsers.expat.ParserCreate()
@@ -191,7 +191,7 @@ def read_objects(path: str | os.PathLike) -> Objects:
     parser.StartDoctypeDeclHandler = reader.doctype
     reader.parser = parser
     try:
-        # Decoded text: expat then leaves aside what encoding the file declares.
+        # With decoded text, expat ignores the encoding that the file declares.
         parser.Parse(_text(path, "The boxes"), True)
     except xml.parsers.expat.ExpatError as error:
         reason = xml.parsers.expat.errors.messages[error.code]
@@ -259,10 +259,10 @@ class _XmlReader:
                 "are those of another image, rename the file, else correct the entry.",
             )
 
-    def result(self) -> Objects:
+    def result(self) -> ParsedXml:
         if self.size.get("width", 0) < 1 or self.size.get("height", 0) < 1:
             raise MarkupError(self.path, None, f"<size> must have a positive width and height, found {self.size}.")
-        found = Objects(self.size["width"], self.size["height"], {}, set(), [])
+        found = ParsedXml(self.size["width"], self.size["height"], {}, set(), [])
         for line, names, box in self.objects:
             if box is None:  # <nobndbox> or <scene>
                 found.without_box.update(names)
@@ -279,7 +279,7 @@ class _XmlReader:
         found.without_box.difference_update(found.boxes_px)
         return found
 
-    def _checked(self, line: int, names: Sequence[str], box: dict[str, int], found: Objects) -> list[int]:
+    def _checked(self, line: int, names: Sequence[str], box: dict[str, int], found: ParsedXml) -> list[int]:
         missing = [tag for tag in self.NUMBERS if tag not in box]
         if missing:
             raise MarkupError(self.path, line, f"the box of chain {', '.join(names)} lacks {', '.join(missing)}.")

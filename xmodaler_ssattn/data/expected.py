@@ -1,4 +1,4 @@
-"""What the complete data set holds, and how the counts of a prepared folder compare with it."""
+"""The counts of the complete data set, and their comparison with a prepared folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXPECTED = {
     "plummer": {"train": 29783, "val": 1000, "test": 1000},
 }
 
-# What Flickr30k Entities v1.0 holds in these splits, counted on the complete files: phrases (without the four that are
+# The counts of Flickr30k Entities v1.0 in these splits, from the complete files: phrases (without the four that are
 # punctuation only), phrases whose chain has a box, bndbox elements, captions of UNRELATED_CAPTIONS in the training
 # split, images outside the splits. The words, UNK included, are counted over all 31,783 images.
 EXPECTED_COUNTS = {
@@ -26,7 +26,7 @@ EXPECTED_VOCABULARY = 8_624
 
 
 def described(report: PrepareReport, scheme: str) -> str:
-    """Lines for people: whether the counts are those of the complete data set; those that are not, with both numbers
+    """A text that says whether the counts are those of the complete data set, and lists differences with both numbers
     and the likely reason.
 
     Args:
@@ -56,7 +56,7 @@ def described(report: PrepareReport, scheme: str) -> str:
     if report.unrelated:
         lines.append(f"{report.unrelated:,} unrelated captions were left out of the training split.")
     if not report.gvd_identical:
-        lines.append("Classes and boxes follow the fallback rule: NOT GVD-identical (the files' headers say so too).")
+        lines.append("Classes and boxes follow the fallback rule: NOT GVD-identical (as stated in the files' headers).")
     if report.left_out:
         path = report.out_dir / "left_out.json"
         lines.append(f"{len(report.left_out):,} problems were skipped, all of them in {path}:")
@@ -69,7 +69,7 @@ def described(report: PrepareReport, scheme: str) -> str:
 
 
 def _counts(report: PrepareReport, scheme: str) -> dict[str, tuple[int, int]]:
-    """name -> (found, expected); what GVD's own files hold instead is not known, and not compared."""
+    """name -> (found, expected); the contents of GVD's own files are unknown and not compared."""
     images, expected = EXPECTED[scheme], EXPECTED_COUNTS[scheme]
     unrelated = expected["unrelated"] if report.unrelated else 0
     rows = {f"{split} images": (counts["images"], images[split]) for split, counts in report.counts.items()}
@@ -98,10 +98,10 @@ def _likely_reasons(report: PrepareReport, scheme: str, unequal: set[str]) -> li
     elif report.unrelated not in (0, unrelated):
         reasons.append(f"the published list of unrelated captions has {unrelated} of the training split")
     elif unequal & {"captions", "phrases", "phrases with a box", "boxes"}:
-        reasons.append("the images are all there, so single files differ from version 1.0 of the data set")
+        reasons.append("the images are all there, so some files differ from version 1.0 of the data set")
     if "vocabulary with UNK" in unequal:
         reasons.append(
-            "the vocabulary counts the words of all images in Sentences, also of those outside the splits; one image "
-            "less can change it"
+            "the vocabulary counts the words of all images in Sentences, including those outside the splits; one "
+            "missing image can change it"
         )
     return reasons

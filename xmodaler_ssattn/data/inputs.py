@@ -1,7 +1,7 @@
-"""What a model reads of an image's regions: one answer for the dataset, the caption command and the checks.
+"""The inputs that a model reads from an image's regions, for the dataset, the caption command and the checks.
 
-A visual embedding or a decoder says in a class method ``reads(cfg)`` which sample keys it reads; classes that read only
-ATT_FEATS, such as the host's own, need none.
+A visual embedding or a decoder returns the sample keys that it reads from a class method ``reads(cfg)``; classes that
+read only ATT_FEATS, such as the host's own, need none.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, kfg
 from xmodaler_ssattn.packs.store import Regions, RegionStore
 
-# The data set of a region file from which a sample key comes; the other keys are computed.
+# Sample key -> its data set in a region file; the other keys are computed.
 STORED = {kfg.ATT_FEATS: "features", keys.BOXES_PX: "boxes", keys.CLASS_PROBS: "class_probs"}
 
 
 class RegionInputs(NamedTuple):
-    """What a config's model expects of regions.
+    """The regions that a config's model expects.
 
     Attributes:
         feature_dim: D.
-        num_classes: C with background, or None when nothing reads class probabilities.
+        num_classes: C with background, or None when class probabilities are not read.
         max_regions: only the first ``max_regions`` per image are read; None: all.
     """
 
@@ -37,7 +37,7 @@ class RegionInputs(NamedTuple):
 
 
 def region_inputs(cfg: Any) -> RegionInputs:
-    """The answer for a config, from the classes that it names."""
+    """The inputs for a config, from the classes that it names."""
     read: set[str] = set()
     for registry, name in (
         (EMBEDDING_REGISTRY, cfg.MODEL.VISUAL_EMBED.NAME),
@@ -54,15 +54,15 @@ def region_inputs(cfg: Any) -> RegionInputs:
 
 
 def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathLike) -> dict[str, Any]:
-    """The part of a sample that comes from regions, keys and shapes as in ``keys.py`` without the batch dimension.
+    """The region part of a sample, with keys and shapes as in ``keys.py`` without the batch dimension.
 
-    V and c are tensors, which go from a worker to the trainer through shared memory; small values are arrays.
+    V and c are tensors, which are passed from a worker to the trainer through shared memory; small values are arrays.
 
     Args:
-        source: where the regions come from, for the messages.
+        source: the origin of the regions, for messages.
 
     Raises:
-        UserError: the image has no region, or a number that is not finite; names the image.
+        UserError: the image has no region, or a number is not finite; the message names the image.
     """
     if len(regions.boxes_px) == 0:
         raise UserError(f"Image {regions.image_id} in {source} has no region: there is nothing to attend to.")

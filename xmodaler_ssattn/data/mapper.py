@@ -1,6 +1,6 @@
-"""The registered dataset: from one record of an image to one sample of the batch contract.
+"""The registered dataset: it turns a record of an image into a sample of the batch contract.
 
-What does not change between epochs is computed once, in ``load_data`` (see ``records``).
+Everything that does not change between epochs is computed once, in ``load_data`` (see ``records``).
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ class Flickr30kEntitiesDataset:
 
     A record becomes a sample in these steps:
 
-    1. Read the image's regions, or name their row where they are resident on the device.
+    1. Read the image's regions, or give their row number if they are resident on the device.
     2. In training, sample S of the image's captions, as X-modaler does.
-    3. Give them as input ids (0, w1, ..., wT) and target ids (w1, ..., wT, 0).
-    4. With GroundingLoss, mark the regions that answer ground-truth boxes (sigma).
-    5. In val and test, give the reference captions when the attention on them is asked for.
+    3. Return them as input ids (0, w1, ..., wT) and target ids (w1, ..., wT, 0).
+    4. With GroundingLoss, mark the regions that match ground-truth boxes (sigma).
+    5. In val and test, return the reference captions if the attention on them is requested.
     6. For a stock captioner, turn all values into tensors and add X-modaler's own keys.
 
     Args:
         stage: "train", "val" or "test".
-        annotation_file, vocabulary_file, regions_file: what ``xmodaler prepare`` writes.
+        annotation_file, vocabulary_file, regions_file: files written by ``xmodaler prepare``.
         seq_per_sample: S, captions sampled per image and epoch.
         inputs: what the model reads of regions, and how many per image.
         max_seq_len: words per caption that are kept for training.
         vocab_size: MODEL.VOCAB_SIZE, must be the vocabulary's words + 1.
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
         min_iou: see ``sigma.positives``.
-        sigma: "binary", or "count": how many boxes have the region as their best.
-        gt_attention: give the reference captions in val and test.
+        sigma: "binary", or "count": the number of boxes whose best region it is.
+        gt_attention: return the reference captions in val and test.
         cache: for training, "ram" reads the region file once at the start; "device" keeps the regions on
-            ``device``, where the captioner gathers them, and samples carry the number of a row instead. If they do not
+            ``device``, where the captioner gathers them, and samples contain a row number instead. If they do not
             fit, "ram" or "none" is used, with a warning.
         device: MODEL.DEVICE; only read with cache "device".
-        stock_samples: give samples that X-modaler's own meta-architectures read.
+        stock_samples: return samples for X-modaler's own meta-architectures.
 
     Attributes:
         store: the open region file; None before ``load_data``, or when it cannot be opened.
@@ -110,7 +110,7 @@ class Flickr30kEntitiesDataset:
         self.device, self.stock_samples = device, stock_samples
         self.store: Any = None  # a RegionStore, from ``collect`` or opened in a worker
         self.cut_captions = 0
-        self._resident: ResidentRegions | None = None  # held here, in the process that loaded the data
+        self._resident: ResidentRegions | None = None  # referenced here, in the process that loaded the data
         self._resident_name: Any = None  # a TableName
 
     @classmethod
@@ -142,7 +142,7 @@ class Flickr30kEntitiesDataset:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker that does not share our memory gets the table's name, not the table."""
+        """A worker that does not share the memory gets the table's name, not the table."""
         return {**self.__dict__, "_resident": None}
 
     # --- once -----------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Flickr30kEntitiesDataset:
         """The checked records of all images, see ``records.collect_records``; called by the host's loaders.
 
         Raises:
-            UserError: all that is missing or does not fit, in one message.
+            UserError: lists everything that is missing or does not fit.
         """
         records, problems = self.collect()
         raise_all(problems, f"The {self.stage} data cannot be used")
@@ -191,9 +191,9 @@ class Flickr30kEntitiesDataset:
         A tensor costs a worker's reader a file handle, about 0.1 ms each: small values are arrays instead.
 
         Raises:
-            UserError: names an image that has no region, or a number that is not finite.
+            UserError: an image has no region, or a number is not finite; the message names the image.
         """
-        if self.store is None:  # in a worker that does not share our memory
+        if self.store is None:  # in a worker that does not share the memory
             self.store = RegionStore(self.regions_file)
         sample, num_regions = self._resident_row(record) if "row" in record else self._regions(record)
         if self.stage == "train":
@@ -216,7 +216,7 @@ class Flickr30kEntitiesDataset:
         return sample, len(sample[keys.BOXES_PX])
 
     def _resident_row(self, record: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """The same where the regions are on the device."""
+        """``_regions`` for regions that are on the device."""
         image_id = record["image_id"]
         count = self.store.num_boxes(image_id)
         sample = {kfg.IDS: image_id, keys.RESIDENT: self._resident_name, keys.RESIDENT_ROW: record["row"]}
@@ -237,9 +237,9 @@ def _for_stock_captioners(sample: dict[str, Any], max_seq_len: int) -> dict[str,
 
 
 def sample_captions(count: int, wanted: int) -> list[int]:
-    """Which of ``count`` captions to train on now: sampled as X-modaler does, so that a seed gives the same ones.
+    """Sample indices of ``wanted`` of ``count`` captions as X-modaler does, so that a seed gives the same ones.
 
-    Without replacement while there are enough; else all of them after random repetitions.
+    Without replacement if there are enough; otherwise random repetitions followed by all of them.
     """
     if count >= wanted:
         return random.sample(range(count), wanted)

@@ -1,7 +1,7 @@
-"""From files to annotation records: the official Entities files (our rule), or GVD's prepared file.
+"""Make annotation records from the official Entities files (our rule), or from GVD's prepared file.
 
-A record is one image of the annotation file (``annotations.Image``). What cannot be used is not raised but returned as
-``Problem``, so that the caller can show everything at once or continue without it.
+A record is one image of the annotation file (``annotations.Image``). Problems are not raised but returned as
+``Problem``, so that the caller can show them all at once or continue without the affected parts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Annotated, Any, TypedDict, TypeVar
 from msgspec import Meta
 
 from xmodaler_ssattn.data.annotations import Box, Caption, Image, Phrase
-from xmodaler_ssattn.data.classes import class_of_phrase
 from xmodaler_ssattn.data.entities import read_objects, read_sentences, token_of
+from xmodaler_ssattn.data.phrase_classes import class_of_phrase
 from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE
 from xmodaler_ssattn.data.vocabulary import Vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
@@ -30,13 +30,14 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something that cannot be used.
+    """A part of the data that cannot be used.
 
     Attributes:
-        image_id: the image it belongs to.
-        message: what is wrong; names file and line or key.
-        left_out: what is left out when the user continues: "image", "boxes of the phrase", "box" or "nothing".
-        lack: what many images may lack, e.g. "have no Sentences file": these are counted together, not listed.
+        image_id: the affected image.
+        message: a sentence with the file and the line or key.
+        left_out: the part that is left out when the user continues: "image", "boxes of the phrase", "box" or "nothing".
+        lack: for problems that many images may have, a phrase such as "have no Sentences file"; they are counted, not
+            listed.
     """
 
     image_id: int
@@ -49,7 +50,7 @@ class Problem:
 class Loaded:
     """One image as read: its record (None when it cannot be used), its tokens for the vocabulary, its problems.
 
-    ``boxes`` counts boxes as drawn (``bndbox`` elements), ``clipped`` those that passed the border by a pixel.
+    ``boxes`` counts ``bndbox`` elements, ``clipped`` those that exceeded the border by a pixel.
     """
 
     image_id: int
@@ -102,7 +103,7 @@ def load_entities(image_id: int, sentences: Path, objects_file: Path | None) -> 
 
 
 def add_classes(record: Image, classes: Collection[str], lemma: Callable[[str], str]) -> None:
-    """Fill ``class`` and ``head`` of every phrase by the fallback rule (``classes.class_of_phrase``)."""
+    """Fill ``class`` and ``head`` of every phrase by the fallback rule (``phrase_classes.class_of_phrase``)."""
     for caption in record["captions"]:
         for phrase in caption["phrases"]:
             phrase["class"], phrase["head"] = class_of_phrase(
@@ -121,7 +122,7 @@ class GvdCaption(TypedDict):
 
 
 class GvdImage(TypedDict):
-    """One image of ``flickr30k_cleaned_class.json``, as far as it is read."""
+    """The parts of an image of ``flickr30k_cleaned_class.json`` that are read."""
 
     image_size: Annotated[list[int | float], Meta(min_length=2)]
     captions: list[GvdCaption]
@@ -141,14 +142,14 @@ class _Words(TypedDict):
 
 
 class GvdDictionary(_Words, total=False):  # NotRequired needs Python 3.11
-    """``dic_flickr30k.json``, as far as it is read; ``images`` may be missing."""
+    """The parts of ``dic_flickr30k.json`` that are read; ``images`` may be missing."""
 
     images: list[dict[str, Any]]
 
 
 @dataclasses.dataclass
 class OfficialFile:
-    """GVD's prepared annotations: the class names and the images, by id, as the file has them."""
+    """GVD's prepared annotations: the class names, and the images by id."""
 
     path: Path
     classes: list[str]
@@ -157,7 +158,7 @@ class OfficialFile:
 
 @dataclasses.dataclass
 class OfficialDictionary:
-    """GVD's dictionary: vocabulary, classes in the order that its evaluator goes by, lemma of each word."""
+    """GVD's dictionary: vocabulary, classes in the order of its evaluator, and lemma of each word."""
 
     vocabulary: Vocabulary
     classes: list[str]
@@ -175,7 +176,7 @@ def _read(path: str | os.PathLike, what: str, kind: type[T], name: str) -> T:
 
 
 def read_official(path: str | os.PathLike) -> OfficialFile:
-    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names what is missing or duplicated."""
+    """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names missing or duplicated entries."""
     content = _read(path, "GVD's annotations", GvdFile, "flickr30k_cleaned_class.json")
     names = content["vocab"]
     problems = [
@@ -217,7 +218,7 @@ def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
 
 
 def load_official(file: OfficialFile, image_id: int) -> Loaded:
-    """One image of GVD's file as a record; empty tokens are dropped and positions follow."""
+    """One image of GVD's file as a record; empty tokens are dropped and positions adjusted."""
     loaded = Loaded(image_id)
     if image_id not in file.images:
         message = f"image {image_id} is not in {file.path}."

@@ -14,8 +14,7 @@ SPLIT_FILE = "split_ids_flickr30k_entities.json"
 
 @dataclasses.dataclass(frozen=True)
 class ObjectBox:
-    """One box and the chains that it belongs to. box_px: x1, y1, x2, y2, its first and last columns and rows, counted
-    from 0."""
+    """One box and its chains. box_px: x1, y1, x2, y2, its first and last columns and rows, counted from 0."""
 
     box_px: tuple[int, int, int, int]
     chains: tuple[int, ...]
@@ -35,7 +34,7 @@ def annotation_xml(
     without_box: Sequence[int] = (),
     scenes: Sequence[int] = (),
 ) -> str:
-    """The official XML: one <object> a box, with all chains that it belongs to; pixels are counted from 1.
+    """The official XML: one <object> per box, with all its chains; pixels are counted from 1.
 
     Args:
         without_box: chains of things that have no box.
@@ -59,5 +58,5 @@ def _names(chains: Sequence[int]) -> str:
 
 
 def write_splits(folder: Path, splits: Mapping[str, Sequence[int]]) -> None:
-    """Writes the split ids as text, as the official file has them."""
+    """Write the split ids as text, as in the official file."""
     write_json(folder / SPLIT_FILE, {split: [str(image_id) for image_id in ids] for split, ids in splits.items()})

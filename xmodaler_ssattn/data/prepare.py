@@ -1,4 +1,4 @@
-"""Make the annotation folder of a data set: what ``xmodaler prepare annotations`` does, as a function.
+"""Make the annotation folder of a data set, for ``xmodaler prepare annotations``.
 
 Written into the folder, all or nothing: ``{split}.json`` (see ``annotations``), ``vocabulary.txt``,
 ``captions_{split}.json`` (COCO style), ``grounding_{split}.json`` for val and test (GVD's reference
@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.data.annotations import annotation_header
-from xmodaler_ssattn.data.classes import FALLBACK_RULE, read_classes
 from xmodaler_ssattn.data.entities import list_files
 from xmodaler_ssattn.data.official import (
     Loaded,
@@ -30,6 +30,7 @@ from xmodaler_ssattn.data.official import (
     read_dictionary,
     read_official,
 )
+from xmodaler_ssattn.data.phrase_classes import FALLBACK_RULE
 from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE
 from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
 from xmodaler_ssattn.data.written import PrepareReport, SplitOutput
@@ -64,21 +65,21 @@ def prepare_annotations(
         lemma: word -> lemma, for the fallback rule that gives phrases their classes (not needed with ``official``).
         sentences_dir, annotations_dir: the official ``Sentences`` and ``Annotations``. Words of images that
             are in ``sentences_dir`` but in no split are counted for the vocabulary, as GVD does.
-        classes: object classes of the fallback rule; None takes the 480 of Flickr30k Entities.
+        classes: object classes of the fallback rule; None: the 480 of Flickr30k Entities.
         official: GVD's ``flickr30k_cleaned_class.json``, read instead of the two folders.
-        dictionary: GVD's ``dic_flickr30k.json``: its vocabulary, class order and lemmas are taken.
+        dictionary: GVD's ``dic_flickr30k.json``, for its vocabulary, class order and lemmas.
         require_official: refuse the fallback rule and our own vocabulary.
-        unrelated: image id -> positions (from 0) of captions to leave out of the training split; an image or a caption
-            that is not there is a problem.
+        unrelated: image id -> positions (from 0) of captions to leave out of the training split; a missing image or
+            caption is a problem.
         source: recorded in the header.
-        skip_bad: leave out what cannot be used and list it in ``left_out.json``.
-        workers: processes; None takes the cores of this machine when the set is large.
+        skip_bad: leave out parts that cannot be used and list them in ``left_out.json``.
+        workers: processes; None: the cores of this machine if the data set is large.
 
     Returns:
         Counts and the vocabulary.
 
     Raises:
-        UserError: files missing or bad (all at once, each with file and line or key); nothing is written then.
+        UserError: lists all problems, each with file and line or key; then nothing is written.
     """
     out_dir = Path(out_dir)
     _check_arguments(sentences_dir, annotations_dir, official, dictionary, require_official, lemma)
@@ -123,7 +124,7 @@ def prepare_annotations(
                 reference = None if file is None else file.images[image.image_id]
                 outputs[split].add(image.record, image.boxes, reference, report.counts[split])
         problems += [
-            Problem(image_id, f"the list of unrelated captions names image {image_id}, which is not there.", "nothing")
+            Problem(image_id, f"the list of unrelated captions names image {image_id}, which is missing.", "nothing")
             for image_id in unrelated
         ]
         report.add_totals(list(outputs.values()))
@@ -133,7 +134,7 @@ def prepare_annotations(
         report.vocabulary = words.vocabulary if words is not None else build_vocabulary(counted)
         for output in outputs.values():
             output.write_references()
-    # The large files are in place now; the small ones that belong to them follow at once.
+    # The large files are complete now; write the small ones immediately.
     _write_side_files(report, words)
     return report
 
@@ -176,7 +177,7 @@ def _load_entities_images(
 def _only_file(
     image_id: int, found: Mapping[int, Sequence[Path]], folder: Path, suffix: str, problems: list[Problem]
 ) -> Path | None:
-    """The one file of an image; None, with a problem, when there is none, or one for each way to write its number."""
+    """The file of an image; None, with a problem, if there is none, or several with its number, such as 7 and 007."""
     paths = found.get(image_id, ())
     if not paths:
         message = f"{folder / f'{image_id}{suffix}'} does not exist."
@@ -219,12 +220,12 @@ def _raise_problems(problems: Sequence[Problem], planned: int, skip_bad: bool) -
     raise UserError(
         f"{len(problems):,} problem(s) in the annotations, nothing was written:\n"
         f"{numbered(grouped(problems, planned))}\n"
-        "Correct the files, or add --skip-bad: it leaves out what cannot be used and writes the list of it."
+        "Correct the files, or add --skip-bad to leave these parts out; the list is written to left_out.json."
     )
 
 
 def grouped(problems: Sequence[Problem], planned: int) -> list[str]:
-    """The problems' messages; several images that lack the same are one sentence, which counts them.
+    """The problems' messages; images that lack the same are counted in one sentence.
 
     Args:
         planned: images in all splits.
@@ -249,7 +250,7 @@ def _check_not_empty(report: PrepareReport) -> None:
 
 
 def _drop_captions(image: Loaded, listed: Collection[int], train: bool, problems: list[Problem]) -> int:
-    """Take the listed captions out of a training image's record; how many they were."""
+    """Remove the listed captions from a training image's record; returns their number."""
     image_id, record = image.image_id, image.record
     captions = CAPTIONS_PER_IMAGE if record is None else len(record["captions"])
     beyond = sorted(position + 1 for position in listed if position >= captions)
@@ -266,7 +267,7 @@ def _drop_captions(image: Loaded, listed: Collection[int], train: bool, problems
 
 
 def _ordered_classes(file: OfficialFile, words: OfficialDictionary | None) -> list[str]:
-    """The dictionary's order when there is one: GVD's evaluator goes by it where two classes share a lemma."""
+    """The dictionary's order if given: GVD's evaluator uses it where two classes share a lemma."""
     if words is None:
         return file.classes
     if set(words.classes) != set(file.classes):

@@ -1,12 +1,12 @@
-"""Build and check the mapper's records: everything of an image that does not change between epochs.
+"""Build and check the mapper's records: the data of an image that does not change between epochs.
 
-A record holds small integers only, because it is pickled for every sample that a worker makes:
+A record contains only small integers, because it is pickled for every sample that a worker makes:
 
 * ``image_id``
-* ``captions``: token ids; in training cut at MODEL.MAX_SEQ_LEN, in val and test only when the attention on the
-  reference captions is asked for
-* ``positives``, ``has_boxes``: the regions that answer ground-truth boxes, and whether there are such boxes; one entry
-  per image or per caption, as LOSSES.GROUNDING.TARGETS says
+* ``captions``: token ids; in training cut at MODEL.MAX_SEQ_LEN, in val and test only if the attention on the
+  reference captions is requested
+* ``positives``, ``has_boxes``: the regions that match ground-truth boxes, and whether there are such boxes; one entry
+  per image or per caption, as set in LOSSES.GROUNDING.TARGETS
 * ``row``: added by the mapper when the regions are resident on the device
 """
 
@@ -32,13 +32,13 @@ CLASSIFIER_HINT = (
     "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
     "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
 )
-# Reference captions are followed up to here when the attention on them is asked for (GVD's seq_length for that).
+# Maximum length of reference captions when the attention on them is requested (GVD's seq_length for that).
 MAX_REFERENCE_WORDS = 40
 IDS_SHOWN = 10
 
 
 class MapperSettings(Protocol):
-    """What the records depend on; the mapper's attributes of these names."""
+    """The mapper's attributes on which the records depend."""
 
     stage: str
     annotation_file: str
@@ -55,13 +55,13 @@ class MapperSettings(Protocol):
 
 @dataclasses.dataclass
 class Collected:
-    """What ``collect_records`` found.
+    """The result of ``collect_records``.
 
     Attributes:
-        records: of the images that can be used.
-        problems: a sentence for everything that is missing or does not fit.
+        records: those of the images that can be used.
+        problems: one sentence per missing or unfitting item.
         store: the region file, when it can be opened.
-        cut_captions: training captions that are longer than the words that are kept.
+        cut_captions: number of training captions that are longer than the limit.
     """
 
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -114,7 +114,7 @@ def _attempt(problems: list[str], function: Callable[..., T], *arguments: Any) -
 
 
 def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store: RegionStore | None) -> list[str]:
-    """What the config says against what the files have."""
+    """Contradictions between the config and the files."""
     problems = []
     if vocabulary is not None and vocabulary.model_size != mapper.vocab_size:
         problems.append(

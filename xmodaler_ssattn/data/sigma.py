@@ -1,10 +1,10 @@
-"""The paper's indicator sigma (section 2.3): which regions answer a ground-truth box.
+"""The paper's indicator sigma (section 2.3) of the regions that match a ground-truth box.
 
     sigma_i = 1 if region i has the largest IoU with some ground-truth box, else 0
 
 Letters: K regions, G ground-truth boxes. IoU is in pixels of the original image and without the added
-pixel. What the paper leaves open: a box that touches no region gives no positive; sigma is binary, so
-several boxes on one region give one 1 (or, counted, their number); of equal IoUs the lowest region index wins.
+pixel. Not defined in the paper: a box that overlaps no region gives no positive; sigma is binary, so several boxes on
+one region give 1 (or, counted, their number); of equal IoUs the lowest region index is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def positives(
     Args:
         regions_px: (K, 4) xyxy pixels.
         targets_px: (G, 4) xyxy pixels; G may be 0.
-        min_iou: a box whose largest IoU is below this gives no positive; 0 only asks for IoU > 0.
+        min_iou: a box whose largest IoU is below this gives no positive; 0 only requires IoU > 0.
         counted: repeat a region once for every box whose best region it is.
 
     Returns:
@@ -45,7 +45,7 @@ def indicator(
 
 
 def sigma_of(marked: np.ndarray, num_regions: int) -> np.ndarray:
-    """sigma, (K,) float32, from what ``positives`` gives: how often each region is among them.
+    """sigma, (K,) float32, from the result of ``positives``: the number of times that each region is in it.
 
     >>> sigma_of(np.array([0, 2, 2]), 4)
     array([1., 0., 2., 0.], dtype=float32)

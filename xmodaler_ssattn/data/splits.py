@@ -1,4 +1,4 @@
-"""Which image belongs to which split: Karpathy's as GVD uses it, or the one of the Entities authors."""
+"""The splits: Karpathy's as used by GVD, or those of the Entities authors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     Args:
         path: a JSON file ``{"train": [ids], "val": [...], "test": [...]}`` (ids as text or numbers, as GVD's
             ``split_ids_flickr30k_entities.json``), or a folder with ``train.txt``, ``val.txt``,
-            ``test.txt``, one id per line, as the Entities repository has them.
+            ``test.txt``, one id per line, as in the Entities repository.
 
     Returns:
         split -> ids in the file's order.
@@ -59,10 +59,10 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
 
 
 def overlap_warnings(ours: Mapping[str, Sequence[int]], others: Mapping[str, Sequence[int]], name: str) -> list[str]:
-    """Sentences that say where our split and another one contradict each other.
+    """Warnings about contradictions between our splits and others.
 
-    Only an image matters that one scheme trains on and the other evaluates on: scores, features or weights of the two
-    schemes cannot be compared.
+    Only images that one scheme uses for training and the other for evaluation matter: scores, features or weights of
+    the two schemes cannot be compared.
     """
     warnings = []
     for here, there in (("train", "test"), ("train", "val"), ("test", "train"), ("val", "train")):
@@ -70,7 +70,7 @@ def overlap_warnings(ours: Mapping[str, Sequence[int]], others: Mapping[str, Seq
         if shared:
             warnings.append(
                 f"{shared} images of this {here} split are in the {there} split of {name}; "
-                "do not compare scores across the two, nor use weights trained under the other one."
+                "do not compare scores between the two, and do not use weights trained with the other one."
             )
     return warnings
 

@@ -1,4 +1,4 @@
-"""Part of an annotation folder, as a folder of its own."""
+"""Select a part of an annotation folder as a new folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xmodaler_ssattn.files import read_json, write_json
 def select_annotations(
     source_dir: str | os.PathLike, out_dir: str | os.PathLike, chosen: Mapping[str, Sequence[int]]
 ) -> PrepareReport:
-    """Write the part of an annotation folder that concerns some of its images, with the vocabulary of these images.
+    """Write the part of an annotation folder for some of its images, with the vocabulary of these images.
 
     Args:
         source_dir: a folder that ``prepare_annotations`` wrote.
@@ -27,7 +27,7 @@ def select_annotations(
         chosen: split -> image ids, in the order of the new files.
 
     Returns:
-        Counts and the vocabulary; boxes are counted once per image that has them.
+        Counts and the vocabulary; boxes are counted once per image.
 
     Raises:
         UserError: a file is missing or bad, or lacks an image.

@@ -2,8 +2,8 @@
 
 Lower-cased tokens are counted over all annotated images, not only the training images; words seen
 more than three times are kept in the order of their first occurrence; ``UNK`` is last. Indices
-start at 1; 0 is begin, end and padding at once. Our tokens never are empty, so that, unlike there,
-blanked punctuation does not become UNK.
+start at 1; 0 is begin, end and padding. Our tokens are never empty, so that, unlike in GVD, removed
+punctuation does not become UNK.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Vocabulary:
     """Words with their indices 1 .. n; the last one is UNK.
 
     Args:
-        words: all of them, UNK included as the last.
+        words: all words; the last one is UNK.
 
     Raises:
         UserError: a word is duplicated, is empty or contains a blank, or the last one is not UNK.
@@ -53,7 +53,7 @@ class Vocabulary:
 
     @property
     def model_size(self) -> int:
-        """What MODEL.VOCAB_SIZE must be: the words and index 0."""
+        """The value for MODEL.VOCAB_SIZE: the number of words + 1 for index 0."""
         return len(self.words) + 1
 
     def encode(self, tokens: Iterable[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The files of an annotation folder while they are written, and what is counted meanwhile."""
+"""Write the files of an annotation folder, and count their contents."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LONG_CAPTION = 20  # words; GVD cuts longer captions for training
 
 @dataclasses.dataclass
 class PrepareReport:
-    """What was found. ``counts[split]`` has images, captions, long_captions, phrases, grounded_words, boxes.
+    """The counts. ``counts[split]`` has images, captions, long_captions, phrases, grounded_words, boxes.
 
     Attributes:
         out_dir: the folder that was written.
         vocabulary: the words.
-        counts: split -> name -> number. Each box counts once, also when it belongs to several chains.
+        counts: split -> name -> number. Each box is counted once, even if it belongs to several chains.
         boxed_phrases: phrases whose chain has a box.
-        classes_used: how many classes have an object word with a box.
+        classes_used: number of classes that have an object word with a box.
         rest_images: images outside all splits whose words were counted.
-        clipped_boxes: boxes that passed the border by one pixel and were clipped.
+        clipped_boxes: boxes that exceeded the border by one pixel and were clipped.
         unrelated: captions left out of the training split because they were listed as unrelated.
         gvd_identical: whether GVD's own file was used.
         given_vocabulary: whether the words are those of GVD's dictionary.
         planned: images in all splits.
-        left_out: what was skipped (empty unless ``skip_bad``).
+        left_out: the skipped parts (empty unless ``skip_bad``).
     """
 
     out_dir: Path
@@ -54,7 +54,7 @@ class PrepareReport:
         return sum(counts[name] for counts in self.counts.values())
 
     def add_totals(self, outputs: Sequence[SplitOutput]) -> None:
-        """Count what is counted over all splits."""
+        """Add the counts over all splits."""
         self.boxed_phrases = sum(output.boxed_phrases for output in outputs)
         self.classes_used = len(set().union(*(output.classes_used for output in outputs)))
 
@@ -63,8 +63,8 @@ class SplitOutput:
     """The files of one split while they are written.
 
     Args:
-        stack: closes the files, which appear whole when it succeeds.
-        header: of the annotation file; its classes are the classes of the grounding references.
+        stack: closes the files; they get their final names when it succeeds.
+        header: the header of the annotation file; its classes are those of the grounding references.
     """
 
     def __init__(self, stack: contextlib.ExitStack, out_dir: Path, split: str, header: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ class SplitOutput:
         """Write one image and count it.
 
         Args:
-            boxes: how many boxes it has as drawn.
+            boxes: the number of its boxes in the official file.
             reference: its published grounding reference, if there is one.
         """
         self._images.add(record)

@@ -4,7 +4,7 @@ spec                                   what distinguishes the published detector
 preprocess, anchors                    the network's input
 suppression, roi_operators, proposals  the operators, exactly as the references compute them
 backbone, network                      the network, in torch only
-selection, detected                    which regions are kept, and what is known of each
+selection, detected                    selection of the regions, and their data
 torch_backend, detectron2_backend      running a network of ours, or detectron2's
 weights, dialects, loading             from a published weights file to a detector, or to its classifier
 pictures, folder                       files and folders of pictures

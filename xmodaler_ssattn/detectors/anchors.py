@@ -1,4 +1,4 @@
-"""Anchors: the boxes that the proposal network starts from, in pixels of its input.
+"""Anchors: the initial boxes of the proposal network, in pixels of its input.
 
 A anchors per position, H and W of the map.
 """

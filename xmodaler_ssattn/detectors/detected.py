@@ -1,4 +1,4 @@
-"""What a detector says about one picture, and what every detector offers."""
+"""The output of a detector for one picture, and the interface of detectors."""
 
 from __future__ import annotations
 

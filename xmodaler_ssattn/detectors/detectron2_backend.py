@@ -26,7 +26,7 @@ class Detectron2Missing(Exception):
 
 
 def why_not(spec: DetectorSpec) -> str:
-    """Why detectron2 cannot run this network; empty when it can."""
+    """The reason why detectron2 cannot run this network; empty when it can."""
     try:
         import detectron2.modeling  # noqa: F401
     except ImportError as error:
@@ -154,8 +154,8 @@ class Detectron2Network(nn.Module):
 
     Args:
         model: a GeneralizedRCNN with Res5ROIHeads, its weights loaded.
-        spec: of it.
-        head: state of our ``RegionHead``: detectron2 has no attributes.
+        spec: its spec.
+        head: state of our ``RegionHead``, since detectron2 has no attributes.
         version: for the record.
     """
 

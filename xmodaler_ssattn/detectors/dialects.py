@@ -1,4 +1,4 @@
-"""Which published detector a weights file is of, and whether it is complete: by names and shapes, strictly.
+"""Recognise the published detector of a weights file, and check that it is complete, by names and shapes.
 
 All files name their tensors as detectron2 does. They differ in the names of the attribute head and in the shapes
 (A anchors per position, C classes without background):
@@ -38,7 +38,7 @@ Weights = Mapping[str, torch.Tensor]
 
 PUBLISHED_CLASSES, PUBLISHED_WIDTH = 1600, 64
 NORM = ("weight", "bias", "running_mean", "running_var")
-# Ours -> theirs, by the beginning of a name.
+# Our name -> theirs, by the beginning of the name.
 LAYERS = {
     "backbone.": "backbone.",
     "res5.": "roi_heads.res5.",
@@ -51,7 +51,7 @@ LAYERS = {
 BOX_PRED, CLS_SCORE = LAYERS["head.bbox_pred."], LAYERS["head.cls_score."]
 LOGITS, DELTAS, CONV = (LAYERS[f"rpn.{name}."] for name in ("logits", "deltas", "conv"))
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
-# What a file may have beside the network: counters of training, anchors, and the mean and deviation of pixels.
+# Other allowed content of a file: counters of training, anchors, and the mean and deviation of pixels.
 EXTRAS = re.compile(rf"(.*\.num_batches_tracked|{re.escape(CELL_ANCHORS)}|pixel_mean|pixel_std)$")
 # The tensors by which the detector is recognised.
 CORE = (
@@ -64,7 +64,7 @@ CORE = (
     f"{DELTAS}weight",
     f"{CLS_SCORE}weight",
 )
-# Related detectors that are not supported: a name that only they have, and what they are.
+# Related detectors that are not supported: a name that only they have, and a description.
 RELATIVES = (
     (
         r"backbone\.stem\.norm\.|roi_heads\.res5_bn\.",
@@ -76,7 +76,7 @@ RELATIVES = (
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How a weights file names its tensors, and the network that it is of."""
+    """The names of tensors in a weights file, and the network."""
 
     name: str  # "milvlg-caffe", "airsplay" or "milvlg-d2", as in ``spec.name``
     spec: DetectorSpec
@@ -115,7 +115,7 @@ def dialect_of(shapes: Shapes, where: str = "these weights") -> Dialect:
         where: the file, for messages.
 
     Raises:
-        UserError: it is another network, or lists every tensor that is missing, unknown or of another shape.
+        UserError: it is another network, or tensors are missing, unknown or of another shape (all are listed).
     """
     heading = f"Detector weights: {where}"
     for pattern, what in RELATIVES:
@@ -178,9 +178,9 @@ def _sizes(shapes: Shapes, attribute_layers: tuple[str, ...], no_attribute: str)
 
 
 def _parameters(dialect: Dialect) -> Iterator[tuple[str, str, torch.Size, bool]]:
-    """Each parameter of the network: our name, the file's, its shape, and whether the file has a norm behind it.
+    """Each parameter of the network: our name, the file's, its shape, and whether a norm follows it in the file.
 
-    Biases of convolutions with a norm are left out: the file has none, and ours follow from the norm.
+    Biases of convolutions with a norm are left out: the file has none, and ours are computed from the norm.
     """
     with torch.device("meta"):
         state = BottomUpNetwork(dialect.spec).state_dict()

@@ -20,12 +20,12 @@ from xmodaler_ssattn.packs.region_file import ORDER_BY_SCORE, read_header
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
 
-MISTAKES_IN_A_ROW = 20  # then the program or the GPU is at fault, not the pictures
+MISTAKES_IN_A_ROW = 20  # after this number, the program or the GPU is broken, not the pictures
 SECONDS_BETWEEN_SYNCS = 1.0  # a killed run loses the pictures since the last one
 
 
 class NothingExtracted(UserError):
-    """Not one picture could be used; ``failed`` says why, one sentence each."""
+    """None of the pictures could be used; ``failed`` has the reasons, one sentence each."""
 
     def __init__(self, failed: list[str]) -> None:
         super().__init__(f"None of the {len(failed)} pictures could be used:\n{numbered(failed)}")
@@ -34,7 +34,7 @@ class NothingExtracted(UserError):
 
 @dataclasses.dataclass
 class ExtractReport:
-    """What was extracted."""
+    """The result of an extraction."""
 
     path: Path  # of the region file
     images: int  # in the file
@@ -56,22 +56,22 @@ def extract_regions(
 ) -> ExtractReport:
     """Write the regions of pictures into ``out``.
 
-    A stopped run leaves ``OUT.partial``, which the same call resumes; the file then has the bytes of a run without a
-    stop. A finished file is kept, and pictures that it lacks, because they failed or are new, are added to it.
+    A stopped run leaves ``OUT.partial``, which the same call resumes; the file is then byte-identical to that of an
+    uninterrupted run. A finished file is kept, and missing pictures, which failed before or are new, are added to it.
 
     Args:
         detector: see ``detected.Detector``.
         pictures: image id -> path.
-        num_regions: K, the most regions per image.
-        batch: pictures that the detector gets at once.
+        num_regions: K, the maximum number of regions per image.
+        batch: number of pictures that the detector processes at once.
         float16: store features and class probabilities in half precision.
         vocabulary_sha256: of the detector's class list, if known.
         attributes: further values to record in the file.
-        overwrite: replace an existing file, and an unfinished one of other settings.
+        overwrite: replace an existing file, or an unfinished one with other settings.
 
     Raises:
         NothingExtracted: no picture could be used.
-        Exception: what the detector raised at every picture, or at MISTAKES_IN_A_ROW.
+        Exception: the detector's exception, if it occurred for every picture or MISTAKES_IN_A_ROW times.
         UserError: the file was made with other weights or settings, or the disk is too small.
     """
     out = Path(out)
@@ -85,7 +85,7 @@ def extract_regions(
     if overwrite or not out.exists():
         return _write(detector, pictures, out, plan, batch, overwrite)
     more = out.with_name(out.name + ".more")
-    _take_in(out, more)  # a run was stopped in the middle of that
+    _take_in(out, more)  # if an earlier run was stopped during this step
     store = RegionStore(out)
     _check_same_settings(store, plan)
     _check_same_pictures(out, {i: store.image_size(i) for i in pictures if i in store}, pictures)

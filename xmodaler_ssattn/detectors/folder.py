@@ -18,7 +18,7 @@ from xmodaler_ssattn.ids import LARGEST_ID, PICTURE_SUFFIXES, UNREADABLE_SUFFIXE
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds; names are relative to it and sorted."""
+    """The contents of a folder; names are relative to it and sorted."""
 
     folder: Path
     names: tuple[str, ...]  # of the pictures
@@ -33,11 +33,11 @@ def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing
         recursive: also those in subfolders, except in linked ones.
 
     Raises:
-        UserError: the folder is missing or holds no picture.
+        UserError: the folder is missing or contains no pictures.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--images: {folder} is not a folder, expected one with pictures.")
+        raise UserError(f"--images: {folder} is not a folder; expected a folder of pictures.")
     names: list[str] = []
     others: list[str] = []
     subfolders: list[str] = []
@@ -54,7 +54,7 @@ def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing
                 (names if known else others).append((here / name).as_posix())
     if not names:
         hint = f" Its subfolders are searched with --recursive: {', '.join(subfolders[:5])}." if subfolders else ""
-        raise UserError(f"--images: {folder} holds no picture ({', '.join(PICTURE_SUFFIXES)}).{hint}")
+        raise UserError(f"--images: {folder} contains no pictures ({', '.join(PICTURE_SUFFIXES)}).{hint}")
     return Listing(folder, tuple(sorted(names)), tuple(sorted(others)), tuple(subfolders))
 
 
@@ -62,7 +62,7 @@ def ids_from_names(names: Sequence[str]) -> dict[int, str]:
     """image id -> name, by the number in the name, ascending.
 
     Raises:
-        UserError: lists all names without a number, and all that share one.
+        UserError: names have no number or the same number (all are listed).
     """
     found: dict[int, str] = {}
     problems = []
@@ -78,7 +78,7 @@ def ids_from_names(names: Sequence[str]) -> dict[int, str]:
             found[number] = name
     if problems:
         raise UserError(
-            f"Image ids come from the pictures' names, and {len(problems)} of {len(names)} give none:\n"
+            f"Image ids are taken from the pictures' names, but {len(problems)} of {len(names)} have none:\n"
             f"{numbered(problems)}\nRename them, or give --ids FILE: a JSON object name -> id, which is "
             "written with the numbers 1, 2, 3, ... when it does not exist."
         )
@@ -97,7 +97,7 @@ def ids_from_file(names: Sequence[str], path: str | os.PathLike) -> dict[int, st
     path = Path(path)
     known = read_json(path, "--ids") if path.exists() else {}
     if not isinstance(known, dict):
-        raise UserError(f"--ids: {path} holds a {type(known).__name__}, expected an object name -> id.")
+        raise UserError(f"--ids: {path} contains a {type(known).__name__}, expected an object name -> id.")
     owner: dict[int, str] = {}
     problems = []
     for name, number in known.items():
@@ -122,7 +122,7 @@ def take_shard(ids: Sequence[int], shard: str) -> list[int]:
     """Every n-th id from the i-th on, for ``"i/n"`` with 1 <= i <= n.
 
     Raises:
-        UserError: another text, or a shard without a picture.
+        UserError: the text is wrong, or the shard has no pictures.
     """
     first, slash, count = shard.partition("/")
     if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):

@@ -1,4 +1,4 @@
-"""Several region files of one detector -> one, in the order of the image ids."""
+"""Join several region files of one detector, in the order of the image ids."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def differing_attributes(there: Mapping[str, Any], here: Mapping[str, Any]) -> l
 
 
 def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, overwrite: bool = False) -> int:
-    """Write the images of all files into one, in ascending order of their ids; returns how many there are.
+    """Write the images of all files into one, in ascending order of their ids; returns their number.
 
     Joined shards have the same bytes as a run without shards.
 
@@ -43,7 +43,7 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists; give another name, or --overwrite to replace it.")
     headers = [read_header(path) for path in paths]
-    # Compare with the file that most others agree with, so that the odd one is named.
+    # Compare with the file that agrees with most others, so that the differing one is named.
     first = max(headers, key=lambda one: sum(not _differences(one, other) for other in headers))
     problems = [f"{header.path}: {difference}" for header in headers for difference in _differences(first, header)]
     raise_all(problems, f"These files cannot be joined; 'there' is {first.path}")

@@ -1,4 +1,4 @@
-"""From a weights file to a detector, by either backend, or to its classifier."""
+"""Load a detector from a weights file, with either backend, or export its classifier."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from xmodaler_ssattn.files import atomic_path, sha256_of
 logger = logging.getLogger(__name__)
 
 INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
-# Anchors in a file that are further than this from ours are of another network.
+# Anchors in a file that differ more than this from ours belong to another network.
 ANCHOR_TOLERANCE_PX = 2.0
 
 
@@ -83,8 +83,8 @@ def pixel_mean_of(weights: Weights, spec: DetectorSpec, where: str) -> tuple[flo
 def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
     """(A, 4) float32 xyxy: the anchors that the network was trained with.
 
-    Files of detectron2 before 0.6 hold them; detectron2 since 0.6 silently ignores them. They are taken from the file,
-    in its order, when each is one of the dialect's up to rounding.
+    Files of detectron2 before 0.6 contain them; detectron2 since 0.6 silently ignores them. They are taken from the
+    file, in its order, if each equals one of the dialect's up to rounding.
 
     Raises:
         UserError: they are anchors of another network.
@@ -94,7 +94,7 @@ def anchors_of(weights: Weights, spec: DetectorSpec, where: str) -> np.ndarray:
         return computed
     stored = weights[CELL_ANCHORS].float().numpy()
     if stored.shape == computed.shape:
-        distance = np.abs(stored[:, None] - computed).max(axis=2)  # NaN is far from everything
+        distance = np.abs(stored[:, None] - computed).max(axis=2)  # NaN is not near to any number
         nearest = distance.argmin(axis=1)
         if len(set(nearest)) == len(computed) and (distance.min(axis=1) <= ANCHOR_TOLERANCE_PX).all():
             difference = float(np.abs(stored - computed).max())
@@ -139,7 +139,7 @@ def load_detector(
         path: a published weights file, see ``dialects``.
         backend: "torch", "detectron2", or "auto": detectron2 where it can be imported, else torch.
         device: "cpu", "cuda", ...; None: a GPU when there is one.
-        min_max_boxes: the fewest (if there are as many proposals) and the most regions per picture.
+        min_max_boxes: the minimum (if there are enough proposals) and maximum number of regions per picture.
 
     Raises:
         UserError: the file is not of a known detector, or the backend is missing.
@@ -179,7 +179,7 @@ class Exported(NamedTuple):
 def export_classifier(weights: str | os.PathLike, out: str | os.PathLike) -> Exported:
     """Write a detector's ``cls_score`` as npz: ``weight`` (C + 1, D) and ``bias`` (C + 1,), background first.
 
-    With it a feature pack gets its class probabilities back; ``packs.classifier.Classifier`` reads it.
+    ``packs.classifier.Classifier`` reads it, to recompute the class probabilities of a feature pack.
 
     Args:
         weights: a weights file of any of the published dialects.

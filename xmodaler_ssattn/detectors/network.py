@@ -31,7 +31,7 @@ class Described(NamedTuple):
     """R regions.
 
     Attributes:
-        boxes_px: (R, 4) float32 xyxy, pixels of the network's input; regressed if the spec says so.
+        boxes_px: (R, 4) float32 xyxy, pixels of the network's input; regressed if set in the spec.
         features: (R, D) float32, >= 0.
         class_probs: (R, C + 1) float32, background first.
         attributes: (R,) int64, the most probable one, 0-based without "none"; None without that head.
@@ -60,7 +60,7 @@ class ProposalHead(nn.Module):
 
 
 class RegionHead(nn.Module):
-    """What a region's feature says: class, box offsets, attribute."""
+    """Class, box offsets and attribute from a region's feature."""
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class BottomUpNetwork(nn.Module):
     """A Bottom-Up detector in five steps: ``trunk``, ``propose``, ``pool``, ``features``, ``describe``.
 
     Attributes:
-        cell_anchors_px: (A, 4) float32; a weights file may bring its own.
+        cell_anchors_px: (A, 4) float32; may be replaced by those of a weights file.
         version: of the backend, for the record.
     """
 

@@ -1,9 +1,9 @@
 """A picture file of any kind -> upright BGR pixels, or an error that names the file.
 
-Pictures are read as cv2.imread reads them, which the published extractors used: EXIF rotation is applied, grey and
-palette become three channels, transparency is dropped without a background, 9 to 16 bits are cut to their upper 8,
-embedded colour profiles are ignored, and of an animation or TIFF file the first frame or page is taken (the log says
-so). Pillow converts CMYK. Numbers without a brightest value (32-bit, signed, floating-point) are refused.
+Pictures are read as with cv2.imread, which the published extractors used: EXIF rotation is applied, grey and palette
+become three channels, transparency is dropped without a background, 9 to 16 bits are cut to the upper 8, embedded
+colour profiles are ignored, and of an animation or TIFF file the first frame or page is used (with a warning). Pillow
+converts CMYK. Numbers without a defined maximum (32-bit, signed, floating-point) are refused.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from PIL import Image
 
 from xmodaler_ssattn.errors import UserError
 
-# Pixel formats only: some of Pillow's other formats start programs (EPS) or are drawings.
+# Only pixel formats: some of Pillow's other formats start programs (EPS) or are vector graphics.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
-# A region is at least 16 pixels of the picture wide and high, so a smaller picture has none.
+# A region is at least 16 pixels wide and high, so a smaller picture has none.
 MIN_SIDE = 16
 # 20,000 x 4,000 still passes; as float32 that is 1 GB. Pillow warns of larger ones itself.
 MAX_PIXELS = 89_000_000
@@ -50,12 +50,12 @@ def picture_sides(path: str | os.PathLike) -> tuple[int, int] | None:
     try:
         with Image.open(path, formats=FORMATS) as picture:
             return min(picture.size), max(picture.size)
-    except Exception:  # whatever is wrong with it is named where it is read
+    except Exception:  # errors are reported when it is read
         return None
 
 
 def open_upright(path: str | os.PathLike) -> Image.Image:
-    """A picture file as an RGB image, rotated as its EXIF data say.
+    """A picture file as an RGB image, rotated by its EXIF data.
 
     Raises:
         UserError: the file is missing, damaged or not a picture, has a side below MIN_SIDE or more than MAX_PIXELS, or
@@ -63,7 +63,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file." if not path.exists() else f"{path}: this is not a file.")
+        raise UserError(f"{path}: the file does not exist." if not path.exists() else f"{path}: this is not a file.")
     try:
         with Image.open(path, formats=FORMATS) as picture:
             _check_size(path, *picture.size)
@@ -71,7 +71,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
             # Pillow turns TIFF files while it loads them, and not every version of it then forgets the entry.
             turn = None if picture.format == "TIFF" else _UPRIGHT.get(_orientation(path, picture))
             rgb = _to_rgb(path, picture)
-            if picture.format != "MPO" and _has_more_frames(picture):  # MPO: a photograph with a preview behind it
+            if picture.format != "MPO" and _has_more_frames(picture):  # MPO: a photograph with a preview
                 logging.getLogger(__name__).warning("%s: it has several frames or pages; the first one is used.", path)
     except UserError:
         raise
@@ -83,7 +83,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
         raise UserError(_no_picture(path)) from None
     except MemoryError:
         raise UserError(f"{path}: there is not enough memory for it; make it smaller.") from None
-    except Exception as error:  # Pillow's decoders raise at damaged files, each in its own way
+    except Exception as error:  # Pillow's decoders raise different exceptions for damaged files
         raise UserError(f"{path}: the picture is damaged or incomplete ({type(error).__name__}: {error}).") from error
     return rgb if turn is None else rgb.transpose(turn)
 
@@ -119,13 +119,13 @@ def _orientation(path: Path, picture: Image.Image) -> int:
 def _has_more_frames(picture: Image.Image) -> bool:
     try:
         return getattr(picture, "n_frames", 1) > 1
-    except Exception:  # what comes behind the first one is of no use to us
+    except Exception:  # only the first one is needed
         return False
 
 
 def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
-        raise UserError(f"{path}: its pixels are floating-point numbers; save it with 8 bits a channel.")
+        raise UserError(f"{path}: its pixels are floating-point numbers; save it with 8 bits per channel.")
     bits = 16  # Pillow brings other formats than TIFF to 16 bits, when they have more than 8
     signed = inverted = False
     if picture.format == "TIFF":
@@ -139,13 +139,13 @@ def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
         kind = f"signed {bits}-bit" if signed and bits <= 16 else f"{max(bits, 32)}-bit"
         raise UserError(
             f"{path}: its pixels are {kind} numbers ({values.min()} to {values.max()}), which have no agreed "
-            "brightest value; save it with 8 or 16 bits a channel."
+            "brightest value; save it with 8 or 16 bits per channel."
         )
     upper = (values >> (bits - 8)).astype(np.uint8)
     if bits > 8 and values.max() and upper.max() < DARK:
         logging.getLogger(__name__).warning(
-            "%s: read as %d-bit numbers it is nearly black: the brightest one is %d of %d. If it holds 8-bit or 12-bit "
-            "numbers, save it with 8 bits a channel.",
+            "%s: read as %d-bit numbers it is nearly black: the brightest one is %d of %d. If it contains 8-bit or "
+            "12-bit numbers, save it with 8 bits per channel.",
             path,
             bits,
             values.max(),
@@ -155,7 +155,7 @@ def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
 
 
 class UnexpectedError(UserError):
-    """An unforeseen exception at one picture, which does not stop the others; ``error`` is what was raised."""
+    """An unforeseen exception at one picture, which does not stop the others; ``error`` is the exception."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         super().__init__(f"{path}: {type(error).__name__}: {error}")
@@ -163,7 +163,7 @@ class UnexpectedError(UserError):
 
 
 def as_user_error(error: Exception, path: Path) -> UserError:
-    """The error of one picture, whatever it is, with type and text."""
+    """Any error of one picture as a ``UserError`` with type and text."""
     return error if isinstance(error, UserError) else UnexpectedError(path, error)
 
 
@@ -176,7 +176,7 @@ def decode_ahead(
 
     Args:
         pictures: (id, path).
-        ahead: the most pictures that are decoded before they are asked for.
+        ahead: maximum number of pictures that are decoded in advance.
     """
     remaining = iter(pictures)
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")

@@ -1,8 +1,8 @@
-"""From a picture to the network's input: subtract the mean, then resize, as the original extractor does.
+"""Make the network's input from a picture: subtract the mean, then resize, as the original extractor does.
 
 The original subtracts the mean in float and resizes with OpenCV's INTER_LINEAR: two by two neighbours, no antialiasing,
-the exact scale in x and y, the size rounded. Here only the necessary neighbours are taken from the 8-bit picture, so
-that memory follows the output size.
+the exact scale in x and y, the size rounded. Here only the necessary neighbours are read from the 8-bit picture, so
+that the memory depends on the output size only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def preprocess(
 
     Raises:
         ValueError: ``image_bgr`` is not a colour picture of bytes.
-        UserError: the picture is so long and thin that its short side becomes too small.
+        UserError: the picture is so narrow that its short side becomes too small.
     """
     if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
         raise ValueError(f"image_bgr must be (H, W, 3) uint8, got {image_bgr.shape} {image_bgr.dtype}.")

@@ -1,4 +1,4 @@
-"""From the proposal network's outputs to boxes: decode, clip, drop the small, sort, suppress.
+"""Turn the proposal network's outputs into boxes: decode, clip, drop small ones, sort, suppress.
 
 The original and detectron2 do this in a different order with different conventions; see ``DetectorSpec.geometry``.
 """
@@ -73,7 +73,7 @@ def move_boxes(
 
 
 def clip_boxes(boxes_px: torch.Tensor, height: int, width: int, geometry: str) -> torch.Tensor:
-    """Into the picture: the last pixel is W - 1 ("caffe") or the border is W ("detectron2")."""
+    """Clip boxes to the picture: the last pixel is W - 1 ("caffe") or the border is W ("detectron2")."""
     last = boxes_px.new_tensor([width, height, width, height]) - (1 if geometry == "caffe" else 0)
     return torch.minimum(boxes_px.clamp(min=0), last)
 
@@ -114,7 +114,7 @@ def choose_proposals(
         boxes, scores = boxes[best], scores[best]
         usable = usable[best] & large_enough(boxes, "detectron2", spec.min_size)
         boxes, scores = boxes[usable], scores[usable]
-    # A few milliseconds on the CPU, whatever the device.
+    # On the CPU for every device; it takes a few milliseconds.
     kept = suppress(
         boxes.cpu().numpy(), scores.cpu().numpy(), spec.rpn_nms, geometry=spec.geometry, limit=spec.post_nms_topk
     )

@@ -1,4 +1,4 @@
-"""Which of a picture's regions are kept, exactly as the published features chose them.
+"""Select the regions of a picture, exactly as for the published features.
 
 For every class c a non-maximum suppression by the probabilities p[:, c]; a region's confidence is its best
 probability among the classes in which it survived:
@@ -21,12 +21,12 @@ from xmodaler_ssattn.detectors.suppression import overlapping
 
 @dataclasses.dataclass(frozen=True)
 class SelectionRule:
-    """How many regions. 36 and 36 are the fixed features, 10 and 100 the adaptive ones.
+    """The number of regions. 36 and 36 give the fixed features, 10 and 100 the adaptive ones.
 
     Attributes:
-        min_regions: the fewest regions per picture, if there are as many proposals.
-        max_regions: the most regions per picture.
-        threshold: the lowest confidence of a region that is kept.
+        min_regions: minimum number of regions per picture, if there are enough proposals.
+        max_regions: maximum number of regions per picture.
+        threshold: minimum confidence of a region.
         nms: the IoU from which a region is suppressed within a class.
     """
 
@@ -48,8 +48,8 @@ class SelectionRule:
 def best_surviving_scores(boxes_px: np.ndarray, class_probs: np.ndarray, nms: float = 0.3) -> np.ndarray:
     """max_conf of the module's formula: (R,) in the precision of ``class_probs``.
 
-    All classes advance together, one rank at a time: the boxes are common to the classes, so one matrix says who
-    overlaps whom, packed to one bit a pair; a class's suppressed regions are a row of R bits.
+    All classes are processed together, one rank at a time: the boxes are common to the classes, so one matrix of
+    overlaps is enough, packed to one bit per pair; a class's suppressed regions are a row of R bits.
     """
     count, classes = class_probs.shape[0], class_probs.shape[1] - 1
     if count == 0 or classes == 0:

@@ -1,8 +1,8 @@
-"""What distinguishes the published Bottom-Up detectors from each other, as one frozen record.
+"""The differences between the published Bottom-Up detectors, as one frozen record.
 
 All are Faster R-CNNs with a ResNet "C4" trunk, trained on Visual Genome (1600 classes, 400 attributes). They differ in
-a dozen details, each of which moves the boxes. Every difference is a field here, and only the fields tell the network
-and the operators what to do.
+a dozen details, each of which changes the boxes. Every difference is a field here, and the network and the operators
+depend only on these fields.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DetectorSpec:
     """A Bottom-Up detector. The defaults are the original Caffe network; see the class methods for the others.
 
     Attributes:
-        name: of the dialect, for messages and for the record in the region file.
+        name: name of the dialect, for messages and for the region file.
         depth: 50, 101 or 152 layers; ``blocks`` follows from it.
         blocks_per_stage: overrides the blocks that follow from ``depth`` (tests use tiny networks).
         base_width: channels after the stem; res2 has 4 times as many, res5 (the feature) 32 times.
@@ -46,8 +46,8 @@ class DetectorSpec:
         num_classes: without background.
         num_attributes: without "no attribute"; None for a network without the attribute head.
         attribute_embedding, attribute_hidden: widths of that head.
-        background: which row of ``cls_score`` is background. What the network returns always has it first.
-        no_attribute: which row of the attribute scores says "none"; "absent" when there is none.
+        background: the row of ``cls_score`` for the background. In the network's output it is always first.
+        no_attribute: the row of the attribute scores for "none"; "absent" when there is no such row.
         anchors: "caffe": ratio by ratio, the rounded boxes of the original; "detectron2": size by size.
         anchor_sizes: side lengths in pixels of the network's input.
         rpn_channels: of the RPN's hidden layer.

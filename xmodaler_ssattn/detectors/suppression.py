@@ -28,7 +28,7 @@ def pairwise_iou(a_px: np.ndarray, b_px: np.ndarray, geometry: str = "caffe") ->
 
 
 def overlapping(a_px: np.ndarray, b_px: np.ndarray, threshold: float, geometry: str = "caffe") -> np.ndarray:
-    """(n, m) bool: does one of the pair suppress the other? See the module's two conventions."""
+    """(n, m) bool: whether one of the pair suppresses the other; see the module for the two conventions."""
     iou = pairwise_iou(a_px, b_px, geometry)
     bound = np.float64(threshold)  # in float32 it would be rounded to another number
     return iou >= bound if geometry == "caffe" else iou > bound
@@ -44,7 +44,7 @@ def suppress(
         scores: (n,).
         threshold: of the IoU.
         geometry: "caffe" or "detectron2", see the module.
-        limit: the most boxes to keep.
+        limit: maximum number of boxes to keep.
 
     Returns:
         (k,) int64 indices of the kept boxes, best first; equal scores in the order given.

@@ -14,7 +14,7 @@ from xmodaler_ssattn.detectors.preprocess import preprocess
 from xmodaler_ssattn.detectors.roi_operators import Pooled
 from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
 
-# Regions that go through res5 at once. On a CPU few, so that they stay in its caches; on a GPU many, to fill it.
+# Regions processed by res5 at once: few on a CPU, so that they stay in its caches; many on a GPU, to use it fully.
 CHUNK_CPU, CHUNK_GPU = 16, 1024
 
 
@@ -70,7 +70,7 @@ class TorchDetector:
     Args:
         network: a ``BottomUpNetwork`` or another with its steps; its weights are moved, not copied, to ``device``.
         device: "cpu", "cuda", ...
-        rule: how many regions, and which; None: the fixed 36.
+        rule: the selection of regions; None: the fixed 36.
         weights_sha256: of the weights file, for the record.
     """
 

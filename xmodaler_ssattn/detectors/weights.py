@@ -1,4 +1,4 @@
-"""The named tensors of a detector's weights file, in any of the forms in which authors publish them."""
+"""Read the named tensors of a detector's weights file, in any of the published formats."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.safe_load import safe_load
 
-# Where a file keeps the weights, when they are not all there is.
+# Keys under which a file may have the weights.
 WRAPPERS = ("model", "state_dict")
-# Before every name of a network that was trained on several GPUs.
+# The prefix of all names in a network that was trained on several GPUs.
 PARALLEL = "module."
 WHAT = "Detector weights"
 
@@ -29,14 +29,11 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             beside the weights (optimizer, iteration) is not read.
 
     Raises:
-        UserError: the file is missing, damaged or incomplete, asks for code, or holds something other than named
-            tensors; the message names the file, and what it asked for.
+        UserError: the file is missing, damaged or incomplete, asks for code, or contains something other than named
+            tensors; the message names the file and the refused name.
     """
     if os.fspath(path).endswith(".caffemodel"):
-        raise UserError(
-            f"{WHAT}: {path} is a model of Caffe; give the .pth or .pkl into which others converted it "
-            "(see the README)."
-        )
+        raise UserError(f"{WHAT}: {path} is a model of Caffe; give a converted .pth or .pkl file (see the README).")
     weights = safe_load(path, WHAT, part=lambda content: _named(path, content), checksums=True)
     problems: list[str] = []
     tensors: dict[str, torch.Tensor] = {}

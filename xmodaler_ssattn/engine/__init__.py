@@ -1,1 +1,1 @@
-"""Training beyond the host's own trainer: hooks and trainers that work on both hosts."""
+"""Additions to the host's trainer: hooks and trainers that work on both hosts."""

@@ -1,7 +1,7 @@
-"""Keep the weights with the best validation score and the last checkpoint, and no others.
+"""Keep only the weights with the best validation score and the last checkpoint.
 
-A hook beside the host's own (both hosts write one checkpoint per epoch and never remove any). It learns an epoch's
-scores from the results file that the evaluator has just written, so it does not matter how a host stores scores.
+A hook in addition to the host's (both hosts write one checkpoint per epoch and never remove any). It reads an epoch's
+scores from the results file that the evaluator has just written, and so does not depend on how a host stores scores.
 
 ``OUTPUT_DIR/best.json``::
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def best_epoch(scores: Mapping[int, float | None]) -> int | None:
-    """The epoch with the highest score, among equals the earliest; None when no epoch has a finite score."""
+    """The earliest epoch with the highest score; None when no epoch has a finite score."""
     finite = {epoch: value for epoch, value in scores.items() if value is not None and math.isfinite(value)}
     return min(finite, key=lambda epoch: (-finite[epoch], epoch)) if finite else None
 
@@ -53,7 +53,7 @@ def best_hook(cfg: Any) -> KeepBest | None:
 
     Raises:
         UserError: the key is not of the form split/score, the config has no data set for the split, or our evaluator
-            would not give that score after every epoch.
+            would not compute that score after every epoch.
     """
     name = cfg.SOLVER.get("KEEP_BEST", "")
     if not name:
@@ -78,8 +78,8 @@ class KeepBest(HookBase):
 
     Args:
         folder: the run's OUTPUT_DIR.
-        split, metric: which score decides, e.g. ``"val"`` and ``"CIDEr"``.
-        period: SOLVER.EVAL_PERIOD; epochs between evaluations. The last epoch is always evaluated.
+        split, metric: the score to compare, e.g. ``"val"`` and ``"CIDEr"``.
+        period: SOLVER.EVAL_PERIOD, the epochs between evaluations. The last epoch is always evaluated.
     """
 
     def __init__(self, folder: Path, split: str, metric: str, period: int) -> None:
@@ -89,7 +89,7 @@ class KeepBest(HookBase):
 
     def before_train(self) -> None:
         record = self._folder / BEST_RECORD
-        if self.trainer.start_iter == 0:  # a new run: what an earlier one left here does not belong to it
+        if self.trainer.start_iter == 0:  # a new run: remove the files of an earlier one
             if comm.is_main_process():
                 record.unlink(missing_ok=True)
                 (self._folder / BEST_WEIGHTS).unlink(missing_ok=True)
@@ -98,7 +98,7 @@ class KeepBest(HookBase):
             self._epochs = {int(epoch): entry for epoch, entry in stored["epochs"].items()}
 
     def before_step(self) -> None:
-        # A run that was killed between an epoch's checkpoint and this hook: the weights are still that epoch's.
+        # If the run was killed between an epoch's checkpoint and this hook, the weights are still those of that epoch.
         if not self._caught_up:
             self._caught_up = True
             self._take_epoch(self.trainer.start_iter)
@@ -118,7 +118,7 @@ class KeepBest(HookBase):
         results = self._folder / "results" / f"{self._split}_epoch_{epoch}.json"
         if due and epoch not in self._epochs and results.is_file():
             self._record(epoch, iterations - 1, read_json(results, "The epoch's results").get("scores") or {})
-        # While no epoch has had the score (no evaluation gives that name, say), the host's checkpoints are all we have.
+        # While no epoch has had the score, keep the host's checkpoints.
         if (self._folder / BEST_WEIGHTS).is_file():
             for path in obsolete(self._folder):
                 path.unlink()

@@ -1,9 +1,9 @@
-"""Compare a resumed run with the interrupted one; what must be equal and is not is named.
+"""Compare a resumed run with the interrupted one, and name all differences that are not allowed.
 
 Both hosts restore weights, optimiser, schedule and iteration, and count epochs in iterations. A setting that was
-changed before resuming therefore has no effect (BASE_LR: the optimiser's rates come from the file), moves every epoch
-(TRAIN_BATCH_SIZE, processes, images), or makes the second half of the run another experiment (losses, data). A hook
-stores the run's settings and facts in the checkpoint, among the states of the hooks.
+changed before resuming therefore has no effect (BASE_LR: the optimiser's rates are read from the file), shifts every
+epoch (TRAIN_BATCH_SIZE, processes, images), or makes the rest of the run a different experiment (losses, data). A hook
+stores the run's settings and facts in the checkpoint, with the states of the hooks.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from xmodaler_ssattn.host import HookBase, comm
 from xmodaler_ssattn.safe_load import safe_load
 
 LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
-# Config keys and groups that may differ. All others, those of foreign classes included, must be equal.
+# Config keys and groups that may differ. All others, including those of foreign classes, must be equal.
 MAY_DIFFER = (
     # Paths; the contents are compared by the facts.
     "OUTPUT_DIR", "DATALOADER.ANNO_FOLDER", "DATALOADER.REGIONS", "INFERENCE.VOCAB", "INFERENCE.PICTURES",
     "INFERENCE.VAL_ANNFILE", "INFERENCE.TEST_ANNFILE", "MODEL.WEIGHTS", "MODEL.PARTIAL_WEIGHTS",
-    # How it is computed.
+    # The way of computing.
     "MODEL.DEVICE", "MODEL.CPU_THREADS", "MODEL.CAPTURE_GRAPHS", "DATALOADER.CACHE", "DATALOADER.NUM_WORKERS",
     "CUDNN_BENCHMARK", "SOLVER.AMP",
     # The product with the number of processes is one of the facts.
     "DATALOADER.TRAIN_BATCH_SIZE",
-    # The embedded runtime restores the random states, so that the seed is not read again; upstream begins with it.
+    # The embedded runtime restores the random states, so that the seed is not used again; upstream starts from it.
     "SEED", "VERSION",
-    # How long it runs, and what is saved and measured.
+    # The length of the run, and its checkpoints and scores.
     "SOLVER.EPOCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EVAL_PERIOD", "SOLVER.WRITE_PERIOD", "DATASETS.VAL",
     "DATASETS.TEST", "DATALOADER.TEST_BATCH_SIZE", "DECODE_STRATEGY.NAME", "DECODE_STRATEGY.BEAM_SIZE",
     "INFERENCE.NAME", "INFERENCE.METRICS", "INFERENCE.FINAL_METRICS", "INFERENCE.GT_ATTENTION",
@@ -43,29 +43,29 @@ ITERATIONS = "iterations per epoch"
 
 
 def check_same_run(stored: Mapping[str, Mapping], now: Mapping[str, Mapping], where: str) -> None:
-    """Refuse to resume another run; log settings that differ and may.
+    """Refuse to resume a different run; log differences that are allowed.
 
     Args:
-        stored, now: {"settings": {key: value}, "facts": {what: value}} of the checkpoint and of this run. Keys
-            that only one of them has are not compared.
+        stored, now: {"settings": {key: value}, "facts": {name: value}} of the checkpoint and of this run. Keys
+            in only one of them are not compared.
         where: the checkpoint, for the message.
 
     Raises:
-        UserError: every value that must be equal and is not, with both values.
+        UserError: values that must be equal differ; the message lists both values of each.
     """
     problems = []
     for key in _changed(stored["settings"], now["settings"]):
         sentence = f"{key}: {stored['settings'][key]!r} in the checkpoint, {now['settings'][key]!r} now"
         if key in MAY_DIFFER:
-            logging.getLogger(__name__).info("Resuming with another %s.", sentence)
+            logging.getLogger(__name__).info("Resuming with a different %s.", sentence)
         else:
             problems.append(sentence)
     for what in _changed(stored["facts"], now["facts"]):
         problems.append(f"{what}: {stored['facts'][what]} in the checkpoint, {now['facts'][what]} now")
     raise_all(
         problems,
-        f"{where}: --resume continues the same run with the same settings (config.yaml beside it), and this is another "
-        "one (for a new run from its weights give MODEL.WEIGHTS and another OUTPUT_DIR)",
+        f"{where}: --resume continues a run with the same settings (see its config.yaml), but this run is different "
+        "(for a new run from its weights, give MODEL.WEIGHTS and another OUTPUT_DIR)",
     )
 
 
@@ -74,15 +74,15 @@ def _changed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def warn_of_another_model(cfg: Any, checkpoint: Path) -> None:
-    """Warn about settings of the model that differ from those of its training although the shapes are equal.
+    """Warn about settings of the model that differ from those of its training and do not change shapes.
 
-    Some are changed on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, spoil the model.
+    Some are changed on purpose, such as MODEL.SS_ATTENTION.LAMBDA; others, such as ACTIVATION, break the model.
     """
     trained, now = run_of(checkpoint)["settings"], values_of(cfg)
     for key in _changed(trained, now):
         if key.startswith("MODEL.") and key not in MAY_DIFFER and not key.endswith("_SHA256"):
             logging.getLogger(__name__).warning(
-                "%s was trained with another %s: %r then, %r now.", checkpoint, key, trained[key], now[key]
+                "%s was trained with a different %s: %r, now %r.", checkpoint, key, trained[key], now[key]
             )
 
 
@@ -93,25 +93,25 @@ def last_checkpoint(folder: Path) -> Path | None:
         return None
     checkpoint = folder / Path(read_text(pointer, "The name of the last checkpoint").strip()).name
     if not checkpoint.is_file():
-        raise UserError(f"{pointer} names {checkpoint.name}, but there is no such file in {folder}.")
+        raise UserError(f"{pointer} names {checkpoint.name}, but {folder} does not contain it.")
     return checkpoint
 
 
 def run_of(checkpoint: Path) -> dict[str, dict]:
-    """What a checkpoint says about its run: {"settings": ..., "facts": ...}.
+    """The settings and facts of a checkpoint's run: {"settings": ..., "facts": ...}.
 
-    One without the hook's state (from before there was one, or ``model_best.pth``): the settings of ``config.yaml``
-    beside it, and the batch size as the only fact.
+    For a checkpoint without the hook's state (an old one, or ``model_best.pth``): the settings of ``config.yaml`` in
+    its folder, and the batch size as the only fact.
     """
     try:
         state = safe_load(checkpoint, part=lambda content: content["trainer"]["hooks"][SameRun.__qualname__])
-    except Exception:  # damaged, of an older format, or without the state: who loads it says what is wrong with it
+    except Exception:  # damaged, of an older format, or without the state: errors are reported when it is loaded
         state = None
     if state is not None:
         return state
     try:
         settings = read_yaml(checkpoint.parent / "config.yaml", "The config of the run")
-    except UserError:  # no such file, some other one of that name, or one with tags of upstream's
+    except UserError:  # missing, another kind of file, or with upstream's tags
         settings = None
     settings = flatten(settings) if isinstance(settings, dict) else {}
     batch = settings.get("DATALOADER.TRAIN_BATCH_SIZE")
@@ -119,13 +119,13 @@ def run_of(checkpoint: Path) -> dict[str, dict]:
 
 
 class SameRun(HookBase):
-    """Keeps the run's settings and facts in its checkpoints, and compares them when one is loaded.
+    """Stores the run's settings and facts in its checkpoints, and compares them when one is loaded.
 
     Register it before ``resume_or_load``.
 
     Args:
         cfg: the run's config.
-        facts: what else must be equal, {what: plain value}, such as digests of the data.
+        facts: further values that must be equal, {name: plain value}, such as digests of the data.
     """
 
     def __init__(self, cfg: Any, facts: Mapping[str, Any]) -> None:
@@ -145,12 +145,12 @@ class SameRun(HookBase):
         """Called by the host, after the iteration and before the optimiser are restored.
 
         Raises:
-            UserError: it is another run, or a shorter one than what the checkpoint has behind it.
+            UserError: it is a different run, or the run is shorter than the checkpoint's training so far.
         """
         check_same_run(state, self.state_dict(), self.trainer.cfg.OUTPUT_DIR)
         trainer = self.trainer
         if trainer.iter + 1 > trainer.max_iter:
             raise UserError(
                 f"SOLVER.EPOCH is {trainer.cfg.SOLVER.EPOCH}, but the checkpoint in {trainer.cfg.OUTPUT_DIR} has "
-                f"{(trainer.iter + 1) // trainer.iters_per_epoch} epochs behind it; there is nothing to resume."
+                f"{(trainer.iter + 1) // trainer.iters_per_epoch} completed epochs; there is nothing to resume."
             )

@@ -1,17 +1,17 @@
-"""The self-critical stage (Rennie et al., CVPR 2017): training for the captions' scores, on either host.
+"""The self-critical stage (Rennie et al., CVPR 2017): training on the captions' scores, on either host.
 
 One step of ``SelfCriticalTrainer``:
 
 1. sample S captions per image from the model, without gradient          modeling/sampling.py
-2. reward r of each, and the baseline b that it has to beat              scorer/caption_reward.py
+2. reward r and baseline b of each caption                               scorer/caption_reward.py
 3. teacher forcing on the sampled words, with gradient                   forced_batch
 4. L = -(1/M) sum over captions of (r - b) sum_t log p(w_t)              losses/reward.py
 
-X-modaler's own trainers keep the graph of sampling word by word instead. The gradient is the same, because the words
-are constants either way; teacher forcing over whole captions is much faster.
+X-modaler's own trainers instead keep the graph of sampling word by word. The gradient is the same, because the words
+are constants in both cases; teacher forcing over whole captions is much faster.
 
-Dropout is off in both passes, so that the probabilities in L are those that the words were sampled with. The grounding
-loss is added when LOSSES.NAMES has it. Scheduled sampling does not apply: all words are the model's own.
+Dropout is off in both passes, so that the probabilities in L are those of the sampling. The grounding loss is added if
+it is in LOSSES.NAMES. Scheduled sampling does not apply, because all words are the model's own.
 
 Letters: B images, S sampled captions per image, M words of the batch, T words of a caption.
 """
@@ -41,7 +41,7 @@ from xmodaler_ssattn.scorer.caption_reward import unread_files
 
 LOSS = "SelfCriticalLoss"
 BASELINES = ("greedy", "mean")
-# Losses on target words: on sampled words they would teach the model to repeat whatever it said.
+# Losses on target words: on sampled words they would teach the model to repeat its own output.
 WORD_LOSSES = ("CrossEntropy", "FusedCrossEntropy", "LabelSmoothing", "RewardCriterion")
 
 
@@ -53,10 +53,11 @@ def over_greedy(rewards: Tensor, greedy: Tensor) -> Tensor:
 def over_others(rewards: Tensor) -> Tensor:
     """Advantages r - the mean of the image's other S - 1 captions (Luo, 2020, arXiv:2003.09971): (B, S) -> (B, S).
 
-    The others do not depend on the caption itself, so the gradient stays unbiased. An image's advantages sum to 0.
+    The other captions do not depend on the caption itself, so the gradient is unbiased. The advantages of an image sum
+    to 0.
 
     Raises:
-        ValueError: S is 1, so that there is no other caption.
+        ValueError: S is 1, so there is no other caption.
     """
     samples = rewards.shape[1]
     if samples < 2:
@@ -66,17 +67,17 @@ def over_others(rewards: Tensor) -> Tensor:
 
 @ENGINE_REGISTRY.register()
 class SelfCriticalTrainer(DefaultTrainer):
-    """The host's trainer with another step. ``SCORER.BASELINE`` chooses what a caption has to beat.
+    """The host's trainer with another step. ``SCORER.BASELINE`` chooses the baseline.
 
     DATALOADER.SEQ_PER_SAMPLE is S. The event storage gets ``rl/reward`` and ``rl/baseline``, means over the batch and
-    the processes, ``rl/length``, words with the end, and each term of the reward, such as ``rl/CiderD``.
+    the processes, ``rl/length``, the number of words with the end, and each term of the reward, such as ``rl/CiderD``.
 
     Raises:
-        UserError: settings that cannot work, all at once, before any data is read. ``resume_or_load`` raises it
-            without MODEL.WEIGHTS when there is nothing to resume.
+        UserError: lists all settings that cannot work, before any data is read. ``resume_or_load`` raises it when
+            there is nothing to resume and MODEL.WEIGHTS is empty.
     """
 
-    _train_data_loader_iter: Any  # the host's; None when an epoch begins
+    _train_data_loader_iter: Any  # of the host; None at the beginning of an epoch
 
     def __init__(self, cfg: Any) -> None:
         require_grounded_captioner(cfg, "SelfCriticalTrainer", "from which it cannot sample captions")
@@ -89,9 +90,9 @@ class SelfCriticalTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         if not self.cfg.MODEL.WEIGHTS and not (resume and self.checkpointer.has_checkpoint()):
             raise UserError(
-                "MODEL.WEIGHTS is empty, but self-critical training starts from a trained model: random captions have "
-                "next to no reward, so there is next to nothing to learn from. Train with cross-entropy first and give "
-                "its checkpoint: MODEL.WEIGHTS OUTPUT_DIR/model_best.pth or model_final.pth (or --resume this stage)."
+                "MODEL.WEIGHTS is empty, but self-critical training must start from a trained model: the captions of a "
+                "random model have almost no reward to learn from. Train with cross-entropy first and give the "
+                "checkpoint: MODEL.WEIGHTS OUTPUT_DIR/model_best.pth or model_final.pth (or --resume this stage)."
             )
         super().resume_or_load(resume=resume)
 
@@ -119,7 +120,7 @@ class SelfCriticalTrainer(DefaultTrainer):
             self.ema.update(self.model)
 
     def _next_samples(self) -> list[dict]:
-        """The next batch; a new shuffle when the epoch is over, or when a resumed run begins an epoch (no iterator)."""
+        """The next batch; reshuffles after an epoch, or when a resumed run begins an epoch (no iterator)."""
         iterator = self._train_data_loader_iter
         samples = next(iterator, None) if iterator is not None else None
         if samples is None:
@@ -130,12 +131,12 @@ class SelfCriticalTrainer(DefaultTrainer):
         return samples
 
     def _sample_and_score(self, batch: dict) -> tuple[dict, dict[str, float]]:
-        """The batch to differentiate on, with the advantages in REWARDS; and what to log."""
+        """The batch for the gradient, with the advantages in REWARDS, and the values to log."""
         model = comm.unwrap_model(self.model)
         greedy = self.baseline == "greedy"
         sampled = sample_captions(model, batch, self.samples, greedy_first=greedy)
         images = len(batch[kfg.IDS])
-        # (B, captions per image, T); copying the words is the only wait for the device.
+        # (B, captions per image, T); copying the words is the only synchronisation with the device.
         sents, regions = (part.cpu().view(images, self.samples + int(greedy), -1) for part in sampled)
         scores = self._score(batch, sents[:, int(greedy) :], regions[:, int(greedy) :])
         rewards = scores.pop(kfg.REWARDS)
@@ -152,7 +153,7 @@ class SelfCriticalTrainer(DefaultTrainer):
         return forced, metrics | {name: float(value) for name, value in scores.items()}
 
     def _score(self, batch: dict, sents: Tensor, regions: Tensor) -> dict:
-        """The scorer's answer for (B, S, T) captions, its REWARDS as (B, S) float64."""
+        """The scorer's output for (B, S, T) captions, with REWARDS as (B, S) float64."""
         scores = self.scorer(
             {
                 **{key: batch[key] for key in (keys.BOXES_PX, keys.NUM_REGIONS)},
@@ -164,7 +165,7 @@ class SelfCriticalTrainer(DefaultTrainer):
         return {**scores, kfg.REWARDS: torch.as_tensor(scores[kfg.REWARDS], dtype=torch.float64).view(sents.shape[:2])}
 
     def _write_rewards(self, metrics: dict[str, float]) -> None:
-        """Put the rewards, averaged over the processes, into the storage."""
+        """Put the rewards, averaged over the processes, into the event storage."""
         gathered = comm.gather(metrics)
         if comm.is_main_process():
             means = {f"rl/{name}": sum(each[name] for each in gathered) / len(gathered) for name in metrics}
@@ -172,15 +173,15 @@ class SelfCriticalTrainer(DefaultTrainer):
 
 
 def forced_batch(batch: dict, sents: Tensor, end: int = 0) -> dict:
-    """A training batch whose captions are sampled ones.
+    """A training batch with sampled captions.
 
     Args:
         batch: B images, from ``preprocess_batch``.
         sents: (B S, T) int64 on the CPU, ``end`` from a caption's end on.
 
     Returns:
-        a copy of ``batch`` with the keys of the captions replaced. The end is a caption's last word to predict; of a
-        caption without end these are all T words.
+        a copy of ``batch`` with the keys of the captions replaced. The end is a caption's last word to predict; in a
+        caption without end, all T words are predicted.
     """
     device = batch[kfg.ATT_FEATS].device
     ended = (sents == end).int()
@@ -203,7 +204,7 @@ def check_config(cfg: Any) -> None:
     """Refuse settings of the self-critical stage that cannot work, all at once.
 
     Raises:
-        UserError: what is wrong, with the value to set.
+        UserError: lists the wrong settings, with the values to set.
     """
     problems = []
     if cfg.SCORER.BASELINE not in BASELINES:
@@ -225,8 +226,8 @@ def check_config(cfg: Any) -> None:
         problems.append(f"LOSSES.NAMES: expected {LOSS!r} among them, got {names!r}.")
     if wrong:
         problems.append(
-            f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat whatever it said; remove "
-            f"it, {LOSS} takes its place."
+            f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat its own output; remove "
+            f"it, {LOSS} replaces it."
         )
     problems += unread_files(cfg)
     raise_all(problems, "ENGINE.NAME SelfCriticalTrainer cannot work with this config")

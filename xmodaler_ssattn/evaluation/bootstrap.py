@@ -1,4 +1,4 @@
-"""How sure a score is: percentile intervals over resampled images, and paired differences of two models.
+"""Uncertainty of scores: percentile intervals over resampled images, and paired differences of two models.
 
 A replicate samples as many images as there are, with replacement, and scores them again. The rows that the metrics keep
 make that cheap: a replicate is a vector of image weights.
@@ -25,7 +25,7 @@ def image_weights(num_images: int, replicates: int, seed: int = 0) -> np.ndarray
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The central ``level`` of the replicates; those that are 0/0 are left out, NaN when all are.
+    """The central ``level`` of the replicates; those that are 0/0 (NaN) are left out. NaN when all are 0/0.
 
     >>> low, high = interval(np.array([*range(101), math.nan]))  # 0 to 100: the quantiles are the values themselves
     >>> round(low, 6), round(high, 6)
@@ -43,8 +43,8 @@ def difference(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> dict[str, 
     """The paired difference b - a over replicates that sampled the same images for both.
 
     Returns:
-        ``low`` and ``high`` of the interval, and ``p``: twice the smaller share of replicates on either side of 0,
-        counting one more so that it is never 0 (a two-sided bootstrap p-value; 1 when a and b never differ).
+        ``low`` and ``high`` of the interval, and ``p``, a two-sided bootstrap p-value: twice the smaller share of
+        replicates on either side of 0, with one replicate added so that it is never 0. 1 when a and b never differ.
     """
     d = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     d = d[~np.isnan(d)]

@@ -1,7 +1,7 @@
-"""References and predictions of the caption metrics, in the formats that people have.
+"""References and predictions of the caption metrics, in the common formats.
 
 Image ids are strings here: JSON turns the keys of an object into strings, and COCO-style lists hold integers. Leading
-zeros do not count (``ids.id_key``), so that predictions named after files find references with COCO's numbers.
+zeros are ignored (``ids.id_key``), so that predictions named after files find references with COCO's numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _image_id(record: Any, key: str) -> str | None:
 
 
 def _coco_captions(records: Sequence[Any], name: str, problems: list[str]) -> Iterator[tuple[str, str]]:
-    """(image, caption) of each record ``{"image_id", "caption"}``; ``name`` is the list's in ``problems``."""
+    """(image, caption) of each record ``{"image_id", "caption"}``; ``name`` is the name of the list in ``problems``."""
     for number, record in enumerate(records):
         if (image := _image_id(record, "image_id")) is None:
             problems.append(f"{name}[{number}], field image_id: expected an image id.")
@@ -38,14 +38,14 @@ def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
     """Read reference captions.
 
     Args:
-        path: ``{image_id: [caption, ...]}`` or, as COCO does it, ``{"images": [{"id"}], "annotations": [{"image_id",
+        path: ``{image_id: [caption, ...]}`` or, in COCO style, ``{"images": [{"id"}], "annotations": [{"image_id",
             "caption"}]}``.
 
     Returns:
         image id -> its captions, in the file's order; for COCO style in the order of ``images``.
 
     Raises:
-        UserError: names the image (or the number of the entry) and the field; also an image without a caption.
+        UserError: an image or field is wrong (the message names it), or an image has no caption.
     """
     data, what = read_json(path, "References"), f"References {path}"
     if not isinstance(data, Mapping) or is_results(data):
@@ -79,14 +79,14 @@ def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
             if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
                 problems.append(f"image {image}: expected a list of captions.")
             elif image in references:
-                problems.append(f"image {image}: is duplicated, as {name!r} too.")
+                problems.append(f"image {image}: is duplicated, also as {name!r}.")
             else:
                 references[image] = captions
     empty = [image for image, captions in references.items() if not captions]
     problems += [f"image {image}: there is no reference caption." for image in empty if not problems]
     raise_all(problems, what)
     if not references:
-        raise UserError(f"{what}: there is no reference caption in it.")
+        raise UserError(f"{what}: it contains no reference caption.")
     return references
 
 
@@ -98,7 +98,7 @@ def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[s
         greedy: take the greedy captions of our results file; other formats have one caption per image.
 
     Raises:
-        UserError: names the image (or the number of the entry) and the field; also a duplicated image.
+        UserError: an image or field is wrong (the message names it), or an image is duplicated.
     """
     data, what = read_json(path, "Predictions"), f"Predictions {path}"
     if is_results(data):
@@ -125,14 +125,14 @@ def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[s
             if not isinstance(caption, str):
                 problems.append(f"image {image}: expected a caption, got {caption!r:.60}.")
             elif image in predictions:
-                problems.append(f"image {image}: is duplicated, as {name!r} too.")
+                problems.append(f"image {image}: is duplicated, also as {name!r}.")
             else:
                 predictions[image] = caption
     else:
         raise UserError(f"{what}: expected an object or a list, got {type(data).__name__}.")
     raise_all(problems, what)
     if not predictions:
-        raise UserError(f"{what}: there is no caption in it.")
+        raise UserError(f"{what}: it contains no caption.")
     return predictions
 
 
@@ -140,7 +140,7 @@ def keep_common(references: Mapping[str, Any], predictions: Mapping[str, str]) -
     """The predictions that have references, and the reference images without a prediction.
 
     Raises:
-        UserError: a prediction of an image that the references lack (a score over the rest would hide a mix-up).
+        UserError: an image with a prediction has no references (a score over the rest would hide a mix-up).
     """
     unknown = [image for image in predictions if image not in references]
     if unknown:

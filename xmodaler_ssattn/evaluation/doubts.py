@@ -1,7 +1,7 @@
-"""What makes a score doubtful although its files are well formed, as sentences to show beside it.
+"""Signs that a score is wrong although its files are well formed, as sentences to show with the score.
 
-Boxes in another unit or order, the images of another data set, captions that say nothing: the published evaluators
-score all of these, silently, with something near 0.
+Boxes in another unit or order, the images of another data set, empty captions: the published evaluators
+silently give all of these a score near 0.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import numpy as np
 
 from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_gvd
 
-# A box may touch its image's edge by either convention (the last pixel, or the one after it) and be rounded.
+# A box may touch the edge of its image in either convention (the last pixel, or the one after it), and be rounded.
 EDGE_PX = 2.0
-# Another reading of the boxes is worth naming when a quarter of them hit by it, and twice as many as they are given.
+# Another format of the boxes is suggested when with it a quarter of them hit, and twice as many as with the given one,
 READING_SHARE, READING_GAIN = 0.25, 2
-# ... and when by it nearly all are boxes within their images, up to the rounding of a coarse unit such as percent.
+# and when nearly all boxes then lie within their images, up to the rounding of a coarse unit such as percent.
 FITTING_SHARE, EDGE_SHARE = 0.9, 0.01
-RESIZED = (224, 256, 336, 384, 448, 512)  # the squares that pictures are often resized to
+RESIZED = (224, 256, 336, 384, 448, 512)  # common sizes of square input pictures
 
 
 def grounding_doubts(
     reference: Sequence[Mapping[str, Any]], predictions: Mapping[str, Sequence[Mapping[str, Any]]], mode: str
 ) -> list[str]:
-    """What is suspicious about predictions that ``gvd_format.check_predictions`` admitted.
+    """Signs of an error in predictions that ``gvd_format.check_predictions`` accepted.
 
     Args:
         reference, predictions: as ``grounding.match_generated`` (mode "gen") and ``forced.match_forced`` ("gt").
 
     Returns:
-        one sentence for each doubt, without a full stop; empty when there is none.
+        one sentence per doubt, without a full stop; empty when there is none.
     """
     compared, boxes, sizes, images = _compared(reference, predictions, mode)
     annotated = [
@@ -44,9 +44,9 @@ def grounding_doubts(
     if not boxes:
         return [
             *doubts,
-            "no sentence names an object: there is no class and no box in it, so that nothing is scored"
+            "no sentence names an object: there are no classes and boxes, so nothing is scored"
             if mode == "gen"
-            else "no sentence has a box at any word, so that every annotated word counts as a miss",
+            else "no sentence has a box at any word, so every annotated word counts as a miss",
         ]
     doubts += _unit_doubts(boxes, images, "boxes")
     px, wide_high = np.array(boxes, dtype=np.float64), np.array(sizes, dtype=np.float64)
@@ -115,13 +115,13 @@ def _compared(reference, predictions, mode):
 
 
 def _other_readings(compared: Sequence[tuple[int, Sequence[float]]], px: np.ndarray, size: np.ndarray) -> list[str]:
-    """The reading by which far more boxes hit an annotated box of their class than as they are given."""
+    """The box format with which far more boxes hit an annotated box of their class than with the expected one."""
     rows = np.array([row for row, _ in compared])
     annotated = np.array([box for _, box in compared], dtype=np.float64)
     there = np.unique(rows)
 
     def fit(read: np.ndarray) -> bool:
-        """Whether the boxes, so read, are boxes of their images: without this, any reading of a bad model's may hit."""
+        """Whether the boxes lie within their images; without this check, a wrong format may hit by chance."""
         return bool(np.mean(_inverted(read) | _outside(read, size, EDGE_PX + EDGE_SHARE * size)) <= 1 - FITTING_SHARE)
 
     def hits(read: np.ndarray) -> int:
@@ -157,7 +157,7 @@ def _other_readings(compared: Sequence[tuple[int, Sequence[float]]], px: np.ndar
 def caption_doubts(
     captions: Mapping[Any, str], references: Mapping[Any, Sequence[str]], metrics: Sequence[str]
 ) -> list[str]:
-    """What is suspicious about captions and their references, as sentences without a full stop.
+    """Signs of an error in captions and their references, as sentences without a full stop.
 
     Args:
         captions: image -> the tokens of its caption.
@@ -167,7 +167,7 @@ def caption_doubts(
     doubts = []
     empty = [str(image) for image, caption in captions.items() if not caption.strip()]
     if empty:
-        doubts.append(f"{len(empty)} of {len(captions)} captions have no word, those of image {_first(empty)}")
+        doubts.append(f"{len(empty)} of {len(captions)} captions have no word, at image {_first(empty)}")
     if len(captions) > 1 and len(set(captions.values())) == 1:
         doubts.append(f"all {len(captions)} captions are the same: {next(iter(captions.values()))!r}")
     blank = [str(image) for image in captions if not any(text.strip() for text in references[image])]
@@ -178,8 +178,8 @@ def caption_doubts(
         doubts.append(f"{capitals} of the texts have capital letters: they are scored as tokens, but are not tokenised")
     if "CIDEr" in metrics and len({frozenset(references[image]) for image in captions}) == 1:
         doubts.append(
-            "CIDEr is 0 whatever the caption says: it weighs a phrase by how few images' references have it, and "
-            + ("one image has them all" if len(captions) == 1 else "all images here have the same references")
+            "CIDEr is 0 for every caption: it gives weight to phrases that few images' references contain, and "
+            + ("there is only one image" if len(captions) == 1 else "all images here have the same references")
             + "; score more images"
         )
     return doubts

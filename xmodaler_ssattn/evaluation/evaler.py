@@ -1,8 +1,8 @@
 """The evaluator that X-modaler's trainer calls after every evaluated epoch, on either host.
 
-The stock loop decodes each batch once and hands over ``[{ID_KEY: int, VALUE: caption}, ...]``, no model. Whatever is
-scored here (beam and greedy captions, boxes, forced references) therefore travels on the caption object. Scores carry
-their split's name, because the stock hook would store val and test under the same one.
+The stock loop decodes each batch once and passes ``[{ID_KEY: int, VALUE: caption}, ...]``, but not the model.
+Everything scored here (beam and greedy captions, boxes, forced references) is therefore stored in the caption object.
+Names of scores begin with their split, because the stock hook would store val and test under the same name.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
 
 logger = logging.getLogger(__name__)
 
-# The defaults of INFERENCE.METRICS and FINAL_METRICS, for a config to which nobody added our keys.
+# The defaults of INFERENCE.METRICS and FINAL_METRICS, for a config without our keys.
 DEFAULT_METRICS = ("Bleu", "ROUGE_L", "CIDEr", "F1")
 DEFAULT_FINAL_METRICS = ("METEOR", "SPICE")
 GROUNDING = "F1"
-# METEOR takes seconds to start and a GB of memory to keep. Short runs start it at once, in the background; in a long
-# one the wait at the end does not matter and the memory does.
+# METEOR takes seconds to start and uses 1 GB of memory while it runs. Short runs start it at once, in the background;
+# in a long run the memory matters more than the wait at the end.
 SHORT_RUN_EPOCHS = 20
 
 _said: set[str] = set()
@@ -49,7 +49,7 @@ def _say_once(message: str) -> None:
 
 
 def split_of(cfg: Any, annfile: str, output_dir: str | None) -> str:
-    """ "val" or "test": whose file ``annfile`` is; when both have the same, the stock trainer gives val no folder."""
+    """ "val" or "test": the split of ``annfile``. If both have the same file, the stock trainer gives val no folder."""
     val, test = cfg.INFERENCE.VAL_ANNFILE == annfile, cfg.INFERENCE.TEST_ANNFILE == annfile
     if val != test:
         return "val" if val else "test"
@@ -57,7 +57,7 @@ def split_of(cfg: Any, annfile: str, output_dir: str | None) -> str:
 
 
 def metrics_of(names: Iterable[str], split: str) -> tuple[str, ...]:
-    """The metrics for a split: plain names, and those that are written for this split only ("test/SPICE")."""
+    """The metrics for a split: plain names, and names for this split only ("test/SPICE")."""
     pairs = [name.rpartition("/") for name in names]
     return tuple(metric for place, _, metric in pairs if place in ("", split))
 
@@ -67,7 +67,7 @@ def _caption_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
 
 
 def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
-    """The names of the scores that ``INFERENCE.METRICS`` gives a split, where the machine can compute them.
+    """The names of the scores of ``INFERENCE.METRICS`` for a split that this machine can compute.
 
     Raises:
         UserError: an unknown metric.
@@ -83,14 +83,14 @@ def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
 
 @EVALUATION_REGISTRY.register()
 class Flickr30kEntitiesEvaler:
-    """Caption scores, and grounding scores where a reference is there.
+    """Caption scores, and grounding scores when there is a reference.
 
     Config: ``INFERENCE.{VAL_ANNFILE, TEST_ANNFILE, ID_KEY, VALUE, VOCAB}``; ``INFERENCE.METRICS`` after every evaluated
-    epoch and ``INFERENCE.FINAL_METRICS`` on top of them after the last (``SOLVER.EPOCH``), names of
+    epoch and also ``INFERENCE.FINAL_METRICS`` after the last (``SOLVER.EPOCH``), names of
     ``metrics.all_metrics`` and "F1", and "test/SPICE" for one split only; ``DATALOADER.ANNO_FOLDER``, where
-    ``grounding_{val,test}.json`` and ``lemmas.json`` are looked for; ``INFERENCE.{GROUND_BY, SAVE_ATTENTION}``.
+    ``grounding_{val,test}.json`` and ``lemmas.json`` are searched; ``INFERENCE.{GROUND_BY, SAVE_ATTENTION}``.
 
-    Results go to ``OUTPUT_DIR/results/{val,test}_epoch_{n}.json``, without training to ``{val,test}_eval.json`` there.
+    Results go to ``OUTPUT_DIR/results/{val,test}_epoch_{n}.json``, or ``{val,test}_eval.json`` without training.
 
     Args:
         cfg: the full config.
@@ -119,7 +119,7 @@ class Flickr30kEntitiesEvaler:
         self._left_out = self._announce()
 
     def _announce(self) -> set[str]:
-        """Say before training what cannot be computed, and start METEOR while the model trains.
+        """Warn before training of metrics that cannot be computed, and start METEOR in the background.
 
         Returns:
             the caption metrics to leave out.
@@ -138,14 +138,14 @@ class Flickr30kEntitiesEvaler:
         """Score one pass over the split.
 
         Args:
-            results: ``[{ID_KEY: int, VALUE: GroundedCaption or str}, ...]``; a repeated id counts once, the last.
+            results: ``[{ID_KEY: int, VALUE: GroundedCaption or str}, ...]``; of a repeated id, the last is used.
             epoch: number of finished epochs; the last epoch, and a negative number (no training), add
                 ``FINAL_METRICS``.
 
         Returns:
-            ``{split}/Bleu_1`` ... for the main captions, ``{split}/greedy_...`` for greedy ones where the captions
-            carry them, ``{split}/F1_all`` ... for the greedy ones' boxes (see ``_Grounding.scores``). Fractions; a 0/0
-            is 0.
+            ``{split}/Bleu_1`` ... for the main captions, ``{split}/greedy_...`` for greedy captions if present, and
+            ``{split}/F1_all`` ... for the boxes of the greedy captions (see ``_Grounding.scores``). Fractions; a 0/0 is
+            0.
 
         Raises:
             UserError: no results, or an image without reference captions.
@@ -166,7 +166,7 @@ class Flickr30kEntitiesEvaler:
                 doubts = grounding_doubts(self._grounding.records, gvd_predictions(images, object_words), "gen")
                 self._warn_of(doubts)
             else:
-                _say_once(f"No grounding scores for {self.split}: the captions carry no regions.")
+                _say_once(f"No grounding scores for {self.split}: the captions have no regions.")
         header = {**self._header, "epoch": epoch, "scores": scores}
         name = f"{self.split}_epoch_{epoch}.json" if epoch >= 0 else f"{self.split}_eval.json"
         stored = Results(tuple(images), object_words, header)
@@ -210,7 +210,7 @@ class _Grounding:
 
     @classmethod
     def of(cls, cfg: Any, split: str) -> _Grounding | None:
-        """From the files in DATALOADER.ANNO_FOLDER; None without a reference. Raises UserError."""
+        """Read the files in DATALOADER.ANNO_FOLDER; None without a reference. Raises UserError."""
         folder = Path(cfg.DATALOADER.ANNO_FOLDER)
         path = folder / f"grounding_{split}.json"
         if not path.is_file():
@@ -236,8 +236,8 @@ class _Grounding:
         ], named
 
     def scores(self, images: Sequence[ImageResult], object_words: Mapping[str, str]) -> dict[str, float]:
-        """Those of ``GroundingScorer.score_results``; ``lemma_fallback``, the share of words looked up that the lemma
-        table lacks; ``reachable``, the share of annotated boxes that some region could hit, when the captions carry the
+        """Those of ``GroundingScorer.score_results``; ``lemma_fallback``, the share of words that the lemma table
+        lacks; ``reachable``, the share of annotated boxes that some region could hit, when the captions contain the
         regions of their images."""
         scores = dict(self._scorer.score_results(images, object_words).values)
         scores["lemma_fallback"] = self._object_words.lemmas.fallback_share
@@ -249,7 +249,7 @@ class _Grounding:
 
 
 def _config_header(cfg: Any) -> dict[str, str]:
-    """The config and what identifies it: the sha256 of all of it, and of its LOSSES."""
+    """The config, its sha256, and the sha256 of its LOSSES."""
     text = cfg.dump()
     return {
         "config_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
@@ -259,7 +259,7 @@ def _config_header(cfg: Any) -> dict[str, str]:
 
 
 def _fingerprint(captions: Mapping[int, str]) -> str:
-    """Changes when any caption or any chosen region does."""
+    """A digest of all captions and their chosen regions."""
     digest = hashlib.sha256()
     for image_id, caption in captions.items():
         for part in (caption, getattr(caption, "greedy", None)):

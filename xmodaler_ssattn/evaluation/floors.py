@@ -1,13 +1,13 @@
 """Floors and ceilings of attention: rules that choose a box for an object word without a model.
 
-Each rule gives a box for every annotated word of the reference captions. These boxes are scored exactly as a model's:
+Each rule gives a box for every annotated word of the reference captions. They are scored exactly as a model's boxes:
 
 * ``attention_accuracy``: the mean over classes of the share of words whose box is right, over all reference captions,
-  as a model that is forced to say them is scored; ``word_accuracy``: the mean over words.
-* ``F1_all``, ``F1_loc`` and both per sentence: of a person's caption, the first of each image, as a submission.
+  as for a model under teacher forcing; ``word_accuracy``: the mean over words.
+* ``F1_all``, ``F1_loc`` and both per sentence: with the first reference caption of each image as the submission.
 
-The whole picture, the most central and the largest region know nothing but the boxes; the detector rules know the class
-of the word; the last two know the answer.
+The first four rules use only the boxes, the detector rules also use the class of the word, and the last two use the
+annotated box.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WITH_CLASSES = (DETECTOR, LARGEST_DETECTED)
 
 @dataclass(frozen=True)
 class ImageBoxes:
-    """What the rules know of an image.
+    """The input of the rules for one image.
 
     Attributes:
         width, height: pixels of the original image.
@@ -56,10 +56,10 @@ def choose(
     box_px: Sequence[float],
     random: np.random.Generator,
 ) -> Sequence[float] | None:
-    """The box that a rule gives for an annotated word; None when it gives none.
+    """The box that a rule chooses for an annotated word, or None.
 
-    * "random region": one of the regions, each as likely.
-    * "most central region": the centre nearest to the picture's, in fractions of the sides.
+    * "random region": one of the regions, with equal probability.
+    * "most central region": the region whose centre is nearest to the picture's, in fractions of the sides.
     * "whole picture": from its first to its last pixel.
     * "largest region": the largest area.
     * "detector alone": the largest class probability of the word's class (summed over its columns); nothing when no
@@ -69,7 +69,7 @@ def choose(
     * "annotated boxes": the annotated box.
 
     Args:
-        columns: of the class probabilities that name the word's class.
+        columns: the columns of the class probabilities that name the word's class.
         box_px: the annotated box.
 
     Ties go to the lowest index.
@@ -107,11 +107,11 @@ def predictions_of(
     image_of: Callable[[int], ImageBoxes],
     columns: Mapping[str, Sequence[int]],
 ) -> dict[str, Predictions]:
-    """Rule -> its boxes, in the form of GVD's predictions: one sentence for each reference caption.
+    """Rule -> its boxes, in the form of GVD's predictions: one sentence per reference caption.
 
     Args:
         reference: see ``grounding``.
-        image_of: image id -> its boxes; asked once per image.
+        image_of: image id -> its boxes; called once per image.
         columns: class -> columns of the class probabilities that name it.
     """
     found: dict[str, Predictions] = {rule: {} for rule in rules}
@@ -136,7 +136,8 @@ def predictions_of(
 
 
 def share_of_right_regions(reference: Sequence[Mapping[str, Any]], image_of: Callable[[int], ImageBoxes]) -> np.ndarray:
-    """(n,) float64: for each annotated word, in the order of ``match_forced``, how likely a random region is right."""
+    """(n,) float64: the probability that a random region is right, per annotated word in the order of
+    ``match_forced``."""
     shares: list[float] = []
     for record in reference:
         regions = np.asarray(image_of(int(record["image_id"])).boxes_px, dtype=np.float32).reshape(-1, 4)
@@ -159,7 +160,7 @@ def floors_and_ceilings(
         image_of: image id -> its boxes.
         lemma: word -> lemma, as the scores of a model use it.
         columns: class -> columns of the class probabilities that name it.
-        rules: ``WITHOUT_REGIONS`` need no regions, ``WITH_CLASSES`` need class probabilities and ``columns``.
+        rules: names; ``WITHOUT_REGIONS`` need no regions, ``WITH_CLASSES`` class probabilities and ``columns``.
 
     Returns:
         rule -> the scores of ``generated_scores`` (fractions; a 0/0 is 0), ``attention_accuracy``, ``word_accuracy``

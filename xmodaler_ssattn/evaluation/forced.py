@@ -1,6 +1,6 @@
 """Grounding of the reference captions themselves: attention accuracy under teacher forcing, and reach of the regions.
 
-Records as in ``grounding.py``. Both functions divide by what the reference annotates, never by what was predicted.
+Records as in ``grounding.py``. Both scores are divided by the number of annotated words, not of predicted ones.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def forced_sentences(
 ) -> tuple[dict[str, Any], ...]:
     """GVD's gt-mode sentences: at each annotated word, its class and the box attended to under teacher forcing.
 
-    The forced captions hold the reference's tokens without empty ones, possibly cut at the model's length; an
-    annotated word beyond the cut is left out, which the metric counts as a miss.
+    The forced captions contain the reference's non-empty tokens, possibly cut at the model's maximum length; an
+    annotated word after the cut is left out, which the metric counts as a miss.
 
     Args:
         captions: the image's reference captions, see ``grounding``.
         forced: one for each of them, in their order.
 
     Raises:
-        UserError: another number of captions than the reference has, or other words at the same place.
+        UserError: the number of captions or a word differs from the reference.
     """
     if len(captions) != len(forced):
         raise UserError(
@@ -63,14 +63,14 @@ def forced_sentences(
 
 @dataclass(frozen=True)
 class ForcedMatches:
-    """One row for each annotated word of the reference; all arrays have length n.
+    """One row per annotated word of the reference; all arrays have length n.
 
     Attributes:
         classes: the class names that occur.
         image_ids: the reference's images, in its order.
         image: (n,) int64, row of the image in the reference.
         label: (n,) int64, index into ``classes``.
-        place: (n,) int64, how many annotated words come before it in its caption.
+        place: (n,) int64, the number of annotated words before it in its caption.
         hit: (n,) bool, whether the predicted box overlaps the annotated one by more than 0.5.
     """
 
@@ -87,15 +87,15 @@ def match_forced(
 ) -> ForcedMatches:
     """Compare the box of each annotated word with the box predicted at its position (GVD's ``gt_grd_eval``).
 
-    A position that the prediction lacks (a caption cut short, an image left out) is a miss. Where a prediction names a
-    position twice, the first counts. Classes of the prediction are not used: the position decides.
+    A position that the prediction lacks (a caption cut short, an image left out) is a miss. If a prediction has a
+    position twice, the first is used. The classes of the prediction are not used, only its positions.
 
     Args:
         reference: see ``grounding``.
-        predictions: ``{str(image_id): [sentence for each reference caption, in the reference's order]}``.
+        predictions: ``{str(image_id): [one sentence per reference caption, in the reference's order]}``.
 
     Raises:
-        UserError: an image whose number of sentences is not its number of reference captions.
+        UserError: an image has a different number of sentences than of reference captions.
     """
     labels: dict[str, int] = {}
     rows: list[tuple[int, int, int]] = []
@@ -107,7 +107,7 @@ def match_forced(
         captions = record["captions"]
         if sentences is not None and len(sentences) != len(captions):
             raise UserError(
-                f"image {record['image_id']}: expected {len(captions)} sentences, one for each reference caption, "
+                f"image {record['image_id']}: expected {len(captions)} sentences, one per reference caption, "
                 f"got {len(sentences)}."
             )
         for number, caption in enumerate(captions):
@@ -132,11 +132,11 @@ def match_forced(
 def attention_accuracy(
     matches: ForcedMatches, *, undefined: float = math.nan, image_weights: np.ndarray | None = None
 ) -> float:
-    """Mean over the classes that occur of the class's share of hits, as a fraction (``gt_accuracy``).
+    """The share of hits of each class that occurs, averaged over classes, as a fraction (``gt_accuracy``).
 
     Args:
         undefined: the value when nothing is annotated; GVD's script gives NaN there.
-        image_weights: (images,) how often each reference image counts; default once each.
+        image_weights: (images,) the weight of each reference image; default 1.
     """
     weights = None if image_weights is None else np.asarray(image_weights, dtype=np.float64)[matches.image]
     total = np.bincount(matches.label, weights, minlength=len(matches.classes))
@@ -153,11 +153,11 @@ def reachable_share(
     *,
     undefined: float = math.nan,
 ) -> float:
-    """Share of the annotated boxes that at least one region could hit: the ceiling of every grounding score.
+    """Share of the annotated boxes that at least one region could hit: the upper limit of every grounding score.
 
     Args:
         reference: see ``grounding``; each annotated word counts once.
-        regions_px: ``{str(image_id): (K, 4) boxes}``, xyxy pixels. An image that is not there reaches nothing.
+        regions_px: ``{str(image_id): (K, 4) boxes}``, xyxy pixels. The boxes of a missing image cannot be reached.
         undefined: the value when nothing is annotated.
     """
     reached = total = 0

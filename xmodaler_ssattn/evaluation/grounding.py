@@ -7,16 +7,16 @@ Records (the formats of GVD's own files):
 
 * reference: a list of ``{"image_id": int, "captions": [caption, ...]}`` with
   ``caption = {"tokens": [str], "process_idx": [int], "process_clss": [str], "process_bnd_box": [[x1, y1, x2, y2]]}``;
-  the three ``process_*`` lists are parallel, one entry for each annotated object word, one box each.
+  the three ``process_*`` lists are parallel, with one entry (one box) per annotated object word.
 * predictions: ``{str(image_id): [sentence, ...]}`` with
-  ``sentence = {"clss": [str], "idx_in_sent": [int], "bbox": [[x1, y1, x2, y2]]}``: one sentence per image when it was
-  generated, one for each reference caption when the reference was forced.
+  ``sentence = {"clss": [str], "idx_in_sent": [int], "bbox": [[x1, y1, x2, y2]]}``: one generated sentence per image,
+  or, under teacher forcing, one sentence per reference caption.
 
 All boxes are x1, y1, x2, y2 in pixels of the original image.
 
 The evaluator appends 0s and 1s to one list per class. Here each of these is one row of ``Entries``, and every score is
-a weighted count over the rows. Weights of 1 give the published metric, those of a resample of the images one bootstrap
-replicate.
+a weighted count over the rows. Weights of 1 give the published metric; the weights of a resample of the images give one
+bootstrap replicate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GENERATED_SCORES = (
     *(f"{part}_{mode}" for mode in MODES for part in ("F1", "precision", "recall")),
     *(f"F1_{mode}_per_sentence" for mode in MODES),
 )
-"""The names of what ``generated_scores`` returns."""
+"""The names of the scores that ``generated_scores`` returns."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Entries:
 
 @dataclass(frozen=True)
 class Matches:
-    """Everything that the scores of generated sentences are counted from.
+    """The counts from which the scores of generated sentences are computed.
 
     Attributes:
         classes: the class names that occur in the reference or in a prediction.
         image_ids: the reference's images, in its order.
         pair_image: (pairs,) int64, the image's row for each (image, caption) pair.
-        predicted: (images,) bool, whether the predictions hold the image.
-        annotated: (m, 2) int64, (image row, label) for each annotated word of a predicted image: the set V.
+        predicted: (images,) bool, whether the predictions contain the image.
+        annotated: (m, 2) int64, (image row, label) per annotated word of a predicted image: the set V.
         precision, recall: the entries.
     """
 
@@ -80,7 +80,7 @@ class Matches:
 
 
 class _EntryList:
-    """Collects entries; boxes are compared in one go at the end, which is what makes the metric fast."""
+    """Collects entries; all boxes are compared at once at the end, which makes the metric fast."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[int, int, int, bool, bool]] = []  # image, pair, label, compared, loc
@@ -194,7 +194,7 @@ def f1(precision: float, recall: float, undefined: float = math.nan) -> float:
 
 
 class _Tally:
-    """The entries of one list in one mode, added up per image and class; a resample then costs two short sums."""
+    """The entries of one list in one mode, summed per image and class, so that a resample needs only two short sums."""
 
     def __init__(self, entries: Entries, mode: str, num_classes: int) -> None:
         if mode not in MODES:
@@ -207,7 +207,7 @@ class _Tally:
         self._hits = np.bincount(cell, entries.hit[keep], minlength=len(cells))
 
     def by_class(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(classes,) hits and (classes,) entries, each image counted as often as its weight says."""
+        """(classes,) hits and (classes,) entries, each image multiplied by its weight."""
         weight = weights[self._image]
         hits = np.bincount(self._label, weight * self._hits, minlength=self._classes)
         return hits, np.bincount(self._label, weight * self._total, minlength=self._classes)
@@ -244,20 +244,20 @@ def generated_scores(matches: Matches, *, undefined: float = math.nan) -> dict[s
     classes). |V| is the divisor in both modes, so a class that is never predicted lowers F1_loc too.
 
     ``F1_*_per_sentence`` follows ActivityNet-Entities (``scripts/eval_grd_anet_entities.py``), which scores one
-    sentence against one caption. Flickr30k has five captions per image and nobody has published the variant there; we
+    sentence against one caption. Flickr30k has five captions per image and there is no published variant for it; we
     define its unit as the (image, caption) pair: for each pair of an image with a prediction, p is the mean of the
     pair's precision entries (0 when there is none), r the mean of its recall entries, F1 = 2pr/(p + r), or 0 when both
-    are 0. A pair without recall entries is skipped: a caption without annotated words, and in mode "loc" also one of
-    whose annotated classes none is predicted. The score is the mean over the pairs that are left.
+    are 0. A pair without recall entries is skipped: its caption has no annotated word or, in mode "loc", none of its
+    annotated classes is predicted. The score is the mean over the remaining pairs.
 
     Args:
         matches: from ``match_generated``.
-        undefined: the value of a 0/0. NaN is what GVD's script gives; the log of a trainer wants 0.
+        undefined: the value of a 0/0. GVD's script gives NaN; the log of a trainer needs 0.
 
     Returns:
-        what ``GENERATED_SCORES`` names.
+        the scores named in ``GENERATED_SCORES``.
 
-    One image, one caption about a man and a dog; the model says the man with the right box and a cat:
+    One image, one caption about a man and a dog; the model names the man, with the right box, and a cat:
 
     >>> man, dog = [0, 0, 9, 9], [50, 50, 89, 89]
     >>> caption = {"tokens": ["man", "with", "dog"], "process_idx": [0, 2], "process_clss": ["man", "dog"],
@@ -277,7 +277,7 @@ def generated_replicates(
     """``generated_scores`` for each row of image weights.
 
     Args:
-        weights: (m, images) float64, how often each image of the reference counts.
+        weights: (m, images) float64, the weight of each image of the reference.
 
     Returns:
         name -> (m,) float64.

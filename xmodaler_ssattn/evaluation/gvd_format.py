@@ -1,6 +1,6 @@
-"""The files of Grounded Video Description's grounding evaluator, read and checked.
+"""Read and check the files of Grounded Video Description's grounding evaluator.
 
-A wrong file must never become a silent zero: every problem is reported with its image and field, several at once.
+A wrong file must never silently score 0: all problems are reported at once, each with its image and field.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Reference:
     """The reference restricted to the wanted images.
 
     Attributes:
-        classes: the file's ``vocab`` in its order, else the 480 classes.
+        classes: the file's ``vocab`` in the file's order, else the 480 classes.
         images: the records that ``grounding`` and ``forced`` take.
     """
 
@@ -40,7 +40,7 @@ class Submission(NamedTuple):
     """A submission for the images of a reference.
 
     Attributes:
-        predictions: what ``grounding`` (mode "gen") and ``forced`` (mode "gt") take.
+        predictions: the input of ``grounding`` (mode "gen") and ``forced`` (mode "gt").
         missing: ids of the reference's images that it lacks.
         mode: "gen" or "gt".
     """
@@ -54,7 +54,7 @@ def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
     """The image ids (as strings) of the named splits of GVD's ``{"train": [id], "val": [id], "test": [id]}``.
 
     Raises:
-        UserError: unreadable file, or a split that it does not list.
+        UserError: the file cannot be read, or lacks a split.
     """
     table = read_json(path, "Split ids")
     if not isinstance(table, dict):
@@ -91,7 +91,7 @@ class _Sentence(Struct):
 
 
 def _list_problems(record: Mapping[str, list], positions: str, names: str, boxes: str) -> list[str]:
-    """What is wrong with the parallel lists of one caption or sentence whose types are right."""
+    """Problems of the parallel lists of one caption or sentence whose types are right."""
     lengths = {field: len(record[field]) for field in (positions, names, boxes)}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{field} has {n}" for field, n in lengths.items())
@@ -104,7 +104,7 @@ def _list_problems(record: Mapping[str, list], positions: str, names: str, boxes
 
 
 def _caption_problems(caption: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a reference caption whose types are right."""
+    """Problems of a reference caption whose types are right."""
     positions, words = caption["process_idx"], len(caption["tokens"])
     repeated = sorted({p for p in positions if positions.count(p) > 1})
     return [
@@ -118,10 +118,10 @@ def check_reference(data: Any, what: str, keep: set[str] | None = None) -> Refer
     """Check parsed reference data; ``what`` names it in messages.
 
     Args:
-        keep: image ids (strings) to keep; other images are not checked further. None keeps all.
+        keep: image ids (strings) to keep, others are not checked; None: all.
 
     Raises:
-        UserError: lists the problems, each with image, caption and field; also when no image is left.
+        UserError: there are problems (listed with image, caption and field), or no image is left.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
         swapped = isinstance(data, Mapping) and ("results" in data or is_results(data))
@@ -168,10 +168,10 @@ def _classes(data: Mapping[str, Any], what: str) -> tuple[str, ...]:
 
 
 def read_classes_of(path: str | os.PathLike) -> tuple[str, ...]:
-    """The class names of a reference file; its images are not looked at.
+    """The class names of a reference file; its images are not checked.
 
     Raises:
-        UserError: an unreadable file, or no list of names.
+        UserError: the file cannot be read, or has no list of names.
     """
     data = read_json(path, "Grounding reference")
     if not isinstance(data, Mapping):
@@ -186,10 +186,10 @@ def read_reference(path: str | os.PathLike, keep: set[str] | None = None) -> Ref
 
 
 def mode_of(data: Any, what: str, wanted: str | None) -> str:
-    """ "gen" or "gt": what the submission's ``eval_mode`` says, else what is wanted, else "gen".
+    """ "gen" or "gt": the submission's ``eval_mode``, else the wanted mode, else "gen".
 
     Raises:
-        UserError: the submission says something else than what is wanted, or neither of the two.
+        UserError: the submission's mode is not the wanted one, or is neither of the two.
     """
     stated = data.get("eval_mode") if isinstance(data, Mapping) else None
     if stated is None:
@@ -199,8 +199,8 @@ def mode_of(data: Any, what: str, wanted: str | None) -> str:
         raise UserError(f"{what}, field eval_mode: expected 'gen' or 'GT', got {stated!r:.60}.")
     if wanted not in (None, mode):
         raise UserError(
-            f"{what}: its eval_mode is {stated!r}, but mode {wanted!r} was asked for. Leave --mode out to score it as "
-            f"what it says, or take the submission of mode {wanted!r}."
+            f"{what}: its eval_mode is {stated!r}, but mode {wanted!r} was asked for. Leave out --mode to score it in "
+            f"its own mode, or give the submission of mode {wanted!r}."
         )
     return mode
 
@@ -208,12 +208,12 @@ def mode_of(data: Any, what: str, wanted: str | None) -> str:
 def check_predictions(
     data: Any, what: str, mode: str, classes: Iterable[str], sentences_of: Mapping[str, int]
 ) -> dict[str, list[Mapping[str, Any]]]:
-    """Check a parsed submission for the images that will be scored; other images are not looked at.
+    """Check a parsed submission for the images that will be scored; other images are not checked.
 
     Args:
         data: ``{"results": {image_id: [sentence, ...]}, ...}``.
         what: names the data in messages.
-        mode: "gen" (one sentence per image) or "gt" (one for each reference caption).
+        mode: "gen" (one sentence per image) or "gt" (one per reference caption).
         classes: the class names that may occur.
         sentences_of: ``{str(image_id): number of reference captions}`` of the images to be scored.
 
@@ -221,7 +221,7 @@ def check_predictions(
         ``data["results"]``, its ids without leading zeros.
 
     Raises:
-        UserError: lists the problems, each with image, sentence and field.
+        UserError: there are problems, listed with image, sentence and field.
     """
     if mode not in EVAL_MODES:
         raise ValueError(f"mode must be 'gen' or 'gt', got {mode!r}.")
@@ -231,7 +231,7 @@ def check_predictions(
     problems: list[str] = []
     for name, sentences in data["results"].items():
         if id_key(name) in results:
-            problems.append(f"image {id_key(name)}: is duplicated, as {name!r} too.")
+            problems.append(f"image {id_key(name)}: is duplicated, also as {name!r}.")
         results[id_key(name)] = sentences
     unknown: dict[str, list[str]] = {}  # name -> the sentences that have it
     for image_id, captions in sentences_of.items():
@@ -246,7 +246,7 @@ def check_predictions(
                 if mode == "gen" and got == captions
                 else ""
             )
-            problems.append(f"image {image_id}: {mode} mode wants {expected} sentence(s), got {got}.{hint}")
+            problems.append(f"image {image_id}: {mode} mode expects {expected} sentence(s), got {got}.{hint}")
             continue
         for i, sentence in enumerate(sentences):
             where = f"image {image_id}, sentence {i}"
@@ -271,11 +271,10 @@ def read_submission(path: str | os.PathLike, mode: str | None, reference: Refere
     """Read a submission, or a results file of ours, and check it against the reference.
 
     Args:
-        mode: "gen" or "gt"; None: what the submission says in ``eval_mode``, else "gen".
+        mode: "gen" or "gt"; None: the submission's ``eval_mode``, else "gen".
 
     Raises:
-        UserError: see ``mode_of`` and ``check_predictions``; also when the submission holds none of the reference's
-            images.
+        UserError: see ``mode_of`` and ``check_predictions``; or the submission contains none of the reference's images.
     """
     data, what = read_json(path, "Submission", finite=False), f"Submission {path}"
     mode = mode_of(data, what, mode)
@@ -289,7 +288,7 @@ def read_submission(path: str | os.PathLike, mode: str | None, reference: Refere
     if len(missing) == len(sentences_of) and sentences_of:
         ids = f" Its ids are like {next(iter(results))!r}, the reference's like {missing[0]!r}." if results else ""
         raise UserError(
-            f"{what}: none of the {len(sentences_of)} images of the reference's split is in it; "
+            f"{what}: it contains none of the {len(sentences_of)} images of the reference's split; "
             f"is it the submission of another split?{ids}"
         )
     return Submission(results, missing, mode)

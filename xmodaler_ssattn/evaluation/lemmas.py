@@ -1,15 +1,15 @@
 """Word -> lemma -> object class, without a server.
 
-GVD's evaluator asks a CoreNLP server for the lemma of each word by itself, whatever its part of speech, and a word
-names the class that has its lemma. Its dictionary file (``dic_flickr30k.json``) holds the answers of that server for
-every vocabulary word (``wtol``). Such a table is tried first; with it, a verb whose lemma is a class is an object word
-here as it is there ("parked" -> "park").
+GVD's evaluator asks a CoreNLP server for the lemma of each word out of context, whatever its part of speech, and a word
+names the class that has its lemma. Its dictionary file (``dic_flickr30k.json``) has the answers of that server for
+every vocabulary word (``wtol``). Such a table is tried first; with it, a verb whose lemma is a class is an object word,
+as in GVD ("parked" -> "park").
 
-A word that the table lacks goes to lemminflect's noun rules: it is small, needs only numpy, carries its tables in its
-own package, and merges two pairs of the 480 class names only (paper / papers, outfit / outfits), as CoreNLP does in all
-likelihood. Without a table object words are nouns: "parked", "standing" and "swinging" stay themselves and name no
-class, though CoreNLP says "park", "stand" and "swing". The share of words that went to the fallback is counted
-and reported with the score.
+For a word that the table lacks, lemminflect's noun rules are used: it is small, needs only numpy, includes its tables,
+and merges only two pairs of the 480 class names (paper / papers, outfit / outfits), as CoreNLP very probably does.
+Without a table object words are nouns: "parked", "standing" and "swinging" are not changed and name no class, although
+CoreNLP gives "park", "stand" and "swing". The share of words for which the fallback was used is counted and reported
+with the score.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from xmodaler_ssattn.files import read_json
 
 
 def noun_lemma(word: str) -> str:
-    """The singular of a noun by lemminflect, of the lower-cased word without a possessive ending; else the word.
+    """The singular of a noun by lemminflect, in lower case and without a possessive ending; other words unchanged.
 
-    Only the first candidate is taken ("glasses" -> "glass", as CoreNLP says). Where lemminflect is known to be wrong,
-    ``classes.IRREGULAR`` is asked first: it makes "pants" a "pant", and "short" the lemma of "shorts". It guesses at
-    nouns that it does not know: at plurals well ("tattoos", "t-shirts"), but other forms are verbs ("parked", "a
-    uniformed man") and stay as they are.
+    Only the first candidate is used ("glasses" -> "glass", as in CoreNLP). ``classes.IRREGULAR`` is used first, for
+    words where lemminflect is known to be wrong: it changes "pants" to "pant" and "shorts" to "short". For nouns that
+    it does not know, its guesses of plurals are good ("tattoos", "t-shirts"); other forms are verbs ("parked", "a
+    uniformed man") and are not changed.
     """
     from lemminflect import getLemma
 
@@ -52,11 +52,11 @@ def own_lemma(word: str) -> str:
 
 
 class Lemmas:
-    """word -> lemma: a table first, then a fallback; counts how often the fallback was needed.
+    """word -> lemma: a table first, then a fallback; counts the uses of the fallback.
 
     Args:
         table: word -> lemma, e.g. the official ``wtol``; empty when there is none.
-        fallback: what answers for words that the table lacks.
+        fallback: word -> lemma, for words that the table lacks.
     """
 
     def __init__(self, table: Mapping[str, str] | None = None, fallback: Callable[[str], str] = noun_lemma) -> None:
@@ -79,13 +79,13 @@ class Lemmas:
 
     @classmethod
     def of_folder(cls, folder: str | os.PathLike) -> Lemmas:
-        """With the table of a folder of annotations (``lemmas.json``), where there is one. Raises UserError."""
+        """With the table of a folder of annotations (``lemmas.json``), if there is one. Raises UserError."""
         path = Path(folder) / "lemmas.json"
         return cls(read_lemma_table(path) if path.is_file() else None)
 
     @property
     def fallback_share(self) -> float:
-        """Share of the words asked for that the table did not hold (0 when none was asked for)."""
+        """The share of the words looked up that the table lacks (0 when none was looked up)."""
         return self.fell_back / self.asked if self.asked else 0.0
 
     def reset_counts(self) -> None:
@@ -94,10 +94,10 @@ class Lemmas:
 
 
 def read_lemma_table(path: str | os.PathLike) -> dict[str, str]:
-    """Read a JSON object word -> lemma; also accepts GVD's ``dic_flickr30k.json``, whose ``wtol`` is taken.
+    """Read a JSON object word -> lemma, or the ``wtol`` of GVD's ``dic_flickr30k.json``.
 
     Raises:
-        UserError: no such file, no JSON object, or a lemma that is not a string (names the word).
+        UserError: the file does not exist or is not a JSON object, or a lemma is not a string (the message names it).
     """
     table = read_json(path, "Lemma table")
     if isinstance(table, dict) and isinstance(table.get("wtol"), dict):
@@ -115,14 +115,14 @@ def class_of_lemma(
 ) -> dict[str, str]:
     """lemma -> class name, as GVD builds ``lemma_det`` (main.py of its Flickr30k branch).
 
-    Two quirks are kept because the published numbers have them: classes go in the given (file) order and a later one
-    replaces an earlier one with the same lemma ("paper" / "papers"), and a class that is not itself a vocabulary word
+    Two quirks are kept because the published numbers have them: classes are added in the given (file) order, and a
+    later one replaces one with the same lemma ("paper" / "papers"), and a class that is not itself a vocabulary word
     is unreachable ("sunglass", "graffitus"), while it still counts in the metric's divisor.
 
     Args:
         classes: names in the order of the official file.
         lemma: word -> lemma.
-        vocabulary: the words that the model can say; None leaves no class out.
+        vocabulary: the words that the model can produce; None: all words.
     """
     words = None if vocabulary is None else set(vocabulary)
     return {lemma(name): name for name in classes if words is None or name in words}

@@ -1,4 +1,4 @@
-"""Which words of a caption name an object: one rule for the scores and for whatever shows captions."""
+"""The words of a caption that name an object: one rule for the scores and for the display of captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ObjectWords:
     Args:
         classes: names in the order of the official file.
         lemmas: word -> lemma.
-        vocabulary: the words that the model can say; None leaves no class out.
+        vocabulary: the words that the model can produce; None: all words.
     """
 
     def __init__(self, classes: Sequence[str], lemmas: Lemmas, vocabulary: Iterable[str] | None = None) -> None:
@@ -27,9 +27,9 @@ class ObjectWords:
 
     @classmethod
     def of_model(cls, vocabulary_file: str | os.PathLike) -> ObjectWords:
-        """As the captions of a model are scored: with the classes and the lemma table beside its vocabulary.
+        """The rule by which the captions of a model are scored: with the classes and lemma table beside its vocabulary.
 
-        Where no ``grounding_{split}.json`` lies beside it, the classes are the 480 of Flickr30k Entities.
+        Without a ``grounding_{split}.json`` in that folder, the classes are the 480 of Flickr30k Entities.
 
         Raises:
             UserError: a file cannot be read.

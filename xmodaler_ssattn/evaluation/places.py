@@ -1,7 +1,7 @@
-"""Where the attention accuracy sits: by the place of the object word in its sentence, and by what it names.
+"""The attention accuracy by the place of the object word in its sentence, and by the kind of object.
 
-Without supervision attention may ground the first object word of a sentence and nothing else, and people then seem
-easier than things only because sentences begin with them. Both show when the accuracy is split.
+Without supervision, attention may ground only the first object word of a sentence; people then seem easier than things
+only because sentences begin with them. The split accuracy shows both.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def kind_of(name: str) -> str:
 
 
 def groups(matches: ForcedMatches) -> dict[str, np.ndarray]:
-    """Name -> (n,) bool, which annotated words belong to the group.
+    """Name -> (n,) bool, whether each annotated word belongs to the group.
 
     ``all``; the first, second, third and later object words of their captions (``PLACES``, ``LATER``); the ``KINDS``;
     and each kind among the first object words and among all later ones ("people, 1st", "people, later").
@@ -57,9 +57,9 @@ def groups(matches: ForcedMatches) -> dict[str, np.ndarray]:
 
 
 def accuracy_by_place(matches: ForcedMatches) -> dict[str, dict[str, float]]:
-    """Group (see ``groups``) -> ``words``, how many annotated words it has, and ``accuracy``, the share of hits.
+    """Group (see ``groups``) -> ``words``, its number of annotated words, and ``accuracy``, the share of hits.
 
-    The mean over words, not over classes as ``attention_accuracy``. A group without words is left out.
+    The mean is over words, not over classes as in ``attention_accuracy``. A group without words is left out.
     """
     return {
         name: {"words": int(chosen.sum()), "accuracy": float(matches.hit[chosen].mean())}

@@ -1,10 +1,10 @@
 """Penn Treebank tokens, as the published caption scores use them, through pycocoevalcap's tokeniser jar.
 
 Two differences from ``pycocoevalcap.tokenizer``: nothing is written into the package's folder, and each caption is
-followed by a line "A". The tokeniser looks beyond a line's end, for a capital letter, to decide whether a last full
-stop belongs to an abbreviation ("the letter P."), so its answer depends on which caption comes next. With that line
-a caption has the same tokens always, those that it has before a caption with a capital letter, and tokens can be kept.
-Over all 155,070 captions of Flickr30k, 3 differ from pycocoevalcap's, by such a full stop.
+followed by a line "A". To decide whether a final full stop belongs to an abbreviation ("the letter P."), the tokeniser
+checks whether the next line begins with a capital letter, so its answer depends on the next caption. With the line "A"
+the tokens of a caption are always the same, those before a capital letter, and can be cached. Of all 155,070 captions
+of Flickr30k, the tokens of 3 differ from pycocoevalcap's, by such a full stop.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NEXT_LINE = "A"
 def one_line(caption: str) -> str:
     """The caption with every line break (carriage return, form feed, U+0085, U+2028, ...) and NUL turned into a space.
 
-    A line break inside a caption would shift the tokeniser's lines and give every later caption another's tokens.
+    A line break inside a caption would shift the tokeniser's lines and give every later caption the wrong tokens.
     """
     return " ".join(caption.replace("\0", " ").splitlines())
 
 
 class PtbTokenizer:
-    """caption -> tokens, lower-cased, without punctuation, joined by spaces; answers are kept."""
+    """caption -> tokens, lower-cased, without punctuation, joined by spaces; answers are cached."""
 
     def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.time_limit_s = time_limit_s
@@ -61,9 +61,9 @@ class PtbTokenizer:
             time_limit_s=self.time_limit_s,
             stdin=text,
         )
-        # From the end: a Java that is a script may say something of its own before the program answers.
+        # Counted from the end: if java is a script, it may print something before the program answers.
         lines = output.split("\n")[-2 * len(captions) - 1 :]
         if len(lines) != 2 * len(captions) + 1 or {line.strip() for line in lines[1::2]} != {_NEXT_LINE.lower()}:
-            raise JavaError(f"The PTB tokeniser gave other lines than one each for {len(captions)} captions.")
+            raise JavaError(f"The PTB tokeniser did not return one line for each of {len(captions)} captions.")
         punctuation = set(official.PUNCTUATIONS)
         return [" ".join(w for w in line.rstrip().split(" ") if w not in punctuation) for line in lines[:-1:2]]

@@ -1,4 +1,4 @@
-"""The results file: what a scorer or a report needs to know of a model's captions, without the model.
+"""The results file: everything that a scorer or a report needs about a model's captions, without the model.
 
 One JSON object::
 
@@ -50,7 +50,7 @@ class ImageResult:
     Attributes:
         image_id: as in the annotations.
         caption: the main caption; a ``GroundedCaption`` with ``greedy`` set, or a plain ``str``.
-        forced: one sentence in GVD's format for each reference caption, under teacher forcing; may be empty.
+        forced: one sentence in GVD's format per reference caption, under teacher forcing; may be empty.
     """
 
     image_id: int
@@ -59,7 +59,7 @@ class ImageResult:
 
     @property
     def grounded(self) -> GroundedCaption | None:
-        """The caption that grounding is scored on: the greedy one, else the main one; None when there are no boxes."""
+        """The caption whose grounding is scored: the greedy one, else the main one; None when there are no boxes."""
         caption = getattr(self.caption, "greedy", None)
         caption = self.caption if caption is None else caption
         return caption if isinstance(caption, GroundedCaption) else None
@@ -89,7 +89,7 @@ def _short(value: float) -> float:
 
 
 def encode_array(array: np.ndarray) -> dict[str, Any]:
-    """An array as float16, base64. float16 keeps three digits, enough to look at; it is not meant for scoring."""
+    """An array as float16 in base64. float16 keeps three digits, enough for display but not for scoring."""
     array = np.ascontiguousarray(array, dtype="<f2")
     data = base64.b64encode(array.tobytes()).decode("ascii")
     return {"dtype": "float16", "shape": list(array.shape), "base64": data}
@@ -134,10 +134,10 @@ def _image_record(result: ImageResult, save_attention: bool) -> dict[str, Any]:
 
 
 def write_results(path: str | os.PathLike, results: Results, *, save_attention: bool = False) -> None:
-    """Write a results file; it appears whole.
+    """Write a results file atomically.
 
     Args:
-        save_attention: also write the K boxes, beta, and alpha and gamma of every word, where the captions carry them.
+        save_attention: also write the K boxes, beta, and alpha and gamma of every word, if the captions have them.
     """
     header = dict(results.header)
     if "scores" in header:
@@ -224,10 +224,10 @@ def is_results(data: Any) -> bool:
 
 
 def parse_results(data: Any, what: str) -> Results:
-    """Check parsed JSON and turn it into captions; ``what`` names it in messages. The list of images is used up.
+    """Check parsed JSON and turn it into captions; ``what`` names it in messages. The list of images is consumed.
 
     Raises:
-        UserError: another schema or version, a wrong field (names image and field), or a duplicated image.
+        UserError: another schema or version, a wrong field (with its image), or a duplicated image.
     """
     if not is_results(data):
         raise UserError(f'{what}: expected an object with "schema": "{SCHEMA}".')
@@ -238,7 +238,7 @@ def parse_results(data: Any, what: str) -> Results:
         raise UserError(f"{what}: expected an object object_words and a list images.")
     images: dict[int, ImageResult] = {}
     for number, record in enumerate(data["images"]):
-        data["images"][number] = None  # of 31,014 images the parsed text alone takes a gigabyte; it goes as it is read
+        data["images"][number] = None  # free the parsed text, which takes 1 GB for 31,014 images
         try:
             image = typed(record, _Image).result()
         except UserError as error:
@@ -273,7 +273,7 @@ def gvd_predictions(images: Iterable[ImageResult], object_words: Mapping[str, st
     """``{str(image_id): [sentence, ...]}`` as ``grounding`` (mode "gen") and ``forced`` (mode "gt") take it.
 
     Raises:
-        UserError: an image whose captions carry no boxes, or in mode "gt" no forced sentences.
+        UserError: the captions of an image have no boxes or, in mode "gt", no forced sentences.
     """
     predictions: dict[str, list[Mapping[str, Any]]] = {}
     for result in images:
@@ -286,7 +286,7 @@ def gvd_predictions(images: Iterable[ImageResult], object_words: Mapping[str, st
             continue
         caption = result.grounded
         if caption is None:
-            raise UserError(f"image {result.image_id}: its caption carries no regions, so it cannot be grounded.")
+            raise UserError(f"image {result.image_id}: its caption has no regions, so it cannot be grounded.")
         predictions[str(result.image_id)] = [sentence_of(caption.words, object_words)]
     return predictions
 

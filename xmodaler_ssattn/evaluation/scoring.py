@@ -1,7 +1,7 @@
-"""Scoring, put together in one place: captions and groundings with their references go in, ``Scores`` come out.
+"""Scoring in one place: from captions and groundings with their references to ``Scores``.
 
-The evaluator of a training run, ``xmodaler score``, ``reproduce/`` and ``report/`` all score through this file. Its
-two scorers keep what does not change between calls.
+The evaluator of a training run, ``xmodaler score``, ``reproduce/`` and ``report/`` all use this file. Its two scorers
+keep everything that does not change between calls.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ ACCURACY = "attention_accuracy"
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores with what an interval and a comparison need.
+    """Scores, with the data for intervals and comparisons.
 
     Attributes:
         values: name -> score, as a fraction.
         images: the scored images, in the order of the resampling.
         replicates: name -> (n,) scores of n resamples of the images; empty when none were asked for.
-        failed: metric -> why it could not be computed.
-        doubts: what makes the scores doubtful (see ``doubts``), without a full stop.
+        failed: metric -> the reason why it could not be computed.
+        doubts: signs that the scores are wrong (see ``doubts``), sentences without a full stop.
         counted: caption metric -> its rows, one per image.
-        matches: the matches behind grounding scores of generated sentences.
-        forced: the matches behind the attention accuracy.
+        matches: the matches for the grounding scores of generated sentences.
+        forced: the matches for the attention accuracy.
     """
 
     values: dict[str, float]
@@ -84,7 +84,7 @@ def joined(sets: Mapping[str, Scores]) -> Scores:
 
 
 def compared(a: Scores, b: Scores) -> dict[str, dict[str, float]]:
-    """The paired difference of each score that both have, over the same resamples of the same images.
+    """The paired difference of each common score, over the same resamples of the same images.
 
     Returns:
         name -> ``{"a", "b", "difference", "low", "high", "p"}`` with difference = b - a, see ``bootstrap.difference``.
@@ -101,7 +101,7 @@ def compared(a: Scores, b: Scores) -> dict[str, dict[str, float]]:
 
 
 def caption_sets(captions: Mapping[Any, str]) -> dict[str, dict[Any, str]]:
-    """The texts of main captions under "" and, where captions carry a greedy one, of those under ``GREEDY``.
+    """The main captions under "" and, for captions with a greedy one, the greedy captions under ``GREEDY``.
 
     >>> caption_sets({1: "a dog"})
     {'': {1: 'a dog'}}
@@ -121,8 +121,8 @@ class CaptionScorer:
 
     Args:
         references: image -> its reference captions, at least one each.
-        tokenized: captions and references are token strings already; PTB tokenising is left out.
-        metrics: metric objects to use instead of fresh ones, by name.
+        tokenized: captions and references are token strings already and are not tokenised.
+        metrics: metric objects to use instead of new ones, by name.
 
     Raises:
         UserError: an image without references.
@@ -149,7 +149,7 @@ class CaptionScorer:
         return self._metrics[name]
 
     def warm_up(self, metrics: Iterable[str] | None = None) -> None:
-        """Start in the background what the metrics will need and what can run; returns at once."""
+        """Start, in the background, the programs of the metrics that can run; returns at once."""
         slow = [name for name in metric_names(metrics) if all_metrics()[name].starts_slowly]
         for name, reason in what_can_run(slow).items():
             if reason is None:
@@ -174,17 +174,17 @@ class CaptionScorer:
         Args:
             sets: name of a set -> image -> caption.
             metrics: names as ``metric_names`` takes them; None: all.
-            replicates: how many resamples of the images of each set to score.
+            replicates: the number of resamples of the images of each set.
             seed: of the resampling.
 
         Raises:
-            UserError: a caption of an image that has no references, an unknown metric, or no caption at all.
+            UserError: an image has a caption but no references, a metric is unknown, or there is no caption.
         """
         names = metric_names(metrics)
         for captions in sets.values():
             self._check(captions)
         failed = {name: reason for name, reason in what_can_run(names, tokenized=self._tokenized).items() if reason}
-        # The references' order decides, as in pycocoevalcap, whatever order the captions come in.
+        # In the order of the references, as in pycocoevalcap, whatever the order of the captions.
         images = {key: tuple(i for i in self._references if i in captions) for key, captions in sets.items()}
         try:
             tokens = self._tokens([(sets[key][i], self._references[i]) for key in sets for i in images[key]])
@@ -208,7 +208,7 @@ class CaptionScorer:
         if unknown:
             raise UserError(f"Captions: no references for image {', '.join(unknown[:10])} ({len(unknown)} in all).")
         if not captions:
-            raise UserError("Captions: there is none to score.")
+            raise UserError("Captions: there are none to score.")
 
     def _tokens(self, pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, list[str]]]:
         """(caption, its references) as token strings."""
@@ -225,7 +225,7 @@ class CaptionScorer:
         replicates: int,
         seed: int,
     ) -> Scores:
-        """The scores of one set; what fails is added to ``failed``."""
+        """The scores of one set; failed metrics are added to ``failed``."""
         captions, references = [caption for caption, _ in tokens], [refs for _, refs in tokens]
         once, weights = np.ones((1, len(images))), image_weights(len(images), replicates, seed)
         found: dict[str, tuple[Counted, dict, dict]] = {}
@@ -239,7 +239,7 @@ class CaptionScorer:
         counted = {name: found[name][0] for name in names if name in found}
         doubts = caption_doubts(dict(zip(images, captions)), dict(zip(images, references)), tuple(counted))
         doubts += [
-            f"{name} has no score for {undefined} of {len(images)} captions, so none for the corpus either"
+            f"{name} has no score for {undefined} of {len(images)} captions, and so none for the corpus"
             for name, c in counted.items()
             if (undefined := int(np.isnan(c.rows).any(axis=tuple(range(1, c.rows.ndim))).sum()))
         ]
@@ -281,7 +281,7 @@ class GroundingScorer:
             replicates, seed: as for captions; the images are all of the reference.
 
         Raises:
-            UserError: in mode "gt" an image with another number of sentences than reference captions.
+            UserError: in mode "gt", an image has a different number of sentences than of reference captions.
         """
         images = tuple(record["image_id"] for record in self.reference)
         weights = image_weights(len(images), replicates, seed)
@@ -300,8 +300,8 @@ class GroundingScorer:
     ) -> Scores:
         """Score the grounded captions of results, and their forced reference captions where there are any.
 
-        Images without a grounded caption count as missing, as in the published script. Forced captions that do not
-        fit the reference are in ``failed``.
+        Images without a grounded caption count as missing, as in the published script. If the forced captions do not
+        fit the reference, the reason is in ``failed``.
 
         Args:
             object_words: word -> class, for the words of these captions.

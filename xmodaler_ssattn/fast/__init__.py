@@ -1,4 +1,4 @@
-"""The same functions as in modeling/ and losses/, faster; each says what it equals and where that holds.
+"""Faster versions of functions in modeling/ and losses/; each states the function that it equals, and when.
 
 Importing this package attaches them to the captioner (``modeling/accelerators.py``).
 """

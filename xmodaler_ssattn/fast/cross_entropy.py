@@ -1,13 +1,12 @@
-"""The vocabulary product and the cross-entropy in one, without ever holding the (M, V) logits.
+"""The vocabulary product and the cross-entropy in one function, without storing the (M, V) logits.
 
 Equals ``F.cross_entropy(F.linear(h, W, b), y)`` and its gradients up to rounding, for any h, W, b.
 
     z = h W^T + b,   L = - 1/M sum_m log softmax(z_m)[y_m],   dL/dz = (softmax(z) - onehot(y)) / M
 
-The plain loss keeps log softmax(z), M x V numbers, for the backward pass. This one goes through the vocabulary in
-slices, keeps one number per word (the logarithm of the softmax's denominator), and computes each slice of z again in
-the backward pass: four products of that size instead of three. A slice of W's gradient is written once and never added
-to.
+The plain loss keeps log softmax(z), M x V numbers, for the backward pass. This one processes the vocabulary in slices,
+keeps one number per word (the logarithm of the softmax's denominator), and recomputes each slice of z in the backward
+pass: four products of that size instead of three. Each slice of W's gradient is written only once.
 
 Letters: M words to predict, V vocabulary, H hidden size.
 """
@@ -27,7 +26,7 @@ from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
 from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
 from xmodaler_ssattn.precision import product_dtype
 
-# Words of the vocabulary at once: wide enough for a fast product, M x 1024 numbers of memory.
+# Vocabulary words per slice: wide enough for a fast product; needs memory for M x 1024 numbers.
 SLICE = 1024
 IGNORED = -1
 # Losses that read the logits, which do not exist with this loss.
@@ -37,13 +36,13 @@ NEED_LOGITS = ("CrossEntropy", "LabelSmoothing", "SelfCriticalLoss")
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """The mean of -log softmax(h W^T + b)[y] over the words whose target is not -1.
 
-    Under autocast the products have its type; the softmax and the sums are always float32.
+    Under autocast the products have the autocast type; the softmax and the sums are always float32.
 
     Args:
         hidden: (M, H). weight: (V, H). bias: (V,). targets: (M,) int64.
 
     Returns:
-        () float32 (float64 when ``hidden`` is). NaN without a single target, as torch's own mean.
+        () float32 (float64 when ``hidden`` is). NaN when there is no target, as torch's mean.
     """
     return _LinearCrossEntropy.apply(hidden, weight, bias, targets, product_dtype(hidden))
 
@@ -99,10 +98,10 @@ def _slices(hidden: Tensor, weight: Tensor, bias: Tensor, product: torch.dtype) 
 
 @LOSSES_REGISTRY.register()
 class FusedCrossEntropy(nn.Module):
-    """The host's CrossEntropy where memory is short: the captioner gives the loss instead of the logits.
+    """The host's CrossEntropy with less memory: the captioner returns the loss instead of the logits.
 
-    In LOSSES.NAMES it takes the place of CrossEntropy; metrics keep the name of that loss. It computes a third more
-    products of the vocabulary's size, so it is worth its time only when the batch would not fit otherwise.
+    In LOSSES.NAMES it replaces CrossEntropy; metrics keep the name of that loss. It computes a third more products of
+    the vocabulary's size, so use it only when the batch would not fit otherwise.
     """
 
     @configurable
@@ -111,12 +110,12 @@ class FusedCrossEntropy(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        require_grounded_captioner(cfg, "FusedCrossEntropy", "which gives the logits and not the loss")
+        require_grounded_captioner(cfg, "FusedCrossEntropy", "which returns the logits and not the loss")
         both = [name for name in cfg.LOSSES.NAMES if name in NEED_LOGITS]
         if both:
             raise UserError(
-                f"LOSSES.NAMES holds FusedCrossEntropy and {' and '.join(both)}, which reads logits that do not exist "
-                "with the fused loss. Keep one of them."
+                f"LOSSES.NAMES contains FusedCrossEntropy and {' and '.join(both)}, which reads logits that do not "
+                "exist with the fused loss. Keep one of them."
             )
         return {}
 
@@ -126,6 +125,6 @@ class FusedCrossEntropy(nn.Module):
 
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"CrossEntropy Loss(G)": L}``."""
-        source = "It comes from GroundedCaptioner, when LOSSES.NAMES of its config holds FusedCrossEntropy."
+        source = "GroundedCaptioner returns it when LOSSES.NAMES of its config contains FusedCrossEntropy."
         require_outputs(outputs_dict, [keys.CROSS_ENTROPY], "FusedCrossEntropy", source)
         return {"CrossEntropy Loss(G)": outputs_dict[keys.CROSS_ENTROPY]}

@@ -1,16 +1,15 @@
 """Captured graphs of teacher forcing (MODEL.CAPTURE_GRAPHS): a GPU replays a whole step instead of single kernels.
 
-Equals ``words_at_once`` of ``teacher_forcing.py``, up to the place of random numbers in their sequence.
+Equals ``words_at_once`` of ``teacher_forcing.py``, except for the order of random numbers.
 
-A step launches some two thousand small kernels, most of them in the recurrence. torch.cuda.make_graphed_callables
-records the encoding and the recurrence, forward and backward, once for each shape, and replays them. That has two
+A step launches about two thousand small kernels, most of them in the recurrence. torch.cuda.make_graphed_callables
+records the encoding and the recurrence, forward and backward, once per shape, and replays them. That has two
 consequences:
 
-* shapes may not differ from step to step: captions are padded to a bucket of words, and all run to its end (on a GPU
-  forty rows of a recurrence take as long as twenty); the words that count are picked afterwards;
-* buffers are used again: a second pass before the first is differentiated would overwrite what the first has kept.
-  Such a pass, a shape after the first ``LIMIT`` ones, evaluation, and training in several processes go the ordinary
-  way.
+* shapes must be the same in every step: captions are padded to a bucket of words, and all of them run to its end (on a
+  GPU, forty rows of a recurrence take as long as twenty); the real words are selected afterwards;
+* buffers are reused: a second forward pass before the backward pass of the first would overwrite its buffers. Such a
+  pass, shapes after the first ``LIMIT`` ones, evaluation, and training in several processes use the ordinary way.
 
 Letters: B images, S captions per image, N = B S, K regions, T words, M words to predict in all, H hidden size.
 """
@@ -33,11 +32,11 @@ from xmodaler_ssattn.host import comm, kfg
 from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
 from xmodaler_ssattn.modeling.forcing import CaptionPlan, WordStates
 
-# Captions are padded to a multiple of this many words.
+# Captions are padded to a multiple of this number of words.
 BUCKET = 4
-# Shapes that are captured; each keeps the memory of a step.
+# Maximum number of captured shapes; each keeps the memory of a step.
 LIMIT = 8
-# What the model reads of a batch up to the states.
+# The keys of a batch that the model reads up to the states.
 _READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, *(key for key in keys.PER_REGION if key != keys.BOXES_PX))
 
 Backend = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
@@ -47,8 +46,8 @@ class CapturedForcing:
     """``word_states`` by replayed graphs.
 
     Args:
-        backend: (module, sample tensors) -> a function of tensors of those shapes that computes, and differentiates,
-            what the module does. None: ``torch.cuda.make_graphed_callables``, only on a CUDA device.
+        backend: (module, sample tensors) -> a differentiable function of tensors of those shapes that equals the
+            module. None: ``torch.cuda.make_graphed_callables``, only on a CUDA device.
     """
 
     def __init__(self, backend: Backend | None = None):
@@ -64,7 +63,7 @@ class CapturedForcing:
         return len(self._graphs)
 
     def __call__(self, model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordStates | None:
-        """As ``words_at_once``, where ``FastForcing.suits`` holds; None when this batch has to go the ordinary way."""
+        """As ``words_at_once``, if ``FastForcing.suits`` is True; None when this batch needs the ordinary way."""
         if not self._suits(model):
             return None
         tokens, counts = batch[kfg.G_TOKENS_IDS], batch[keys.NUM_REGIONS]
@@ -107,7 +106,7 @@ class CapturedForcing:
 
     def _capture(self, shape: _Shape, values: tuple[Tensor, ...]) -> Any:
         logging.getLogger(__name__).info("Capturing a graph for %s", shape)
-        # The sample tensors become the graph's input buffers: not ours, which belong to the batch.
+        # The sample tensors become the graph's input buffers, so the tensors of the batch are copied.
         values = tuple(value.clone() for value in values)
         with torch.autocast(values[0].device.type, enabled=False):
             if self._backend is not None:
@@ -118,8 +117,8 @@ class CapturedForcing:
 class _Shape(nn.Module):
     """Encoding and recurrence of one shape, as a function of tensors only: states (T N, H), and log beta (B, K).
 
-    The parts of the captioner are parts of this module, so that their parameters get gradients. The predictor, from
-    which scheduled sampling samples, is not and gets none here.
+    The captioner's parts are submodules, so that their parameters get gradients. The predictor, from which scheduled
+    sampling samples, is not a submodule and gets no gradient here.
     """
 
     def __init__(self, model, captions: int, steps: int, padded: bool, sampling: bool, names: tuple[str, ...]):
@@ -139,7 +138,7 @@ class _Shape(nn.Module):
         batch: dict[str, Any] = dict(zip(self.names, fields, strict=True))
         images, regions = batch[kfg.ATT_FEATS].shape[:2]
         rows = images * self.captions
-        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # only says whether some are padded
+        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # only used to see whether some are padded
         order = torch.arange(rows, device=tokens.device)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.amp, cache_enabled=False):
             inputs = model.encode(batch, order.div(self.captions, rounding_mode="floor"))
@@ -163,13 +162,13 @@ class _Shape(nn.Module):
 
 
 class _Pass:
-    """One forward pass; lives as long as its autograd graph."""
+    """One forward pass; it exists as long as its autograd graph."""
 
     done = False
 
 
 class _Graph:
-    """A captured function and whose turn it is to use its buffers."""
+    """A captured function, and the pass that uses its buffers."""
 
     def __init__(self, run: Callable[..., tuple[Tensor, ...]], parameters: list[nn.Parameter]):
         self.run = run
@@ -177,7 +176,7 @@ class _Graph:
         self._latest: weakref.ref[_Pass] | None = None
 
     def in_use(self) -> bool:
-        """Whether the latest pass can still be differentiated, and has not been."""
+        """Whether the backward pass of the latest forward pass is still possible and has not run."""
         latest = self._latest() if self._latest is not None else None
         return latest is not None and not latest.done
 
@@ -190,22 +189,22 @@ class _Graph:
         """Called before the captured backward pass of ``which`` runs.
 
         Raises:
-            RuntimeError: the buffers hold a later pass.
+            RuntimeError: the buffers have been reused by a later pass.
         """
         if self._latest is None or self._latest() is not which:
             raise RuntimeError(
-                "A training step is differentiated a second time after the next one has begun, but its captured graph "
-                "has used the buffers again. Set MODEL.CAPTURE_GRAPHS False for this."
+                "The backward pass of a training step was requested after the next step had begun, but its captured "
+                "graph has reused the buffers. Set MODEL.CAPTURE_GRAPHS False for this."
             )
         which.done = True
         for parameter in self._parameters:
-            # Gradients of the pass before, if more are added to them, may be in the buffers that are written now.
+            # When gradients are accumulated, those of the previous pass may be in the buffers that are written now.
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.clone()
 
 
 class _Pick(torch.autograd.Function):
-    """hidden[cells], (T N, H) -> (M, H); its backward pass comes right before the captured one."""
+    """hidden[cells], (T N, H) -> (M, H); its backward pass runs just before the captured one."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, cells: Tensor, graph: _Graph) -> Tensor:

@@ -1,8 +1,8 @@
-"""FusedAdam: Adam in one pass over the parameters, registered beside the host's own optimisers.
+"""FusedAdam: Adam in one pass over the parameters, registered with the host's optimisers.
 
 Equals torch's Adam up to rounding, for any parameters (tests/fast/test_optim.py). X-modaler makes one parameter group
-per tensor, so torch's Adam runs tensor by tensor and, on a CPU, in some ten passes over memory each. With equal groups
-merged, the fused kernel does the same step in one pass.
+per tensor, so torch's Adam runs tensor by tensor and, on a CPU, needs about ten passes over memory for each. After
+equal groups are merged, the fused kernel does the same step in one pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xmodaler_ssattn.host import SOLVER_REGISTRY, configurable
 
 
 def merge_groups(groups: Iterable[dict]) -> list[dict]:
-    """Join parameter groups whose settings are equal; order of first appearance, no parameter twice.
+    """Join parameter groups with equal settings, in order of first appearance and without repeated parameters.
 
     Args:
         groups: torch's parameter groups: ``params`` and any settings (``lr``, ``weight_decay``, ...).

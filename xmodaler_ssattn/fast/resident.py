@@ -1,9 +1,8 @@
 """Region features that stay on the model's device for the whole run (DATALOADER.CACHE: device).
 
-Equals batches that are carried to the device one by one. The data side fills a table once and keeps it. A sample then
-carries two small things, the table's name and a row in it, and the captioner gathers the batch on the device. Names
-travel between processes, tables do not: a loader's worker never touches one, and each of several training processes
-has its own.
+Equals batches that are copied to the device one by one. The dataset fills a table once and keeps it. A sample then only
+contains the table's name and a row number, and the captioner gathers the batch on the device. Only names are sent
+between processes, not tables: a loader's worker never uses a table, and each training process has its own.
 
 Letters: n images in the table, B images of a batch, K regions.
 """
@@ -27,24 +26,24 @@ _NUMBERS = itertools.count()
 
 @dataclass(frozen=True)
 class TableName:
-    """The name of a table, which a sample carries from process to process."""
+    """The name of a table, which a sample can pass between processes."""
 
     name: str
 
     def gather(self, rows: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], list[int]]:
-        """``ResidentRegions.gather`` of the table of that name in this process."""
+        """``ResidentRegions.gather`` of the table with this name in this process."""
         return find(self).gather(rows, device)
 
 
 class ResidentRegions:
-    """The regions of n images on one device, found again by ``name`` within this process.
+    """The regions of n images on one device, which can be found by ``name`` in this process.
 
-    It lives as long as something holds it; the list of names does not hold it.
+    The list of names has only weak references, so a table must be referenced elsewhere.
 
     Args:
         per_region: name of a field -> (n, K, ...), zeros on padding, in any floating type.
         per_image: name of a field -> (n, ...).
-        counts: true number of regions of each image, known on the host.
+        counts: true number of regions of each image, on the CPU.
     """
 
     def __init__(self, per_region: Mapping[str, Tensor], per_image: Mapping[str, Tensor], counts: Sequence[int]):
@@ -58,7 +57,7 @@ class ResidentRegions:
         return len(self._counts)
 
     def gather(self, rows: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], list[int]]:
-        """One batch: every field as float32, (B, K, ...) with K the most that one of these images has.
+        """One batch: every field as float32, (B, K, ...), where K is the largest number of regions of these images.
 
         Returns:
             the fields, and the true number of regions of each image.
@@ -69,7 +68,7 @@ class ResidentRegions:
         if torch.empty(0, device=device).device != self.device:
             raise RuntimeError(
                 f"The region features are resident on {self.device}, but the model is on {device}. Set MODEL.DEVICE to "
-                "the device that the model shall run on, or DATALOADER.CACHE to ram or none."
+                "the device of the model, or DATALOADER.CACHE to ram or none."
             )
         counts = [self._counts[row] for row in rows]
         index, widest = send(torch.tensor(rows), device), max(counts)
@@ -79,15 +78,15 @@ class ResidentRegions:
 
 
 def find(name: TableName) -> ResidentRegions:
-    """The table of that name.
+    """The table with that name.
 
     Raises:
-        RuntimeError: there is none in this process, or nothing holds it any more.
+        RuntimeError: there is no such table in this process, or it is no longer referenced.
     """
     table = _TABLES.get(name)
     if table is None:
         raise RuntimeError(
-            f"The resident region table {name.name} is not in this process; it lives where the dataset was loaded. A "
+            f"The resident region table {name.name} is not in this process, but where the dataset was loaded. A "
             "batch that was made in another process needs DATALOADER.CACHE ram or none."
         )
     return table

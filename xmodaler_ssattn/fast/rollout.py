@@ -1,15 +1,15 @@
-"""The two LSTMs with the attention between them over a whole caption, in few large products. Only torch.
+"""The two LSTMs with the attention between them over whole captions, in few large products. Only torch.
 
-Equals the step-by-step loop of the decoder (``SSAttentionDecoder.forward``), arranged so that a training step does no
-work twice:
+Equals the step-by-step loop of the decoder (``SSAttentionDecoder.forward``), arranged so that a training step repeats
+no work:
 
-* all that does not depend on the recurrence enters as one tensor ``x1``: word, mean feature and biases of
+* everything that does not depend on the recurrence is one input tensor ``x1``: word, mean feature and biases of
   the attention LSTM, for all words at once;
-* captions are ordered by length, longest first, and step t runs over the ``sizes[t]`` captions that still
-  have a word there; everything is packed, step after step, as in torch's PackedSequence;
-* the backward pass keeps only gates and states, computes the attention's inner layer again instead of
-  keeping it (36 x 512 numbers per word), and forms the gradient of every recurrent matrix in one product
-  over all words instead of one product per word.
+* captions are sorted by length, longest first, and step t processes the ``sizes[t]`` captions that have a word
+  at this step; everything is packed, step after step, as in torch's PackedSequence;
+* the backward pass stores only gates and states, recomputes the attention's inner layer (36 x 512 numbers per
+  word), and computes the gradient of every recurrent matrix in one product over all words instead of one
+  product per word.
 
 Letters: N captions, K regions, A attention size, E embedded feature size, H hidden size, T steps, M words
 in all (the sum of ``sizes``).
@@ -19,7 +19,7 @@ in all (the sum of ``sizes``).
     z2_t = W2a v-hat_t + W2b h1_t + W2c h2_{t-1} + b2            -> h2_t, c2_t
 
 The paper's fusion has lambda beta and no prior. The product of the two distributions has the prior
-kappa log beta and no lambda beta; what is called alpha_t above is then gamma_t itself.
+kappa log beta and no lambda beta; alpha_t above is then gamma_t itself.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# What ``_inner`` knows; any other nonlinearity needs the loop.
+# The nonlinearities of ``_inner``; any other needs the loop.
 ACTIVATIONS = ("relu", "tanh")
 
 
 class Weights(NamedTuple):
-    """The matrices of the recurrence, as columns of the LSTMs' own weights.
+    """The matrices of the recurrence, as columns of the LSTMs' weights.
 
     w1a (4H, H) on h2, w1b (4H, H) on h1, w_h (A, H), w_alpha (A,), w2a (4H, E) on v-hat, w2b (4H, H)
     on h1, w2c (4H, H) on h2, b2 (4H,).
@@ -53,7 +53,7 @@ class Weights(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What the backward pass needs of a run, packed over M words; ``h2`` is also the result."""
+    """The values of a run for the backward pass, packed over M words; ``h2`` is also the result."""
 
     gates1: Tensor  # (M, 4H) after their nonlinearities, i f g o
     gates2: Tensor
@@ -66,7 +66,7 @@ class Trace(NamedTuple):
 
 
 def step_slices(sizes: list[int]) -> list[slice]:
-    """Where each step lies in the packed order."""
+    """The slice of each step in the packed order."""
     ends = torch.tensor(sizes).cumsum(0).tolist()
     return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
@@ -93,7 +93,7 @@ def run(
         lambda_beta: (N, K) lambda beta, or None for the baseline.
         prior: (N, K) added to every step's scores, or None.
         ext_mask: (N, K), 0 or -1e4, or None.
-        weights: in the type that the products shall have (float32 or bfloat16); states are float32
+        weights: in the dtype of the products (float32 or bfloat16); states are float32
             (float64 when the weights are).
         activation: ``relu`` or ``tanh``.
     """
@@ -140,7 +140,7 @@ def run(
 
 
 def _add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """out += x weight^T, the product in the weight's type, the sum in float32."""
+    """out += x weight^T, the product in the weight's dtype, the sum in float32."""
     if weight.dtype == out.dtype:
         out.addmm_(x, weight.t())
     else:
@@ -189,10 +189,10 @@ def _lstm_backward(gates: Tensor, c_old: Tensor | None, c: Tensor, dh: Tensor, d
 
 
 class Rollout(torch.autograd.Function):
-    """Hands out ``trace.h2`` (M, H) of a run that was done, and differentiates through it.
+    """Returns ``trace.h2`` (M, H) of a finished run, and differentiates through the run.
 
-    The run comes first and apart (``run``), because with scheduled sampling the words, and with them
-    ``x1``, are known only afterwards. ``x1`` (M, 4H) enters here only for its gradient.
+    The run itself (``run``) is separate, because with scheduled sampling the words, and therefore ``x1``, are
+    known only after it. ``x1`` (M, 4H) is an argument here only for its gradient.
     """
 
     @staticmethod
@@ -282,7 +282,7 @@ def _backward(
             dh2[:n] += dz1 @ weights.w1a
             dh1[:n] = dz1 @ weights.w1b
 
-    # The states that entered each word: those of the step before, zero at the first.
+    # The input states of each word: those of the previous step, zero at the first step.
     h1_old, h2_old = _shifted(trace.h1, at), _shifted(trace.h2, at)
     z1, z2 = dz1_all.to(half).t(), dz2_all.to(half).t()
     h1 = trace.h1.to(half)
@@ -301,7 +301,7 @@ def _backward(
 
 
 def _shifted(states: Tensor, at: list[slice]) -> Tensor:
-    """(M, H) states of the step before each word, in packed order."""
+    """(M, H) states of the previous step for each word, in packed order."""
     out = torch.zeros_like(states)
     for before, now in pairwise(at):
         n = now.stop - now.start

@@ -23,8 +23,8 @@ from xmodaler_ssattn.precision import product_dtype
 def rolls_out(decoder: Any) -> bool:
     """Whether ``roll_out`` equals ``decoder.forward`` word by word.
 
-    Dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), a beta that depends on the
-    state, and a subclass or a hook that changes what ``roll_out`` restates need the loop.
+    The loop is needed with dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), with a
+    beta that depends on the state, and with a subclass or a hook that changes a method reimplemented by ``roll_out``.
     """
     if not follows(decoder, SSAttentionDecoder, "forward", "_fuse", "initial_states"):
         return False
@@ -41,11 +41,11 @@ def rolls_out(decoder: Any) -> bool:
 
 
 def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> Tensor:
-    """All words of all captions at once; equals ``decoder.forward`` word by word where ``rolls_out`` holds.
+    """All words of all captions at once; equals ``decoder.forward`` word by word if ``rolls_out`` is True.
 
     Args:
         inputs: encoded, one feature row per caption, longest caption first.
-        words: gives the embedded words; with scheduled sampling it samples them on the way.
+        words: the source of the embedded words, which also samples them with scheduled sampling.
 
     Returns:
         (M, H) hidden states of the language LSTM, packed step after step.
@@ -67,7 +67,7 @@ def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> Te
         w1b=lstm1.weight_hh.to(half),
         w_h=att.w_h.weight.to(half),
         w_alpha=att.w_alpha.weight.to(half).squeeze(0),
-        # v-hat is linear in gamma: dividing the columns that read it divides gamma.
+        # v-hat is linear in gamma, so dividing the columns that read it divides gamma.
         w2a=w2[0] / (1 + decoder.lambda_) if lambda_beta is not None and decoder.renormalize else w2[0],
         w2b=w2[1],
         w2c=lstm2.weight_hh.to(half),

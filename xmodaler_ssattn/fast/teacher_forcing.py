@@ -21,10 +21,10 @@ from xmodaler_ssattn.modeling.forcing import CaptionPlan, WordStates, encoded_ro
 
 
 class FastForcing:
-    """``forcing.word_states`` at once or by captured graphs, for one captioner; None where that would differ.
+    """``forcing.word_states`` at once or by captured graphs, for one captioner; None if the result would differ.
 
-    It is used only where it is the same function: no method that it restates is overridden, neither in the captioner
-    nor in its parts, and a comparison at the first training step found no difference.
+    It is used only if no method that it reimplements is overridden, neither in the captioner nor in its parts, and if a
+    comparison at the first training step found no difference.
 
     Attributes:
         agrees: the result of that comparison; None before it.
@@ -43,7 +43,7 @@ class FastForcing:
         return states if states is not None else words_at_once(model, batch, ss_prob)
 
     def suits(self, model: GroundedCaptioner) -> bool:
-        """Whether all words of a caption may go through ``model`` in few large products."""
+        """Whether ``model`` may process all words of a caption in few large products."""
         return (
             self.agrees is not False
             and follows(model, GroundedCaptioner, "step", "with_rows")
@@ -54,13 +54,13 @@ class FastForcing:
         )
 
     def compare(self, model: GroundedCaptioner, batch: dict) -> None:
-        """Once: one caption at once and word by word; a difference turns the fast way off, with a warning."""
+        """Compare one caption at once and word by word; a difference disables the fast way, with a warning."""
         self.agrees = not self.suits(model) or ways_agree(model, batch)
         if not self.agrees:
             logging.getLogger(__name__).warning(
                 "Teacher forcing in few large products gives other states or gradients than %s word by word. Training "
                 "continues word by word, which is slower. Something changes the decoder, the embeddings or the "
-                "captioner in a way that the fast version does not see.",
+                "captioner in a way that the fast version does not detect.",
                 type(model.decoder).__name__,
             )
 
@@ -75,15 +75,15 @@ def words_at_once(model: GroundedCaptioner, batch: dict, ss_prob: float) -> Word
     return WordStates(inputs, ss_decoder.roll_out(model.decoder, rows, words), plan.words, plan.order[plan.rows])
 
 
-# Norm of a difference between the two ways, relative to the values. Float32 gives 1e-6, TF32 products 1e-3.
+# Largest allowed norm of a difference, relative to the values. Typical: 1e-6 with float32, 1e-3 with TF32 products.
 TOLERANCE = 5e-3
 
 
 def ways_agree(model: GroundedCaptioner, batch: dict) -> bool:
     """Whether the words of one caption give the same states and gradients at once and word by word.
 
-    It takes the longest caption of the batch, without dropout and autocast, and leaves the model's modes and gradients
-    and the random state as they were. Reading the answer waits for the device once.
+    It uses the longest caption of the batch, without dropout and autocast, and restores the model's modes and gradients
+    and the random state. Reading the result synchronises with the device once.
     """
     one = _one_caption(batch)
     modes = [(module, module.training) for module in model.modules()]
@@ -95,7 +95,7 @@ def ways_agree(model: GroundedCaptioner, batch: dict) -> bool:
             model.eval()
             for way in (words_at_once, word_states):
                 hidden = way(model, one, 0.0).hidden
-                # No two states count the same, so that one state's gradient cannot hide behind another's.
+                # All states have different weights, so that errors in their gradients cannot cancel.
                 slope = torch.linspace(-1, 1, hidden.numel(), device=hidden.device, dtype=hidden.dtype)
                 gradients: tuple = ()
                 if hidden.requires_grad:

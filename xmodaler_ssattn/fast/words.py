@@ -1,4 +1,4 @@
-"""The words that enter a rollout: given, or sampled on the way by scheduled sampling.
+"""The input words of a rollout: given, or sampled during the run by scheduled sampling.
 
 Letters: N captions (longest first), M words in all, packed step after step, V vocabulary, H hidden size.
 """
@@ -18,7 +18,7 @@ from xmodaler_ssattn.modeling.sampling import replace_some
 
 
 def packs(token_embed: Any) -> bool:
-    """Whether an embedding may be given words without their place in the caption."""
+    """Whether an embedding works on words without their position in the caption."""
     return (
         follows(token_embed, TokenBaseEmbedding)
         and getattr(token_embed, "embeddings_pos", None) is None
@@ -32,14 +32,14 @@ class WordSource:
     """Embedded words times their columns of the attention LSTM, step by step and all at once.
 
     Args:
-        token_embed: the host's word embedding (``packs`` holds).
+        token_embed: the host's word embedding (``packs`` must be True).
         tokens: (M,) int64 ground-truth input words, packed.
         sizes: the number of captions that have a word at each step.
         rows: (M,) int64, the caption of each word.
         ss_prob: probability of replacing a word by one of the model's own, never at the first step. A tensor ()
-            counts as above 0.
+            is treated as above 0.
         sample: (h2 of some captions (n, H)) -> (n,) words sampled from the model; only used when ``ss_prob`` > 0.
-        static: shapes may not depend on chance, as in a captured graph.
+        static: whether shapes must not depend on random values, as in a captured graph.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class WordSource:
         self._x1: Tensor | None = None
 
     def prepare(self, weight: Tensor, constant: Tensor) -> None:
-        """``weight`` (4H, word embedding): the word's columns; ``constant`` (N, 4H): all that no word changes."""
+        """``weight`` (4H, word embedding): the word's columns; ``constant`` (N, 4H): the part without words."""
         self._weight, self._constant = weight, constant
         dropout = self.token_embed.embeddings_dropout
         self._mask = None
         if self._samples and dropout is not None and self.token_embed.training:
-            # A word is embedded twice, when it is sampled and for the gradient: one mask for both.
+            # A word is embedded twice, for the run and for the gradient, with one mask for both.
             self._mask = dropout(constant.new_ones(len(self._tokens), weight.shape[1]))
         if not self._samples:
             self._x1 = self._product(slice(0, len(self._tokens)))
@@ -80,7 +80,7 @@ class WordSource:
         return F.linear(embedded.to(self._weight.dtype), self._weight) + self._constant[self._rows[now]]
 
     def x1_of_step(self, t: int, h2: Tensor) -> Tensor:
-        """x1 of the words at step ``t``; ``h2`` (n, H) are the language LSTM's states of the step before."""
+        """x1 of the words at step ``t``; ``h2`` (n, H) are the language LSTM's states of the previous step."""
         now = self._at[t]
         if self._x1 is not None:
             return self._x1[now]
@@ -89,7 +89,7 @@ class WordSource:
         return self._product(now)
 
     def x1(self) -> Tensor:
-        """(M, 4H) x1 of all words with its graph; after the run, when the words are known."""
+        """(M, 4H) x1 of all words with its autograd graph; called after the run, when the words are known."""
         return self._x1 if self._x1 is not None else self._product(slice(0, len(self._tokens)))
 
 

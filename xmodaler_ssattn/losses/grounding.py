@@ -1,6 +1,6 @@
 """The grounding loss, section 2.3 of the paper: L_gnd = - sum_i sigma_i log beta_i, times mu.
 
-The pure function first, the registered class below. The host adds up whatever the losses return, so mu is applied here.
+First the pure function, then the registered class. The host sums the returned losses, so mu is applied here.
 The gradient reaches only W_b, W_c and W_p: p and c are inputs, sigma is a target.
 
 The balance of the two losses: the paper's L = L_ce + mu L_gnd belongs to one caption and its image, and its L_ce is a
@@ -24,8 +24,8 @@ from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
 
 REDUCTIONS = {
     "formula": "sum over captions of L_gnd, divided by the predicted words: the paper's balance of the two losses",
-    "image_mean": "mean of L_gnd over the images that have a box: some 13 times heavier",
-    "positive_mean": "as image_mean, each image's L_gnd divided by its number of positive regions first",
+    "image_mean": "mean of L_gnd over the images that have a box: about 13 times the weight",
+    "positive_mean": "as image_mean, after each image's L_gnd is divided by its number of positive regions",
 }
 
 
@@ -41,15 +41,15 @@ def grounding_loss(
     """- sum_i sigma_i log beta_i over the regions of each row, reduced over the batch.
 
     Args:
-        log_beta: (B, K) float32, log of the distribution beta; padded regions hold any finite value.
-        sigma: (B, R, K) float32, the indicator; R is 1 when targets are of the image, else S, one row per caption.
-        has_boxes: (B, R) 0/1, whether the row comes from at least one ground-truth box.
+        log_beta: (B, K) float32, log of the distribution beta; padded regions have any finite value.
+        sigma: (B, R, K) float32, the indicator; R is 1 for targets per image, S for targets per caption.
+        has_boxes: (B, R) 0/1, whether the row is from at least one ground-truth box.
         reduction: a key of ``REDUCTIONS``.
-        captions_per_image: S. With ``formula`` an image's L_gnd counts once for each of its captions.
-        num_words: M. Only ``formula`` reads it.
+        captions_per_image: S. With ``formula``, an image's L_gnd is added once per caption.
+        num_words: M, used only by ``formula``.
 
     Returns:
-        () float32. 0, never NaN, for a batch without a single box.
+        () float32. 0, never NaN, for a batch without boxes.
 
     >>> import torch
     >>> log_beta = torch.tensor([[0.5, 0.25, 0.25]]).log()
@@ -74,7 +74,7 @@ def grounding_loss(
 class GroundingLoss(nn.Module):
     """mu L_gnd for the host's trainer: reads log beta and sigma from the batch, returns one named loss.
 
-    The name holds no "acc": the host leaves such losses out of the sum.
+    The name must not contain "acc": the host leaves such losses out of the sum.
 
     Args:
         mu: weight of the loss, at least 0.
@@ -97,12 +97,12 @@ class GroundingLoss(nn.Module):
     @classmethod
     def from_config(cls, cfg) -> dict:
         cfg = completed(cfg)
-        require_grounded_captioner(cfg, "GroundingLoss", "which gives neither beta nor sigma")
+        require_grounded_captioner(cfg, "GroundingLoss", "which provides neither beta nor sigma")
         grounding = cfg.LOSSES.GROUNDING
         if not cfg.MODEL.SS_ATTENTION.ENABLED:
             raise UserError(
-                "LOSSES.NAMES holds GroundingLoss, but MODEL.SS_ATTENTION.ENABLED is False: without beta there is "
-                "nothing to supervise. Take GroundingLoss out of LOSSES.NAMES, or enable the attention."
+                "LOSSES.NAMES contains GroundingLoss, but MODEL.SS_ATTENTION.ENABLED is False: without beta there is "
+                "nothing to supervise. Remove GroundingLoss from LOSSES.NAMES, or enable the attention."
             )
         return {"mu": grounding.MU, "reduction": grounding.REDUCTION}
 
@@ -113,7 +113,7 @@ class GroundingLoss(nn.Module):
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Grounding Loss": mu L_gnd}``."""
         wanted = (keys.LOG_BETA, keys.SIGMA, keys.HAS_BOXES, keys.CAPTIONS_PER_IMAGE, keys.NUM_WORDS)
-        source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset give it in training."
+        source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset provide it in training."
         require_outputs(outputs_dict, wanted, "GroundingLoss", source)
         log_beta, sigma, has_boxes, captions, words = (outputs_dict[key] for key in wanted)
         loss = grounding_loss(

@@ -2,8 +2,8 @@
 
     L = - (1/M) sum over captions of (r - b) sum_t log p(w_t | w_1 .. w_{t-1})        M: words of the batch
 
-The pure function first, the registered class below. The gradient of a caption's words is weighted by how much better
-than the baseline the caption was; the M words contain neither padding nor words after the end.
+First the pure function, then the registered class. The gradient of a caption's words is weighted by the caption's
+advantage over the baseline; the M words contain neither padding nor words after the end.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def reward_loss(logits: Tensor, words: Tensor, advantages: Tensor, suppressed: i
     """The mean over the words of - advantage log p(word).
 
     Args:
-        logits: (M, V) float32, of the words that were sampled, ends included.
+        logits: (M, V) float32, of the sampled words, including ends.
         words: (M,) int64.
         advantages: (M,) float32, r - b of each word's caption; no gradient flows into it.
-        suppressed: a word that could not be sampled; p is the probability among the others, as it was in sampling.
+        suppressed: a word excluded from sampling; p is the probability among the others, as in sampling.
 
     Returns:
-        () float32; its gradient is that of the expected reward, its value says little.
+        () float32; its gradient is that of the expected negative reward, but its value has little meaning.
 
     >>> import torch
     >>> logits = torch.tensor([[0.0, 0.0]])  # two words of probability 1/2: - 2 log(1/2) = 2 log 2
@@ -44,7 +44,7 @@ def reward_loss(logits: Tensor, words: Tensor, advantages: Tensor, suppressed: i
 
 @LOSSES_REGISTRY.register()
 class SelfCriticalLoss(nn.Module):
-    """``reward_loss`` for the host's trainer; ``SelfCriticalTrainer`` puts into the batch what it reads."""
+    """``reward_loss`` for the host's trainer; ``SelfCriticalTrainer`` adds its inputs to the batch."""
 
     @configurable
     def __init__(self):
@@ -52,7 +52,7 @@ class SelfCriticalLoss(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        require_grounded_captioner(cfg, "SelfCriticalLoss", "which does not say to which caption a word belongs")
+        require_grounded_captioner(cfg, "SelfCriticalLoss", "which does not return the caption of each word")
         return {}
 
     @classmethod
@@ -63,7 +63,7 @@ class SelfCriticalLoss(nn.Module):
         """``outputs_dict``: the captioner's output on sampled captions; returns ``{"Self-critical Loss": L}``."""
         wanted = (kfg.G_LOGITS, kfg.G_TARGET_IDS, keys.CAPTION_OF_WORD, kfg.REWARDS)
         source = (
-            "Captions and rewards come from ENGINE.NAME SelfCriticalTrainer, the rest from MODEL.META_ARCHITECTURE "
+            "Captions and rewards are from ENGINE.NAME SelfCriticalTrainer, the rest from MODEL.META_ARCHITECTURE "
             "GroundedCaptioner."
         )
         require_outputs(outputs_dict, wanted, "SelfCriticalLoss", source)

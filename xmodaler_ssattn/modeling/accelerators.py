@@ -1,7 +1,7 @@
-"""Where ``fast/`` attaches itself: ``modeling/`` asks here and never imports ``fast/``.
+"""The registry of ``fast/``: ``modeling/`` looks up accelerators here and never imports ``fast/``.
 
-Without an entry, or where an entry returns None for a batch, the captioner computes the same in the plain way. Each
-accelerator says in its docstring what it equals, and checks for itself that this holds.
+Without an entry, or if an entry returns None for a batch, the captioner computes the same in the plain way. Each
+accelerator states in its docstring the function that it equals, and checks itself that this is true.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from xmodaler_ssattn.modeling.forcing import WordStates
 
 
 class Forcing(Protocol):
-    """Teacher forcing that equals ``forcing.word_states``, or None where it would not. One object per captioner."""
+    """Teacher forcing that equals ``forcing.word_states``, or None if it would not. One object per captioner."""
 
     def __call__(self, model: Any, batch: dict, ss_prob: float) -> WordStates | None: ...
 
 
 @dataclass
 class Accelerators:
-    """What ``fast/`` offers.
+    """The accelerators of ``fast/``.
 
     Attributes:
         forcing: makes the ``Forcing`` of a new captioner; the argument is MODEL.CAPTURE_GRAPHS.

@@ -1,8 +1,8 @@
 """GroundedCaptioner: the meta-architecture that passes positions, class probabilities and sigma on.
 
-X-modaler's own meta-architecture copies only the batch keys that it knows, so p, c, sigma and the pixel
-boxes would reach neither decoder nor loss. This one collates exactly the keys of ``keys.py``, runs
-on the device of its parameters, and makes GroundedCaptions when it decodes.
+X-modaler's own meta-architecture copies only the batch keys that it knows, so that p, c, sigma and the pixel
+boxes would not reach the decoder and the losses. This one collates exactly the keys of ``keys.py``, runs
+on the device of its parameters, and decodes GroundedCaptions.
 
 Letters: B images, S captions per image, N = B S, K regions, C classes, D raw and E embedded feature
 size, T words.
@@ -53,19 +53,19 @@ from xmodaler_ssattn.precision import at_least_float32
 class GroundedCaptioner(BaseEncoderDecoder):
     """Embeddings, encoder, decoder and predictor of the host, with our batch contract and decoders.
 
-    Built by the host's ``build_model(cfg)``; constructor arguments are the host's, by name:
+    Built by the host's ``build_model(cfg)``. The constructor has the host's keyword arguments
     ``vocab_size, max_seq_len, token_embed, visual_embed, encoder, decoder, predictor, greedy_decoder,
-    beam_searcher``, and ours:
+    beam_searcher``, and these:
 
     Args:
         gt_attention: in evaluation also force the reference captions (INFERENCE.GT_ATTENTION).
         amp: products in bfloat16 (SOLVER.AMP); parameters, states, softmax and losses stay float32.
         share_region_dropout: one mask per image on the embedded regions (MODEL.SHARE_REGION_DROPOUT).
         capture_graphs: replay training steps of one shape as graphs (MODEL.CAPTURE_GRAPHS; only on CUDA).
-        fuse_loss: give the cross-entropy instead of the logits (LOSSES.NAMES holds FusedCrossEntropy).
+        fuse_loss: return the cross-entropy instead of the logits (LOSSES.NAMES contains FusedCrossEntropy).
     """
 
-    # SSAttentionDecoder looks for this: batches of this class carry p, c and V.
+    # Checked by SSAttentionDecoder: batches of this class contain p, c and V.
     carries_region_inputs = True
 
     @configurable
@@ -82,15 +82,15 @@ class GroundedCaptioner(BaseEncoderDecoder):
         super().__init__(**modules)
         if fuse_loss and not follows(self.predictor, BasePredictor):
             raise UserError(
-                "LOSSES.NAMES holds FusedCrossEntropy, which multiplies by the predictor's own matrix and knows "
-                f"only BasePredictor's way of using it, got {type(self.predictor).__name__}. Use CrossEntropy."
+                "LOSSES.NAMES contains FusedCrossEntropy, which uses the predictor's matrix directly and therefore "
+                f"needs BasePredictor, got {type(self.predictor).__name__}. Use CrossEntropy."
             )
         if not isinstance(self.decoder, GroundedDecoder):
             raise UserError(
-                "MODEL.DECODER: GroundedCaptioner needs a decoder that gives the attention behind every word, derived "
+                "MODEL.DECODER: GroundedCaptioner needs a decoder that returns the attention of every word, derived "
                 f"from GroundedDecoder as SSAttentionDecoder is, got {type(self.decoder).__name__}. For the plain "
                 "Up-Down decoder set MODEL.DECODER: SSAttentionDecoder and MODEL.SS_ATTENTION.ENABLED: False; weights "
-                "of the stock decoder load there."
+                "of the stock decoder can be loaded there."
             )
         self.share_region_dropout = share_region_dropout
         self.fuse_loss = fuse_loss
@@ -118,14 +118,14 @@ class GroundedCaptioner(BaseEncoderDecoder):
         searcher = DECODE_STRATEGY_REGISTRY.get(cfg.DECODE_STRATEGY.NAME)
         if not issubclass(searcher, GroundedDecodeStrategy):
             raise UserError(
-                f"DECODE_STRATEGY.NAME: GroundedCaptioner needs a decoder that carries the attention with every word, "
+                f"DECODE_STRATEGY.NAME: GroundedCaptioner needs a decoder that keeps the attention of every word, "
                 f"got {cfg.DECODE_STRATEGY.NAME!r}. Set DECODE_STRATEGY.NAME: GroundedBeamSearcher."
             )
         check_vocabulary(cfg)
         arguments = super().from_config(cfg)
         words = words_sha256((arguments["beam_searcher"].vocab or [])[1:])
         check_words(cfg.MODEL.VOCABULARY_SHA256, words, "MODEL.VOCABULARY_SHA256 of the config")
-        # The host fetches its greedy decoder by the fixed name "GreedyDecoder", which knows no UNK.
+        # The host builds its greedy decoder by the fixed name "GreedyDecoder", which does not suppress UNK.
         arguments["greedy_decoder"] = DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg)
         arguments["gt_attention"] = cfg.INFERENCE.GT_ATTENTION
         arguments["amp"] = cfg.SOLVER.AMP
@@ -146,7 +146,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
     def preprocess_batch(self, batched_inputs: list[dict]) -> dict:
         """Samples of the mapper -> one batch on the model's device; see ``collate``.
 
-        A tensor that a derived class adds has one row per image, or one per caption, or is not of the batch at all.
+        A tensor that a derived class adds has one row per image, one row per caption, or does not depend on the batch.
         """
         return collate(batched_inputs, self.device)
 
@@ -158,16 +158,16 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return {kfg.ATT_MASKS: mask, kfg.EXT_ATT_MASKS: extended_mask(mask) if padded else None}
 
     def encode(self, batched_inputs: dict, images: Tensor | None = None) -> dict:
-        """Everything that is done once per image, before the first word.
+        """The computation that is done once per image, before the first word.
 
         Args:
-            batched_inputs: from ``preprocess_batch``. A dict that went through here already is returned
-                as it is, so that two decodings share the work.
-            images: (N,) the image of each caption, in the order in which captions shall be processed; for
-                training, where ``encodes_per_image`` holds. Each caption then has its own dropout on the region
-                embedding, as in the stock model (with ``share_region_dropout`` each image); what comes before it, and
-                beta, is still computed once per image. Without ``images`` features stay at one row per image, and
-                captions or beams share them.
+            batched_inputs: from ``preprocess_batch``. A dict that is already encoded is returned unchanged, so
+                that two decodings share the work.
+            images: (N,) the image of each caption, in the order in which captions are processed; for
+                training, if ``encodes_per_image`` is True. Each caption then has its own dropout on the region
+                embedding, as in the stock model (with ``share_region_dropout``, each image); everything before it, and
+                beta, is still computed once per image. Without ``images``, features have one row per image, which
+                captions or beams share.
 
         Returns:
             a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row per image)
@@ -196,11 +196,11 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return self.decoder.preprocess(inputs)
 
     def _embed_regions(self, inputs: dict, images: Tensor | None) -> Tensor:
-        """(B, K, D) -> (B, K, E), or (N, K, E) with one row for each of ``images``."""
+        """(B, K, D) -> (B, K, E), or (N, K, E) with one row per entry of ``images``."""
         embed = self.visual_embed
         if images is None:
             return embed(inputs).get(kfg.ATT_FEATS, inputs[kfg.ATT_FEATS])
-        # All but the dropout, once per image.
+        # Everything except the dropout, once per image.
         dropout, embed.embeddings_dropout = embed.embeddings_dropout, None
         try:
             once = embed(inputs)[kfg.ATT_FEATS]
@@ -214,14 +214,14 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
         Args:
             word: (N,) int64 ids of the current word.
-            t: the step, for embeddings that know positions.
+            t: the step, for embeddings that use positions.
         """
         inputs.update(self.token_embed({kfg.G_TOKENS_IDS: word, kfg.TIME_STEP: t}))
         inputs.update(self.encoder(inputs, mode="t"))
         inputs.update(self.decoder(inputs))
 
     def with_rows(self, inputs: dict, rows: int) -> dict:
-        """A copy of an encoded batch with fresh states of ``rows`` rows (captions of all images)."""
+        """A copy of an encoded batch with initial states of ``rows`` rows (captions of all images)."""
         return {**inputs, **self.decoder.initial_states(inputs[kfg.ATT_FEATS], rows)}
 
     def _forward(self, batched_inputs: dict) -> dict:
@@ -229,8 +229,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
         Returns:
             the batch with G_LOGITS (M, V), G_TARGET_IDS (M,) and CAPTION_OF_WORD (M,) over the M predicted
-            words of the batch, without padding, and LOG_BETA for the grounding loss. With ``fuse_loss`` CROSS_ENTROPY
-            takes the place of G_LOGITS.
+            words of the batch, without padding, and LOG_BETA for the grounding loss. With ``fuse_loss``,
+            CROSS_ENTROPY replaces G_LOGITS.
         """
         ss_prob = float(batched_inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
         states = self.fast_forcing(self, batched_inputs, ss_prob) if self.fast_forcing is not None else None
@@ -257,20 +257,20 @@ class GroundedCaptioner(BaseEncoderDecoder):
                 return {keys.CROSS_ENTROPY: fused(hidden, layer.weight, layer.bias, targets)}
         logits = predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS] if states.logits is None else states.logits
         logits = at_least_float32(logits)
-        # With another layer in place of the predictor's own: the same loss, without its saving of memory.
+        # If another layer has replaced the predictor's own: the same loss, but without saving memory.
         return {keys.CROSS_ENTROPY: F.cross_entropy(logits, targets)} if self.fuse_loss else {kfg.G_LOGITS: logits}
 
     @property
     def predicts_from_state(self) -> bool:
-        """Whether the predictor reads the language LSTM's state and nothing else of a step."""
+        """Whether the predictor reads only the language LSTM's state of a step."""
         return follows(self.predictor, BasePredictor)
 
     @property
     def encodes_per_image(self) -> bool:
         """Whether training may encode an image once for all its captions.
 
-        Only where all that reads the batch is ours. Any other part finds one row per caption of everything there, as
-        it finds one row per image in decoding; see ``forcing.encoded_rows``.
+        This requires that all parts that read the batch are ours. Any other part gets one row per caption of
+        everything in training, and one row per image in decoding; see ``forcing.encoded_rows``.
         """
         ours = ("encode", "_embed_regions", "get_extended_attention_mask", "step", "with_rows")
         return (
@@ -285,14 +285,14 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     @property
     def encoder_skips_words(self) -> bool:
-        """Whether the encoder is one of the host's that do nothing per word."""
+        """Whether the encoder is one of the host's that have no computation per word."""
         return follows(self.encoder, UpDownEncoder) or follows(self.encoder, Encoder)
 
     @torch.no_grad()
     def sample_words(self, hidden: Tensor) -> Tensor:
         """(n, H) states of the language LSTM -> (n,) words sampled from the model's distribution."""
-        # Weights that autocast converts here must not be kept: older versions of torch would train with these copies,
-        # which have no gradient, and leave the predictor as it is.
+        # Autocast must not cache the weights that it converts here: older versions of torch would use these copies,
+        # which have no gradient, for training, and never train the predictor.
         kind = hidden.device.type
         with torch.autocast(kind, torch.bfloat16, cache_enabled=False) if self.amp else nullcontext():
             return sample_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
@@ -300,10 +300,10 @@ class GroundedCaptioner(BaseEncoderDecoder):
     def forward(self, batched_inputs: dict, use_beam_search: bool | None = None, output_sents: bool = False) -> dict:
         """The host's interface: losses' inputs when ``use_beam_search`` is None, else decoding.
 
-        With ``use_beam_search`` True and ``output_sents`` (the stock test loop's only call), OUTPUT holds
-        one GroundedCaption per image from beam search; each carries the greedy caption too, and the
-        forced references when INFERENCE.GT_ATTENTION is on and the dataset supplies them. The image is
-        encoded once for all three.
+        With ``use_beam_search`` True and ``output_sents`` (the stock test loop's only call), OUTPUT contains
+        one GroundedCaption per image from beam search, which also has the greedy caption, and the forced
+        references if INFERENCE.GT_ATTENTION is True and the dataset supplies them. The image is encoded once
+        for all three.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             if use_beam_search is None:
@@ -337,7 +337,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
     def attend_references(self, inputs: dict) -> list[tuple]:
         """Teacher forcing on REF_TOKENS_IDS (B, S, T): B tuples of S GroundedCaptions.
 
-        Word j of a caption (from 0) rests on the region attended to at step j, the step that predicts it.
+        The region of word j of a caption (from 0) is that attended to at step j, the step that predicts the word.
         """
         tokens = inputs[keys.REF_TOKENS_IDS]
         images, captions, length = tokens.shape

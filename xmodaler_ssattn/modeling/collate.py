@@ -17,7 +17,7 @@ from xmodaler_ssattn.host import kfg
 # Per-region values (k, ...) that are padded with zeros to the batch's largest K.
 _REGION_KEYS = (kfg.ATT_FEATS, *keys.PER_REGION)
 _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE)
-# What is collated when it is there, and then has to be there in every sample of the batch.
+# Optional keys; either all samples of a batch have such a key, or none.
 _SAMPLE_KEYS = {
     *_REQUIRED,
     *_REGION_KEYS,
@@ -27,22 +27,22 @@ _SAMPLE_KEYS = {
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to ``device`` without waiting for it: pinned memory is copied in the background."""
+    """Copy a CPU tensor to ``device`` without waiting: pinned memory is copied in the background."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def collate(samples: list[dict], device: torch.device) -> dict:
-    """Collate what Flickr30kEntitiesDataset returns; keys and shapes as in ``keys.py``.
+    """Collate samples of Flickr30kEntitiesDataset; keys and shapes as in ``keys.py``.
 
-    Region values are padded with zeros and ATT_MASKS (B, K) says which are real. Captions are padded
+    Region values are padded with zeros, and ATT_MASKS (B, K) is 1 for real regions. Captions are padded
     with 0 in G_TOKENS_IDS and with -1 (ignored) in G_TARGET_IDS, both (B S, T). Nothing is repeated
     per caption here. Values may be tensors or arrays; regions that are resident on the device
     (RESIDENT in the samples) are gathered there.
 
     Raises:
-        UserError: a sample lacks a key of the contract, has no region, or does not fit the others.
+        UserError: a sample lacks a required key, has no region, or does not fit the others.
     """
     if not samples:
         raise UserError("collate: the batch is empty.")
@@ -70,7 +70,7 @@ def collate(samples: list[dict], device: torch.device) -> dict:
         batch[keys.REF_TOKENS_IDS] = _stack_ragged([sample[keys.REF_TOKENS_IDS] for sample in samples])
 
     batch = {key: send(value, device) for key, value in batch.items()} | on_device
-    # Plain Python facts, known here without asking the device.
+    # Python values, known here without waiting for the device.
     batch[keys.CAPTIONS_PER_IMAGE] = captions
     batch[keys.NUM_REGIONS] = counts
     batch[kfg.IDS] = [sample[kfg.IDS] for sample in samples]
@@ -82,10 +82,10 @@ def collate(samples: list[dict], device: torch.device) -> dict:
 
 
 def _check(samples: list[dict]) -> None:
-    """Refuse samples that do not fit the contract or each other, all at once, each by its image.
+    """Refuse samples that do not fit the contract or each other.
 
     Raises:
-        UserError: see ``keys.py`` for what a sample holds.
+        UserError: lists all problems with their images; for the contents of a sample see ``keys.py``.
     """
     problems = []
     resident_ones = keys.RESIDENT in samples[0]
@@ -114,8 +114,8 @@ def _check(samples: list[dict]) -> None:
                 )
     raise_all(
         problems,
-        "GroundedCaptioner cannot make a batch (it takes samples of Flickr30kEntitiesDataset, or of a dataset that "
-        "returns what xmodaler_ssattn/keys.py describes)",
+        "GroundedCaptioner cannot make a batch (it takes samples of Flickr30kEntitiesDataset, or of a dataset whose "
+        "samples are as described in xmodaler_ssattn/keys.py)",
     )
 
 
@@ -134,7 +134,7 @@ def _pad_last(rows: list[Tensor]) -> Tensor:
 
 
 def _stack_ragged(images: list[list]) -> Tensor:
-    """B lists of caption ids, of differing number and length -> (B, S, T) padded with -1."""
+    """B lists of captions (word ids), of different number and length -> (B, S, T) padded with -1."""
     captions = max(len(image) for image in images)
     words = max((len(ids) for image in images for ids in image), default=1)
     out = torch.full((len(images), captions, words), -1, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""A watch on dead ReLUs of the SS attention: a scalar ReLU that is 0 on every region never learns again.
+"""A check for dead ReLUs of the SS attention: a scalar ReLU that is 0 on every region never learns again.
 
 Letters: B images, K regions.
 """
@@ -13,16 +13,16 @@ from torch import Tensor
 from xmodaler_ssattn.host import get_event_storage
 from xmodaler_ssattn.modeling.ss_attention import SLOTS, SpatialSemanticAttention
 
-# How often the share is measured; one small product each time.
+# Steps between two measurements; each costs one small product.
 STEPS_BETWEEN_CHECKS = 200
 
 
 @torch.no_grad()
 def dead_shares(attention: SpatialSemanticAttention, slots: tuple[Tensor, ...], mask: Tensor) -> dict[str, float]:
-    """For each matrix of ``SLOTS`` the share, 0..1, of valid regions on which all its ReLUs are 0.
+    """For each matrix of ``SLOTS``, the share (0 to 1) of valid regions on which all its ReLUs are 0.
 
     Args:
-        slots: (B, K, ...) each, what the slots read.
+        slots: the inputs of the slots, (B, K, ...) each.
         mask: (B, K), 1 for a region.
     """
     valid = mask > 0
@@ -58,7 +58,7 @@ class DeadUnitWatch:
             logging.getLogger(__name__).warning(warning)
         try:
             storage = get_event_storage()
-        except (AssertionError, RuntimeError):  # no trainer around us (each host says so in its own way)
+        except (AssertionError, RuntimeError):  # without a trainer (each host raises its own error)
             return
         scalars = {f"ss_attention/dead_{name}": share for name, share in shares.items()}
         storage.put_scalars(smoothing_hint=False, **scalars)

@@ -31,7 +31,7 @@ from xmodaler_ssattn.modeling.ss_attention import (
 )
 from xmodaler_ssattn.partners import needs_grounded_captioner
 
-# What each value of SPATIAL_INPUT and of SEMANTIC_INPUT lets its slot read.
+# The batch key that the slot reads for each value of SPATIAL_INPUT and of SEMANTIC_INPUT.
 SPATIAL_SLOT = {"p": keys.SPATIAL, "v": keys.RAW_FEATS}
 SEMANTIC_SLOT = {"c": keys.CLASS_PROBS, "v": keys.RAW_FEATS}
 
@@ -40,9 +40,9 @@ SEMANTIC_SLOT = {"c": keys.CLASS_PROBS, "v": keys.RAW_FEATS}
 class SSAttentionDecoder(GroundedDecoder):
     """Two LSTMs with Spatial-Semantic Attention between them (sections 2.1 and 2.2, Fig. 2).
 
-    Modules and parameters that the stock UpDownDecoder also has carry its names and are created in its
-    order, so that its weights load here and one seed gives equal weights to both. The spatial-semantic
-    part has a generator of its own.
+    Modules and parameters of the stock UpDownDecoder have the same names and are created in the same order
+    here, so that its weights can be loaded and the same seed gives both equal weights. The spatial-semantic
+    part has its own generator.
 
     Args:
         hidden_size: H of both LSTMs.
@@ -53,9 +53,9 @@ class SSAttentionDecoder(GroundedDecoder):
         att_embed_dropout: on f(W_h h + W_v v).
         activation: ``relu`` (paper) or ``tanh`` (stock).
         lambda_: weight of beta in gamma; unused without ``ss_attention``.
-        spatial_input: what the spatial slot reads, ``p`` or ``v``.
-        semantic_input: what the semantic slot reads, ``c`` or ``v``.
-        ss_attention: the module that gives log beta, or None for the Up-Down baseline.
+        spatial_input: the input of the spatial slot, ``p`` or ``v``.
+        semantic_input: the input of the semantic slot, ``c`` or ``v``.
+        ss_attention: the module that computes log beta, or None for the Up-Down baseline.
         fusion: ``sum``, the paper's gamma = alpha + lambda beta, or ``log``, softmax(a + kappa log beta) with a
             learned kappa that starts at 1.
         state_condition: the module that turns beta into beta_t, or None.
@@ -125,7 +125,7 @@ class SSAttentionDecoder(GroundedDecoder):
         ss, updown = cfg.MODEL.SS_ATTENTION, cfg.MODEL.UPDOWN
         raw = cfg.MODEL.VISUAL_EMBED.IN_DIM
         semantic_size = ss.NUM_CLASSES if ss.SEMANTIC_INPUT == "c" else raw
-        # initial_seed() reads the run's seed and leaves the generator as it is.
+        # initial_seed() returns the run's seed and does not change the generator.
         seed = ss.SEED if ss.SEED >= 0 else torch.initial_seed()
         ss_attention = state_condition = None
         if ss.ENABLED:
@@ -166,16 +166,16 @@ class SSAttentionDecoder(GroundedDecoder):
 
     @classmethod
     def reads(cls, cfg: Any) -> set[str]:
-        """The sample keys that its slots read beside ATT_FEATS; see ``data/inputs.py``."""
+        """The sample keys that its slots read in addition to ATT_FEATS; see ``data/inputs.py``."""
         ss = cfg.MODEL.SS_ATTENTION
         slots = {SPATIAL_SLOT[ss.SPATIAL_INPUT], SEMANTIC_SLOT[ss.SEMANTIC_INPUT]} if ss.ENABLED else set()
         return slots - {keys.RAW_FEATS}
 
     def preprocess(self, batched_inputs: dict) -> dict:
-        """Everything that does not change with time: W_v v_i, log beta and beta, and zero states.
+        """Everything that does not depend on the step: W_v v_i, log beta and beta, and zero states.
 
-        Reads ATT_FEATS, one row per image or per caption (then IMAGE_OF_ROW says whose), and for an
-        active slot RAW_FEATS, SPATIAL or CLASS_PROBS, always one row per image: beta is computed once.
+        Reads ATT_FEATS with one row per image or per caption (then IMAGE_OF_ROW has their images) and, for
+        active slots, RAW_FEATS, SPATIAL or CLASS_PROBS, always one row per image: beta is computed once.
 
         Returns:
             a new dict with P_ATT_FEATS, G_HIDDEN_STATES, G_CELL_STATES and, when enabled, LOG_BETA (one
@@ -197,13 +197,13 @@ class SSAttentionDecoder(GroundedDecoder):
         return inputs
 
     def slots(self, inputs: dict) -> tuple[Tensor, Tensor]:
-        """What the spatial and the semantic slot read: ((B, K, 5 or D), (B, K, C or D))."""
+        """The inputs of the spatial and the semantic slot: ((B, K, 5 or D), (B, K, C or D))."""
         spatial_key, semantic_key = SPATIAL_SLOT[self.spatial_input], SEMANTIC_SLOT[self.semantic_input]
         missing = [key for key in (spatial_key, semantic_key) if key not in inputs]
         if missing:
             raise KeyError(
                 f"SSAttentionDecoder needs {', '.join(missing)} in the batch. The meta-architecture "
-                "GroundedCaptioner with the dataset Flickr30kEntitiesDataset puts them there; X-modaler's own "
+                "GroundedCaptioner with the dataset Flickr30kEntitiesDataset provides them; X-modaler's own "
                 "RnnAttEncoderDecoder drops keys that it does not know. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
             )
         return inputs[spatial_key], inputs[semantic_key]
@@ -268,7 +268,7 @@ def _check(cfg: Any) -> None:
     """Refuse settings that cannot work, all at once."""
     ss = cfg.MODEL.SS_ATTENTION
     problems: list[str] = []
-    if ss.ENABLED:  # else gamma = alpha, which reads nothing that a stock meta-architecture drops
+    if ss.ENABLED:  # else gamma = alpha, which needs no key that a stock meta-architecture drops
         reason = "whose preprocess_batch drops positions, class probabilities and the raw features"
         problems += filter(None, [needs_grounded_captioner(cfg, "SSAttentionDecoder", reason)])
     for name, allowed in (

@@ -1,7 +1,7 @@
-"""Does an object still compute what its class here defines? Asked before a faster version of it is used. Only torch.
+"""Check that an object still computes what its class defines, before a faster version is used. Only torch.
 
-A faster version restates what some methods compute. For a subclass that overrides one of them, or with a hook on the
-module, it would compute something else than the plain version, and training and decoding would use different models.
+A faster version reimplements some methods. For a subclass that overrides one of them, or with a hook on the module, its
+result would differ from the plain version, and training and decoding would use different models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# How an object is built and printed does not change what it computes.
+# Methods that build and print an object, which do not change its results.
 _NOT_COMPUTING = {"__init__", "reset_parameters", "extra_repr", "__repr__"}
 
 

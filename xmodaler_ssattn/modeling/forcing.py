@@ -1,6 +1,6 @@
-"""Teacher forcing word by word: the state behind every word of a batch's captions. The definition of training.
+"""Teacher forcing word by word: the state for every word of a batch's captions. The definition of training.
 
-``fast/`` has quicker ways that give the same ``WordStates``.
+``fast/`` has faster ways that return the same ``WordStates``.
 
 Letters: B images, S captions per image, N = B S captions, T words, M words to predict in all, H hidden size, V
 vocabulary.
@@ -24,11 +24,11 @@ class WordStates(NamedTuple):
     """The state from which each of the M words is predicted.
 
     Attributes:
-        inputs: the encoded batch, with what the losses read.
+        inputs: the encoded batch, with the inputs of the losses.
         hidden: (M, H).
         words: (M,) int64, index of the word in the flattened (N, T) tokens and targets.
         captions: (M,) int64, the word's caption.
-        logits: (M, V) of a predictor that reads more than the state, else None.
+        logits: (M, V) if the predictor reads more than the state, else None.
     """
 
     inputs: dict
@@ -42,11 +42,11 @@ class CaptionPlan(NamedTuple):
     """The order in which a batch's captions and words are processed: longest caption first, step after step.
 
     Attributes:
-        order: (N,) int64, captions by length, longest first; equal lengths keep their order.
+        order: (N,) int64, captions by length, longest first; captions of equal length keep their order.
         sizes: the number of captions that have a word at each step, for as many steps as the longest caption has words.
         words: (M,) int64, index of each word in the flattened (N, T) tokens.
-        rows: (M,) int64, place of each word's caption in ``order``.
-        cells: (M,) int64, index of each word in a flattened (T, N) grid of steps and places in ``order``.
+        rows: (M,) int64, position of each word's caption in ``order``.
+        cells: (M,) int64, index of each word in a flattened (T, N) grid of steps and positions in ``order``.
     """
 
     order: Tensor
@@ -57,11 +57,11 @@ class CaptionPlan(NamedTuple):
 
     @classmethod
     def of(cls, lengths: list[int], width: int, device: torch.device, sort: bool = True) -> CaptionPlan:
-        """From the captions' lengths, known without asking the device.
+        """From the captions' lengths, known without waiting for the device.
 
         Args:
             width: T of the tokens.
-            sort: False leaves the captions in their own order.
+            sort: False keeps the captions in their own order.
         """
         words_of = torch.tensor(lengths)
         order = words_of.argsort(descending=True, stable=True) if sort else torch.arange(len(lengths))
@@ -74,11 +74,11 @@ class CaptionPlan(NamedTuple):
 
 
 def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
-    """The decoder word by word, for all captions of a batch.
+    """Run the decoder word by word for all captions of a batch.
 
     Args:
         batch: from ``preprocess_batch``, with captions.
-        ss_prob: scheduled sampling: the probability of feeding the model's own word, never at the first step.
+        ss_prob: scheduled sampling: the probability of using the model's own word as input, except at the first step.
     """
     tokens = batch[kfg.G_TOKENS_IDS]
     plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
@@ -112,8 +112,8 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
 def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:
     """The encoded batch: (for the losses, with one row per image; for the decoder, with one row per caption).
 
-    A part of the model that is not ours may read anything of the batch. Everything there then has one row per caption
-    before that part sees it.
+    Parts of the model that are not ours may read anything in the batch. Everything in it then has one row per caption
+    before that part runs.
 
     Args:
         order: (N,) int64, the captions in the order of the rows.
@@ -128,7 +128,7 @@ def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, di
     else:
         rows = model.encode(_per_caption(batch, order, images))
     inputs = {**rows, **batch}
-    # The first caption of each image in that order: what is computed of an image is the same for all its captions.
+    # The first caption of each image in that order: values per image are equal for all its captions.
     first = order.argsort()[::captions]
     for key in (keys.LOG_BETA, keys.RAW_FEATS, keys.IMAGE_MASK, keys.IMAGE_EXT_MASK):
         if inputs.get(key) is not None:
@@ -137,7 +137,7 @@ def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, di
 
 
 def _per_caption(batch: dict, order: Tensor, images: Tensor) -> dict:
-    """A batch, encoded or not, in which all that had one row per image or per caption has one row per caption."""
+    """A batch, encoded or not, in which everything with one row per image is repeated for each caption."""
     count = len(batch[kfg.IDS])
     at = {count: images, len(order): order}
     rows = {

@@ -22,13 +22,13 @@ FUSIONS = ("sum", "log")
 def fuse_log(scores: Tensor, log_beta: Tensor, kappa: Tensor) -> Tensor:
     """gamma_t = softmax(a_t + kappa log beta): alpha_t times beta^kappa, normalised. Sums to 1.
 
-    The sum adds the same beta to every word's weights, so that a region with a large beta keeps its weight
-    whatever the word; the product lets beta decide only between regions that the word's alpha admits.
+    The sum adds the same beta to every word's weights, so that a region with a large beta keeps its weight for
+    every word; with the product, beta only decides between regions with a large alpha.
 
     Args:
         scores: (B, R, K) a_t, masked.
         log_beta: (B, K), shared by an image's rows, or (B, R, K).
-        kappa: (), how much beta counts; 0 gives alpha_t.
+        kappa: (), the exponent of beta; 0 gives alpha_t.
 
     >>> scores, log_beta = torch.tensor([[[0.0, 0.0]]]), torch.tensor([[0.75, 0.25]]).log()
     >>> [round(weight, 4) for weight in fuse_log(scores, log_beta, torch.tensor(1.0))[0, 0].tolist()]
@@ -39,23 +39,23 @@ def fuse_log(scores: Tensor, log_beta: Tensor, kappa: Tensor) -> Tensor:
 
 
 class StateCondition(nn.Module):
-    """beta_t: what the sentence needs now shifts beta between the classes.
+    """beta_t: the state of the sentence shifts beta between the classes.
 
-    beta_t = softmax(log beta + (W_s h_t)^T (W_e s_i)), s_i the input of the semantic slot. W_s starts at 0,
-    so that beta_t starts as beta; the grounding loss stays on beta, which needs no word.
+    beta_t = softmax(log beta + (W_s h_t)^T (W_e s_i)), where s_i is the input of the semantic slot. W_s is 0 at
+    first, so that beta_t = beta; the grounding loss is still applied to beta, which does not depend on the word.
 
     Args:
         hidden_size: H.
         semantic_size: width of the semantic slot's input.
-        dim: width of the comparison.
-        seed: of the generator of W_e; the global generator is not used.
+        dim: the number of rows of W_s and W_e.
+        seed: seed of the generator for W_e; the global generator is not used.
     """
 
     def __init__(self, *, hidden_size: int, semantic_size: int, dim: int, seed: int = 0):
         super().__init__()
         self.w_s = nn.utils.skip_init(nn.Linear, hidden_size, dim, bias=False)
         self.w_e = nn.utils.skip_init(nn.Linear, semantic_size, dim, bias=False)
-        # Not the same numbers as W_c's, which come from ``seed`` itself.
+        # Other numbers than for W_c, whose generator has ``seed`` itself.
         generator = torch.Generator().manual_seed(seed + 1)
         bound = semantic_size**-0.5
         with torch.no_grad():

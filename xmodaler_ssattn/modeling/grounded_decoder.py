@@ -1,4 +1,4 @@
-"""What GroundedCaptioner asks of a decoder. Derive from ``GroundedDecoder`` to use another one, such as a transformer.
+"""The interface of decoders for GroundedCaptioner. To use another decoder, such as a transformer, derive from it.
 
 Letters: B images, R rows (captions or beams) per image, N = B R, K regions.
 """
@@ -14,17 +14,17 @@ from xmodaler_ssattn.host import Decoder
 
 
 class GroundedDecoder(Decoder):
-    """A decoder that says one word per call, gives the attention behind it, and owns its states.
+    """A decoder that predicts one word per call, returns its attention, and defines its own states.
 
-    ``preprocess`` is called once per batch and leaves features at one row per image. ``forward`` reads the current
+    ``preprocess`` is called once per batch and keeps features at one row per image. ``forward`` reads the current
     word in G_TOKEN_EMBED (N, E) and returns ALPHA and GAMMA (N, K), the new states, and G_HIDDEN_STATES, a list whose
-    last entry (N, H) is what the predictor and scheduled sampling read.
+    last entry (N, H) is the input of the predictor and of scheduled sampling.
 
-    A state is whatever ``forward`` returns beside ALPHA and GAMMA. States may have any shape, and may grow from word to
-    word. The methods below say how they begin, and how captions and beams choose among them.
+    Everything that ``forward`` returns, except ALPHA and GAMMA, is a state. States may have any shape and may grow from
+    word to word. The methods below define the initial states and the selection of states by captions and beams.
     """
 
-    # What ``forward`` reads with one row per image; beam search drops the rows of images that have ended.
+    # Inputs of ``forward`` with one row per image; beam search drops the rows of finished images.
     READ_PER_STEP: tuple[str, ...] = ()
 
     @abstractmethod
@@ -32,13 +32,13 @@ class GroundedDecoder(Decoder):
         """The states of ``rows`` captions before the first word, with the device and dtype of ``like``."""
 
     def select_states(self, states: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-        """The states of some rows, in their order; a row that several beams continue is repeated.
+        """The states of ``rows``, in that order; a row that several beams continue is repeated.
 
-        Here the first axis of each tensor, or of each tensor in a list, is N. A decoder whose states look otherwise
-        overrides this.
+        By default the first axis of each tensor, or of each tensor in a list, is N. A decoder with other states must
+        override this method.
 
         Args:
-            states: those that the last ``forward`` returned.
+            states: the states returned by the last ``forward``.
             rows: (n,) int64.
         """
         return {key: _select(state, rows) for key, state in states.items()}

@@ -1,4 +1,4 @@
-"""From word ids and attention weights to GroundedCaptions.
+"""Make GroundedCaptions from word ids and attention weights.
 
 Letters: B images, K regions (padded), T words.
 """
@@ -17,12 +17,12 @@ GROUND_BY = ("gamma", "alpha", "beta")
 
 
 class Decoded(NamedTuple):
-    """Captions, one per row, and the attention behind each word.
+    """Captions, one per row, and the attention of each word.
 
     Attributes:
         sents: (B, T) int64 word ids; the first 0 ends a caption.
-        logp: (B, T) float32, log-probability of each word, the final 0 included; 0 after it. None for forced captions.
-        alpha, gamma: (B, t, K), the weights of the step that gave the word; t is at least the longest caption.
+        logp: (B, T) float32, log-probability of each word, including the final 0; 0 after it. None for forced captions.
+        alpha, gamma: (B, t, K), the weights at the step that predicted the word; t is at least the longest length.
     """
 
     sents: Tensor
@@ -42,10 +42,10 @@ def captions_from_decoding(
     """One GroundedCaption per image.
 
     Args:
-        batch: encoded; holds BOXES_PX, IMAGE_SIZE, NUM_REGIONS and, except for the Up-Down baseline, BETA (B, K).
-        vocab: word of each id.
+        batch: encoded; contains BOXES_PX, IMAGE_SIZE, NUM_REGIONS and, except for the Up-Down baseline, BETA (B, K).
+        vocab: the word of each id.
         ground_by: the weights whose argmax is a word's region, one of ``GROUND_BY``.
-        save_attention: put the weights on the captions.
+        save_attention: store the weights in the captions.
     """
     if ground_by == "beta" and batch.get(keys.BETA) is None:
         raise ValueError("captions_from_decoding: ground_by is 'beta', but the model has no beta.")

@@ -1,4 +1,4 @@
-"""The one loop over the words of captions. Training, greedy decoding, beam search, sampling and forcing run through it.
+"""The loop over the words of captions, used for training, greedy decoding, beam search, sampling and forcing.
 
 Letters: N captions or beams, V vocabulary, H hidden size.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 class WordModel(Protocol):
-    """What forcing, sampling and decoding ask of a captioner; ``GroundedCaptioner`` says what each method does."""
+    """The interface of a captioner for forcing, sampling and decoding; documented in ``GroundedCaptioner``."""
 
     device: torch.device
     amp: bool
     share_region_dropout: bool
-    # nn.Module gives its parts as Any: a hook may have taken the place of a class.
+    # nn.Module returns its parts as Any: a wrapper may have replaced a class.
     decoder: Any
     predictor: Any
     greedy_decoder: Any
@@ -46,9 +46,9 @@ def each_word(
     Args:
         inputs: an encoded batch with states; each step updates it in place.
         word: (N,) int64, the first word of each row.
-        steps: the most steps to take.
-        next_word: called after step ``t`` as ``next_word(inputs, t)``. It reads what the step gave, may replace the
-            states in ``inputs``, and returns the words of the next step, or None to stop.
+        steps: the maximum number of steps.
+        next_word: called after step ``t`` as ``next_word(inputs, t)``. It reads the outputs of the step, may replace
+            the states in ``inputs``, and returns the words of the next step, or None to stop.
     """
     for t in range(steps):
         model.step(inputs, word, t)

@@ -19,8 +19,8 @@ from xmodaler_ssattn.modeling.loop import WordModel
 def sample_words(logits: Tensor) -> Tensor:
     """(n, V) -> (n,) int64: one word per row, sampled from softmax(logits).
 
-    argmax(p / e) with e ~ Exp(1) is what torch.multinomial does; torch.multinomial also asks the device whether p is
-    valid, and waits for the answer.
+    argmax(p / e) with e ~ Exp(1), as in torch.multinomial, which also checks on the device whether p is valid and
+    waits for the result.
     """
     p = logits.float().softmax(dim=-1)
     return (p / torch.empty_like(p).exponential_(1)).argmax(dim=-1)
@@ -32,9 +32,9 @@ def replace_some(
     """Scheduled sampling: each of the (n,) words is, with probability ``prob``, replaced by one of the model's own.
 
     Args:
-        hidden: (n, H) what the model said at the step before.
+        hidden: (n, H) states of the previous step.
         sample: (k, H) -> (k,) words.
-        static: shapes may not depend on chance, as in a captured graph.
+        static: whether shapes must not depend on random values, as in a captured graph.
     """
     chosen = torch.rand(len(words), device=words.device) < prob
     if static or words.device.type != "cpu":
@@ -45,11 +45,11 @@ def replace_some(
 
 
 class Sampled(NamedTuple):
-    """Sampled captions; those of one image follow each other.
+    """Sampled captions; those of one image are consecutive.
 
     Attributes:
         sents: (N, T) int64 word ids, 0 from the end on; a caption without 0 was cut at T.
-        regions: (N, T) int64, the region that each word rests on (the argmax of INFERENCE.GROUND_BY).
+        regions: (N, T) int64, the region of each word (the argmax of INFERENCE.GROUND_BY).
     """
 
     sents: Tensor
@@ -60,15 +60,15 @@ class Sampled(NamedTuple):
 def sample_captions(model: WordModel, batch: dict, samples: int, *, greedy_first: bool = False) -> Sampled:
     """Sample captions word by word; all captions of an image share its features, its beta and one encoding.
 
-    UNK is never sampled when DECODE_STRATEGY.SUPPRESS_UNK is set: the others' probabilities grow in proportion.
+    UNK is never sampled when DECODE_STRATEGY.SUPPRESS_UNK is True: the other probabilities are renormalised.
 
     Args:
-        model: its mode decides about dropout; in evaluation mode the captions come from exactly the distribution that
-            decoding uses.
+        model: in evaluation mode (without dropout) the captions are sampled from exactly the distribution that decoding
+            uses.
         batch: from ``preprocess_batch``, encoded or not.
-        samples: S, the captions to sample per image.
-        greedy_first: put before them, as the first caption of each image, the most probable word at every step. All
-            captions go through the model together.
+        samples: S, the number of captions to sample per image.
+        greedy_first: add a caption of the most probable words as the first one of each image. All captions are
+            processed together.
 
     Returns:
         R = S captions per image, or S + 1 with ``greedy_first``.

@@ -1,7 +1,7 @@
-"""Greedy decoding and beam search that carry alpha and gamma with every word.
+"""Greedy decoding and beam search that keep alpha and gamma of every word.
 
 X-modaler's searchers expand a fixed list of keys at the first step and lose the attention when beams
-are re-ordered. These leave the features at one row per image, let the decoder choose among its states, and
+are re-ordered. These keep the features at one row per image, let the decoder select its states, and
 follow the attention back along the chosen beam.
 
 Letters: B images, W beams, N rows (captions or beams), K regions, T words, V vocabulary (0 begins, ends and pads).
@@ -30,14 +30,14 @@ from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import at_least_float32
 
 UNK = "UNK"
-# Images that have ended leave the batch when so few are left: each copy of the features must pay for itself.
+# Finished images are removed from the batch only when few are left, since each removal copies the features.
 SHRINK_AT = 0.75
 
 
 def check_vocabulary(cfg: Any) -> None:
     """Refuse a config whose vocabulary file is missing or does not fit MODEL.VOCAB_SIZE.
 
-    As in X-modaler, an empty INFERENCE.VOCAB means that no words will be written, for a project that only trains.
+    As in X-modaler, an empty INFERENCE.VOCAB is allowed for a project that only trains: no words will be written.
     """
     if not cfg.INFERENCE.VOCAB:
         return
@@ -52,28 +52,28 @@ def check_vocabulary(cfg: Any) -> None:
         load_vocab(str(path))  # upstream's captioner builds its own decoders first
     except UnicodeDecodeError as error:
         raise UserError(
-            f"INFERENCE.VOCAB: X-modaler reads {path} as UTF-8, and it is not. Save it as UTF-8."
+            f"INFERENCE.VOCAB: X-modaler needs UTF-8, but {path} is in another encoding. Save it as UTF-8."
         ) from error
     if size != cfg.MODEL.VOCAB_SIZE:
         raise UserError(
-            f"MODEL.VOCAB_SIZE is {cfg.MODEL.VOCAB_SIZE}, but {path} holds {size - 1} words, which with the end mark "
-            f"makes {size}. Set MODEL.VOCAB_SIZE: {size}."
+            f"MODEL.VOCAB_SIZE is {cfg.MODEL.VOCAB_SIZE}, but {path} has {size - 1} words, which makes {size} with "
+            f"the end mark. Set MODEL.VOCAB_SIZE: {size}."
         )
 
 
 def _vocabulary(path: str | Path) -> list[str]:
-    """Index -> word, as the hosts' load_vocab gives it; upstream's makes a byte order mark part of the first word."""
+    """Index -> word, as in the hosts' load_vocab; upstream's would make a byte order mark part of the first word."""
     return [".", *(line.strip() for line in read_lines(path, "INFERENCE.VOCAB"))]
 
 
 class GroundedDecodeStrategy(DecodeStrategy):
-    """What both decoders share: the vocabulary, UNK suppression, and GroundedCaptions as output.
+    """The common part of both decoders: the vocabulary, UNK suppression, and GroundedCaptions as output.
 
-    Args (beside the host's DecodeStrategy):
-        suppress_unk: never generate UNK; as in the published grounding protocol the second best word
-            takes its place, and probabilities are not renormalised.
-        ground_by: whose argmax is a word's region, ``gamma``, ``alpha`` or ``beta``.
-        save_attention: put the full weights on the captions.
+    Args (in addition to those of the host's DecodeStrategy):
+        suppress_unk: never generate UNK; as in the published grounding protocol, the second best word
+            replaces it, and probabilities are not renormalised.
+        ground_by: the weights whose argmax is a word's region: ``gamma``, ``alpha`` or ``beta``.
+        save_attention: store all weights in the captions.
     """
 
     @configurable
@@ -108,7 +108,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
-        require_grounded_captioner(cfg, cls.__name__, "which does not carry the attention from word to word")
+        require_grounded_captioner(cfg, cls.__name__, "which does not keep the attention of the words")
         check_vocabulary(cfg)
         if cfg.INFERENCE.GROUND_BY == "beta" and not cfg.MODEL.SS_ATTENTION.ENABLED:
             raise UserError("INFERENCE.GROUND_BY is 'beta', but MODEL.SS_ATTENTION.ENABLED is False: there is no beta.")
@@ -122,7 +122,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
         }
 
     def forward(self, batched_inputs: dict, output_sents: bool, model: WordModel) -> dict:
-        """Decode a preprocessed batch; with ``output_sents`` OUTPUT holds one GroundedCaption per image."""
+        """Decode a preprocessed batch; with ``output_sents``, OUTPUT contains one GroundedCaption per image."""
         if output_sents and self.vocab is None:
             raise UserError(
                 "INFERENCE.VOCAB is empty, so word ids cannot be written as words. Set it to the vocabulary file, one "
@@ -141,7 +141,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
         )
 
     def say(self, model: WordModel, inputs: dict, rows: int, choose: Callable[[Tensor], Tensor]) -> Decoded:
-        """One word per row and step, until every row has ended.
+        """Decode one word per row and step, until every row has ended.
 
         Args:
             inputs: an encoded batch with states of ``rows`` rows; updated in place.
@@ -174,7 +174,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
         return logp
 
     def _padded(self, values: Tensor, fill: float) -> Tensor:
-        """(..., t) -> (..., T), filled on the right, so that all callers get one width."""
+        """(..., t) -> (..., T), filled on the right, so that the width is always the same."""
         return F.pad(values, (0, self.max_seq_len - values.shape[-1]), value=fill)
 
 
@@ -197,10 +197,9 @@ def _most_probable(logp: Tensor) -> Tensor:
 class GroundedBeamSearcher(GroundedDecodeStrategy):
     """Beam search over the sum of log-probabilities, without length normalisation, as in X-modaler.
 
-    A finished beam keeps competing with its score and can only be continued by 0. The search ends
-    when every beam of every image is finished, or after MODEL.MAX_SEQ_LEN words; images that are finished
-    leave the batch before that. With ``OUT_SIZE`` in the batch the best OUT_SIZE beams come out, (B, OUT_SIZE, T);
-    OUTPUT is always about the best.
+    A finished beam keeps its score and can only be continued by 0. The search ends when every beam of every
+    image is finished, or after MODEL.MAX_SEQ_LEN words; finished images are removed from the batch before. With
+    ``OUT_SIZE`` in the batch, the best OUT_SIZE beams are returned, (B, OUT_SIZE, T); OUTPUT has only the best.
     """
 
     def _forward(self, batched_inputs: dict, model: WordModel) -> dict:
@@ -218,23 +217,23 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
         }
 
 
-# What a step gives that the next one does not read; anything else that it gives is a state, which follows its beam.
+# Outputs of a step that the next step does not read; all other outputs are states, which are selected with the beams.
 _NO_STATE = {keys.ALPHA, keys.GAMMA, kfg.G_TOKEN_EMBED}
 
 
 class _BeamStep(NamedTuple):
-    """One step of the images that were still being searched; rows as in ``active``."""
+    """One step of the unfinished images; rows as in ``active``."""
 
-    active: Tensor  # (b,) which images
-    parent: Tensor  # (b, W) the beam of the step before that each new beam continues
+    active: Tensor  # (b,) indices of the images
+    parent: Tensor  # (b, W) the beam of the previous step that each new beam continues
     word: Tensor  # (b, W)
     logp: Tensor  # (b, W)
-    alpha: Tensor  # (b, W of the step before, K): one row per beam that was extended
+    alpha: Tensor  # (b, W of the previous step, K): one row per extended beam
     gamma: Tensor
 
 
 class _BeamSearch:
-    """The search through one batch; ``next_word`` is its part of the loop over words."""
+    """The search in one batch; ``next_word`` is called by the loop over words."""
 
     def __init__(self, strategy: GroundedBeamSearcher, model: WordModel, inputs: dict):
         feats = inputs[kfg.ATT_FEATS]
@@ -249,10 +248,10 @@ class _BeamSearch:
         self._before = dict(inputs)
 
     def next_word(self, inputs: dict, t: int) -> Tensor | None:
-        """Extend every beam, keep the best of each image, and let the states follow them."""
+        """Extend every beam, keep the best ones of each image, and select their states."""
         count, width, end = len(self.active), self.scores.shape[1], self.strategy.eos_token_id
         logp = self.strategy._log_probs(inputs, self.model).view(count, width, -1)
-        # A finished beam has one continuation, the end, at no cost.
+        # A finished beam has one continuation, the end, with log-probability 0.
         logp = logp.masked_fill(self.finished.unsqueeze(-1), float("-inf"))
         logp[..., end] = logp[..., end].masked_fill(self.finished, 0.0)
         flat = best_candidates(self.scores.unsqueeze(-1) + logp, self.strategy.beam_size)
@@ -279,7 +278,7 @@ class _BeamSearch:
         return self.word.reshape(-1)
 
     def _keep_images(self, going: Tensor) -> None:
-        """Drop the images whose beams have all ended; the states follow in ``select_states``."""
+        """Drop the images whose beams have all ended; the states are selected later, by ``select_states``."""
         self.active, self.scores, self.finished, self.word = (
             x[going] for x in (self.active, self.scores, self.finished, self.word)
         )
@@ -293,7 +292,7 @@ class _BeamSearch:
         Returns:
             word ids, log-probabilities, alpha and gamma: (B, out_size, t) and (B, out_size, t, K).
 
-        An image that had ended keeps its beams and says nothing more: the end again, at no cost.
+        A finished image keeps its beams, which are continued by the end with log-probability 0.
         """
         device, regions = self.scores.device, self.steps[0].alpha.shape[-1]
         beam = torch.arange(out_size, device=device).repeat(self.images, 1)
@@ -315,9 +314,9 @@ class _BeamSearch:
 def best_candidates(scores: Tensor, count: int) -> Tensor:
     """The ``count`` largest of each image's (B, W, V) scores: (B, count) indices into its W x V numbers, best first.
 
-    Ties go to the lower index, that is, to the better beam and then to the earlier word; ``topk`` leaves their
-    order open. In float64 a slope of 1e-12 per index separates equal float32 scores and is too small to reorder
-    different ones (log-probabilities that differ by less than 1e-7 are the same).
+    Ties go to the lower index, that is, to the better beam and then to the earlier word; ``topk`` does not define
+    their order. In float64 a slope of 1e-12 per index separates equal float32 scores and is too small to reorder
+    different ones (log-probabilities with a difference below 1e-7 are equal).
     """
     flat = scores.flatten(1).double()
     slope = torch.arange(flat.shape[1], device=flat.device, dtype=torch.float64) * 1e-12

@@ -7,9 +7,9 @@
 Letters: B images, R rows (captions or beams) per image, N = B R, K regions, C classes, D raw feature
 size, E embedded feature size, A attention size, H hidden size.
 
-Features stay at one row per image; R rows share them. Where features differ from caption to caption (in
-training, when each has its own dropout), pass N feature rows and R is 1. Both softmaxes run over
-the valid regions only: padding gets weight 0. beta depends neither on time nor on the caption.
+Features have one row per image, shared by R rows. If features differ between captions (in training, when each
+has its own dropout), pass N feature rows; R is then 1. Both softmaxes are over the valid regions only: padding
+gets weight 0. beta depends neither on time nor on the caption.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def pool(gamma: Tensor, v: Tensor) -> Tensor:
 class TopDownAttention(nn.Module):
     """alpha: the basic attention of the Up-Down decoder.
 
-    W_v v_i does not change with time, so it is computed once outside (``p_att_feats`` of the decoder, as in
-    X-modaler). Parameters are named as in X-modaler's BaseAttention, so that weights of the stock decoder fit.
+    W_v v_i does not depend on time, so it is computed once outside (``p_att_feats`` of the decoder, as in
+    X-modaler). Parameters have the names of X-modaler's BaseAttention, so that weights of the stock decoder fit.
 
     Args:
         hidden_size: H.
@@ -102,21 +102,20 @@ class TopDownAttention(nn.Module):
 
 
 class SpatialSemanticAttention(nn.Module):
-    """beta: how much a region matters because of where it is and what it is.
+    """beta: the importance of a region, from its position and its class.
 
     b_i = W_b ReLU([W_c c_i, W_p p_i]); beta = softmax(b). W_c: C -> dim, W_p: 5 -> dim, W_b: 2 dim -> 1;
     the paper's dim is 1 ("both transformed to a 1-dimensional vector, i.e. a value"). Either slot may
-    read the raw visual features instead, which is how Table 2 takes an input away without taking the
-    network away.
+    read the raw visual features instead, as in Table 2, which replaces an input and keeps the network.
 
     Args:
         spatial_size: width of the spatial slot's input, 5 for p, D for V.
         semantic_size: width of the semantic slot's input, C for c, D for V.
-        dim: outputs of W_c and W_p each.
-        bias: give W_c and W_p a bias. W_b's would cancel in the softmax, so it has none.
-        positive_bias_init: added to the two biases at the start, so that the ReLUs are alive. Unused without ``bias``.
-        seed: of the generator of these weights. The global generator is not used, so that a model with this module
-            and one without start with the same other weights.
+        dim: number of outputs of W_c and of W_p.
+        bias: whether W_c and W_p have a bias. W_b has none, since it would cancel in the softmax.
+        positive_bias_init: added to the two initial biases, so that the ReLUs are alive. Unused without ``bias``.
+        seed: seed of the generator for these weights. The global generator is not used, so that models with and
+            without this module have the same other weights.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class SpatialSemanticAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int, positive_bias_init: float = 1.0) -> None:
-        """Sample all weights again, uniform in +-1/sqrt(inputs), torch's own rule for a linear layer."""
+        """Sample all weights again, uniform in +-1/sqrt(inputs), as torch does for a linear layer."""
         generator = torch.Generator().manual_seed(seed)
         for layer in (self.w_c, self.w_p, self.w_b):
             bound = layer.in_features**-0.5
@@ -157,8 +156,7 @@ class SpatialSemanticAttention(nn.Module):
     def forward(self, spatial: Tensor, semantic: Tensor, ext_mask: Tensor | None = None) -> Tensor:
         """log beta over the valid regions, in float32 or wider.
 
-        The logarithm is what the loss needs, and taking it in one step with the softmax keeps small
-        probabilities exact; ``.exp()`` gives beta.
+        The loss needs the logarithm, and a log-softmax keeps small probabilities exact; ``.exp()`` gives beta.
 
         Args:
             spatial: (B, K, 5) p, or (B, K, D) V.

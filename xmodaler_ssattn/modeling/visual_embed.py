@@ -1,7 +1,7 @@
-"""A visual embedding that reads positions and class probabilities beside the features: a control, not the paper's.
+"""A visual embedding that also reads positions and class probabilities: a control experiment, not in the paper.
 
-Does the spatial-semantic branch help because of how it uses p and c, or only because the model gets to see them?
-The Up-Down baseline with this embedding sees both, as part of V.
+It tests whether the spatial-semantic branch helps by the way it uses p and c, or only because the model gets them:
+the Up-Down baseline with this embedding gets both as part of V.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SpatialSemanticEmbedding(VisualBaseEmbedding):
 
     @classmethod
     def reads(cls, cfg: Any) -> set[str]:
-        """The sample keys that it reads beside ATT_FEATS; see ``data/inputs.py``."""
+        """The sample keys that it reads in addition to ATT_FEATS; see ``data/inputs.py``."""
         return {keys.SPATIAL, keys.CLASS_PROBS}
 
     def forward(self, batched_inputs: dict) -> dict:

@@ -1,4 +1,4 @@
-"""Weights belong to one word list: a digest of it travels with them, so that another list is refused, not spoken.
+"""Weights belong to one word list: they are saved with its digest, so that another list is refused.
 
 Two lists of the same length give two models of the same shapes. Without the digest, the second list would turn every
 word of a caption into another one without an error.
@@ -42,29 +42,29 @@ def from_state(state: Tensor) -> str:
 
 
 def check_words(trained: str, own: str, what: str) -> None:
-    """Refuse weights of another word list; "" on either side means that it is not known.
+    """Refuse weights of another word list; "" for either digest means unknown.
 
     Args:
-        trained: digest of the list that the weights were trained with.
-        own: digest of the list that INFERENCE.VOCAB names now.
-        what: what was trained, the subject of the message, such as ``"MODEL.WEIGHTS run/model_final.pth"``.
+        trained: digest of the word list of the training.
+        own: digest of the present list, INFERENCE.VOCAB.
+        what: the weights, as the subject of the message, such as ``"MODEL.WEIGHTS run/model_final.pth"``.
 
     Raises:
-        UserError: the two differ; both digests are named.
+        UserError: the two differ; the message has both digests.
     """
     if trained and own and trained != own:
         raise UserError(
-            f"{what}: trained with another word list (sha256 {trained[:16]}) than INFERENCE.VOCAB holds now (sha256 "
-            f"{own[:16]}). A word's index would mean another word. Give the vocabulary.txt of that training, which "
+            f"{what}: trained with another word list (sha256 {trained[:16]}) than INFERENCE.VOCAB has now (sha256 "
+            f"{own[:16]}). The indices would mean other words. Give the vocabulary.txt of that training, which "
             "`xmodaler prepare annotations` wrote beside its annotations (INFERENCE.VOCAB, or --data, or "
             "--vocabulary), or train a model for the new list."
         )
 
 
 def accept_weights_without(module: nn.Module, incompatible: Any) -> None:
-    """A hook after loading: weights that were saved before there was a digest load with a warning."""
+    """A hook after loading: old weights without a digest are accepted with a warning."""
     for name in [name for name in incompatible.missing_keys if name.rpartition(".")[2] == STATE]:
         incompatible.missing_keys.remove(name)
         logging.getLogger(__name__).warning(
-            "The weights do not say which word list they were trained with; INFERENCE.VOCAB is taken to be that list."
+            "The weights do not contain the digest of their word list; INFERENCE.VOCAB is assumed to be that list."
         )

@@ -1,1 +1,1 @@
-"""Region files: the store, its writer and checks, and the feature packs in circulation that become one (formats/)."""
+"""Region files: the store, its writer and checks, and the conversion of published feature packs (formats/)."""

@@ -1,4 +1,4 @@
-"""What can be wrong inside a region file that opens without complaint: boxes, probabilities, numbers."""
+"""Check the contents of a region file that can be opened: boxes, probabilities, numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ IDS_SHOWN = 10
 
 
 class Inspection:
-    """What was found, each sentence once.
+    """The results of checks, without repeated sentences.
 
     Attributes:
         problems: a run would fail or learn from wrong numbers.
         warnings: unusual, but possible.
-        facts: found, and in order.
+        facts: correct values.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Inspection:
         _add_new(self.facts, sentences)
 
     def add(self, other: Inspection, prefix: str = "") -> None:
-        """Add what another inspection found; ``prefix`` begins its facts."""
+        """Add the results of another inspection; its facts begin with ``prefix``."""
         self.problem(*other.problems)
         self.warn(*other.warnings)
         self.fact(*(prefix + fact for fact in other.facts))
@@ -48,7 +48,7 @@ def _add_new(known: list[str], sentences: Iterable[str]) -> None:
 
 
 def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | None = None) -> Inspection:
-    """Look at every box of the given images: inside the picture, not inverted, in pixels."""
+    """Check every box of the given images: inside the picture, not inverted, in pixels."""
     found = Inspection()
     without, outside, inverted, fractions, empty, count = [], [], [], [], 0, 0
     for image_id in image_ids:
@@ -91,7 +91,7 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
     low, high = np.inf, -np.inf
     for image_id in image_ids:
         if store.num_boxes(image_id) == 0:
-            continue  # inspect_boxes names it
+            continue  # reported by inspect_boxes
         regions = store.read(image_id, class_probs=class_probs)
         try:
             regions.check_finite(store.path)
@@ -127,7 +127,7 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
         elif (total < 1 - SUM_TOLERANCE).any():
             found.warn(
                 f"{store.path}: class probabilities sum to {total.min():.3f}, not 1, for some region; "
-                "that is right only where the background column was dropped."
+                "this is right only if the background column was dropped."
             )
         share = float(np.concatenate(background).mean())
         found.fact(f"column 0 (background) has {100 * share:.0f} % of the probability on average")

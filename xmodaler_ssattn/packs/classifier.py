@@ -1,7 +1,7 @@
-"""Class probabilities from features: the last layer of the detector, as a small file.
+"""Compute class probabilities from features with the last layer of the detector, which is a small file.
 
-In the Bottom-Up network the class score is a linear layer on the very 2048-d feature that the packs
-ship, so c = softmax(W v + b) with the detector's ``cls_score`` brings back what most packs lack.
+In the Bottom-Up network the class score is a linear layer on the 2048-d feature that the packs contain,
+so c = softmax(W v + b) with the detector's ``cls_score`` recomputes the probabilities, which most packs lack.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Classifier:
     """W (C, D), b (C,) read from an npz file with the keys ``weight`` and ``bias``.
 
     Args:
-        path: the npz; it may hold ``background`` ("first", "last" or "none").
+        path: the npz; it may contain ``background`` ("first", "last" or "none").
 
     Attributes:
         num_classes, feature_dim: C, D.
-        background: where the background column is, "first" (as in the Caffe network) when the file does not say.
-        sha256: of the file.
+        background: the position of the background column; default "first", as in the Caffe network.
+        sha256: the digest of the file.
 
     Raises:
-        UserError: keys missing, shapes that do not fit, numbers that are not finite.
+        UserError: keys are missing, shapes do not fit, or numbers are not finite.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -63,7 +63,7 @@ class Classifier:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(n, D) -> (n, C) float32 probabilities, columns as the classifier has them."""
-        with np.errstate(invalid="ignore", over="ignore"):  # who writes them names the features that are not finite
+        with np.errstate(invalid="ignore", over="ignore"):  # the writer reports features that are not finite
             scores = np.asarray(features, dtype=np.float32) @ self._weight.T + self._bias
             scores -= scores.max(axis=1, keepdims=True)
             np.exp(scores, out=scores)
@@ -71,10 +71,10 @@ class Classifier:
 
 
 def background_first(probs: np.ndarray, background: str) -> np.ndarray:
-    """Roll the last column to the front when that is the background; nothing is renormalised."""
+    """Move the last column to the front if it is the background; nothing is renormalised."""
     return np.concatenate([probs[:, -1:], probs[:, :-1]], axis=1) if background == "last" else probs
 
 
 def best_scores(probs: np.ndarray, background: str) -> np.ndarray:
-    """(n,) the probability of the best class, the background (first) left out."""
+    """(n,) the probability of the best class, without the background."""
     return probs[:, 1 if background == "first" else 0 :].max(axis=1)

@@ -26,15 +26,15 @@ Sizes = Mapping[int, tuple[int, int]]
 
 @dataclasses.dataclass
 class ConvertReport:
-    """What was converted.
+    """The result of a conversion.
 
     Attributes:
-        images: in the file.
-        cut_images: of these, images that had more regions than were kept.
+        images: number of images in the file.
+        cut_images: number of these whose regions were cut.
         num_regions, feature_dim, num_classes: K, D, C (None without class probabilities).
-        resumed: images that an earlier, stopped run had converted.
+        resumed: images that were converted by an earlier, stopped run.
         unused: images of the pack that are not in the data set.
-        left_out: what was skipped, one sentence each (empty unless ``skip_bad``).
+        left_out: one sentence per skipped image (empty unless ``skip_bad``).
     """
 
     path: Path
@@ -64,20 +64,20 @@ def convert_regions(
 ) -> ConvertReport:
     """Write the region file of a pack.
 
-    A stopped run leaves ``OUT.partial``; the same command resumes it, and the result has the same bytes as that of an
+    A stopped run leaves ``OUT.partial``; the same command resumes it, and the result is byte-identical to that of an
     uninterrupted run. ``OUT`` itself appears only when it is complete.
 
     Args:
         rules: how to cut, order and complete.
-        wanted: the images of the data set; None takes all of the pack.
+        wanted: the images of the data set; None: all images of the pack.
         sizes: image id -> width, height, for packs that do not store them, and to check those that do.
         feature_dtype, probs_dtype: "float32" or "float16".
         vocabulary_sha256, weights_sha256: recorded, when known.
         skip_bad: leave out images that cannot be used, and write their list to ``OUT.left_out.json``.
-        overwrite: replace an existing file, and an unfinished one that was begun with other settings.
+        overwrite: replace an existing file, or an unfinished one with other settings.
 
     Raises:
-        UserError: all that is bad or missing, each with file and line or key. Good images stay in ``OUT.partial``.
+        UserError: lists all bad or missing images with file and line or key. Good images stay in ``OUT.partial``.
     """
     out = Path(out)
     sizes = sizes or {}
@@ -155,7 +155,7 @@ def convert_regions(
 
 
 def read_sizes(path: str | os.PathLike) -> dict[int, tuple[int, int]]:
-    """Read a JSON object image id -> [width, height]; a ``UserError`` lists all entries that are something else."""
+    """Read a JSON object image id -> [width, height]; a ``UserError`` lists all wrong entries."""
     content = read_json(path, "Image sizes")
     wanted = 'expected {"image id": [width, height], ...}'
     if not isinstance(content, dict):
@@ -200,10 +200,10 @@ def _nothing_to_convert(pack: Pack, available: int, wanted: Sequence[int] | None
 
 
 def _most_regions(pack: Pack, image_ids: Sequence[int]) -> int:
-    """The most regions that an image has; images that cannot be read do not count."""
+    """The largest number of regions of an image; images that cannot be read are ignored."""
     most = 0
     for image_id in progress(image_ids, desc="counting"):
-        with contextlib.suppress(Exception):  # named when it is converted
+        with contextlib.suppress(Exception):  # reported when it is converted
             most = max(most, pack.count(image_id))
     return most
 
@@ -211,7 +211,7 @@ def _most_regions(pack: Pack, image_ids: Sequence[int]) -> int:
 def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Sizes) -> None:
     """Refuse to resume a file that was begun with another pack or other rules: the two would mix.
 
-    All given sizes are compared, and the whole first, middle and last image.
+    All given sizes are compared, and all data of the first, middle and last image.
     """
     written = writer.written.tolist()
     begun = f"The unfinished file {writer.partial} was begun"

@@ -1,4 +1,4 @@
-"""What the images of a pack have in common: the widths of their arrays and the place of the background."""
+"""The common layout of a pack's images: the widths of their arrays and the position of the background."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from xmodaler_ssattn.packs.pack import Pack, PackError
 from xmodaler_ssattn.packs.select import Converted, Rules, read_converted
 from xmodaler_ssattn.packs.sniff import other_format
 
-LOOKED_AT = 50  # images, spread over the pack, that tell its widths
+LOOKED_AT = 50  # sampled images, spread over the pack
 PROBLEMS_BEFORE_GIVING_UP = 200
 
 
-class Layout(NamedTuple):
+class PackLayout(NamedTuple):
     """D, C (None without class probabilities), and where the background is ("first" or "none")."""
 
     feature_dim: int
@@ -23,7 +23,7 @@ class Layout(NamedTuple):
     background: str
 
     @classmethod
-    def of(cls, image: Converted) -> Layout:
+    def of(cls, image: Converted) -> PackLayout:
         """The layout of one image."""
         classes = None if image.class_probs is None else image.class_probs.shape[1]
         return cls(image.features.shape[1], classes, image.background)
@@ -31,8 +31,8 @@ class Layout(NamedTuple):
 
 def common_layout(
     pack: Pack, image_ids: Sequence[int], rules: Rules, sizes: Mapping[int, tuple[int, int]], skip_bad: bool
-) -> Layout:
-    """The layout that most images have, by a sample that is spread over the pack: no single image decides.
+) -> PackLayout:
+    """The layout of most images in a sample that is spread over the pack, so that no single image decides.
 
     Raises:
         UserError: no image can be converted, or two widths occur equally often.
@@ -40,13 +40,13 @@ def common_layout(
     step = -(-len(image_ids) // LOOKED_AT)
     sample = image_ids[::step]
     rest = sorted(set(image_ids) - set(sample))
-    seen: dict[int, Layout] = {}
+    seen: dict[int, PackLayout] = {}
     errors: list[str] = []
     for number, image_id in enumerate((*sample, *rest)):
         if (number >= len(sample) and seen) or (not skip_bad and len(errors) >= PROBLEMS_BEFORE_GIVING_UP):
             break
         try:
-            seen[image_id] = Layout.of(read_converted(pack, image_id, rules, sizes))
+            seen[image_id] = PackLayout.of(read_converted(pack, image_id, rules, sizes))
         except UserError as error:
             errors.append(str(error))
     if not seen:
@@ -56,11 +56,11 @@ def common_layout(
         )
     names = ("Numbers in a feature", "Class probabilities", "Place of the background")
     columns = (dict(zip(seen, values)) for values in zip(*seen.values()))
-    return Layout(*(_most_common(values, pack, name) for values, name in zip(columns, names)))
+    return PackLayout(*(_most_common(values, pack, name) for values, name in zip(columns, names)))
 
 
 def _most_common(values: Mapping[int, Any], pack: Pack, what: str) -> Any:
-    """The most frequent value; of None and another, equally frequent, the other."""
+    """The most frequent value; if None and another value are equally frequent, the other value."""
     counts = Counter(values.values())
     best = [value for value, count in counts.items() if count == max(counts.values())]
     best = [value for value in best if value is not None] or best
@@ -71,8 +71,8 @@ def _most_common(values: Mapping[int, Any], pack: Pack, what: str) -> Any:
     raise UserError(f"The images of the pack disagree, and no value is the most common one. {what}: {shown}.")
 
 
-def check_layout(image: Converted, layout: Layout) -> None:
-    """Raise a ``PackError`` that says how an image differs from most of the pack."""
+def check_layout(image: Converted, layout: PackLayout) -> None:
+    """Raise a ``PackError`` when an image differs from most of the pack."""
     count = len(image.features)
     for name, values, width in (
         ("features", image.features, layout.feature_dim),

@@ -1,4 +1,4 @@
-"""Text files of packs as they are found on disk: plain, or compressed with gzip, bzip2, xz or zip."""
+"""Open text files of packs: plain, or compressed with gzip, bzip2, xz or zip."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Part:
 
 
 def parts_of(path: Path) -> list[Part]:
-    """The text files in a file: itself, or the .tsv members of a zip archive (all members when none is named so).
+    """The text files in a file: itself, or the .tsv members of a zip archive (all members when there is no .tsv).
 
     Raises:
         UserError: an archive that cannot be read or is empty.
@@ -51,12 +51,12 @@ def parts_of(path: Path) -> list[Part]:
         raise UserError(f"{path}: the zip archive cannot be read ({error}); is it cut short?") from error
     names = [name for name in names if not name.startswith("__MACOSX/") and not Path(name).name.startswith(".")]
     if not names:
-        raise UserError(f"{path}: the zip archive holds no file.")
+        raise UserError(f"{path}: the zip archive contains no file.")
     return [Part(path, name) for name in [name for name in names if name.lower().endswith(".tsv")] or names]
 
 
 def open_unpacked(part: Part) -> BinaryIO:
-    """Open a text file for reading in binary, unpacked; seeking works, slowly in a compressed one.
+    """Open a text file for reading unpacked bytes; seeking works, but is slow in a compressed file.
 
     Raises:
         UserError: it is not text, or compressed in a way that the standard library does not read.

@@ -1,4 +1,4 @@
-"""What a feature pack gives for one image, and what every reader of a pack has in common."""
+"""One image of a feature pack, and the base class of the readers of packs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class PackError(UserError):
 
 @dataclasses.dataclass
 class PackedImage:
-    """One image as the pack has it: n regions in the pack's order.
+    """One image of a pack: n regions in the pack's order.
 
     Attributes:
-        width, height: pixels; None when the pack does not say.
+        width, height: pixels; None when the pack does not have them.
         boxes_px: (n, 4) xyxy pixels of the original image.
         features: (n, D).
         class_probs: (n, C), or None.
@@ -44,13 +44,13 @@ class PackedImage:
 
 
 class Glimpse(NamedTuple):
-    """What can be seen of one input, or of one line of a text, without knowing its format.
+    """The properties of an input, or of one line of a text, that do not depend on its format.
 
     Attributes:
         path: the file; for kind "prefix" the beginning of the names of several files.
         kind: "npz", "npy", "hdf5", "row" (one line of a text) or "prefix".
         names: the keys of an npz file, the data sets of an HDF5 file, or the short values of a row.
-        columns: how many values a row has.
+        columns: the number of values in a row.
     """
 
     path: Path
@@ -69,16 +69,16 @@ class Pack(abc.ABC):
         inputs: the files or folders of the features.
 
     Attributes:
-        name: of the format, on the command line and in the file's ``source``.
-        summary: whose format it is, for the help of the command line.
-        usage: the inputs that it needs, as they are written on the command line.
+        name: the name of the format, on the command line and in the file's ``source``.
+        summary: the origin of the format, for --help.
+        usage: the required inputs, as written on the command line.
         options: further inputs, name -> help; each is required.
         several: whether it takes more than one input.
-        background: where the format's class probabilities have the background: "first", "last", or "none"
-            when they have no such column; None when the format has no class probabilities.
+        background: the position of the background in the format's class probabilities: "first", "last", or "none"
+            when there is no such column; None when the format has no class probabilities.
         inputs: as given.
         source, order, vocabulary_sha256, weights_sha256: recorded in the region file.
-        problems: what the listing found to be unusable, as sentences with file and line.
+        problems: sentences about unusable files or lines found by the listing.
     """
 
     name: ClassVar[str]
@@ -110,22 +110,22 @@ class Pack(abc.ABC):
 
     @abc.abstractmethod
     def _read(self, image_id: int) -> PackedImage:
-        """Read one image; ``read`` turns whatever a damaged file raises into a ``PackError``."""
+        """Read one image; ``read`` turns all exceptions into a ``PackError``."""
 
     def read(self, image_id: int) -> PackedImage:
-        """One image; everything that is wrong with it becomes a ``PackError``."""
+        """Read one image; all errors become a ``PackError``."""
         try:
             return self._read(image_id)
         except UserError:
             raise
         except Exception as error:  # one damaged image must not stop the others
-            hint = "is it yours to read" if isinstance(error, PermissionError) else "is the file damaged"
+            hint = "do you have permission to read it" if isinstance(error, PermissionError) else "is the file damaged"
             raise PackError(
                 f"{self.place(image_id)}: it cannot be read ({type(error).__name__}: {error}); {hint}?"
             ) from error
 
     def count(self, image_id: int) -> int:
-        """How many regions an image has."""
+        """The number of regions of an image."""
         return len(self.read(image_id).features)
 
 
@@ -154,26 +154,26 @@ def check_scores(scores: np.ndarray, name: str, where: str) -> None:
 
 
 def check_name(inside: str | int, image_id: int, where: str) -> None:
-    """Raise a ``PackError`` when the id that a file holds is not the one of its name."""
+    """Raise a ``PackError`` when the id in a file differs from the id in its name."""
     try:
         number = id_in_name(inside) if isinstance(inside, str) else image_id_of(inside)
     except UserError as error:
         raise PackError(f"{where}: {error}.") from None
     if number != image_id:
-        raise PackError(f"{where}: it says image {number}, its name {image_id}; one of them is wrong.")
+        raise PackError(f"{where}: it contains the image id {number}, its name has {image_id}; one of them is wrong.")
 
 
 def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> dict[int, Path]:
     """Files of a folder and its subfolders whose names give an image id, by id, in ascending order of ids.
 
-    The names are those of ``ids.id_in_name``: ``7.npz``, ``7.jpg.npz``, ``COCO_val2014_000000000007.npz``. Names that
-    give none, duplicated ids, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
+    The names are those of ``ids.id_in_name``: ``7.npz``, ``7.jpg.npz``, ``COCO_val2014_000000000007.npz``. Names
+    without an id, duplicated ids, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
 
     Args:
         suffix: ".npz" or ".npy".
 
     Raises:
-        UserError: the folder does not exist or holds no such file.
+        UserError: the folder does not exist or has no such file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -204,17 +204,17 @@ def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> 
     ]
     if not found:
         shown = f"\n{numbered(problems)}" if problems else ""
-        raise UserError(f"The folder {folder} holds no file named ID{suffix}.{shown}")
+        raise UserError(f"The folder {folder} contains no file named ID{suffix}.{shown}")
     return dict(sorted(found.items()))
 
 
 def is_class_file(path: Path) -> bool:
-    """Whether this is a file of class probabilities beside one of features, as VLP has them."""
+    """Whether this is a file of class probabilities next to a file of features, as in VLP."""
     return path.name.lower().endswith("_cls_prob.npy")
 
 
 def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
-    """Files of a folder and its subfolders, linked ones too, without hidden ones; each folder once, names sorted."""
+    """Files of a folder and its subfolders, including links, except hidden ones; each folder once, sorted by name."""
     seen = set()
 
     def failed(error: OSError) -> None:

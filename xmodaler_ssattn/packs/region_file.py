@@ -1,4 +1,4 @@
-"""The layout of a region file (HDF5), its header, and what makes a file unusable.
+"""The layout of a region file (HDF5), its header, and the checks of both.
 
 Letters: N images, K regions (of the image with most), D feature size, C classes.
 
@@ -70,7 +70,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """Everything of a region file but the large arrays."""
+    """Everything in a region file except the large arrays."""
 
     path: Path
     fields: Mapping[str, Field]
@@ -81,7 +81,7 @@ class Header:
 
 
 def check_size(width: int, height: int, where: str) -> None:
-    """Raise a ``UserError`` unless this can be the size of a picture in pixels."""
+    """Raise a ``UserError`` unless this is a possible picture size in pixels."""
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise UserError(f"{where}: width and height must be 1 to {MAX_SIDE:,}, got {width} x {height}.")
 
@@ -97,7 +97,7 @@ def check_order(boxes: np.ndarray, where: str) -> None:
 
 
 def wrong_ids(ids: np.ndarray) -> list[str]:
-    """What is wrong with the image ids of a region file."""
+    """Problems of the image ids of a region file."""
     problems = []
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
@@ -127,13 +127,13 @@ def plan_fields(
 def create_layout(
     path: Path, fields: Mapping[str, tuple[tuple[int, ...], str]], image_ids: np.ndarray, attributes: Mapping[str, Any]
 ) -> None:
-    """Create the file with every data set at its final place and nothing in the large ones.
+    """Create the file with every data set at its final place, the large ones empty.
 
-    Space is reserved early and never filled, so the file is sparse at first and reads as zeros. No
+    Space is reserved but not filled, so the file is sparse at first and reads as zeros. No
     time stamps are stored: the same content gives the same bytes.
     """
     with h5py.File(path, "w", libver=("earliest", "v110"), alignment_threshold=4096, alignment_interval=4096) as file:
-        # Sorted, as they are read again: a joined file then has the bytes of one that was written at once.
+        # Sorted, as when they are read, so that a joined file has the same bytes as a file written at once.
         for name, value in sorted(attributes.items()):
             file.attrs[name] = value
         for name, (shape, dtype) in fields.items():
@@ -149,14 +149,14 @@ def create_layout(
 
 
 def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
-    """Read and check everything but the large arrays.
+    """Read and check everything except the large arrays.
 
     Args:
         unfinished: accept rows that are not written yet.
 
     Raises:
-        UserError: missing, not HDF5, cut short, of another schema or version, or with wrong shapes; all problems in
-            one message.
+        UserError: the file is missing, not HDF5, incomplete, of another schema or version, or has wrong shapes; the
+            message lists all problems.
     """
     path = Path(path)
     if path.is_dir():
@@ -189,7 +189,7 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
 
 @contextlib.contextmanager
 def hdf5_file(path: str | os.PathLike, what: str) -> Iterator[h5py.File]:
-    """``open_hdf5`` as a context; whatever a damaged file raises when it is read becomes a ``UserError``."""
+    """``open_hdf5`` as a context; all exceptions from reading a damaged file become a ``UserError``."""
     with open_hdf5(path, what) as file:
         try:
             yield file

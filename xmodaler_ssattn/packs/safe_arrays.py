@@ -1,7 +1,7 @@
 """Read untrusted .npy and .npz files: no pickle, and no archive that unpacks to more than it should.
 
-numpy refuses pickles, but reserves all the memory that a header asks for. Here the headers of the archive and of the
-array are read first; they must agree with each other and with a limit.
+numpy refuses pickles, but reserves all memory that a header requests. Here the headers of the archive and of the array
+are read first; they must agree, and must not exceed a limit.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import numpy as np
 
 from xmodaler_ssattn.packs.pack import PackError
 
-# One image: 100 regions x (2048 + 1601 + 4) float32 are 1.5 MB. This leaves room for any honest file.
+# One image: 100 regions x (2048 + 1601 + 4) float32 are 1.5 MB. This is enough for any real file.
 MAX_BYTES = 64 << 20
 
 
 def read_npz(path: str | os.PathLike, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Read some arrays of an .npz file; other keys are not touched.
+    """Read some arrays of an .npz file; other keys are not read.
 
     Raises:
-        PackError: not a zip file, a key missing, a pickled array, more than MAX_BYTES, or damaged; names file and key.
+        PackError: the file is not a zip file or is damaged, a key is missing, or an array is pickled or exceeds
+            MAX_BYTES; the message names file and key.
     """
     required = list(required)
     try:
@@ -97,7 +98,7 @@ def _read_array(stream: BinaryIO, size: int, where: str) -> np.ndarray:
     if expected != len(data) - buffer.tell():
         raise PackError(
             f"{where}: the header says {shape} {dtype} ({expected:,} bytes), "
-            f"the file holds {len(data) - buffer.tell():,}; is it cut short?"
+            f"the file has {len(data) - buffer.tell():,}; is it cut short?"
         )
     buffer.seek(0)
     return np.lib.format.read_array(buffer, allow_pickle=False)
@@ -108,7 +109,7 @@ SMALLEST, LARGEST = 1e-15, 1e6
 
 
 def unlike_measurements(values: np.ndarray) -> str | None:
-    """Why these numbers are not those of a network or a box, or None: bytes in the wrong order are huge and tiny."""
+    """The reason why these are not numbers of a network or a box, or None; bytes in a wrong order are huge or tiny."""
     size = np.abs(values)
     large, small = (size > LARGEST) & np.isfinite(size), (size > 0) & (size < SMALLEST)
     if not large.any() and small.mean() <= 0.001:  # a mean of activations may be tiny
@@ -117,7 +118,7 @@ def unlike_measurements(values: np.ndarray) -> str | None:
 
 
 def scalar(array: np.ndarray, where: str) -> int:
-    """The one whole number of an array of any shape with one element."""
+    """The whole number in an array of any shape with one element."""
     array = np.asarray(array)
     if array.size != 1 or array.dtype.kind not in "iuf" or float(array.reshape(-1)[0]) % 1:
         shown = f"{array.reshape(-1)[0]!r}" if array.size == 1 else f"{array.dtype} of shape {array.shape}"
@@ -126,7 +127,7 @@ def scalar(array: np.ndarray, where: str) -> int:
 
 
 def single_value(array: np.ndarray) -> str | int:
-    """The text or number in an array of one element; of another array its type and shape, which are not an id."""
+    """The text or number in an array of one element; for other arrays their type and shape, which are not an id."""
     if array.size != 1:
         return f"{array.dtype} of shape {array.shape}"
     value = array.reshape(-1)[0]

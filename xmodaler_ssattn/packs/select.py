@@ -1,4 +1,4 @@
-"""From an image of a pack to an image of the region file: checked, cut, background first."""
+"""Convert an image of a pack to an image of the region file: checked, cut, background first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_score
 from xmodaler_ssattn.packs.region_file import check_order, check_size
 from xmodaler_ssattn.packs.safe_arrays import unlike_measurements
 
-# Extractors clip to W - 1 or to W and round; more than this outside means the wrong size or the wrong unit.
+# Extractors clip to W - 1 or to W and round; a larger excess means a wrong size or a wrong unit.
 BORDER_TOLERANCE_PX = 1.0
 FRACTION = 1.001  # the largest coordinate of boxes in fractions of the picture
 # Half precision and the order of summation leave this much.
@@ -22,15 +22,15 @@ SUM_TOLERANCE = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How images are converted.
+    """The rules for converting images.
 
     Attributes:
-        limit: the most regions per image; None keeps all.
-        min_score: drop regions of this score or less, but never the best one; None keeps all.
-        cut_by_order: where a pack has no scores, keep the first ``limit`` regions.
+        limit: the maximum number of regions per image; None: no limit.
+        min_score: drop regions of this score or less, but never the best one; None: keep all.
+        cut_by_order: if a pack has no scores, keep the first ``limit`` regions.
         sort: order the regions by descending score, instead of as in the source.
-        background: where the pack's class probabilities have the background ("first", "last", "none").
-        classifier: recomputes class probabilities where the pack has none.
+        background: the position of the background in the pack's class probabilities ("first", "last", "none").
+        classifier: recomputes class probabilities if the pack has none.
     """
 
     limit: int | None = 36
@@ -43,7 +43,7 @@ class Rules:
 
 @dataclasses.dataclass
 class Converted:
-    """What goes into the region file; fields as the arguments of ``RegionWriter.write``, and ``background``, which is
+    """An image for the region file; fields as the arguments of ``RegionWriter.write``, and ``background``, which is
     "first" or "none"."""
 
     width: int
@@ -64,8 +64,8 @@ def read_converted(pack: Pack, image_id: int, rules: Rules, sizes: Mapping[int, 
 
     Raises:
         PackError: the image cannot be read, its arrays do not belong together, a box leaves the image, its size
-            contradicts ``sizes`` or is given nowhere, or it must be cut and has no scores. Whatever else goes wrong
-            becomes a ``PackError`` with type and text.
+            contradicts ``sizes`` or is unknown, or it must be cut and has no scores. Other exceptions become a
+            ``PackError`` with type and text.
     """
     packed = pack.read(image_id)
     try:
@@ -177,7 +177,7 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
     size = own or known
     if size is None:
         raise PackError(
-            f"{image.where}: neither the pack nor the annotations say how large image {image.image_id} is; "
+            f"{image.where}: neither the pack nor the annotations have the size of image {image.image_id}; "
             "give --annotations or --image-sizes."
         )
     if own is not None and known is not None and own != known:

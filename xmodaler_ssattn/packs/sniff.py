@@ -1,4 +1,4 @@
-"""Which format a file or folder looks like: after a wrong ``--format``, the message names the right one."""
+"""Guess the format of a file or folder, to name the right one in the message about a wrong ``--format``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def other_format(name: str, inputs: Iterable[str | os.PathLike]) -> str:
-    """A sentence that says which format the inputs look like; empty when they may be of format ``name``."""
+    """A sentence with the likely format of the inputs; empty when they may be of format ``name``."""
     for path in inputs:
         found = formats_of(Path(path))
         if found and name not in found:
@@ -32,9 +32,9 @@ def other_format(name: str, inputs: Iterable[str | os.PathLike]) -> str:
 
 
 def formats_of(path: Path) -> set[str]:
-    """The formats that most files of a folder, or lines of a text, may be of; empty when none fits.
+    """The possible formats of most files of a folder, or lines of a text; empty when none fits.
 
-    A damaged file fits none: the format's own reader names the damage.
+    A damaged file fits none; the format's own reader reports the damage.
     """
     readers = all_formats().values()
     counts = Counter(reader.name for glimpse in _glimpses(path) for reader in readers if reader.fits(glimpse))

@@ -30,7 +30,7 @@ class Regions:
         width, height: pixels of the original image.
         boxes_px: (k, 4) float32, x1, y1, x2, y2 in pixels.
         features: (k, D) float32, the paper's V.
-        class_probs: (k, C) float32, the paper's c, background first; None when the file has none or they were left out.
+        class_probs: (k, C) float32, the paper's c, background first; None when the file has none or they were not read.
     """
 
     image_id: int
@@ -58,8 +58,8 @@ class RegionStore:
     """Read a region file row by row.
 
     The header (ids, sizes) is read at once. The large arrays are read through a memory map that each process opens at
-    its first read, so that all workers share the same pages. Data sets that are chunked or compressed, as another
-    program may write them, are read through h5py, which is slower. A pickled store holds only its path.
+    its first read, so that all workers share the same pages. Chunked or compressed data sets, which other programs may
+    write, are read with h5py, which is slower. A pickled store contains only its path.
 
     Attributes:
         path: of the file.
@@ -94,12 +94,12 @@ class RegionStore:
         return image_id in self._rows
 
     def row(self, image_id: int) -> int:
-        """The row of an image, in constant time; a ``UserError`` names an image that is not there."""
+        """The row of an image, in constant time; a ``UserError`` names an image that is missing."""
         try:
             return self._rows[image_id]
         except KeyError:
             raise UserError(
-                f"Image {image_id!r} is not in the region file {self.path}, which holds {len(self)} images. "
+                f"Image {image_id!r} is not in the region file {self.path}, which has {len(self)} images. "
                 "Add it with `xmodaler prepare regions`, or check that file and split belong together."
             ) from None
 
@@ -109,7 +109,7 @@ class RegionStore:
         return width, height
 
     def num_boxes(self, image_id: int) -> int:
-        """How many regions this image has (k)."""
+        """The number of regions of this image (k)."""
         return int(self._header.num_boxes[self.row(image_id)])
 
     def boxes_px(self, image_id: int, limit: int | None = None) -> np.ndarray:
@@ -118,14 +118,14 @@ class RegionStore:
         return self._read("boxes", row, self._count(image_id, row, limit))
 
     def read(self, image_id: int, *, limit: int | None = None, class_probs: bool = True) -> Regions:
-        """Copy one image's regions out of the file.
+        """Read one image's regions as copies.
 
         Args:
-            limit: take the first ``limit`` regions only.
-            class_probs: False leaves them out.
+            limit: read only the first ``limit`` regions.
+            class_probs: whether to read class probabilities.
 
         Raises:
-            UserError: the image is not there, or it has no region.
+            UserError: the image is missing, or it has no region.
         """
         row = self.row(image_id)
         count = self._count(image_id, row, limit)
@@ -163,7 +163,7 @@ class RegionStore:
 
         Args:
             name: ``features``, ``boxes`` or ``class_probs``.
-            rows: (n,) rows of the file, rising.
+            rows: (n,) rows of the file, ascending.
             out: (n, K', ...) with K' up to K.
         """
         out[...] = self._array(name)[rows, : out.shape[1]]

@@ -1,8 +1,8 @@
 """Write a region file image by image; it can be stopped at any moment and resumed.
 
-The file grows under the name ``NAME.partial`` and is renamed at a clean close only. All of its HDF5 structure is
-written first; the rows then go to their places by plain positioned writes, so that a process killed at any moment
-leaves a valid file. A row's ``num_boxes`` is written last, after its data is on disk: it says that the row is written.
+The file has the name ``NAME.partial`` until it is complete, and is then renamed. Its whole HDF5 structure is written
+first; the rows are then written at their positions in the file, so that a process killed at any moment leaves a valid
+file. A row's ``num_boxes`` is written last, after its data is on disk, and marks the row as written.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class RegionWriter:
         feature_dim: D.
         num_classes: C, or None for a file without class probabilities.
         feature_dtype, probs_dtype: "float32" or "float16".
-        source: where the features come from, for people.
-        order: how the regions of an image are ordered, for people.
+        source: a description of the origin of the features.
+        order: a description of the order of an image's regions.
         background: "first" when column 0 of the class probabilities is the background, "none" without such a column.
         vocabulary_sha256, weights_sha256: of the class list and of the detector's weights, when known.
         attributes: more attributes to store.
@@ -203,7 +203,7 @@ class RegionWriter:
             boxes_px: (k, 4), xyxy pixels, 1 <= k <= K.
             features: (k, D).
             class_probs: (k, C), background first; None exactly when the file has none.
-            source_boxes: how many regions the source had, when some were cut.
+            source_boxes: the number of regions in the source, when some were cut.
             where: file and line of the source, for messages.
 
         Raises:
@@ -227,7 +227,7 @@ class RegionWriter:
             self.sync()
 
     def _checked(self, width: int, height: int, values: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-        """The arrays in the file's types; a ``UserError`` names what is wrong with them."""
+        """The arrays in the file's dtypes; a ``UserError`` names a problem."""
         check_size(width, height, where)
         if ("class_probs" in values) != (self.num_classes is not None):
             raise UserError(
@@ -265,7 +265,7 @@ class RegionWriter:
         features: np.ndarray,
         class_probs: np.ndarray | None = None,
     ) -> bool:
-        """Whether this is what was written for an image; arguments as of ``write``."""
+        """Whether these values were written for an image; arguments as for ``write``."""
         count = int(self._num_boxes[self._row(image_id)])
         return self.image_size(image_id) == (width, height) and all(
             np.array_equal(self._get(name, image_id)[:count], np.asarray(value).astype(self._fields[name].dtype))
@@ -302,7 +302,7 @@ class RegionWriter:
         if not self._pending:
             return
         if self._resume:
-            os.fsync(self._fd)  # first the rows, then the marks that vouch for them
+            os.fsync(self._fd)  # first the rows, then their marks
         for row in self._pending:
             self._mark(row, int(self._num_boxes[row]))
         self._pending.clear()
@@ -318,7 +318,7 @@ class RegionWriter:
             )
 
     def _differences(self, header: Header) -> list[str]:
-        """How the unfinished file's plan differs from this one, for people."""
+        """The differences between the unfinished file's plan and this one, as phrases."""
         found = {name: (field.shape, field.dtype.name) for name, field in header.fields.items()}
         differences = [
             f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"

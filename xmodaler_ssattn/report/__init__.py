@@ -1,1 +1,1 @@
-"""What people look at: captions drawn onto their pictures."""
+"""Pages and figures of captions drawn onto their pictures."""

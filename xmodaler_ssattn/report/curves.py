@@ -40,7 +40,7 @@ class Run:
     Attributes:
         name: as shown.
         series: scalar name -> [(iteration, value), ...] in order of iteration; finite values only.
-        epochs: iteration of an evaluation -> its epoch, when the results files tell.
+        epochs: iteration of an evaluation -> its epoch, if the results files give it.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Run:
         return self.series.get(cross_entropy_name(self.series), ())
 
     def epoch_at(self, iteration: float) -> float:
-        """How many epochs end with that iteration; a fraction within one."""
+        """The number of epochs up to that iteration, with a fraction."""
         last, epoch = max(self.epochs.items())
         return self.epochs.get(iteration, (iteration + 1) * epoch / (last + 1))
 
 
 def cross_entropy_name(names: Collection[str]) -> str:
-    """Which of a run's scalars is its cross-entropy: a trainer with a single loss records only the sum."""
+    """The name of a run's cross-entropy among its scalars: a trainer with a single loss records only the sum."""
     return CROSS_ENTROPY if any("loss" in name.lower() and name != TOTAL for name in names) else TOTAL
 
 
@@ -66,8 +66,8 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
     """Read ``folder/metrics.json``: one JSON object per line, as both hosts write it.
 
     Raises:
-        UserError: there is no such file, or a line is not a JSON object. A last line that is cut short is ignored: the
-            run may still be writing it.
+        UserError: the file does not exist, or a line is not a JSON object. An incomplete last line is ignored: the run
+            may still be writing it.
     """
     folder = Path(folder)
     path = folder / "metrics.json"
@@ -86,14 +86,14 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
             raise UserError(f"--run: {path}, line {number}: expected an object with an iteration.")
         for key, value in record.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-                # A resumed run writes its steps again; the later value holds.
+                # A resumed run repeats some steps; the later value is used.
                 values.setdefault(key, {})[float(record["iteration"])] = float(value)
     series = {key: sorted(points.items()) for key, points in values.items() if key not in SKIPPED}
     return Run(name or folder.resolve().name, series, _epochs(folder, series))
 
 
 def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
-    """Iteration -> epoch: the n-th evaluation wrote the n-th results file; {} when there are not as many of both."""
+    """Iteration -> epoch: the n-th evaluation wrote the n-th results file; {} when their numbers differ."""
     epochs: dict[float, int] = {}
     for split in ("val", "test"):
         names = [path.stem.rpartition("_")[2] for path in folder.glob(f"results/{split}_epoch_*.json")]
@@ -105,17 +105,17 @@ def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
 
 
 def curves_html(runs: Sequence[Run], models: Sequence[str] = (), *, opened: bool = True) -> str:
-    """All plots of all runs, in a fold of the page; "" without a run. Every text is escaped.
+    """All plots of all runs, in a collapsible part of the page; "" without a run. Every text is escaped.
 
     Args:
         models: names in the order of the page's colours; a run with the name of a model gets that model's colour.
-        opened: whether the fold is open at first.
+        opened: whether the part is open at first.
     """
     if not runs:
         return ""
     places = {name: place for place, name in enumerate(dict.fromkeys((*models, *(run.name for run in runs))))}
     names = sorted({name for run in runs for name in run.series}, key=_order)
-    # The sums of models with different losses cannot be compared: their cross-entropies are.
+    # The total losses of models with different losses cannot be compared, but their cross-entropies can.
     shown = [n for n in names if _order(n)[0] < FOLDED and (n != TOTAL or CROSS_ENTROPY not in names)]
     folded = [n for n in names if n not in shown]
     with drawing():
@@ -160,7 +160,7 @@ def _legend(runs: Sequence[Run], places: Mapping[str, int]) -> str:
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most ``most`` points, each the mean of its neighbours; short series stay as they are."""
+    """At most ``most`` points, each the mean of its neighbours; short series are unchanged."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / most)
@@ -169,7 +169,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def title_unit_scale(name: str) -> tuple[str, str, float]:
-    """How a scalar is shown: the title of its panel, the unit of its axis, and the factor to that unit."""
+    """The display of a scalar: the title of its panel, the unit of its axis, and the factor to that unit."""
     split, _, score = name.rpartition("/")
     if split in ("val", "test"):
         return f"{score}, {split}", "percent", 100.0

@@ -32,7 +32,7 @@ def choose_images(source: Source, wanted: Sequence[int] | None) -> list[int]:
     """The images of the figure; by default the first ones where the last model is right and the first one wrong.
 
     Raises:
-        UserError: an image is in no results file, or there is no image at all.
+        UserError: an image is not in any results file, or there is no image.
     """
     if wanted:
         unknown = [str(i) for i in wanted if i not in source.image_ids]
@@ -40,7 +40,7 @@ def choose_images(source: Source, wanted: Sequence[int] | None) -> list[int]:
             raise UserError(f"--figure-images: no results for image {', '.join(unknown)}.")
         return list(wanted)
     if not source.image_ids:
-        raise UserError("--figure: the results have no image.")
+        raise UserError("--figure: the results have no images.")
 
     def judged(model: Model, image_id: int) -> str:
         image, truth = model.images.get(image_id), source.truths.get(image_id)
@@ -83,11 +83,11 @@ def draw_captions(
     Args:
         picture: any mode.
         captions: model name -> its caption.
-        object_words: word -> class, of the words to colour and box.
+        object_words: word -> class, for the words to colour and box.
     """
     buffer = io.BytesIO()
     with drawing():
-        row = Row(picture, picture.size, [(caption, object_words) for caption in captions.values()])
+        row = FigureRow(picture, picture.size, [(caption, object_words) for caption in captions.values()])
         _lay_out(list(captions), [row]).savefig(buffer, dpi=DPI / 2)
     return Image.open(buffer).convert("RGB")
 
@@ -99,11 +99,11 @@ def draw_figure(source: Source, image_ids: Sequence[int], pictures: Mapping[int,
         picture = Image.open(pictures[image_id]) if image_id in pictures else None
         size = size_of(source, image_id) or (picture.size if picture else (4, 3))
         captions = [(_caption(model, image_id), model.results.object_words) for model in source.models]
-        rows.append(Row(picture, size, captions))
+        rows.append(FigureRow(picture, size, captions))
     return _lay_out([model.name for model in source.models], rows)
 
 
-class Row(NamedTuple):
+class FigureRow(NamedTuple):
     """One image.
 
     Attributes:
@@ -117,8 +117,8 @@ class Row(NamedTuple):
     captions: Sequence[tuple[str | None, Mapping[str, str]]]
 
 
-def _lay_out(names: Sequence[str], rows: Sequence[Row]) -> Figure:
-    """One axes whose unit is the point, counted from the upper left corner."""
+def _lay_out(names: Sequence[str], rows: Sequence[FigureRow]) -> Figure:
+    """A figure with one axes whose unit is the point, counted from the upper left corner."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -132,7 +132,7 @@ def _lay_out(names: Sequence[str], rows: Sequence[Row]) -> Figure:
     for row in rows:
         words = [(word, classes) for caption, classes in row.captions for word in words_of(caption or "")]
         found = dict.fromkeys(classes[word] for word, classes in words if word in classes)
-        colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(found)}  # the same for all models
+        colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(found)}  # equal for all models
         y = GAP + max(_draw_cell(axes, row, column, colours, left, y) for column, left in enumerate(lefts))
     width, height = lefts[-1] + COLUMN, y - GAP
     figure.set_size_inches(width / 72, height / 72)
@@ -141,7 +141,7 @@ def _lay_out(names: Sequence[str], rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_cell(axes: Axes, row: Row, column: int, colours: Mapping[str, str], x: float, y: float) -> float:
+def _draw_cell(axes: Axes, row: FigureRow, column: int, colours: Mapping[str, str], x: float, y: float) -> float:
     """Draw one picture with its boxes and its caption; returns where it ends."""
     from matplotlib.patches import Rectangle
 

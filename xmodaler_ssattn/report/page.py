@@ -1,9 +1,9 @@
-"""The page: a folder that opens from disk in any browser, without a server and without the network.
+"""The page: a folder that opens from disk in any browser, without a server or network.
 
-It has ``index.html`` with ``page.css`` and a few scripts; ``data/index.js`` with what lists and filters need of every
-image; ``data/part_0000.js`` ... with boxes, attention and references of ``PART`` images each, which are loaded when one
-of these images is seen; and ``pictures/``. The data are scripts, because a page on disk may run scripts but not read
-files. The texts of results and annotations reach the page only as JSON, and the scripts show them only as text nodes.
+It has ``index.html`` with ``page.css`` and a few scripts; ``data/index.js`` with the data of every image for lists and
+filters; ``data/part_0000.js`` ... with boxes, attention and references of ``PART`` images each, which are loaded when
+one of these images is shown; and ``pictures/``. The data are scripts because a page on disk may run scripts but not
+read files. The texts of results and annotations are written only as JSON, and the scripts show them only as text nodes.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def write_page(
     title: str = "Grounded captions",
     replicates: int | None = None,
 ) -> Path:
-    """Write the page into ``out``; a page that is there already is replaced.
+    """Write the page into ``out``; an existing page is replaced.
 
     Args:
         source: models and annotations.
         images: folder of pictures; None draws the boxes on blank frames.
-        refer: refer to the pictures where they are instead of adding them to ``out``.
+        refer: link to the pictures instead of copying them into ``out``.
         runs: training runs whose curves are shown.
         replicates: see ``numbers_of``.
 
@@ -65,7 +65,7 @@ def write_page(
         the path of ``index.html``.
 
     Raises:
-        UserError: ``out`` holds something other than a page, or ``images`` is not a folder.
+        UserError: ``out`` contains something other than a page, or ``images`` is not a folder.
     """
     _check_folder(out)
     numbers = numbers_of(source, replicates)
@@ -97,7 +97,7 @@ def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
     if out.is_dir() and any(out.iterdir()) and not (out / SCRIPTS[0]).is_file() and not (out / "data").is_dir():
-        raise UserError(f"--out: {out} is not empty and not a page of `xmodaler report`; name a new folder.")
+        raise UserError(f"--out: {out} is neither empty nor a page of `xmodaler report`; give a new folder.")
 
 
 def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Path]) -> list[str]:
@@ -108,7 +108,7 @@ def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Pat
 
 
 def _write_data(path: Path, call: str, value: Any) -> None:
-    """``ssattn.NAME(JSON);`` in plain ASCII, so that no separator or encoding can break the script."""
+    """Write ``ssattn.NAME(JSON);`` in ASCII, so that no separator or encoding can break the script."""
     text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     write_text(path, f"{call}{text});\n")
 
@@ -124,7 +124,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-# --- what the page reads at once --------------------------------------------------------------------------------------
+# --- data that is loaded first --------------------------------------------------------------------------------------
 
 
 def _header(source: Source, numbers: Numbers, title: str) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
                 words = words_of(caption)
                 entry[kind] = {"t": " ".join(words), "v": judged}
                 if words and " ".join(words).split(" ") != words:
-                    entry[kind]["w"] = words  # a word with a blank inside: split text would shift the boxes
+                    entry[kind]["w"] = words  # a word contains a blank: splitting the text would shift the boxes
                 if image_id in cider.get(kind, ()):
                     entry[kind]["c"] = round(cider[kind][image_id], 4)
         models.append(entry)
@@ -194,7 +194,7 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
     return row
 
 
-# --- what it reads when an image is seen ------------------------------------------------------------------------------
+# --- data that is loaded with an image ------------------------------------------------------------------------------
 
 
 def _details(source: Source, image_id: int) -> dict[str, Any]:

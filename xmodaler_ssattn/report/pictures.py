@@ -13,22 +13,22 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path
 from xmodaler_ssattn.ids import id_in_name
 
-# What a browser and Pillow both show.
+# Formats that both browsers and Pillow can show.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 def find_pictures(folder: str | os.PathLike, image_ids: Iterable[int]) -> dict[int, Path]:
     """image id -> ``folder/{id}.jpg``, or another suffix of ``SUFFIXES``; ids without a picture are left out.
 
-    Other names that give the id by the rule of ``ids.py`` (``COCO_val2014_000000000139.jpg``) are found too, when no
-    picture is named by the plain id.
+    Other names that give the id by the rule of ``ids.py`` (``COCO_val2014_000000000139.jpg``) are used when no picture
+    is named by the plain id.
 
     Raises:
         UserError: ``folder`` is not a folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--images: {folder} is not a folder; expected one with pictures named by their image id.")
+        raise UserError(f"--images: {folder} is not a folder; expected a folder of pictures named by image id.")
     plain: dict[int, Path] = {}
     padded: dict[int, Path] = {}
     with os.scandir(folder) as entries:
@@ -47,7 +47,7 @@ def place_picture(picture: Path, page: Path, *, refer: bool = False) -> str:
     """Make a picture reachable from the page; returns its address there.
 
     Args:
-        refer: refer to it where it is. Otherwise it is linked into ``page/pictures``, or copied where the file system
+        refer: use its present address. Otherwise it is linked into ``page/pictures``, or copied if the file system
             cannot link.
     """
     if refer:

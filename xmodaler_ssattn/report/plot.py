@@ -1,4 +1,4 @@
-"""Line plots through matplotlib: what the page of a run and the figure of a study have in common.
+"""Line plots with matplotlib, for the page of a run and the figure of a study.
 
 matplotlib is imported late, and only here and in ``figure.py``. Every drawing is made inside ``drawing()``, which needs
 no display, ignores the user's own matplotlib settings, and gives the same file for the same input.
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's palette, also told apart with the common kinds of colour blindness, without black and yellow.
+# Okabe and Ito's palette, for common kinds of colour blindness, without black and yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#444444"
-# Of lines: those, then six of Paul Tol's that differ from them.
+# Colours of lines: those, then six of Paul Tol's that differ from them.
 PALETTE = (*COLOURS, "#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 MOST_MARKS = 40
-"""A line of at most this many points gets a mark at each of them, with its value as a tooltip."""
+"""A line of at most this number of points gets a mark at each of them, with its value as a tooltip."""
 WIDTH, HEIGHT = 4.2, 2.5
-"""Of one panel, inches."""
+"""Size of one panel, inches."""
 _SETTINGS: Any = {
     "svg.fonttype": "none", "pdf.fonttype": 42, "text.parse_math": False,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9, "axes.titlesize": 10,
@@ -50,9 +50,9 @@ class Line:
     """One line of a panel.
 
     Attributes:
-        name: what it shows.
+        name: the label.
         points: (x, y), in order of x.
-        place: of the model or run that it belongs to; decides colour and dashes, the same in every panel.
+        place: the number of its model or run, which determines colour and dashes, equal in every panel.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Line:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib with our settings and without its warnings (of a font cache, of letters that its font lacks)."""
+    """matplotlib with our settings and without its warnings (about the font cache and missing letters)."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
 
@@ -74,7 +74,7 @@ def drawing() -> Iterator[None]:
 
 
 def look(place: int) -> dict[str, Any]:
-    """Colour and dashes of the line of the model at ``place``; 48 places differ, neighbours in both."""
+    """Colour and dashes of the line of the model at ``place``; all differ for 48 places, neighbours in both."""
     return {"color": PALETTE[place % len(PALETTE)], "linestyle": DASHES[(place + place // 12) % len(DASHES)]}
 
 
@@ -91,7 +91,7 @@ def is_single(lines: Sequence[Line]) -> bool:
 
 
 def draw_panel(axes: Axes, lines: Sequence[Line], title: str, x_title: str, y_title: str) -> None:
-    """Draw the lines with titled axes; where no line has two points, write the values in their place."""
+    """Draw the lines with titled axes; if no line has two points, write the values instead."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, loc="left")
@@ -111,7 +111,7 @@ def to_svg(figure: Figure, name: str) -> str:
     """The figure as one ``<svg>`` element with text as text, and a tooltip on each mark of its lines.
 
     Args:
-        name: unlike that of any other figure of the same HTML page: the ids inside are derived from it.
+        name: unique within the HTML page, because the ids inside are derived from it.
     """
     import matplotlib
 
@@ -125,7 +125,7 @@ def to_svg(figure: Figure, name: str) -> str:
     ElementTree.register_namespace("", _SVG[1:-1])
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ElementTree.fromstring(buffer.getvalue())
-    for style in root.findall(f"{_SVG}defs")[:1]:  # for all elements, also for those of a page around this one
+    for style in root.findall(f"{_SVG}defs")[:1]:  # it would apply to all elements of the surrounding page
         root.remove(style)
     root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
     for group in root.iter(f"{_SVG}g"):

@@ -1,7 +1,7 @@
 """The numbers above the pictures: scores with intervals, the paired comparison, classes, and each image's CIDEr.
 
-The score of record is the one in the results file. What can be counted again from the annotations in seconds (BLEU,
-ROUGE-L, CIDEr, grounding) gets an interval over images, as long as the recount gives the very same score.
+The scores shown are those of the results file. Scores that can be recomputed from the annotations in seconds (BLEU,
+ROUGE-L, CIDEr, grounding) get an interval over images, if the recomputed score is equal.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from xmodaler_ssattn.evaluation.scoring import (
 )
 from xmodaler_ssattn.report.source import Model, Source
 
-# Seconds, not minutes: METEOR and SPICE start programs of their own.
+# Metrics that take seconds, not minutes: METEOR and SPICE start their own programs.
 RECOUNTED = ("Bleu", "ROUGE_L", "CIDEr")
 REPLICATES = 1000
 MOST_IMAGES = 5000
-"""Above this many images no intervals are computed unless somebody asks for them."""
+"""Above this number of images, no intervals are computed by default."""
 SAME = 1e-6
 
 
 @dataclass
 class Numbers:
-    """What ``numbers_of`` found, scores as fractions.
+    """The result of ``numbers_of``, scores as fractions.
 
     Attributes:
         scores: for each model, score name -> value; NaN for 0/0.
@@ -45,7 +45,7 @@ class Numbers:
         comparison: for two models, score name -> ``{"a", "b", "difference", "low", "high", "p"}``.
         classes: rows ``{"class", "annotations", "models": [{"predictions", "precision", "recall", "F1"} or None]}``.
         cider: for each model, kind ("main", "greedy") -> image id -> CIDEr.
-        replicates: how many resamples the intervals come from; 0 for none.
+        replicates: the number of resamples for the intervals; 0: no intervals.
     """
 
     scores: list[dict[str, float]]
@@ -57,7 +57,7 @@ class Numbers:
 
 
 def numbers_of(source: Source, replicates: int | None = None) -> Numbers:
-    """Read and recount the scores of all models; what cannot be had is added to ``source.notices``.
+    """Read and recompute the scores of all models; reasons for missing ones are added to ``source.notices``.
 
     Args:
         replicates: resamples of the images for intervals; None: ``REPLICATES``, or 0 above ``MOST_IMAGES`` images.
@@ -78,7 +78,7 @@ def numbers_of(source: Source, replicates: int | None = None) -> Numbers:
 
 
 def _take(source: Source, numbers: Numbers, counted: Sequence[Scores]) -> None:
-    """Add recounted scores and their intervals; a score that the results give differently gets none."""
+    """Add recomputed scores and their intervals; a score that differs from the results gets no interval."""
     other: set[str] = set()
     for i, scores in enumerate(counted):
         intervals = scores.intervals
@@ -123,7 +123,7 @@ def _recount_captions(source: Source, numbers: Numbers) -> None:
                 cider["greedy" if prefix == GREEDY else "main"] = dict(zip(scores.images, rows))
     _take(source, numbers, [joined(sets) for sets in found])
     if len(found) == 2 and numbers.replicates:
-        if images[0] != images[1]:  # B - A on the images that both have; the same resamples for both
+        if images[0] != images[1]:  # B - A on the common images, with the same resamples for both
             second = set(images[1])
             both = [i for i in images[0] if i in second]
             found = [scored(model, both) for model in source.models]

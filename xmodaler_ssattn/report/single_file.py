@@ -1,4 +1,4 @@
-"""The page as one HTML file, for a few pictures: it can be sent by mail and opened anywhere."""
+"""The page as one HTML file, for a few pictures, which can be sent by mail and opened anywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.report.page import STYLE, write_page
 from xmodaler_ssattn.report.source import Source
 
-LONGEST_SIDE = 1200  # of a picture in the page, pixels; the boxes stay in those of the original
+LONGEST_SIDE = 1200  # pixels, of a picture in the page; boxes stay in pixels of the original
 QUALITY = 88
 
 
@@ -24,7 +24,7 @@ def write_single_file(path: Path, source: Source, pictures: Iterable[tuple[int, 
 
     Args:
         source: models and annotations.
-        pictures: (image id, its picture, upright); an image without a picture is shown as a blank frame.
+        pictures: (image id, upright picture); an image without a picture is shown as a blank frame.
     """
     with tempfile.TemporaryDirectory() as temporary:
         images, page = Path(temporary) / "images", Path(temporary) / "page"
@@ -35,7 +35,7 @@ def write_single_file(path: Path, source: Source, pictures: Iterable[tuple[int, 
         text = write_page(page, source, images=given, title=title).read_text(encoding="utf-8")
         parts = "".join(f'<script src="data/{part.name}"></script>\n' for part in sorted(page.glob("data/part_*.js")))
         index = '<script src="data/index.js"></script>'
-        text = text.replace(index, parts + index)  # all parts are there before the index asks for them
+        text = text.replace(index, parts + index)  # all parts must be loaded before the index uses them
         text = text.replace(
             f'<link rel="stylesheet" href="{STYLE}">', f"<style>\n{(page / STYLE).read_text(encoding='utf-8')}</style>"
         )
@@ -56,7 +56,7 @@ def _inline(script: Path, images: Path) -> str:
     text = script.read_text(encoding="utf-8")
     if script.parent.name == "data":
         text = re.sub(r'"p":"pictures/([^"]+)"', lambda found: f'"p":"{_data_address(images / found[1])}"', text)
-        # In JSON "<" occurs only inside strings; as an escape it can neither end the script nor begin a comment.
+        # In JSON "<" occurs only inside strings; escaped, it can neither end the script nor begin a comment.
         text = text.replace("<", "\\u003c")
     return f"<script>\n{text}</script>"
 

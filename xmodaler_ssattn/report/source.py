@@ -1,6 +1,6 @@
-"""What a page is made from: results files as models, the annotation folder as the truth about the images.
+"""The data of a page: results files (the models) and the annotation folder (the ground truth).
 
-Everything but the results is optional: what is missing becomes a sentence in ``notices``.
+Everything but the results is optional; each missing item becomes a sentence in ``notices``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Model:
-    """One results file under the name that the page shows.
+    """One results file, with its name on the page.
 
     Attributes:
         name: unique among the models of a page.
         results: the file's content.
-        images: image id -> its result; a repeated id counts once, the last.
+        images: image id -> its result; of a repeated id, the last.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Truth:
 
 @dataclass
 class Source:
-    """All that a page shows.
+    """Everything that a page shows.
 
     Attributes:
         models: in the order of the command line.
-        image_ids: every image of any model, first seen first.
+        image_ids: the images of all models, in order of first appearance.
         truths: image id -> its annotations; empty without an annotation folder.
         splits: of the results, in order.
         annotations: the annotation folder, or None.
-        notices: what is missing, one sentence each.
+        notices: one sentence per missing item.
     """
 
     models: tuple[Model, ...]
@@ -83,7 +83,7 @@ def read_source(
         annotations: folder with ``{split}.json``.
 
     Raises:
-        UserError: a file cannot be read, the names are not as many as the paths, or a name is repeated.
+        UserError: a file cannot be read, the number of names is not that of the paths, or a name is repeated.
     """
     if names and len(names) != len(paths):
         raise UserError(f"--names: expected one name for each of the {len(paths)} results files, got {len(names)}.")
@@ -101,8 +101,8 @@ def read_source(
         return source
     if annotations is None:
         source.notices.append(
-            "No annotations were given (--annotations): no references, no ground-truth boxes, and no word is "
-            "judged right or wrong."
+            "No annotations were given (--annotations): there are no references and no ground-truth boxes, and no "
+            "word is judged right or wrong."
         )
     else:
         source.annotations = Path(annotations)
@@ -136,7 +136,7 @@ def these(ids: Sequence[int], total: int) -> str:
 def _about_models(source: Source) -> list[str]:
     notices = []
     if source.models and not source.image_ids:
-        notices.append("The results have no image.")
+        notices.append("The results have no images.")
     if len(source.splits) > 1:
         notices.append(f"The results are of different splits: {', '.join(source.splits)}.")
     for model in source.models:
@@ -148,7 +148,7 @@ def _about_models(source: Source) -> list[str]:
             notices.append(f"{model.name}: its captions have no boxes.")
         elif model.images and not any(c is not None and c.attention is not None for c in grounded):
             notices.append(
-                f"{model.name}: saved without attention, so nothing can be shaded; evaluate with "
+                f"{model.name}: saved without attention, so regions cannot be shaded; evaluate with "
                 "INFERENCE.SAVE_ATTENTION True."
             )
     return notices
@@ -156,7 +156,7 @@ def _about_models(source: Source) -> list[str]:
 
 def _read_truths(source: Source, folder: Path) -> dict[int, Truth]:
     if not folder.is_dir():
-        raise UserError(f"--annotations: {folder} is not a folder; expected the one that `xmodaler prepare` wrote.")
+        raise UserError(f"--annotations: {folder} is not a folder; expected a folder written by `xmodaler prepare`.")
     if not source.splits:
         source.notices.append("The results do not name their split, so no annotations were read.")
     shown = set(source.image_ids)
@@ -183,7 +183,7 @@ def _truth(image: Mapping[str, Any]) -> Truth:
 
 
 def versions(image: ImageResult) -> dict[str, str]:
-    """An image's captions by kind: "greedy", on which grounding is scored, if there is one, and "main"."""
+    """An image's captions by kind: "main", and, if present, "greedy", whose grounding is scored."""
     greedy = getattr(image.caption, "greedy", None)
     return {"main": image.caption} if greedy is None else {"greedy": greedy, "main": image.caption}
 
@@ -194,7 +194,7 @@ def words_of(caption: str) -> list[str]:
 
 
 def size_of(source: Source, image_id: int) -> tuple[float, float] | None:
-    """(width, height) of an image, pixels: what the results say, else the annotations."""
+    """(width, height) of an image in pixels, from the results, else from the annotations."""
     for model in source.models:
         for caption in versions(model.images[image_id]).values() if image_id in model.images else ():
             if (size := getattr(caption, "image_size", None)) is not None:

@@ -1,4 +1,4 @@
-"""Whether a word rests on the right box, as a page shows it; the published score is in ``evaluation/grounding.py``.
+"""Whether the box of a word is right, for display; the published score is in ``evaluation/grounding.py``.
 
 The metric compares a sentence with each of five references in turn, so a word can be right against one and wrong
 against another. On a page a word gets one verdict, against all references of its image together.
@@ -19,7 +19,7 @@ RIGHT, WRONG, ABSENT = "r", "w", "n"
 
 
 def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
-    """RIGHT when an annotated box overlaps by more than 0.5 as the metric counts, else WRONG; ABSENT without a box."""
+    """RIGHT when the IoU with an annotated box is above 0.5, as in the metric, else WRONG; ABSENT if there is none."""
     if not annotated:
         return ABSENT
     overlaps = iou_gvd(np.asarray([box_px] * len(annotated)), np.asarray(annotated))
@@ -27,11 +27,11 @@ def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
 
 
 def verdicts(caption: str, object_words: Mapping[str, str], boxes: Mapping[str, Sequence[Box]] | None) -> str:
-    """One letter for each object word of the caption, in order; "" for a caption without boxes.
+    """One letter per object word of the caption, in order; "" for a caption without boxes.
 
     Args:
         object_words: word -> class.
-        boxes: class -> annotated boxes of the image, xyxy pixels; None for an image without annotations gives "".
+        boxes: class -> annotated boxes of the image, xyxy pixels; None (an image without annotations) gives "".
     """
     if boxes is None or not isinstance(caption, GroundedCaption):
         return ""

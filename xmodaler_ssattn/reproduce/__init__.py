@@ -1,1 +1,1 @@
-"""Train, score and compare many rows and seeds from one plan file: the paper's tables, and any study like them."""
+"""Train, score and compare many rows and seeds from one plan file: the paper's tables, and similar studies."""

@@ -1,4 +1,4 @@
-"""The summary of a study: everything known about its runs as one JSON value, without single images."""
+"""The summary of a study: everything about its runs, except single images, as one JSON value."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.reproduce import jobs, orderings
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.plan import ACCURACY, BEST, METRICS, PAPER_METRICS, Ordering, Plan, split_reference
-from xmodaler_ssattn.reproduce.scoring import REPLICATES_FILE, read_replicates, same_images
+from xmodaler_ssattn.reproduce.replicates import REPLICATES_FILE, read_replicates, same_images
 from xmodaler_ssattn.reproduce.study import Study, decision_of, evaluations_of, prepare
 
 SCHEMA, VERSION = "xmodaler_ssattn/study", 1
-# Of val's scores after each epoch: small enough to be committed.
+# The scores on val to keep for each epoch, so that the summary is small enough to be committed.
 CURVE_SCORES = ("CIDEr", "greedy_CIDEr", "F1_all", "F1_loc")
 NO_BEST = "no epoch has a CIDEr on val, so the last weights stand for the best"
-# Of a run in the summary; its curves and its config are in its own record.
+# The entries of a run in the summary; its curves and its config are in its own record.
 RUN_KEYS = ("status", "reason", "config_sha256", "host", "seconds", "best_epoch")
 
 
 def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The summary: every run of the plan (missing ones included), means, orderings, comparisons.
 
-    A seed that the plan does not name counts as well when its folder exists.
+    Seeds that are not in the plan are included when their folder exists.
 
     Args:
-        floors: of the data, see ``floors.kept_floors``; kept as they are.
+        floors: those of the data, see ``floors.kept_floors``; included unchanged.
     """
     seeds_of = {name: _seeds(study.out / name, row.seeds) for name, row in study.plan.rows.items()}
     runs = {(name, seed): _run(study, jobs.Job(name, seed)) for name, seeds in seeds_of.items() for seed in seeds}
@@ -102,12 +102,12 @@ def columns(epochs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float | N
 
 
 def public(text: str) -> str:
-    """``text`` with the names of files, but not the folders of this machine that they are in."""
+    """``text`` with absolute paths reduced to file names, without the folders of this machine."""
     return re.sub(r"(?<![\w.:/])/(?:[^\s/]+/)+(?=[^\s/])", "", text)
 
 
 def _spread(evaluation: str, seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """score -> mean and deviation over the finished seeds, in percent, and how many they are."""
+    """score -> mean and deviation over the finished seeds, in percent, and the number of seeds."""
     return _over_seeds([run["evaluations"].get(evaluation, {}).get("scores", {}) for run in seeds.values()])
 
 
@@ -129,7 +129,7 @@ def _over_seeds(found: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
 
 
 class _Arrays:
-    """The replicates of all runs, read when asked for and kept."""
+    """The replicates of all runs, read on demand and cached."""
 
     def __init__(self, out: Path, runs: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
         self._out, self._runs = out, runs
@@ -192,7 +192,7 @@ def _entry(found: orderings.Difference) -> dict[str, Any]:
 
 
 def _comparisons(plan: Plan, arrays: _Arrays) -> list[dict[str, Any]]:
-    """Every row against the one that it names, and every further evaluation against its row's best weights."""
+    """Every row against the row that its ``of`` names, and every further evaluation against its row's best weights."""
     pairs = [(row.of, name) for name, row in plan.rows.items() if row.of is not None]
     pairs += [(name, f"{name}/{evaluation}") for name, row in plan.rows.items() for evaluation in row.evaluations]
     entries = []
@@ -212,7 +212,7 @@ def as_text(summary: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """NaN -> None, numbers to six digits after the point, through dicts and lists."""
+    """NaN -> None, numbers rounded to six decimals, through dicts and lists."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

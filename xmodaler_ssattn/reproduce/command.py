@@ -36,10 +36,10 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
         prog="reproduce_tables.py",
         description="Train each row of a plan with each seed, score the best and the last weights on test, and write "
         "the tables and curves (OUT/tables.md, summary.json, curves.svg). Exit code 0: all runs are done; 3: some "
-        "failed or are missing, the tables say which; 2: a mistake in the input.",
+        "failed or are missing (see the tables); 2: an error in the input.",
         epilog="Machines that share OUT take one shard each. Without a shared folder, gather the run folders "
         "(OUT/ROW/seed_N) in one OUT afterwards and write the tables with --table-only. A run whose loss diverged is "
-        "not tried again; remove its folder to do so.",
+        "not repeated; to repeat it, remove its folder.",
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`")
     parser.add_argument("--plan", default=str(plan), metavar="FILE", help=f"default: {plan.parent.name}/{plan.name}")
@@ -48,7 +48,7 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the plan's")
     parser.add_argument("--resume", action="store_true", help="continue the runs in OUT")
     parser.add_argument(
-        "--table-only", action="store_true", help="run nothing; write the tables of what is in OUT (also needs --data)"
+        "--table-only", action="store_true", help="only write the tables of the runs in OUT (also needs --data)"
     )
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1, with --smoke 2)")
@@ -114,7 +114,7 @@ def study_of(args: argparse.Namespace) -> Study:
     if args.seeds and (min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds)):
         raise UserError(f"--seeds: expected different numbers >= 0, got {' '.join(map(str, args.seeds))}.")
     if not args.data and not args.smoke:
-        raise UserError("--data: which folder? The one that `xmodaler prepare` wrote. (--smoke draws its own.)")
+        raise UserError("--data: give the folder written by `xmodaler prepare` (--smoke draws its own data).")
     plan = read_plan(args.plan)
     plan = restricted(smoke_plan(plan) if args.smoke else plan, None, args.seeds)
     restricted(plan, args.rows, None)  # refuse an unknown row before anything is read or drawn
@@ -131,16 +131,16 @@ def study_of(args: argparse.Namespace) -> Study:
 
 
 def command_of(argv: Sequence[str]) -> str:
-    """The command line for the record; absolute paths, which belong to this machine, become names."""
+    """The command line for the record; absolute paths, which are specific to this machine, become file names."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
     return shlex.join(["python", "tools/reproduce_tables.py", *words])
 
 
 def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:
-    """Raise if the folder of a wanted run exists already."""
+    """Raise UserError if the folder of a wanted run exists already."""
     there = [job for job in wanted if (job.folder(study.out) / jobs.RUN_FILE).is_file()]
     raise_all(
-        [f"{job.folder(study.out)} holds a run already." for job in there],
+        [f"{job.folder(study.out)} already contains a run." for job in there],
         "--resume continues existing runs; another --out starts new ones",
     )
 

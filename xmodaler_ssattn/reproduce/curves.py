@@ -14,7 +14,7 @@ from xmodaler_ssattn.report.plot import Point
 
 
 def best_record(run: Path) -> dict[str, Any]:
-    """``best.json`` of a run; for a run without one, no epochs and no best."""
+    """``best.json`` of a run, or an empty record without it."""
     path = run / BEST_RECORD
     return read_json(path, "The best checkpoint's record") if path.is_file() else {"best": None, "epochs": {}}
 

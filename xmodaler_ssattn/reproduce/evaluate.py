@@ -1,10 +1,10 @@
-"""Caption test with a run's weights and score it, once for each evaluation. A process of its own:
+"""Caption test with a run's weights and score the captions, once per evaluation. Runs as its own process:
 
     python -m xmodaler_ssattn.reproduce.evaluate RUN/evaluate.json
 
-The job file holds the config, its values, the data folder and, for each evaluation, weights and settings; the
+The job file contains the config, its values, the data folder and, for each evaluation, weights and settings; the
 output is ``RUN/eval/NAME/``: ``results/test_eval.json``, ``replicates.npz``, and ``evaluation.json``, which is written
-last, so that its presence says that the evaluation is complete.
+last and therefore marks a complete evaluation.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.files import read_json, write_json
-from xmodaler_ssattn.reproduce.scoring import score_results
+from xmodaler_ssattn.reproduce.replicates import score_results
 from xmodaler_ssattn.reproduce.settings import DATA, DataFolder, Machine, config_of, read_data_folder
 from xmodaler_ssattn.safe_load import safe_load, weights_of
 
 EVALUATION_FILE = "evaluation.json"
-# The evaluator grounds the captions; the caption metrics are counted afterwards, with their rows.
+# The evaluator scores only the grounding; the caption metrics are computed afterwards, with their rows.
 EVALUATOR_METRICS = {"INFERENCE.METRICS": ["F1"], "INFERENCE.FINAL_METRICS": []}
 
 
@@ -41,7 +41,7 @@ def evaluation_folder(run: Path, name: str) -> Path:
 
 
 def evaluate(job: Mapping[str, Any]) -> int:
-    """Do all evaluations of a job file; one that fails leaves its reason, and the next is done.
+    """Do all evaluations of a job file; a failed one records its reason, and the next one runs.
 
     Returns:
         0, or 3 when one failed.
@@ -77,7 +77,7 @@ def _config(
     job: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, data: DataFolder, machine: Machine
 ) -> Any:
     placed = {k: v.replace(DATA, str(data.path)) if isinstance(v, str) else v for k, v in changes.items()}
-    # This job names the weights; those that the run began with do not count.
+    # The job file names the weights; the initial weights of the run are not used.
     values = {**job["values"], **placed, **EVALUATOR_METRICS, "OUTPUT_DIR": str(folder), "MODEL.WEIGHTS": ""}
     return config_of(job["config"], values, data, machine)
 
@@ -103,7 +103,7 @@ def _score(cfg: Any, folder: Path, scorer: CaptionScorer, metrics: list[str]) ->
     scored = score_results(results, scorer, metrics, Path(cfg.DATALOADER.ANNO_FOLDER))
     return {
         "scores": {name: None if math.isnan(value) else value for name, value in scored.scores.items()},
-        "not_computed": scored.not_computed | {m: "it was not asked for" for m in metric_names() if m not in metrics},
+        "not_computed": scored.not_computed | {m: "it was not requested" for m in metric_names() if m not in metrics},
         "images": {name: len(ids) for name, ids in scored.images.items()},
         **({"places": scored.places} if scored.places else {}),
     }

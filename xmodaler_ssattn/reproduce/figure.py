@@ -1,4 +1,4 @@
-"""The curves of a study as one SVG: a row of panels for each of the plan's tables, a line for each of its rows."""
+"""The curves of a study as one SVG: one row of panels per table of the plan, one line per row of the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEGEND_LINE = 0.2  # inches
 
 
 def mean_curve(runs: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
-    """(epoch, mean over the runs that have a value there) of a column; scores in percent."""
+    """(epoch, mean over the runs that have a value at this epoch) of a column; scores in percent."""
     values: dict[int, list[float]] = {}
     scale = title_unit_scale(name)[2]
     for run in runs:
@@ -29,7 +29,7 @@ def mean_curve(runs: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
 def curves_svg(plan: Plan, summary: Mapping[str, Any]) -> str:
     """The figure, a whole SVG document; "" when no run has a curve.
 
-    A line is the mean over the seeds that reached an epoch. Colour and dashes of a row are the same in every table.
+    A line is the mean over the seeds that reached the epoch. A row has the same colour and dashes in every table.
     """
     places = {name: place for place, name in enumerate(summary["rows"])}
     blocks: dict[str, dict[str, list[Line]]] = {}

@@ -19,7 +19,7 @@ from xmodaler_ssattn.evaluation.floors import (
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.files import read_json
-from xmodaler_ssattn.packs.classes import class_columns, region_classes
+from xmodaler_ssattn.packs.region_classes import class_columns, region_classes
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.collecting import public
 from xmodaler_ssattn.reproduce.settings import DataFolder
@@ -37,13 +37,13 @@ def read_floors(
     """Floors and ceilings of one split of a data folder.
 
     Args:
-        folder: written by `xmodaler prepare`; without a region file the rules that need no regions are left.
+        folder: written by `xmodaler prepare`; without a region file, only the rules that need no regions are scored.
         regions: another region file than the folder's.
-        class_names: names of the class probabilities, see ``region_classes``.
+        class_names: the names of the class probabilities, see ``region_classes``.
 
     Returns:
-        ``rules``: see ``floors_and_ceilings``; ``notes``: why a rule is left out, and what share of the annotated words
-        has a class that the class probabilities know.
+        ``rules``: see ``floors_and_ceilings``; ``notes``: reasons why rules are left out, and the share of the
+        annotated words whose class is in the class probabilities.
 
     Raises:
         UserError: no reference, an unreadable file, or an image without regions.
@@ -69,7 +69,7 @@ def read_floors(
     notes, rules, columns = [], RULES, {}
     if names is None:
         rules = tuple(rule for rule in RULES if rule not in WITH_CLASSES)
-        reason = "have no class probabilities" if store.num_classes is None else "do not say what their classes are"
+        reason = "have no class probabilities" if store.num_classes is None else "do not name their classes"
         notes.append(f"No rules of the detector: the regions {reason}.")
     else:
         columns = class_columns(names, reference.classes, lemmas)
@@ -87,9 +87,9 @@ def read_floors(
 
 
 def kept_floors(data: DataFolder, summary: Path) -> dict[str, Any]:
-    """As ``read_floors`` for test, taken from an older summary of the same data when there is one.
+    """``read_floors`` for test, or its copy in an older summary of the same data.
 
-    Whatever cannot be read becomes a note: a table without floors is better than none.
+    An error becomes a note: a table without floors is better than no table.
 
     Args:
         summary: the summary.json that may hold them.
@@ -97,7 +97,7 @@ def kept_floors(data: DataFolder, summary: Path) -> dict[str, Any]:
     of = [data.sha256, data.regions_sha256]
     before: Any = None
     if summary.is_file():
-        with contextlib.suppress(UserError):  # a damaged one is about to be written again
+        with contextlib.suppress(UserError):  # a damaged summary will be rewritten
             before = read_json(summary, "The summary")
     floors = before.get("floors") if isinstance(before, Mapping) else None
     if isinstance(floors, Mapping) and floors.get("of") == of:

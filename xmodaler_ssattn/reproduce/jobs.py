@@ -1,4 +1,4 @@
-"""Which runs a plan has, which of them this machine does, and what remains to do in a run's folder."""
+"""The runs of a plan, those of this machine, and the remaining work in a run's folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from xmodaler_ssattn.reproduce.plan import Plan
 
 RUN_FILE = "run.json"
 SCHEMA, VERSION = "xmodaler_ssattn/run", 1
-# Of a run's record.
+# The status of a run in its record.
 RUNNING, DONE, FAILED, DIVERGED = "running", "done", "failed", "diverged"
-# Of a run in a table, beside those.
+# Further values in a table.
 MISSING, OTHER, NO_CONFIG = "missing", "other config", "no config"
 
 
-MOST_SHOWN = 5  # of the keys in which two configs differ
+MOST_SHOWN = 5  # differing keys of two configs
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """ "2/3" -> (2, 3), the second of three machines.
 
     Raises:
-        UserError: anything else than two numbers with 1 <= i <= n.
+        UserError: the text is not two numbers with 1 <= i <= n.
     """
     first, slash, second = text.partition("/")
     if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
@@ -57,7 +57,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_of(jobs: Sequence[Job], shard: tuple[int, int]) -> list[Job]:
-    """Every n-th run, from the i-th: the shards 1/n to n/n hold every run once."""
+    """Every n-th run, from the i-th: the shards 1/n to n/n contain every run once."""
     i, n = shard
     return list(jobs[i - 1 :: n])
 
@@ -87,19 +87,19 @@ def new_record(job: Job, identity: Mapping[str, Any], config_sha256: str) -> dic
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write ``run.json``; it appears whole."""
+    """Write ``run.json`` atomically."""
     write_json(folder / RUN_FILE, record, indent=1)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a run.
+    """The decision about a run.
 
     Attributes:
-        train: train it (from its last checkpoint when there is one).
-        evaluate: these evaluations are to be done.
-        status: what the table shows when neither is to be done.
-        reason: why, for people.
+        train: whether to train it (from its last checkpoint, if any).
+        evaluate: names of the evaluations to run.
+        status: the entry in the table when there is nothing to do.
+        reason: the reason, for display.
     """
 
     train: bool = False
@@ -111,19 +111,19 @@ class Decision:
 def decide(
     record: Mapping[str, Any] | None, changed: Sequence[str], evaluations: Mapping[str, Mapping[str, Any]]
 ) -> Decision:
-    """What is to be done with a run.
+    """Decide what to do with a run.
 
     Args:
         record: of the run's folder; None when it has none.
         changed: ``settings.differences`` between the record's config and the wanted one.
-        evaluations: name -> settings, all that are wanted (best and last, too).
+        evaluations: name -> settings of all wanted evaluations, including best and last.
     """
     if record is None:
         return Decision(True, tuple(evaluations))
     if changed:
         more = f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
         return Decision(status=OTHER, reason="; ".join(changed[:MOST_SHOWN]) + more)
-    if record["status"] == DIVERGED:  # it would again: a run is a function of its config and seed
+    if record["status"] == DIVERGED:  # it would diverge again: a run depends only on its config and seed
         return Decision(status=DIVERGED, reason=record["reason"])
     done = record["evaluations"]
     open_ones = tuple(

@@ -1,12 +1,11 @@
-"""Is b above a? The difference of two rows on the same test images and the same seeds, with a paired interval.
+"""Test whether b is above a: the difference of two rows on the same test images and seeds, with a paired interval.
 
 A replicate samples test images with replacement and scores both rows on them; the difference is averaged over the seeds
-that both rows have. The interval therefore speaks of the test images. How much seeds differ is in ``by_seed``, and an
-ordering whose seeds disagree is never called held or not held.
+that both rows have. The interval therefore covers the sampling of test images. The differences between seeds are in
+``by_seed``, and an ordering whose seeds disagree is never called held or not held.
 
-A resample lacks a third of the images and with them some rare classes, so averages over classes come out shifted: all
-replicates can lie on one side of the score itself. What is used of them is therefore their spread, laid around the
-difference that was measured.
+A resample lacks a third of the images and therefore some rare classes, so averages over classes are shifted: all
+replicates may lie on one side of the score itself. Therefore only their spread is used, around the measured difference.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class Difference:
 
 
 def paired(pairs: Mapping[int, Pair]) -> Difference:
-    """Pool the seeds; NaN everywhere when there is no seed."""
+    """Pool the seeds; all values are NaN when there is no seed."""
     if not pairs:
         return Difference()
     a = np.mean([pair.a_values for pair in pairs.values()], axis=0)
@@ -95,7 +94,7 @@ def verdict(found: Difference, claim: str = GREATER, margin: float = 0.0) -> str
 
 
 def in_the_paper(a: float | None, b: float | None) -> str:
-    """The paper's own difference, e.g. "+2.20", or "" when it gives none."""
+    """The paper's difference, e.g. "+2.20", or "" if it gives none."""
     return "" if a is None or b is None else f"{b - a:+.2f}"
 
 

@@ -1,4 +1,4 @@
-"""A plan: which rows to train, with which seeds, what to score, and which orderings are claimed.
+"""A plan: the rows to train, their seeds, the scores, and the claimed orderings.
 
 One yaml file (paths in it are relative to it; ``{data}`` in a value is the data folder)::
 
@@ -9,11 +9,11 @@ One yaml file (paths in it are relative to it; ``{data}`` in a value is the data
     rows:
       NAME:
         config: ss_attn.yaml    required
-        label: SS Attn.         as the tables show it; default NAME
+        label: SS Attn.         the name in the tables; default NAME
         set: {KEY: VALUE}       on top of config and common
         seeds: [0]              instead of the plan's
-        start: OTHER            begin with the best weights of that row, same seed: a second stage
-        of: OTHER               the row that this one is compared with
+        start: OTHER            a second stage: start from the best weights of that row, same seed
+        of: OTHER               the row to compare with
         note: one sentence
         evaluations: {alpha: {INFERENCE.GROUND_BY: alpha}}   more passes over test with the best weights
         paper: {C: 65.6}        the paper's numbers, in percent, by metric
@@ -23,8 +23,7 @@ One yaml file (paths in it are relative to it; ``{data}`` in a value is the data
       - {name: ..., a: ROW, b: ROW/EVALUATION, metrics: [C, F1_loc], claim: greater, note: ...}
 
 Metrics are B@1 to B@4, M(ETEOR), R(OUGE-L), C(IDEr), S(PICE), F1_all, F1_loc, the same per sentence (F1_all/s,
-F1_loc/s), and acc, the attention accuracy on forced reference captions, which an evaluation with INFERENCE.GT_ATTENTION
-has.
+F1_loc/s), and acc, the attention accuracy on forced reference captions, for evaluations with INFERENCE.GT_ATTENTION.
 
 An ordering claims that b is above a in each of its metrics (``greater``), or that b does not gain
 (``no_gain``: at most ``margin`` points, default 0).
@@ -48,7 +47,7 @@ METRICS = {
     **score_titles(), "F1_all": "F1_all", "F1_loc": "F1_loc", "F1_all/s": "F1_all_per_sentence",
     "F1_loc/s": "F1_loc_per_sentence", "acc": "attention_accuracy",
 }  # fmt: skip
-ACCURACY = "acc"  # of further evaluations only: forcing the reference captions is a separate pass
+ACCURACY = "acc"  # only in further evaluations: forcing the reference captions is a separate pass
 GROUNDING_METRICS = ("F1_all", "F1_loc", "F1_all/s", "F1_loc/s", ACCURACY)
 PAPER_METRICS = ("B@1", "B@4", "M", "C", "S", "F1_all", "F1_loc")
 GREATER, NO_GAIN = "greater", "no_gain"
@@ -58,7 +57,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table; see the module's docstring. ``evaluations`` holds the plan's, too."""
+    """One line of a table; see the module's docstring. ``evaluations`` includes those of the plan."""
 
     name: str
     config: Path
@@ -110,8 +109,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
     """Read and check a plan file.
 
     Raises:
-        UserError: missing or broken file, unknown entries, names or rows; all problems at once. A row whose config
-            file is missing is not an error here: the tables report it, and the other rows run.
+        UserError: the file is missing or broken, or has unknown entries, names or rows; lists all problems at once. A
+            row whose config file is missing is not an error here: the tables report it, and the other rows run.
     """
     path = Path(path)
     data = read_yaml(path, "--plan")
@@ -127,9 +126,9 @@ def read_plan(path: str | os.PathLike) -> Plan:
     for row in rows.values():
         for key, other in (("of", row.of), ("start", row.start)):
             if other is not None and (other not in rows or other == row.name):
-                problems.append(f"rows.{row.name}.{key}: there is no other row {other}.")
+                problems.append(f"rows.{row.name}.{key}: there is no other row named {other}.")
         if row.start in rows and rows[row.start].start is not None:
-            problems.append(f"rows.{row.name}.start: {row.start} is a second stage itself; there is no third.")
+            problems.append(f"rows.{row.name}.start: {row.start} is a second stage; there is no third stage.")
     tables = _tables(data.get("tables"), rows, problems)
     orderings = _orderings(data.get("orderings"), rows, problems)
     common = _settings(data.get("common"), "common", problems)
@@ -142,7 +141,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
 def restricted(plan: Plan, rows: Sequence[str] | None, seeds: Sequence[int] | None) -> Plan:
     """The plan with some rows and other seeds.
 
-    Seeds replace those of every row that has more than one; a row with a single seed of its own takes the first.
+    The seeds replace those of every row with more than one seed; a row with one seed of its own takes the first.
 
     Raises:
         UserError: a row that the plan does not have.
@@ -209,7 +208,7 @@ def _dict(value: Any, where: str, problems: list[str]) -> dict:
 def _row(name: str, entry: Any, path: Path, seeds: tuple[int, ...], shared: Mapping, problems: list[str]) -> Row | None:
     where = f"rows.{name}"
     if not _NAME.fullmatch(name):
-        problems.append(f"{where}: a row's name is also a folder's: use letters, digits, '.', '_' and '-'.")
+        problems.append(f"{where}: the name of a row is also a folder name; use letters, digits, '.', '_' and '-'.")
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), str):
         problems.append(f"{where}: expected at least config: FILE, got {entry!r}.")
         return None

@@ -36,7 +36,7 @@ class Failed(Exception):
 
 
 def run_job(study: Study, job: Job) -> Generator[subprocess.Popen, int, str]:
-    """One run from where it is to its end. Yields each process that it starts and is sent its exit code.
+    """Continue one run to its end. Yields each process that it starts, and receives its exit code.
 
     Returns:
         the run's status.
@@ -94,7 +94,7 @@ def _train(study: Study, prepared: Prepared, record: dict[str, Any], lock: IO) -
         command.append("--resume")
         cut_broken_line(folder / "metrics.json")
     else:
-        (folder / "metrics.json").unlink(missing_ok=True)  # of a first attempt without a checkpoint; the host appends
+        (folder / "metrics.json").unlink(missing_ok=True)  # from an attempt without a checkpoint; the host appends
     started = time.monotonic()
     try:
         code = yield _start([*command, *words], folder, study, lock)
@@ -110,7 +110,7 @@ def _train(study: Study, prepared: Prepared, record: dict[str, Any], lock: IO) -
 
 
 def cut_broken_line(path: Path) -> None:
-    """Remove a last line without its end, which a killed process leaves; the next process would append to it."""
+    """Remove an incomplete last line, which a killed process leaves; the next process would append to it."""
     if path.is_file():
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -120,7 +120,7 @@ def cut_broken_line(path: Path) -> None:
 
 
 def _forget_results(folder: Path, best: int | None) -> None:
-    """Val's results files of all epochs but the best one: their scores are in best.json, and each holds megabytes."""
+    """Delete val's results files except the best epoch's: their scores are in best.json, and each has megabytes."""
     for path in (folder / "results").glob("val_epoch_*.json"):
         if path.stem != f"val_epoch_{best}":
             path.unlink()
@@ -137,7 +137,7 @@ def _evaluate(study: Study, prepared: Prepared, record: dict[str, Any], names: S
             name: {"set": dict(wanted[name]), "weights": FINAL_WEIGHTS if name == LAST else best} for name in names
         },
     }  # fmt: skip
-    for name in names:  # what an earlier process left is not what this one does
+    for name in names:  # remove the output of an earlier process
         (evaluation_folder(folder, name) / EVALUATION_FILE).unlink(missing_ok=True)
     write_json(folder / "evaluate.json", job, indent=1)
     started = time.monotonic()
@@ -182,7 +182,7 @@ def _start(module: Sequence[str], folder: Path, study: Study, lock: IO) -> subpr
 def _locked(folder: Path, problem: str) -> Iterator[IO | None]:
     """The lock of a run's folder, or None when another process has it (or there is nothing to lock).
 
-    The processes that the run starts inherit it, so a process that outlives a killed program still holds it.
+    The processes that the run starts inherit the lock, so that one that outlives a killed program still holds it.
     """
     if problem:
         yield None
@@ -203,7 +203,7 @@ def _state(study: Study, job: Job, process: subprocess.Popen) -> str:
 
 
 def next_job(study: Study, waiting: Sequence[Job], active: Mapping[Job, Any]) -> Job | None:
-    """The first waiting job that does not need the weights of an unfinished one."""
+    """The first waiting job that does not need the weights of an unfinished job."""
     for job in waiting:
         start = study.plan.rows[job.row].start
         if start is None or Job(start, job.seed) not in (*waiting, *active):
@@ -219,10 +219,10 @@ def run_all(study: Study, wanted: Sequence[Job], at_once: int = 1, finished: Any
     """Run the jobs, ``at_once`` at a time.
 
     Args:
-        finished: called after every run, e.g. to write the tables again.
+        finished: called after every run, e.g. to update the tables.
 
     Returns:
-        status by job. An interrupted program ends the processes that it started; the runs stay resumable.
+        status by job. An interrupted program ends the processes that it started; the runs can be resumed.
     """
     waiting, active, statuses = list(wanted), {}, {}
     next_line = time.monotonic() + SECONDS_BETWEEN_LINES
@@ -233,7 +233,7 @@ def run_all(study: Study, wanted: Sequence[Job], at_once: int = 1, finished: Any
             return
         except StopIteration as end:
             statuses[job] = end.value
-        except UserError as error:  # a damaged record concerns only this run
+        except UserError as error:  # a damaged record affects only this run
             statuses[job] = jobs.FAILED
             _say(job, f"failed: {error}")
         active.pop(job, None)

@@ -1,4 +1,4 @@
-"""From a row and a seed to one config, and when two configs mean the same run."""
+"""Make one config from a row and a seed, and compare the configs of two runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from xmodaler_ssattn.cli.configuring import default_config, load_config
 from xmodaler_ssattn.configuring import read_config, values_of
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, read_lines
-from xmodaler_ssattn.packs.classes import MANIFESTS
+from xmodaler_ssattn.packs.region_classes import MANIFESTS
 from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.reproduce.plan import Plan, Row
 
-# These say where a run is computed, not what is computed.
+# Keys for where a run is computed, not what is computed.
 NOT_OF_THE_RUN = (
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE",
 )  # fmt: skip
@@ -31,9 +31,9 @@ class DataFolder:
 
     Attributes:
         path: absolute.
-        sizes: the config values that follow from what is in it: vocabulary, classes, width of a feature.
-        sha256: of its words, its test captions and its manifest; another data set has another.
-        regions_sha256: of the region file's description of itself (source, weights, shapes), not of its numbers.
+        sizes: the config values that follow from its content: vocabulary, classes, feature width.
+        sha256: the digest of its words, test captions and manifest, which identifies the data set.
+        regions_sha256: the digest of the region file's attributes and shapes (source, weights), not of its numbers.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class DataFolder:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run is computed: ``device`` None for the host's choice, ``threads`` 0 for the config's."""
+    """Where a run is computed: ``device`` None for the host's default, ``threads`` 0 for the config's."""
 
     device: str | None = None
     threads: int = 0
@@ -54,7 +54,7 @@ def read_data_folder(folder: str | Path) -> DataFolder:
     """Sizes and identity of a data folder.
 
     Raises:
-        UserError: no folder, no vocabulary.txt or captions_test.json, or an unreadable region file.
+        UserError: the folder, vocabulary.txt or captions_test.json is missing, or the region file cannot be read.
     """
     folder = Path(folder).resolve()
     words = folder / "vocabulary.txt"
@@ -83,7 +83,7 @@ def read_data_folder(folder: str | Path) -> DataFolder:
 
 
 def difference_of(config: Path) -> dict[str, Any]:
-    """What a row's yaml, with its bases, changes against the ``base.yaml`` at the end of the chain, by dotted key.
+    """The changes of a row's yaml, with its bases, to the ``base.yaml`` at the end of the chain, by dotted key.
 
     OUTPUT_DIR is left out. The values of the file itself win over those of its bases.
 
@@ -94,14 +94,14 @@ def difference_of(config: Path) -> dict[str, Any]:
     if not any(Path(setting.where).name == BASE for setting in settings.values()):
         raise UserError(
             f"{config}: expected a chain of _BASE_ that ends in {BASE}; the row's difference from that file is "
-            "what the plan's base receives."
+            "applied to the plan's base."
         )
     own = {key: setting.value for key, setting in settings.items() if Path(setting.where).name != BASE}
     return {key: value for key, value in own.items() if key not in ("OUTPUT_DIR", "VERSION")}
 
 
 def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str, dict[str, Any]]:
-    """(config file, values by dotted key on top of it) of a row's run; later ones win:
+    """(config file, values by dotted key that override it) of a row's run. Later ones override earlier ones:
 
     sizes of the data, the row's difference (with another base), the plan's common values, the row's, the seed.
 
@@ -114,14 +114,14 @@ def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str,
     config = row.config
     if plan.base is not None:
         config = plan.base
-        # The sample scenes' own config would draw them again; the data are given here.
+        # The sample scenes' own config would draw them again; here the data are given.
         values |= {"DATALOADER.SAMPLE_SCENES": 0} | difference_of(row.config)
     values |= {**plan.common, **row.set, "SEED": seed}
     return str(config.resolve()), {key: _renamed(value, DATA, str(data.path)) for key, value in values.items()}
 
 
 def training_values(values: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """``values`` with what this program decides while training: val after every epoch, test at the end from outside."""
+    """``values`` with this program's settings for training: val after every epoch; test is scored later, separately."""
     defaults = {"INFERENCE.FINAL_METRICS": [], "SOLVER.KEEP_BEST": "val/CIDEr"}
     return {**defaults, **values, "DATASETS.TEST": "", "OUTPUT_DIR": str(output)}
 
@@ -150,7 +150,7 @@ def config_of(config: str, values: Mapping[str, Any], data: DataFolder, machine:
 
 
 def identity_of(cfg: Any, data: DataFolder) -> dict[str, Any]:
-    """Every value that decides what a run computes, by dotted key, as plain JSON; the data folder as ``{data}``.
+    """Every value that affects the result of a run, by dotted key, as plain JSON; the data folder as ``{data}``.
 
     OUTPUT_DIR, device, threads, workers and cache are left out: a run can move to another folder or machine.
     """
@@ -170,10 +170,10 @@ def defaults_of(cfg: Any) -> dict[str, Any]:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """How a stored run differs from the wanted one, one phrase per key; [] when it is the same.
+    """The differences between a stored run and the wanted one, one phrase per key; [] when they are equal.
 
-    A key that was added to the program after the run counts as unchanged while it has its default. A key that was
-    removed from the program is ignored.
+    A key that was added to the program after the run is unchanged if it has its default. A key that was removed from
+    the program is ignored.
     """
     before = {**defaults, **stored}
     keys = [key for key in sorted(wanted) if key in before and before[key] != wanted[key]]

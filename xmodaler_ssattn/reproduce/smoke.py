@@ -1,6 +1,6 @@
 """All rows of a plan in minutes: on a few sample scenes, with the sizes of the sample configs.
 
-Each row's difference from its base.yaml is applied to the sample scenes' base, so that a row means the same there.
+Each row's difference from its base.yaml is applied to the sample scenes' base, so that a row has the same meaning.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def smoke_plan(plan: Plan) -> Plan:
 
 
 def draw_data(folder: Path) -> None:
-    """Draw the scenes unless they are there."""
+    """Draw the scenes unless they exist."""
     from xmodaler_ssattn.worlds.drawn import draw_dataset
 
     print(f"Sample scenes: {SCENES} in {folder}", flush=True)

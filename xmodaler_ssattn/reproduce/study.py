@@ -1,4 +1,4 @@
-"""A plan on a data set with a folder for its runs, and what is to be done with each of them."""
+"""A plan on a data set with a folder for its runs, and the remaining work of each run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xmodaler_ssattn.reproduce import jobs, settings
 from xmodaler_ssattn.reproduce.evaluate import EVALUATION_FILE, evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
 from xmodaler_ssattn.reproduce.plan import BEST, LAST, Plan, Row
-from xmodaler_ssattn.reproduce.scoring import REPLICATES_FILE
+from xmodaler_ssattn.reproduce.replicates import REPLICATES_FILE
 
 LOCK = ".lock"
 
@@ -33,7 +33,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run to do; ``problem`` says why it cannot be done, ``status`` what the tables then call it."""
+    """A run to do; ``problem``: the reason why it cannot be done, ``status``: its entry in the tables then."""
 
     job: Job
     folder: Path
@@ -76,7 +76,7 @@ def decision_of(study: Study, prepared: Prepared) -> tuple[jobs.Decision, dict[s
         return jobs.Decision(status=prepared.status, reason=prepared.problem), None
     record = jobs.read_record(prepared.folder)
     if record is None and prepared.folder.is_dir() and any(p.name != LOCK for p in prepared.folder.iterdir()):
-        reason = f"{prepared.folder} holds files that no run of a plan wrote"
+        reason = f"{prepared.folder} contains files that were not written by a run of a plan"
         return jobs.Decision(status=jobs.OTHER, reason=reason), None
     evaluations = evaluations_of(study.plan.rows[prepared.job.row])
     changed = []
@@ -84,7 +84,7 @@ def decision_of(study: Study, prepared: Prepared) -> tuple[jobs.Decision, dict[s
         changed = settings.differences(record["config"], prepared.identity, prepared.defaults)
         for name in evaluations:
             entry = record["evaluations"].get(name)
-            if entry is None:  # perhaps done, and killed before the record was written
+            if entry is None:  # it may be done, but was killed before the record was written
                 take_evaluation(prepared.folder, name, record)
             elif not (evaluation_folder(prepared.folder, name) / REPLICATES_FILE).is_file():
                 record["evaluations"].pop(name)
@@ -92,7 +92,7 @@ def decision_of(study: Study, prepared: Prepared) -> tuple[jobs.Decision, dict[s
 
 
 def take_evaluation(folder: Path, name: str, record: dict[str, Any]) -> None:
-    """Put a finished evaluation of a run's folder into its record."""
+    """Add a finished evaluation in a run's folder to its record."""
     path = evaluation_folder(folder, name) / EVALUATION_FILE
     if path.is_file():
         record["evaluations"][name] = read_json(path, "An evaluation")

@@ -59,7 +59,7 @@ def _paragraphs(texts: Iterable[str]) -> list[str]:
 def _section(
     title: str, head: Sequence[str] = (), rows: Sequence[Sequence[str]] = (), text: str = "", notes: Iterable[str] = ()
 ) -> list[str]:
-    """Lines of a section: title, text, table (its first column to the left, numbers to the right), notes."""
+    """Lines of a section: title, text, table (first column left-aligned, numbers right-aligned), notes."""
     lines = [f"## {title}", "", *_paragraphs([text] if text else [])]
     if rows:
         align = ["---"] + ["---:"] * (len(head) - 1)
@@ -69,7 +69,7 @@ def _section(
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number for people; "n/a" when there is none."""
+    """A formatted number, or "n/a" for None."""
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
@@ -166,7 +166,7 @@ def _floor_notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _places(summary: Mapping[str, Any]) -> list[str]:
-    """Where the attention accuracy sits: by the place of the object word in its sentence, and by its kind."""
+    """The attention accuracy by the place of the object word in its sentence, and by its kind."""
     found = {
         f"{row['label']} / {evaluation}": groups
         for row in summary["rows"].values()
@@ -229,7 +229,7 @@ def _comparisons(summary: Mapping[str, Any]) -> list[str]:
     for entry in summary["comparisons"]:
         pair = f"{entry['a']} -> {entry['b']}"
         if entry["low"] == entry["high"] == 0 and not any(entry["by_seed"].values()):
-            # The same in every image, as captions are when only the rule that chooses their boxes differs.
+            # Equal for every image, e.g. captions when only the rule that chooses their boxes differs.
             alike.setdefault(pair, []).append(entry["metric"])
         else:
             means = number(entry["mean_a"]), number(entry["mean_b"])

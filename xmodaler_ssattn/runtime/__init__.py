@@ -1,6 +1,6 @@
-"""The embedded host: X-modaler's public names for encoder-decoder captioning, small, on any device.
+"""The embedded host: a small version of X-modaler's public interface for encoder-decoder captioning, on any device.
 
-README.md beside this file says what is the same as upstream and what differs.
+README.md in this folder lists what is equal to upstream and what differs.
 """
 
 # ruff: noqa: F401  (imported for others)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read as plain data, with every mismatch to the model reported."""
+"""Checkpoints: written atomically, read as plain data, with every mismatch to the model reported."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LAST_CHECKPOINT = "last_checkpoint"
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint cannot be read, or does not fit; the message says which file and why."""
+    """A checkpoint cannot be read, or does not fit; the message has the file and the reason."""
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open a file for writing; it appears at ``path`` when the block succeeds, and then survives a power failure."""
+    """Open a file for writing; it is renamed to ``path`` when the block succeeds, and then survives a power failure."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         yield file
         file.flush()
@@ -46,9 +46,9 @@ def read_plain(path: str | os.PathLike) -> Any:
 
 
 class XmodalerCheckpointer(Checkpointer):
-    """fvcore's checkpointer with whole files, plain data and a report of what does not fit.
+    """fvcore's checkpointer with atomic writes, plain data and a report of mismatches.
 
-    After ``load``, ``incompatible`` holds what did not fit: ``missing_keys``, ``unexpected_keys``,
+    After ``load``, ``incompatible`` has the mismatches: ``missing_keys``, ``unexpected_keys``,
     ``incorrect_shapes`` (each as name, shape in the file, shape in the model); None before.
     """
 
@@ -79,7 +79,7 @@ class XmodalerCheckpointer(Checkpointer):
     def load(self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False) -> dict[str, Any]:
         """Load weights, and the checkpointables (all, or those named) that the file has.
 
-        What does not fit is logged as a warning and kept in ``incompatible``.
+        Mismatches are logged as a warning and kept in ``incompatible``.
 
         Args:
             path: a file, or a URL that fvcore's path manager fetches; '' loads nothing.
@@ -103,7 +103,7 @@ class XmodalerCheckpointer(Checkpointer):
         incompatible = self._load_model(checkpoint)
         if strict and any(incompatible):
             raise CheckpointError(
-                f"Cannot resume from {path}, it is of another model:\n{_describe(incompatible)}\n"
+                f"Cannot resume from {path}, which is a checkpoint of another model:\n{_describe(incompatible)}\n"
                 "Resume with the config it was trained with (config.yaml beside it), or start a new run from its "
                 f"weights: MODEL.WEIGHTS {path} and another OUTPUT_DIR."
             )
@@ -141,7 +141,7 @@ class XmodalerCheckpointer(Checkpointer):
 def _describe(incompatible: _IncompatibleKeys) -> str:
     lines = []
     if incompatible.missing_keys:
-        lines.append(f"  not in the file, left as they are: {', '.join(incompatible.missing_keys)}")
+        lines.append(f"  not in the file, not changed: {', '.join(incompatible.missing_keys)}")
     if incompatible.unexpected_keys:
         lines.append(f"  not in the model, left out: {', '.join(incompatible.unexpected_keys)}")
     for name, in_file, in_model in incompatible.incorrect_shapes:

@@ -1,4 +1,4 @@
-"""Who is who among the processes of a run, and small exchanges between them. Alone, everything is a no-op."""
+"""Ranks of the processes of a run, and small exchanges between them. With one process, everything is a no-op."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def is_main_process() -> bool:
 
 
 def synchronize() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this function."""
     if get_world_size() > 1:
         dist.barrier()
 

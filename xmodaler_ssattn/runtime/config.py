@@ -15,10 +15,10 @@ from .defaults import DEFAULTS
 
 
 class CfgNode(_CfgNode):
-    """fvcore's config node. Merging is all or nothing: every problem is listed, and then nothing is changed.
+    """fvcore's config node. Merging is all or nothing: if there are problems, all are listed and nothing is changed.
 
     Raises:
-        UserError: by every method: a key is unknown, a value has the wrong type, or a file cannot be read.
+        UserError: in any method, a key is unknown, a value has the wrong type, or a file cannot be read.
     """
 
     @classmethod
@@ -32,12 +32,12 @@ class CfgNode(_CfgNode):
         return type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe))
 
     def merge_from_file(self, cfg_filename: str | os.PathLike, allow_unsafe: bool = False) -> None:
-        """Lay a yaml file and its bases over this config."""
+        """Merge a yaml file and its bases into this config."""
         _refuse_unsafe(allow_unsafe)
         merge(self, read_config(cfg_filename))
 
     def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
-        """Lay another config over this one."""
+        """Merge another config into this one."""
         merge(self, {key: Setting(value, "the other config") for key, value in flatten(cfg_other).items()})
 
     def merge_from_list(self, cfg_list: list) -> None:
@@ -49,7 +49,7 @@ class CfgNode(_CfgNode):
 
 def _refuse_unsafe(allow_unsafe: bool) -> None:
     if allow_unsafe:
-        raise UserError("allow_unsafe=True is refused: a config file holds plain values only.")
+        raise UserError("allow_unsafe=True is refused: a config file may contain only plain values.")
 
 
 def get_cfg() -> CfgNode:

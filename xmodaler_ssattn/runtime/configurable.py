@@ -11,7 +11,7 @@ from yacs.config import CfgNode as _AnyCfgNode
 
 
 def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
-    """Let a constructor or a function take a config in place of its own arguments.
+    """Let a constructor or a function take a config instead of its own arguments.
 
     On a class, decorate ``__init__``; the class then needs ``from_config(cls, cfg, ...)``, which returns the
     keyword arguments of ``__init__``::
@@ -30,7 +30,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 
     On a function, pass the translation: ``@configurable(from_config=lambda cfg: {...})``.
 
-    Arguments beside the config go to ``from_config`` where its signature has them, else to the constructor.
+    Further arguments are passed to ``from_config`` if its signature has them, else to the constructor.
 
     Raises:
         AttributeError: at the first call with a config, the class has no ``from_config``.
@@ -55,7 +55,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 
 
 def _translate(from_config: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Call ``from_config`` with what it takes; the rest replaces or extends what it returns."""
+    """Call ``from_config`` with the arguments that it takes; the others replace or extend its result."""
     parameters = inspect.signature(from_config).parameters
     takes_anything = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     if takes_anything:

@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 class DatasetFromList(Dataset):
-    """A list as a dataset; each record is handed out as a fresh copy, so that a mapper may change it.
+    """A list as a dataset; each record is returned as a new copy, so that a mapper may change it.
 
     Records of plain JSON values are packed into one array of bytes: the loader's worker processes then share
-    its memory, where a list of Python objects would in time be copied into each of them. A list that JSON
-    does not give back unchanged (arrays, tuples, integer keys) stays as it is.
+    its memory, whereas a list of Python objects would gradually be copied into each of them. A list that is
+    changed by a JSON round trip (arrays, tuples, integer keys) is not packed.
     """
 
     def __init__(self, lst: Sequence) -> None:
@@ -46,7 +46,7 @@ class DatasetFromList(Dataset):
         if self._list is not None:
             return copy.deepcopy(self._list[index])
         if not 0 <= index < len(self):
-            raise IndexError(f"Record {index} was asked for, there are {len(self)}.")
+            raise IndexError(f"Record {index} was requested, but there are {len(self)}.")
         start = self._ends[index - 1] if index else 0
         return json.loads(self._bytes[start : self._ends[index]].tobytes())
 
@@ -87,7 +87,7 @@ class MapDataset(Dataset):
 
 
 def trivial_batch_collator(batch: list) -> list:
-    """The samples as they are: the model collates them in ``preprocess_batch``."""
+    """Return the samples unchanged: the model collates them in ``preprocess_batch``."""
     return batch
 
 
@@ -125,7 +125,7 @@ def build_xmodaler_train_loader(
 ) -> DataLoader | None:
     """Shuffled full batches (an incomplete last one is dropped), or None without a data set.
 
-    Among several processes each reads its share, the same shuffle everywhere.
+    With several processes, all use the same shuffle and each reads its share.
 
     Raises:
         UserError: there are fewer records than one batch needs.

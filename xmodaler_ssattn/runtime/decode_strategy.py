@@ -1,4 +1,4 @@
-"""From a model to sentences: greedy decoding and beam search.
+"""Decode sentences with a model: greedy decoding and beam search.
 
 Letters: B images, b beams, V vocabulary size, T = MODEL.MAX_SEQ_LEN words.
 Words after the end word are the end word (index 0), with log-probability 0 in beam search.
@@ -23,7 +23,7 @@ from .registry import DECODE_STRATEGY_REGISTRY
 
 
 class DecodeStrategy(nn.Module, metaclass=ABCMeta):
-    """Runs a model word by word; a subclass writes ``_forward``."""
+    """Runs a model word by word; a subclass implements ``_forward``."""
 
     @configurable
     def __init__(
@@ -76,7 +76,7 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
 
 
 def _prepare(batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """What precedes the first word, in a copy of the batch: masks, region embedding, encoder, decoder's zero state."""
+    """The computation before the first word, in a copy of the batch: masks, region embedding, encoder, zero states."""
     inputs = dict(batched_inputs)
     inputs.update(model.get_extended_attention_mask(inputs))
     inputs.update(model.visual_embed(inputs))
@@ -86,7 +86,7 @@ def _prepare(batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]
 
 
 def _next_logits(inputs: dict[str, Any], model: nn.Module, words: Tensor, t: int) -> Tensor:
-    """Feed ``words`` (N,) at step ``t``: the new state goes into ``inputs``; returns (N, V) logits."""
+    """Feed ``words`` (N,) at step ``t``: the new state is stored in ``inputs``; returns (N, V) logits."""
     inputs[kfg.G_TOKENS_IDS], inputs[kfg.TIME_STEP] = words, t
     inputs.update(model.token_embed(inputs))
     if model.encoder is not None:
@@ -140,7 +140,7 @@ class BeamSearcher(DecodeStrategy):
         kfg.EXT_G_TOKENS_MASKS,
         kfg.G_TOKENS_TYPE,
     )
-    # Lists of tensors that follow their beam when beams are re-ordered.
+    # Lists of tensors that are re-ordered with the beams.
     STATE_KEYS = (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES)
 
     def _forward(self, batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class BeamSearcher(DecodeStrategy):
 
         for t in range(self.max_seq_len):
             logp = F.log_softmax(_next_logits(inputs, model, words, t), dim=-1).view(batch_size, scores.size(1), -1)
-            # The one continuation of a finished beam is another end word at no cost.
+            # A finished beam can only be continued by another end word, with log-probability 0.
             stay = torch.full_like(logp[:, :1], float("-inf"))
             stay[..., self.eos_token_id] = 0
             logp = torch.where(open_beams.unsqueeze(-1), logp, stay)

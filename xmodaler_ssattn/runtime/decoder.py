@@ -18,7 +18,7 @@ from .registry import DECODER_REGISTRY
 
 
 class Decoder(nn.Module, metaclass=ABCMeta):
-    """One word a call. A subclass sets ``hidden_size`` and ``num_layers``."""
+    """Predicts one word per call. A subclass sets ``hidden_size`` and ``num_layers``."""
 
     hidden_size: int
     num_layers: int
@@ -28,7 +28,7 @@ class Decoder(nn.Module, metaclass=ABCMeta):
         """Read the state of the last word and the current word; return the new state."""
 
     def preprocess(self, batched_inputs: dict[str, Any]) -> dict[str, Any]:
-        """What is computed once, before the first word."""
+        """The computation that is done once, before the first word."""
         return batched_inputs
 
     def init_states(self, batch_size: int) -> dict[str, list[Tensor]]:
@@ -67,7 +67,7 @@ class BaseAttention(nn.Module):
 
 @DECODER_REGISTRY.register()
 class UpDownDecoder(Decoder):
-    """Anderson et al. 2018: LSTM 1 reads the image mean and the word and directs the attention, LSTM 2 speaks."""
+    """Anderson et al. 2018: LSTM 1 reads the image mean and the word and controls the attention, LSTM 2 predicts."""
 
     @configurable
     def __init__(
@@ -84,7 +84,7 @@ class UpDownDecoder(Decoder):
         super().__init__()
         self.num_layers = 2
         self.hidden_size = hidden_size
-        # The order of these layers decides the random initial weights; it is upstream's.
+        # The order of these layers determines the random initial weights; it is the same as upstream's.
         self.lstm1 = nn.LSTMCell(hidden_size + token_embed_dim + visual_embed_dim, hidden_size)
         self.dropout1 = nn.Dropout(dropout1) if dropout1 > 0 else None
         self.lstm2 = nn.LSTMCell(hidden_size + visual_embed_dim, hidden_size)

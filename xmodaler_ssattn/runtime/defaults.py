@@ -1,4 +1,4 @@
-"""The default config: upstream's keys and values, for what the runtime reads and for what captioning yaml files set."""
+"""The default config: upstream's keys and values that the runtime reads or that captioning yaml files set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
         "MAX_FEAT_NUM": -1,
     },
     "ENGINE": {"NAME": "DefaultTrainer"},
-    # Probability of feeding the model's own word: INC_PROB more every INC_EVERY_EPOCH epochs, up to MAX_PROB.
+    # Probability of using the model's own word as input: plus INC_PROB every INC_EVERY_EPOCH epochs, up to MAX_PROB.
     "SCHEDULED_SAMPLING": {"START_EPOCH": 0, "INC_EVERY_EPOCH": 5, "INC_PROB": 0.05, "MAX_PROB": 0.25},
     "MODEL": {
         "DEVICE": "cuda",
@@ -103,6 +103,6 @@ DEFAULTS: dict[str, Any] = {
         "TEST_EVAL_START": -1,
     },
     "OUTPUT_DIR": "./output",
-    "SEED": -1,  # below 0: a fresh seed each run
+    "SEED": -1,  # below 0: a new seed for each run
     "CUDNN_BENCHMARK": True,
 }

@@ -17,7 +17,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "celu": nn.CELU, "sigmoid": nn.S
 
 
 def _after_layers(node: CfgNode, dim: int) -> dict[str, nn.Module]:
-    """What follows the table or the linear layer, as far as the config asks for it."""
+    """The layers after the table or the linear layer that are in the config."""
     layers: dict[str, nn.Module] = {}
     name = node.ACTIVATION.lower()
     if name != "none":
@@ -33,7 +33,7 @@ def _after_layers(node: CfgNode, dim: int) -> dict[str, nn.Module]:
 
 
 class _Embedding(nn.Module):
-    """Holds the optional layers under upstream's attribute names; an absent one is None."""
+    """Has the optional layers under upstream's attribute names; an absent one is None."""
 
     def _add_layers(
         self,
@@ -109,7 +109,7 @@ class VisualBaseEmbedding(_Embedding):
 
 @EMBEDDING_REGISTRY.register()
 class VisualIdentityEmbedding(nn.Module):
-    """Leaves the region features as they are."""
+    """Does not change the region features."""
 
     @configurable
     def __init__(self) -> None:

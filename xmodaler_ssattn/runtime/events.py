@@ -13,10 +13,10 @@ def get_event_storage() -> EventStorage:
     """The storage of the innermost ``with EventStorage(...)``.
 
     Raises:
-        RuntimeError: called outside of any.
+        RuntimeError: it was called outside of any storage.
     """
     if not _STORAGES:
-        raise RuntimeError("get_event_storage() works inside 'with EventStorage(...)' only, that is, while training.")
+        raise RuntimeError("get_event_storage() works only inside 'with EventStorage(...)', that is, during training.")
     return _STORAGES[-1]
 
 
@@ -81,7 +81,7 @@ class EventStorage:
         self._iter = int(value)
 
     def step(self) -> None:
-        """Go to the next iteration."""
+        """Advance to the next iteration."""
         self._iter += 1
 
     def __enter__(self):

@@ -52,7 +52,7 @@ def expand_tensor(tensor: Tensor | None, size: int, dim: int = 1) -> Tensor | No
 
 
 def load_vocab(path: str | os.PathLike) -> list[str] | None:
-    """Read a vocabulary file, one word a line: line n is index n, index 0 is '.'. An empty path gives None."""
+    """Read a vocabulary file, one word per line: line n is index n, index 0 is '.'. An empty path gives None."""
     if not str(path):
         return None
     return [".", *(line.strip() for line in read_lines(path, "The vocabulary"))]
@@ -62,7 +62,7 @@ def decode_sequence(vocab: Sequence[str], seq: Tensor) -> list[str]:
     """(N, T) word indices -> N sentences; index 0 ends a sentence.
 
     Raises:
-        IndexError: an index lies outside the vocabulary, that is, the vocabulary file is not the model's.
+        IndexError: an index is outside the vocabulary, so the vocabulary file is not the model's.
     """
     highest = int(seq.max()) if seq.numel() else 0
     if highest >= len(vocab):

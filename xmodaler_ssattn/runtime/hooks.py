@@ -1,4 +1,4 @@
-"""What happens around the steps: timing, schedules, checkpoints, evaluation, writing."""
+"""Hooks around the steps: timing, schedules, checkpoints, evaluation, writing."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ModelWeightsManipulating(HookBase):
 class PeriodicCheckpointer(HookBase):
     """Saves every ``period`` iterations, and ``model_final`` after the last. Runs in every process.
 
-    Each process gives its random state; the first writes the file.
+    Each process contributes its random state; the first one writes the file.
     """
 
     def __init__(self, checkpointer: XmodalerCheckpointer, period: int) -> None:
@@ -121,11 +121,11 @@ class PeriodicCheckpointer(HookBase):
 class EvalHook(HookBase):
     """Evaluates every ``eval_period`` epochs after epoch ``eval_start``, and after the last epoch, once each.
 
-    The scores are put under ``<stage>/name``; a name that begins so already stays.
+    The scores are put under ``<stage>/name``; a name that already begins with it is not changed.
 
     Args:
-        eval_function: takes the epoch and returns a (nested) dict of numbers, or something empty. It is called in
-            the first process.
+        eval_function: takes the epoch and returns a (nested) dict of numbers, or something empty. It is called only
+            in the first process.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class EvalHook(HookBase):
         self.evaluate_if_due(self.trainer.iter + 1)
 
     def evaluate_if_due(self, next_iter: int) -> None:
-        """Evaluate if the schedule says so when ``next_iter`` iterations are done."""
+        """Evaluate if it is scheduled after ``next_iter`` iterations."""
         epoch = next_iter // self._iters_per_epoch
         if self._period > 0 and next_iter % self._period == 0 and epoch > self._start:
             self._evaluate(next_iter)
@@ -193,7 +193,7 @@ def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RandomStateAfterEvaluation(HookBase):
-    """After the evaluations of an iteration with a checkpoint: keep the random state that they left behind."""
+    """After the evaluations of an iteration with a checkpoint: save the random state after them."""
 
     def after_step(self) -> None:
         self.trainer.keep_random_states_after_evaluation()

@@ -27,13 +27,13 @@ def launch(
 ) -> None:
     """Call ``main_func(*args)``, once in each of ``num_gpus_per_machine * num_machines`` processes.
 
-    With CUDA each process has a GPU and they speak NCCL; without, they are CPU processes that speak gloo.
-    ``main_func`` must be a function of a module that the new processes can import; what registers classes must
-    be imported by that module.
+    With CUDA, each process has a GPU and uses NCCL; otherwise they are CPU processes that use gloo.
+    ``main_func`` must be a function of a module that the new processes can import; that module must import
+    everything that registers classes.
 
     Args:
-        dist_url: where the processes meet, such as "tcp://127.0.0.1:8686"; "auto" finds a free port (one machine).
-        timeout: how long a process waits for the others; the longest evaluation must fit.
+        dist_url: the processes' common address, e.g. "tcp://127.0.0.1:8686"; "auto" finds a free port (one machine).
+        timeout: maximum time that a process waits for the others; must be longer than the longest evaluation.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
@@ -44,7 +44,7 @@ def launch(
             raise ValueError("dist_url 'auto' works on one machine only; give tcp://HOST:PORT of machine 0.")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
-        raise ValueError(f"{num_gpus_per_machine} GPUs were asked for, this machine has {torch.cuda.device_count()}.")
+        raise ValueError(f"{num_gpus_per_machine} GPUs were requested, this machine has {torch.cuda.device_count()}.")
     work = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout)
     mp.spawn(_worker, nprocs=num_gpus_per_machine, args=work, daemon=False)
 

@@ -1,4 +1,4 @@
-"""Loggers: lines for people on stdout, which do not tear a progress bar, and the same lines in OUTPUT_DIR/log.txt."""
+"""Loggers: lines on stdout, which do not break a progress bar, and the same lines in OUTPUT_DIR/log.txt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 LOGGER_NAMES = ("xmodaler", "xmodaler_ssattn", "fvcore")
 FILE_ONLY = {"file_only": True}
-"""``extra=`` of a line that a progress bar shows already: it goes to the log file only."""
+"""``extra=`` of a line whose content is already in a progress bar: it is written only to the log file."""
 
 _LINE = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
 _CONSOLE = logging.Formatter("[%(asctime)s %(levelname).1s] %(message)s", datefmt="%m/%d %H:%M:%S")
@@ -19,9 +19,9 @@ _our_handlers: list[logging.Handler] = []
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes through tqdm, which takes its bars off the terminal for the time of a line.
+    """Writes with tqdm, which removes its bars from the terminal while a line is written.
 
-    What the terminal's encoding lacks is written as an escape.
+    Characters that the terminal cannot encode are escaped.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -14,7 +14,7 @@ from .configurable import configurable
 from .constants import kfg
 from .registry import LOSSES_REGISTRY
 
-PADDING = -1  # the target of a position that counts for nothing
+PADDING = -1  # the target of a position that is ignored
 
 
 def build_losses(cfg: CfgNode) -> list[nn.Module]:

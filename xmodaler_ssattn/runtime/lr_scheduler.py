@@ -1,4 +1,4 @@
-"""Learning rate schedules. They step once an iteration; the config counts in epochs."""
+"""Learning rate schedules. They step once per iteration; the config has epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole model: embeddings, encoder, decoder, predictor, and how a list of samples becomes a batch.
+"""The whole model: embeddings, encoder, decoder, predictor, and the collation of samples into a batch.
 
 Letters: B images, S captions per image, N = B S captions, K regions, T words, V vocabulary size.
 """
@@ -33,10 +33,10 @@ _PARTS = {"ENCODER": ENCODER_REGISTRY, "DECODER": DECODER_REGISTRY, "PREDICTOR":
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build the architecture that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, with fresh weights.
+    """Build the architecture that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, with initial weights.
 
     Raises:
-        UserError: the device is a CUDA device and PyTorch sees none. There is no silent fall-back to the CPU.
+        UserError: the device is a CUDA device, but PyTorch sees none. There is no silent fallback to the CPU.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -66,7 +66,7 @@ _REPEATED = (kfg.ATT_FEATS, kfg.ATT_MASKS, kfg.ATT_FEATS_LOC, kfg.GLOBAL_FEATS)
 
 
 class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
-    """The parts of a caption model; a subclass writes one teacher-forced pass, ``_forward``."""
+    """The parts of a caption model; a subclass implements the teacher-forced pass, ``_forward``."""
 
     @configurable
     def __init__(
@@ -95,7 +95,7 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        # The order of these lines decides the random initial weights; it is upstream's.
+        # The order of these lines determines the random initial weights; it is the same as upstream's.
         return {
             "token_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.TOKEN_EMBED.NAME)(cfg),
             "visual_embed": EMBEDDING_REGISTRY.get(cfg.MODEL.VISUAL_EMBED.NAME)(cfg),
@@ -168,7 +168,7 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
 
 @META_ARCH_REGISTRY.register()
 class RnnAttEncoderDecoder(BaseEncoderDecoder):
-    """A recurrent decoder with attention, fed the reference words or, under scheduled sampling, its own."""
+    """A recurrent decoder with attention; its input are the reference words or, in scheduled sampling, its own."""
 
     def get_extended_attention_mask(self, batched_inputs: dict[str, Any]) -> dict[str, Tensor | None]:
         """``EXT_ATT_MASKS`` (N, K): 0 on regions, -10000 on padding."""
@@ -179,7 +179,7 @@ class RnnAttEncoderDecoder(BaseEncoderDecoder):
         return {kfg.ATT_MASKS: masks, kfg.EXT_ATT_MASKS: (1.0 - masks) * -10000.0}
 
     def _forward(self, batched_inputs: dict[str, Any]) -> dict[str, Any]:
-        """``G_TOKENS_IDS`` (N, T) in the result stays the reference words; logits of the padded tail are 0."""
+        """``G_TOKENS_IDS`` (N, T) in the result are still the reference words; logits of the padded tail are 0."""
         tokens = batched_inputs[kfg.G_TOKENS_IDS]
         ss_prob = batched_inputs.get(kfg.SS_PROB, 0.0) if self.training else 0.0
         inputs = dict(batched_inputs)

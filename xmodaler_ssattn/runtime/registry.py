@@ -10,7 +10,7 @@ from xmodaler_ssattn.errors import did_you_mean
 
 
 class Registry(_Registry):
-    """fvcore's registry; an unknown name is answered with the nearest and with all known names."""
+    """fvcore's registry; the error for an unknown name has the nearest and all known names."""
 
     def get(self, name: str) -> Any:
         """Return the class registered under ``name``.

@@ -1,4 +1,4 @@
-"""The random states of python, numpy and torch: seed, take, put back."""
+"""Seed, get and set the random states of python, numpy and torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what ``get_random_state`` returned. Devices that did not exist then keep their state."""
+    """Restore a state from ``get_random_state``. Devices that are not in it keep their state."""
     version, values, gauss_next = state["python"]
     random.setstate((version, tuple(values), gauss_next))
     name, keys, position, has_gauss, gauss = state["numpy"]

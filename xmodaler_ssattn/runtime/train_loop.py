@@ -1,4 +1,4 @@
-"""The training loop and its hooks, without any idea of models or data."""
+"""The training loop and its hooks, independent of models and data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class HookBase:
-    """Something that happens around the steps of training.
+    """Code that runs around the steps of training.
 
     ::
 
@@ -35,23 +35,23 @@ class HookBase:
         """After the last step, or after an error: then ``trainer.iter`` is less than ``trainer.max_iter``."""
 
     def before_step(self) -> None:
-        """Before each step; takes next to no time."""
+        """Before each step; must be fast."""
 
     def after_step(self) -> None:
         """After each step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this hook; a hook that returns something needs ``load_state_dict`` too."""
+        """The state for checkpoints; a hook that returns one also needs ``load_state_dict``."""
         return {}
 
 
 class TrainerBase:
-    """A loop with hooks; a subclass writes ``run_step``.
+    """A loop with hooks; a subclass implements ``run_step``.
 
     Attributes:
-        iter: the present iteration, from 0; ``max_iter`` after a run that came to its end.
+        iter: the current iteration, from 0; ``max_iter`` after a complete run.
         start_iter, max_iter: first iteration and the one after the last.
-        storage: the scalars of this run, while it runs and after.
+        storage: the scalars of this run, during and after it.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class TrainerBase:
                 continue
             if not isinstance(hook, HookBase):
                 raise TypeError(f"A hook must be a HookBase, received {type(hook).__name__}.")
-            hook.trainer = weakref.proxy(self)  # trainer and hook would else keep each other alive
+            hook.trainer = weakref.proxy(self)  # otherwise trainer and hook would keep each other alive
             self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:

@@ -40,10 +40,10 @@ LAST_RANDOM_STATE = "last_random_state"
 class DefaultTrainer(TrainerBase):
     """One epoch: all training batches, a checkpoint, the evaluations.
 
-    A resumed run equals an uninterrupted one, bit for bit where the device computes reproducibly. A checkpoint
-    holds the random states of every process as they were when it was written. The evaluations that follow use
-    random numbers too; what they leave behind goes to ``last_random_state``, which names the checkpoint it
-    belongs to by an id. If a run ends between the two files, resuming evaluates that epoch first.
+    A resumed run equals an uninterrupted one, bit for bit if the device computes reproducibly. A checkpoint
+    contains the random states of every process at the time of writing. The following evaluations also use random
+    numbers; the states after them are written to ``last_random_state``, with the id of its checkpoint. If a run
+    ends between the two files, resuming evaluates that epoch first.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -51,7 +51,7 @@ class DefaultTrainer(TrainerBase):
         if cfg.MODEL.USE_EMA:
             raise UserError("MODEL.USE_EMA is available with upstream X-modaler only.")
         self.cfg = cfg
-        # The order of these lines decides which random numbers each uses; it is upstream's.
+        # The order of these lines determines the random numbers that each uses; it is the same as upstream's.
         model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, model)
         self.train_data_loader = self.build_train_loader(cfg)
@@ -125,7 +125,7 @@ class DefaultTrainer(TrainerBase):
     def build_hooks(self) -> list[HookBase | None]:
         """Checkpoint before evaluation, so that a failing evaluation loses no work; writers last."""
         cfg, epoch = self.cfg, self.iters_per_epoch
-        me = weakref.proxy(self)  # the hooks belong to the trainer: a strong reference would close a circle
+        me = weakref.proxy(self)  # the trainer refers to the hooks: a strong reference would be circular
 
         def evaluation(stage: str, start: int) -> HookBase | None:
             if getattr(self, f"{stage}_data_loader") is None:
@@ -204,7 +204,7 @@ class DefaultTrainer(TrainerBase):
         if bad:
             raise FloatingPointError(
                 f"The loss became infinite or NaN at iteration {self.iter}: {', '.join(bad)}. All losses: {metrics}. "
-                "The weights are still those of the step before."
+                "The weights are still those of the previous step."
             )
         gathered = comm.gather({**metrics, "data_time": data_time})
         if not comm.is_main_process():
@@ -238,11 +238,11 @@ class DefaultTrainer(TrainerBase):
     # --- resuming ----------------------------------------------------------------------------------------
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the output folder's last checkpoint, or without one load ``MODEL.WEIGHTS``.
+        """Continue from the output folder's last checkpoint, or load ``MODEL.WEIGHTS`` if there is none.
 
         Raises:
-            CheckpointError: it is of another model, its epochs have another number of iterations, or it has more epochs
-                behind it than SOLVER.EPOCH.
+            CheckpointError: the checkpoint is of another model, its epochs have another number of iterations, or it has
+                completed more epochs than SOLVER.EPOCH.
         """
         self._resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
@@ -250,10 +250,10 @@ class DefaultTrainer(TrainerBase):
             return
         self.start_iter = self.iter + 1  # self.iter is the last iteration that was done
         if self.start_iter % self.iters_per_epoch:
-            self._refuse_to_resume(f"it ends after {self.start_iter} iterations, which are not whole epochs")
+            self._refuse_to_resume(f"it ends after {self.start_iter} iterations, which is not a whole number of epochs")
         if self.start_iter > self.max_iter:
             self._refuse_to_resume(
-                f"it has {self.start_iter // self.iters_per_epoch} epochs behind it and SOLVER.EPOCH is "
+                f"it has {self.start_iter // self.iters_per_epoch} completed epochs and SOLVER.EPOCH is "
                 f"{self.cfg.SOLVER.EPOCH}"
             )
 
@@ -294,7 +294,7 @@ class DefaultTrainer(TrainerBase):
         self._saved_at = self.iter
 
     def keep_random_states_after_evaluation(self) -> None:
-        """If this iteration has a checkpoint, write what the evaluations left of the random states."""
+        """If this iteration has a checkpoint, write the random states after the evaluations."""
         if self._saved_at != self.iter:
             return
         states = comm.gather(get_random_state())
@@ -318,7 +318,7 @@ class DefaultTrainer(TrainerBase):
                 states, evaluated = after["random_states"], True
         if states is None or len(states) != comm.get_world_size():
             logger.warning(
-                "The checkpoint has no random states of %d process(es); training continues with fresh ones.",
+                "The checkpoint has no random states of %d process(es); training continues with new ones.",
                 comm.get_world_size(),
             )
         else:
@@ -327,7 +327,7 @@ class DefaultTrainer(TrainerBase):
             self._evaluate_pending()
 
     def _evaluate_pending(self) -> None:
-        """The run ended after the checkpoint and before its evaluations were through: do them now."""
+        """Do the evaluations of a run that ended after its checkpoint but before its evaluations were finished."""
         logger.info("The evaluations of iteration %d were not finished; doing them now", self.start_iter - 1)
         self.iter = self.storage.iter = self.start_iter - 1
         for hook in self._hooks:
@@ -339,5 +339,5 @@ class DefaultTrainer(TrainerBase):
 
 
 def _summands(losses: dict[str, Any]) -> dict[str, Any]:
-    """The losses that are added up; a name with "acc" in it is an accuracy, for display only."""
+    """The losses to sum; a name with "acc" in it is an accuracy, for display only."""
     return {name: value for name, value in losses.items() if "acc" not in name}

@@ -1,4 +1,4 @@
-"""Writers: from the event storage to metrics.json, to TensorBoard and to lines for people."""
+"""Writers of the event storage to metrics.json, to TensorBoard and to the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EventWriter:
     """Reads the current event storage at each ``write``."""
 
     def write(self) -> None:
-        """Write what is new."""
+        """Write new values."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -81,9 +81,9 @@ class TensorboardXWriter(_ScalarWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """A line with the losses, the time left, the seconds an iteration and the learning rate.
+    """A line with the losses, the time left, the seconds per iteration and the learning rate.
 
-    On a terminal the progress bar shows these, and the line goes to the log file only.
+    On a terminal, the progress bar shows these, and the line is written only to the log file.
     """
 
     def __init__(self, max_iter: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The reward of a sampled caption: CIDEr-D against the training references, and how well its words are grounded."""
+"""The reward of a sampled caption: CIDEr-D against the training references, and the grounding of its words."""
 
 from xmodaler_ssattn.scorer.caption_reward import CiderD, GroundedScorer
 

@@ -45,8 +45,8 @@ class CiderD:
         references = _references(completed(cfg))
         if len(references.captions) == 1:
             logger.warning(
-                "%s has one image. CIDEr-D weighs a phrase by how few images' references have it, so every caption has "
-                "the reward 0; train on more images.",
+                "%s has only one image. CIDEr-D gives weight to phrases that few images' references contain, so every "
+                "caption has the reward 0; train on more images.",
                 references.path,
             )
         return {"frequencies": DocumentFrequencies.of(references.captions.values())}
@@ -73,17 +73,17 @@ class CiderD:
 
 @SCORER_REGISTRY.register()
 class GroundedScorer:
-    """A weighted sum of text scores, and of the share of object words that rest on their objects.
+    """A weighted sum of text scores and the share of object words whose region hits their object.
 
     Captions and references end with the end mark, as in X-modaler's self-critical training: a caption that stops in
-    the middle of a phrase loses the n-grams that hold the end. A caption cut at MODEL.MAX_SEQ_LEN has none.
+    the middle of a phrase does not match the n-grams with the end mark. A caption cut at MODEL.MAX_SEQ_LEN has none.
 
     Args:
-        references: of the training images.
+        references: those of the training images.
         types: names of ``scorers``, for the log.
         scorers: objects with ``compute_score(gts, res)``.
         weights: one per scorer.
-        grounding_weight: of the grounding term; 0 leaves it out.
+        grounding_weight: the weight of the grounding term; 0 disables it.
     """
 
     @configurable
@@ -128,23 +128,23 @@ class GroundedScorer:
         """Score decoded captions.
 
         Args:
-            batched_inputs: IDS, the image of each of the n captions, repeated; G_SENTS_IDS (n, T), word ids and 0
-                from the end on. For the grounding term also WORD_REGIONS (n, T), and of the B images, n a multiple of
-                B, BOXES_PX (B, K, 4) and NUM_REGIONS.
+            batched_inputs: IDS, the image id of each of the n captions; G_SENTS_IDS (n, T), word ids and 0 from the
+                end on. For the grounding term also WORD_REGIONS (n, T) and, for the B images (n is a multiple of B),
+                BOXES_PX (B, K, 4) and NUM_REGIONS.
 
         Returns:
-            kfg.REWARDS: (n,) float64; of each term its mean, before weighting.
+            kfg.REWARDS: (n,) float64; and the mean of each term before weighting.
 
         Raises:
-            UserError: an image that the training annotations do not have.
+            UserError: an image is not in the training annotations.
         """
         ids = [int(image_id) for image_id in batched_inputs[kfg.IDS]]
         missing = dict.fromkeys(image_id for image_id in ids if not self.references.captions.get(image_id))
         if missing:
             raise UserError(
-                f"No reference captions of image {', '.join(map(str, missing))} in {self.references.path}, so what is "
-                "said of it has no reward. Take annotations and DATASETS.TRAIN from the same `xmodaler prepare`, or "
-                "set SCORER.GT_PATH to the training annotations that have all images."
+                f"No reference captions of image {', '.join(map(str, missing))} in {self.references.path}, so its "
+                "captions have no reward. Take annotations and DATASETS.TRAIN from the same `xmodaler prepare`, or "
+                "set SCORER.GT_PATH to training annotations with all images."
             )
         rows = batched_inputs[kfg.G_SENTS_IDS].tolist()
         captions = [up_to_the_end(row) for row in rows]
@@ -172,7 +172,7 @@ class GroundedScorer:
 
 
 def up_to_the_end(ids: Sequence[int]) -> list[int]:
-    """Word ids up to the first 0, which stays; all of them when there is none."""
+    """Word ids up to and including the first 0; all of them when there is none."""
     ids = list(ids)
     return ids[: ids.index(END) + 1] if END in ids else ids
 
@@ -181,7 +181,7 @@ def check_scorer_config(cfg: Any) -> None:
     """Refuse SCORER settings that cannot work, all at once.
 
     Raises:
-        UserError: what is wrong, with the value to set.
+        UserError: lists the wrong settings, with the values to set.
     """
     scorer, problems = cfg.SCORER, []
     unknown = [name for name in scorer.TYPES if name not in SCORER_REGISTRY]
@@ -192,7 +192,7 @@ def check_scorer_config(cfg: Any) -> None:
     if scorer.EOS_ID != END:
         problems.append(f"SCORER.EOS_ID: expected {END}, which ends every caption here, got {scorer.EOS_ID!r}.")
     if scorer.GROUNDING_WEIGHT > 0:
-        reason = "which does not say on which region a sampled word rests"
+        reason = "which does not return the region of a sampled word"
         problems += filter(None, [needs_grounded_captioner(cfg, "SCORER.GROUNDING_WEIGHT", reason)])
     if not scorer.GROUNDING_WEIGHT >= 0:
         problems.append(f"SCORER.GROUNDING_WEIGHT: expected a number >= 0, got {scorer.GROUNDING_WEIGHT!r}.")
@@ -201,12 +201,12 @@ def check_scorer_config(cfg: Any) -> None:
 
 
 def unread_files(cfg: Any) -> list[str]:
-    """What is wrong with the files that SCORER names; X-modaler's own defaults are pickle files."""
+    """Problems with the files that SCORER names; X-modaler's own defaults are pickle files."""
     problems, scorer = [], cfg.SCORER
     if scorer.GT_PATH and not scorer.GT_PATH.endswith(".json"):
         problems.append(
-            f"SCORER.GT_PATH: {scorer.GT_PATH} is not an annotation file (pickle files are not read, since reading one "
-            "runs whatever code it holds). Set it to '' for the train.json of DATALOADER.ANNO_FOLDER."
+            f"SCORER.GT_PATH: {scorer.GT_PATH} is not an annotation file (pickle files are not read, since loading one "
+            "runs any code that it contains). Set it to '' for the train.json of DATALOADER.ANNO_FOLDER."
         )
     if scorer.CIDER_CACHED:
         problems.append(

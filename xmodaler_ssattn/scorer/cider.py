@@ -1,10 +1,10 @@
-"""CIDEr-D of word ids, many captions at once, against document frequencies that were counted before. numpy only.
+"""CIDEr-D of word ids, for many captions at once, with document frequencies counted beforehand. numpy only.
 
 The arithmetic is that of pycocoevalcap's ``cider_scorer.py`` (Vedantam et al., CVPR 2015, section 4, the variant D),
-to the last digit that float64 keeps. It counts document frequencies over the captions that it scores; a reward needs
-those of the training references, and an answer within the training step.
+up to float64 rounding. That file counts document frequencies over the captions that it scores; a reward needs those of
+the training references, and a fast answer within the training step.
 
-    vector of a caption: for each n-gram, count * (log N - log max(1, images that have it)),    n = 1 .. 4
+    vector of a caption: for each n-gram, count * (log N - log max(1, images with it)),         n = 1 .. 4
     sim_n = exp(-(l_c - l_r)^2 / (2 sigma^2)) * sum min(c, r) r / (|c| |r|)                     l: number of bigrams
     score = 10 * mean over n of the mean over the references of sim_n
 
@@ -25,16 +25,16 @@ BITS = np.uint64(16)
 MAX_WORD = 2**16 - 2
 IMAGES_AT_ONCE = 2000
 
-Caption = Sequence[int]
+WordIds = Sequence[int]
 
 
 class NGrams(NamedTuple):
     """The n-grams of some captions, each once per caption, by caption and then by n-gram; all arrays (rows,).
 
     Attributes:
-        caption: int64, which caption.
+        caption: int64, index of the caption.
         gram: uint64, the packed words.
-        counts: int64, how often it occurs there.
+        counts: int64, how often it occurs in the caption.
     """
 
     caption: np.ndarray
@@ -48,12 +48,12 @@ class NGrams(NamedTuple):
         return np.stack(longer).sum(axis=0, dtype=np.int64)
 
 
-def ngrams(captions: Sequence[Caption], owners: Sequence[int] | None = None) -> NGrams:
+def ngrams(captions: Sequence[WordIds], owners: Sequence[int] | None = None) -> NGrams:
     """All n-grams, n = 1 .. 4, of the captions.
 
     Args:
         captions: word ids, 0 .. ``MAX_WORD``; a caption may be empty.
-        owners: who each caption's n-grams are counted for, e.g. its image; None: the caption itself.
+        owners: the owner for which each caption's n-grams are counted, e.g. its image; None: the caption itself.
 
     Raises:
         ValueError: a word id that does not fit 16 bits.
@@ -84,7 +84,7 @@ def ngrams(captions: Sequence[Caption], owners: Sequence[int] | None = None) -> 
 
 
 class DocumentFrequencies(NamedTuple):
-    """In how many images' references each n-gram occurs.
+    """For each n-gram, the number of images whose references contain it.
 
     Attributes:
         images: N.
@@ -97,8 +97,8 @@ class DocumentFrequencies(NamedTuple):
     counts: np.ndarray
 
     @classmethod
-    def of(cls, references: Iterable[Sequence[Caption]]) -> DocumentFrequencies:
-        """Count over the images' references; an n-gram counts once per image, however many captions have it."""
+    def of(cls, references: Iterable[Sequence[WordIds]]) -> DocumentFrequencies:
+        """Count over the images' references; an n-gram counts once per image, even if several captions have it."""
         references = list(references)
         parts = [np.zeros(0, dtype=np.uint64)]
         for start in range(0, len(references), IMAGES_AT_ONCE):
@@ -109,7 +109,7 @@ class DocumentFrequencies(NamedTuple):
         return cls(len(references), grams, counts)
 
     def inverse(self, grams: np.ndarray) -> np.ndarray:
-        """log N - log max(1, df): (rows,) float64; an n-gram that no reference has counts as in one image."""
+        """log N - log max(1, df): (rows,) float64; for an n-gram that no reference has, df is taken as 1."""
         if not len(self.grams):
             return np.full(len(grams), np.log(float(max(self.images, 1))))
         place = np.searchsorted(self.grams, grams).clip(max=len(self.grams) - 1)
@@ -118,20 +118,20 @@ class DocumentFrequencies(NamedTuple):
 
 
 def cider_d(
-    captions: Sequence[Caption],
+    captions: Sequence[WordIds],
     images: Sequence[int],
-    references: Sequence[Sequence[Caption]],
+    references: Sequence[Sequence[WordIds]],
     frequencies: DocumentFrequencies,
 ) -> np.ndarray:
     """The CIDEr-D of each caption against its image's references.
 
     Args:
         captions: n captions of word ids.
-        images: n indices into ``references``; several captions may have one image.
-        references: of each image its reference captions, at least one.
+        images: n indices into ``references``; several captions may share an image.
+        references: the reference captions of each image, at least one.
 
     Returns:
-        (n,) float64, 0 to 10; 0 for a caption that shares no n-gram, or has none.
+        (n,) float64, 0 to 10; 0 for an empty caption or one without a common n-gram.
 
     Raises:
         ValueError: an image without references.
@@ -162,7 +162,7 @@ def cider_d(
 
 
 class _Vectors(NamedTuple):
-    """Captions as sparse vectors: n-grams with their weights, and of each caption norms (n, 4) and bigrams (n,)."""
+    """Captions as sparse vectors: n-grams with weights, and the norms (n, 4) and bigram counts (n,) of the captions."""
 
     grams: NGrams
     weights: np.ndarray
@@ -170,7 +170,7 @@ class _Vectors(NamedTuple):
     bigrams: np.ndarray
 
     @classmethod
-    def of(cls, captions: Sequence[Caption], frequencies: DocumentFrequencies) -> _Vectors:
+    def of(cls, captions: Sequence[WordIds], frequencies: DocumentFrequencies) -> _Vectors:
         grams = ngrams(captions)
         weights = grams.counts * frequencies.inverse(grams.gram)
         cells = grams.caption * LONGEST + grams.order
@@ -181,7 +181,7 @@ class _Vectors(NamedTuple):
 
 def _products(hyp: _Vectors, ref: _Vectors, pair_hyp: np.ndarray, pair_ref: np.ndarray) -> np.ndarray:
     """sum over the n-grams of min(c, r) r for each pair and each n: (pairs, 4)."""
-    # A pair's rows are its caption's; each looks for the same n-gram in the reference.
+    # The rows of a pair are those of its caption; each is matched to the same n-gram in the reference.
     starts = np.searchsorted(hyp.grams.caption, np.arange(len(hyp.bigrams)))
     sizes = np.diff(starts, append=len(hyp.grams.caption))[pair_hyp]
     pair = np.repeat(np.arange(len(pair_hyp)), sizes)
@@ -197,7 +197,7 @@ def _products(hyp: _Vectors, ref: _Vectors, pair_hyp: np.ndarray, pair_ref: np.n
     c, r = hyp.weights[row[both]], ref.weights[place[both]]
     cells = pair[both] * LONGEST + hyp.grams.order[row[both]]
     sums = np.bincount(cells, np.minimum(c, r) * r, minlength=len(pair_hyp) * LONGEST)
-    return sums.reshape(-1, LONGEST).astype(np.float64)  # without a single common n-gram bincount gives integers
+    return sums.reshape(-1, LONGEST).astype(np.float64)  # without any common n-gram, bincount returns integers
 
 
 def _within(sizes: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How well a caption's object words rest on their objects: the grounding term of a reward. numpy only."""
+"""The grounding term of a reward: the share of a caption's object words whose region is right. numpy only."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def grounded_share(
     object_boxes_px: np.ndarray,
     region_boxes_px: np.ndarray,
 ) -> np.ndarray:
-    """Of each caption's words that name an annotated class of the image, the share whose region hits such an object.
+    """The share of each caption's words naming an annotated class of the image whose region hits such an object.
 
     A region hits when its overlap with one of the objects of the word's class is above 0.5, in the published metric's
-    convention (boxes are x2 - x1 + 1 wide). Words that name no class, or a class without a box in this image, do not
-    count: nobody knows where these objects are.
+    convention (boxes are x2 - x1 + 1 wide). Words that name no class, or a class without a box in this image, are
+    ignored, because the place of these objects is unknown.
 
     Args:
-        word_classes: of each caption the class of each word; below 0 for none.
-        word_regions: of each caption the region that each word rests on.
+        word_classes: the class of each word of each caption; below 0 for none.
+        word_regions: the region of each word of each caption.
         object_classes: (G,) the image's annotated objects; G may be 0.
         object_boxes_px: (G, 4) xyxy pixels.
         region_boxes_px: (K, 4) xyxy pixels.

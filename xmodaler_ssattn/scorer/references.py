@@ -1,4 +1,4 @@
-"""The training captions and boxes that rewards are measured against, read once from the training annotations."""
+"""The reference captions and boxes for rewards, read once from the training annotations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ImageObjects(NamedTuple):
 
     Attributes:
         classes: (G,) int64, index of the class.
-        boxes_px: (G, 4) float64, xyxy pixels; of several boxes of a phrase the box around them, as GVD takes it.
+        boxes_px: (G, 4) float64, xyxy pixels; for several boxes of a phrase, their enclosing box, as in GVD.
     """
 
     classes: np.ndarray
@@ -33,14 +33,15 @@ class ImageObjects(NamedTuple):
 
 
 class RewardReferences(NamedTuple):
-    """What the training split says about its images.
+    """The references of the training split.
 
     Attributes:
-        path: the file it comes from.
-        captions: image -> its captions as word ids with the end (0), whole. A word that is not in the vocabulary has
-            an id of its own beyond it: no model can say it, and UNK matches none of them.
-        objects: image -> its objects; empty when they were not asked for.
-        class_of_word: (V,) int64, the class that each word of the vocabulary names, or ``NO_CLASS``; empty likewise.
+        path: the annotation file.
+        captions: image -> its full captions as word ids with the end (0). A word that is not in the vocabulary has its
+            own id after those of the vocabulary, so that no model can produce it and UNK does not match it.
+        objects: image -> its objects; empty when they were not requested.
+        class_of_word: (V,) int64, the class that each word of the vocabulary names, or ``NO_CLASS``; empty when objects
+            were not requested.
     """
 
     path: Path
@@ -58,20 +59,20 @@ def references_path(cfg: Any) -> Path:
 def read_reward_references(
     path: str | os.PathLike, vocabulary_file: str, *, objects: bool = False, lemma_folder: str = ""
 ) -> RewardReferences:
-    """Read the training annotations; the last result is kept, since every part of a reward asks for it.
+    """Read the training annotations; the last result is cached, since every part of a reward needs it.
 
     Args:
         path: ``train.json``.
         vocabulary_file: ``vocabulary.txt``.
-        objects: also the annotated objects, and the class of each word.
-        lemma_folder: where ``lemmas.json`` is looked for, for ``objects``.
+        objects: whether to read the annotated objects and the class of each word.
+        lemma_folder: the folder of ``lemmas.json``, for ``objects``.
 
     Raises:
         UserError: a file is missing or broken, or the vocabulary is too large for ``cider``.
     """
     vocabulary = read_vocabulary(vocabulary_file)
     if vocabulary.model_size > MAX_WORD:
-        raise UserError(f"{vocabulary_file} has {len(vocabulary)} words; a reward by n-grams admits {MAX_WORD - 1}.")
+        raise UserError(f"{vocabulary_file} has {len(vocabulary)} words; the CIDEr-D reward allows {MAX_WORD - 1}.")
     header, images = open_annotations(path, "train")
     classes = list(header.get("classes", ()))
     index = {name: number for number, name in enumerate(classes)}
@@ -95,13 +96,13 @@ def _encode(tokens: Sequence[str], vocabulary: Vocabulary, others: dict[str, int
     ids = vocabulary.encode(tokens)
     for place, token in enumerate(tokens):
         if ids[place] == vocabulary.unk:
-            # When the 16 bits of an id are used up, the rarest words share the last one.
+            # When the 16 bits of an id are used up, further words share the last id.
             ids[place] = min(others.setdefault(token, vocabulary.model_size + len(others)), MAX_WORD)
     return ids
 
 
 def _objects(image: Image, index: dict[str, int]) -> ImageObjects:
-    """As GVD's reference has them: the phrases with a class and a box."""
+    """The phrases with a class and a box, as in GVD's reference."""
     found = {
         (index[name], tuple(map(float, box)))
         for caption in gvd_reference(image)["captions"]

@@ -1,4 +1,4 @@
-"""The manifest of a data set that this package made: how it was made, so that a folder is used again or refused."""
+"""The manifest of a generated data set: its parameters, by which an existing folder is used again or refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xmodaler_ssattn.files import read_json
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
-    """The entries; empty when the file holds something else.
+    """The entries; empty when the file has other content.
 
     Raises:
         UserError: the file cannot be read as JSON.
@@ -20,7 +20,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Half a sentence for each entry of `wanted` that `found` does not have with this value.
+    """A phrase for each entry of `wanted` whose value in `found` differs.
 
     >>> list(differences({"seed": 1, "sizes": {"K": 36}}, {"seed": 2, "sizes": {"K": 10}}))
     ['seed was 1, now 2', 'sizes.K was 36, now 10']

@@ -1,4 +1,4 @@
-"""A made data set in the layout of Flickr30k Entities, and the annotations that are prepared from it.
+"""A generated data set in the layout of Flickr30k Entities, and the annotations that are prepared from it.
 
 folder/Sentences/ID.txt  Annotations/ID.xml  split_ids_flickr30k_entities.json    the official layout
 folder/{train,val,test}.json  vocabulary.txt  captions_*.json  grounding_*.json   prepared from it

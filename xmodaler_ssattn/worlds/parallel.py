@@ -1,4 +1,4 @@
-"""Making pictures or images in several processes; the result does not depend on how many."""
+"""Generate images in several processes; the result does not depend on their number."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def map_in_processes(make: Callable[[Any], T], items: Sequence[Any], workers: in
     """``make(item)`` for each item, in order.
 
     Args:
-        make: can be pickled, for systems that cannot fork: a function of a module, or a partial of one.
-        workers: processes; 1 makes everything in this one.
+        make: must be picklable, for systems without fork: a function of a module, or a partial of one.
+        workers: processes; 1: only this one.
     """
     if min(workers, len(items)) <= 1:
         yield from map(make, items)
         return
-    # A fork starts at once and shares what `make` holds; elsewhere than on Linux it is not safe.
+    # A fork starts quickly and shares the data of `make`; it is safe only on Linux.
     method = "fork" if sys.platform == "linux" else "spawn"
     with multiprocessing.get_context(method).Pool(min(workers, len(items)), _set_make, (make,)) as pool:
         yield from pool.imap(_call_make, items, chunksize=4)

@@ -1,6 +1,6 @@
-"""What region features look like, in numbers: overlap and likeness, norms, zeros, how certain the detector is.
+"""Statistics of region features: similarity by overlap, norms, zeros, confidence of the detector.
 
-A simulation is calibrated by these: the same function measures real regions and simulated ones.
+Simulations are calibrated with these: the same function measures real and simulated regions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xmodaler_ssattn.packs.store import Regions
 
 IOU_BINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 QUANTILES = (5, 25, 50, 75, 95)
-LEAST_PAIRS = 5  # a mean over fewer pairs is not given
+LEAST_PAIRS = 5  # a mean over fewer pairs is None
 _BIN_NAMES = [f"{high:g}" for high in IOU_BINS]
 
 # Measured by `tools/measure_pixels.py` on the 360 Bottom-Up regions (10 images) that airsplay/py-bottom-up-attention
@@ -45,11 +45,11 @@ def describe(images: Sequence[Regions]) -> dict[str, Any]:
     """Statistics of some images' regions.
 
     Args:
-        images: of their class probabilities only the largest except the background's counts: how certain the detector
-            is of its best class. They may be None.
+        images: regions; of their class probabilities, which may be None, only the largest except the background's is
+            used, the confidence of the detector.
 
     Returns:
-        images, regions: how many;
+        images, regions: their numbers;
         cosine_by_iou: "0" for pairs of an image that do not touch, "0.1" for an IoU above 0 up to 0.1, ... -> mean
         cosine of their features; pairs_by_iou: the share of the pairs;
         cosine_between_images: mean cosine of regions of different images;

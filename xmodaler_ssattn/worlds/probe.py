@@ -1,11 +1,11 @@
-"""What regions tell by themselves: linear probes on V, p and c, without any captioner.
+"""The information in single regions: linear probes on V, p and c, without a captioner.
 
-Two questions about a data set, each answered on images that the probe has not seen:
+Two questions about a data set, each answered on images that were not used to train the probe:
 
 * which object is it? (the class of the annotated object that a region covers)
-* is it talked about? (sigma of the region: does it answer a box of the captions)
+* is it talked about? (sigma of the region: whether it matches a box of the captions)
 
-They bound what a model can learn from a single region, and show whether positions give the answers away.
+They bound what a model can learn from a single region, and show whether positions reveal the answers.
 Letters: n regions, D features, C class probabilities, M classes of the annotations.
 """
 
@@ -31,7 +31,7 @@ from xmodaler_ssattn.packs.store import Regions, RegionStore
 MIN_IOU = 0.5  # a region covers an object above this IoU; the metric's threshold
 DECAYS = (1e-4, 1e-3, 1e-2)
 STEPS, BATCH, LEARNING_RATE = 2000, 256, 2e-3
-ALL_REGIONS_OF = 8  # every eighth image gives all its regions to the second probe: 36 each are plenty
+ALL_REGIONS_OF = 8  # all regions of every eighth image are used for the second probe, which is enough
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def linear_scores(
     """Softmax regression by AdamW: logits, (m, M) float32, for each array of ``others`` (m, F).
 
     Args:
-        train: inputs (n, F) float32 and labels (n,); each input is brought to mean 0 and deviation 1 over them.
-        decay: share of itself that a weight loses in a step at the full rate.
+        train: inputs (n, F) float32 and labels (n,); each input is normalised to mean 0 and deviation 1 over them.
+        decay: weight decay per step at the full rate, as a share of the weight.
     """
     x, y = map(torch.from_numpy, train)
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
@@ -172,7 +172,7 @@ def centrality(p: np.ndarray) -> np.ndarray:
 
 
 def report_class(splits: Splits, num_classes: int, steps: int = STEPS) -> dict[str, float]:
-    """Which object is it? Accuracies on test by the probe's inputs, and of always saying the commonest class."""
+    """Accuracies of "Which object is it?" on test by the probe's inputs, and of the commonest class."""
     labels = splits[2].labels
     found = {"commonest class": float((labels == np.bincount(splits[0].labels).argmax()).mean())}
     for names in _combinations(splits):
@@ -181,7 +181,7 @@ def report_class(splits: Splits, num_classes: int, steps: int = STEPS) -> dict[s
 
 
 def report_talked_about(splits: Splits, steps: int = STEPS) -> dict[str, float]:
-    """Is it talked about? AUC on test, of only area or centrality, and by the probe's inputs."""
+    """AUC of "Is it talked about?" on test, of area or centrality only, and by the probe's inputs."""
     p, labels = splits[2].inputs["p"], splits[2].labels
     found = {"area": auc(p[:, 4], labels), "centrality": auc(centrality(p), labels)}
     for names in _combinations(splits):
@@ -205,12 +205,12 @@ def probe_folder(
 
     Args:
         folder: written by `xmodaler prepare`.
-        regions: another region file than its own.
-        num_images: the first this many of each split.
-        say: called with a line on each split.
+        regions: region file, instead of the folder's own.
+        num_images: maximum number of images per split.
+        say: called with a line about each split.
 
     Raises:
-        UserError: an unreadable file, or a split without an annotated object that a region covers.
+        UserError: a file cannot be read, or no region covers an annotated object in a split.
     """
     folder, store = Path(folder), RegionStore(regions or Path(folder) / "regions.h5")
     objects, about = [], []

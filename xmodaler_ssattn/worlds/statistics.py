@@ -1,8 +1,8 @@
-"""What a data set's annotations and regions are like, in numbers: to compare a simulated data set with the real one.
+"""Statistics of a data set's annotations and regions, to compare a simulated data set with the real one.
 
-An *object* is what the captions of an image mention: a coreference chain. A phrase without a chain (GVD's prepared
-file keeps none) belongs with the phrases of its image that have its class and its box. The object's class is that of
-most of its phrases (of equally many the one mentioned first), its box the smallest box around all of its boxes. Areas
+An *object* is a coreference chain, which the captions of an image mention. A phrase without a chain (GVD's prepared
+file has no chains) is grouped with the phrases of its image with the same class and box. The object's class is that of
+most of its phrases (in a tie, the first mentioned), its box is the smallest box around all its boxes. Areas
 are shares of the picture, places are fractions of its sides, shares and accuracies are fractions.
 """
 
@@ -32,9 +32,9 @@ class Objects:
         image: (n,) int64, running number of the image.
         label: (n,) int64, index into ``classes``; -1 without class.
         classes: the class names that occur.
-        mentions: (n,) int64, how many captions of the image mention it.
+        mentions: (n,) int64, number of captions of the image that mention it.
         early: (n,) float64, mean over these captions of 1 / (1 + objects mentioned before it in the caption).
-        boxes: (n,) int64, how many boxes it has; 0 is an object that is mentioned and has no box.
+        boxes: (n,) int64, number of its boxes; 0 for a mentioned object without a box.
         box: (n, 4) float64, x1, y1, x2, y2 of the box around them as fractions of the sides; NaN without box.
         pixel: (n,) float64, area of one pixel.
         totals: images, captions, phrases, words, boxes (each once per image).
@@ -54,7 +54,7 @@ class Objects:
         return len(self.image)
 
 
-def read_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
+def collect_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
     """The objects of the images of an annotation file; one pass."""
     rows: list[tuple] = []
     totals = dict.fromkeys(("images", "captions", "phrases", "words", "boxes"), 0)
@@ -96,10 +96,10 @@ def _object_key(phrase: Mapping[str, Any]) -> Any:
 
 
 def annotation_statistics(objects: Objects) -> dict[str, float]:
-    """The statistics of a data set's annotations; NaN where there is nothing to count.
+    """The statistics of a data set's annotations; NaN where they are undefined.
 
     ``images``; ``captions_per_image``; ``words_per_caption`` (tokens); ``phrases_per_caption`` (marked phrases);
-    ``boxes_per_image`` (a box of several objects counts once); ``objects_per_image``.
+    ``boxes_per_image`` (a box of several objects is counted once); ``objects_per_image``.
 
     ``without_box``: share of the objects that have no box. All others are about the *known* objects, those with a box
     and a class:
@@ -109,11 +109,11 @@ def annotation_statistics(objects: Objects) -> dict[str, float]:
     * ``area_by_mentions``: how much of the log area (natural; a box has at least one pixel) is explained by the number
       of captions that mention the object, within a class: the squared correlation of the two after subtracting the
       mean of the object's class from each.
-    * ``area_deviation``: standard deviation of the log area that class and number of mentions leave.
-    * ``area_by_early``: by how much the log area rises from ``early`` 0 to 1: its coefficient in the least-squares
+    * ``area_deviation``: standard deviation of the log area that class and number of mentions do not explain.
+    * ``area_by_early``: the rise of the log area from ``early`` 0 to 1: its coefficient in the least-squares
       regression of the log area on ``early`` and the number of mentions, within a class.
     * ``off_centre_1`` to ``off_centre_5``: mean horizontal distance of the box's centre from the picture's, in widths,
-      of objects that this many captions mention.
+      of objects that are mentioned by this number of captions.
     * ``class_from_box``: accuracy of guessing the class from the box only, by linear discriminant analysis of (x and y
       of the centre, log width, log height) with the classes' frequencies as prior; the objects of every fifth image are
       guessed from the others. ``commonest_class``: accuracy on the same objects of the class that is commonest in the
@@ -167,7 +167,7 @@ def _within(values: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def _regress(y: np.ndarray, *x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(coefficients, what they leave of y) of least squares without a constant."""
+    """(coefficients, residuals) of least squares without a constant."""
     inputs = np.stack(x, axis=1)
     coefficients = np.linalg.lstsq(inputs, y, rcond=None)[0]
     return coefficients, y - inputs @ coefficients
@@ -199,23 +199,23 @@ def linear_discriminant(inputs: np.ndarray, labels: np.ndarray, others: np.ndarr
     count = np.bincount(label).astype(np.float64)
     mean = np.stack([np.bincount(label, column) for column in inputs.T], axis=1) / count[:, None]
     rest = inputs - mean[label]
-    # The pseudo-inverse: an input that never varies within a class decides nothing.
+    # With the pseudo-inverse, an input that never varies within a class is ignored.
     towards = mean @ np.linalg.pinv(rest.T @ rest / len(rest), hermitian=True)
     scores = others @ towards.T + np.log(count / count.sum()) - np.sum(towards * mean, axis=1) / 2
     return names[scores.argmax(axis=1)]
 
 
 class RegionBoxes(Protocol):
-    """What is needed of a ``RegionStore``."""
+    """The required interface of a ``RegionStore``."""
 
     def boxes_px(self, image_id: int) -> np.ndarray: ...
 
 
 def region_statistics(images: Iterable[Mapping[str, Any]], store: RegionBoxes) -> dict[str, float]:
-    """How well an image's regions cover its boxes: IoU (without the added pixel) above ``MIN_IOU``.
+    """Coverage of the boxes by the regions of their images: IoU (without the added pixel) above ``MIN_IOU``.
 
     ``regions_per_image``; ``reach``: share of the annotated boxes (each once per image) that a region reaches;
-    ``reach_to_0.01`` ... ``reach_to_1``: the same for boxes of an area up to this and above the limit before;
+    ``reach_to_0.01`` ... ``reach_to_1``: the same for boxes with an area up to this limit and above the previous one;
     ``reach_of_words``: share of the phrases with a class and a box whose box (several become their union) is reached;
     ``positives_per_word``: mean number of regions that reach such a box, over all these phrases.
     """

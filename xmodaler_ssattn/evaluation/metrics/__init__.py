@@ -1,11 +1,10 @@
-"""The caption metrics, one file each. A file in this folder is found by itself: adding a metric adds one file.
+"""The caption metrics, one file each. Files in this folder are found automatically: to add a metric, add a file.
 
-Such a file registers a subclass of ``Metric``. It says what it counts in each image, as one row per image; the row of
-an image depends on the corpus only as far as ``rows`` says. Corpus scores are not all means (BLEU and METEOR add
-counts up first), so a metric also says how weighted rows become a score. With the rows kept, any resample of the
-images is scored without counting again, which is what an interval over images needs.
+Such a file registers a subclass of ``Metric``. Its ``rows`` are the counts, one row per image; its ``values`` turn
+weighted rows into a corpus score, because not all corpus scores are means (BLEU and METEOR sum the counts first). With
+the rows kept, any resample of the images can be scored without counting again, as an interval over images needs.
 
-A metric whose score is the mean over images needs nothing but ``rows``::
+A metric whose score is the mean over images only needs ``rows``::
 
     @register
     class Length(Metric):
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.java import JavaError, find_java, tokenizer_jar
 
-if TYPE_CHECKING:  # numpy only once something is scored: the command line asks for the names
+if TYPE_CHECKING:  # numpy is imported only for scoring: the command line needs the names only
     import numpy as np
 
 USUAL_ORDER = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
@@ -34,12 +33,12 @@ USUAL_ORDER = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 
 
 class Metric:
-    """One caption metric; an object keeps what it learns between calls.
+    """One caption metric; an object may keep results between calls.
 
     Attributes:
         name: as users write it, in any case.
         titles: name of each of its scores -> its short title in tables and plans ("Bleu_4" -> "B@4").
-        needs_java: whether it needs Java itself; the tokeniser of all metrics does.
+        needs_java: whether the metric itself needs Java; the tokeniser always does.
         starts_slowly: whether a background start pays off; it is then computed last.
     """
 
@@ -50,19 +49,19 @@ class Metric:
 
     @classmethod
     def check_files(cls) -> None:
-        """Raise JavaError with the way out when a file is missing."""
+        """Raise JavaError, with a remedy, when a file is missing."""
 
     def start(self) -> None:
-        """Start in the background what takes long; called only where the metric can run."""
+        """Start a slow program in the background; called only where the metric can run."""
 
     def prepare(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        """See all texts that ``rows`` will get for several sets, e.g. to ask a program once. Raises JavaError."""
+        """Receive all texts of the coming calls of ``rows``, e.g. to run a program once. Raises JavaError."""
 
     def rows(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """(images, ...) float64: what each image adds. Captions and references are tokens joined by spaces.
+        """(images, ...) float64: the contribution of each image. Captions and references are tokens joined by spaces.
 
         Raises:
-            JavaError: a program could not be found, died or took too long.
+            JavaError: a program was not found, died or took too long.
         """
         raise NotImplementedError
 
@@ -81,10 +80,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a metric counted over a corpus.
+    """The counts of a metric over a corpus.
 
     Attributes:
-        metric: which one.
+        metric: the metric.
         rows: (images, ...) see ``Metric.rows``.
     """
 
@@ -106,7 +105,7 @@ def register(metric: type[Metric]) -> type[Metric]:
 
 
 def file_names() -> tuple[str, ...]:
-    """The names of the metrics' files, without importing them: what a help text shows."""
+    """The names of the metrics' files, without importing them, for a help text."""
     return tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -122,7 +121,7 @@ def metric_names(names: Iterable[str] | None = None) -> tuple[str, ...]:
     """The metrics for names in any case ("BLEU", "rouge-l"), in the order of ``all_metrics``; None: all of them.
 
     Raises:
-        UserError: names the unknown metrics and lists the known ones.
+        UserError: there are unknown metrics; the message lists the known ones.
     """
     known = tuple(all_metrics())
     if names is None:
@@ -141,7 +140,7 @@ def score_titles() -> dict[str, str]:
 
 
 def what_can_run(metrics: Iterable[str] | None = None, *, tokenized: bool = False) -> dict[str, str | None]:
-    """Metric -> None when this machine can compute it, else the reason with the way out.
+    """Metric -> None when this machine can compute it, else the reason with a remedy.
 
     Args:
         metrics: names as ``metric_names`` takes them; None: all.

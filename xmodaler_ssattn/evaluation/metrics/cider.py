@@ -19,11 +19,11 @@ SIGMA = 6.0  # of the penalty for another length
 class Cider(Metric):
     """pycocoevalcap's CIDEr (CIDEr-D), with document frequencies from the references of these captions.
 
-    Its n-gram counts, and its arithmetic in the same order, so that scores are equal to the last bit; logarithms are
-    taken once per frequency instead of once per n-gram, which is what takes its time.
+    It has the same n-gram counts and the same order of arithmetic, so that scores are equal to the last bit.
+    Logarithms, which take most of the original's time, are computed once per frequency instead of once per n-gram.
 
-    The document frequencies stay those of all evaluated images, whatever the weights: a replicate is the mean of the
-    scores of the sampled images. Counted again, an image that is sampled twice would make its own phrases common.
+    The document frequencies are those of all evaluated images, whatever the weights: a replicate is the mean of the
+    scores of the sampled images. If they were counted again, the phrases of an image sampled twice would become common.
     """
 
     name, titles = "CIDEr", {"CIDEr": "C"}

@@ -34,19 +34,19 @@ def meteor_files() -> list[str]:
 
 
 def meteor_command() -> list[str]:
-    """The command line; the parallel collector and a large first heap save about a third of the start.
+    """The command line; the parallel collector and a large initial heap save about a third of the start time.
 
     Raises:
         JavaError: no Java or no jar.
     """
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
-    # METEOR finds its paraphrases by itself only where its path has neither a space nor a letter beyond ASCII.
+    # METEOR finds its paraphrases by itself only if its path has no space and only ASCII letters.
     jar, paraphrases = meteor_files()
     return java_command(*options, "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm", "-a", paraphrases)
 
 
 def addends(counts: np.ndarray) -> np.ndarray:
-    """What each caption adds to METEOR's total over a corpus: its counts, but 0 chunks where the match is perfect.
+    """The contribution of each caption to METEOR's total over a corpus: its counts, but 0 chunks for a perfect match.
 
     METEOR gives a caption no fragmentation penalty when all its words and all words of the reference are matched in one
     chunk, and when it adds up counts it keeps that chunk out of the total (``MeteorStats.addStats`` of METEOR 1.5).
@@ -58,7 +58,7 @@ def addends(counts: np.ndarray) -> np.ndarray:
         (n, 23), a copy. Sums of its rows, and of repeated rows, are METEOR's totals exactly: all are whole numbers.
 
     Raises:
-        JavaError: another number of counts, as another version of METEOR would give.
+        JavaError: the number of counts is wrong, as from another version of METEOR.
     """
     counts = np.array(counts, dtype=np.float64)
     if counts.shape[1:] != (FIELDS,):
@@ -73,12 +73,12 @@ def addends(counts: np.ndarray) -> np.ndarray:
 
 
 def _clean(text: str) -> str:
-    """A text without the protocol's separator and line ends, otherwise as pycocoevalcap sends it."""
+    """The text as pycocoevalcap sends it, but without the protocol's separator and line ends."""
     return one_line(text.replace(SEPARATOR, " ")).replace("  ", " ")
 
 
 class Meteor:
-    """METEOR's process and the counts that it gave so far.
+    """METEOR's process and the counts that it has returned so far.
 
     Args:
         command: how to start it; default the jar.
@@ -93,7 +93,7 @@ class Meteor:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the process unless it runs; does not wait until it is ready.
+        """Start the process if it is not running; does not wait until it is ready.
 
         Raises:
             JavaError: no Java, or it cannot be started.
@@ -109,7 +109,7 @@ class Meteor:
         """(n, 23) float64 counts of n captions, each against the reference that gives it its best score.
 
         Raises:
-            JavaError: METEOR died, took too long, or answered something else than numbers.
+            JavaError: METEOR died, took too long, or did not answer with numbers.
         """
         lines = [
             f"SCORE {SEPARATOR} {f' {SEPARATOR} '.join(_clean(r) for r in refs)} {SEPARATOR} {_clean(caption)}"
@@ -122,7 +122,7 @@ class Meteor:
                 width = len(answers[0].split())
                 for answer in answers:
                     if len(answer.split()) != width or not _all_numbers(answer.split()):
-                        # Not kept, and not asked further: if the line is one too many, every later answer is another's.
+                        # Stop here: after a surplus line, every later answer would belong to another question.
                         self.close()
                         raise JavaError(f"METEOR answered {answer[:200]!r} where counts were expected.")
                 self._counts.update(zip(new, answers))
@@ -140,16 +140,16 @@ class Meteor:
             return np.zeros(0)
         lines = [f"EVAL {SEPARATOR} {' '.join(map(repr, row))}" for row in counts.tolist()]
         with self._lock:
-            # One line of counts is answered by its own score and by the total over that one line.
+            # The answer to one line of counts is its score, then the total over this one line.
             answers = self._running().ask(lines, 2 * len(lines), self.time_limit_s)
         try:
             return np.array([float(answer) for answer in answers[::2]])
         except ValueError as error:
-            self.close()  # a line too many: every later answer would be another's
-            raise JavaError(f"METEOR answered something else than a score: {error}") from error
+            self.close()  # after a surplus line, every later answer would belong to another question
+            raise JavaError(f"METEOR did not answer with a score: {error}") from error
 
     def close(self) -> None:
-        """End the process; the next question starts a new one."""
+        """End the process; the next call starts a new one."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -176,7 +176,7 @@ class MeteorMetric(Metric):
     """METEOR of summed counts.
 
     Args:
-        process: which METEOR to ask; None: the one of this run.
+        process: the METEOR to use; None: the shared one of this run.
     """
 
     name, titles = "METEOR", {"METEOR": "M"}
@@ -193,7 +193,7 @@ class MeteorMetric(Metric):
         self.process.start()
 
     def rows(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """(images, 23) what each image adds to METEOR's total, see ``addends``."""
+        """(images, 23): the contribution of each image to METEOR's total, see ``addends``."""
         return addends(self.process.counts(captions, references))
 
     def values(self, rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

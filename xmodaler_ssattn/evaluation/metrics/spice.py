@@ -1,8 +1,8 @@
 """SPICE 1.0 through pycocoevalcap's jar, in a private folder, with its answers kept.
 
 pycocoevalcap's own wrapper downloads 400 MB at its first use and writes its temporary files and its cache of parses
-into its package folder. Here a missing model is a reason that is known before training starts, and everything is
-written into a temporary folder of this process, which keeps SPICE's cache of parsed captions for a whole run.
+into its package folder. Here a missing model is reported before training starts, and everything is written into a
+temporary folder of this process, which keeps SPICE's cache of parsed captions for a whole run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from xmodaler_ssattn.evaluation.metrics import Metric, register
 # Parsing the five captions of 1,000 images takes many minutes the first time.
 TIME_LIMIT_S = 7200.0
 
-# SPICE 1.0 was written for Java 8. Two things keep it running on every Java since: the engine of
-# ``spice_engine_jar``, and these permissions.
-# SPICE's serialiser looks into these packages by reflection, which Java 16 and later forbid unless told otherwise.
+# SPICE 1.0 was written for Java 8. On later versions it needs the engine of ``spice_engine_jar`` and these permissions.
+# SPICE's serialiser looks into these packages by reflection, which Java 16 and later forbid by default.
 # The launcher of Java 8, which needs no permission and would refuse the option, does not read this variable.
 _OPENED = (
     *("java.lang", "java.lang.reflect", "java.math", "java.net", "java.nio", "java.text", "java.util"),
@@ -37,16 +36,16 @@ CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar
 CORENLP_VARIABLE = "SSATTN_CORENLP"
 HOW_TO_GET_CORENLP = (
     "unpack stanford-corenlp-full-2015-12-09.zip from the Stanford NLP group's download page and set "
-    f"{CORENLP_VARIABLE} to the folder that holds {' and '.join(CORENLP_JARS)}; with network access "
+    f"{CORENLP_VARIABLE} to the folder that contains {' and '.join(CORENLP_JARS)}; with network access "
     "`python -m pycocoevalcap.spice.get_stanford_models` downloads them into pycocoevalcap's own folder"
 )
 
 
 def spice_engine_jar() -> Path:
-    """Replaces the JavaScript engine that SPICE needs and Java 15 removed; see resources/spice_engine.
+    """A replacement for the JavaScript engine that SPICE needs and Java 15 removed; see resources/spice_engine.
 
     Raises:
-        JavaError: it was left out of this installation.
+        JavaError: it is missing from this installation.
     """
     jar = Path(__file__).parents[1] / "resources" / "spice_engine" / "spice_engine.jar"
     if not jar.is_file():
@@ -55,12 +54,12 @@ def spice_engine_jar() -> Path:
 
 
 def spice_class_path() -> list[Path]:
-    """SPICE 1.0, its libraries, the CoreNLP 3.6.0 jars that pycocoevalcap does not carry, and our script engine.
+    """SPICE 1.0, its libraries, the CoreNLP 3.6.0 jars, which pycocoevalcap does not contain, and our script engine.
 
-    The CoreNLP jars are looked for in the folder that ``SSATTN_CORENLP`` names, then in pycocoevalcap's ``spice/lib``.
+    The CoreNLP jars are searched in the folder in ``SSATTN_CORENLP``, then in pycocoevalcap's ``spice/lib``.
 
     Raises:
-        JavaError: says which file is missing and how to get it.
+        JavaError: a file is missing; the message says how to get it.
     """
     spice = bundled("spice", "spice-1.0.jar")
     folder = spice.parent
@@ -78,10 +77,10 @@ def spice_class_path() -> list[Path]:
 
 @register
 class Spice(Metric):
-    """SPICE's F of single captions; a (caption, references) pair that was scored before costs nothing.
+    """SPICE's F of single captions; the scores of (caption, references) pairs are cached.
 
     Args:
-        arguments: what follows ``java``, before the file names; default the jars' class path and main class.
+        arguments: those after ``java`` and before the file names; default the jars' class path and main class.
         time_limit_s: longest time for one call.
     """
 

@@ -1,7 +1,7 @@
-"""The feature packs in circulation, one file per format.
+"""The published feature packs, one file per format.
 
-A file of this folder with a class derived from ``Pack`` is a format: the command line finds it here, with its name, its
-options, its line of help and what its files look like. Nothing else needs to know it.
+A file in this folder with a class derived from ``Pack`` is a format. The class has its name, its options, its line of
+help and a description of its files. The command line finds it automatically; no other file needs to be changed.
 """
 
 import importlib

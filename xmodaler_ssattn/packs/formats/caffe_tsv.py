@@ -9,7 +9,7 @@ from xmodaler_ssattn.packs.pack import PackedImage
 class CaffeTsv(TsvPack):
     """image_id, image_w, image_h, num_boxes, boxes, features. No class probabilities and no scores.
 
-    Where the number of boxes was adaptive, the order is the proposals' and says nothing about scores.
+    If the number of boxes was adaptive, the order is that of the proposals and not of scores.
     """
 
     name = "caffe-tsv"

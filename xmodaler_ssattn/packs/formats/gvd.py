@@ -21,8 +21,8 @@ class GroundedVideoDescription(Pack):
     """``dets_labels`` (N, 100, >= 6): x1, y1, x2, y2, class (0 = background), score; ``nms_num`` (N,).
 
     Row i belongs to image i of ``dic_flickr30k.json``. Features are those of an X-101-FPN, not of the
-    Bottom-Up network. No class probabilities, no image sizes. Regions of low score are kept; GVD's
-    loader drops those of 0.2 and less, which ``--min-score 0.2`` does here.
+    Bottom-Up network. No class probabilities, no image sizes. Regions with low scores are kept; GVD's
+    loader drops those of 0.2 or less, as ``--min-score 0.2`` does here.
 
     Args:
         folder: of the features.

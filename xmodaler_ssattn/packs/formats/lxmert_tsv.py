@@ -28,7 +28,7 @@ class LxmertTsv(TsvPack):
     def _read(self, image_id: int) -> PackedImage:
         row = self.row(image_id)
         image = self.read_arrays(row, "img_w", "img_h", image_id, scores="objects_conf")
-        # Not needed; but if they are something else, the columns are in another order.
+        # Not used, but wrong values show that the columns are in another order.
         for column in ("objects_id", "attrs_id"):
             decode(row, column, image.where, len(image.features), 1, "int64")
         check_scores(decode(row, "attrs_conf", image.where, len(image.features), 1), "attrs_conf", image.where)

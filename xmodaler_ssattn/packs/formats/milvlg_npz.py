@@ -11,7 +11,7 @@ class MilvlgNpz(NpzFolder):
 
     A key ``cls_prob`` is read, background first. The key ``info`` is a pickled dict and is not read; the class
     probabilities in it (detectron2 mode, without the background) are recomputed by the classifier instead. Some
-    packs hold x as (D, n); they are turned. Rows after ``num_bbox`` must be zero.
+    packs have x as (D, n), which is transposed. Rows after ``num_bbox`` must be zero.
     """
 
     name = "milvlg-npz"

@@ -1,10 +1,10 @@
 """Tab-separated packs: one image per line, arrays as base64. Shared by the Caffe and the LXMERT format.
 
 One pass finds where each line begins, so that images can be read in any order and a stopped conversion can be
-resumed. Files compressed with gzip, bzip2, xz or zip are read as they are. The text ``b'...'``, which Python 3 writes
-for bytes, counts as what it encloses; a header line names the columns and may give them in another order.
+resumed. Files compressed with gzip, bzip2, xz or zip are read directly. From the text ``b'...'``, which Python 3 writes
+for bytes, the content is used; a header line names the columns and may have them in another order.
 
-base64 says nothing about the numbers inside, so they are checked: bytes of another type or order are refused.
+base64 does not contain the type of the numbers, so they are checked: bytes of another type or order are refused.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class TsvPack(Pack):
                 "is it cut short?"
             )
         if len(self._places) + len(self.problems) == before:
-            self.problems.append(f"{part}: it holds no image")
+            self.problems.append(f"{part}: it contains no images")
 
     def _is_header(self, number: int, line: bytes) -> bool:
         names = tuple(plain(name).decode("latin-1") for name in line.rstrip(b"\r\n").split(b"\t"))
@@ -132,7 +132,7 @@ class TsvPack(Pack):
     def row(self, image_id: int) -> dict[str, bytes]:
         """The columns of an image's line."""
         number, _, start, length = self._places[image_id]
-        # One part stays open: seeking back in a compressed file unpacks it again from its beginning.
+        # One part is kept open: opening a compressed file again would unpack it from the beginning.
         if self._open is None or self._open[0] != number:
             self.close()
             self._open = number, open_unpacked(self._parts[number])
@@ -190,13 +190,13 @@ def whole(row: dict[str, bytes], column: str, where: str) -> int:
 def decode(
     row: dict[str, bytes], column: str, where: str, count: int, width: int | None, dtype: str = "float32"
 ) -> np.ndarray:
-    """base64 -> (count, width) array; ``width`` None takes what the length gives.
+    """base64 -> (count, width) array; ``width`` None: computed from the length.
 
     Args:
         dtype: "float32" or "int64", little-endian.
 
     Raises:
-        PackError: not base64, another number of bytes, or numbers that are not of this type.
+        PackError: the text is not base64, has the wrong number of bytes, or the numbers are not of this type.
     """
     kind = np.dtype(dtype).newbyteorder("<")
     try:
@@ -220,14 +220,14 @@ _ENOUGH, _ENOUGH_SIGNED = 6, 17  # numbers after which chance is ruled out, see 
 
 
 def _unlike_float32(values: np.ndarray, any_width: bool) -> str | None:
-    """Why these bytes are not float32 numbers, or None.
+    """The reason why these bytes are not float32 numbers, or None.
 
-    Bytes of another order or type give huge and tiny values. Two cases can look ordinary, and only where the byte
-    count leaves the width open (``any_width``):
+    Bytes of another order or type give huge and tiny values. Two cases can look ordinary, but only if the width is not
+    fixed by the byte count (``any_width``):
 
-    * float16: the lower half of each word is itself an ordinary float16 number. In float32 it holds the end of the
-      mantissa, that is, any bits: it has no sign and an exponent of an ordinary number with probability 0.3, or 0.6
-      where signs occur; and it is 0 everywhere when the numbers are round.
+    * float16: the lower half of each word is itself an ordinary float16 number. In float32 it is the end of the
+      mantissa, that is, arbitrary bits: these have no sign and the exponent of an ordinary number with probability
+      0.3, or 0.6 where signs occur; and they are all 0 when the numbers are round.
     * float64 of round numbers: every other word is 0.
     """
     other = unlike_measurements(values)
@@ -251,6 +251,6 @@ def _unlike_float32(values: np.ndarray, any_width: bool) -> str | None:
 
 
 def _unlike_int64(values: np.ndarray) -> str | None:
-    """Why these are not indices of classes, or None."""
+    """The reason why these are not class indices, or None."""
     wrong = (values < 0) | (values >= 1 << 31)
     return f"one is {values[wrong][0]}, not an index of a class." if wrong.any() else None

@@ -29,7 +29,7 @@ class VisionLanguagePretraining(Pack):
     Args:
         features: a folder of ``ID.npy`` and ``ID_cls_prob.npy``; or the prefix of ``PREFIX_feat###.h5`` and
             ``PREFIX_cls###.h5``, where ### are the last digits of the ids inside.
-        boxes: the h5 file with one data set an id, or its prefix, ``PREFIX_bbox###.h5``.
+        boxes: the h5 file with one data set per id, or its prefix, ``PREFIX_bbox###.h5``.
     """
 
     name = "vlp"

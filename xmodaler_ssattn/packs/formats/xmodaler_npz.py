@@ -44,11 +44,11 @@ class XmodalerNpz(NpzFolder):
 def export_npz(store: RegionStore, folder: str | os.PathLike) -> int:
     """Write ``ID.npz`` files that X-modaler's own datasets read (DATALOADER.FEATS_FOLDER).
 
-    Sizes and counts are 1-d arrays, because its reader takes ``content['image_h'][0]``. Existing files are replaced;
-    each appears whole.
+    Sizes and counts are 1-d arrays, because its reader uses ``content['image_h'][0]``. Existing files are replaced
+    atomically.
 
     Returns:
-        How many files were written.
+        the number of files.
     """
     folder = Path(folder)
     for image_id in progress(store.ids.tolist(), desc="npz"):

@@ -1,9 +1,9 @@
 """The sample scenes: a small drawn world in the layout of Flickr30k Entities, made from a seed.
 
-brush, shapes                         how an object is drawn
-kinds, backgrounds, scenes            what there is, and what is where
-salience, grammar                     what people write about it
-proposals, descriptors, region_maker  from pixels to regions: the scenes' own detector
+brush, shapes                         drawing of objects
+kinds, backgrounds, scenes            the objects, the places, and their arrangement
+salience, grammar                     the captions
+proposals, descriptors, region_maker  from pixels to regions: the detector of the scenes
 components, picture_proposals         its boxes from the pixels of a picture only
 drawn_dataset                         the whole data set
 """

@@ -13,7 +13,7 @@ from xmodaler_ssattn.worlds.drawn.brush import Colour
 
 @dataclass(frozen=True)
 class Place:
-    """A place: the colours of its sky and ground from far to near, and the words that captions have for it.
+    """A place: the colours of its sky and ground from far to near, and its words in captions.
 
     phrases: (preposition, noun phrase); the noun phrase becomes a `scene` entity without a box.
     """
@@ -46,7 +46,7 @@ WATER_SHARE = 0.42  # of the beach below the horizon, counted from the horizon
 
 
 def ground_starts(place: Place, height: int, horizon: float) -> int:
-    """The first row that is ground to stand on: the horizon, or on the beach the end of the water."""
+    """The first row of solid ground: the horizon, or on the beach the end of the water."""
     line = round(horizon * height)
     return line + round(WATER_SHARE * (height - line)) if place.name == "beach" else line
 
@@ -64,7 +64,7 @@ def _soft_noise(rng: np.random.Generator, width: int, height: int, cells: tuple[
 
 @functools.cache
 def _grain() -> np.ndarray:
-    """Fine noise, made once; every picture shows another piece of it."""
+    """Fine noise, made once; every picture uses another part of it."""
     side = _GRAIN_SIDE + max(max(size) for size in SIZES)
     return 1.5 * np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
 
@@ -91,7 +91,7 @@ def draw_background(place: Place, width: int, height: int, horizon: float, seed:
 def _add_distance(picture: Image.Image, place: Place, line: int, rng: np.random.Generator) -> None:
     """Pale clouds and the far skyline: hills, mountains or houses in the haze, soft and of low contrast."""
     width = picture.width
-    # Drawn as two masks at half size: enlarging them gives the soft edge for nothing.
+    # Drawn as two masks at half size, because enlarging them gives soft edges.
     half_width, half_line = width // 2, line // 2
     clouds, skyline = (Image.new("L", (half_width, half_line), 0) for _ in range(2))
     draw = ImageDraw.Draw(clouds)

@@ -9,7 +9,7 @@ Point = tuple[float, float]
 
 INK: Colour = (48, 44, 54)
 SKIN: Colour = (236, 190, 152)
-SUPERSAMPLING = 3  # drawn this many times larger and averaged down, which makes the edges smooth
+SUPERSAMPLING = 3  # drawn larger by this factor and averaged down, for smooth edges
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -33,7 +33,7 @@ class Brush:
         self.line_width = max(2, round(1.1 * SUPERSAMPLING))
 
     def _at(self, x: float, y: float) -> Point:
-        # The outline is kept inside the tile: the drawn object never loses its border to the tile's edge.
+        # The outline is kept inside the tile, so that it is never cut off.
         edge = self.line_width / 2
         return edge + x * (self.width - 1 - 2 * edge), edge + y * (self.height - 1 - 2 * edge)
 
@@ -51,7 +51,7 @@ class Brush:
         self._draw.ellipse([self._at(x1, y1), self._at(x2, y2)], **self._style(fill, outline))
 
     def circle(self, x: float, y: float, radius: float, fill: Colour, outline: bool = True) -> None:
-        """A round circle whatever the tile's shape; the radius is a fraction of the tile's height."""
+        """A round circle for any shape of the tile; the radius is a fraction of the tile's height."""
         across = radius * self.height / self.width
         self.ellipse(x - across, y - radius, x + across, y + radius, fill, outline)
 
@@ -87,6 +87,6 @@ class Brush:
         self._draw.chord([self._at(x1, y1), self._at(x2, y2)], 180, 360, **self._style(fill, True))
 
     def finish(self, mirror: bool = False) -> Image.Image:
-        """The tile at output size, RGBA, mirrored left to right when asked."""
+        """The tile at output size, RGBA, optionally mirrored left to right."""
         tile = self._image.reduce(SUPERSAMPLING)
         return tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else tile

@@ -52,6 +52,6 @@ def boxes_and_sizes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """The mask with everything filled that it encloses: empty parts that do not reach the border."""
+    """The mask with filled holes, which are empty parts that do not reach the border."""
     outside = label((~np.pad(mask, 1)).astype(np.int8))
     return (outside != outside[0, 0])[1:-1, 1:-1]

@@ -1,8 +1,7 @@
-"""From a crop's pixels to numbers: a small picture, its colours, and the directions of its edges.
+"""Describe a crop's pixels by numbers: a small picture, its colours, and the directions of its edges.
 
-The descriptor knows nothing but the pixels of its crop, stretched to one size: not where the crop was, nor how large.
-A clear noise is part of it; the noise is drawn from a checksum of the crop, so the same pixels always give the same
-numbers.
+The descriptor depends only on the pixels of its crop, resized to one size, not on the crop's place or size. It contains
+considerable noise, which is seeded by a checksum of the crop, so that the same pixels always give the same numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ NOISE = 0.7  # standard deviation, where every part of the descriptor varies by 
 
 
 def cut_crops(picture: Image.Image, boxes_px: np.ndarray) -> np.ndarray:
-    """(n, 4) xyxy pixels -> (n, CROP, CROP, 3) uint8, each box of the RGB picture stretched to one size.
+    """(n, 4) xyxy pixels -> (n, CROP, CROP, 3) uint8, each box of the RGB picture resized to one size.
 
-    A pixel that a box touches belongs to its crop. Crops are cut before they are stretched: `resize(box=...)` would
+    A pixel that a box touches belongs to its crop. Crops are cut before they are resized: `resize(box=...)` would
     mix in the pixels around them.
     """
     crops = np.empty((len(boxes_px), CROP, CROP, 3), dtype=np.uint8)
@@ -39,7 +38,7 @@ def describe_crops(crops: np.ndarray, noise: float = NOISE) -> np.ndarray:
     tall = crops.reshape(count, THUMBNAIL, step, CROP * 3).sum(axis=2, dtype=np.uint16)
     small = tall.reshape(count, THUMBNAIL, THUMBNAIL, step, 3).sum(axis=3, dtype=np.uint16) / np.float32(255 * step**2)
     grey = crops @ np.full(3, 1 / (3 * 255), dtype=np.float32)
-    # The divisors bring each part to a spread of about 1 over the boxes of a thousand scenes.
+    # With these divisors, each part has a standard deviation of about 1 over the boxes of a thousand scenes.
     parts = [(small.reshape(count, -1) - 0.6) / 0.22, _colours(crops) / 0.11, _edges(grey) / 0.35]
     descriptors = np.concatenate(parts, axis=1)
     if noise > 0:

@@ -1,6 +1,6 @@
 """The data set of drawn scenes: pictures, annotations in the official layout, prepared annotations, regions.
 
-folder/Images/ID.jpg and what ``worlds.official_layout`` writes    the official layout and what is prepared from it
+folder/Images/ID.jpg and the files of ``worlds.official_layout``   official layout, prepared annotations
 folder/regions.h5  region_maker.npz  sample.json                   regions, their maker, manifest
 """
 
@@ -60,26 +60,27 @@ def draw_dataset(
     feature_dim: int = 2048,
     workers: int | None = None,
 ) -> tuple[dict[str, Any], bool]:
-    """Draw the sample scenes into a folder, or find that they are there.
+    """Draw the sample scenes into a folder, unless they exist there.
 
-    The folder appears whole. One that was drawn with the same arguments by the same program is used as it is; one that
-    is incomplete, or was drawn with others, is drawn again. The same arguments give the same pictures and sentences.
+    The folder is written atomically. A folder that was drawn with the same arguments by the same program is used
+    unchanged; an incomplete one, or one with other arguments, is drawn again. The same arguments give the same pictures
+    and sentences.
 
     Args:
         out_dir: folder to make; it is DATALOADER.ANNO_FOLDER.
         num_images: pictures; a tenth each for val and test.
-        seed: of the whole world.
+        seed: the seed for everything.
         feature_dim: D.
-        workers: processes; None takes the cores that this process may use. The result is the same.
+        workers: processes; None: the cores that this process may use. The result is the same.
 
     Returns:
-        the manifest, and whether the folder was drawn by this call. The manifest says how it was drawn (`parameters`)
-        and what came out: `vocabulary_size` (MODEL.VOCAB_SIZE), `num_classes` (MODEL.SS_ATTENTION.NUM_CLASSES, with the
+        the manifest, and whether the folder was drawn by this call. The manifest has the arguments (`parameters`)
+        and the results: `vocabulary_size` (MODEL.VOCAB_SIZE), `num_classes` (MODEL.SS_ATTENTION.NUM_CLASSES, with the
         background), `top1` (share of val and test regions around objects whose class is right), `reach` (share of
         objects that a region overlaps by more than half).
 
     Raises:
-        UserError: fewer than three pictures, or a folder that holds other files.
+        UserError: fewer than three pictures were requested, or the folder contains other files.
     """
     out_dir = Path(out_dir)
     if num_images < 3:
@@ -116,7 +117,7 @@ def draw_dataset(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time draws into this folder; the others wait here and then find the finished scenes."""
+    """Let one process at a time draw into this folder; the others wait and then find the finished scenes."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -128,7 +129,7 @@ def _locked(folder: Path) -> Iterator[None]:
 # --- is the folder usable? ------------------------------------------------------------------------------
 @functools.cache
 def _program_hash() -> str:
-    """Changes whenever the program that draws changes: a hash of its source files and of the region file's version."""
+    """The identity of the drawing program: a hash of its source files and of the region file's version."""
     digest = hashlib.sha256(str(region_file.VERSION).encode())
     for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(official_layout.__file__)]:
         digest.update(path.name.encode() + path.read_bytes())
@@ -136,10 +137,10 @@ def _program_hash() -> str:
 
 
 def _why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
-    """None when the folder holds the wanted scenes, complete; "" when there is nothing; else the reason to draw again.
+    """None when the folder has the wanted scenes completely; "" when it is empty; else the reason to draw again.
 
     Raises:
-        UserError: the folder holds files that the program did not draw; it will not delete those.
+        UserError: the folder has files that the program did not draw, which are not deleted.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"The sample scenes need a folder; {folder} is a file. Choose another path.")
@@ -148,7 +149,7 @@ def _why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
         return ""
     if MANIFEST not in present:
         raise UserError(
-            f"{folder} is not empty and holds no {MANIFEST}, so it is not a folder of sample scenes. Choose another "
+            f"{folder} is not empty and has no {MANIFEST}, so it is not a folder of sample scenes. Choose another "
             "folder, or remove this one."
         )
     found = read_manifest(folder / MANIFEST)
@@ -175,7 +176,7 @@ def _why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
 # --- drawing --------------------------------------------------------------------------------------------
 @dataclasses.dataclass
 class WrittenScene:
-    """What is needed of a scene once its files are written.
+    """The data of a scene that are needed after its files are written.
 
     boxes_px: (K, 4) float32; descriptors: (K, E) float32; labels: (K,) int64, 0 background, else 1 + the index in
     CLASS_NAMES; colours: (K,) int64, the index in COLOUR_NAMES, -1 for background; reached: for each object, whether a
@@ -233,7 +234,7 @@ def _draw_scene(folder: Path, seed: int, index: int) -> WrittenScene:
     # 4:4:4: the usual halving of the colour planes smears the edges of small bright objects.
     scene.draw().save(jpeg, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     (folder / IMAGES / f"{scene.image_id}.jpg").write_bytes(jpeg.getvalue())
-    # Regions are computed from the pixels as anybody who opens the JPEG file sees them.
+    # Regions are computed from the pixels of the JPEG file, as for any reader of the file.
     boxes = propose_from_scene(scene)
     descriptors = describe_crops(cut_crops(Image.open(jpeg).convert("RGB"), boxes))
     return WrittenScene(scene.image_id, scene.width, scene.height, boxes, descriptors, *label_regions(boxes, scene))
@@ -276,7 +277,7 @@ def _write_regions(path: Path, scenes: Sequence[WrittenScene], maker: SceneRegio
             batch = scenes[start : start + PICTURES_AT_ONCE]
             descriptors = np.concatenate([scene.descriptors for scene in batch])
             probs = maker.class_probs(descriptors)
-            # float16 halves the file; what it rounds is far below the noise.
+            # float16 halves the file; its rounding error is far below the noise.
             features = maker.features(descriptors, probs).astype(np.float16)
             each = (len(batch), maker.num_regions, -1)
             for scene, v, c in zip(batch, features.reshape(each), probs.reshape(each)):

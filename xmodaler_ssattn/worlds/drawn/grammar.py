@@ -1,4 +1,4 @@
-"""The captions of a scene: a small grammar over what is in it.
+"""The captions of a scene, from a small grammar.
 
 A caption is about one or two objects, chosen by their salience. It may name colours and sizes, the pose, a relation
 that holds in the picture, and the place. An object has the same chain in all sentences.
@@ -14,12 +14,12 @@ from xmodaler_ssattn.worlds.drawn.salience import choose_first, choose_second
 from xmodaler_ssattn.worlds.drawn.scenes import FIRST_IMAGE_ID, Scene, SceneObject
 
 CAPTIONS_PER_IMAGE = 5
-NOT_VISUAL = 0  # the chain of phrases that belong to no object
+NOT_VISUAL = 0  # the chain of phrases without an object
 COLOUR_CHANCE = 0.8
 SIZE_CHANCE = 0.35
 TWO_OBJECTS_CHANCE = 0.6
 PLACE_CHANCE = 0.5
-PLURAL_CHANCE = 0.3  # that a sentence about an object that has a twin is about both
+PLURAL_CHANCE = 0.3  # the chance that a sentence about one of two equal objects is about both
 
 LARGE_FROM, SMALL_TO = 1.1, 0.72  # scale against the usual height of the kind
 CHAINS_PER_IMAGE = 100
@@ -28,7 +28,7 @@ _PAIR, _PLACE, _SKY, _WATER, _CLOTHES = 20, 40, 41, 42, 60  # where these chains
 
 @dataclass(frozen=True)
 class MarkedPhrase:
-    """Words that name something: its coreference chain and its entity type."""
+    """Words that name something, with its coreference chain and its entity type."""
 
     words: str
     chain: int
@@ -37,7 +37,7 @@ class MarkedPhrase:
 
 @dataclass(frozen=True)
 class MarkedCaption:
-    """A sentence with marked phrases, as Flickr30k Entities writes it.
+    """A sentence with marked phrases, as in Flickr30k Entities.
 
     parts: plain words and phrases in order, without the capital letter and the full stop.
 
@@ -63,11 +63,11 @@ class MarkedCaption:
 
 @dataclass
 class Description:
-    """What is written about a scene.
+    """The captions of a scene and their objects.
 
     captions: five sentences.
     boxes: chain -> numbers of the objects (in `scene.objects`) whose boxes it has.
-    without_box: chains that have none although something is there (clothes); scenes: chains of places.
+    without_box: chains of visible things without a box (clothes); scenes: chains of places.
     """
 
     captions: list[MarkedCaption] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Description:
 
 
 def describe(scene: Scene) -> Description:
-    """Five captions of the scene, always the same ones for the same scene."""
+    """Five captions of the scene; the same scene always has the same captions."""
     rng = random.Random(f"{scene.seed}/captions")
     writer = _Writer(scene, rng)
     captions = [writer.sentence() for _ in range(CAPTIONS_PER_IMAGE)]
@@ -182,7 +182,7 @@ class _Writer:
         return (MarkedPhrase(" ".join([article, *words]), chain, item.kind.entity_type),)
 
     def _place(self, item: SceneObject | None) -> tuple[str | MarkedPhrase, ...]:
-        """Where the object is, or with None where the scene is set."""
+        """The place of the object, or with None, of the scene."""
         rng = self.rng
         if item is not None and item.kind.zone == "sky" and rng.random() < 0.6:
             return "in", MarkedPhrase("the sky", self.first_chain + _SKY, "scene")

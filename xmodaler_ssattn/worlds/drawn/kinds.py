@@ -1,7 +1,7 @@
 """The fifteen kinds of object and the six colours of the sample scenes.
 
 Every kind's name is one of the 480 object classes of Flickr30k Entities, so that the same rules apply to both. No
-colour is one (orange and pink are), so that a colour never counts as an object word.
+colour is an object class (orange and pink are), so that a colour is never an object word.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Kind:
         entity_type: the type that the Flickr30k Entities markup gives it (people, animals, vehicles, other).
         draw: fills a tile with it.
         height: its usual height as a fraction of the picture's smaller side; aspect: width / height.
-        zone: where it may be, 'ground', 'sky' or 'water'.
-        colours: the colours it may have, each equally likely.
+        zone: its possible place, 'ground', 'sky' or 'water'.
+        colours: its possible colours, equally likely.
         appeal: how much more often people write about it, added to its salience (see `salience.py`).
-        poses: what it may be doing, the captions' verb; it changes how people and animals are drawn.
+        poses: its possible actions, the captions' verbs; they change the drawing of people and animals.
     """
 
     name: str

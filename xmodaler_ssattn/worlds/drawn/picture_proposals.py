@@ -69,7 +69,7 @@ def propose_from_picture(
 def _likeness(
     boxes_px: np.ndarray, class_probs: Callable[[np.ndarray], np.ndarray], width: int, height: int
 ) -> np.ndarray:
-    """(n,) how sure it is that a box holds an object of one kind."""
+    """(n,) the confidence that a box contains an object of one kind."""
     sides = np.tile(boxes_px[:, 2:] - boxes_px[:, :2], 2)
     moves = SHIFT * np.asarray([(0, 0, 0, 0), (1, 0, 1, 0), (-1, 0, -1, 0), (0, 1, 0, 1), (0, -1, 0, -1)])
     copies = [inside(box, width, height) for move in moves for box in (boxes_px + move * sides).tolist()]

@@ -1,6 +1,6 @@
-"""36 boxes per picture: around the objects, with errors, and of an object's size where nothing is.
+"""36 boxes per picture: around the objects, with errors, and boxes of an object's size on the background.
 
-`propose_from_scene` knows where the objects are and makes a detector's errors; the boxes of the data set come from it.
+`propose_from_scene` uses the true boxes of the objects and simulates a detector's errors; it is used for the data set.
 `picture_proposals.propose_from_picture` does the same from pixels only.
 """
 

@@ -1,4 +1,4 @@
-"""The sample scenes' own detector: from a picture of a scene to regions, as Bottom-Up does for photographs."""
+"""The detector of the sample scenes: it makes regions from a picture of a scene, as Bottom-Up does for photographs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROJECTION_SEED = 20230507
 STEPS, STEP_SIZE = 25, 4.0  # of the softmax regression
 SHRINKAGE = 2e-3  # its weight decay in the whitened space
 FEATURE_SPREAD = 1.5  # gives features of about the mean and spread of Bottom-Up's
-DESCRIPTOR_SHARE = 0.3  # spread of the raw descriptor within a feature; the detector's own findings have 1
-# Array names of a saved maker: E descriptor size, C classes, A colours, F what is projected, D feature size.
+DESCRIPTOR_SHARE = 0.3  # spread of the raw descriptor within a feature; that of the class probabilities is 1
+# Array names of a saved maker: E descriptor size, C classes, A colours, F size of the projected input, D feature size.
 _SHAPES = {
     "mean": "E",
     "kind_weights": "EC",
@@ -80,8 +80,8 @@ class SceneRegionMaker:
         V = ReLU([s (d - mean), c_1.., (1 - c_0) a] P)                  the features
 
     d is the descriptor of the region's pixels, c_0 the background's probability, P a fixed random matrix. As in
-    Bottom-Up, whose network was trained on objects and their attributes, V holds what the detector recognises as well
-    as the pixels themselves.
+    Bottom-Up, whose network was trained on objects and their attributes, V contains the detector's classes as well as
+    the pixels themselves.
 
     Args:
         arrays: mean (E,), kind_weights (E, C), kind_bias (C,), colour_weights (E, A), colour_bias (A,),
@@ -177,13 +177,13 @@ class SceneRegionMaker:
         return Regions(image_id, picture.width, picture.height, boxes[order], features[order], probs[order])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all of it as npz; nothing in it is pickled."""
+        """Write everything as npz, without pickles."""
         with atomic_path(path) as temporary:
             np.savez(temporary, **self._arrays, class_names=self.class_names, num_regions=self.num_regions)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SceneRegionMaker:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
             UserError: the file is missing or is not a region maker of this version.

@@ -1,6 +1,6 @@
-"""Which objects people write about: large ones, central ones, and some kinds before others.
+"""The choice of objects for captions: large and central objects and some kinds are preferred.
 
-This is what Spatial-Semantic Attention can learn in this world: salience depends only on p (size, place) and c (kind).
+Spatial-Semantic Attention can learn this in the drawn scenes: salience depends only on p (size, place) and c (kind).
 """
 
 from __future__ import annotations

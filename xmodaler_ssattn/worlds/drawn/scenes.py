@@ -1,4 +1,4 @@
-"""What is in a scene and where: sampled from a seed, before any pixel or word."""
+"""The objects of a scene and their places, sampled from a seed before any pixel or word."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from xmodaler_ssattn.worlds.drawn.kinds import COLOURS, KIND_BY_NAME, KINDS, Kin
 
 Box = tuple[int, int, int, int]
 MIN_OBJECTS, MAX_OBJECTS = 5, 8
-DUPLICATE_CHANCE = 0.6  # that one kind occurs twice in the picture
-SAME_COLOUR_CHANCE = 0.3  # that the second one then has the first one's colour too
+DUPLICATE_CHANCE = 0.6  # the chance that one kind occurs twice in the picture
+SAME_COLOUR_CHANCE = 0.3  # the chance that the second object then has the colour of the first
 MAX_HIDDEN = 0.22  # of the smaller of two objects may be behind or in front of the other
 MAX_IN_SKY, MAX_ON_WATER = 2, 2
 FIRST_IMAGE_ID = 100001
@@ -71,7 +71,7 @@ class Scene:
 
 
 def looks_drawn(picture: Image.Image) -> bool:
-    """Whether a picture may be one of these scenes: of their size, and as flat as they are.
+    """Whether a picture may be one of these scenes, by its size and the share of flat areas.
 
     Of 60 scenes, saved as JPEG, 84 to 92 % of the neighbours in a row hardly differ; of 12 photographs at that size, 15
     to 78 %.
@@ -142,13 +142,13 @@ def _place(
     horizon: float,
     placed: list[SceneObject],
 ) -> SceneObject | None:
-    """Put the object where it hides little; None when forty tries, each a little smaller, find no room."""
+    """Find a place where the object hides little; None after forty tries, each with a slightly smaller object."""
     side, line, shore = min(width, height), round(horizon * height), ground_starts(place, height, horizon)
     shade = rng.uniform(0.9, 1.06)
     tint: Colour = tuple(max(0, min(255, int(c * shade))) for c in COLOURS[colour])  # type: ignore[assignment]
     pose, mirrored = rng.choice(kind.poses), rng.random() < 0.5
     for attempt in range(40):
-        near = rng.random()  # 0 far, 1 near: what is nearer is lower in the picture and larger
+        near = rng.random()  # 0 far, 1 near: nearer objects are lower in the picture and larger
         scale = (0.6 + 0.6 * near) * rng.uniform(0.85, 1.2) * 0.985**attempt
         if kind.zone == "sky":
             scale = rng.uniform(0.65, 1.3) * 0.985**attempt

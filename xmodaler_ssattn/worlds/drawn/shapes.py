@@ -1,4 +1,4 @@
-"""How people, animals and things are drawn. Each function fills one tile with an object of a colour.
+"""Drawings of people, animals and things. Each function fills one tile with an object of a colour.
 
 `pose` changes the picture of people and animals, and the captions name it: see `kinds.py`.
 """

@@ -1,16 +1,16 @@
-"""Simulated data sets, of two worlds: pixels are made up, what people say is real.
+"""Simulated data sets, in two worlds: captions are real, region features are simulated.
 
-The world of captions (``captions_*``) needs captions only: boxes are invented, too. The world of annotations
-(``annotations_*``) takes prepared annotations: phrases and boxes are real.
+The world of captions (``captions_*``) needs only captions and also simulates the boxes. The world of annotations
+(``annotations_*``) uses prepared annotations: phrases and boxes are real.
 
-phrases                       which words of a caption name objects, and which describe them
+phrases                       the words of a caption that name objects, and those that describe them
 assumptions                   every number of the model with its reason
-class_priors                  what is usual for a class; names of one thing
-*_content                     what captions, or annotations, say of an image
-*_layout                      where the objects are, and what nobody mentions
+class_priors                  usual sizes and places of classes; different names of the same object
+*_content                     the content of an image in its captions or annotations
+*_layout                      the places of the objects, including unmentioned ones
 world                         the vectors of classes and words
 detector, appearance          a detector's errors; V and c of its boxes
-dataset, *_dataset            all of it, in a folder; what each world adds
+dataset, *_dataset            the folder of a data set; the additions of each world
 """
 
 from xmodaler_ssattn.worlds.simulated.annotations_dataset import AnnotationsSource

@@ -1,4 +1,4 @@
-"""What real annotations say of an image: objects at their real places with the words that describe them, other words.
+"""The content of an image in real annotations: objects at their places with the words that describe them, other words.
 
 A box that was annotated for several chains is one object, of the most specific of them: the chain with the fewest boxes
 ("a boy" before "three children"), then the one with the most phrases. A chain with several boxes is a group.
@@ -16,7 +16,7 @@ from xmodaler_ssattn.worlds.simulated.class_priors import CROWDS
 from xmodaler_ssattn.worlds.simulated.phrases import MANY, ObjectPhrase, describing_words, other_words
 
 _CROWDS = frozenset(CROWDS.split())
-MEMBER = "person"  # what one box of a crowd holds
+MEMBER = "person"  # the class of one box of a crowd
 Box = tuple[float, ...]  # x1, y1, x2, y2 in pixels, whole numbers
 
 
@@ -29,7 +29,7 @@ class AnnotatedObject:
         name: its class, None when no phrase of its chain names one.
         head: the word that its phrases end with most often, as a lemma; used instead of the class when there is none.
         modifiers: the words that describe it, one entry per use.
-        times: how many captions mention its chain.
+        times: number of captions that mention its chain.
     """
 
     box_px: Box
@@ -41,14 +41,14 @@ class AnnotatedObject:
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
-    """What the captions and boxes of one image say.
+    """The content of the captions and boxes of one image.
 
     Attributes:
         image_id, width, height: the image, pixels.
         objects: one for each distinct box, in the order of mention.
         groups: a group's enclosing box, where that is none of `objects`' boxes.
         others: word outside the phrases that have a box -> share of the captions that have it.
-        chains, chains_without_box: how many chains the captions mention.
+        chains, chains_without_box: numbers of chains that the captions mention.
     """
 
     image_id: int
@@ -67,7 +67,7 @@ class AnnotatedImage:
 
 
 def understand_record(image: Mapping[str, Any], lemma: Callable[[str], str]) -> AnnotatedImage:
-    """What one record of an annotation file (``data.annotations``) says; ``lemma`` maps a word to its lemma."""
+    """The content of one record of an annotation file (``data.annotations``); ``lemma`` maps a word to its lemma."""
     captions = image["captions"]
     chains: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     others: Counter[str] = Counter()
@@ -131,11 +131,11 @@ def _describe(
 
 
 def problems_of(image: AnnotatedImage, classes: Collection[str], unnamed: int) -> list[str]:
-    """Why an image cannot be simulated.
+    """The reasons why an image cannot be simulated.
 
     Args:
         classes: those that have a vector.
-        unnamed: how many classes without a name have one.
+        unnamed: number of classes without a name that have a vector.
     """
     items = (*image.objects, *image.groups)
     problems = []
@@ -151,5 +151,5 @@ def problems_of(image: AnnotatedImage, classes: Collection[str], unnamed: int) -
     for x1, y1, x2, y2 in (item.box_px for item in image.objects):
         if not (0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height):
             place = f"image {image.image_id} of {width} x {height} pixels"
-            return [*problems, f"{place} does not hold its box {[x1, y1, x2, y2]}"]
+            return [*problems, f"{place} does not contain its box {[x1, y1, x2, y2]}"]
     return problems

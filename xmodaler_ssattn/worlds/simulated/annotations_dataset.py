@@ -28,7 +28,7 @@ from xmodaler_ssattn.worlds.simulated.annotations_content import AnnotatedImage,
 from xmodaler_ssattn.worlds.simulated.annotations_layout import AnnotationsWorld, Donors, collect_donors, real_layout
 from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, Settings
-from xmodaler_ssattn.worlds.simulated.dataset import REGIONS, Simulated, Source, Splits
+from xmodaler_ssattn.worlds.simulated.dataset import REGIONS, Simulated, Splits, WorldSource
 from xmodaler_ssattn.worlds.simulated.detector import detect_real
 from xmodaler_ssattn.worlds.simulated.layout import Layout
 from xmodaler_ssattn.worlds.simulated.world import make_world
@@ -38,7 +38,7 @@ MEASURED_IMAGES = 200  # their regions are compared with the real ones
 LISTED = 20  # ids of the images named in the manifest
 
 
-class AnnotationsSource(Source):
+class AnnotationsSource(WorldSource):
     """A folder of ``xmodaler prepare annotations``.
 
     Args:
@@ -106,7 +106,7 @@ def simulate_annotated(world: AnnotationsWorld, image: AnnotatedImage, donors: D
 
 
 def _read(folder: Path, lemma: Callable[[str], str]) -> tuple[dict[int, AnnotatedImage], dict[int, str], list[str]]:
-    """Image id -> what its record says, image id -> split, classes."""
+    """Image id -> content of its record, image id -> split, classes."""
     missing = [file_name(split) for split in SPLITS if not (folder / file_name(split)).is_file()]
     if missing:
         raise UserError(
@@ -136,7 +136,7 @@ def _read(folder: Path, lemma: Callable[[str], str]) -> tuple[dict[int, Annotate
 
 
 def _count(written: Iterable[Simulated], records: Mapping[int, AnnotatedImage]) -> dict[str, Any]:
-    """What the images hold."""
+    """Counts of the contents of the images."""
     counts: Counter[str] = Counter()
     without_box, crowded = [], []
     for layout, regions in written:
@@ -162,7 +162,7 @@ def _count(written: Iterable[Simulated], records: Mapping[int, AnnotatedImage]) 
 
 
 def _measure(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
-    """What the regions reach and look like."""
+    """Statistics of the reach and the features of the regions."""
     store = RegionStore(folder / REGIONS)
     images = chain.from_iterable(open_annotations(folder / file_name(split), split)[1] for split in SPLITS)
     found = region_statistics(images, store)

@@ -1,4 +1,4 @@
-"""The world of annotations: real objects at their real places, and what nobody mentions, from other training images."""
+"""The world of annotations: real objects at their real places, and unmentioned objects from other training images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def column_of(world: World, name: str | None, head: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Donors:
-    """Training images whose boxes other images take as unmentioned objects.
+    """Training images whose boxes are used as unmentioned objects in other images.
 
     Attributes:
         ids: ascending.
@@ -59,7 +59,7 @@ def collect_donors(images: Iterable[AnnotatedImage], a: AnnotationsAssumptions) 
 
 
 def real_layout(world: AnnotationsWorld, image: AnnotatedImage, donors: Donors) -> Layout:
-    """The real objects of an image, then groups as wholes, then things that nobody mentions."""
+    """The real objects of an image, then groups as wholes, then unmentioned objects."""
     a, rng = world.assumptions, world.random("scene", image.image_id)
     groups = [item for item in image.groups if rng.random() < a.group_boxes]
     own = [(item, item.box_px, column_of(world, item.name, item.head)) for item in (*image.objects, *groups)]

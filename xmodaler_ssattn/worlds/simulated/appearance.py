@@ -1,8 +1,8 @@
-"""What a simulated detector sees in its boxes: features (V) and what it takes each region for (c).
+"""The output of a simulated detector for its boxes: features (V) and class probabilities (c).
 
-A region shows the objects that it overlaps, mostly the one that it fits best, and everywhere the scene. V and c are
-made from that by two independent noises, larger in small regions. A model that is given V, p and c is given nothing
-else: rows are in the order of c's maxima, the number of regions is always K, and boxes are whole pixels.
+A region shows the objects that it overlaps, mostly the one that it fits best, and always the scene. V and c are made
+from this with two independent noises, larger in small regions. There is no information except V, p and c: rows are in
+the order of c's maxima, the number of regions is always K, and boxes are whole pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a simulated data set assumes: the sizes that the caller chooses, and every number of the model with its reason.
+"""The assumptions of simulated data sets: the sizes chosen by the caller, and all numbers of the model with reasons.
 
 ``area`` is always a box's share of the picture.
 """
@@ -13,11 +13,11 @@ from xmodaler_ssattn.errors import raise_all
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the caller chooses, apart from the assumptions.
+    """The settings chosen by the caller, apart from the assumptions.
 
     Attributes:
         seed: of the world.
-        counts: images of train, val, test; None takes all that the input has.
+        counts: images of train, val, test; None: all images of the input.
         num_regions, feature_dim, num_classes: K, D, C (with the background).
         dtype: of features and class probabilities in the file.
         shuffled: also write regions_shuffled.h5.
@@ -46,10 +46,10 @@ def _choice(default: str, reason: str, *choices: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What both worlds assume.
+    """The assumptions of both worlds.
 
     Raises:
-        UserError: values outside their ranges, all at once.
+        UserError: lists all values outside their ranges.
     """
 
     # --- objects that no caption mentions
@@ -61,7 +61,7 @@ class Assumptions:
     )
     # --- regions
     partial_share: float = _share(
-        0.25, "share of the remaining regions that hold a part of an object; the rest is background"
+        0.25, "share of the remaining regions that contain a part of an object; the rest is background"
     )
     # --- what a region shows
     visibility_power: float = _number(
@@ -105,7 +105,7 @@ class Assumptions:
     feature_norm_noise: float = _number(0.0, "standard deviation of the log of the norm, when feature_norm is given")
     feature_norm_area: float = _number(0.0, "the norm grows by (area / 0.1)^this, when feature_norm is given", -1, 1)
     class_noise: float = _number(
-        0.125, "the same for the class probabilities; independent, so that c carries something that V does not"
+        0.125, "the same for the class probabilities; independent, so that c has information that V does not have"
     )
     size_confusion: float = _number(0.2, "noise grows by (area / 0.1)^-this: small regions are confused more")
     class_kinship: float = _number(
@@ -140,7 +140,7 @@ class Assumptions:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionsAssumptions(Assumptions):
-    """The world of captions: boxes are invented, too. ``salience`` of an object is
+    """The world of captions: boxes are also simulated. The ``salience`` of an object is
     mention_weight * (share of captions that mention it) + (1 - mention_weight) * (how early), both in 0..1.
     """
 
@@ -168,7 +168,10 @@ class CaptionsAssumptions(Assumptions):
         0.3, "their classes are sampled by (times mentioned)^-this: seldom-mentioned classes more often", 0, 3
     )
     rim: float = _number(
-        1.5, "their centres' distance from the middle, per axis, is the maximum of this many uniform numbers", 1, 20
+        1.5,
+        "their centres' distance from the middle, per axis, is the maximum of this number of uniform numbers",
+        1,
+        20,
     )
     # --- regions: errors around the boxes
     jitter: float = _number(
@@ -212,7 +215,7 @@ class AnnotationsAssumptions(Assumptions):
     # --- things that no caption mentions
     distractors: str = _choice(
         "mentioned",
-        "nobody annotated what nobody mentions, so the truth is bracketed: 'mentioned' takes boxes of other pictures "
+        "unmentioned objects are not annotated, so there are two estimates: 'mentioned' uses boxes of other pictures "
         "that one of their captions mentions, which look like what people mention; 'rim' takes small boxes far from "
         "the middle",
         "mentioned",
@@ -252,7 +255,7 @@ class AnnotationsAssumptions(Assumptions):
     )
     # --- replaced defaults; "real" are 360 Bottom-Up regions of 10 images (worlds.pixels.BOTTOM_UP)
     partial_share: float = _share(
-        0.5, "share of the remaining regions that hold a part of an object; the rest is background"
+        0.5, "share of the remaining regions that contain a part of an object; the rest is background"
     )
     size_confusion: float = _number(
         0.0, "noise grows by (area / 0.1)^-this: real certainty does not depend on the area (correlation 0.07)"

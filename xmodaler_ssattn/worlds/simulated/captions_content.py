@@ -1,4 +1,4 @@
-"""The captions file, and what the captions of an image say: objects with the words that describe them, other words."""
+"""The captions file, and the content of an image's captions: objects with the words that describe them, other words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CaptionedObject:
     """An object that captions mention.
 
     Attributes:
-        name: its class: of the words used for it, the most frequent one.
+        name: its class, the most frequent of the words used for it.
         often: share of the captions that mention it, above 0 to 1.
         early: mean over these captions of 1 / (1 + objects mentioned before it), above 0 to 1.
         modifiers: the words that describe it, one entry per use.
@@ -36,7 +36,7 @@ class CaptionedObject:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImage:
-    """What the captions of one image say.
+    """The content of the captions of one image.
 
     Attributes:
         tokens: the words of each caption, as written.
@@ -96,7 +96,7 @@ def _problem_of(key: str, entry: object) -> str | None:
 def understand_captions(
     captions: Iterable[str], classes: Collection[str], lemma: Callable[[str], str]
 ) -> CaptionedImage:
-    """What the captions of an image say; arguments as ``object_phrases``."""
+    """The content of an image's captions; arguments as for ``object_phrases``."""
     tokens = tuple(tuple(split_words(caption)) for caption in captions)
     phrases = tuple(tuple(object_phrases(each, classes, lemma)) for each in tokens)
     number_of = _objects_of([[phrase.name for phrase in each] for each in phrases])
@@ -144,12 +144,12 @@ def _objects_of(captions: Sequence[Sequence[str]]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Habits:
-    """What the training captions mention, and how: unmentioned objects are sampled from it.
+    """Frequencies in the training captions, from which unmentioned objects are sampled.
 
     Attributes:
-        mentions: class -> how many images mention it.
-        modifiers: describing word -> how often it is used.
-        modifier_counts: how many describing words an object has -> how many objects have that many.
+        mentions: class -> number of images that mention it.
+        modifiers: describing word -> number of uses.
+        modifier_counts: number of describing words of an object -> number of such objects.
     """
 
     mentions: Mapping[str, int]

@@ -1,7 +1,7 @@
 """The world of captions: from a captions file to a data set. Captions are real; boxes and features are simulated.
 
-The folder holds the official layout without pictures and what is prepared from it (``worlds.official_layout``), and
-what ``dataset`` writes.
+The folder contains the official layout without pictures, the annotations prepared from it
+(``worlds.official_layout``), and the files of ``dataset``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from xmodaler_ssattn.worlds.simulated.assumptions import CaptionsAssumptions, Se
 from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, read_captions, understand_captions
 from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, invent_layout, make_captions_world
 from xmodaler_ssattn.worlds.simulated.class_priors import prior_of
-from xmodaler_ssattn.worlds.simulated.dataset import Simulated, Source, Splits
+from xmodaler_ssattn.worlds.simulated.dataset import Simulated, Splits, WorldSource
 from xmodaler_ssattn.worlds.simulated.detector import detect_invented
 from xmodaler_ssattn.worlds.simulated.layout import Layout
 
 
-class CaptionsSource(Source):
+class CaptionsSource(WorldSource):
     """A captions file.
 
     Args:
@@ -65,7 +65,7 @@ class CaptionsSource(Source):
         self._images: dict[int, CaptionedImage] = {}
 
     def build(self, settings: Settings, chosen: Splits) -> Callable[[int], Simulated]:
-        # Habits are learnt from all training captions, so that they do not depend on how many images are taken.
+        # Habits are learnt from all training captions, so that they do not depend on the number of images.
         training = (
             self.splits["train"] if self.splits else [i for i, split in self.split_of.items() if split == "train"]
         )
@@ -117,7 +117,7 @@ def _sentences(content: CaptionedImage) -> Iterator[str]:
 
 
 def _xml(image_id: int, layout: Layout) -> str:
-    """The boxes of what is mentioned, and nothing of what is not."""
+    """The boxes of the mentioned objects only."""
     boxes = [
         ObjectBox(tuple(box), (number,))
         for number, (box, boxed) in enumerate(zip(layout.boxes_px.tolist(), layout.boxed), 1)

@@ -1,7 +1,6 @@
-"""The world of captions: where the objects of an image are, without real boxes.
+"""The world of captions: the places of the objects of an image, without real boxes.
 
-The objects that the captions mention come first, then others that nobody mentions. All random numbers are sampled from
-the seed and the image id.
+The mentioned objects are first, then unmentioned ones. All random numbers depend only on the seed and the image id.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class CaptionsWorld(World[CaptionsAssumptions]):
-    """The world of captions, which also knows how objects usually look and what people usually mention.
+    """The world of captions, with the usual sizes and places of objects and the usual mentions.
 
     Attributes:
-        log_area, height, aspect: (C,) float64, what is usual for a class; entry 0 is not used.
+        log_area, height, aspect: (C,) float64, usual values of each class; entry 0 is not used.
         unmentioned_chance: (C,) float64, sums to 1: classes of objects that no caption mentions.
         habits: of the captions.
     """
@@ -53,7 +52,7 @@ def make_captions_world(
     """Sample the world.
 
     Args:
-        images: image id -> what its captions say, of all images that will be simulated and of the training images.
+        images: image id -> content of its captions, for all images to simulate and the training images.
         training: the ids of the images from which habits are learnt.
     """
     habits = learn_habits(images[image_id] for image_id in training)
@@ -108,7 +107,7 @@ def invent_layout(world: CaptionsWorld, image_id: int, content: CaptionedImage) 
 
 
 def _unmentioned(world: CaptionsWorld, content: CaptionedImage, rng: np.random.Generator) -> list[int]:
-    """Columns of the objects that nobody mentions: of no class that somebody does."""
+    """Columns of the unmentioned objects, whose classes are not mentioned either."""
     count = int(rng.poisson(world.assumptions.unmentioned_mean))
     taken = {world.columns[phrase.name] for phrases in content.phrases for phrase in phrases}
     # More are sampled than needed: those of a mentioned class are dropped.
@@ -117,7 +116,7 @@ def _unmentioned(world: CaptionsWorld, content: CaptionedImage, rng: np.random.G
 
 
 def _modifiers(world: CaptionsWorld, rng: np.random.Generator) -> tuple[str, ...]:
-    """Describing words for an object that nobody mentions, as many and as frequent as mentioned ones have."""
+    """Describing words for an unmentioned object, with the numbers and frequencies of mentioned objects."""
     habits = world.habits
     if not habits.modifiers:
         return ()
@@ -125,7 +124,7 @@ def _modifiers(world: CaptionsWorld, rng: np.random.Generator) -> tuple[str, ...
 
 
 def _sample(counts: Mapping[T, int], rng: np.random.Generator, size: int) -> list[T]:
-    """`size` of the keys, each as likely as its count says."""
+    """Sample `size` keys with probabilities proportional to their counts."""
     total = np.cumsum(np.fromiter(counts.values(), dtype=float))
     names = list(counts)
     return [names[place] for place in np.searchsorted(total, rng.random(size) * total[-1], side="right")]
@@ -148,7 +147,7 @@ def _boxes(
     aspect = world.aspect[columns] * np.exp(a.aspect_noise * noise[1])
     wide = np.clip(np.sqrt(area * aspect), MIN_SIDE_PX, 0.98 * width)
     tall = np.clip(area / wide, MIN_SIDE_PX, 0.98 * height)
-    # Across: anywhere; near the middle by salience; near the rim where nobody looks.
+    # Across: anywhere; salient objects nearer to the middle, unmentioned ones nearer to the rim.
     pull = 1 - a.centring * salience
     side = np.where(rng.random(count) < 0.5, -0.5, 0.5)
     away = np.where(hidden, rng.random(count) ** (1 / a.rim), rng.random(count) * pull)

@@ -1,6 +1,6 @@
-"""What is usual for an object class: its size, its height in the picture, its shape, and its other names.
+"""Usual values of object classes: size, height in the picture, shape, and other names.
 
-Plausible values for groups of everyday words; a class that is not listed here samples its own from its name.
+Plausible values for groups of everyday words; for a class that is not listed, they are sampled, seeded by its name.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _prior(line: str) -> ClassPrior:
 PRIORS: tuple[ClassPrior, ...] = tuple(map(_prior, _PRIORS.strip().splitlines()))
 PLACES = frozenset(word for prior in PRIORS if prior.entity_type == "scene" for word in prior.words)
 
-# Groups of words that different people may use for the same thing. Two captions may name one object by different words
-# of a group; two words in one caption are two objects.
+# Groups of words that may be used for the same thing. Two captions may name an object by different words of a group;
+# two words in the same caption are two objects.
 _KIN = f"""
 {MALE} {ANYBODY}; {FEMALE} {ANYBODY}; {BOY} {CHILD} person someone skateboarder player;
 {GIRL} {CHILD} person someone dancer player; {CHILD}; people group crowd audience spectator onlooker;
@@ -99,5 +99,5 @@ def kin_of(name: str) -> tuple[int, ...]:
 
 
 def prior_of(name: str) -> ClassPrior | None:
-    """What is usual for a class; None when it is not listed here."""
+    """The usual values of a class; None when it is not listed."""
     return next((prior for prior in PRIORS if name in prior.words), None)

@@ -1,15 +1,15 @@
-"""The folder of a simulated data set: which images, the manifest, and the region files. Both worlds are written by it.
+"""Write the folder of a simulated data set of either world: the choice of images, the manifest, and the region files.
 
 folder/regions.h5  [regions_shuffled.h5]  simulated.json
 
-The shuffled file is the leak test's: whole images' regions exchanged among the images of a split. What a trained model
-says must come from an image's own regions. Evaluated on this file, nothing else changed, its scores must fall to those
-of captions that belong to other images:
+The shuffled file is for the leak test: it has the regions of whole images exchanged among the images of a split. The
+captions of a trained model must depend on an image's own regions. When the model is evaluated on this file without
+other changes, its scores must fall to those of captions of other images:
 
     xmodaler eval --weights W --config-file C --data DIR DATALOADER.REGIONS DIR/regions_shuffled.h5 OUTPUT_DIR OTHER
 
-If CIDEr stays well above what the references of exchanged images give, something other than regions gives the image
-away.
+If CIDEr is well above that of the references of exchanged images, something other than the regions identifies the
+image.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ Simulated = tuple[Layout, Regions]
 Splits = Mapping[str, Sequence[int]]  # train, val and test -> image ids
 
 
-class Source(abc.ABC):
-    """What a data set is simulated from, and what is special to this world.
+class WorldSource(abc.ABC):
+    """The input of a simulation, and the parts that are specific to its world.
 
     Attributes:
-        title: one sentence on what is real, for the manifest and the region file.
-        digest: what identifies the input, by its name in the manifest.
+        title: one sentence about the real and simulated parts, for the manifest and the region file.
+        digest: the identity of the input, by its name in the manifest.
         classes: in the order of the columns of c after the background.
         split_of: image id -> its split in the input.
-        splits: split -> ids, instead of the input's own; None takes those.
+        splits: split -> ids, instead of the input's own; None: the input's own.
         assumptions: the numbers of the model.
     """
 
@@ -83,9 +83,9 @@ class Source(abc.ABC):
 
 
 def simulate(
-    source: Source, out_dir: str | os.PathLike, settings: Settings, *, workers: int = 1
+    source: WorldSource, out_dir: str | os.PathLike, settings: Settings, *, workers: int = 1
 ) -> tuple[Mapping[str, Any], bool]:
-    """Write the data set; the folder appears whole. One that was made with the same arguments is left as it is.
+    """Write the data set atomically. A folder that was made with the same arguments is not changed.
 
     Args:
         workers: processes; the result is the same.
@@ -94,7 +94,7 @@ def simulate(
         the manifest, and whether the folder was made by this call.
 
     Raises:
-        UserError: unusable input; not enough images; a folder that holds something else.
+        UserError: the input cannot be used, there are not enough images, or the folder has other content.
     """
     out_dir = Path(out_dir)
     chosen = choose_images(source.split_of, source.splits, settings.counts, settings.seed)
@@ -135,13 +135,13 @@ def simulate(
 def choose_images(
     split_of: Mapping[int, str], splits: Splits | None, counts: Sequence[int] | None, seed: int
 ) -> dict[str, list[int]]:
-    """Which images are taken of each split.
+    """Choose the images of each split.
 
     Args:
         split_of: image id -> its split in the input.
         splits: split -> ids to use instead of the input's own splits.
-        counts: images of train, val, test; None takes all.
-        seed: a split's images have a fixed random order, of which the first are taken: fewer are a part of more.
+        counts: images of train, val, test; None: all.
+        seed: seed of the random order of a split's images, of which the first are used; fewer are a subset of more.
 
     Returns:
         split -> ids, ascending.
@@ -169,24 +169,24 @@ def finished(out_dir: Path, wanted: Mapping[str, Any]) -> Mapping[str, Any] | No
     """The manifest when the folder was made with this identity and is complete, None when there is nothing.
 
     Raises:
-        UserError: the folder holds something else; it is never removed.
+        UserError: the folder has other content; it is never removed.
     """
     if not out_dir.exists() or (out_dir.is_dir() and not os.listdir(out_dir)):
         return None
     if not (out_dir / MANIFEST).is_file():
-        raise UserError(f"{out_dir} exists and holds no {MANIFEST}. Choose another folder, or remove it.")
+        raise UserError(f"{out_dir} exists and does not contain {MANIFEST}. Choose another folder, or remove it.")
     manifest = read_manifest(out_dir / MANIFEST)
     reasons = list(differences(manifest, wanted))
     reasons += [f"{name} is missing" for name in manifest.get("files", []) if not (out_dir / name).exists()]
     if reasons:
         raise UserError(
-            f"{out_dir} holds another simulated data set ({'; '.join(reasons)}). Choose another folder, or remove it."
+            f"{out_dir} has another simulated data set ({'; '.join(reasons)}). Choose another folder, or remove it."
         )
     return manifest
 
 
 def check_sizes(settings: Settings, classes: Sequence[str], chosen: Splits) -> None:
-    """Raise a ``UserError`` for sizes that cannot be."""
+    """Raise a ``UserError`` for impossible sizes."""
     least = {"num_regions": 1, "feature_dim": 1, "num_classes": len(classes) + 1}
     raise_all(
         (
@@ -209,13 +209,13 @@ def new_folder(out_dir: Path) -> Iterator[Path]:
     """A temporary folder that becomes `out_dir` when the block succeeds."""
     try:
         if out_dir.is_dir() and not os.listdir(out_dir):
-            out_dir.rmdir()  # an empty folder of the user's is as good as none
+            out_dir.rmdir()  # an empty folder is treated as a missing one
         with atomic_directory(out_dir) as folder:
             yield folder
     except OSError as error:
         raise UserError(
-            f"The simulated data set cannot be written to {out_dir}: {error}. Choose another folder, or make room or "
-            "rights for it."
+            f"The simulated data set cannot be written to {out_dir}: {error}. Choose another folder, or free some "
+            "space or change the permissions."
         ) from error
 
 
@@ -228,7 +228,7 @@ def write_regions(
     workers: int,
     source: str,
 ) -> Iterator[Simulated]:
-    """Write the region files, and give each image's layout and regions (in the file's dtype) as they are written.
+    """Write the region files, and yield each image's layout and regions (in the file's dtype).
 
     Args:
         make: image id -> its layout and regions.
@@ -257,7 +257,7 @@ def _writer(path: Path, ids: Sequence[int], settings: Settings, source: str) -> 
 
 
 def derangement(ids: Sequence[int], seed: int, name: str = "") -> dict[int, int]:
-    """image id -> another image's id, each used once: a random circle through all of them.
+    """image id -> another image's id, each used once: a random cycle through all of them.
 
     Raises:
         UserError: fewer than two images.
@@ -271,7 +271,7 @@ def derangement(ids: Sequence[int], seed: int, name: str = "") -> dict[int, int]
 def write_shuffled(folder: Path, splits: Splits, settings: Settings) -> None:
     """Copy the region file with every image's regions replaced by another one's.
 
-    Boxes are stretched to the size of the image that they come to, so that p stays as it was.
+    Boxes are scaled to the size of their new image, so that p does not change.
     """
     store = RegionStore(folder / REGIONS)
     giver: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""A simulated detector's errors: which K boxes it reports of a picture. It does not know which objects are mentioned.
+"""A simulated detector with errors: the K boxes that it reports for a picture, whether objects are mentioned or not.
 
 ``detect_invented`` is the detector of the world of captions, ``detect_real`` the one of the world of annotations, whose
 errors depend on the size of the objects. Both return (K, 4) float64 xyxy boxes in whole pixels, in random order.
@@ -19,7 +19,7 @@ _ROUNDS = 20  # of filling up; a picture too small for K different boxes then ge
 
 
 def detect_invented(a: CaptionsAssumptions, num_regions: int, layout: Layout, rng: np.random.Generator) -> np.ndarray:
-    """One good box of most objects (in a crowded picture of the largest), then loose ones, parts and background."""
+    """One good box of most objects (the largest in a crowded picture), then loose ones, parts and background."""
     objects = layout.boxes_px.astype(float)
     area = area_of(objects)
     seen = np.flatnonzero(rng.random(len(objects)) >= a.missed)
@@ -41,8 +41,8 @@ def detect_invented(a: CaptionsAssumptions, num_regions: int, layout: Layout, rn
 
 
 def detect_real(a: AnnotationsAssumptions, num_regions: int, layout: Layout, rng: np.random.Generator) -> np.ndarray:
-    """One region of each object that is not overlooked (of too many, the largest), then duplicates, then parts of
-    objects and background, without two whose IoU is above ``suppress_iou``.
+    """One region per object that is not missed (the largest of too many), then duplicates, then parts of objects and
+    background, without pairs whose IoU is above ``suppress_iou``.
     """
     objects = layout.boxes_px.astype(float)
     area = np.maximum(layout.area(objects), MIN_AREA)

@@ -1,4 +1,4 @@
-"""The objects of one simulated picture and where they are: made by both worlds, and what the detector looks at."""
+"""The objects of one simulated picture and their places, made by either world: the input of the detector."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from xmodaler_ssattn.boxes import area
 
-MIN_AREA = 0.0015  # shares of the picture below this count as this
+MIN_AREA = 0.0015  # lower limit for shares of the picture
 MIN_SIDE_PX = 8
 REFERENCE_AREA = 0.1  # at which the assumptions state noise and norms
 
@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def mentioned(self) -> int:
-        """How many objects are mentioned."""
+        """The number of mentioned objects."""
         return len(self.boxed)
 
     def area(self, boxes_px: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Which words of a caption name an object, and which words before them describe it.
+"""Find the words of a caption that name an object, and the words before them that describe it.
 
-A caption's words are those of the official sentences: split at blanks, punctuation apart. A few rules in place of a
-parser; they need no data, and what they get wrong is wrong for every system alike.
+A caption's words are those of the official sentences: split at blanks, with separate punctuation. It uses a few rules
+instead of a parser; they need no data, and their errors are the same for every system.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OTHER_STOPS = _words(
 )
 # The finite verbs in it end a phrase; as actions they count in their far more frequent form with -ing.
 _STOPS = _PREPOSITIONS | _OTHER_STOPS
-# Nouns of the class list that captions use as verbs too: taken for nouns behind a determiner or a preposition only.
+# Nouns of the class list that captions also use as verbs: they are nouns only after a determiner or a preposition.
 _ALSO_VERBS = _words(
     "stand ride slide swing rock dress face work step wave drink hand head back park mask drum line log set smile "
     "display guard snack surface train bat fan post race hose lap seat shop market harness plant fire hole phone "
@@ -92,7 +92,7 @@ def object_phrases(words: Sequence[str], classes: Collection[str], lemma: Callab
 
 
 def other_words(words: Sequence[str], phrases: Sequence[ObjectPhrase]) -> list[str]:
-    """The words, lower-cased, that are neither part of an object's phrase nor mere grammar."""
+    """The words, lower-cased, that are neither part of an object's phrase nor function words."""
     taken = {position for phrase in phrases for position in range(phrase.start, phrase.end)}
     return [
         word.lower()
@@ -138,7 +138,7 @@ def _describes_the_next(words: Sequence[str], names: Sequence[str | None], posit
 
 
 def _reach_back(words: Sequence[str], head: int, free: int) -> tuple[int, tuple[str, ...]]:
-    """Where the phrase of the noun at `head` begins, and the words in it that describe the object."""
+    """The start of the phrase of the noun at `head`, and the words in it that describe the object."""
     start = head
     while start > free and head - start < MOST_MODIFIERS:
         word = words[start - 1]
@@ -152,7 +152,7 @@ def _reach_back(words: Sequence[str], head: int, free: int) -> tuple[int, tuple[
             break
     if start > free and words[start] not in _DETERMINERS and words[start - 1] in _DETERMINERS:
         start -= 1
-    if words[start] not in _DETERMINERS:  # no article: "wearing blue jeans" begins behind its verb
+    if words[start] not in _DETERMINERS:  # no article: "wearing blue jeans" begins after its verb
         for position in range(head - 1, start - 1, -1):
             if words[position].endswith("ing") or (words[position].endswith("s") and words[position] != "'s"):
                 start = position + 1
@@ -163,7 +163,7 @@ def _reach_back(words: Sequence[str], head: int, free: int) -> tuple[int, tuple[
 
 
 def describing_words(words: Sequence[str]) -> tuple[str, ...]:
-    """Of the lower-cased words before an object's noun, those that describe the object."""
+    """The words that describe the object, of the lower-cased words before its noun."""
     return tuple(
         word
         for word in words

@@ -1,8 +1,8 @@
-"""What holds for every picture of a simulated world: the columns of its classes, and the vectors of classes and words.
+"""The common data of a simulated world's pictures: the columns of its classes, and the vectors of classes and words.
 
 Letters: C classes with the background, L latent numbers of V, M of the class probabilities, D feature size. Columns of
 the class probabilities: 0 background, then the named classes in their file's order, then classes that no caption names.
-Everything is sampled from the seed and the name in question, so that one more class or word changes no other.
+Everything is sampled from the seed and the name, so that a further class or word changes no other.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class World(Generic[A]):
     projection: np.ndarray
 
     def random(self, *names: object) -> np.random.Generator:
-        """The random numbers that belong to these names only."""
+        """A random generator that depends only on the seed and these names."""
         return generator(self.settings.seed, *names)
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:
-    """The random numbers that belong to a seed and these names only."""
+    """A random generator that depends only on the seed and these names."""
     text = "/".join(map(str, (seed, *names)))
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big"))
 
@@ -81,7 +81,7 @@ def class_names(classes: Sequence[str], settings: Settings) -> list[str]:
 
 
 def _class_vectors(seed: int, purpose: str, names: Sequence[str], size: int, kinship: float) -> np.ndarray:
-    """(1 + classes, size): unit vectors; kin have a part in common, so that they are confused more easily."""
+    """(1 + classes, size): unit vectors; related classes share a part, so that they are confused more easily."""
     common = [_unit(generator(seed, purpose, "kin", number).standard_normal(size)) for number in range(len(KIN))]
     rows = [np.zeros(size, dtype=np.float32)]
     for name in names:

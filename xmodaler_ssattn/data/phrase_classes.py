@@ -1,14 +1,12 @@
-"""The rule that gives a phrase its class when the official file is not there; the rule for one word is ``classes``."""
+"""The fallback rule for the class of a phrase, without the official file; ``classes`` has the rule for one word."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from xmodaler_ssattn.classes import class_of_word, read_classes
+from xmodaler_ssattn.classes import class_of_word
 
-__all__ = ["FALLBACK_RULE", "class_of_phrase", "read_classes"]
-
-# Said in every file that the fallback rule made.
+# Written into every file made with the fallback rule.
 FALLBACK_RULE = (
     "not GVD-identical: made from Sentences/ and Annotations/; class = last word of the phrase that is a class, or "
     "whose lemma is one, box = union of the chain's boxes; scene, nobox and chain 0 are left out"

@@ -9,7 +9,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.metrics import Metric
 from xmodaler_ssattn.evaluation.scoring import CaptionScorer
-from xmodaler_ssattn.reproduce.scoring import (
+from xmodaler_ssattn.reproduce.replicates import (
     REPLICATES,
     Scored,
     read_replicates,

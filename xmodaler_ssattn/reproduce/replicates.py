@@ -1,8 +1,8 @@
-"""Score one results file completely, and keep what a paired comparison needs: the scores of resampled test images.
+"""Score one results file completely, and store the scores of resampled test images for paired comparisons.
 
-``replicates.npz`` beside an evaluation: for every score its ``REPLICATES`` bootstrap values (the same resamples of
-images in every file of the same images, so that files can be paired), under ``score:NAME``; the scored images under
-``images:captions`` and ``images:grounding``; and the rows of each caption metric, one per image, under ``rows:NAME``.
+``replicates.npz`` of an evaluation has under ``score:NAME`` the ``REPLICATES`` bootstrap values of each score (with the
+same resamples for the same images, so that files can be paired); under ``images:captions`` and ``images:grounding`` the
+scored images; and under ``rows:NAME`` the rows of each caption metric, one per image.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ class Scored:
         replicates: name -> (REPLICATES,) scores of the same resampled images; only of names in ``scores``.
         images: "captions" and "grounding" -> image ids in the order of the resampling.
         rows: name -> (images, ...) counts or scores.
-        places: of an evaluation that forced the reference captions, where its attention accuracy sits, see
-            ``accuracy_by_place``.
+        places: ``accuracy_by_place``, of an evaluation that forced the reference captions.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
@@ -52,7 +51,7 @@ class Scored:
 
 
 def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[str]) -> Scored:
-    """Main and greedy captions of a results file; ``scorer``'s images are the file's ids as strings."""
+    """Score the main and greedy captions of a results file; the images of ``scorer`` are the file's ids as strings."""
     sets = caption_sets({str(image.image_id): image.caption for image in results.images})
     found = joined(scorer.score_many(sets, metrics, replicates=REPLICATES))
     return Scored(
@@ -65,22 +64,22 @@ def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[st
 
 
 def score_grounding(results: Results, annotations: Path, split: str = "test") -> Scored:
-    """The bootstrap of F1, and of the attention accuracy of an evaluation that forced the reference captions; where the
-    latter sits.
+    """The bootstrap of F1 and, if the reference captions were forced, of the attention accuracy, with the latter by
+    place.
 
-    The scores themselves are the evaluator's, already in the results file.
+    The scores themselves were computed by the evaluator and are in the results file.
     """
     path = annotations / f"grounding_{split}.json"
     known = results.header.get("scores") or {}
     if not path.is_file() or known.get("F1_all") is None:
-        reason = f"there is no {path.name} in the data" if not path.is_file() else "the captions carry no boxes"
+        reason = f"there is no {path.name} in the data" if not path.is_file() else "the captions have no boxes"
         return Scored(not_computed={"F1": reason})
     scorer = GroundingScorer(read_reference(path).images, Lemmas.of_folder(annotations))
     found = scorer.score_results(results.images, results.object_words, replicates=REPLICATES)
     return Scored(
         {name: float(value) for name, value in known.items() if value is not None},
         found.failed,
-        # A resample without any object word is 0/0, which the evaluator counts as 0.
+        # A resample without any object word is 0/0, which is 0 in the evaluator.
         {name: np.nan_to_num(values, nan=0.0) for name, values in found.replicates.items()},
         {GROUNDING: np.array(found.images, dtype=np.int64)},
         places=accuracy_by_place(found.forced) if found.forced is not None else {},
@@ -106,7 +105,7 @@ def score_results(path: Path, scorer: CaptionScorer, metrics: Sequence[str], ann
 
 
 def write_replicates(path: Path, scored: Scored) -> None:
-    """Write ``replicates.npz``; it appears whole."""
+    """Write ``replicates.npz`` atomically."""
     arrays = {f"score:{name}": value for name, value in scored.replicates.items()}
     arrays |= {f"images:{name}": value for name, value in scored.images.items()}
     arrays |= {f"rows:{name}": value for name, value in scored.rows.items()}
@@ -121,7 +120,7 @@ def read_replicates(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nda
         UserError: the file is missing or damaged.
     """
     try:
-        with np.load(path) as file:  # plain arrays only: numpy refuses objects by default
+        with np.load(path) as file:  # only plain arrays: numpy refuses objects by default
             arrays = {name: file[name] for name in file.files if not name.startswith("rows:")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run again with --resume.") from error

@@ -1,4 +1,4 @@
-"""Which columns of the class probabilities belong to which object class of the captions."""
+"""Match the columns of the class probabilities to the object classes of the captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOTTOM_UP_CLASSES = 1600
 def region_classes(
     folder: str | os.PathLike, num_classes: int | None, path: str | os.PathLike | None = None
 ) -> list[str] | None:
-    """The names of the columns of ``class_probs`` after the background, as far as they have one.
+    """The names of the columns of ``class_probs`` after the background, or None if unknown.
 
     Those of ``path``, one per line; else those of the data folder's manifest (simulated or drawn data); else, for a
     file of 1 + 1,600 columns, those of the Bottom-Up detector; else None.
@@ -26,7 +26,7 @@ def region_classes(
         num_classes: C, the number of columns with the background; None when the regions have none.
 
     Raises:
-        UserError: a list that cannot be read, or one of more names than there are columns.
+        UserError: the list cannot be read, or has more names than there are columns.
     """
     if num_classes is None:
         return None
