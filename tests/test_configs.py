@@ -180,5 +180,5 @@ def test_a_device_that_is_none_or_is_not_there_is_named_before_any_work(tmp_path
 def test_a_value_where_the_model_keys_should_be_is_named(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("MODEL: 3\n")
-    with pytest.raises(UserError, match="MODEL: expected a group of keys, got 3"):
+    with pytest.raises(UserError, match=r"x\.yaml: MODEL: expected a group of keys, got 3"):
         load_config(str(path))

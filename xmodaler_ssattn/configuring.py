@@ -82,8 +82,11 @@ def values_of(cfg: Any) -> dict[str, Any]:
     return {key: plain(value) for key, value in flatten(cfg).items()}
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The inverse of ``flatten``.
+
+    Args:
+        where: what was read, for the message.
 
     Raises:
         UserError: a key is both a value and a group.
@@ -95,10 +98,10 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         for group in groups:
             inner = node.setdefault(group, {})
             if not isinstance(inner, dict):
-                raise UserError(f"{group}: expected a group of keys, as {key} is one of them, got {inner!r}.")
+                raise UserError(f"{where}: {group}: expected a group of keys, as {key} is one of them, got {inner!r}.")
             node = inner
         if isinstance(node.get(leaf), dict):
-            raise UserError(f"{key}: expected a group of keys, got {value!r}.")
+            raise UserError(f"{where}: {key}: expected a group of keys, got {value!r}.")
         node[leaf] = value
     return tree
 
@@ -131,8 +134,11 @@ def pairs_of(words: Sequence[Any]) -> dict[str, Setting]:
     return pairs
 
 
-def merge(cfg: Any, settings: Mapping[str, Setting]) -> None:
+def merge(cfg: Any, settings: Mapping[str, Setting], *, none_allowed: bool = False) -> None:
     """Set every key of a config node (of either host) to its value, converted to the type of the default.
+
+    Args:
+        none_allowed: None may replace any value, as in X-modaler's own merging.
 
     Raises:
         UserError: lists all unknown keys and wrong types; then nothing is changed.
@@ -142,7 +148,7 @@ def merge(cfg: Any, settings: Mapping[str, Setting]) -> None:
     problems = []
     for key, (value, where) in settings.items():
         try:
-            converted[key] = _convert(value, known[key])
+            converted[key] = _convert(value, known[key], none_allowed)
             if key == "VERSION" and value != known[key]:
                 problems.append(f"{where}: VERSION: expected {known[key]}, got {value}.")
         except KeyError:
@@ -167,18 +173,21 @@ def _unknown(key: str, value: Any, known: Mapping[str, Any]) -> str:
     return f"unknown config key {key}{near or rest}"
 
 
-def _convert(value: Any, default: Any) -> Any:
+def _convert(value: Any, default: Any, none_allowed: bool) -> Any:
     """``value`` in the type of ``default``: a text may be a Python literal, an integer may be used as a float."""
     if isinstance(value, str):
         literal = _literal(value)
         if not isinstance(default, str) or isinstance(literal, str):
             value = literal
-    if default is None or type(value) is type(default):
+    if default is None or type(value) is type(default) or (none_allowed and value is None):
         return value
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(default)(value)
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
+    if isinstance(default, float) and type(value) in (int, str):
+        try:
+            return float(value)  # also of inf and 05
+        except ValueError:
+            pass
     if isinstance(default, str) and type(value) in (int, float):
         return str(value)
     expected = _TYPES.get(type(default), type(default).__name__)

@@ -86,9 +86,12 @@ def test_all_problems_come_in_one_message_with_file_and_nearest_key_and_nothing_
     [
         ("SOLVER.BASE_LR", "1", 1.0),  # an integer for a float; upstream refuses it
         ("SOLVER.EPS", "1e-8", 1e-8),  # yaml 1.1 takes this for text
+        ("SOLVER.GRAD_CLIP", "inf", float("inf")),
         ("SOLVER.BETAS", "(0.5, 0.9)", [0.5, 0.9]),
         ("SOLVER.AMSGRAD", "True", True),
         ("MODEL.WEIGHTS", "2017", "2017"),  # a file name of digits stays text
+        ("MODEL.WEIGHTS", "None", "None"),
+        ("SOLVER.EPOCH", "None", None),  # as upstream: None replaces anything
     ],
 )
 def test_values_become_the_type_of_the_default(key, value, expected):
@@ -114,6 +117,12 @@ def test_values_become_the_type_of_the_default(key, value, expected):
 def test_wrong_values_are_refused_with_key_expected_and_received(key, value, message):
     with pytest.raises(UserError, match=message):
         get_cfg().merge_from_list([key, value])
+
+
+def test_a_value_in_place_of_a_group_is_refused_with_the_file(tmp_path):
+    path = write(tmp_path, "c.yaml", "SOLVER.EPOCH: 4\nSOLVER: 3\n")
+    with pytest.raises(UserError, match=r"c\.yaml: SOLVER: expected a group of keys"):
+        get_cfg().load_from_file_tmp(path)
 
 
 def test_an_odd_list_of_pairs_is_refused():

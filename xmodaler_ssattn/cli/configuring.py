@@ -71,7 +71,7 @@ def default_config(values: Mapping[str, Any], where: str) -> Any:
     cfg = host.get_cfg()
     named = {key: cfg.MODEL[key.removeprefix("MODEL.")] for key in _ARCHITECTURE}
     try:
-        host.add_config(cfg, type(cfg)(nested({**named, **values})))
+        host.add_config(cfg, type(cfg)(nested({**named, **values}, where)))
     except KeyError as error:
         raise UserError(f"{where}: no class is registered under this name: {error}.") from error
     return cfg

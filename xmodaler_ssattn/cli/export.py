@@ -42,6 +42,5 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.out, submission)
         print(f"{len(submission['results'])} images written to {args.out}", file=sys.stderr)
     else:
-        json.dump(submission, sys.stdout, allow_nan=False)
-        print()
+        print(json.dumps(submission, allow_nan=False))
     return 0

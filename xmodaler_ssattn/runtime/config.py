@@ -25,7 +25,7 @@ class CfgNode(_CfgNode):
     def load_yaml_with_base(cls, filename: str | os.PathLike, allow_unsafe: bool = False) -> dict[str, Any]:
         """The nested dict of a yaml file and its ``_BASE_`` files."""
         _refuse_unsafe(allow_unsafe)
-        return nested({key: setting.value for key, setting in read_config(filename).items()})
+        return nested({key: setting.value for key, setting in read_config(filename).items()}, str(filename))
 
     def load_from_file_tmp(self, cfg_filename: str | os.PathLike, allow_unsafe: bool = False) -> CfgNode:
         """The raw content of a yaml file, for ``add_config``: no defaults, nothing checked against them."""
@@ -34,17 +34,19 @@ class CfgNode(_CfgNode):
     def merge_from_file(self, cfg_filename: str | os.PathLike, allow_unsafe: bool = False) -> None:
         """Merge a yaml file and its bases into this config."""
         _refuse_unsafe(allow_unsafe)
-        merge(self, read_config(cfg_filename))
+        merge(self, read_config(cfg_filename), none_allowed=True)
 
     def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
         """Merge another config into this one."""
-        merge(self, {key: Setting(value, "the other config") for key, value in flatten(cfg_other).items()})
+        settings = {key: Setting(value, "the other config") for key, value in flatten(cfg_other).items()}
+        merge(self, settings, none_allowed=True)
 
     def merge_from_list(self, cfg_list: list) -> None:
         """Set ``[KEY, value, KEY, value, ...]``."""
         if len(cfg_list) % 2:
             raise UserError(f"Expected KEY VALUE pairs, got {len(cfg_list)} words: {' '.join(map(str, cfg_list))}.")
-        merge(self, {str(k): Setting(v, COMMAND_LINE) for k, v in zip(cfg_list[0::2], cfg_list[1::2], strict=True)})
+        pairs = zip(cfg_list[0::2], cfg_list[1::2], strict=True)
+        merge(self, {str(key): Setting(value, COMMAND_LINE) for key, value in pairs}, none_allowed=True)
 
 
 def _refuse_unsafe(allow_unsafe: bool) -> None:
