@@ -77,7 +77,7 @@ def test_an_id_list_of_ones_own_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("[1]", "holds a list"), ('{"a.jpg": 1, "b.jpg": 1}', r"a\.jpg and b\.jpg have the same id, 1"),
+    ("[1]", "contains a list"), ('{"a.jpg": 1, "b.jpg": 1}', r"a\.jpg and b\.jpg have the same id, 1"),
     ('{"a.jpg": "1"}', "the id '1', expected a whole number"), ('{"a.jpg": -1}', "the id -1"),
     ('{"a.jpg": true}', "the id True"), ('{"a.jpg"', "not valid JSON"),
 ])  # fmt: skip

@@ -106,5 +106,5 @@ def test_the_data_set_brings_class_probabilities_to_the_control(tmp_path):
     baseline = {"MODEL__SS_ATTENTION__ENABLED": False, "LOSSES__NAMES": ["CrossEntropy"]}
     plain = toy_config(tmp_path, **baseline)
     control = toy_config(tmp_path, MODEL__VISUAL_EMBED__NAME="SpatialSemanticEmbedding", **baseline)
-    classes = [Flickr30kEntitiesDataset.from_config(cfg)["num_classes"] for cfg in (plain, control)]
+    classes = [Flickr30kEntitiesDataset.from_config(cfg)["inputs"].num_classes for cfg in (plain, control)]
     assert classes == [None, CLASSES]

@@ -163,7 +163,7 @@ def test_a_second_resume_has_nothing_to_train(place, resumed, capsys):
 def test_without_resume_runs_that_are_there_are_not_touched(place, resumed, capsys):
     assert main(command(place), place / "unused.yaml") == 2
     message = capsys.readouterr().err
-    assert "full/seed_0 holds a run already" in message and "nan/seed_0 holds a run already" in message
+    assert "full/seed_0 already contains a run" in message and "nan/seed_0 already contains a run" in message
 
 
 def test_a_run_that_another_process_works_on_is_left_to_it(place, resumed, capsys):
@@ -211,7 +211,7 @@ def test_a_mistake_on_the_command_line_is_named_before_anything_runs(place, word
 
 def test_without_data_the_tool_asks_for_them(place, capsys):
     assert main(["--plan", str(place / "x.plan.yaml")], place / "unused.yaml") == 2
-    assert "--data: which folder?" in capsys.readouterr().err
+    assert "--data: give the folder written by" in capsys.readouterr().err
 
 
 def test_a_killed_process_is_named_by_its_signal(tmp_path):
