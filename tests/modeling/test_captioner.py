@@ -246,7 +246,7 @@ def test_both_hosts_decode_with_the_words_of_a_vocabulary_in_any_encoding(tmp_pa
     path = Path(cfg.INFERENCE.VOCAB)
     path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
     if NAME == UPSTREAM and encoding == "utf-16":  # its own decoders, which ours replace, read UTF-8 only
-        with pytest.raises(UserError, match=r"X-modaler reads .*\.txt as UTF-8"):
+        with pytest.raises(UserError, match=r"X-modaler needs UTF-8, but .*\.txt"):
             build_model(cfg)
         return
     model = build_model(cfg)
