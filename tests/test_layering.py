@@ -94,7 +94,10 @@ def modules_imported(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hints = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     for node in set(ast.walk(tree)) - {inner for hint in hints for inner in ast.walk(hint)}:
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            # "import xmodaler_ssattn" registers all classes, which a program does when it starts.
+            found |= {alias.name for alias in node.names if alias.name in MODULES} - {PACKAGE.name}
+        elif isinstance(node, ast.ImportFrom):
             parts = [*package[: len(package) + 1 - node.level], node.module] if node.level else [node.module]
             base = ".".join(filter(None, parts))
             full = [f"{base}.{alias.name}" for alias in node.names]

@@ -1,4 +1,4 @@
-"""The rule by which a word names a class: all 480 names, their plurals, and what stands around a word."""
+"""The rule by which a word names a class: all 480 names, their plurals, and the words around a word."""
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_words_of_the_real_captions(word, name):
 
 
 def test_the_last_class_word_of_a_phrase_decides_also_where_the_lemmatiser_does_not_know_it():
-    # The lemma "pant" is no class, and "pink" before it is one.
+    # The lemma "pant" is not a class, but "pink" before it is.
     for words, name, head in (
         ("the pink pants", "pants", 2),
         ("orange shorts", "shorts", 1),

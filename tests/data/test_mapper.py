@@ -100,7 +100,7 @@ def test_long_captions_are_cut_the_target_still_ends_and_boxes_beyond_the_cut_go
     sample = mapper(mapper.load_data(None)[0])
     assert max(sample[kfg.G_TARGET_IDS], key=len).tolist() == [1, 2, 3, 0]
     assert mapper.cut_captions == 2  # the first caption of both images has five words
-    # "dog" stands at position 4 of the only sentence that has it: its box is no target any more
+    # "dog" is the fourth word of the only sentence that contains it: its box is not a target after the cut
     assert sample[keys.SIGMA].tolist() == [[1, 0, 0, 0]]
 
 

@@ -112,7 +112,7 @@ def test_all_files_of_the_folder_are_there_and_belong_together(official, tmp_pat
 
 def test_words_are_counted_over_all_images_also_those_of_no_split(official, tmp_path):
     report = prepare(official, tmp_path / "out")
-    # "two" stands once an image: 4 with the image of no split, so it is kept; without that image it is not
+    # "two" occurs once per image: 4 times with the image that is in no split, so it is kept; 3 times without it
     assert report.rest_images == 1 and "two" in report.vocabulary
     assert read_vocabulary(tmp_path / "out" / "vocabulary.txt").words == report.vocabulary.words
     (official / "Sentences" / "14.txt").unlink()

@@ -46,7 +46,7 @@ def test_counted_sigma_holds_the_number_of_boxes_of_each_region():
 
 def test_a_box_that_touches_no_region_is_skipped():
     assert indicator(REGIONS, np.array([[20, 20, 30, 30], [52, 52, 58, 58]])).tolist() == [0, 0, 1]
-    # touching at the border is no overlap: IoU has no added pixel
+    # boxes that only touch do not overlap: IoU has no added pixel
     assert indicator(REGIONS[:1], np.array([[10, 0, 20, 10]])).tolist() == [0]
 
 

@@ -1,4 +1,4 @@
-"""From a folder of pictures to a region file: all of it, in order, stopped and gone on with, in parts and joined."""
+"""From a folder of pictures to a region file: all of it, in order, stopped and resumed, in parts and joined."""
 
 import dataclasses
 import os
@@ -141,7 +141,21 @@ def test_an_error_of_the_detector_itself_is_not_a_picture_that_failed(pictures, 
         run(pictures, tmp_path / "r.h5", Wrong())
 
 
-# --- stopped and gone on with ---------------------------------------------------------------------------
+def test_a_detector_that_fails_only_for_several_pictures_at_once_is_reported(pictures, tmp_path, caplog):
+    class Single(FakeDetector):
+        def detect_many(self, images_bgr):
+            if len(images_bgr) > 1:
+                raise RuntimeError("one picture at a time")
+            return super().detect_many(images_bgr)
+
+    run(pictures, tmp_path / "whole.h5")
+    assert "at once" not in caplog.text
+    run(pictures, tmp_path / "r.h5", Single(), batch=4)
+    assert "failed for 4 pictures at once (one picture at a time), but not for any of them singly" in caplog.text
+    assert (tmp_path / "r.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+# --- stopped and resumed ---------------------------------------------------------------------------
 @pytest.mark.parametrize("stop", [0, 1, 4, 6])
 def test_a_run_that_was_stopped_is_resumed_and_gives_the_same_bytes(pictures, tmp_path, stop):
     run(pictures, tmp_path / "whole.h5")

@@ -11,7 +11,7 @@ from xmodaler_ssattn.losses.reward import reward_loss
 from xmodaler_ssattn.modeling.sampling import sample_captions
 
 UNK = 6
-# Three images of 4, 2 and 3 regions, one of them twice; three drawn captions each.
+# Three images of 4, 2 and 3 regions, one of them duplicated; three sampled captions each.
 SAMPLES = [toy_sample(5, 4), toy_sample(7, 2), toy_sample(5, 4), toy_sample(8, 3)]
 S = 3
 

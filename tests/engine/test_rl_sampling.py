@@ -11,7 +11,7 @@ from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.modeling.sampling import sample_captions
 
 UNK = 6
-# Three images of 4, 2 and 1 regions, so two are padded; image 5 stands twice.
+# Three images of 4, 2 and 1 regions, so two are padded; image 5 is duplicated.
 SAMPLES = [toy_sample(5, 4), toy_sample(7, 2), toy_sample(5, 4), toy_sample(9, 1)]
 
 

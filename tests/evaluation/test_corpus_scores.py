@@ -124,7 +124,7 @@ def compare_meteor(pairs, replicates):
 
 def test_meteor_equals_the_programs_own_total(with_java):
     counted = compare_meteor(PLAIN, 5)
-    assert (counted.rows[:, 20] == 0).sum() >= 2  # the perfect match, and the one without a word
+    assert (counted.rows[:, 20] == 0).sum() >= 2  # the perfect match, and the caption without words
 
 
 def test_meteor_of_5400_real_pairs_equals_the_programs_own_total_and_so_do_replicates(real_pairs):

@@ -254,7 +254,7 @@ def test_a_region_file_of_another_program_is_not_reinterpreted(tmp_path, name, v
 
 
 def test_nothing_is_left_out_without_a_word(tmp_path):
-    """Every file of a folder is an image of the result or stands in the list, unless its name says nothing of npz."""
+    """Every file of a folder is an image of the result or is listed, unless its name has no "npz"."""
     WRITERS["xmodaler_npz"](tmp_path / "pack")
     for name in ("8.npz.gz", "img_1_2.npz", "07.npz", "notes.txt", ".hidden.npz"):
         (tmp_path / "pack" / name).write_bytes(b"x")

@@ -38,7 +38,7 @@ def record(image_id: int, *captions: dict, size: tuple[int, int] = (200, 160)) -
 
 
 def children(image_id: int = 1) -> dict[str, Any]:
-    """A group of two boxes, of which one is a boy of his own; a dog; a frisbee, which is no class; an unseen street."""
+    """A group of two boxes, one of them a boy; a dog; a frisbee, which is not a class; an unseen street."""
     return record(
         image_id,
         caption(

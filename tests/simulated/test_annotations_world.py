@@ -48,7 +48,7 @@ def test_every_distinct_box_is_one_object_of_its_most_specific_chain():
     assert (girl.name, girl.modifiers, girl.times) == ("person", ("two", "young"), 1)
     # "dogs" is a plural
     assert said[tuple(DOG)].name == "dog" and said[tuple(DOG)].modifiers == ("brown", "(many)")
-    # a frisbee is no class: its head speaks for it
+    # a frisbee is not a class: the head of its phrase is used
     assert (said[100, 20, 110, 30].name, said[100, 20, 110, 30].head) == (None, "frisbee")
 
 
@@ -61,7 +61,7 @@ def test_a_group_has_its_enclosing_box_and_scenes_have_none():
 
 
 def test_other_words_are_those_outside_boxed_phrases():
-    # "street" stands in a phrase without a box; "watch", "runs" and "outside" are in the list of grammar
+    # "street" is in a phrase without a box; "watch", "runs" and "outside" are in the list of grammar
     assert dict(hear(children()).others) == {"running": 0.2, "street": 0.2, "throws": 0.2}
 
 

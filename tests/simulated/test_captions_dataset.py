@@ -241,7 +241,7 @@ def test_an_empty_folder_is_used_and_a_full_one_is_not(captions, tmp_path):
 
 def test_nothing_half_made_stays_behind(captions, tmp_path, monkeypatch):
     def broken(folder, *_):
-        assert (folder / "regions.h5").is_file()  # the last step: all else stands
+        assert (folder / "regions.h5").is_file()  # the last step: everything else exists
         raise RuntimeError("stop here")
 
     monkeypatch.setattr(dataset, "write_shuffled", broken)

@@ -35,7 +35,7 @@ def found(caption):
         ("A man stands.", [("A man", "man", ())]),
         ("A man at a fruit stand.", [("A man", "man", ()), ("a fruit stand", "stand", ("fruit",))]),
         ("They park near the park", [("the park", "park", ())]),
-        # what stands between two objects is not the second one's
+        # words between two objects do not belong to the second one
         ("A boy holding ball", [("A boy", "boy", ()), ("ball", "ball", ())]),
         ("A man's dog", [("A man", "man", ()), ("dog", "dog", ())]),
         ("It is raining.", []),

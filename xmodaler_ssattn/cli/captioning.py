@@ -122,7 +122,7 @@ def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, s
         UserError: the regions do not fit; the message has both numbers.
     """
     problems = []
-    wanted_dim, wanted_classes, _ = captioner.inputs
+    wanted_dim, wanted_classes = captioner.inputs.feature_dim, captioner.inputs.num_classes
     if feature_dim != wanted_dim:
         problems.append(f"the features have {feature_dim} numbers, the captioner was trained on {wanted_dim}")
     if wanted_classes is not None and num_classes is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -193,17 +194,28 @@ def detect_all(detector: Any, pictures: Iterable[tuple[int, Path]], batch: int =
 
 
 def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[Any]:
+    problem: Any = None
     try:
         if len(items) > 1:
             try:
                 found = list(detector.detect_many([pixels for _, _, pixels in items]))
                 if len(found) == len(items):
                     return found
+                problem = f"{len(found)} results"
             except torch.OutOfMemoryError:
                 raise
-            except Exception:
-                pass  # one of them failed: run them singly, so that the error names it
-        return [_detect_one(detector, path, pixels) for _, path, pixels in items]
+            except Exception as error:
+                problem = error
+        # After a problem each picture is run singly, so that the error names the picture.
+        found = [_detect_one(detector, path, pixels) for _, path, pixels in items]
+        if problem is not None and not any(isinstance(each, (UserError, UnexpectedError)) for each in found):
+            logging.getLogger(__name__).warning(
+                "The detector failed for %d pictures at once (%s), but not for any of them singly, which is slower. "
+                "Set --batch 1 if this is repeated.",
+                len(items),
+                problem,
+            )
+        return found
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The GPU does not have enough memory for {len(items)} pictures at once; give a smaller --batch, or "
