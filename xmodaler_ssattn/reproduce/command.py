@@ -43,6 +43,11 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`")
     parser.add_argument("--plan", default=str(plan), metavar="FILE", help=f"default: {plan.parent.name}/{plan.name}")
+    parser.add_argument(
+        "--base",
+        metavar="CONFIG",
+        help="apply the rows to this config, such as configs/study/real.yaml, instead of the plan's base or their own",
+    )
     parser.add_argument("--out", metavar="DIR", help="default: output/tables, with --smoke output/smoke")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the plan's")
@@ -115,7 +120,9 @@ def study_of(args: argparse.Namespace) -> Study:
         raise UserError(f"--seeds: expected different numbers >= 0, got {' '.join(map(str, args.seeds))}.")
     if not args.data and not args.smoke:
         raise UserError("--data: give the folder written by `xmodaler prepare` (--smoke draws its own data).")
-    plan = read_plan(args.plan)
+    if args.base and args.smoke:
+        raise UserError("--base: --smoke brings the config of the sample scenes; give only one of the two.")
+    plan = read_plan(args.plan, args.base)
     plan = restricted(smoke_plan(plan) if args.smoke else plan, None, args.seeds)
     restricted(plan, args.rows, None)  # refuse an unknown row before anything is read or drawn
     out = Path(args.out or ("output/smoke" if args.smoke else "output/tables")).resolve()

@@ -105,8 +105,11 @@ class Plan:
     note: str = ""
 
 
-def read_plan(path: str | os.PathLike) -> Plan:
+def read_plan(path: str | os.PathLike, base: str | os.PathLike | None = None) -> Plan:
     """Read and check a plan file.
+
+    Args:
+        base: a config that replaces the plan's ``base``.
 
     Raises:
         UserError: the file is missing or broken, or has unknown entries, names or rows; lists all problems at once. A
@@ -132,8 +135,13 @@ def read_plan(path: str | os.PathLike) -> Plan:
     tables = _tables(data.get("tables"), rows, problems)
     orderings = _orderings(data.get("orderings"), rows, problems)
     common = _settings(data.get("common"), "common", problems)
+    if base is not None and not Path(base).is_file():
+        problems.append(f"--base: {base} is not a file; expected a config.")
     raise_all(problems, f"--plan: {path}")
-    base = path.parent / data["base"] if data.get("base") else None
+    if base is not None:
+        base = Path(base)
+    elif data.get("base"):
+        base = path.parent / data["base"]
     title, note = str(data.get("title", path.stem)), str(data.get("note", ""))
     return Plan(title, path, rows, common, base, tables, orderings, note)
 
