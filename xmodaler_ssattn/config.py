@@ -92,6 +92,23 @@ def add_ssattn_config(cfg: Any) -> None:
         MIN_IOU=0.0,
     )
     _defaults(
+        _node(cfg.LOSSES, "WORD_ATTENTION"),
+        # Supervision per word, used with WordAttentionLoss in LOSSES.NAMES: the attention of the step that predicts an
+        # object word should be on the word's regions. Weight of the loss; GVD's 0.1. 0: as a run without the loss.
+        WEIGHT=0.1,
+        # The supervised attention: 'alpha', or 'gamma' (divided by its sum), which also teaches beta per word.
+        ON="alpha",
+        # 'threshold': all regions whose IoU with the word's box is above MIN_IOU (GVD). 'best': the one with the
+        # largest IoU, if it is above MIN_IOU. 'soft': all regions, with the weights softmax(IoU / TEMPERATURE).
+        POSITIVES="threshold",
+        MIN_IOU=0.5,
+        TEMPERATURE=0.5,
+        # 'pairs': mean over pairs of a word and a region (GVD). 'words': mean over words.
+        REDUCTION="pairs",
+        # A file of pairs from another teacher (data/pair_file.py), used instead of the boxes.
+        PAIRS="",
+    )
+    _defaults(
         cfg.DATALOADER,
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",

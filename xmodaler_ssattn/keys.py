@@ -29,6 +29,9 @@ kfg.G_TARGET_IDS    S x (T,) int64       in training; [w1, ..., wn, 0]
 SIGMA               (1, k) or (S, k)     in training with GroundingLoss in LOSSES.NAMES; ``data.sigma.indicator``
                     float32              computes it from boxes
 HAS_BOXES           (1,) or (S,) float32 with SIGMA
+WORD_PAIRS          (n, 3) int64         in training with WordAttentionLoss in LOSSES.NAMES: number of the caption
+                                         in the sample, position of the word from 0, region; n may be 0
+PAIR_WEIGHTS        (n,) float32         with WORD_PAIRS
 REF_TOKENS_IDS      list of (T,) int64   in evaluation with INFERENCE.GT_ATTENTION True; [0, w1, ..., wn]
 =================== ==================== =========================================================================
 
@@ -53,6 +56,13 @@ SIGMA = "SSATTN_SIGMA"
 
 HAS_BOXES = "SSATTN_HAS_BOXES"
 """(B, 1) or (B, S) float32 0/1: whether that row of sigma is from at least one ground-truth box."""
+
+WORD_PAIRS = "SSATTN_WORD_PAIRS"
+"""A ``WordPairs`` of three tensors (n,): words, int64, as index into the flattened (N, T) targets (in the model's
+output as row of WORD_ALPHA); regions, int64; weights, float32. A sample has an array instead, see above."""
+
+PAIR_WEIGHTS = "SSATTN_PAIR_WEIGHTS"
+"""Only in a sample: the weights of WORD_PAIRS."""
 
 REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
 """(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
@@ -116,6 +126,12 @@ DECODED = "SSATTN_DECODED"
 
 CROSS_ENTROPY = "SSATTN_CROSS_ENTROPY"
 """() float32: the mean cross-entropy of the words, instead of G_LOGITS, if LOSSES.NAMES contains FusedCrossEntropy."""
+
+WORD_ALPHA = "SSATTN_WORD_ALPHA"
+"""(M, K) float32: alpha of the step that predicts each word, in the order of G_TARGET_IDS; only with WORD_PAIRS."""
+
+WORD_GAMMA = "SSATTN_WORD_GAMMA"
+"""(M, K) float32: gamma of the same steps."""
 
 CAPTION_OF_WORD = "SSATTN_CAPTION_OF_WORD"
 """(M,) int64: the caption (of N) of each of the M predicted words, in the order of G_LOGITS and G_TARGET_IDS."""

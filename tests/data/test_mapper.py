@@ -16,6 +16,7 @@ from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.annotations import annotation_header, json_list
 from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset, sample_captions
+from xmodaler_ssattn.data.word_pairs import PairRule
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DATASETS_REGISTRY, kfg
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -115,6 +116,24 @@ def test_sentence_targets_follow_the_captions_that_were_drawn(files):
             words = tokens.tolist()[1:]
             sigma, has = ([0, 0, 0, 0], 0) if words == [5, 5] else expected[len(words)]
             assert sample[keys.SIGMA][row].tolist() == sigma and sample[keys.HAS_BOXES][row] == has
+
+
+def test_pairs_name_the_words_of_the_sampled_captions_and_their_regions(files):
+    mapper = toy_dataset(files, pair_rule=PairRule())
+    record = mapper.load_data(None)[0]
+    # "a man sees a dog": word 1 with region 0 (IoU 0.9), word 4 with region 1 (IoU 90 / 110); "a man": word 1
+    expected = {5: [[1, 0], [4, 1]], 2: [[1, 0]]}
+    for seed in range(10):
+        random.seed(seed)
+        sample = mapper(record)
+        lengths = [0 if tokens.tolist()[1:] == [5, 5] else len(tokens) - 1 for tokens in sample[kfg.G_TOKENS_IDS]]
+        wanted = [[row, *pair] for row, length in enumerate(lengths) for pair in expected.get(length, [])]
+        assert sample[keys.WORD_PAIRS].tolist() == wanted
+        assert sample[keys.PAIR_WEIGHTS].tolist() == [1] * len(wanted)
+    cut = toy_dataset(files, pair_rule=PairRule(), max_seq_len=4, max_regions=1, seq_per_sample=3)
+    sample = cut(cut.load_data(None)[0])
+    # the dog is beyond the cut, and its region too
+    assert sorted(sample[keys.WORD_PAIRS][:, 1:].tolist()) == [[1, 0], [1, 0]]
 
 
 def test_captions_are_sampled_as_xmodaler_samples_them():

@@ -20,6 +20,7 @@ from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, stored_sample
 from xmodaler_ssattn.data.records import collect_records
 from xmodaler_ssattn.data.sigma import sigma_of
+from xmodaler_ssattn.data.word_pairs import PairRule, pair_rule, sample_pairs
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
@@ -40,7 +41,8 @@ class Flickr30kEntitiesDataset:
     1. Read the image's regions, or give their row number if they are resident on the device.
     2. In training, sample S of the image's captions, as X-modaler does.
     3. Return them as input ids (0, w1, ..., wT) and target ids (w1, ..., wT, 0).
-    4. With GroundingLoss, mark the regions that match ground-truth boxes (sigma).
+    4. With GroundingLoss, mark the regions that match ground-truth boxes (sigma); with WordAttentionLoss, pair object
+       words with their regions.
     5. In val and test, return the reference captions if the attention on them is requested.
     6. For a stock captioner, turn all values into tensors and add X-modaler's own keys.
 
@@ -54,6 +56,8 @@ class Flickr30kEntitiesDataset:
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
         min_iou: see ``sigma.positives``.
         sigma: "binary", or "count": the number of boxes whose best region it is.
+        pair_rule: which regions an object word is paired with; None leaves the pairs out.
+        pairs_file: a file of pairs from another teacher, which replaces the rule; "": none.
         gt_attention: return the reference captions in val and test.
         cache: for training, "ram" reads the region file once at the start; "device" keeps the regions on
             ``device``, where the captioner gathers them, and samples contain a row number instead. If they do not
@@ -84,6 +88,8 @@ class Flickr30kEntitiesDataset:
         targets: str | None,
         min_iou: float = 0.0,
         sigma: str = "binary",
+        pair_rule: PairRule | None = None,
+        pairs_file: str = "",
         gt_attention: bool = False,
         cache: str = "none",
         device: str = "cpu",
@@ -107,6 +113,7 @@ class Flickr30kEntitiesDataset:
         self.vocab_size = vocab_size
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
         self.sigma = sigma
+        self.pair_rule, self.pairs_file = pair_rule, pairs_file
         self.device, self.stock_samples = device, stock_samples
         self.store: Any = None  # a RegionStore, from ``collect`` or opened in a worker
         self.cut_captions = 0
@@ -135,6 +142,8 @@ class Flickr30kEntitiesDataset:
             "targets": cfg.LOSSES.GROUNDING.TARGETS if "GroundingLoss" in cfg.LOSSES.NAMES else None,
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,
+            "pair_rule": pair_rule(cfg),
+            "pairs_file": cfg.LOSSES.WORD_ATTENTION.PAIRS,
             "gt_attention": cfg.INFERENCE.GT_ATTENTION and grounded,
             "stock_samples": not grounded,
             "cache": cfg.DATALOADER.CACHE,
@@ -206,6 +215,9 @@ class Flickr30kEntitiesDataset:
                 rows = [0] if self.targets == "image" else chosen
                 sample[keys.SIGMA] = np.stack([sigma_of(record["positives"][row], num_regions) for row in rows])
                 sample[keys.HAS_BOXES] = np.array([record["has_boxes"][row] for row in rows], dtype=np.float32)
+            if self.pair_rule is not None:
+                pairs, weights = sample_pairs(record["pairs"], chosen)
+                sample[keys.WORD_PAIRS], sample[keys.PAIR_WEIGHTS] = pairs, weights
         elif self.gt_attention:
             sample[keys.REF_TOKENS_IDS] = [np.array([0, *ids], dtype=np.int64) for ids in record["captions"]]
         return _for_stock_captioners(sample, self.max_seq_len) if self.stock_samples else sample

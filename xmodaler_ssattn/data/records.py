@@ -1,12 +1,13 @@
 """Build and check the mapper's records: the data of an image that does not change between epochs.
 
-A record contains only small integers, because it is pickled for every sample that a worker makes:
+A record contains only small numbers, because it is pickled for every sample that a worker makes:
 
 * ``image_id``
 * ``captions``: token ids; in training cut at MODEL.MAX_SEQ_LEN, in val and test only if the attention on the
   reference captions is requested
 * ``positives``, ``has_boxes``: the regions that match ground-truth boxes, and whether there are such boxes; one entry
   per image or per caption, as set in LOSSES.GROUNDING.TARGETS
+* ``pairs``: with WordAttentionLoss, the pairs of each caption, see ``word_pairs.word_pairs``
 * ``row``: added by the mapper when the regions are resident on the device
 """
 
@@ -22,6 +23,7 @@ from xmodaler_ssattn.data.annotations import Caption, Image, open_annotations
 from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.sigma import positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
+from xmodaler_ssattn.data.word_pairs import PairRule, word_pairs
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
 
@@ -51,6 +53,8 @@ class MapperSettings(Protocol):
     targets: str | None
     sigma: str
     min_iou: float
+    pair_rule: PairRule | None
+    pairs_file: str
 
 
 @dataclasses.dataclass
@@ -159,6 +163,9 @@ def _record(mapper: MapperSettings, image: Image, vocabulary: Vocabulary, found:
         counted = mapper.sigma == "count"
         record["positives"] = [positives(regions_px, np.asarray(row), mapper.min_iou, counted).tolist() for row in rows]
         record["has_boxes"] = [float(len(row) > 0) for row in rows]
+    if mapper.pair_rule is not None:
+        regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
+        record["pairs"] = [word_pairs(regions_px, caption, words, mapper.pair_rule) for caption in captions]
     return record
 
 

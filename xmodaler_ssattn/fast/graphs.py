@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.fast.ss_decoder import roll_out
+from xmodaler_ssattn.fast.ss_decoder import attention, roll_out
 from xmodaler_ssattn.fast.words import WordSource
 from xmodaler_ssattn.host import comm, kfg
 from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
@@ -82,12 +82,19 @@ class CapturedForcing:
         graph = self._graphs[key]
         if graph.in_use():
             return None
-        hidden, *log_beta = graph.run(*values)
+        hidden, scores, *log_beta = graph.run(*values)
         plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device, sort=False)
         inputs = {**batch, keys.RAW_FEATS: batch[kfg.ATT_FEATS], keys.IMAGE_MASK: batch[kfg.ATT_MASKS]}
         if log_beta:
             inputs[keys.LOG_BETA] = log_beta[0].clone()  # the graph's own buffer changes with the next step
-        return WordStates(inputs, _Pick.apply(hidden, plan.cells, graph), plan.words, plan.rows)
+        hidden, scores = _Pick.apply(hidden, scores, plan.cells, graph)
+        states = WordStates(inputs, hidden, plan.words, plan.rows)
+        if keys.WORD_PAIRS not in batch:
+            return states
+        beta = {keys.ROW_LOG_BETA: inputs[keys.LOG_BETA], keys.BETA: inputs[keys.LOG_BETA].exp()} if log_beta else {}
+        images = plan.rows.div(batch[keys.CAPTIONS_PER_IMAGE], rounding_mode="floor")
+        alpha, gamma = attention(model.decoder, beta, scores, images)
+        return states._replace(alpha=alpha, gamma=gamma)
 
     def _suits(self, model: GroundedCaptioner) -> bool:
         if not (model.training and torch.is_grad_enabled() and model.encodes_per_image):
@@ -115,7 +122,9 @@ class CapturedForcing:
 
 
 class _Shape(nn.Module):
-    """Encoding and recurrence of one shape, as a function of tensors only: states (T N, H), and log beta (B, K).
+    """Encoding and recurrence of one shape, as a function of tensors only.
+
+    Returns states (T N, H), scores of the attention (T N, K), and log beta (B, K).
 
     The captioner's parts are submodules, so that their parameters get gradients. The predictor, from which scheduled
     sampling samples, is not a submodule and gets no gradient here.
@@ -151,8 +160,8 @@ class _Shape(nn.Module):
                 model.sample_words,
                 static=True,
             )
-            hidden = roll_out(model.decoder, inputs, words)
-        return (hidden, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else (hidden,)
+            states = roll_out(model.decoder, inputs, words)
+        return (*states, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else states
 
     def __str__(self) -> str:
         return (
@@ -204,16 +213,17 @@ class _Graph:
 
 
 class _Pick(torch.autograd.Function):
-    """hidden[cells], (T N, H) -> (M, H); its backward pass runs just before the captured one."""
+    """hidden[cells] and scores[cells], T N -> M rows; its backward pass runs just before the captured one."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, cells: Tensor, graph: _Graph) -> Tensor:
+    def forward(ctx, hidden: Tensor, scores: Tensor, cells: Tensor, graph: _Graph) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cells)
         ctx.graph, ctx.this, ctx.rows = graph, graph.begin(), len(hidden)
-        return hidden.index_select(0, cells)
+        return hidden.index_select(0, cells), scores.index_select(0, cells)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grads: Tensor):
         ctx.graph.differentiate(ctx.this)
         (cells,) = ctx.saved_tensors
-        return grad.new_zeros((ctx.rows, grad.shape[1])).index_copy_(0, cells, grad), None, None
+        spread = (grad.new_zeros((ctx.rows, grad.shape[1])).index_copy_(0, cells, grad) for grad in grads)
+        return *spread, None, None

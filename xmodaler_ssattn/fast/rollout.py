@@ -63,6 +63,7 @@ class Trace(NamedTuple):
     h2: Tensor
     alpha: Tensor  # (M, K)
     v_hat: Tensor  # (M, E)
+    scores: Tensor  # (M, K) a_t, masked, without the prior
 
 
 def step_slices(sizes: list[int]) -> list[slice]:
@@ -103,11 +104,11 @@ def run(
     state = torch.promote_types(v.dtype, torch.float32)
     gates1, gates2 = (new((total, 4 * hidden), dtype=state) for _ in range(2))
     c1, c2, h1, h2 = (new((total, hidden), dtype=state) for _ in range(4))
-    alpha, v_hat = new((total, regions), dtype=state), new((total, embed), dtype=state)
+    alpha, scores = (new((total, regions), dtype=state) for _ in range(2))
+    v_hat = new((total, embed), dtype=state)
     at = step_slices(sizes)
     zero = v.new_zeros((sizes[0], hidden), dtype=state)
     half = weights.w1a.dtype
-    bias = ext_mask if prior is None else prior if ext_mask is None else prior + ext_mask
     before = None
     for t, n in enumerate(sizes):
         now = at[t]
@@ -122,9 +123,10 @@ def run(
         _lstm_forward(z1, c1_old, c1[now], h1[now])
 
         query = h1[now].to(half) @ weights.w_h.t()
-        scores = _inner(p[:n], query, activation) @ weights.w_alpha
-        scores = scores.to(state) if bias is None else scores.to(state) + bias[:n]
-        torch.softmax(scores, dim=1, out=alpha[now])
+        a = scores[now].copy_(_inner(p[:n], query, activation) @ weights.w_alpha)
+        if ext_mask is not None:
+            a += ext_mask[:n]
+        torch.softmax(a if prior is None else a + prior[:n], dim=1, out=alpha[now])
         gamma = alpha[now] if lambda_beta is None else alpha[now] + lambda_beta[:n]
         v_hat[now] = torch.bmm(gamma.to(v.dtype).unsqueeze(1), v[:n]).squeeze(1)
 
@@ -136,7 +138,7 @@ def run(
             _add_product(z2, h2_old, weights.w2c)
         _lstm_forward(z2, c2_old, c2[now], h2[now])
         before = now
-    return Trace(gates1, gates2, c1, c2, h1, h2, alpha, v_hat)
+    return Trace(gates1, gates2, c1, c2, h1, h2, alpha, v_hat, scores)
 
 
 def _add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
@@ -189,7 +191,7 @@ def _lstm_backward(gates: Tensor, c_old: Tensor | None, c: Tensor, dh: Tensor, d
 
 
 class Rollout(torch.autograd.Function):
-    """Returns ``trace.h2`` (M, H) of a finished run, and differentiates through the run.
+    """Returns ``trace.h2`` (M, H) and ``trace.scores`` (M, K) of a finished run, and differentiates through the run.
 
     The run itself (``run``) is separate, because with scheduled sampling the words, and therefore ``x1``, are
     known only after it. ``x1`` (M, 4H) is an argument here only for its gradient.
@@ -199,22 +201,27 @@ class Rollout(torch.autograd.Function):
     def forward(ctx, trace, sizes, activation, x1, p, v, lambda_beta, prior, *weights):
         ctx.sizes, ctx.activation = sizes, activation
         ctx.has_beta, ctx.has_prior = lambda_beta is not None, prior is not None
+        ctx.set_materialize_grads(False)  # without a loss on the attention its gradient is None and costs nothing
         ctx.save_for_backward(*trace, p, v, lambda_beta if ctx.has_beta else p.new_empty(0), *weights)
-        return trace.h2.clone()
+        return trace.h2.clone(), trace.scores.clone()
 
     @staticmethod
-    def backward(ctx, grad_h2):
+    def backward(ctx, grad_h2, grad_scores):
         saved = ctx.saved_tensors
-        trace, p, v, lambda_beta = Trace(*saved[:8]), saved[8], saved[9], saved[10]
+        trace, p, v, lambda_beta = Trace(*saved[:9]), saved[9], saved[10], saved[11]
         if not ctx.has_beta:
             lambda_beta = None
-        weights = Weights(*saved[11:])
+        if grad_h2 is None:
+            grad_h2 = torch.zeros_like(trace.h2)
+        weights = Weights(*saved[12:])
         with torch.no_grad():
             return (
                 None,
                 None,
                 None,
-                *_backward(trace, ctx.sizes, ctx.activation, p, v, lambda_beta, ctx.has_prior, weights, grad_h2),
+                *_backward(
+                    trace, ctx.sizes, ctx.activation, p, v, lambda_beta, ctx.has_prior, weights, grad_h2, grad_scores
+                ),
             )
 
 
@@ -228,6 +235,7 @@ def _backward(
     has_prior: bool,
     weights: Weights,
     grad_h2: Tensor,
+    grad_scores: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x1, p, v, lambda_beta, prior and the weights, in that order."""
     at = step_slices(sizes)
@@ -265,6 +273,8 @@ def _backward(
         d_scores = alpha * (d_gamma - (alpha * d_gamma).sum(1, keepdim=True))
         if d_prior is not None:
             d_prior[:n] += d_scores
+        if grad_scores is not None:
+            d_scores = d_scores + grad_scores[now]
         joint = _inner(p[:n], trace.h1[now].to(half) @ weights.w_h.t(), activation)
         d_alpha_weight += torch.mv(joint.view(-1, joint.shape[2]).t(), d_scores.to(joint.dtype).view(-1))
         slope = (joint > 0).to(joint.dtype) if activation == "relu" else 1 - joint * joint

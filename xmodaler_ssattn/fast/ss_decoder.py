@@ -1,6 +1,6 @@
 """``SSAttentionDecoder`` over whole captions: its weights and inputs, arranged for ``rollout.py``.
 
-Letters: N captions, M words in all, H hidden size.
+Letters: N captions, M words in all, K regions, H hidden size.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def rolls_out(decoder: Any) -> bool:
     )
 
 
-def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> Tensor:
+def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> tuple[Tensor, Tensor]:
     """All words of all captions at once; equals ``decoder.forward`` word by word if ``rolls_out`` is True.
 
     Args:
@@ -48,7 +48,7 @@ def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> Te
         words: the source of the embedded words, which also samples them with scheduled sampling.
 
     Returns:
-        (M, H) hidden states of the language LSTM, packed step after step.
+        packed step after step: (M, H) hidden states of the language LSTM, and (M, K) scores of the attention, masked.
     """
     hidden, lstm1, lstm2, att = decoder.hidden_size, decoder.lstm1, decoder.lstm2, decoder.att
     feats = inputs[kfg.ATT_FEATS]
@@ -78,3 +78,17 @@ def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> Te
     words.prepare(w1[2], constant)
     trace = rollout.run(words.x1_of_step, words.sizes, p, feats, lambda_beta, prior, ext_mask, weights, att.activation)
     return rollout.Rollout.apply(trace, words.sizes, att.activation, words.x1(), p, feats, lambda_beta, prior, *weights)
+
+
+def attention(decoder: SSAttentionDecoder, inputs: dict, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and gamma, both (M, K), from the scores of ``roll_out``; equals ``decoder.forward``.
+
+    Args:
+        inputs: as for ``roll_out``.
+        rows: (M,) int64, the row of ``inputs`` of each word.
+    """
+    alpha = F.softmax(scores, dim=-1)
+    if decoder.ss_attention is None:
+        return alpha, alpha
+    beta = {key: inputs[key][rows] for key in (keys.BETA, keys.ROW_LOG_BETA)}
+    return alpha, decoder._fuse(scores.unsqueeze(1), alpha.unsqueeze(1), None, beta).squeeze(1)

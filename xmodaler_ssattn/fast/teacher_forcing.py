@@ -72,7 +72,12 @@ def words_at_once(model: GroundedCaptioner, batch: dict, ss_prob: float) -> Word
     inputs, rows = encoded_rows(model, batch, plan.order)
     given = tokens.reshape(-1)[plan.words]
     words = WordSource(model.token_embed, given, plan.sizes, plan.rows, ss_prob, model.sample_words)
-    return WordStates(inputs, ss_decoder.roll_out(model.decoder, rows, words), plan.words, plan.order[plan.rows])
+    hidden, scores = ss_decoder.roll_out(model.decoder, rows, words)
+    states = WordStates(inputs, hidden, plan.words, plan.order[plan.rows])
+    if keys.WORD_PAIRS not in batch:
+        return states
+    alpha, gamma = ss_decoder.attention(model.decoder, rows, scores, plan.rows)
+    return states._replace(alpha=alpha, gamma=gamma)
 
 
 # Largest allowed norm of a difference, relative to the values. Typical: 1e-6 with float32, 1e-3 with TF32 products.
@@ -80,7 +85,7 @@ TOLERANCE = 5e-3
 
 
 def ways_agree(model: GroundedCaptioner, batch: dict) -> bool:
-    """Whether the words of one caption give the same states and gradients at once and word by word.
+    """Whether the words of one caption give the same states, attention and gradients at once and word by word.
 
     It uses the longest caption of the batch, without dropout and autocast, and restores the model's modes and gradients
     and the random state. Reading the result synchronises with the device once.
@@ -94,14 +99,13 @@ def ways_agree(model: GroundedCaptioner, batch: dict) -> bool:
         try:
             model.eval()
             for way in (words_at_once, word_states):
-                hidden = way(model, one, 0.0).hidden
-                # All states have different weights, so that errors in their gradients cannot cancel.
-                slope = torch.linspace(-1, 1, hidden.numel(), device=hidden.device, dtype=hidden.dtype)
+                states = way(model, one, 0.0)
+                values = [value for value in (states.hidden, states.alpha, states.gamma) if value is not None]
                 gradients: tuple = ()
-                if hidden.requires_grad:
-                    total = (hidden.flatten() * slope).sum()
+                if states.hidden.requires_grad:
+                    total = sum(_uneven_sum(value) for value in values)
                     gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
-                found.append([hidden.detach(), *gradients])
+                found.append([*(value.detach() for value in values), *gradients])
         finally:
             for module, training in modes:
                 module.training = training
@@ -109,6 +113,11 @@ def ways_agree(model: GroundedCaptioner, batch: dict) -> bool:
         float((a.float() - b.float()).norm()) <= TOLERANCE * float(b.float().norm()) + 1e-6
         for a, b in zip(*found, strict=True)
     )
+
+
+def _uneven_sum(value: Tensor) -> Tensor:
+    """The sum with a different weight for each number, so that errors in their gradients cannot cancel."""
+    return (value.flatten() * torch.linspace(-1, 1, value.numel(), device=value.device, dtype=value.dtype)).sum()
 
 
 def _one_caption(batch: dict) -> dict:

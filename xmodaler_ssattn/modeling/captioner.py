@@ -230,7 +230,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         Returns:
             the batch with G_LOGITS (M, V), G_TARGET_IDS (M,) and CAPTION_OF_WORD (M,) over the M predicted
             words of the batch, without padding, and LOG_BETA for the grounding loss. With ``fuse_loss``,
-            CROSS_ENTROPY replaces G_LOGITS.
+            CROSS_ENTROPY replaces G_LOGITS. With WORD_PAIRS in the batch also WORD_ALPHA and WORD_GAMMA (M, K).
         """
         ss_prob = float(batched_inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
         states = self.fast_forcing(self, batched_inputs, ss_prob) if self.fast_forcing is not None else None
@@ -243,6 +243,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return {
             **states.inputs,
             **self._predict(states, targets),
+            **_supervised_words(states),
             kfg.G_TARGET_IDS: targets,
             keys.CAPTION_OF_WORD: states.captions,
         }
@@ -359,3 +360,14 @@ class GroundedCaptioner(BaseEncoderDecoder):
             for s in range(captions)
         ]
         return list(zip(*by_caption, strict=True))
+
+
+def _supervised_words(states: WordStates) -> dict:
+    """The attention of all words, and WORD_PAIRS with the words as its rows; nothing if the batch has no pairs."""
+    pairs = states.inputs.get(keys.WORD_PAIRS)
+    if pairs is None:
+        return {}
+    row = states.words.new_zeros(states.inputs[kfg.G_TARGET_IDS].numel())
+    row[states.words] = torch.arange(len(states.words), device=row.device)
+    pairs = pairs._replace(words=row[pairs.words])
+    return {keys.WORD_ALPHA: states.alpha, keys.WORD_GAMMA: states.gamma, keys.WORD_PAIRS: pairs}

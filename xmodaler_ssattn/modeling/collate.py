@@ -5,6 +5,8 @@ Letters: B images, S captions per image, K regions, C classes, D feature size, T
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,9 +23,18 @@ _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZ
 _SAMPLE_KEYS = {
     *_REQUIRED,
     *_REGION_KEYS,
-    *(keys.SIGMA, keys.HAS_BOXES, keys.REF_TOKENS_IDS, keys.RESIDENT, keys.RESIDENT_ROW),
+    *(keys.SIGMA, keys.HAS_BOXES, keys.WORD_PAIRS, keys.PAIR_WEIGHTS),
+    *(keys.REF_TOKENS_IDS, keys.RESIDENT, keys.RESIDENT_ROW),
     *(kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS),
 }
+
+
+class WordPairs(NamedTuple):
+    """Pairs of a word and a region in a batch, see ``keys.WORD_PAIRS``; each (n,)."""
+
+    words: Tensor
+    regions: Tensor
+    weights: Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -69,7 +80,10 @@ def collate(samples: list[dict], device: torch.device) -> dict:
     if keys.REF_TOKENS_IDS in first:
         batch[keys.REF_TOKENS_IDS] = _stack_ragged([sample[keys.REF_TOKENS_IDS] for sample in samples])
 
+    pairs = _word_pairs(samples, captions, batch[kfg.G_TARGET_IDS].shape[1]) if keys.WORD_PAIRS in first else None
     batch = {key: send(value, device) for key, value in batch.items()} | on_device
+    if pairs is not None:
+        batch[keys.WORD_PAIRS] = WordPairs(*(send(part, device) for part in pairs))
     # Python values, known here without waiting for the device.
     batch[keys.CAPTIONS_PER_IMAGE] = captions
     batch[keys.NUM_REGIONS] = counts
@@ -117,6 +131,15 @@ def _check(samples: list[dict]) -> None:
         "GroundedCaptioner cannot make a batch (it takes samples of Flickr30kEntitiesDataset, or of a dataset whose "
         "samples are as described in xmodaler_ssattn/keys.py)",
     )
+
+
+def _word_pairs(samples: list[dict], captions: int, length: int) -> WordPairs:
+    """The pairs of all samples; ``length`` is T of the padded targets."""
+    tables = [torch.as_tensor(sample[keys.WORD_PAIRS], dtype=torch.long) for sample in samples]
+    caption, word, region = torch.cat(tables).unbind(1)
+    image = torch.arange(len(tables)).repeat_interleave(torch.tensor([len(table) for table in tables]))
+    weights = torch.cat([torch.as_tensor(sample[keys.PAIR_WEIGHTS]) for sample in samples])
+    return WordPairs((image * captions + caption) * length + word, region, weights)
 
 
 def _stack(values: list) -> Tensor:

@@ -250,8 +250,8 @@ class SSAttentionDecoder(GroundedDecoder):
             keys.GAMMA: gamma.reshape(images * rows, regions),
         }
 
-    def _fuse(self, scores: Tensor, alpha: Tensor, h1: Tensor, inputs: dict) -> Tensor:
-        """gamma_t (B, R, K) from a_t, alpha_t (B, R, K), the state (N, H) and beta."""
+    def _fuse(self, scores: Tensor, alpha: Tensor, h1: Tensor | None, inputs: dict) -> Tensor:
+        """gamma_t (B, R, K) from a_t, alpha_t (B, R, K), beta, and for a beta_t the state (N, H)."""
         if self.state_condition is None and self.kappa is None:
             gamma = fuse(alpha, inputs[keys.BETA].to(alpha.dtype), self.lambda_)
         else:

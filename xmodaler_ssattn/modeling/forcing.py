@@ -2,8 +2,8 @@
 
 ``fast/`` has faster ways that return the same ``WordStates``.
 
-Letters: B images, S captions per image, N = B S captions, T words, M words to predict in all, H hidden size, V
-vocabulary.
+Letters: B images, S captions per image, N = B S captions, T words, M words to predict in all, K regions, H hidden
+size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class WordStates(NamedTuple):
         words: (M,) int64, index of the word in the flattened (N, T) tokens and targets.
         captions: (M,) int64, the word's caption.
         logits: (M, V) if the predictor reads more than the state, else None.
+        alpha, gamma: (M, K), the attention of the step that predicts the word, if the batch has WORD_PAIRS, else None.
     """
 
     inputs: dict
@@ -36,6 +37,8 @@ class WordStates(NamedTuple):
     words: Tensor
     captions: Tensor
     logits: Tensor | None = None
+    alpha: Tensor | None = None
+    gamma: Tensor | None = None
 
 
 class CaptionPlan(NamedTuple):
@@ -85,13 +88,16 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
     inputs, rows = encoded_rows(model, batch, plan.order)
     tokens = tokens[plan.order]
     from_state = model.predicts_from_state
-    hidden: list[Tensor] = []
-    logits: list[Tensor] = []
+    supervised = keys.WORD_PAIRS in batch
+    hidden, logits, alpha, gamma = (list[Tensor]() for _ in range(4))
 
     def next_word(state: dict, t: int) -> Tensor | None:
         hidden.append(state[kfg.G_HIDDEN_STATES][-1])
         if not from_state:
             logits.append(model.predictor(state)[kfg.G_LOGITS])
+        if supervised:
+            alpha.append(state[keys.ALPHA])
+            gamma.append(state[keys.GAMMA])
         if t + 1 == tokens.shape[1]:
             return None
         word = tokens[:, t + 1]
@@ -102,11 +108,11 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
 
     each_word(model, model.with_rows(rows, len(tokens)), tokens[:, 0], tokens.shape[1], next_word)
 
-    def packed(steps: list[Tensor]) -> Tensor:
-        return torch.stack(steps).flatten(0, 1)[plan.cells]
+    def packed(steps: list[Tensor]) -> Tensor | None:
+        return torch.stack(steps).flatten(0, 1)[plan.cells] if steps else None
 
     captions = plan.order[plan.rows]
-    return WordStates(inputs, packed(hidden), plan.words, captions, packed(logits) if logits else None)
+    return WordStates(inputs, packed(hidden), plan.words, captions, packed(logits), packed(alpha), packed(gamma))
 
 
 def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:

@@ -1,0 +1,100 @@
+"""Supervision per word: the attention of the step that predicts an object word should be on the word's regions.
+
+    L_attn = - sum_j w_j log a_j / n
+
+over pairs j of a word and a region with weight w_j; a_j is the attention of the word's step to the region. With the
+``threshold`` pairs of ``data/word_pairs.py``, ON alpha and ``pairs``, this is the attention loss of Grounded Video
+Description (misc/utils.py, LMCriterion); with ``soft`` pairs it is, up to a constant, the KL divergence from the
+weights to the attention, as in POS-SCAN (misc/loss_wrapper.py). Pairs may also come from a file of any other teacher.
+
+Letters: M predicted words of the batch, K regions, n pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xmodaler_ssattn import keys
+from xmodaler_ssattn.config import add_ssattn_config, completed
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
+from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
+
+REDUCTIONS = {
+    "pairs": "divided by the sum of the weights: a word with many regions counts more (GVD)",
+    "words": "the weights of each word sum to 1, divided by the number of words with a pair",
+}
+ATTENTIONS = {"alpha": keys.WORD_ALPHA, "gamma": keys.WORD_GAMMA}
+
+
+def word_attention_loss(
+    attention: Tensor, words: Tensor, regions: Tensor, weights: Tensor, *, reduction: str = "pairs"
+) -> Tensor:
+    """- sum_j w_j log a_j / n.
+
+    Args:
+        attention: (M, K) float32 weights >= 0; each row is divided by its sum (1 + lambda for the paper's gamma).
+        words, regions: (n,) int64, row and column of each pair.
+        weights: (n,) float32, > 0.
+        reduction: a key of ``REDUCTIONS``.
+
+    Returns:
+        () float32. 0, never NaN, without pairs.
+
+    >>> alpha, at = torch.tensor([[0.25, 0.75]]), torch.tensor
+    >>> round(float(word_attention_loss(alpha, at([0]), at([1]), at([1.0]))), 4)  # -log 0.75
+    0.2877
+    """
+    if reduction == "words":
+        total = weights.new_zeros(len(attention)).index_add(0, words, weights)
+        weights, count = weights / total[words], (total > 0).sum()
+    elif reduction == "pairs":
+        count = weights.sum()
+    else:
+        raise ValueError(f"word_attention_loss: reduction must be one of {tuple(REDUCTIONS)}, got {reduction!r}.")
+    share = attention[words, regions] / attention.sum(1)[words]
+    tiny = torch.finfo(share.dtype).tiny  # a weight that became 0 has no logarithm
+    return -(weights * share.clamp_min(tiny).log()).sum() / count.clamp_min(tiny)
+
+
+@LOSSES_REGISTRY.register()
+class WordAttentionLoss(nn.Module):
+    """WEIGHT times L_attn for the host's trainer: reads the attention and the pairs from the model's output.
+
+    Args:
+        weight: at least 0; with 0 the data set makes no pairs, and the loss is left out.
+        on: ``alpha`` or ``gamma``.
+        reduction: a key of ``REDUCTIONS``.
+    """
+
+    @configurable
+    def __init__(self, *, weight: float = 0.1, on: str = "alpha", reduction: str = "pairs"):
+        super().__init__()
+        for key, value, allowed in (("ON", on, ATTENTIONS), ("REDUCTION", reduction, REDUCTIONS)):
+            if value not in allowed:
+                raise UserError(f"LOSSES.WORD_ATTENTION.{key}: expected one of {tuple(allowed)}, got {value!r}.")
+        if not 0 <= weight < float("inf"):
+            raise UserError(f"LOSSES.WORD_ATTENTION.WEIGHT: expected a number >= 0, got {weight!r}.")
+        self.weight, self.on, self.reduction = weight, on, reduction
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        cfg = completed(cfg)
+        require_grounded_captioner(cfg, "WordAttentionLoss", "which does not return the attention of every word")
+        settings = cfg.LOSSES.WORD_ATTENTION
+        return {"weight": settings.WEIGHT, "on": settings.ON, "reduction": settings.REDUCTION}
+
+    @classmethod
+    def add_config(cls, cfg, tmp_cfg=None) -> None:
+        add_ssattn_config(cfg)
+
+    def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
+        """``outputs_dict``: the captioner's training output; returns ``{"Word Attention Loss": WEIGHT L_attn}``."""
+        if self.weight == 0:
+            return {}
+        wanted = (ATTENTIONS[self.on], keys.WORD_PAIRS)
+        source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset provide it in training."
+        require_outputs(outputs_dict, wanted, "WordAttentionLoss", source)
+        attention, pairs = (outputs_dict[key] for key in wanted)
+        return {"Word Attention Loss": self.weight * word_attention_loss(attention, *pairs, reduction=self.reduction)}
