@@ -6,13 +6,8 @@ import json
 import pytest
 
 from data.entities_generator import phrase
-from xmodaler_ssattn.data.annotations import (
-    annotation_header,
-    coco_reference,
-    gvd_reference,
-    json_list,
-    read_annotations,
-)
+from xmodaler_ssattn.data.annotations import annotation_header, coco_reference, gvd_reference, read_annotations
+from xmodaler_ssattn.data.json_list import json_list
 from xmodaler_ssattn.errors import UserError
 
 CAPTION = {

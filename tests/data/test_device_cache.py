@@ -14,9 +14,10 @@ from toys import toy_dataset, toy_model
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data import device_cache
-from xmodaler_ssattn.data.annotations import annotation_header, json_list
+from xmodaler_ssattn.data.annotations import annotation_header
 from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs
+from xmodaler_ssattn.data.json_list import json_list
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.fast import resident
 from xmodaler_ssattn.host import build_xmodaler_train_loader, kfg

@@ -13,8 +13,9 @@ from data.entities_generator import phrase
 from toys import toy_config, toy_dataset
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
-from xmodaler_ssattn.data.annotations import annotation_header, json_list
+from xmodaler_ssattn.data.annotations import annotation_header
 from xmodaler_ssattn.data.inputs import RegionInputs
+from xmodaler_ssattn.data.json_list import json_list
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset, sample_captions
 from xmodaler_ssattn.data.word_pairs import PairRule
 from xmodaler_ssattn.errors import UserError

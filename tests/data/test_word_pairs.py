@@ -17,8 +17,8 @@ def caption(*phrases, words=6):
     return {"raw": "", "tokens": ["w"] * words, "phrases": list(phrases)}
 
 
-def pairs(*phrases, words=20, rule=PairRule()):
-    return word_pairs(REGIONS, caption(*phrases), words, rule).tolist()
+def pairs(*phrases, words=20, rule=None):
+    return word_pairs(REGIONS, caption(*phrases), words, rule or PairRule()).tolist()
 
 
 def test_threshold_takes_all_regions_strictly_above_the_iou():

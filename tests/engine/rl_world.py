@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from toys import CLASSES, RAW, WORDS, toy_config, toy_model
-from xmodaler_ssattn.data.annotations import annotation_header, json_list
+from xmodaler_ssattn.data.annotations import annotation_header
+from xmodaler_ssattn.data.json_list import json_list
 from xmodaler_ssattn.host import build_engine
 from xmodaler_ssattn.packs.store import RegionWriter
 

@@ -166,7 +166,8 @@ def test_the_order_of_images_is_that_of_the_simulated_data_sets():
 
 def write_data(folder):
     """Annotations of IMAGES as training split and as test reference, with two regions each and class probabilities."""
-    from xmodaler_ssattn.data.annotations import annotation_header, gvd_reference, json_list
+    from xmodaler_ssattn.data.annotations import annotation_header, gvd_reference
+    from xmodaler_ssattn.data.json_list import json_list
 
     folder.mkdir()
     with json_list(

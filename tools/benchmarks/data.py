@@ -86,7 +86,8 @@ def write_regions(path: Path, images: int, regions: int = REGIONS, dim: int = FE
 
 def write_training_files(folder: Path, images: int, lengths: list[int]) -> None:
     """train.json, regions.h5 and vocabulary.txt of ``images`` images, as written by `xmodaler prepare`."""
-    from xmodaler_ssattn.data.annotations import annotation_header, json_list
+    from xmodaler_ssattn.data.annotations import annotation_header
+    from xmodaler_ssattn.data.json_list import json_list
 
     write_vocabulary(folder)
     write_regions(folder / "regions.h5", images)

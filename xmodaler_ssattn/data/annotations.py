@@ -14,28 +14,22 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TextIO, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from msgspec import Meta
 
 from xmodaler_ssattn.boxes import union_box
+from xmodaler_ssattn.data.json_list import open_json_list
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path, decode_text, parse_json, parse_quickly, read_json
 from xmodaler_ssattn.ids import LARGEST_ID
-from xmodaler_ssattn.schema import typed
 
 SCHEMA = "xmodaler_ssattn/annotations"
 VERSION = 1
 SPLITS = ("train", "val", "test")
 HINT = "Write it with `xmodaler prepare annotations`."
-
-_START = '"images": ['
 
 Box = Annotated[list[int | float], Meta(min_length=4, max_length=4)]  # x1, y1, x2, y2 in pixels counted from 0
 Words = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
@@ -79,28 +73,6 @@ def file_name(split: str) -> str:
 
 
 # --- writing ------------------------------------------------------------------------------------------
-class JsonListWriter:
-    """Write one item per line."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file, self._separator = file, "\n"
-
-    def add(self, item: Any) -> None:
-        self._file.write(self._separator + json.dumps(item, ensure_ascii=False, allow_nan=False))
-        self._separator = ",\n"
-
-
-@contextlib.contextmanager
-def json_list(path: str | os.PathLike, header: Mapping[str, Any], key: str) -> Iterator[JsonListWriter]:
-    """Write ``{header..., "KEY": [item, item, ...]}`` without keeping the items in memory; the file is renamed to
-    ``path`` when the block succeeds."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        text = json.dumps(header, ensure_ascii=False)
-        file.write(f"{text[:-1]}{', ' if header else ''}{json.dumps(key)}: [")
-        yield JsonListWriter(file)
-        file.write("\n]}\n")
-
-
 def annotation_header(
     split: str, source: str, gvd_identical: bool, rule: str, classes: Sequence[str]
 ) -> dict[str, Any]:
@@ -160,31 +132,10 @@ def read_annotations(path: str | os.PathLike, split: str | None = None) -> Annot
 
 
 def open_annotations(path: str | os.PathLike, split: str | None = None) -> tuple[dict[str, Any], Iterator[Image]]:
-    """As ``read_annotations``, but the images are read one by one and are never all in memory.
-
-    Files in the layout that we write are read line by line; any other layout or encoding of the JSON is read whole.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"The annotation file {path} does not exist. {HINT}")
-    with open(path, "rb") as file:
-        first = file.readline().rstrip()
-    if first.endswith(_START.encode()) and not first.startswith(codecs.BOM_UTF8):
-        header = _parse(first + b"]}", path, 1)
-        items = _lines(path)
-    else:
-        try:
-            header = read_json(path, "The annotation file")
-        except UserError as error:
-            raise UserError(f"{error} {HINT}") from error
-        if not isinstance(header, dict) or not isinstance(header.get("images"), list):
-            raise UserError(f"{path} is not an annotation file: it has no list 'images'. {HINT}")
-        items = ((None, image) for image in header["images"])
-    header.pop("images", None)
-    for key, wanted in (("schema", SCHEMA), ("version", VERSION), ("split", split)):
-        if wanted is not None and header.get(key) != wanted:
-            raise UserError(f"{path}: its {key} is {header.get(key)!r}, expected {wanted!r}. {HINT}")
-    return header, _checked(items, path)
+    """As ``read_annotations``, but the images are read one by one and are never all in memory."""
+    wanted = {"schema": SCHEMA, "version": VERSION} | ({} if split is None else {"split": split})
+    header, images = open_json_list(path, "images", Image, wanted, what="annotation file", hint=HINT)
+    return header, _checked(images, Path(path))
 
 
 def image_sizes(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
@@ -203,46 +154,19 @@ def image_sizes(folder: str | os.PathLike) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[Image | None, Any]]:
-    """The images of a file in our layout, in the form for ``_checked``."""
-    with open(path, "rb") as file:
-        file.readline()
-        line = b""
-        for number, line in enumerate(file, 2):
-            if line.startswith(b"]}"):
-                if line.strip() != b"]}" or file.read(1 << 20).strip():
-                    raise UserError(f"{path}, line {number}: bytes follow the end; is it made of two files? {HINT}")
-                return
-            item = line.rstrip().removesuffix(b",")
-            image = parse_quickly(item, Image)
-            yield image, _parse(item, path, number) if image is None else None
-    raise UserError(f"{path} is cut short: it does not end with ']}}' (last line: {line[:40]!r}). {HINT}")
-
-
-def _parse(line: bytes, path: Path, number: int) -> Any:
-    try:
-        return parse_json(decode_text(line, "it"))
-    except UserError as error:
-        raise UserError(f"{path}, line {number}: {error} {HINT}") from error
-
-
-def _checked(items: Iterable[tuple[Image | None, Any]], path: Path) -> Iterator[Image]:
-    """Check images, each given with its types, or as None and the plain value that is read."""
+def _checked(images: Iterable[Image], path: Path) -> Iterator[Image]:
+    """Check what the types cannot express."""
     seen: set[int] = set()
-    for number, (image, item) in enumerate(items):
-        try:
-            image = typed(item, Image) if image is None else image
-            for at, caption in enumerate(image["captions"]):
-                for phrase in caption["phrases"]:
-                    if reason := _misplaced(phrase, len(caption["tokens"])):
-                        raise UserError(f"captions[{at}]: {reason}")
-        except UserError as error:
-            known = item if image is None else image
-            which = known.get("image_id") if isinstance(known, dict) else None
-            raise UserError(f"{path}: image number {number} (image_id {which!r}): {error}. {HINT}") from error
-        if image["image_id"] in seen:
-            raise UserError(f"{path}: image {image['image_id']} is duplicated. {HINT}")
-        seen.add(image["image_id"])
+    for number, image in enumerate(images):
+        image_id = image["image_id"]
+        for at, caption in enumerate(image["captions"]):
+            for phrase in caption["phrases"]:
+                if reason := _misplaced(phrase, len(caption["tokens"])):
+                    where = f"{path}: image number {number} (image_id {image_id!r})"
+                    raise UserError(f"{where}: captions[{at}]: {reason}. {HINT}")
+        if image_id in seen:
+            raise UserError(f"{path}: image {image_id} is duplicated. {HINT}")
+        seen.add(image_id)
         yield image
 
 

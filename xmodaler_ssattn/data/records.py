@@ -21,6 +21,7 @@ import numpy as np
 
 from xmodaler_ssattn.data.annotations import Caption, Image, open_annotations
 from xmodaler_ssattn.data.inputs import RegionInputs
+from xmodaler_ssattn.data.pair_file import PairFile
 from xmodaler_ssattn.data.sigma import positives
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.data.word_pairs import PairRule, word_pairs
@@ -80,6 +81,17 @@ def collect_records(mapper: MapperSettings) -> Collected:
     vocabulary = _attempt(found.problems, read_vocabulary, mapper.vocabulary_file)
     store = found.store = _attempt(found.problems, RegionStore, mapper.regions_file)
     opened = _attempt(found.problems, open_annotations, mapper.annotation_file, mapper.stage)
+    pairs = None
+    if (
+        mapper.stage == "train"
+        and mapper.pair_rule is not None
+        and mapper.pairs_file
+        and store
+        and vocabulary
+        and opened
+    ):
+        files = mapper.annotation_file, mapper.vocabulary_file
+        pairs = _attempt(found.problems, PairFile, mapper.pairs_file, mapper.stage, *files, store)
     found.problems += _contradictions(mapper, vocabulary, store)
     if opened is None:
         return found
@@ -94,7 +106,7 @@ def collect_records(mapper: MapperSettings) -> Collected:
             elif store.num_boxes(image_id) == 0:
                 empty.append(image_id)
             elif vocabulary is not None:
-                found.records.append(_record(mapper, image, vocabulary, found))
+                found.records.append(_record(mapper, image, vocabulary, found, pairs))
     except UserError as error:
         found.problems.append(str(error))
     for image_ids, what in (
@@ -145,7 +157,9 @@ def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store
     return problems
 
 
-def _record(mapper: MapperSettings, image: Image, vocabulary: Vocabulary, found: Collected) -> dict[str, Any]:
+def _record(
+    mapper: MapperSettings, image: Image, vocabulary: Vocabulary, found: Collected, pairs: PairFile | None
+) -> dict[str, Any]:
     record: dict[str, Any] = {"image_id": image["image_id"]}
     captions = image["captions"]
     if mapper.stage != "train":
@@ -163,7 +177,9 @@ def _record(mapper: MapperSettings, image: Image, vocabulary: Vocabulary, found:
         counted = mapper.sigma == "count"
         record["positives"] = [positives(regions_px, np.asarray(row), mapper.min_iou, counted).tolist() for row in rows]
         record["has_boxes"] = [float(len(row) > 0) for row in rows]
-    if mapper.pair_rule is not None:
+    if pairs is not None:
+        record["pairs"] = pairs.of_image(image, words, mapper.inputs.max_regions)
+    elif mapper.pair_rule is not None:
         regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
         record["pairs"] = [word_pairs(regions_px, caption, words, mapper.pair_rule) for caption in captions]
     return record

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xmodaler_ssattn.data.annotations import Image, coco_reference, file_name, gvd_reference, json_list
+from xmodaler_ssattn.data.annotations import Image, coco_reference, file_name, gvd_reference
+from xmodaler_ssattn.data.json_list import json_list
 from xmodaler_ssattn.data.official import Problem
 from xmodaler_ssattn.data.vocabulary import UNK, Vocabulary
 from xmodaler_ssattn.files import atomic_path, write_json

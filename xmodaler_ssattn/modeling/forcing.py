@@ -108,11 +108,12 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
 
     each_word(model, model.with_rows(rows, len(tokens)), tokens[:, 0], tokens.shape[1], next_word)
 
-    def packed(steps: list[Tensor]) -> Tensor | None:
-        return torch.stack(steps).flatten(0, 1)[plan.cells] if steps else None
+    def packed(steps: list[Tensor]) -> Tensor:
+        return torch.stack(steps).flatten(0, 1)[plan.cells]
 
     captions = plan.order[plan.rows]
-    return WordStates(inputs, packed(hidden), plan.words, captions, packed(logits), packed(alpha), packed(gamma))
+    further = (packed(steps) if steps else None for steps in (logits, alpha, gamma))
+    return WordStates(inputs, packed(hidden), plan.words, captions, *further)
 
 
 def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:
