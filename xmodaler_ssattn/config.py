@@ -86,7 +86,9 @@ def add_ssattn_config(cfg: Any) -> None:
         REDUCTION="formula",
         # 'image': boxes of all five sentences (beta does not depend on the sentence); 'sentence': its own boxes.
         TARGETS="image",
-        # sigma_i: 'binary', the paper's indicator, or 'count', the number of boxes whose best region is i.
+        # sigma_i: 'binary', the paper's indicator. Beyond the paper: 'count', the number of boxes whose best region is
+        # i; 'overlap', 1 if the IoU with some box is above 0.5; 'soft', the largest IoU with any box; 'mentions', the
+        # number of phrases whose box region i reaches. REDUCTION 'positive_mean' makes them distributions.
         SIGMA="binary",
         # A ground-truth box whose best region has a lower IoU than this gives no positive region.
         MIN_IOU=0.0,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.data.sigma import indicator, positives
+from xmodaler_ssattn.data.sigma import beta_target, indicator, phrase_overlap, positives
 
 # Three regions: 10 x 10 at the origin, the same moved by 5, and one far away.
 REGIONS = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [50, 50, 60, 60]], dtype=np.float32)
@@ -83,3 +83,31 @@ def test_permuted_regions_give_permuted_sigma():
     boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     order = rng.permutation(7)
     np.testing.assert_array_equal(indicator(boxes[:7][order], boxes[7:]), indicator(boxes[:7], boxes[7:])[order])
+
+
+# With REGIONS: A has IoU 1 and 50 / 150 = 1/3, B 80 / 120 = 2/3 and 70 / 130, C has only region 2.
+A, B, C = [0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]
+
+
+def test_graded_targets_of_beta():
+    phrases = [[A], [A], [B], [C]]  # A is named twice
+    assert beta_target(REGIONS, phrases).tolist() == [1, 0, 1]
+    assert beta_target(REGIONS, phrases, "count").tolist() == [2, 0, 1]  # a box counts once
+    assert beta_target(REGIONS, phrases, "overlap").tolist() == [1, 1, 1]
+    np.testing.assert_allclose(beta_target(REGIONS, phrases, "soft"), [1, 70 / 130, 1], rtol=1e-6)
+    assert beta_target(REGIONS, phrases, "mentions").tolist() == [3, 1, 1]
+    assert all(beta_target(REGIONS, phrases, sigma).dtype == np.float32 for sigma in ("soft", "mentions"))
+
+
+@pytest.mark.parametrize("sigma", ["binary", "count", "overlap", "soft", "mentions"])
+def test_no_phrase_gives_no_target(sigma):
+    assert beta_target(REGIONS, [], sigma).tolist() == [0, 0, 0]
+    assert beta_target(REGIONS, [[]], sigma).tolist() == [0, 0, 0]
+
+
+def test_a_phrase_of_several_boxes_is_reached_by_its_union_and_else_by_any_of_them():
+    # the union of the halves of region 0 is region 0
+    assert phrase_overlap(REGIONS, [[0, 0, 5, 10], [5, 0, 10, 10]], 0.5).tolist() == [1, 50 / 150, 0]
+    # no region encloses A and C
+    assert phrase_overlap(REGIONS, [A, C], 0.5).tolist() == [1, 50 / 150, 1]
+    assert beta_target(REGIONS, [[A, C]], "mentions").tolist() == [1, 0, 1]

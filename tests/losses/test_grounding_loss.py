@@ -88,6 +88,13 @@ def test_positive_mean_divides_each_image_by_its_positive_regions():
     )
 
 
+def test_positive_mean_makes_a_graded_target_a_distribution():
+    # image 1: (0.3 log 2 + 0.1 log 4) / 0.4 = 1.25 log 2; image 2 has no box
+    sigma = torch.tensor([[[0.3, 0.1, 0.0]], [[0.0, 0.0, 0.0]]])
+    loss = grounding_loss(LOG_BETA, sigma, torch.tensor([[1.0], [0.0]]), reduction="positive_mean")
+    assert float(loss) == pytest.approx(1.25 * LOG2)
+
+
 def test_image_mean_with_sentence_targets_averages_over_the_captions_with_a_box():
     # image 1, two captions: region 1 (log 2), region 2 (log 4); image 2: caption 1 region 1 (log 8), caption 2 no box
     sigma = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])

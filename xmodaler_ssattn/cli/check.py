@@ -148,20 +148,30 @@ def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesData
         f"train: {100 * dataset.cut_captions / total:.1f} % of {total:,} captions have more than "
         f"{dataset.max_seq_len} words (MODEL.MAX_SEQ_LEN) and are cut"
     )
+    if dataset.pair_rule is not None:
+        pairs = [part for record in records for part in record["pairs"]]
+        words = sum(len({int(word) for word in part[:, 0]}) for part in pairs)
+        if words:
+            total_pairs = sum(map(len, pairs))
+            check.fact(f"train: {words:,} words are supervised, with {total_pairs / words:.1f} regions on average")
+        else:
+            check.problem(
+                "no word has a region, so WordAttentionLoss has nothing to learn; remove it from LOSSES.NAMES, or "
+                "prepare the annotations with boxes"
+            )
     if dataset.targets is None:
         return
-    rows = [(row, has) for record in records for row, has in zip(record["positives"], record["has_boxes"])]
-    with_boxes = sum(has for _, has in rows)
+    reached = [bool(row.any()) for record in records for row in record["sigma"]]
+    with_boxes = sum(float(record["has_boxes"].sum()) for record in records)
     if not with_boxes:
         check.problem(
             f"{dataset.annotation_file}: no ground-truth box, so GroundingLoss has nothing to learn; "
             "remove it from LOSSES.NAMES, or prepare the annotations with boxes"
         )
         return
-    reached = sum(bool(row) for row, _ in rows)
     check.fact(
-        f"train: {100 * reached / len(rows):.1f} % of the targets ({dataset.targets}) have a positive region, "
-        f"{100 * with_boxes / len(rows):.1f} % have a box"
+        f"train: {100 * sum(reached) / len(reached):.1f} % of the targets ({dataset.targets}) have a positive region, "
+        f"{100 * with_boxes / len(reached):.1f} % have a box"
     )
 
 

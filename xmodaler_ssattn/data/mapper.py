@@ -19,7 +19,7 @@ from xmodaler_ssattn.data.annotations import file_name
 from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, stored_sample
 from xmodaler_ssattn.data.records import collect_records
-from xmodaler_ssattn.data.sigma import sigma_of
+from xmodaler_ssattn.data.sigma import SIGMAS
 from xmodaler_ssattn.data.word_pairs import PairRule, pair_rule, sample_pairs
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.fast.resident import ResidentRegions
@@ -28,7 +28,6 @@ from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.partners import captioner_is_grounded, refuse_parts_that_read_more, require_grounded_captioner
 
 TARGETS = ("image", "sentence")
-SIGMAS = ("binary", "count")
 CACHES = ("none", "ram", "device")
 
 
@@ -55,7 +54,7 @@ class Flickr30kEntitiesDataset:
         vocab_size: MODEL.VOCAB_SIZE, must be the vocabulary's words + 1.
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
         min_iou: see ``sigma.positives``.
-        sigma: "binary", or "count": the number of boxes whose best region it is.
+        sigma: a key of ``sigma.SIGMAS``.
         pair_rule: which regions an object word is paired with; None leaves the pairs out.
         pairs_file: a file of pairs from another teacher, which replaces the rule; "": none.
         gt_attention: return the reference captions in val and test.
@@ -204,7 +203,7 @@ class Flickr30kEntitiesDataset:
         """
         if self.store is None:  # in a worker that does not share the memory
             self.store = RegionStore(self.regions_file)
-        sample, num_regions = self._resident_row(record) if "row" in record else self._regions(record)
+        sample = self._regions(record)
         if self.stage == "train":
             captions = record["captions"]
             chosen = sample_captions(len(captions), self.seq_per_sample)
@@ -213,8 +212,7 @@ class Flickr30kEntitiesDataset:
             sample[kfg.G_TARGET_IDS] = [np.array([*captions[i], 0], dtype=np.int64) for i in chosen]
             if self.targets is not None:
                 rows = [0] if self.targets == "image" else chosen
-                sample[keys.SIGMA] = np.stack([sigma_of(record["positives"][row], num_regions) for row in rows])
-                sample[keys.HAS_BOXES] = np.array([record["has_boxes"][row] for row in rows], dtype=np.float32)
+                sample[keys.SIGMA], sample[keys.HAS_BOXES] = record["sigma"][rows], record["has_boxes"][rows]
             if self.pair_rule is not None:
                 pairs, weights = sample_pairs(record["pairs"], chosen)
                 sample[keys.WORD_PAIRS], sample[keys.PAIR_WEIGHTS] = pairs, weights
@@ -222,17 +220,12 @@ class Flickr30kEntitiesDataset:
             sample[keys.REF_TOKENS_IDS] = [np.array([0, *ids], dtype=np.int64) for ids in record["captions"]]
         return _for_stock_captioners(sample, self.max_seq_len) if self.stock_samples else sample
 
-    def _regions(self, record: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """The part of the sample that comes from regions, and their number."""
-        sample = stored_sample(self.store, record["image_id"], self.inputs)
-        return sample, len(sample[keys.BOXES_PX])
-
-    def _resident_row(self, record: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """``_regions`` for regions that are on the device."""
-        image_id = record["image_id"]
-        count = self.store.num_boxes(image_id)
-        sample = {kfg.IDS: image_id, keys.RESIDENT: self._resident_name, keys.RESIDENT_ROW: record["row"]}
-        return sample, min(count, self.inputs.max_regions or count)
+    def _regions(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The part of the sample that comes from regions, or the row of regions that are on the device."""
+        if "row" not in record:
+            return stored_sample(self.store, record["image_id"], self.inputs)
+        resident = {keys.RESIDENT: self._resident_name, keys.RESIDENT_ROW: record["row"]}
+        return {kfg.IDS: record["image_id"], **resident}
 
 
 def _for_stock_captioners(sample: dict[str, Any], max_seq_len: int) -> dict[str, Any]:

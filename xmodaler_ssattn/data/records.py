@@ -5,7 +5,7 @@ A record contains only small numbers, because it is pickled for every sample tha
 * ``image_id``
 * ``captions``: token ids; in training cut at MODEL.MAX_SEQ_LEN, in val and test only if the attention on the
   reference captions is requested
-* ``positives``, ``has_boxes``: the regions that match ground-truth boxes, and whether there are such boxes; one entry
+* ``sigma``, ``has_boxes``: with GroundingLoss, the target of beta and whether there are ground-truth boxes; one row
   per image or per caption, as set in LOSSES.GROUNDING.TARGETS
 * ``pairs``: with WordAttentionLoss, the pairs of each caption, see ``word_pairs.word_pairs``
 * ``row``: added by the mapper when the regions are resident on the device
@@ -14,15 +14,15 @@ A record contains only small numbers, because it is pickled for every sample tha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from xmodaler_ssattn.data.annotations import Caption, Image, open_annotations
+from xmodaler_ssattn.data.annotations import Box, Caption, Image, open_annotations
 from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.pair_file import PairFile
-from xmodaler_ssattn.data.sigma import positives
+from xmodaler_ssattn.data.sigma import beta_target
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.data.word_pairs import PairRule, word_pairs
 from xmodaler_ssattn.errors import UserError
@@ -170,13 +170,12 @@ def _record(
     record["captions"] = [vocabulary.encode(caption["tokens"][:words]) for caption in captions]
     found.cut_captions += sum(len(caption["tokens"]) > words for caption in captions)
     if mapper.targets is not None:
-        rows = [_target_boxes(caption, words) for caption in captions]
+        rows = [_target_phrases(caption, words) for caption in captions]
         if mapper.targets == "image":
-            rows = [sorted({tuple(box) for row in rows for box in row})]
+            rows = [[phrase for row in rows for phrase in row]]
         regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
-        counted = mapper.sigma == "count"
-        record["positives"] = [positives(regions_px, np.asarray(row), mapper.min_iou, counted).tolist() for row in rows]
-        record["has_boxes"] = [float(len(row) > 0) for row in rows]
+        record["sigma"] = np.stack([beta_target(regions_px, row, mapper.sigma, mapper.min_iou) for row in rows])
+        record["has_boxes"] = np.array([len(row) > 0 for row in rows], dtype=np.float32)
     if pairs is not None:
         record["pairs"] = pairs.of_image(image, words, mapper.inputs.max_regions)
     elif mapper.pair_rule is not None:
@@ -185,11 +184,10 @@ def _record(
     return record
 
 
-def _target_boxes(caption: Caption, words: int) -> list[Sequence[float]]:
-    """Boxes of the phrases whose object word is among the first ``words``; GVD drops the others too."""
+def _target_phrases(caption: Caption, words: int) -> list[list[Box]]:
+    """Boxes of each phrase whose object word is among the first ``words``; GVD drops the others too."""
     return [
-        box
+        phrase["boxes"]
         for phrase in caption["phrases"]
-        if (phrase["head"] if phrase["head"] is not None else phrase["end"] - 1) < words
-        for box in phrase["boxes"]
+        if phrase["boxes"] and (phrase["head"] if phrase["head"] is not None else phrase["end"] - 1) < words
     ]

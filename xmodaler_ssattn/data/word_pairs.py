@@ -1,9 +1,6 @@
 """The regions to which the attention of an object word should go: sparse pairs of a word and a region, with weights.
 
-A word's box is the union of its phrase's boxes, the box that the published grounding metric judges. If no region
-reaches the union, the phrase's single boxes count instead: of a crowd that no region encloses, any member is right.
-
-Letters: K regions, G boxes of one phrase, n pairs.
+Letters: K regions, n pairs.
 """
 
 from __future__ import annotations
@@ -13,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou, union_box
+from xmodaler_ssattn.boxes import IOU_THRESHOLD
 from xmodaler_ssattn.data.annotations import Caption
+from xmodaler_ssattn.data.sigma import phrase_overlap
 from xmodaler_ssattn.errors import raise_all
 
 POSITIVES = {
@@ -62,7 +60,7 @@ def regions_of_box(overlap: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.
     """The regions of one box.
 
     Args:
-        overlap: (K,) float64, IoU of each region with the box.
+        overlap: (K,) float64, from ``phrase_overlap``.
 
     Returns:
         (n,) int64 region indices, ascending, and (n,) float64 weights. n is 0 when no region is above ``min_iou``.
@@ -98,12 +96,8 @@ def word_pairs(regions_px: np.ndarray, caption: Caption, words: int, rule: PairR
         head, boxes = phrase["head"], phrase["boxes"]
         if head is None or head >= words or not boxes:
             continue
-        for targets in ([union_box(boxes)], boxes):
-            overlap = iou(np.asarray(targets), regions_px).max(axis=0, initial=0.0)
-            regions, weights = regions_of_box(overlap, rule)
-            if len(regions):
-                found.append(np.stack([np.full(len(regions), head), regions, weights], axis=1))
-                break
+        regions, weights = regions_of_box(phrase_overlap(regions_px, boxes, rule.min_iou), rule)
+        found.append(np.stack([np.full(len(regions), head), regions, weights], axis=1))
     return np.concatenate(found).astype(np.float32) if found else np.zeros((0, 3), dtype=np.float32)
 
 

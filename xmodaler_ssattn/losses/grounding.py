@@ -14,6 +14,7 @@ Letters: B images, S captions per image, K regions, M predicted words of the bat
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from xmodaler_ssattn import keys
@@ -25,7 +26,7 @@ from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
 REDUCTIONS = {
     "formula": "sum over captions of L_gnd, divided by the predicted words: the paper's balance of the two losses",
     "image_mean": "mean of L_gnd over the images that have a box: about 13 times the weight",
-    "positive_mean": "as image_mean, after each image's L_gnd is divided by its number of positive regions",
+    "positive_mean": "as image_mean, after each image's sigma is divided by its sum",
 }
 
 
@@ -42,7 +43,8 @@ def grounding_loss(
 
     Args:
         log_beta: (B, K) float32, log of the distribution beta; padded regions have any finite value.
-        sigma: (B, R, K) float32, the indicator; R is 1 for targets per image, S for targets per caption.
+        sigma: (B, R, K) float32, the indicator or a graded target >= 0; R is 1 for targets per image, S for targets
+            per caption.
         has_boxes: (B, R) 0/1, whether the row is from at least one ground-truth box.
         reduction: a key of ``REDUCTIONS``.
         captions_per_image: S. With ``formula``, an image's L_gnd is added once per caption.
@@ -64,7 +66,8 @@ def grounding_loss(
         captions_per_row = captions_per_image / sigma.shape[1]
         return per_row.sum() * captions_per_row / max(num_words, 1)
     if reduction == "positive_mean":
-        per_row = per_row / sigma.sum(-1).clamp(min=1)
+        # A row without a positive region is 0 already. Graded targets may sum to less than 1.
+        per_row = per_row / sigma.sum(-1).clamp_min(torch.finfo(sigma.dtype).tiny)
     elif reduction != "image_mean":
         raise ValueError(f"grounding_loss: reduction must be one of {tuple(REDUCTIONS)}, got {reduction!r}.")
     return per_row.sum() / has_boxes.sum().clamp(min=1)
