@@ -99,7 +99,11 @@ class GroundedCaption(str):
 
 
 def ground_words(
-    texts: Sequence[str], weights: np.ndarray, boxes_px: np.ndarray, num_regions: int
+    texts: Sequence[str],
+    weights: np.ndarray,
+    boxes_px: np.ndarray,
+    num_regions: int,
+    scores: np.ndarray | None = None,
 ) -> tuple[GroundedWord, ...]:
     """Give each word the region with the largest weight at its step; ties go to the lowest index.
 
@@ -109,13 +113,14 @@ def ground_words(
             ``num_regions`` on are padding and never chosen.
         boxes_px: (>= num_regions, 4), x1, y1, x2, y2 in pixels.
         num_regions: the image's true number of regions, > 0.
+        scores: (T, num_regions), choose the region instead of ``weights``, see ``region_rules``.
     """
     if num_regions <= 0:
         raise ValueError("An image without regions cannot be grounded (num_regions is 0).")
     if not len(texts):
         return ()
     valid = weights[: len(texts), :num_regions]
-    chosen = valid.argmax(axis=1)
+    chosen = (valid if scores is None else scores).argmax(axis=1)
     words = []
     for step, (text, region) in enumerate(zip(texts, chosen, strict=True)):
         x1, y1, x2, y2 = map(float, boxes_px[region])

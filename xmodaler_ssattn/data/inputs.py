@@ -17,6 +17,7 @@ from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, kfg
 from xmodaler_ssattn.packs.store import Regions, RegionStore
+from xmodaler_ssattn.region_rules import CLASS_RULES
 
 # Sample key -> its data set in a region file; the other keys are computed.
 STORED = {kfg.ATT_FEATS: "features", keys.BOXES_PX: "boxes", keys.CLASS_PROBS: "class_probs"}
@@ -45,6 +46,8 @@ def region_inputs(cfg: Any) -> RegionInputs:
     ):
         if name and name in registry:  # an unknown name is refused where the model is built
             read |= getattr(registry.get(name), "reads", lambda cfg: set())(cfg)
+    if cfg.INFERENCE.REGION_RULE in CLASS_RULES:
+        read.add(keys.CLASS_PROBS)
     limit = cfg.DATALOADER.MAX_FEAT_NUM
     return RegionInputs(
         cfg.MODEL.VISUAL_EMBED.IN_DIM,

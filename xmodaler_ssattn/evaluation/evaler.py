@@ -108,7 +108,11 @@ class Flickr30kEntitiesEvaler:
         self._save_attention = bool(inference.get("SAVE_ATTENTION", False))
         self._last_epoch = cfg.SOLVER.EPOCH
         self._folder = Path(cfg.OUTPUT_DIR) / "results"
-        self._header = {"split": self.split, "ground_by": inference.get("GROUND_BY", "gamma"), **_config_header(cfg)}
+        chosen = {
+            "ground_by": inference.get("GROUND_BY", "gamma"),
+            "region_rule": inference.get("REGION_RULE", "argmax"),
+        }
+        self._header = {"split": self.split, **chosen, **_config_header(cfg)}
         self._metrics = metrics_of(inference.get("METRICS", DEFAULT_METRICS), self.split)
         final = metrics_of(inference.get("FINAL_METRICS", DEFAULT_FINAL_METRICS), self.split)
         self._final = (*self._metrics, *final)

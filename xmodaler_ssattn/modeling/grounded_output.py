@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.caption import Attention, GroundedCaption, ground_words
+from xmodaler_ssattn.region_rules import CLASS_RULES, PROTOCOL, RegionRule
 
 GROUND_BY = ("gamma", "alpha", "beta")
 
@@ -37,24 +38,28 @@ def captions_from_decoding(
     *,
     vocab: list[str],
     ground_by: str = "gamma",
+    rule: RegionRule = PROTOCOL,
     save_attention: bool = False,
 ) -> list[GroundedCaption]:
     """One GroundedCaption per image.
 
     Args:
-        batch: encoded; contains BOXES_PX, IMAGE_SIZE, NUM_REGIONS and, except for the Up-Down baseline, BETA (B, K).
+        batch: encoded; contains BOXES_PX, IMAGE_SIZE, NUM_REGIONS and, except for the Up-Down baseline, BETA (B, K);
+            with a rule of classes also CLASS_PROBS.
         vocab: the word of each id.
-        ground_by: the weights whose argmax is a word's region, one of ``GROUND_BY``.
+        ground_by: the weights that choose a word's region, one of ``GROUND_BY``.
+        rule: how they choose it.
         save_attention: store the weights in the captions.
     """
     if ground_by == "beta" and batch.get(keys.BETA) is None:
         raise ValueError("captions_from_decoding: ground_by is 'beta', but the model has no beta.")
     ids = decoded.sents.cpu().numpy()
     logp = decoded.logp
-    scores = logp.detach().double().sum(-1).tolist() if logp is not None else [None] * len(ids)
+    log_probs = logp.detach().double().sum(-1).tolist() if logp is not None else [None] * len(ids)
     alpha, gamma = _array(decoded.alpha), _array(decoded.gamma)
     beta: Any = None if batch.get(keys.BETA) is None else _array(batch[keys.BETA])
     boxes = batch[keys.BOXES_PX].cpu().numpy()
+    probs = _array(batch[keys.CLASS_PROBS]) if rule.name in CLASS_RULES else None
     sizes = batch[keys.IMAGE_SIZE].cpu().tolist()
     captions = []
     for b, regions in enumerate(batch[keys.NUM_REGIONS]):
@@ -71,13 +76,15 @@ def captions_from_decoding(
                 beta[b, :regions].copy() if beta is not None else None,
                 gamma[b, :length, :regions].copy(),
             )
+        texts, found = [vocab[i] for i in ids[b, :length]], None if probs is None else probs[b, :regions]
+        scores = rule.scores(texts, chooser[:length, :regions], boxes[b, :regions], found)
         captions.append(
             GroundedCaption(
-                ground_words([vocab[i] for i in ids[b, :length]], chooser, boxes[b], regions),
+                ground_words(texts, chooser, boxes[b], regions, scores),
                 boxes_px=boxes[b, :regions].copy(),
                 image_size=(sizes[b][0], sizes[b][1]),
                 attention=attention,
-                log_prob=scores[b],
+                log_prob=log_probs[b],
             )
         )
     return captions

@@ -25,9 +25,11 @@ from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, Decoded, captions_from_decoding
 from xmodaler_ssattn.modeling.loop import WordModel, each_word
+from xmodaler_ssattn.modeling.region_choice import region_rule
 from xmodaler_ssattn.modeling.sampling import sample_words
 from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import at_least_float32
+from xmodaler_ssattn.region_rules import PROTOCOL, RegionRule
 
 UNK = "UNK"
 # Finished images are removed from the batch only when few are left, since each removal copies the features.
@@ -72,7 +74,8 @@ class GroundedDecodeStrategy(DecodeStrategy):
     Args (in addition to those of the host's DecodeStrategy):
         suppress_unk: never generate UNK; as in the published grounding protocol, the second best word
             replaces it, and probabilities are not renormalised.
-        ground_by: the weights whose argmax is a word's region: ``gamma``, ``alpha`` or ``beta``.
+        ground_by: the weights that choose a word's region: ``gamma``, ``alpha`` or ``beta``.
+        rule: how they choose it; default: the argmax.
         save_attention: store all weights in the captions.
     """
 
@@ -85,6 +88,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
         max_seq_len: int,
         suppress_unk: bool = True,
         ground_by: str = "gamma",
+        rule: RegionRule | None = None,
         save_attention: bool = False,
     ):
         if ground_by not in GROUND_BY:
@@ -101,7 +105,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
         )
         words = _vocabulary(vocab_path) if vocab_path else []
         self.vocab: Any = words or None
-        self.ground_by = ground_by
+        self.ground_by, self.rule = ground_by, rule or PROTOCOL
         self.save_attention = save_attention
         self.unk_token_id = words.index(UNK) if suppress_unk and UNK in words else None
 
@@ -118,6 +122,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
             "suppress_unk": cfg.DECODE_STRATEGY.SUPPRESS_UNK,
             "ground_by": cfg.INFERENCE.GROUND_BY,
+            "rule": region_rule(cfg),
             "save_attention": cfg.INFERENCE.SAVE_ATTENTION,
         }
 
@@ -137,7 +142,12 @@ class GroundedDecodeStrategy(DecodeStrategy):
     def captions(self, decoded: Decoded, batch: dict, save_attention: bool = False) -> list[GroundedCaption]:
         """``captions_from_decoding`` with this strategy's words and choice of regions."""
         return captions_from_decoding(
-            decoded, batch, vocab=self.vocab, ground_by=self.ground_by, save_attention=save_attention
+            decoded,
+            batch,
+            vocab=self.vocab,
+            ground_by=self.ground_by,
+            rule=self.rule,
+            save_attention=save_attention,
         )
 
     def say(self, model: WordModel, inputs: dict, rows: int, choose: Callable[[Tensor], Tensor]) -> Decoded:

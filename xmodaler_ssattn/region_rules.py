@@ -1,0 +1,82 @@
+"""Rules that choose the region of a word, and therefore its box, from the attention. numpy only.
+
+The published protocol takes the region with the largest attention, ``argmax``. The other rules use more than the
+attention: their scores belong in columns of their own, beside those of the two controls, which do not read it.
+
+Letters: T words, K regions, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xmodaler_ssattn.boxes import area, iou
+
+ARGMAX, POOLED, CLASS, DETECTOR, LARGEST_DETECTOR = "argmax", "pooled", "class", "detector", "largest_detector"
+RULES = {
+    ARGMAX: "the region with the largest attention: the published protocol",
+    POOLED: "the attention of all regions, each times its IoU with the region: near-duplicates vote together",
+    CLASS: "the attention times a power of the probability of the word's class",
+    DETECTOR: "a control without attention: the probability of the word's class",
+    LARGEST_DETECTOR: "a control without attention: that probability times the region's area",
+}
+CLASS_RULES = (CLASS, DETECTOR, LARGEST_DETECTOR)
+
+
+@dataclass(frozen=True)
+class RegionRule:
+    """A rule with its settings.
+
+    Attributes:
+        name: a key of ``RULES``.
+        power: of ``class``: the exponent of the class probability.
+        columns: word -> the columns of the class probabilities that name its class; only for ``CLASS_RULES``.
+    """
+
+    name: str = ARGMAX
+    power: float = 0.5
+    columns: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def scores(
+        self, texts: Sequence[str], weights: np.ndarray, boxes_px: np.ndarray, class_probs: np.ndarray | None
+    ) -> np.ndarray:
+        """The scores whose largest one is the word's region.
+
+        A word that names no class, or a class without a column, keeps its attention.
+
+        Args:
+            texts: T words.
+            weights: (T, K) attention.
+            boxes_px: (K, 4) xyxy pixels.
+            class_probs: (K, C), background first; only read by ``CLASS_RULES``.
+
+        Returns:
+            (T, K).
+
+        >>> rule = RegionRule("class", 1.0, {"dog": [1]})
+        >>> two = np.array([[0.6, 0.4], [0.6, 0.4]])
+        >>> rule.scores(["a", "dog"], two, np.zeros((2, 4)), np.array([[0.5, 0.5], [0.0, 1.0]])).tolist()
+        [[0.6, 0.4], [0.3, 0.4]]
+        """
+        if self.name == ARGMAX or not len(texts):
+            return weights
+        if self.name == POOLED:
+            return weights @ iou(boxes_px, boxes_px)
+        assert class_probs is not None, "the captioner has refused regions without class probabilities"
+        found = np.array(weights, dtype=np.float64)
+        for step, text in enumerate(texts):
+            columns = self.columns.get(text)
+            if columns is None:
+                continue
+            probability = class_probs[:, list(columns)].sum(axis=1, dtype=np.float64)
+            if self.name == CLASS:
+                found[step] *= probability**self.power
+            else:
+                found[step] = probability * (area(boxes_px) if self.name == LARGEST_DETECTOR else 1)
+        return found
+
+
+PROTOCOL = RegionRule()
