@@ -78,6 +78,8 @@ class Ours:
         if captions > 1:
             batch |= {kfg.G_TOKENS_IDS: data["tokens"], kfg.G_TARGET_IDS: data["targets"]}
             batch |= {keys.CAPTION_LENGTHS: data["lengths"], keys.NUM_WORDS: sum(data["lengths"])}
+            if any(type(loss).__name__ == "WordAttentionLoss" for loss in self.losses):
+                batch[keys.WORD_PAIRS] = data["pairs"]
         return batch
 
     def loss_parts(self) -> dict:

@@ -55,8 +55,13 @@ def noise_batch(batch: int, lengths: list[int], device: str) -> dict[str, Any]:
         "tokens": tokens,
         "targets": targets,
     }
+    from xmodaler_ssattn.modeling.collate import WordPairs
+
     arrays = {name: value.to(device) for name, value in arrays.items()}
-    return arrays | {"lengths": [len(words) + 1 for words in captions]}
+    # As on Flickr30k: one of four words names an object, and two regions reach its box.
+    named = torch.nonzero((targets > 0).flatten()).flatten()[::4].repeat(2).to(device)
+    pairs = WordPairs(named, torch.arange(len(named), device=device) % REGIONS, torch.ones(len(named), device=device))
+    return arrays | {"lengths": [len(words) + 1 for words in captions], "pairs": pairs}
 
 
 def pad(captions: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
