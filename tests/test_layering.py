@@ -20,6 +20,7 @@ FREE = {
     "keys",
     "precision",
     "progress",
+    "region_rules",
     "safe_load",
     "safe_pickle",
     "schema",
@@ -30,12 +31,13 @@ ALLOWED = {
     "host": {"runtime"},
     "partners": {"host"},
     # modeling is the definition; what is faster attaches itself (modeling/accelerators.py)
-    "modeling": {"host", "partners"},
+    # A rule for a word's region knows which words name an object, as the scores do.
+    "modeling": {"host", "partners", "evaluation"},
     "losses": {"host", "partners"},
     "fast": {"host", "modeling", "partners"},
     "data": {"host", "packs", "fast", "partners"},
     "packs": set(),
-    "evaluation": {"host"},
+    "evaluation": {"host", "packs"},
     "report": {"data", "evaluation"},
     "worlds": {"data", "packs"},
     "detectors": {"packs"},

@@ -11,7 +11,7 @@ BOXES = np.array([[0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 70, 70]], dtype=np.flo
 PROBS = np.array([[0.1, 0.6, 0.2, 0.1], [0.0, 0.2, 0.4, 0.4], [0.2, 0.3, 0.1, 0.4]], dtype=np.float32)
 WEIGHTS = np.array([[0.35, 0.25, 0.4]] * 3, dtype=np.float32)
 TEXTS = ["a", "man", "dog"]
-COLUMNS = {"man": [1], "dog": [2, 3]}
+COLUMNS = {"man": [1], "dog": [2, 3], "cat": []}  # no column names a cat
 
 
 def scores(name, power=1.0):
@@ -40,8 +40,15 @@ def test_the_controls_do_not_read_the_attention_of_object_words():
     np.testing.assert_allclose(scores("largest_detector"), wanted, rtol=1e-6)
 
 
+def test_a_class_without_a_column_leaves_the_controls_without_attention():
+    found = {name: RegionRule(name, 1.0, COLUMNS).scores(["cat"], WEIGHTS[:1], BOXES, PROBS)[0] for name in RULES}
+    assert found["class"].tolist() == WEIGHTS[0].tolist()
+    assert found["detector"].tolist() == [1, 1, 1]  # the first region
+    assert found["largest_detector"].tolist() == [100, 80, 400]
+
+
 @pytest.mark.parametrize("name", RULES)
-def test_no_word_and_a_word_without_a_column(name):
-    rule = RegionRule(name)
+def test_no_word_and_a_word_that_names_no_class(name):
+    rule = RegionRule(name, 1.0, COLUMNS)
     assert rule.scores([], WEIGHTS[:0], BOXES, PROBS).shape == (0, 3)
-    assert rule.scores(["cat"], WEIGHTS[:1], BOXES, PROBS).argmax() == (0 if name == "pooled" else 2)
+    assert rule.scores(["runs"], WEIGHTS[:1], BOXES, PROBS).argmax() == (0 if name == "pooled" else 2)

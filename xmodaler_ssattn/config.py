@@ -169,12 +169,12 @@ def add_ssattn_config(cfg: Any) -> None:
         GROUND_BY="gamma",
         # How these weights choose the region. 'argmax': the published protocol. Beyond it: 'pooled', each region's
         # neighbours vote for it by their IoU; 'class', weight times (probability of the word's class) **
-        # REGION_CLASS_POWER. Controls that read no attention: 'detector', that probability alone, and
-        # 'largest_detector', times the region's area; a word without a class keeps its attention.
+        # REGION_CLASS_POWER. Controls that read no attention for object words: 'detector', that probability alone, and
+        # 'largest_detector', times the region's area.
         REGION_RULE="argmax",
         REGION_CLASS_POWER=0.5,
-        # The names of the class probabilities' columns after the background, one per line; "": those of the data
-        # folder, or for 1,601 columns the Bottom-Up detector's.
+        # The names of the class probabilities' columns after the background, one per line; "": those of the
+        # vocabulary's folder, or for 1,601 columns the Bottom-Up detector's.
         REGION_CLASSES="",
         # Scores during training, and those added after the last epoch and by `xmodaler eval`;
         # "test/SPICE" requests a metric on one split only.

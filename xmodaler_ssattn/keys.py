@@ -20,18 +20,19 @@ kfg.ATT_FEATS       (k, D) float32       always; D is MODEL.VISUAL_EMBED.IN_DIM,
 BOXES_PX            (k, 4) float32       always; x1, y1, x2, y2 in pixels
 SPATIAL             (k, 5) float32       always; ``boxes.spatial_vectors(BOXES_PX, width, height)``
 IMAGE_SIZE          (2,) float32         always; width, height in pixels
-CLASS_PROBS         (k, C) float32       with MODEL.SS_ATTENTION.{ENABLED True, SEMANTIC_INPUT c}, and with
-                                         MODEL.VISUAL_EMBED.NAME SpatialSemanticEmbedding; C is
+CLASS_PROBS         (k, C) float32       with MODEL.SS_ATTENTION.{ENABLED True, SEMANTIC_INPUT c}, with
+                                         MODEL.VISUAL_EMBED.NAME SpatialSemanticEmbedding, and in evaluation with a
+                                         rule of classes as INFERENCE.REGION_RULE; C is
                                          MODEL.SS_ATTENTION.NUM_CLASSES
 kfg.SEQ_PER_SAMPLE  int                  in training; S, the same for all images
 kfg.G_TOKENS_IDS    S x (T,) int64       in training; [0, w1, ..., wn], words counted from 1
 kfg.G_TARGET_IDS    S x (T,) int64       in training; [w1, ..., wn, 0]
-SIGMA               (1, k) or (S, k)     in training with GroundingLoss in LOSSES.NAMES; ``data.sigma.indicator``
+SIGMA               (1, k) or (S, k)     in training with GroundingLoss in LOSSES.NAMES; ``data.sigma.beta_target``
                     float32              computes it from boxes
 HAS_BOXES           (1,) or (S,) float32 with SIGMA
 WORD_PAIRS          (n, 3) int64         in training with WordAttentionLoss in LOSSES.NAMES: number of the caption
                                          in the sample, position of the word from 0, region; n may be 0
-PAIR_WEIGHTS        (n,) float32         with WORD_PAIRS
+PAIR_WEIGHTS        (n,) float32         with WORD_PAIRS; above 0
 REF_TOKENS_IDS      list of (T,) int64   in evaluation with INFERENCE.GT_ATTENTION True; [0, w1, ..., wn]
 =================== ==================== =========================================================================
 
@@ -52,7 +53,8 @@ CLASS_PROBS = "SSATTN_CLASS_PROBS"
 """(B, K, C) float32, the paper's c, background first; zeros on padding. Present if a slot uses it."""
 
 SIGMA = "SSATTN_SIGMA"
-"""(B, 1, K) or (B, S, K) float32, the paper's indicator 0/1 (or counts); one row per image, or one per caption."""
+"""(B, 1, K) or (B, S, K) float32 >= 0, the paper's indicator 0/1 or a graded target; one row per image, or one per
+caption."""
 
 HAS_BOXES = "SSATTN_HAS_BOXES"
 """(B, 1) or (B, S) float32 0/1: whether that row of sigma is from at least one ground-truth box."""

@@ -1,7 +1,12 @@
 """Rules that choose the region of a word, and therefore its box, from the attention. numpy only.
 
-The published protocol takes the region with the largest attention, ``argmax``. The other rules use more than the
-attention: their scores belong in columns of their own, beside those of the two controls, which do not read it.
+* ``argmax``: the largest attention, the published protocol.
+* ``pooled``: the attention of all regions, each times its IoU with the region, so that near-duplicates vote together.
+* ``class``: the attention times a power of the probability of the word's class.
+* ``detector``: a control without attention, the probability of the word's class.
+* ``largest_detector``: a control without attention, that probability times the region's area.
+
+The scores of the other rules belong in columns of their own, beside those of the two controls.
 
 Letters: T words, K regions, C classes.
 """
@@ -16,13 +21,7 @@ import numpy as np
 from xmodaler_ssattn.boxes import area, iou
 
 ARGMAX, POOLED, CLASS, DETECTOR, LARGEST_DETECTOR = "argmax", "pooled", "class", "detector", "largest_detector"
-RULES = {
-    ARGMAX: "the region with the largest attention: the published protocol",
-    POOLED: "the attention of all regions, each times its IoU with the region: near-duplicates vote together",
-    CLASS: "the attention times a power of the probability of the word's class",
-    DETECTOR: "a control without attention: the probability of the word's class",
-    LARGEST_DETECTOR: "a control without attention: that probability times the region's area",
-}
+RULES = (ARGMAX, POOLED, CLASS, DETECTOR, LARGEST_DETECTOR)
 CLASS_RULES = (CLASS, DETECTOR, LARGEST_DETECTOR)
 
 
@@ -33,7 +32,8 @@ class RegionRule:
     Attributes:
         name: a key of ``RULES``.
         power: of ``class``: the exponent of the class probability.
-        columns: word -> the columns of the class probabilities that name its class; only for ``CLASS_RULES``.
+        columns: word -> the columns of the class probabilities that name its class, for every word that names one;
+            empty for a class without a column. Only for ``CLASS_RULES``.
     """
 
     name: str = ARGMAX
@@ -45,7 +45,8 @@ class RegionRule:
     ) -> np.ndarray:
         """The scores whose largest one is the word's region.
 
-        A word that names no class, or a class without a column, keeps its attention.
+        A word that names no class keeps its attention. For a class without a column ``class`` is the attention, and
+        the probability of the controls is 1.
 
         Args:
             texts: T words.
@@ -65,13 +66,15 @@ class RegionRule:
             return weights
         if self.name == POOLED:
             return weights @ iou(boxes_px, boxes_px)
-        assert class_probs is not None, "the captioner has refused regions without class probabilities"
+        assert class_probs is not None
         found = np.array(weights, dtype=np.float64)
         for step, text in enumerate(texts):
             columns = self.columns.get(text)
             if columns is None:
                 continue
-            probability = class_probs[:, list(columns)].sum(axis=1, dtype=np.float64)
+            probability = np.ones(len(boxes_px))
+            if len(columns):
+                probability = class_probs[:, list(columns)].sum(axis=1, dtype=np.float64)
             if self.name == CLASS:
                 found[step] *= probability**self.power
             else:

@@ -83,11 +83,19 @@ def test_a_pair_that_names_what_does_not_exist_names_its_image(files, pair):  # 
 
 
 @pytest.mark.parametrize(
-    "pair", [[0, 0, 0], [0, -1, 0, 1], [0, 0.5, 0, 1], [0, 0, 0, 0], [0, 0, 0, -1], ["0", 0, 0, 1]]
+    "pair",
+    [[0, 0, 0], [0, -1, 0, 1], [0, 0.5, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1e-50], [0, 0, 0, 1e39], ["0", 0, 0, 1]],
 )
 def test_an_item_that_is_not_a_pair_names_its_image(files, pair):  # noqa: F811
     write(files, [(11, [pair])])
     assert "image_id 11" in refused(files)
+
+
+def test_an_image_that_comes_twice_or_is_not_in_the_split_is_refused(files):  # noqa: F811
+    write(files, [PAIRS[0], PAIRS[0]])
+    assert "image 11 is duplicated" in refused(files)
+    write(files, [PAIRS[0], (0, []), (99, [])])
+    assert "2 images are not in the split, e.g. [0, 99]" in refused(files)
 
 
 def test_a_file_in_another_layout_is_read_and_a_cut_one_is_refused(files):  # noqa: F811

@@ -93,6 +93,9 @@ def test_positive_mean_makes_a_graded_target_a_distribution():
     sigma = torch.tensor([[[0.3, 0.1, 0.0]], [[0.0, 0.0, 0.0]]])
     loss = grounding_loss(LOG_BETA, sigma, torch.tensor([[1.0], [0.0]]), reduction="positive_mean")
     assert float(loss) == pytest.approx(1.25 * LOG2)
+    log_beta = LOG_BETA.clone().requires_grad_()
+    grounding_loss(100 * log_beta, sigma, torch.ones(2, 1), reduction="positive_mean").backward()
+    assert torch.isfinite(log_beta.grad).all()
 
 
 def test_image_mean_with_sentence_targets_averages_over_the_captions_with_a_box():

@@ -185,6 +185,26 @@ def test_an_image_without_a_pair_and_a_batch_without_any(tmp_path):
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
 
 
+@pytest.mark.parametrize(
+    ("table", "weights", "message"),
+    [
+        ([[0, 4, 0]], [1], r"image 1: the pair \[0, 4, 0\] in WORD_PAIRS names a caption, word or region"),
+        ([[2, 0, 0]], [1], "the pair"),
+        ([[0, 0, 5]], [1], "the pair"),
+        ([[0, -1, 0]], [1], "the pair"),
+        ([[0, 0, 0]], [0], "PAIR_WEIGHTS must be finite and above 0"),
+        ([[0, 0, 0]], [math.nan], "PAIR_WEIGHTS must be finite and above 0"),
+        ([[0, 0, 0], [0, 1, 0]], [1], r"WORD_PAIRS has shape \(2, 3\), expected \(n, 3\) for PAIR_WEIGHTS of n = 1"),
+    ],
+)
+def test_pairs_of_another_data_set_that_do_not_fit_are_refused(tmp_path, table, weights, message):
+    model = toy_model(tmp_path, **WORDS)
+    with pytest.raises(UserError, match=message):
+        model.preprocess_batch(with_pairs(pairs=[(table, weights), PAIRS[1]]))
+    with pytest.raises(UserError, match="image 2 lacks SSATTN_PAIR_WEIGHTS, SSATTN_WORD_PAIRS"):
+        model.preprocess_batch([with_pairs()[0], TWO_IMAGES[1]])
+
+
 def test_what_cannot_work_is_refused():
     for values, message in (
         ({"weight": -1.0}, "WEIGHT: expected a number >= 0, got -1.0"),

@@ -47,15 +47,6 @@ def test_the_default_plan_holds_both_tables_with_the_papers_numbers():
     assert all(row.seeds == (0, 1, 2) for row in plan.rows.values())
 
 
-def test_a_given_base_replaces_the_plans_own(tmp_path):
-    (tmp_path / "small.yaml").write_text("SEED: 1\n")
-    path = write(tmp_path, {**GOOD, "base": "other.yaml"})
-    assert read_plan(path).base == tmp_path / "other.yaml"
-    assert read_plan(path, tmp_path / "small.yaml").base == tmp_path / "small.yaml"
-    with pytest.raises(UserError, match=r"--base: .*gone.yaml is not a file; expected a config"):
-        read_plan(path, tmp_path / "gone.yaml")
-
-
 def test_the_default_plans_numbers_are_those_in_the_rows_own_headers():
     # "# Table 1, row "SS Attn.": B@1 72.0, B@4 30.8, ... F1_loc 15.69."
     for row in read_plan(TABLES).rows.values():

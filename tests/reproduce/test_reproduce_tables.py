@@ -98,6 +98,15 @@ def resumed(place, stopped):
     return before, done
 
 
+def test_another_base_makes_other_runs(place, resumed, capsys):
+    base = place / "small.yaml"
+    base.write_text(f"_BASE_: {ROOT}/xmodaler_ssattn/worlds/drawn/configs/base.yaml\nSOLVER: {{BASE_LR: 0.125}}\n")
+    main(command(place, "--base", str(base), "--table-only", "--rows", "full"), place / "x.plan.yaml")
+    assert "SOLVER.BASE_LR was 0.0025, now 0.125" in capsys.readouterr().err
+    assert main(command(place, "--base", str(place / "gone.yaml")), place / "x.plan.yaml") == 2
+    assert "--base: " in (error := capsys.readouterr().err) and "gone.yaml is not a file; expected a config" in error
+
+
 def test_a_tool_that_is_ended_leaves_a_run_that_can_be_resumed_and_no_process(stopped, resumed):
     before, _ = resumed
     assert before["status"] == "running" and not before["trained"] and before["seconds"]["train"] > 0

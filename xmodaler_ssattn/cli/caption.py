@@ -211,6 +211,7 @@ def _write(
     objects = spoken.among(sorted({word.text for _, caption in captions for word in caption.words}))
     header = {
         "ground_by": captioner.cfg.INFERENCE.GROUND_BY,
+        "region_rule": captioner.cfg.INFERENCE.REGION_RULE,
         "config": captioner.cfg.dump(),
         "pictures": {str(job.image_id): job.name for job, _ in captions},
     }

@@ -148,16 +148,17 @@ def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesData
         f"train: {100 * dataset.cut_captions / total:.1f} % of {total:,} captions have more than "
         f"{dataset.max_seq_len} words (MODEL.MAX_SEQ_LEN) and are cut"
     )
-    if dataset.pair_rule is not None:
+    if dataset.pair_rule is not None and all("pairs" in record for record in records):
         pairs = [part for record in records for part in record["pairs"]]
         words = sum(len({int(word) for word in part[:, 0]}) for part in pairs)
         if words:
             total_pairs = sum(map(len, pairs))
             check.fact(f"train: {words:,} words are supervised, with {total_pairs / words:.1f} regions on average")
         else:
+            remedy = f"another file than {dataset.pairs_file}" if dataset.pairs_file else "annotations with boxes"
             check.problem(
-                "no word has a region, so WordAttentionLoss has nothing to learn; remove it from LOSSES.NAMES, or "
-                "prepare the annotations with boxes"
+                "no word has a region, so WordAttentionLoss has nothing to learn; remove it from LOSSES.NAMES, or use "
+                + remedy
             )
     if dataset.targets is None:
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import file_name
+from xmodaler_ssattn.data.word_pairs import pair_rule
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.host import load_vocab
@@ -67,9 +68,11 @@ def data_facts(cfg: Any) -> dict[str, Any]:
         return {}
     annotations = Path(cfg.DATALOADER.ANNO_FOLDER) / file_name("train")
     described = _description(cfg)
-    return {"training annotations (sha256 of train.json)": sha256_of(annotations)} | {
-        f"{name} of the region file": str(described.get(name, "")) for name in _DESCRIPTION
-    }
+    pairs = cfg.LOSSES.WORD_ATTENTION.PAIRS if pair_rule(cfg) is not None else ""
+    facts = {"training annotations (sha256 of train.json)": sha256_of(annotations)}
+    if pairs:
+        facts["word pairs (sha256 of LOSSES.WORD_ATTENTION.PAIRS)"] = sha256_of(pairs) if Path(pairs).is_file() else ""
+    return facts | {f"{name} of the region file": str(described.get(name, "")) for name in _DESCRIPTION}
 
 
 def _description(cfg: Any) -> Mapping[str, Any]:

@@ -37,8 +37,8 @@ class RegionInputs(NamedTuple):
     max_regions: int | None
 
 
-def region_inputs(cfg: Any) -> RegionInputs:
-    """The inputs for a config, from the classes that it names."""
+def region_inputs(cfg: Any, stage: str = "test") -> RegionInputs:
+    """The inputs for a config, from the classes that it names; those of a rule of classes only outside of training."""
     read: set[str] = set()
     for registry, name in (
         (EMBEDDING_REGISTRY, cfg.MODEL.VISUAL_EMBED.NAME),
@@ -46,7 +46,7 @@ def region_inputs(cfg: Any) -> RegionInputs:
     ):
         if name and name in registry:  # an unknown name is refused where the model is built
             read |= getattr(registry.get(name), "reads", lambda cfg: set())(cfg)
-    if cfg.INFERENCE.REGION_RULE in CLASS_RULES:
+    if stage != "train" and cfg.INFERENCE.REGION_RULE in CLASS_RULES:
         read.add(keys.CLASS_PROBS)
     limit = cfg.DATALOADER.MAX_FEAT_NUM
     return RegionInputs(

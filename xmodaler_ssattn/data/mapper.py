@@ -54,7 +54,7 @@ class Flickr30kEntitiesDataset:
         vocab_size: MODEL.VOCAB_SIZE, must be the vocabulary's words + 1.
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
         min_iou: see ``sigma.positives``.
-        sigma: a key of ``sigma.SIGMAS``.
+        sigma: one of ``sigma.SIGMAS``.
         pair_rule: which regions an object word is paired with; None leaves the pairs out.
         pairs_file: a file of pairs from another teacher, which replaces the rule; "": none.
         gt_attention: return the reference captions in val and test.
@@ -137,7 +137,7 @@ class Flickr30kEntitiesDataset:
             "seq_per_sample": cfg.DATALOADER.SEQ_PER_SAMPLE,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
             "vocab_size": cfg.MODEL.VOCAB_SIZE,
-            "inputs": region_inputs(cfg),
+            "inputs": region_inputs(cfg, stage),
             "targets": cfg.LOSSES.GROUNDING.TARGETS if "GroundingLoss" in cfg.LOSSES.NAMES else None,
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,

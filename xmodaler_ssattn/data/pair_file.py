@@ -7,9 +7,9 @@
     {"image_id": 1000, "pairs": [[0, 1, 17, 0.5], [0, 1, 3, 0.25]]},
     ...]}
 
-A pair is [caption of the image in the annotation file, position of the word from 0, region, weight > 0]. The three
-digests are those of the files for which the pairs were made; a file for others is refused. Images without a pair may be
-left out.
+A pair is [caption of the image in the annotation file, position of the word from 0, region, weight of 1e-6 to 1e6].
+The three digests are those of the files for which the pairs were made; a file for others is refused. Images without a
+pair may be left out.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import RegionStore
 
 SCHEMA, VERSION = "xmodaler_ssattn/word_pairs", 1
-HINT = "Make the pairs again with these files (xmodaler_ssattn/data/pair_file.py)."
+HINT = "Write the pairs for this split, vocabulary, annotation and region file; see xmodaler_ssattn/data/pair_file.py."
 
 _Index = Annotated[int, Meta(ge=0)]
-Pair = tuple[_Index, _Index, _Index, Annotated[float, Meta(gt=0)]]
+Pair = tuple[_Index, _Index, _Index, Annotated[float, Meta(ge=1e-6, le=1e6)]]
 
 
 class ImagePairs(TypedDict):
@@ -99,7 +99,16 @@ class PairFile:
         self.path, self._store = Path(path), store
         wanted = made_for(split, annotation_file, vocabulary_file, store)
         _, images = open_json_list(path, "images", ImagePairs, wanted, what="file of word pairs", hint=HINT)
-        self._pairs = {image["image_id"]: np.array(image["pairs"], np.float64).reshape(-1, 4) for image in images}
+        self._pairs: dict[int, np.ndarray] = {}
+        for image in images:
+            if image["image_id"] in self._pairs:
+                raise UserError(f"{path}: image {image['image_id']} is duplicated. {HINT}")
+            self._pairs[image["image_id"]] = np.array(image["pairs"], np.float64).reshape(-1, 4)
+
+    def others(self, image_ids: Iterable[int]) -> list[str]:
+        """A sentence if the file has images that are not among ``image_ids``."""
+        found = sorted(self._pairs.keys() - set(image_ids))
+        return [f"{self.path}: {len(found)} images are not in the split, e.g. {found[:10]}. {HINT}"] if found else []
 
     def of_image(self, image: Image, words: int, regions: int | None) -> list[np.ndarray]:
         """The pairs of each caption, as ``word_pairs`` returns them.

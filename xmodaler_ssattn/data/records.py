@@ -1,6 +1,6 @@
 """Build and check the mapper's records: the data of an image that does not change between epochs.
 
-A record contains only small numbers, because it is pickled for every sample that a worker makes:
+A record contains no features, because it is pickled for every sample that a worker makes:
 
 * ``image_id``
 * ``captions``: token ids; in training cut at MODEL.MAX_SEQ_LEN, in val and test only if the attention on the
@@ -82,14 +82,7 @@ def collect_records(mapper: MapperSettings) -> Collected:
     store = found.store = _attempt(found.problems, RegionStore, mapper.regions_file)
     opened = _attempt(found.problems, open_annotations, mapper.annotation_file, mapper.stage)
     pairs = None
-    if (
-        mapper.stage == "train"
-        and mapper.pair_rule is not None
-        and mapper.pairs_file
-        and store
-        and vocabulary
-        and opened
-    ):
+    if mapper.stage == "train" and mapper.pair_rule is not None and mapper.pairs_file and not found.problems:
         files = mapper.annotation_file, mapper.vocabulary_file
         pairs = _attempt(found.problems, PairFile, mapper.pairs_file, mapper.stage, *files, store)
     found.problems += _contradictions(mapper, vocabulary, store)
@@ -109,6 +102,8 @@ def collect_records(mapper: MapperSettings) -> Collected:
                 found.records.append(_record(mapper, image, vocabulary, found, pairs))
     except UserError as error:
         found.problems.append(str(error))
+    if pairs is not None and not found.problems:
+        found.problems += pairs.others(record["image_id"] for record in found.records)
     for image_ids, what in (
         (absent, f"not in the region file {mapper.regions_file}; add them with `xmodaler prepare regions`"),
         (empty, f"without a region in {mapper.regions_file}; attention needs at least one"),
@@ -146,8 +141,8 @@ def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store
         )
     if mapper.inputs.num_classes is not None and store.num_classes is None:
         problems.append(
-            f"the config feeds class probabilities to the attention, but {mapper.regions_file} has none; "
-            + CLASSIFIER_HINT
+            f"the config reads class probabilities (for the attention, or for INFERENCE.REGION_RULE), but "
+            f"{mapper.regions_file} has none; " + CLASSIFIER_HINT
         )
     elif mapper.inputs.num_classes is not None and store.num_classes != mapper.inputs.num_classes:
         problems.append(
@@ -178,7 +173,7 @@ def _record(
         record["has_boxes"] = np.array([len(row) > 0 for row in rows], dtype=np.float32)
     if pairs is not None:
         record["pairs"] = pairs.of_image(image, words, mapper.inputs.max_regions)
-    elif mapper.pair_rule is not None:
+    elif mapper.pair_rule is not None and not mapper.pairs_file:
         regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
         record["pairs"] = [word_pairs(regions_px, caption, words, mapper.pair_rule) for caption in captions]
     return record

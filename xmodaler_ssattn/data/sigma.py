@@ -15,13 +15,7 @@ import numpy as np
 
 from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou, union_box
 
-SIGMAS = {
-    "binary": "the paper's indicator",
-    "count": "the number of boxes whose best region it is",
-    "overlap": "1 for every region whose IoU with some box is above 0.5, also for the second best of a box",
-    "soft": "the largest IoU with any box",
-    "mentions": "the number of phrases whose box the region reaches: what five sentences name counts five times",
-}
+SIGMAS = ("binary", "count", "overlap", "soft", "mentions")
 
 
 def positives(
@@ -74,8 +68,11 @@ def beta_target(
 
     Args:
         regions_px: (K, 4) xyxy pixels.
-        phrases: the boxes of each phrase, xyxy pixels; a box may be in several phrases.
-        sigma: a key of ``SIGMAS``.
+        phrases: the boxes of each phrase (at least one), xyxy pixels; a box may be in several phrases.
+        sigma: ``binary``, the paper's indicator; ``count``, the number of boxes whose best region it is; ``overlap``, 1
+            for every region whose IoU with some box is above 0.5; ``soft``, the largest IoU with any box;
+            ``mentions``, the number of phrases whose box the region reaches: what five sentences name counts five
+            times.
         min_iou: see ``positives``; only for ``binary`` and ``count``.
 
     Returns:
@@ -85,7 +82,7 @@ def beta_target(
     if sigma in ("binary", "count") or len(boxes) == 0:
         return indicator(regions_px, boxes, min_iou, sigma == "count")
     if sigma == "mentions":
-        hits = [phrase_overlap(regions_px, phrase, IOU_THRESHOLD) > IOU_THRESHOLD for phrase in phrases if len(phrase)]
+        hits = [phrase_overlap(regions_px, phrase, IOU_THRESHOLD) > IOU_THRESHOLD for phrase in phrases]
         return np.sum(hits, axis=0, dtype=np.float32)
     overlap = iou(boxes, regions_px).max(axis=0)
     return np.asarray(overlap if sigma == "soft" else overlap > IOU_THRESHOLD, dtype=np.float32)

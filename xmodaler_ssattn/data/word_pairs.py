@@ -15,18 +15,15 @@ from xmodaler_ssattn.data.annotations import Caption
 from xmodaler_ssattn.data.sigma import phrase_overlap
 from xmodaler_ssattn.errors import raise_all
 
-POSITIVES = {
-    "threshold": "all regions whose IoU with the word's box is above MIN_IOU, each with weight 1",
-    "best": "the region with the largest IoU, if it is above MIN_IOU",
-    "soft": "all regions, with the weights softmax(IoU / TEMPERATURE)",
-}
+POSITIVES = ("threshold", "best", "soft")
 
 
 class PairRule(NamedTuple):
     """How a box chooses regions.
 
     Attributes:
-        positives: a key of ``POSITIVES``.
+        positives: ``threshold``, all regions above ``min_iou``, each with weight 1; ``best``, the one with the largest
+            IoU; ``soft``, all regions, with the weights softmax(IoU / temperature).
         min_iou: a region counts if its IoU is above this value; for ``soft``, a word counts if any region's IoU is.
         temperature: of ``soft``.
     """

@@ -3,7 +3,7 @@
 One JSON object::
 
     {"schema": "xmodaler_ssattn/results", "version": 1,
-     "split": "val", "epoch": 3, "ground_by": "gamma",
+     "split": "val", "epoch": 3, "ground_by": "gamma", "region_rule": "argmax",
      "config_sha256": "...", "loss_sha256": "...", "config": "the whole config as yaml",
      "scores": {"CIDEr": 0.61, ...},                  fractions; null where a score is 0/0
      "object_words": {"men": "man", ...},             word -> class, for the words of these captions

@@ -53,7 +53,8 @@ class Weights(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """The values of a run for the backward pass, packed over M words; ``h2`` is also the result."""
+    """The values of a run, packed over M words: ``h2`` and ``scores`` are its results, the others are for the backward
+    pass, as is ``h2``."""
 
     gates1: Tensor  # (M, 4H) after their nonlinearities, i f g o
     gates2: Tensor
@@ -63,7 +64,7 @@ class Trace(NamedTuple):
     h2: Tensor
     alpha: Tensor  # (M, K)
     v_hat: Tensor  # (M, E)
-    scores: Tensor  # (M, K) a_t, masked, without the prior
+    scores: Tensor | None  # (M, K) a_t, masked, without the prior
 
 
 def step_slices(sizes: list[int]) -> list[slice]:
@@ -202,18 +203,18 @@ class Rollout(torch.autograd.Function):
         ctx.sizes, ctx.activation = sizes, activation
         ctx.has_beta, ctx.has_prior = lambda_beta is not None, prior is not None
         ctx.set_materialize_grads(False)  # without a loss on the attention its gradient is None and costs nothing
-        ctx.save_for_backward(*trace, p, v, lambda_beta if ctx.has_beta else p.new_empty(0), *weights)
-        return trace.h2.clone(), trace.scores.clone()
+        ctx.save_for_backward(*trace[:8], p, v, lambda_beta if ctx.has_beta else p.new_empty(0), *weights)
+        return trace.h2.clone(), trace.scores
 
     @staticmethod
     def backward(ctx, grad_h2, grad_scores):
         saved = ctx.saved_tensors
-        trace, p, v, lambda_beta = Trace(*saved[:9]), saved[9], saved[10], saved[11]
+        trace, p, v, lambda_beta = Trace(*saved[:8], scores=None), saved[8], saved[9], saved[10]
         if not ctx.has_beta:
             lambda_beta = None
         if grad_h2 is None:
             grad_h2 = torch.zeros_like(trace.h2)
-        weights = Weights(*saved[12:])
+        weights = Weights(*saved[11:])
         with torch.no_grad():
             return (
                 None,

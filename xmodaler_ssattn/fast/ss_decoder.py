@@ -90,5 +90,6 @@ def attention(decoder: SSAttentionDecoder, inputs: dict, scores: Tensor, rows: T
     alpha = F.softmax(scores, dim=-1)
     if decoder.ss_attention is None:
         return alpha, alpha
-    beta = {key: inputs[key][rows] for key in (keys.BETA, keys.ROW_LOG_BETA)}
+    key = keys.BETA if decoder.kappa is None else keys.ROW_LOG_BETA
+    beta = {key: inputs[key][rows]}
     return alpha, decoder._fuse(scores.unsqueeze(1), alpha.unsqueeze(1), None, beta).squeeze(1)

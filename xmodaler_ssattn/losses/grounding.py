@@ -14,7 +14,6 @@ Letters: B images, S captions per image, K regions, M predicted words of the bat
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from xmodaler_ssattn import keys
@@ -66,8 +65,8 @@ def grounding_loss(
         captions_per_row = captions_per_image / sigma.shape[1]
         return per_row.sum() * captions_per_row / max(num_words, 1)
     if reduction == "positive_mean":
-        # A row without a positive region is 0 already. Graded targets may sum to less than 1.
-        per_row = per_row / sigma.sum(-1).clamp_min(torch.finfo(sigma.dtype).tiny)
+        total = sigma.sum(-1)
+        per_row = per_row / (total + (total == 0))
     elif reduction != "image_mean":
         raise ValueError(f"grounding_loss: reduction must be one of {tuple(REDUCTIONS)}, got {reduction!r}.")
     return per_row.sum() / has_boxes.sum().clamp(min=1)

@@ -21,10 +21,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
 from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
 
-REDUCTIONS = {
-    "pairs": "divided by the sum of the weights: a word with many regions counts more (GVD)",
-    "words": "the weights of each word sum to 1, divided by the number of words with a pair",
-}
+REDUCTIONS = ("pairs", "words")
 ATTENTIONS = {"alpha": keys.WORD_ALPHA, "gamma": keys.WORD_GAMMA}
 
 
@@ -36,8 +33,9 @@ def word_attention_loss(
     Args:
         attention: (M, K) float32 weights >= 0; each row is divided by its sum (1 + lambda for the paper's gamma).
         words, regions: (n,) int64, row and column of each pair.
-        weights: (n,) float32, > 0.
-        reduction: a key of ``REDUCTIONS``.
+        weights: (n,) float32, >= 0.
+        reduction: ``pairs`` divides by the sum of the weights, so that a word with many regions counts more (GVD);
+            ``words`` makes each word's weights sum to 1 and divides by the number of words.
 
     Returns:
         () float32. 0, never NaN, without pairs.
@@ -46,15 +44,16 @@ def word_attention_loss(
     >>> round(float(word_attention_loss(alpha, at([0]), at([1]), at([1.0]))), 4)  # -log 0.75
     0.2877
     """
+    tiny = torch.finfo(attention.dtype).tiny
     if reduction == "words":
         total = weights.new_zeros(len(attention)).index_add(0, words, weights)
-        weights, count = weights / total[words], (total > 0).sum()
+        weights, count = weights / total[words].clamp_min(tiny), (total > 0).sum()
     elif reduction == "pairs":
         count = weights.sum()
     else:
         raise ValueError(f"word_attention_loss: reduction must be one of {tuple(REDUCTIONS)}, got {reduction!r}.")
     share = attention[words, regions] / attention.sum(1)[words]
-    tiny = torch.finfo(share.dtype).tiny  # a weight that became 0 has no logarithm
+    # Attention that became 0 has no logarithm.
     return -(weights * share.clamp_min(tiny).log()).sum() / count.clamp_min(tiny)
 
 
@@ -65,7 +64,7 @@ class WordAttentionLoss(nn.Module):
     Args:
         weight: at least 0; with 0 the data set makes no pairs, and the loss is left out.
         on: ``alpha`` or ``gamma``.
-        reduction: a key of ``REDUCTIONS``.
+        reduction: see ``word_attention_loss``.
     """
 
     @configurable

@@ -107,6 +107,8 @@ def _check(samples: list[dict]) -> None:
     if kfg.SEQ_PER_SAMPLE in samples[0]:
         required = (*required, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS)
     wanted = {key for sample in samples for key in sample if key in _SAMPLE_KEYS} | set(required)
+    if keys.WORD_PAIRS in wanted:
+        wanted |= {keys.PAIR_WEIGHTS, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS}
     for sample in samples:
         name = f"image {sample.get(kfg.IDS, '(no id)')}"
         missing = sorted(wanted - set(sample))
@@ -119,6 +121,9 @@ def _check(samples: list[dict]) -> None:
                 problems.append(f"{name} has no region (K = 0): there is nothing to attend to")
             elif len(set(counts.values())) > 1:
                 problems.append(f"{name} has different numbers of regions: {counts}")
+        if keys.WORD_PAIRS in wanted:
+            counted = len(sample[kfg.ATT_FEATS]) if not resident_ones else None
+            problems += [f"{name}: {reason}" for reason in _wrong_pairs(sample, counted)]
         if kfg.SEQ_PER_SAMPLE in wanted:
             captions = [int(sample[kfg.SEQ_PER_SAMPLE]), len(sample[kfg.G_TOKENS_IDS]), len(sample[kfg.G_TARGET_IDS])]
             if set(captions) != {int(samples[0][kfg.SEQ_PER_SAMPLE])}:
@@ -140,6 +145,27 @@ def _word_pairs(samples: list[dict], captions: int, length: int) -> WordPairs:
     image = torch.arange(len(tables)).repeat_interleave(torch.tensor([len(table) for table in tables]))
     weights = torch.cat([torch.as_tensor(sample[keys.PAIR_WEIGHTS]) for sample in samples])
     return WordPairs((image * captions + caption) * length + word, region, weights)
+
+
+def _wrong_pairs(sample: dict, regions: int | None) -> list[str]:
+    """Problems of a sample's WORD_PAIRS, which would supervise other words; ``regions``: their number, if known."""
+    table = torch.as_tensor(sample[keys.WORD_PAIRS])
+    weights = torch.as_tensor(sample[keys.PAIR_WEIGHTS])
+    if not len(table) and not len(weights):
+        return []
+    if table.shape != (len(weights), 3):
+        return [f"WORD_PAIRS has shape {tuple(table.shape)}, expected (n, 3) for PAIR_WEIGHTS of n = {len(weights)}"]
+    lengths = torch.tensor([len(ids) for ids in sample[kfg.G_TARGET_IDS]])
+    caption, word, region = table.unbind(1)
+    exists = (table >= 0).all(1) & (caption < len(lengths))
+    exists &= word < lengths[caption.clamp(0, len(lengths) - 1)]
+    if regions is not None:
+        exists &= region < regions
+    if not exists.all():
+        return [
+            f"the pair {table[~exists][0].tolist()} in WORD_PAIRS names a caption, word or region that does not exist"
+        ]
+    return [] if (weights > 0).all() and torch.isfinite(weights).all() else ["PAIR_WEIGHTS must be finite and above 0"]
 
 
 def _stack(values: list) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.caption import Attention, GroundedCaption, ground_words
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.region_rules import CLASS_RULES, PROTOCOL, RegionRule
 
 GROUND_BY = ("gamma", "alpha", "beta")
@@ -45,7 +47,7 @@ def captions_from_decoding(
 
     Args:
         batch: encoded; contains BOXES_PX, IMAGE_SIZE, NUM_REGIONS and, except for the Up-Down baseline, BETA (B, K);
-            with a rule of classes also CLASS_PROBS.
+            with a rule of classes also CLASS_PROBS, else a ``UserError``.
         vocab: the word of each id.
         ground_by: the weights that choose a word's region, one of ``GROUND_BY``.
         rule: how they choose it.
@@ -59,6 +61,11 @@ def captions_from_decoding(
     alpha, gamma = _array(decoded.alpha), _array(decoded.gamma)
     beta: Any = None if batch.get(keys.BETA) is None else _array(batch[keys.BETA])
     boxes = batch[keys.BOXES_PX].cpu().numpy()
+    if rule.name in CLASS_RULES and keys.CLASS_PROBS not in batch:
+        raise UserError(
+            f"INFERENCE.REGION_RULE {rule.name} needs class probabilities, but the batch of image {batch[kfg.IDS][0]} "
+            "has none. A data set of another project must add CLASS_PROBS to its samples, see xmodaler_ssattn/keys.py."
+        )
     probs = _array(batch[keys.CLASS_PROBS]) if rule.name in CLASS_RULES else None
     sizes = batch[keys.IMAGE_SIZE].cpu().tolist()
     captions = []

@@ -21,11 +21,11 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.region_choice import region_rule
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, Decoded, captions_from_decoding
 from xmodaler_ssattn.modeling.loop import WordModel, each_word
-from xmodaler_ssattn.modeling.region_choice import region_rule
 from xmodaler_ssattn.modeling.sampling import sample_words
 from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import at_least_float32

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,10 @@ def study_of(args: argparse.Namespace) -> Study:
         raise UserError("--data: give the folder written by `xmodaler prepare` (--smoke draws its own data).")
     if args.base and args.smoke:
         raise UserError("--base: --smoke brings the config of the sample scenes; give only one of the two.")
-    plan = read_plan(args.plan, args.base)
+    if args.base and not Path(args.base).is_file():
+        raise UserError(f"--base: {args.base} is not a file; expected a config.")
+    plan = read_plan(args.plan)
+    plan = replace(plan, base=Path(args.base)) if args.base else plan
     plan = restricted(smoke_plan(plan) if args.smoke else plan, None, args.seeds)
     restricted(plan, args.rows, None)  # refuse an unknown row before anything is read or drawn
     out = Path(args.out or ("output/smoke" if args.smoke else "output/tables")).resolve()

@@ -105,11 +105,8 @@ class Plan:
     note: str = ""
 
 
-def read_plan(path: str | os.PathLike, base: str | os.PathLike | None = None) -> Plan:
+def read_plan(path: str | os.PathLike) -> Plan:
     """Read and check a plan file.
-
-    Args:
-        base: a config that replaces the plan's ``base``.
 
     Raises:
         UserError: the file is missing or broken, or has unknown entries, names or rows; lists all problems at once. A
@@ -135,13 +132,8 @@ def read_plan(path: str | os.PathLike, base: str | os.PathLike | None = None) ->
     tables = _tables(data.get("tables"), rows, problems)
     orderings = _orderings(data.get("orderings"), rows, problems)
     common = _settings(data.get("common"), "common", problems)
-    if base is not None and not Path(base).is_file():
-        problems.append(f"--base: {base} is not a file; expected a config.")
     raise_all(problems, f"--plan: {path}")
-    if base is not None:
-        base = Path(base)
-    elif data.get("base"):
-        base = path.parent / data["base"]
+    base = path.parent / data["base"] if data.get("base") else None
     title, note = str(data.get("title", path.stem)), str(data.get("note", ""))
     return Plan(title, path, rows, common, base, tables, orderings, note)
 

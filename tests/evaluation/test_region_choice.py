@@ -10,8 +10,9 @@ from toys import TWO_IMAGES, captions_of, for_test, toy_config, toy_model
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.data.inputs import region_inputs
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.modeling.region_choice import check_columns, region_rule
-from xmodaler_ssattn.packs.store import RegionWriter
+from xmodaler_ssattn.evaluation.region_choice import check_class_names, region_rule
+from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
+from xmodaler_ssattn.region_rules import RegionRule
 
 SAMPLES = [for_test(sample) for sample in TWO_IMAGES]
 
@@ -54,7 +55,9 @@ def test_a_rule_changes_the_boxes_and_never_the_words(folder, rule):
 def test_a_rule_of_classes_reads_the_probabilities_also_for_a_model_that_does_not(folder):
     names = {"LOSSES__NAMES": ["CrossEntropy"], "MODEL__SS_ATTENTION__ENABLED": False}
     assert region_inputs(toy_config(folder, **names)).num_classes is None
-    assert region_inputs(toy_config(folder, **names, **settings(folder, "class"))).num_classes == 4
+    cfg = toy_config(folder, **names, **settings(folder, "class"))
+    assert region_inputs(cfg).num_classes == 4
+    assert region_inputs(cfg, "train").num_classes is None  # no word is chosen a region in training
     captions_of(toy_model(folder, **names, **settings(folder, "class")).eval(), SAMPLES)
 
 
@@ -74,10 +77,9 @@ def test_what_cannot_work_is_refused_before_training(folder, tmp_path):
     )
     long = _names(folder, "a\nb\nc\nd\n")
     assert "names 4 classes" in refused(folder, **settings(folder, "class", INFERENCE__REGION_CLASSES=long))
-    rule = region_rule(
-        toy_config(folder, **settings(folder, "class", INFERENCE__REGION_CLASSES=_names(folder, "men\ndog\n")))
-    )
-    assert rule.columns == {"man": (1,), "dog": (2,)}
+    names = _names(folder, "tree\nmen\n")
+    rule = region_rule(toy_config(folder, **settings(folder, "class", INFERENCE__REGION_CLASSES=names)))
+    assert rule.columns == {"man": (2,), "dog": ()}  # no column names a dog
 
 
 def _names(folder, text) -> str:
@@ -85,23 +87,42 @@ def _names(folder, text) -> str:
     return str(folder / "names.txt")
 
 
-def test_names_in_another_order_are_refused_by_the_annotated_boxes(tmp_path):
-    """Region 0 is the man and region 1 the dog; columns: background, man, dog."""
+RULE = RegionRule("class", 0.5, {"men": (1,), "dog": (2,), "cat": ()})
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """Regions of one image, 0 the man and 1 the dog, with the columns background, man, dog; and its reference."""
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], dtype=np.float32)
     probs = np.array([[0.1, 0.8, 0.1], [0.1, 0.2, 0.7]], dtype=np.float32)
     with RegionWriter(tmp_path / "regions.h5", [7], 2, 6, 3, source="test") as writer:
         writer.write(7, 100, 100, boxes, np.ones((2, 6)), probs)
     caption = {
-        "tokens": ["man", "dog"],
+        "tokens": ["Men", "dog"],
         "process_idx": [0, 1],
         "process_clss": ["man", "dog"],
         "process_bnd_box": boxes.tolist(),
     }
-    reference = {"annotations": [{"image_id": 7, "image_size": [100, 100], "captions": [caption]}]}
-    path = tmp_path / "grounding_val.json"
-    path.write_text(json.dumps(reference))
-    check_columns({"man": (1,), "dog": (2,)}, tmp_path / "regions.h5", path)
+    records = [{"image_id": 7, "captions": [caption]}, {"image_id": 8, "captions": [caption]}]  # 8 has no regions
+    return RegionStore(tmp_path / "regions.h5"), records
+
+
+def test_names_in_another_order_are_refused_by_the_annotated_boxes(annotated):
+    check_class_names(RULE, *annotated, 3)
     # swapped: 0.1 and 0.2 on the right regions, 0.7 and 0.8 on the others
+    swapped = RegionRule("class", 0.5, {"men": (2,), "dog": (1,)})
     with pytest.raises(UserError, match=r"is 0.150 on its regions and 0.750 on the others"):
-        check_columns({"man": (2,), "dog": (1,)}, tmp_path / "regions.h5", path)
-    check_columns({"man": (2,)}, tmp_path / "none.h5", path)  # nothing to compare with
+        check_class_names(swapped, *annotated, 3)
+    check_class_names(RULE, annotated[0], [], 3)  # nothing to compare with
+
+
+def test_another_number_of_classes_is_refused(annotated):
+    with pytest.raises(UserError, match=r"needs 4 class probabilities per region .* has 3"):
+        check_class_names(RULE, *annotated, 4)
+
+
+def test_a_sample_without_class_probabilities_names_the_rule_and_the_image(folder):
+    names = {"LOSSES__NAMES": ["CrossEntropy"], "MODEL__SS_ATTENTION__ENABLED": False}
+    samples = [{key: value for key, value in sample.items() if key != keys.CLASS_PROBS} for sample in SAMPLES]
+    with pytest.raises(UserError, match=r"REGION_RULE class needs class probabilities, but the batch of image 1 has"):
+        captions_of(toy_model(folder, **names, **settings(folder, "class")).eval(), samples)
