@@ -355,8 +355,8 @@ def test_an_unfinished_file_is_not_resumed_from_another_pack(tmp_path):
     with pytest.raises(UserError, match=r"r\.h5\.partial was begun from another pack: image 3"):
         convert(damaged_tsv(tmp_path, [other, caffe_line(7), caffe_line(11)]), tmp_path / "r.h5", sizes={})
     assert not (tmp_path / "r.h5").exists()
-    mended = damaged_tsv(tmp_path, [caffe_line(3), caffe_line(7), caffe_line(11)])
-    assert convert(mended, tmp_path / "r.h5", sizes={}).resumed == 2
+    repaired = damaged_tsv(tmp_path, [caffe_line(3), caffe_line(7), caffe_line(11)])
+    assert convert(repaired, tmp_path / "r.h5", sizes={}).resumed == 2
 
 
 @pytest.mark.parametrize("change", ["background", "sizes", "probabilities"])

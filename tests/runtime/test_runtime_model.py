@@ -135,7 +135,7 @@ def test_training_batch_has_one_row_a_caption(tmp_path):
     torch.testing.assert_close(batch[kfg.ATT_FEATS][1], samples[0][kfg.ATT_FEATS])
     torch.testing.assert_close(batch[kfg.ATT_FEATS][3, :1], samples[1][kfg.ATT_FEATS])
     assert batch[kfg.ATT_FEATS_LOC].shape == (4, 2, 5)
-    assert batch[kfg.V_TARGET].shape == (2, 2, 4)  # one row an image, as upstream
+    assert batch[kfg.V_TARGET].shape == (2, 2, 4)  # one row per image, as upstream
     assert "SOMETHING" not in batch
 
 
