@@ -100,6 +100,9 @@ def slow_scores(reference, predictions):
             r = sum(r_pair) / len(r_pair)
             values.append(2 * p * r / (p + r) if p + r > 0 else 0)
         scores[f"F1_{mode}_per_sentence"] = sum(values) / len(values) if values else math.nan
+    shown = {str(record["image_id"]) for record in reference}
+    named = {name for image in shown & set(predictions) for name in predictions[image][0]["clss"]}
+    scores["classes_named"] = len(named & vocabulary) / n if n else math.nan
     return scores
 
 
@@ -230,6 +233,7 @@ def test_one_image_by_hand():
             "recall_loc": 1 / 2,
             "F1_all_per_sentence": 1 / 2,
             "F1_loc_per_sentence": 1.0,
+            "classes_named": 1 / 2,  # man of man and dog; nobody annotated the hat
         }
     )
 

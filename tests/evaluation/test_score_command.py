@@ -57,7 +57,7 @@ def test_grounding_prints_one_json_object_of_fractions(files, capsys):
     scores = json.loads(capsys.readouterr().out)
     assert list(scores) == [
         "F1_all", "precision_all", "recall_all", "F1_loc", "precision_loc", "recall_loc",
-        "F1_all_per_sentence", "F1_loc_per_sentence",
+        "F1_all_per_sentence", "F1_loc_per_sentence", "classes_named",
     ]  # fmt: skip
     assert set(scores.values()) == {1.0}
     assert grounding(files, files["gt"], "--mode", "gt", "--json") == 0

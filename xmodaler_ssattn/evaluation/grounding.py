@@ -34,6 +34,7 @@ MODES = ("all", "loc")
 GENERATED_SCORES = (
     *(f"{part}_{mode}" for mode in MODES for part in ("F1", "precision", "recall")),
     *(f"F1_{mode}_per_sentence" for mode in MODES),
+    "classes_named",
 )
 """The names of the scores that ``generated_scores`` returns."""
 
@@ -67,6 +68,7 @@ class Matches:
         pair_image: (pairs,) int64, the image's row for each (image, caption) pair.
         predicted: (images,) bool, whether the predictions contain the image.
         annotated: (m, 2) int64, (image row, label) per annotated word of a predicted image: the set V.
+        named: (m, 2) int64, (image row, label) per predicted class and image.
         precision, recall: the entries.
     """
 
@@ -75,6 +77,7 @@ class Matches:
     pair_image: np.ndarray
     predicted: np.ndarray
     annotated: np.ndarray
+    named: np.ndarray
     precision: Entries
     recall: Entries
 
@@ -142,6 +145,7 @@ def match_generated(
     labels: dict[str, int] = {}
     precision, recall = _EntryList(), _EntryList()
     annotated: list[tuple[int, int]] = []
+    named: list[tuple[int, int]] = []
     pair_image: list[int] = []
     predicted = np.zeros(len(reference), dtype=bool)
     for image, record in enumerate(reference):
@@ -151,6 +155,7 @@ def match_generated(
         first_predicted: dict[str, Sequence[float]] = {}
         for name, box in zip(names, boxes):
             first_predicted.setdefault(name, box)
+        named += [(image, labels.setdefault(name, len(labels))) for name in first_predicted]
         for caption in record["captions"]:
             pair = len(pair_image)
             pair_image.append(image)
@@ -181,6 +186,7 @@ def match_generated(
         pair_image=np.array(pair_image, dtype=np.int64),
         predicted=predicted,
         annotated=np.array(annotated, dtype=np.int64).reshape(-1, 2),
+        named=np.array(named, dtype=np.int64).reshape(-1, 2),
         precision=precision.done(),
         recall=recall.done(),
     )
@@ -250,6 +256,9 @@ def generated_scores(matches: Matches, *, undefined: float = math.nan) -> dict[s
     are 0. A pair without recall entries is skipped: its caption has no annotated word or, in mode "loc", none of its
     annotated classes is predicted. The score is the mean over the remaining pairs.
 
+    ``classes_named`` is the share of V that the captions name at least once, in any image: an upper bound of
+    ``precision_all`` and ``recall_all`` that no attention can pass.
+
     Args:
         matches: from ``match_generated``.
         undefined: the value of a 0/0. GVD's script gives NaN; the log of a trainer needs 0.
@@ -264,8 +273,8 @@ def generated_scores(matches: Matches, *, undefined: float = math.nan) -> dict[s
     ...            "process_bnd_box": [man, dog]}
     >>> said = {"clss": ["man", "cat"], "idx_in_sent": [0, 2], "bbox": [man, dog]}
     >>> scores = generated_scores(match_generated([{"image_id": 1, "captions": [caption]}], {"1": [said]}, str))
-    >>> [scores[name] for name in ("precision_all", "recall_all", "F1_all", "F1_loc")]
-    [0.5, 0.5, 0.5, 0.5]
+    >>> [scores[name] for name in ("precision_all", "recall_all", "F1_all", "F1_loc", "classes_named")]
+    [0.5, 0.5, 0.5, 0.5, 0.5]
     """
     once = np.ones((1, len(matches.image_ids)))
     return {name: float(values[0]) for name, values in generated_replicates(matches, once, undefined=undefined).items()}
@@ -291,7 +300,8 @@ def generated_replicates(
     rows = []
     for row in weights:
         vocabulary = len(np.unique(pairs[row[pairs[:, 0]] > 0, 1]))
-        scores: dict[str, float] = {}
+        named = len(np.intersect1d(*(pair[row[pair[:, 0]] > 0, 1] for pair in (pairs, matches.named))))
+        scores = {"classes_named": named / vocabulary if vocabulary else undefined}
         for mode in MODES:
             p, r = (tally.average(row, vocabulary, undefined) for tally in tallies[mode])
             scores |= {f"F1_{mode}": f1(p, r, undefined), f"precision_{mode}": p, f"recall_{mode}": r}

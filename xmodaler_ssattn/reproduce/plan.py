@@ -23,7 +23,8 @@ One yaml file (paths in it are relative to it; ``{data}`` in a value is the data
       - {name: ..., a: ROW, b: ROW/EVALUATION, metrics: [C, F1_loc], claim: greater, note: ...}
 
 Metrics are B@1 to B@4, M(ETEOR), R(OUGE-L), C(IDEr), S(PICE), F1_all, F1_loc, the same per sentence (F1_all/s,
-F1_loc/s), and acc, the attention accuracy on forced reference captions, for evaluations with INFERENCE.GT_ATTENTION.
+F1_loc/s), named (the share of the annotated classes that the captions name), and acc, the attention accuracy on forced
+reference captions, for evaluations with INFERENCE.GT_ATTENTION.
 
 An ordering claims that b is above a in each of its metrics (``greater``), or that b does not gain
 (``no_gain``: at most ``margin`` points, default 0).
@@ -45,10 +46,10 @@ from xmodaler_ssattn.files import read_yaml
 # Title in tables and plans -> the evaluator's score name.
 METRICS = {
     **score_titles(), "F1_all": "F1_all", "F1_loc": "F1_loc", "F1_all/s": "F1_all_per_sentence",
-    "F1_loc/s": "F1_loc_per_sentence", "acc": "attention_accuracy",
+    "F1_loc/s": "F1_loc_per_sentence", "named": "classes_named", "acc": "attention_accuracy",
 }  # fmt: skip
 ACCURACY = "acc"  # only in further evaluations: forcing the reference captions is a separate pass
-GROUNDING_METRICS = ("F1_all", "F1_loc", "F1_all/s", "F1_loc/s", ACCURACY)
+GROUNDING_METRICS = ("F1_all", "F1_loc", "F1_all/s", "F1_loc/s", "named", ACCURACY)
 PAPER_METRICS = ("B@1", "B@4", "M", "C", "S", "F1_all", "F1_loc")
 GREATER, NO_GAIN = "greater", "no_gain"
 BEST, LAST = "best", "last"
