@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.errors import UserError
@@ -102,6 +103,19 @@ def test_an_integer_is_accepted_as_a_float_in_yaml_and_on_the_command_line(tmp_p
     cfg = load_config(write(tmp_path, "LOSSES:\n  GROUNDING:\n    MU: 0\n"), ["MODEL.SS_ATTENTION.LAMBDA", "1"])
     assert cfg.LOSSES.GROUNDING.MU == 0.0 and type(cfg.LOSSES.GROUNDING.MU) is float
     assert cfg.MODEL.SS_ATTENTION.LAMBDA == 1.0 and type(cfg.MODEL.SS_ATTENTION.LAMBDA) is float
+
+
+def test_every_key_can_be_written_in_yaml_without_quotes():
+    """ON, OFF, YES and NO are truth values there, and numbers are numbers."""
+
+    def names(node):
+        for name, value in node.items():
+            yield name
+            yield from names(value) if isinstance(value, dict) else ()
+
+    found = set(names(load_config(str(ROWS / "ss_attn.yaml"), device="cpu")))
+    assert {"WORD_ATTENTION", "ATTENTION"} <= found
+    assert {name: yaml.safe_load(name) for name in found} == {name: name for name in found}
 
 
 def test_a_yaml_that_would_run_code_is_refused_and_does_not_run_it(tmp_path):

@@ -63,7 +63,7 @@ METHODS = {
     "SS attention + words": {"row": "ss_attn_wo_gnd", "set": WORDS},
     "product + words on gamma": {
         "row": "ss_attn_wo_gnd",
-        "set": [*WORDS, "MODEL.SS_ATTENTION.FUSION", "log", "LOSSES.WORD_ATTENTION.ON", "gamma"],
+        "set": [*WORDS, "MODEL.SS_ATTENTION.FUSION", "log", "LOSSES.WORD_ATTENTION.ATTENTION", "gamma"],
     },
     "beta of the state + grounding loss": {"set": ["MODEL.SS_ATTENTION.STATE_DIM", "32"]},
 }

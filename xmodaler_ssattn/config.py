@@ -99,7 +99,7 @@ def add_ssattn_config(cfg: Any) -> None:
         # object word should be on the word's regions. Weight of the loss; GVD's 0.1. 0: as a run without the loss.
         WEIGHT=0.1,
         # The supervised attention: 'alpha', or 'gamma' (divided by its sum), which also teaches beta per word.
-        ON="alpha",
+        ATTENTION="alpha",
         # 'threshold': all regions whose IoU with the word's box is above MIN_IOU (GVD). 'best': the one with the
         # largest IoU, if it is above MIN_IOU. 'soft': all regions, with the weights softmax(IoU / TEMPERATURE).
         POSITIVES="threshold",

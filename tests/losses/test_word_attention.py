@@ -92,7 +92,7 @@ MODELS = {
 @pytest.mark.parametrize("on", ["alpha", "gamma"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_words_at_once_and_in_graphs_equal_the_word_by_word_loop(tmp_path, monkeypatch, name, on):
-    overrides = {**MODELS[name], "LOSSES__WORD_ATTENTION__ON": on}
+    overrides = {**MODELS[name], "LOSSES__WORD_ATTENTION__ATTENTION": on}
     cfg, model = toy_config(tmp_path, **overrides), toy_model(tmp_path, **overrides).train()
     fast = trained_once(cfg, model, with_pairs())
     assert model.fast_forcing.agrees
@@ -127,7 +127,7 @@ def test_the_loss_of_the_model_is_that_of_the_step_that_predicts_the_word(tmp_pa
 def test_on_alpha_beta_gets_no_gradient_and_on_gamma_it_does(tmp_path):
     names = {"LOSSES__NAMES": ["WordAttentionLoss"]}
     for on, learns in (("alpha", False), ("gamma", True)):
-        overrides = {**names, "LOSSES__WORD_ATTENTION__ON": on}
+        overrides = {**names, "LOSSES__WORD_ATTENTION__ATTENTION": on}
         cfg, model = toy_config(tmp_path, **overrides), toy_model(tmp_path, **overrides).train()
         # Only the first word of each caption: a later state depends on beta through the words before it.
         first = [([[0, 0, 4]], [1.0]), ([[1, 0, 1]], [1.0])]
@@ -157,7 +157,7 @@ def test_gradients_of_the_rollout_with_the_attention_agree_with_finite_differenc
 
 
 def test_a_decoder_of_another_state_is_supervised_in_the_loop(tmp_path):
-    overrides = {**WORDS, "MODEL__SS_ATTENTION__STATE_DIM": 2, "LOSSES__WORD_ATTENTION__ON": "gamma"}
+    overrides = {**WORDS, "MODEL__SS_ATTENTION__STATE_DIM": 2, "LOSSES__WORD_ATTENTION__ATTENTION": "gamma"}
     cfg, model = toy_config(tmp_path, **overrides), toy_model(tmp_path, **overrides).train()
     losses, gradients = trained_once(cfg, model, with_pairs())
     assert losses[NAME] > 0
@@ -209,7 +209,7 @@ def test_what_cannot_work_is_refused():
     for values, message in (
         ({"weight": -1.0}, "WEIGHT: expected a number >= 0, got -1.0"),
         ({"weight": math.nan}, "WEIGHT"),
-        ({"on": "beta"}, r"ON: expected one of \('alpha', 'gamma'\), got 'beta'"),
+        ({"attention": "beta"}, r"ATTENTION: expected one of \('alpha', 'gamma'\), got 'beta'"),
         ({"reduction": "sum"}, r"REDUCTION: expected one of \('pairs', 'words'\)"),
     ):
         with pytest.raises(UserError, match=message):

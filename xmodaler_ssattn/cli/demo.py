@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import subprocess
@@ -17,10 +18,10 @@ from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
-    from xmodaler_ssattn.evaluation.results import Results
+    from xmodaler_ssattn.report.source import Model, Source
 
-ROWS = ("updown", "ss_attn")
-TITLES = {"updown": "Up-Down", "ss_attn": "SS attention"}
+ROWS = ("updown", "best")
+TITLES = {"updown": "Up-Down", "best": "SS attention"}
 # The columns of the table, in the order of the paper's Table 1; scores are fractions, the table is in percent.
 TABLE = (
     ("B@1", "Bleu_1"),
@@ -71,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
         config, opts = commands[ROWS[0]]
         train.prepare_sample(load_config(config, opts, data=str(out / "data"), device=args.device))
         train_rows(commands, out, args)
-    scores = {row: dict(last_results(out / row).header["scores"]) for row in ROWS}
-    table = format_table(scores)
-    pictures = draw_pictures(out)
-    page = write_report(out)
-    print(f"\nScores on the test scenes, in percent:\n\n{table}")
+    source = read_demo(out)
+    scores = {row: dict(model.results.header["scores"]) for row, model in zip(ROWS, source.models)}
+    pictures = draw_pictures(source, out)
+    page = write_report(source, out)
+    print(f"\nScores on the test scenes, in percent:\n\n{format_table(scores)}")
+    print(f"\n{right_boxes(source)}")
     if not any(row.get("CIDEr") for row in scores.values()):
         print("\nAll scores are zero: too few pictures or epochs. Leave out --images and --epochs.")
     for metric, reason in what_can_run().items():
@@ -83,11 +85,18 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{metric} was left out: {reason}.")
     print(f"\nEverything is in {out.resolve()}:")
     print("  data/                     pictures, annotations in the official layout, regions")
-    print("  updown/ and ss_attn/      model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
+    print("  updown/ and best/         model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
     print("  page/                     a page of both models' captions, boxes and attention: open page/index.html")
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
+    print(f"Both show first the pictures in which {TITLES[ROWS[1]]} has more right boxes than {TITLES[ROWS[0]]}.")
     print(f"Open {page.resolve()}")
-    words = ["xmodaler", "caption", str(picture_of_test(out)), "--weights", str(out / ROWS[-1])]
+    words = [
+        "xmodaler",
+        "caption",
+        str(picture_file(out / "data", min(source.image_ids))),
+        "--weights",
+        str(out / ROWS[-1]),
+    ]
     print(
         "Caption a picture from its pixels only (data/region_maker.npz is the scenes' detector):\n  "
         f"{shlex.join(words)} --report caption.html"
@@ -178,13 +187,6 @@ def state_of(folder: Path) -> str:
     return "starting up"
 
 
-def last_results(folder: Path) -> Results:
-    """The results of a run's last evaluation on test."""
-    from xmodaler_ssattn.evaluation.results import read_results
-
-    return read_results(last_results_file(folder))
-
-
 def last_results_file(folder: Path) -> Path:
     found = sorted((folder / "results").glob("test_epoch_*.json"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -202,22 +204,55 @@ def format_table(scores: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def draw_pictures(out: Path) -> int:
-    """Draw both models' test captions side by side into ``out/pictures``; returns the number of pictures."""
+def read_demo(out: Path) -> Source:
+    """Both models' last results on test; first the images in which the second model has more right boxes."""
+    from xmodaler_ssattn.report.source import read_source
+    from xmodaler_ssattn.report.verdicts import RIGHT, WRONG
+
+    source = read_source([last_results_file(out / row) for row in ROWS], [TITLES[row] for row in ROWS], out / "data")
+    first, second = source.models
+
+    def gain(image_id: int) -> tuple[int, int]:
+        before, after = judged(source, first, image_id), judged(source, second, image_id)
+        return after.count(RIGHT) - before.count(RIGHT), -after.count(WRONG)
+
+    return dataclasses.replace(source, image_ids=tuple(sorted(source.image_ids, key=gain, reverse=True)))
+
+
+def judged(source: Source, model: Model, image_id: int) -> str:
+    """RIGHT or WRONG for each object word of the model's caption whose class is annotated in the image."""
+    from xmodaler_ssattn.report.verdicts import ABSENT, verdicts
+
+    letters = verdicts(model.images[image_id].grounded, model.results.object_words, source.truths[image_id].boxes)
+    return letters.replace(ABSENT, "")
+
+
+def right_boxes(source: Source) -> str:
+    """For each model, how many of the judged boxes are right."""
+    from xmodaler_ssattn.report.verdicts import RIGHT
+
+    lines = ["Boxes of object words that are right, of those whose class is annotated in the picture:"]
+    for model in source.models:
+        letters = "".join(judged(source, model, image_id) for image_id in source.image_ids)
+        share = f" ({letters.count(RIGHT) / len(letters):.0%})" if letters else ""
+        lines.append(f"  {model.name:14s}{letters.count(RIGHT)} of {len(letters)}{share}")
+    return "\n".join(lines)
+
+
+def draw_pictures(source: Source, out: Path) -> int:
+    """Draw both models' captions of the first images side by side into ``out/pictures``; returns their number."""
     from PIL import Image
 
     from xmodaler_ssattn.files import atomic_path
     from xmodaler_ssattn.report.figure import draw_captions
 
-    by_row = {row: last_results(out / row) for row in ROWS}
-    captions = {row: {image.image_id: image.grounded for image in results.images} for row, results in by_row.items()}
-    shown = list(captions[ROWS[0]])[:PICTURES_SHOWN]
-    object_words = {word: name for results in by_row.values() for word, name in results.object_words.items()}
-    for old in (out / "pictures").glob("*.png"):  # from an earlier run with other scenes
+    object_words = {word: name for model in source.models for word, name in model.results.object_words.items()}
+    shown = source.image_ids[:PICTURES_SHOWN]
+    for old in (out / "pictures").glob("*.png"):  # from an earlier run
         if old.stem.isdecimal() and int(old.stem) not in shown:
             old.unlink()
     for image_id in shown:
-        both = {TITLES[row]: captions[row][image_id] for row in ROWS}
+        both = {model.name: model.images[image_id].grounded for model in source.models}
         with Image.open(picture_file(out / "data", image_id)) as picture:
             sheet = draw_captions(picture, both, object_words)
         with atomic_path(out / "pictures" / f"{image_id}.png") as temporary:
@@ -225,21 +260,14 @@ def draw_pictures(out: Path) -> int:
     return len(shown)
 
 
-def write_report(out: Path) -> Path:
+def write_report(source: Source, out: Path) -> Path:
     """Write the page of both models into ``out/page``; returns the file to open."""
     from xmodaler_ssattn.report.curves import read_run
     from xmodaler_ssattn.report.page import write_page
-    from xmodaler_ssattn.report.source import read_source
 
-    results = [last_results_file(out / row) for row in ROWS]
-    source = read_source(results, [TITLES[row] for row in ROWS], out / "data")
     runs = [read_run(out / row, TITLES[row]) for row in ROWS]
-    return write_page(out / "page", source, images=out / "data" / "Images", runs=runs, title="Sample scenes")
-
-
-def picture_of_test(out: Path) -> Path:
-    """The first picture that neither model was trained on."""
-    return picture_file(out / "data", last_results(out / ROWS[0]).images[0].image_id)
+    title = f"Sample scenes, first those in which {TITLES[ROWS[1]]} has more right boxes"
+    return write_page(out / "page", source, images=out / "data" / "Images", runs=runs, title=title)
 
 
 def picture_file(data: Path, image_id: int) -> Path:

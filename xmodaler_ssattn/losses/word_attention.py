@@ -3,9 +3,10 @@
     L_attn = - sum_j w_j log a_j / n
 
 over pairs j of a word and a region with weight w_j; a_j is the attention of the word's step to the region. With the
-``threshold`` pairs of ``data/word_pairs.py``, ON alpha and ``pairs``, this is the attention loss of Grounded Video
-Description (misc/utils.py, LMCriterion); with ``soft`` pairs it is, up to a constant, the KL divergence from the
-weights to the attention, as in POS-SCAN (misc/loss_wrapper.py). Pairs may also come from a file of any other teacher.
+``threshold`` pairs of ``data/word_pairs.py``, ATTENTION alpha and REDUCTION pairs, this is the attention loss of
+Grounded Video Description (misc/utils.py, LMCriterion); with ``soft`` pairs it is, up to a constant, the KL divergence
+from the weights to the attention, as in POS-SCAN (misc/loss_wrapper.py). Pairs may also come from a file of any other
+teacher.
 
 Letters: M predicted words of the batch, K regions, n pairs.
 """
@@ -63,26 +64,26 @@ class WordAttentionLoss(nn.Module):
 
     Args:
         weight: at least 0; with 0 the data set makes no pairs, and the loss is left out.
-        on: ``alpha`` or ``gamma``.
+        attention: ``alpha`` or ``gamma``.
         reduction: see ``word_attention_loss``.
     """
 
     @configurable
-    def __init__(self, *, weight: float = 0.1, on: str = "alpha", reduction: str = "pairs"):
+    def __init__(self, *, weight: float = 0.1, attention: str = "alpha", reduction: str = "pairs"):
         super().__init__()
-        for key, value, allowed in (("ON", on, ATTENTIONS), ("REDUCTION", reduction, REDUCTIONS)):
+        for key, value, allowed in (("ATTENTION", attention, ATTENTIONS), ("REDUCTION", reduction, REDUCTIONS)):
             if value not in allowed:
                 raise UserError(f"LOSSES.WORD_ATTENTION.{key}: expected one of {tuple(allowed)}, got {value!r}.")
         if not 0 <= weight < float("inf"):
             raise UserError(f"LOSSES.WORD_ATTENTION.WEIGHT: expected a number >= 0, got {weight!r}.")
-        self.weight, self.on, self.reduction = weight, on, reduction
+        self.weight, self.attention, self.reduction = weight, attention, reduction
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         cfg = completed(cfg)
         require_grounded_captioner(cfg, "WordAttentionLoss", "which does not return the attention of every word")
         settings = cfg.LOSSES.WORD_ATTENTION
-        return {"weight": settings.WEIGHT, "on": settings.ON, "reduction": settings.REDUCTION}
+        return {"weight": settings.WEIGHT, "attention": settings.ATTENTION, "reduction": settings.REDUCTION}
 
     @classmethod
     def add_config(cls, cfg, tmp_cfg=None) -> None:
@@ -92,7 +93,7 @@ class WordAttentionLoss(nn.Module):
         """``outputs_dict``: the captioner's training output; returns ``{"Word Attention Loss": WEIGHT L_attn}``."""
         if self.weight == 0:
             return {}
-        wanted = (ATTENTIONS[self.on], keys.WORD_PAIRS)
+        wanted = (ATTENTIONS[self.attention], keys.WORD_PAIRS)
         source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset provide it in training."
         require_outputs(outputs_dict, wanted, "WordAttentionLoss", source)
         attention, pairs = (outputs_dict[key] for key in wanted)
