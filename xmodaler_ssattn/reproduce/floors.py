@@ -16,6 +16,7 @@ from xmodaler_ssattn.evaluation.floors import (
     ImageBoxes,
     floors_and_ceilings,
 )
+from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.files import read_json
@@ -87,14 +88,14 @@ def read_floors(
 
 
 def kept_floors(data: DataFolder, summary: Path) -> dict[str, Any]:
-    """``read_floors`` for test, or its copy in an older summary of the same data.
+    """``read_floors`` for test, or its copy in an older summary of the same data with the same scores.
 
     An error becomes a note: a table without floors is better than no table.
 
     Args:
         summary: the summary.json that may hold them.
     """
-    of = [data.sha256, data.regions_sha256]
+    of = [data.sha256, data.regions_sha256, *GENERATED_SCORES]
     before: Any = None
     if summary.is_file():
         with contextlib.suppress(UserError):  # a damaged summary will be rewritten
