@@ -19,7 +19,7 @@ from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn, make_scene
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "sample" / "ss_attn.yaml")
-PAIRS = ["SOLVER.EPOCH", "1", "LOSSES.GROUNDING.MU", "-1", "SOLVER.EPS", "-1e-5"]
+PAIRS = ["SOLVER.EPOCH", "1", "MODEL.SS_ATTENTION.LAMBDA", "-1", "SOLVER.GRAD_CLIP", "-1e-5"]
 
 
 # --- KEY VALUE pairs ----------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_unknown_options_and_keys_without_a_value_are_named(command, words, name
 
 def test_values_that_begin_with_a_dash_reach_the_config():
     cfg = load_config(CONFIG, [*PAIRS, "SEED", "-7", "MODEL.WEIGHTS", ""], device="cpu")
-    assert (cfg.LOSSES.GROUNDING.MU, cfg.SOLVER.EPS, cfg.SEED) == (-1.0, -1e-5, -7)
+    assert (cfg.MODEL.SS_ATTENTION.LAMBDA, cfg.SOLVER.GRAD_CLIP, cfg.SEED) == (-1.0, -1e-5, -7)
     with pytest.raises(UserError, match="unknown config key SOLVER.EPOCHS; did you mean SOLVER.EPOCH"):
         load_config(CONFIG, ["SOLVER.EPOCHS", "-1"])
 

@@ -24,10 +24,12 @@ FREE = {
     "safe_load",
     "safe_pickle",
     "schema",
+    "sealed",
+    "stopping",
 }
 # part -> parts of ours that it may import, beside FREE and itself
 ALLOWED = {
-    "runtime": {"configuring", "errors", "files", "progress", "safe_load"},
+    "runtime": {"configuring", "errors", "files", "progress", "safe_load", "sealed", "stopping"},
     "host": {"runtime"},
     "partners": {"host"},
     # modeling is the definition; what is faster attaches itself (modeling/accelerators.py)

@@ -144,9 +144,19 @@ def add_ssattn_config(cfg: Any) -> None:
         cfg.SOLVER,
         # bfloat16 products (tensor cores on a GPU, AMX on a CPU); states, softmax and losses stay float32.
         AMP=False,
-        # A score such as "val/CIDEr": keep the weights of the epoch where it is highest (model_best.pth) and the last
-        # checkpoint, and remove the others during training. "": keep every checkpoint, as the host does.
+        # Checkpoints within an epoch (embedded runtime only): every CHECKPOINT_STEPS iterations, and CHECKPOINT_MINUTES
+        # after the one before. 0: none.
+        CHECKPOINT_STEPS=0,
+        CHECKPOINT_MINUTES=10.0,
+        # A score such as "val/CIDEr": keep the weights of the epoch where it is highest (model_best.pth).
         KEEP_BEST="",
+        # Checkpoints to keep: the last KEEP_LAST (0: all, as the host does), and those of every KEEP_EVERY-th epoch (0:
+        # none). Older ones are removed during training.
+        KEEP_LAST=2,
+        KEEP_EVERY=0,
+        # When the last checkpoint is damaged, --resume continues from the one before ('previous') or refuses
+        # ('refuse').
+        DAMAGED_CHECKPOINT="previous",
     )
     _defaults(
         # Self-critical training. The host's NAME, TYPES, WEIGHTS and EOS_ID keep their meaning; GT_PATH '' means the

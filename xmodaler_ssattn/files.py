@@ -53,6 +53,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sync_folder(path: str | os.PathLike) -> None:
+    """Let the name of a new file survive a power failure; some file systems cannot, which is not an error."""
+    handle = os.open(Path(path).parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary folder next to ``path``; rename it to ``path`` when the block succeeds.

@@ -76,7 +76,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: see ``safe_load``; or the content is not a dictionary.
     """
-    content = safe_load(path, "The checkpoint")
+    content = safe_load(path, "The checkpoint", checksums=True)
     if not isinstance(content, dict):
         raise UserError(f"The checkpoint: {path}: expected a dict of tensors, got a {type(content).__name__}.")
     return content if "model" in content else {"model": content}

@@ -1,4 +1,4 @@
-"""The best epoch, what is removed beside it, and the hook that does both."""
+"""The best epoch, and the hook that keeps its weights."""
 
 import json
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xmodaler_ssattn.engine.best import KeepBest, best_epoch, best_hook, obsolete
+from xmodaler_ssattn.engine.best import KeepBest, best_epoch, best_hook
 from xmodaler_ssattn.errors import UserError
 
 
@@ -20,17 +20,6 @@ def test_an_epoch_without_a_finite_score_is_never_the_best():
     assert best_epoch({1: None, 2: float("nan"), 3: 0.1, 4: float("inf")}) == 3
     assert best_epoch({1: None}) is None
     assert best_epoch({}) is None
-
-
-def test_every_epochs_checkpoint_but_the_one_to_resume_from_is_obsolete(tmp_path):
-    names = [f"model_Epoch_0000{epoch}_Iter_000000{3 * epoch - 1}.pth" for epoch in (1, 2, 3)]
-    for name in (*names, "model_best.pth", "model_final.pth"):
-        (tmp_path / name).touch()
-    assert obsolete(tmp_path) == []  # no last_checkpoint yet: nobody knows which is needed
-    (tmp_path / "last_checkpoint").write_text(names[2])
-    assert [path.name for path in obsolete(tmp_path)] == names[:2]
-    (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    assert [path.name for path in obsolete(tmp_path)] == names
 
 
 class Run:
@@ -73,28 +62,15 @@ class Run:
         assert stored["epoch"] == stored["model"]["weight"].item()
         return stored["epoch"]
 
-    def checkpoints(self):
-        return sorted(path.name[:17] for path in self.folder.glob("model_Epoch_*"))
 
-
-def test_the_weights_of_the_best_epoch_and_the_last_checkpoint_stay_and_no_others(tmp_path):
+def test_the_weights_of_the_best_epoch_are_kept(tmp_path):
     run = Run(tmp_path)
     for epoch, cider, best in ((1, 0.3, 1), (2, 0.5, 2), (3, 0.5, 2), (4, 0.4, 2)):
         run.train_epoch(epoch, cider)
         assert run.best() == best
-        assert run.checkpoints() == [f"model_Epoch_{epoch:05d}"]
     record = json.loads((tmp_path / "best.json").read_text())
     assert record["best"] == 2 and record["metric"] == "val/CIDEr"
     assert {epoch: entry["iteration"] for epoch, entry in record["epochs"].items()} == {"1": 2, "2": 5, "3": 8, "4": 11}
-
-
-def test_nothing_is_removed_while_no_epoch_has_had_the_score(tmp_path):
-    run = Run(tmp_path)
-    run.train_epoch(1, None)
-    run.train_epoch(2, None)
-    assert run.checkpoints() == ["model_Epoch_00001", "model_Epoch_00002"]
-    run.train_epoch(3, 0.2)
-    assert run.checkpoints() == ["model_Epoch_00003"]
 
 
 def test_a_resumed_run_remembers_the_best_epoch_of_the_time_before(tmp_path):

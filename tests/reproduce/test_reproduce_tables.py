@@ -237,14 +237,3 @@ def test_a_killed_process_is_named_by_its_signal(tmp_path):
     assert why(2, terminal) == ("failed", "no room")
     terminal.write_text("Traceback ...\nKeyError: 'x'\n\n")
     assert why(1, terminal) == ("failed", "exit code 1: KeyError: 'x'")
-
-
-@pytest.mark.parametrize(("content", "kept"), [("", ""), ("{}\n", "{}\n"), ('{}\n{"a": 1', "{}\n"), ('{"a"', "")])
-def test_a_line_that_a_killed_process_did_not_end_is_cut_off(tmp_path, content, kept):
-    from xmodaler_ssattn.reproduce.running import cut_broken_line
-
-    path = tmp_path / "metrics.json"
-    cut_broken_line(path)  # none: nothing to cut
-    path.write_text(content)
-    cut_broken_line(path)
-    assert path.read_text() == kept

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from xmodaler_ssattn.runtime import CheckpointError, XmodalerCheckpointer
-from xmodaler_ssattn.runtime import checkpoint as checkpoint_module
 
 
 def model(out: int = 2) -> nn.Module:
@@ -39,7 +38,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatc
             args[1].write(b"half a file")
         raise OSError("no space left on device")
 
-    owner = checkpoint_module.torch if broken == "torch.save" else checkpoint_module.os
+    owner = torch if broken == "torch.save" else os
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
         patch.setattr(owner, broken.split(".")[1], fail)
         checkpointer.save("model_final", iteration=2)

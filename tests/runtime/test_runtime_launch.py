@@ -1,12 +1,22 @@
 """Two processes on a CPU: they train one model, and resuming gives every process its own random state back."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import runtime.ranks
+from runtime.ranks import misbehave
 from runtime.two_processes import train_in_two_processes
+from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.runtime import comm, launch
+from xmodaler_ssattn.runtime.launch import ProcessFailed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
@@ -40,3 +50,62 @@ def test_one_process_is_a_plain_call():
     assert calls == [(1, 2)]
     with pytest.raises(ValueError, match="one machine only"):
         launch(print, 2, num_machines=2, dist_url="auto")
+
+
+# --- how several processes end ----------------------------------------------------------------------------
+
+
+def assert_all_ended(folder, within=40.0):
+    pids = [int((folder / f"pid{rank}").read_text()) for rank in (0, 1)]
+    deadline = time.monotonic() + within
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists() and state_of(pid) != "Z"]:
+        assert time.monotonic() < deadline, f"{alive} are still there"
+        time.sleep(0.2)
+
+
+def state_of(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the states of processes from /proc")
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("users error", UserError, "^the disk of rank 1 is full$"),
+        ("error", ProcessFailed, "(?s)Process 1 failed.*rank 1 has lost something"),
+        ("killed", ProcessFailed, "Process 1 was killed by SIGKILL; all other processes"),
+        ("suspended", ProcessFailed, "Process 1 was suspended for 1 s"),
+    ],
+)
+def test_the_error_is_that_of_the_process_that_failed_and_no_process_stays(tmp_path, monkeypatch, what, error, message):
+    module = sys.modules["xmodaler_ssattn.runtime.launch"]  # the package has the function under this name
+    monkeypatch.setattr(module, "SUSPENDED", 1.0)
+    monkeypatch.setattr(module, "ENDING", 2.0)
+    with pytest.raises(error, match=message):
+        launch(misbehave, 2, dist_url="auto", args=(str(tmp_path), what))
+    assert_all_ended(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the death of a parent is noticed on Linux")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_when_the_parent_is_stopped_or_dies_both_processes_save_and_end(tmp_path, number):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, runtime.ranks.__file__, str(tmp_path)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as parent:
+        while not (tmp_path / "pid1").exists():
+            assert parent.poll() is None, parent.stderr.read()
+            time.sleep(0.1)
+        time.sleep(0.5)
+        parent.send_signal(number)
+        assert parent.wait(60) == (128 + number if number == signal.SIGTERM else -number)
+    assert_all_ended(tmp_path)
+    name = (tmp_path / "last_checkpoint").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert f"Stopped by {'SIGTERM' if number == signal.SIGTERM else 'SIGINT'} after" in log
+    stored = torch.load(tmp_path / name, weights_only=True)
+    assert stored["iteration"] == stored["trainer"]["iteration"] > 0 and len(stored["trainer"]["random_states"]) == 2

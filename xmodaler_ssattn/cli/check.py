@@ -264,7 +264,11 @@ def check_model_and_disk(cfg: Any, check: Inspection) -> None:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         check.problem(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: no permission in {folder}")
-    count = max(cfg.SOLVER.EPOCH // max(cfg.SOLVER.CHECKPOINT_PERIOD, 1), 1) + 1  # + 1: the final one
+    count = max(cfg.SOLVER.EPOCH // cfg.SOLVER.CHECKPOINT_PERIOD, 1)
+    if last := cfg.SOLVER.KEEP_LAST:  # one more while it is written
+        milestones = count // cfg.SOLVER.KEEP_EVERY if cfg.SOLVER.KEEP_EVERY else 0
+        count = min(count, last + 1) + milestones
+    count += 2  # model_final and model_best
     needed, free = count * weights * BYTES_PER_WEIGHT, shutil.disk_usage(folder).free
     sizes = (
         f"{count} checkpoints of {weights * BYTES_PER_WEIGHT / 1e6:,.0f} MB need {needed / 1e9:.1f} GB, "

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn import host
+from xmodaler_ssattn.cli.ranges import out_of_range
 from xmodaler_ssattn.configuring import Setting, merge, nested, pairs_of, read_config
+from xmodaler_ssattn.engine.kept import ON_DAMAGE
 from xmodaler_ssattn.errors import UserError, raise_all
 
 _ARCHITECTURE = ("MODEL.META_ARCHITECTURE", "MODEL.ENCODER", "MODEL.DECODER", "MODEL.PREDICTOR")
@@ -121,16 +123,12 @@ def _check_names(cfg: Any, config_file: str) -> None:
 
 
 def _check_numbers(cfg: Any, config_file: str) -> None:
-    """Refuse numbers that no run can use; the hosts notice them late, some after minutes of training."""
-    problems = []
-    lowest = {"DATALOADER.TRAIN_BATCH_SIZE": 1, "DATALOADER.TEST_BATCH_SIZE": 1, "DATALOADER.NUM_WORKERS": 0}
-    for key, least in {**lowest, "SOLVER.EPOCH": 0}.items():
-        group, last = key.split(".")
-        if cfg[group][last] < least:
-            problems.append(f"{key}: expected {least} or more, got {cfg[group][last]}.")
+    problems = out_of_range(cfg)
     beams, words = cfg.DECODE_STRATEGY.BEAM_SIZE, cfg.MODEL.VOCAB_SIZE
     if not 1 <= beams <= words:
         problems.append(f"DECODE_STRATEGY.BEAM_SIZE: expected 1 to MODEL.VOCAB_SIZE, {words}; got {beams}.")
-    if cfg.MODEL.MAX_SEQ_LEN < 1:
-        problems.append(f"MODEL.MAX_SEQ_LEN: expected 1 or more words, got {cfg.MODEL.MAX_SEQ_LEN}.")
+    if cfg.SOLVER.DAMAGED_CHECKPOINT not in ON_DAMAGE:
+        problems.append(
+            f"SOLVER.DAMAGED_CHECKPOINT: expected one of {ON_DAMAGE}, got {cfg.SOLVER.DAMAGED_CHECKPOINT!r}."
+        )
     raise_all(problems, f"{config_file} and the KEY VALUE options")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -122,9 +123,9 @@ def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argp
     """
     processes, logs = {}, {}
     for row, (config, opts) in commands.items():
+        if (out / row / "terminal.txt").is_file():  # of an earlier demo, which starts from the beginning
+            shutil.rmtree(out / row)
         (out / row).mkdir(parents=True, exist_ok=True)
-        # A second run in the same folder starts from the beginning, but the host would append to the old metrics.
-        (out / row / "metrics.json").unlink(missing_ok=True)
         logs[row] = open(out / row / "terminal.txt", "w", encoding="utf-8")  # noqa: SIM115  (closed below)
         command = [*python_module("xmodaler_ssattn"), "train", "--config-file", config, "--data", str(out / "data")]
         if args.device:

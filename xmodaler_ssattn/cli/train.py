@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.stopping import polite_stops
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,9 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     if training:
         parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+        parser.add_argument(
+            "--move-aside",
+            action="store_true",
+            help="rename the folder of an earlier run in OUTPUT_DIR, start a new one",
+        )
         parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or the last checkpoint)")
     else:
-        parser.set_defaults(resume=False, eval_only=True)
+        parser.set_defaults(resume=False, move_aside=False, eval_only=True)
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")
@@ -63,17 +70,43 @@ def run(args: argparse.Namespace) -> int:
             "and their rewards come only from SelfCriticalTrainer; the *_rl.yaml configs set both."
         )
     facts = {} if args.eval_only else data_facts(cfg)
-    if args.resume and not args.eval_only:
-        check_resume(cfg, args.num_gpus * args.num_machines, facts)
-    host.launch(
-        run_host,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args, cfg, facts),
-    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(polite_stops())
+        if not args.eval_only and not args.machine_rank:
+            prepare_folder(args, cfg, facts, stack)
+        host.launch(
+            run_host,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args, cfg, facts),
+        )
     return 0
+
+
+def prepare_folder(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
+    """Take OUTPUT_DIR for this run until ``stack`` is closed, and let it hold only what this run continues.
+
+    Raises:
+        UserError: another run uses the folder; it holds a run that is not to be resumed, or one that cannot be.
+    """
+    from xmodaler_ssattn.engine.kept import choose_intact
+    from xmodaler_ssattn.engine.one_run import cut_metrics, make_room, only_run_in
+    from xmodaler_ssattn.engine.resume import iterations_of, last_checkpoint
+
+    folder = Path(cfg.OUTPUT_DIR)
+    if not args.resume:
+        with only_run_in(folder):
+            moved = make_room(folder, move_aside=args.move_aside)
+        if moved is not None:
+            print(f"The earlier run is now in {moved}.", flush=True)
+    stack.enter_context(only_run_in(folder))
+    if args.resume:
+        choose_intact(folder, cfg.SOLVER.DAMAGED_CHECKPOINT)
+        check_resume(cfg, args.num_gpus * args.num_machines, facts)
+    checkpoint = last_checkpoint(folder)
+    cut_metrics(folder, 0 if checkpoint is None else iterations_of(checkpoint))
 
 
 def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
@@ -109,6 +142,8 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.overlays import overlay_hook
     from xmodaler_ssattn.engine.best import best_hook
+    from xmodaler_ssattn.engine.finite import OnlyFinite
+    from xmodaler_ssattn.engine.kept import keeping_hook
     from xmodaler_ssattn.engine.resume import SameRun
     from xmodaler_ssattn.safe_load import read_checkpoint
 
@@ -135,9 +170,26 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
         return evaluate_splits(trainer)
     trainer.register_hooks([SameRun(cfg, facts)])
     trainer.resume_or_load(resume=args.resume)
-    trainer.register_hooks([hook for hook in (overlay_hook(cfg), best_hook(cfg)) if hook is not None])
-    trainer.train()
+    ours = (OnlyFinite(), overlay_hook(cfg), best_hook(cfg), keeping_hook(cfg))
+    trainer.register_hooks([hook for hook in ours if hook is not None])
+    with loader_errors(), polite_stops():
+        trainer.train()
     return {}
+
+
+@contextlib.contextmanager
+def loader_errors() -> Iterator[None]:
+    """One sentence for a process that loads data and was ended, in most cases for memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"A process that loads data was ended ({str(error).rstrip('.')}). Often the memory is full: lower "
+            "DATALOADER.NUM_WORKERS (0 loads in the training process) or DATALOADER.TRAIN_BATCH_SIZE; --resume "
+            "continues from the last checkpoint."
+        ) from error
 
 
 def _accept_weights(trainer: Any, path: str, *, partial: bool) -> None:

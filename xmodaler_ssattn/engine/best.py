@@ -1,7 +1,7 @@
-"""Keep only the weights with the best validation score and the last checkpoint.
+"""Keep the weights with the best validation score.
 
-A hook in addition to the host's (both hosts write one checkpoint per epoch and never remove any). It reads an epoch's
-scores from the results file that the evaluator has just written, and so does not depend on how a host stores scores.
+A hook in addition to the host's. It reads an epoch's scores from the results file that the evaluator has just written,
+and so does not depend on how a host stores scores.
 
 ``OUTPUT_DIR/best.json``::
 
@@ -18,13 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler, scores_after_each_epoch
-from xmodaler_ssattn.files import atomic_path, read_json, read_text, write_json
+from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.host import HookBase, comm
+from xmodaler_ssattn.sealed import save_sealed
 
 BEST_WEIGHTS, BEST_RECORD = "model_best.pth", "best.json"
 logger = logging.getLogger(__name__)
@@ -34,18 +32,6 @@ def best_epoch(scores: Mapping[int, float | None]) -> int | None:
     """The earliest epoch with the highest score; None when no epoch has a finite score."""
     finite = {epoch: value for epoch, value in scores.items() if value is not None and math.isfinite(value)}
     return min(finite, key=lambda epoch: (-finite[epoch], epoch)) if finite else None
-
-
-def obsolete(folder: Path) -> list[Path]:
-    """The epochs' checkpoints in ``folder`` that are not needed: all except the one that ``last_checkpoint`` names.
-
-    Without that file nothing is obsolete: it is written after the checkpoint it names.
-    """
-    pointer = folder / LAST_CHECKPOINT
-    if not pointer.is_file():
-        return []
-    last = Path(read_text(pointer, "The last checkpoint").strip()).name
-    return [path for path in sorted(folder.glob("model_Epoch_*.pth")) if path.name != last]
 
 
 def best_hook(cfg: Any) -> KeepBest | None:
@@ -74,7 +60,7 @@ def best_hook(cfg: Any) -> KeepBest | None:
 
 
 class KeepBest(HookBase):
-    """After every evaluated epoch: keep its weights if they are the best so far, and remove older checkpoints.
+    """After every evaluated epoch: keep its weights if they are the best so far.
 
     Args:
         folder: the run's OUTPUT_DIR.
@@ -118,18 +104,14 @@ class KeepBest(HookBase):
         results = self._folder / "results" / f"{self._split}_epoch_{epoch}.json"
         if due and epoch not in self._epochs and results.is_file():
             self._record(epoch, iterations - 1, read_json(results, "The epoch's results").get("scores") or {})
-        # While no epoch has had the score, keep the host's checkpoints.
-        if (self._folder / BEST_WEIGHTS).is_file():
-            for path in obsolete(self._folder):
-                path.unlink()
 
     def _record(self, epoch: int, iteration: int, scores: Mapping[str, float | None]) -> None:
         self._epochs[epoch] = {"iteration": iteration, "scores": dict(scores)}
         best = best_epoch({number: entry["scores"].get(self._metric) for number, entry in self._epochs.items()})
         if best == epoch:
             # The weights first: a record must never name weights that do not exist yet.
-            with atomic_path(self._folder / BEST_WEIGHTS) as temporary:
-                torch.save({"model": comm.unwrap_model(self.trainer.model).state_dict(), "epoch": epoch}, temporary)
+            weights = comm.unwrap_model(self.trainer.model).state_dict()
+            save_sealed(self._folder / BEST_WEIGHTS, {"model": weights, "epoch": epoch})
         if best is None:
             known = ", ".join(sorted(name for name, value in scores.items() if value is not None)) or "none"
             logger.warning(

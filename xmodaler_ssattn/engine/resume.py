@@ -34,7 +34,9 @@ MAY_DIFFER = (
     # The embedded runtime restores the random states, so that the seed is not used again; upstream starts from it.
     "SEED", "VERSION",
     # The length of the run, and its checkpoints and scores.
-    "SOLVER.EPOCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EVAL_PERIOD", "SOLVER.WRITE_PERIOD", "DATASETS.VAL",
+    "SOLVER.EPOCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_STEPS", "SOLVER.CHECKPOINT_MINUTES",
+    "SOLVER.KEEP_LAST", "SOLVER.KEEP_EVERY", "SOLVER.DAMAGED_CHECKPOINT", "SOLVER.EVAL_PERIOD",
+    "SOLVER.WRITE_PERIOD", "DATASETS.VAL",
     "DATASETS.TEST", "DATALOADER.TEST_BATCH_SIZE", "DECODE_STRATEGY.NAME", "DECODE_STRATEGY.BEAM_SIZE",
     "INFERENCE.NAME", "INFERENCE.METRICS", "INFERENCE.FINAL_METRICS", "INFERENCE.GT_ATTENTION",
     "INFERENCE.SAVE_ATTENTION", "INFERENCE.REGION_RULE", "INFERENCE.REGION_CLASS_POWER",
@@ -97,6 +99,18 @@ def last_checkpoint(folder: Path) -> Path | None:
     if not checkpoint.is_file():
         raise UserError(f"{pointer} names {checkpoint.name}, but {folder} does not contain it.")
     return checkpoint
+
+
+def iterations_of(checkpoint: Path) -> int:
+    """The number of iterations that a checkpoint's run has done.
+
+    Raises:
+        UserError: the file cannot be read, or does not say.
+    """
+    done = safe_load(checkpoint, "The checkpoint", part=lambda content: dict(content).get("iteration"))
+    if not isinstance(done, int) or done < 0:
+        raise UserError(f"The checkpoint: {checkpoint} has no number of iterations; it is not one of a training run.")
+    return done + 1
 
 
 def run_of(checkpoint: Path) -> dict[str, dict]:

@@ -17,7 +17,7 @@ from xmodaler_ssattn.cli.demo import last_words, state_of
 from xmodaler_ssattn.engine.best import BEST_WEIGHTS
 from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path, write_json
+from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.reproduce import jobs, settings
 from xmodaler_ssattn.reproduce.curves import best_record, epochs_of
 from xmodaler_ssattn.reproduce.evaluate import EVALUATION_FILE, evaluation_folder
@@ -92,9 +92,6 @@ def _train(study: Study, prepared: Prepared, record: dict[str, Any], lock: IO) -
         command += ["--device", study.machine.device]
     if (folder / LAST_CHECKPOINT).is_file():
         command.append("--resume")
-        cut_broken_line(folder / "metrics.json")
-    else:
-        (folder / "metrics.json").unlink(missing_ok=True)  # from an attempt without a checkpoint; the host appends
     started = time.monotonic()
     try:
         code = yield _start([*command, *words], folder, study, lock)
@@ -107,16 +104,6 @@ def _train(study: Study, prepared: Prepared, record: dict[str, Any], lock: IO) -
     record["trained"] = True
     _forget_results(folder, record["best_epoch"])
     jobs.write_record(folder, record)
-
-
-def cut_broken_line(path: Path) -> None:
-    """Remove an incomplete last line, which a killed process leaves; the next process would append to it."""
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(whole)
 
 
 def _forget_results(folder: Path, best: int | None) -> None:

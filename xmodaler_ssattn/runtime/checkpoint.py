@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
-import torch
 from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
 from torch import nn
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path, write_text
+from xmodaler_ssattn.files import sync_folder, write_text
 from xmodaler_ssattn.safe_load import read_checkpoint, safe_load
+from xmodaler_ssattn.sealed import save_sealed
 
 from . import comm
 
@@ -22,15 +20,6 @@ LAST_CHECKPOINT = "last_checkpoint"
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or does not fit; the message has the file and the reason."""
-
-
-@contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open a file for writing; it is renamed to ``path`` when the block succeeds, and then survives a power failure."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_plain(path: str | os.PathLike) -> Any:
@@ -69,12 +58,18 @@ class XmodalerCheckpointer(Checkpointer):
         basename = f"{name}.pth"
         path = os.path.join(self.save_dir, basename)
         self.logger.info("Saving checkpoint to %s", path)
-        with whole_file(path) as file:
-            torch.save(data, file)
+        save_sealed(path, data)
         self.tag_last_checkpoint(basename)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        write_text(os.path.join(self.save_dir, LAST_CHECKPOINT), last_filename_basename)
+        path = os.path.join(self.save_dir, LAST_CHECKPOINT)
+        write_text(path, last_filename_basename)
+        sync_folder(path)
+
+    def get_checkpoint_file(self) -> str:
+        """The file that last_checkpoint names, which is in the same folder; '' without one."""
+        name = os.path.basename(super().get_checkpoint_file().strip())
+        return os.path.join(self.save_dir, name) if name else ""
 
     def load(self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False) -> dict[str, Any]:
         """Load weights, and the checkpointables (all, or those named) that the file has.

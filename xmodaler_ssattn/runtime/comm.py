@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -57,6 +58,15 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
     gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
     dist.gather_object(data, gathered, dst=dst, group=group)
     return gathered or []
+
+
+def largest(*numbers: int) -> tuple[int, ...]:
+    """The largest of each number over all processes, in every process."""
+    if get_world_size() == 1:
+        return numbers
+    together = torch.tensor(numbers)
+    dist.all_reduce(together, dist.ReduceOp.MAX, group=_cpu_group())
+    return tuple(together.tolist())
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.progress import progress
 
 from . import comm
 from .config import CfgNode
 from .configurable import configurable
 from .registry import DATASETS_REGISTRY
-from .rng import seed_all_rng
+from .rng import get_random_state, seed_all_rng, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -168,3 +169,43 @@ def build_xmodaler_valtest_loader(
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
     )
+
+
+class BatchesOfAnEpoch:
+    """Counts the batches of an epoch, and can bring a new iterator to the same place.
+
+    The order of the images and the seeds of the loading processes are drawn from the random state, partly when the
+    iterator is made and partly at its first batch. Both states are remembered. The batches before the place are
+    loaded again and dropped, so that every process that loads data has drawn its random numbers.
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._before: dict[str, Any] = {}
+        self._before_first: dict[str, Any] = {}
+
+    def begin(self, loader: DataLoader) -> Iterator:
+        """A new iterator for an epoch."""
+        self.taken, self._before, self._before_first = 0, get_random_state(), {}
+        return iter(loader)
+
+    def take(self, iterator: Iterator) -> list | None:
+        """The next batch; None at the end of the epoch."""
+        if not self.taken:
+            self._before_first = get_random_state()
+        batch = next(iterator, None)
+        self.taken += batch is not None
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken, "before": self._before, "before_first": self._before_first}
+
+    def go_to(self, state: dict[str, Any], loader: DataLoader) -> Iterator:
+        """An iterator whose next batch is the one after the place of ``state``. Changes the random state."""
+        set_random_state(state["before"])
+        iterator = self.begin(loader)
+        set_random_state(state["before_first"])
+        for _ in progress(range(state["taken"]), desc="going to the place in the epoch", say=logger.info):
+            self.take(iterator)
+        self._before_first = state["before_first"]
+        return iterator

@@ -62,6 +62,8 @@ DEFAULTS: dict[str, Any] = {
         "NAME": "Adam",
         "EPOCH": 10,
         "CHECKPOINT_PERIOD": 1,  # epochs
+        "CHECKPOINT_STEPS": 0,  # iterations; 0: no checkpoints within epochs by number
+        "CHECKPOINT_MINUTES": 0.0,  # 0: no checkpoints within epochs by time
         "EVAL_PERIOD": 1,  # epochs; 0: after the last epoch only
         "WRITE_PERIOD": 20,  # iterations
         "BASE_LR": 0.0005,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import logging
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
+
+from xmodaler_ssattn import stopping
 
 from . import comm
 from .checkpoint import XmodalerCheckpointer
@@ -95,27 +98,49 @@ class ModelWeightsManipulating(HookBase):
 
 
 class PeriodicCheckpointer(HookBase):
-    """Saves every ``period`` iterations, and ``model_final`` after the last. Runs in every process.
+    """Saves every ``period`` iterations, within epochs, when the run is asked to stop, and ``model_final`` at the end.
 
-    Each process contributes its random state; the first one writes the file.
+    Runs in every process: each contributes its random state; the first one writes the file.
+
+    Args:
+        period: iterations between ``model_Epoch_*``, a whole number of epochs.
+        steps: iterations between ``model_Iter_*`` within epochs; 0 for none.
+        minutes: minutes after a checkpoint until the next one, as ``model_Iter_*``; 0 for none.
     """
 
-    def __init__(self, checkpointer: XmodalerCheckpointer, period: int) -> None:
+    def __init__(
+        self, checkpointer: XmodalerCheckpointer, period: int, *, steps: int = 0, minutes: float = 0.0
+    ) -> None:
         self.checkpointer = checkpointer
         self.period = period
+        self.steps = steps
+        self.minutes = minutes
+
+    def before_train(self) -> None:
+        self._saved_at = time.monotonic()
 
     def after_step(self) -> None:
         iteration, next_iter = self.trainer.iter, self.trainer.iter + 1
+        overdue = self.minutes > 0 and time.monotonic() - self._saved_at >= 60 * self.minutes
+        signum, overdue = comm.largest(stopping.requested(), int(overdue))
         due = next_iter % self.period == 0
         last = next_iter >= self.trainer.max_iter
-        if not (due or last):
-            return
-        self.trainer.take_random_states()
+        within = not due and bool(signum or overdue or (self.steps > 0 and next_iter % self.steps == 0))
+        if due or last or within:
+            self.trainer.take_random_states()
+            self._saved_at = time.monotonic()
         if due:
             epoch = next_iter // self.trainer.iters_per_epoch
             self.checkpointer.save(f"model_Epoch_{epoch:05d}_Iter_{iteration:07d}", iteration=iteration)
         if last:
             self.checkpointer.save("model_final", iteration=iteration)
+        elif within:
+            self.checkpointer.save(f"model_Iter_{iteration:07d}", iteration=iteration)
+        if signum:
+            logger.info(
+                "Stopped by %s after %d iterations; --resume continues.", signal.Signals(signum).name, next_iter
+            )
+            raise stopping.Stopped(signum)
 
 
 class EvalHook(HookBase):
@@ -160,7 +185,8 @@ class EvalHook(HookBase):
 
     def _evaluate(self, next_iter: int) -> None:
         epoch = next_iter // self._iters_per_epoch
-        results = self._function(epoch) if comm.is_main_process() else None
+        with stopping.stopping_at_once():  # a resumed run does a missing evaluation first
+            results = self._function(epoch) if comm.is_main_process() else None
         self._evaluated_at = next_iter
         comm.synchronize()  # the other processes wait for the evaluation
         if not comm.is_main_process() or not results:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing.connection
+import signal
 import socket
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from xmodaler_ssattn import stopping
+from xmodaler_ssattn.errors import UserError
+
 from . import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+ENDING = 10.0
+"""Seconds that the other processes have to end when one has failed; then again, after SIGTERM."""
+SUSPENDED = 60.0
+"""Seconds that a process may be suspended (SIGSTOP, a debugger) before all are ended."""
+
+
+class ProcessFailed(RuntimeError):
+    """A process of a run failed; the message has its number and its own error."""
 
 
 def launch(
@@ -27,6 +45,10 @@ def launch(
 ) -> None:
     """Call ``main_func(*args)``, once in each of ``num_gpus_per_machine * num_machines`` processes.
 
+    Signals are passed on to the processes of this machine. When one of them fails, is killed or stays suspended, the
+    others are ended, and the error is that of the one that failed first. When this process dies, they are told to stop
+    (Linux; torch sees to it).
+
     With CUDA, each process has a GPU and uses NCCL; otherwise they are CPU processes that use gloo.
     ``main_func`` must be a function of a module that the new processes can import; that module must import
     everything that registers classes.
@@ -34,6 +56,11 @@ def launch(
     Args:
         dist_url: the processes' common address, e.g. "tcp://127.0.0.1:8686"; "auto" finds a free port (one machine).
         timeout: maximum time that a process waits for the others; must be longer than the longest evaluation.
+
+    Raises:
+        UserError: with the message of a process that raised it.
+        ProcessFailed: another error.
+        stopping.Stopped: the run was asked to stop, and has.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
@@ -45,8 +72,73 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
         raise ValueError(f"{num_gpus_per_machine} GPUs were requested, this machine has {torch.cuda.device_count()}.")
-    work = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout)
-    mp.spawn(_worker, nprocs=num_gpus_per_machine, args=work, daemon=False)
+    errors = mp.get_context("spawn").SimpleQueue()
+    work = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout, errors)
+    context = mp.spawn(_worker, nprocs=num_gpus_per_machine, args=work, join=False, daemon=False)
+    assert context is not None  # because of join=False
+    with stopping.passed_on_to(context.pids()):
+        failed = _wait(context.processes)
+    if failed:
+        _raise_first(failed, errors)
+
+
+def _wait(processes: Sequence[BaseProcess]) -> dict[int, str]:
+    """Wait until all processes have ended; when one fails, end the others.
+
+    Returns:
+        process number -> how it ended, for those that failed by themselves.
+    """
+    suspended: dict[int, float] = {}
+    failed: dict[int, str] = {}
+    while not failed and any(process.is_alive() for process in processes):
+        multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()], timeout=1.0)
+        for number, process in enumerate(processes):
+            if process.exitcode:
+                failed[number] = _how(process.exitcode)
+            elif _is_suspended(process):
+                since = suspended.setdefault(number, time.monotonic())
+                if time.monotonic() - since > SUSPENDED:
+                    failed[number] = f"was suspended for {SUSPENDED:.0f} s"
+                    process.kill()
+            else:
+                suspended.pop(number, None)
+    for end in (None, BaseProcess.terminate, BaseProcess.kill) if failed else ():
+        alive = [process for process in processes if process.is_alive()]
+        for process in alive if end is not None else ():
+            end(process)
+        deadline = time.monotonic() + ENDING
+        for process in alive:
+            process.join(max(0.0, deadline - time.monotonic()))
+    return failed
+
+
+def _how(exitcode: int) -> str:
+    return f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"ended with exit code {exitcode}"
+
+
+def _is_suspended(process: BaseProcess) -> bool:
+    try:
+        state = Path(f"/proc/{process.pid}/stat").read_bytes()
+    except OSError:  # not Linux, or it has ended
+        return False
+    return state.rpartition(b")")[2].split()[:1] == [b"T"]
+
+
+def _raise_first(failed: dict[int, str], errors: Any) -> None:
+    """Raise the error of the process that failed first; the others' errors are mostly that they lost it."""
+    told = []
+    while not errors.empty():
+        told.append(errors.get())
+    if (signum := stopping.requested()) and _how(128 + signum) in failed.values():
+        raise stopping.Stopped(signum)
+    killed = [number for number, how in failed.items() if not how.startswith("ended")]
+    if killed or not told:
+        number = min(killed or failed)
+        raise ProcessFailed(f"Process {number} {failed[number]}; all other processes of the run were ended.")
+    _, rank, is_users, text = min(told)
+    if is_users:
+        raise UserError(text)
+    raise ProcessFailed(f"Process {rank} failed; all other processes of the run were ended.\n{text}")
 
 
 def _free_port() -> int:
@@ -64,18 +156,20 @@ def _worker(
     dist_url: str,
     args: tuple,
     timeout: timedelta,
+    errors: Any,
 ) -> None:
+    rank = machine_rank * per_machine + local_rank
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        backend="nccl" if on_cuda else "gloo",
-        init_method=dist_url,
-        world_size=world_size,
-        rank=machine_rank * per_machine + local_rank,
-        timeout=timeout,
-    )
     try:
+        dist.init_process_group(
+            backend="nccl" if on_cuda else "gloo",
+            init_method=dist_url,
+            world_size=world_size,
+            rank=rank,
+            timeout=timeout,
+        )
         comm.synchronize()
         # Every process takes part in making every group, also those of other machines.
         for machine in range(world_size // per_machine):
@@ -87,5 +181,11 @@ def _worker(
         # process; and no process may end while another one still communicates with it.
         gc.collect()
         comm.synchronize()
+    except Exception as error:
+        # Told before the group ends, which makes the others fail.
+        text = str(error) if isinstance(error, UserError) else traceback.format_exc()[-20_000:]
+        errors.put((time.time(), rank, isinstance(error, UserError), text))
+        raise SystemExit(1) from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -16,14 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path
 from xmodaler_ssattn.progress import progress
+from xmodaler_ssattn.sealed import save_sealed
 
 from . import comm, hooks
 from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain
 from .config import CfgNode
 from .constants import kfg
-from .data import build_xmodaler_train_loader, build_xmodaler_valtest_loader
+from .data import BatchesOfAnEpoch, build_xmodaler_train_loader, build_xmodaler_valtest_loader
 from .losses import build_losses
 from .meta_arch import build_model
 from .optim import build_optimizer
@@ -40,10 +40,11 @@ LAST_RANDOM_STATE = "last_random_state"
 class DefaultTrainer(TrainerBase):
     """One epoch: all training batches, a checkpoint, the evaluations.
 
-    A resumed run equals an uninterrupted one, bit for bit if the device computes reproducibly. A checkpoint
-    contains the random states of every process at the time of writing. The following evaluations also use random
-    numbers; the states after them are written to ``last_random_state``, with the id of its checkpoint. If a run
-    ends between the two files, resuming evaluates that epoch first.
+    A run that was resumed after any step equals an uninterrupted one, bit for bit if the device computes
+    reproducibly. A checkpoint contains the random states of every process at the time of writing and, within an
+    epoch, those from which the epoch's batches come again in the same order. The evaluations after an epoch also use
+    random numbers; the states after them are written to ``last_random_state``, with the id of its checkpoint. If a
+    run ends between the two files, resuming evaluates that epoch first.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -59,7 +60,8 @@ class DefaultTrainer(TrainerBase):
         self.test_data_loader = self.build_test_loader(cfg)
         has_training = self.train_data_loader is not None
         self.iters_per_epoch = len(self.train_data_loader) if has_training else 1
-        self._train_data_loader_iter = iter(self.train_data_loader) if has_training else None
+        self._epoch = BatchesOfAnEpoch()
+        self._train_data_loader_iter = self._epoch.begin(self.train_data_loader) if has_training else None
         self.val_evaluator = self.test_evaluator = None
         if self.val_data_loader is not None:
             self.val_evaluator = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None)
@@ -81,7 +83,10 @@ class DefaultTrainer(TrainerBase):
         self.model.train()
         self.checkpointer = XmodalerCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.max_iter = cfg.SOLVER.EPOCH * self.iters_per_epoch
-        self._random_states: list[dict[str, Any]] | None = None  # by process, as of the last checkpoint
+        # By process, as of the last checkpoint; positions only within an epoch.
+        self._random_states: list[dict[str, Any]] | None = None
+        self._positions: list[dict[str, Any]] | None = None
+        self.batch_ids: list[Any] = []  # the images of the present step
         self._save_id = ""
         self._saved_at = -1
         self._resumed = False
@@ -148,7 +153,12 @@ class DefaultTrainer(TrainerBase):
                 max_prob=sampling.MAX_PROB,
             ),
             hooks.ModelWeightsManipulating(),
-            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD * epoch),
+            hooks.PeriodicCheckpointer(
+                self.checkpointer,
+                cfg.SOLVER.CHECKPOINT_PERIOD * epoch,
+                steps=cfg.SOLVER.CHECKPOINT_STEPS,
+                minutes=cfg.SOLVER.CHECKPOINT_MINUTES,
+            ),
             evaluation("val", cfg.INFERENCE.VAL_EVAL_START),
             evaluation("test", cfg.INFERENCE.TEST_EVAL_START),
             hooks.RandomStateAfterEvaluation(),
@@ -185,13 +195,18 @@ class DefaultTrainer(TrainerBase):
         self.optimizer.step()
 
     def _next_batch(self) -> list[dict[str, Any]]:
-        batch = next(self._train_data_loader_iter, None) if self._train_data_loader_iter is not None else None
+        iterator = self._train_data_loader_iter
+        batch = self._epoch.take(iterator) if iterator is not None else None
         if batch is None:  # the epoch is over, or the run was resumed after one
-            if comm.get_world_size() > 1:
-                self.train_data_loader.sampler.set_epoch(self.iter // self.iters_per_epoch)
-            self._train_data_loader_iter = iter(self.train_data_loader)
-            batch = next(self._train_data_loader_iter)
+            self._begin_epoch()
+            batch = self._epoch.take(self._train_data_loader_iter)
+        self.batch_ids = [sample.get(kfg.IDS) for sample in batch if isinstance(sample, dict)]
         return batch
+
+    def _begin_epoch(self) -> None:
+        if comm.get_world_size() > 1:
+            self.train_data_loader.sampler.set_epoch(self.iter // self.iters_per_epoch)
+        self._train_data_loader_iter = self._epoch.begin(self.train_data_loader)
 
     def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float) -> None:
         """Put the losses, averaged over the processes, into the storage.
@@ -249,7 +264,7 @@ class DefaultTrainer(TrainerBase):
         if not self._resumed:
             return
         self.start_iter = self.iter + 1  # self.iter is the last iteration that was done
-        if self.start_iter % self.iters_per_epoch:
+        if self.start_iter % self.iters_per_epoch and not self._positions:
             self._refuse_to_resume(f"it ends after {self.start_iter} iterations, which is not a whole number of epochs")
         if self.start_iter > self.max_iter:
             self._refuse_to_resume(
@@ -272,6 +287,7 @@ class DefaultTrainer(TrainerBase):
             "scheduler": self.scheduler.state_dict(),
             "ss_prob": self.ss_prob,
             "random_states": self._random_states,
+            "positions": self._positions,
             "save_id": self._save_id,
             "iters_per_epoch": self.iters_per_epoch,
         }
@@ -285,11 +301,14 @@ class DefaultTrainer(TrainerBase):
         self.scheduler.load_state_dict(state_dict["scheduler"])
         self.ss_prob = state_dict.get("ss_prob", 0.0)
         self._random_states = state_dict.get("random_states")
+        self._positions = state_dict.get("positions")
         self._save_id = state_dict.get("save_id", "")
 
     def take_random_states(self) -> None:
-        """Remember the random state of every process, for the checkpoint that is about to be written."""
+        """Remember the random state and the place of every process, for the checkpoint that is about to be written."""
         self._random_states = comm.gather(get_random_state()) or None
+        within = (self.iter + 1) % self.iters_per_epoch
+        self._positions = comm.gather(self._epoch.state_dict()) or None if within else None
         self._save_id = uuid.uuid4().hex  # from the system, not from any seeded state
         self._saved_at = self.iter
 
@@ -299,8 +318,8 @@ class DefaultTrainer(TrainerBase):
             return
         states = comm.gather(get_random_state())
         if comm.is_main_process() and self.cfg.OUTPUT_DIR:
-            with atomic_path(os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)) as temporary:
-                torch.save({"save_id": self._save_id, "random_states": states}, temporary)
+            path = os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)
+            save_sealed(path, {"save_id": self._save_id, "random_states": states})
 
     def before_train(self) -> None:
         super().before_train()
@@ -310,9 +329,9 @@ class DefaultTrainer(TrainerBase):
             self._restore_random_states()
 
     def _restore_random_states(self) -> None:
-        states, evaluated = self._random_states, False
+        states, evaluated = self._random_states, bool(self.start_iter % self.iters_per_epoch)
         path = os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)
-        if states is not None and os.path.isfile(path):
+        if states is not None and not evaluated and os.path.isfile(path):
             after = read_plain(path)
             if after["save_id"] == self._save_id:
                 states, evaluated = after["random_states"], True
@@ -321,8 +340,13 @@ class DefaultTrainer(TrainerBase):
                 "The checkpoint has no random states of %d process(es); training continues with new ones.",
                 comm.get_world_size(),
             )
-        else:
-            set_random_state(states[comm.get_rank()])
+            states = [get_random_state()] * comm.get_world_size()
+        if self._positions and len(self._positions) == comm.get_world_size():
+            logger.info("Going to the place in the epoch: %d batches", self._positions[0]["taken"])
+            if comm.get_world_size() > 1:
+                self.train_data_loader.sampler.set_epoch(self.start_iter // self.iters_per_epoch)
+            self._train_data_loader_iter = self._epoch.go_to(self._positions[comm.get_rank()], self.train_data_loader)
+        set_random_state(states[comm.get_rank()])
         if self._save_id and not evaluated:
             self._evaluate_pending()
 

@@ -1,0 +1,116 @@
+"""Polite stops: a signal asks the run to stop, and the run stops after its step, with a checkpoint.
+
+SIGTERM (schedulers), SIGHUP (a closed terminal) and SIGINT (Ctrl-C) are noted; the training loop looks at ``requested``
+after each step. The second signal ends the process at once, and so does the first one after ``GRACE`` seconds, so that
+a process that waits for others in vain does not live on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
+GRACE = 120.0
+"""Seconds from a signal to the end of the process at the latest."""
+
+
+class Stopped(SystemExit):
+    """A run that was asked to stop has stopped; the exit code is 128 + the signal's number, as in a shell.
+
+    Attributes:
+        signum: the signal's number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+class _State:
+    owner = 0  # the process that notes signals; its forks have the same handlers
+    requested = 0
+    at_once = False
+    children: tuple[int, ...] = ()
+    deadline: threading.Timer | None = None
+
+
+_state = _State()
+
+
+def requested() -> int:
+    """The number of the signal that asked this process to stop; 0 for none."""
+    return _state.requested
+
+
+@contextlib.contextmanager
+def polite_stops() -> Iterator[None]:
+    """Note the ``SIGNALS`` instead of ending; the handlers before are restored at the end.
+
+    Outside of the main thread, where Python allows no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state.owner = os.getpid()
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _state.requested = 0
+        if _state.deadline is not None:
+            _state.deadline.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """For work that is repeated when the run is resumed: a signal raises ``Stopped`` immediately.
+
+    Raises:
+        Stopped: at any place in the block, or at its beginning when the signal came before.
+    """
+    _state.at_once = True
+    try:
+        if _state.requested:
+            raise Stopped(_state.requested)
+        yield
+    finally:
+        _state.at_once = False
+
+
+@contextlib.contextmanager
+def passed_on_to(pids: Iterable[int]) -> Iterator[None]:
+    """Also send each noted signal to these processes."""
+    _state.children = tuple(pids)
+    try:
+        yield
+    finally:
+        _state.children = ()
+
+
+def _note(number: int, frame: object) -> None:
+    if _state.requested:  # the second one
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    _state.requested = number
+    if os.getpid() != _state.owner:
+        return  # a process that loads data: its parent ends it, after the last step
+    for pid in _state.children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    # Not by print or logging: the signal may have interrupted one of these.
+    name = signal.Signals(number).name
+    os.write(
+        2, f"\n{name}: this run stops after the present step and saves it; a second signal ends it now.\n".encode()
+    )
+    _state.deadline = threading.Timer(GRACE, os._exit, [128 + number])
+    _state.deadline.daemon = True
+    _state.deadline.start()
+    if _state.at_once:
+        raise Stopped(number)
