@@ -1,7 +1,8 @@
-"""Files of ``torch.save`` with a seal: the sha256 of the file, in the comment that a zip archive may have at its end.
+"""Files with a seal: a text at their end with the sha256 of all bytes before it.
 
-Every reader of such files ignores the comment. The seal covers each byte, while the checksums inside of the archive,
-which torch does not compare, cover only the tensors.
+In a file of ``torch.save`` the seal is the comment that a zip archive may have; behind an HDF5 file it is ignored. So
+every reader of these formats reads sealed files. The checksums inside of a zip archive, which torch does not compare,
+cover only the tensors; the seal covers each byte.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, sync_folder
 from xmodaler_ssattn.safe_load import ZIP_START
 
-_MARK = b"sha256 of all bytes before, with 0 for the length of this comment: "
-_SEAL = len(_MARK) + 64
-_END = b"PK\x05\x06"  # of the archive's last record, 22 bytes without a comment
+_MARK = b"sha256 of all bytes before this text: "
+SEAL_BYTES = len(_MARK) + 64
+_END = b"PK\x05\x06"  # of a zip archive's last record, 22 bytes without the comment; its length comes last
 _RECORD = 22
+_HDF5_START = b"\x89HDF"
 
 
 class _Hashing:
@@ -37,7 +39,10 @@ class _Hashing:
 
 
 def save_sealed(path: str | os.PathLike, content: Any) -> None:
-    """``torch.save`` atomically, with a seal; the file then survives a power failure."""
+    """``torch.save`` atomically, with a seal; the file then survives a power failure.
+
+    The hash is that of the archive without a comment, whose last two bytes, the comment's length, are 0.
+    """
     with atomic_path(path) as temporary, open(temporary, "w+b") as file:
         hashing = _Hashing(file)
         torch.save(content, hashing)
@@ -45,14 +50,26 @@ def save_sealed(path: str | os.PathLike, content: Any) -> None:
         if file.read(4) != _END:
             raise RuntimeError(f"torch.save did not end {path} with the last record of a zip archive.")
         file.seek(-2, os.SEEK_END)
-        file.write(_SEAL.to_bytes(2, "little") + _MARK + hashing.digest.hexdigest().encode())
+        file.write(SEAL_BYTES.to_bytes(2, "little") + _MARK + hashing.digest.hexdigest().encode())
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path)
 
 
+def seal(path: str | os.PathLike) -> None:
+    """Append a seal to a complete HDF5 file."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        digest = _hash(file, size)
+        file.seek(size)
+        file.write(_MARK + digest.hexdigest().encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def is_intact(path: str | os.PathLike) -> bool | None:
-    """Whether a file equals the one that was sealed, byte for byte; None for a file that never had a seal.
+    """Whether a file equals the one that was sealed, byte for byte; None for a file without a seal.
 
     Raises:
         UserError: the file cannot be read.
@@ -60,25 +77,30 @@ def is_intact(path: str | os.PathLike) -> bool | None:
     try:
         with open(path, "rb") as file:
             start, size = file.read(4), file.seek(0, os.SEEK_END)
-            file.seek(max(size - _SEAL, 0))
-            seal = file.read()
-            # Damage may have hit the seal itself: an archive without a seal ends with its last record.
-            similar = sum(a == b for a, b in zip(seal, _MARK)) > len(_MARK) // 2
-            unsealed = seal[-_RECORD:].startswith(_END) and seal.endswith(b"\0\0")
-            if unsealed or not (similar or start == ZIP_START):
+            file.seek(max(size - SEAL_BYTES, 0))
+            text = file.read()
+            # Damage may have hit the seal itself. An archive that was never sealed ends with its last record.
+            similar = sum(a == b for a, b in zip(text, _MARK)) > len(_MARK) // 2
+            unsealed = text[-_RECORD:].startswith(_END) and text.endswith(b"\0\0")
+            if not similar and (start != ZIP_START or unsealed):
                 return None
-            if size < _SEAL + _RECORD:
+            if size < SEAL_BYTES + _RECORD:
                 return False
             file.seek(0)
-            digest, left = hashlib.sha256(), size - _SEAL - 2
-            while left:
-                block = file.read(min(left, 1 << 20))
-                if not block:
-                    return False
-                digest.update(block)
-                left -= len(block)
-            length = file.read(2)
+            if start == _HDF5_START:
+                digest, length_is_right = _hash(file, size - SEAL_BYTES), True
+            else:
+                digest = _hash(file, size - SEAL_BYTES - 2)
+                length_is_right = file.read(2) == SEAL_BYTES.to_bytes(2, "little")
+                digest.update(b"\0\0")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
-    digest.update(b"\0\0")
-    return seal == _MARK + digest.hexdigest().encode() and length == _SEAL.to_bytes(2, "little")
+    return text == _MARK + digest.hexdigest().encode() and length_is_right
+
+
+def _hash(file: IO[bytes], size: int) -> Any:
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, 1 << 20))):
+        digest.update(block)
+        size -= len(block)
+    return digest

@@ -331,6 +331,21 @@ def test_an_image_in_two_splits_is_a_problem(ready):
     assert any("INFERENCE.VAL_ANNFILE: 1 images of the split have no reference" in text for text in report.problems)
 
 
+def test_files_that_have_changed_are_problems_and_stop_a_training(ready, monkeypatch):
+    text = (ready / "train.json").read_text()
+    (ready / "train.json").write_text(text.replace(" ", "  ", 1))  # reads as before
+    assert [p for p in checked(ready).problems if "train.json has changed since it was written" in p]
+    whole = (ready / "regions.h5").read_bytes()
+    (ready / "regions.h5").write_bytes(whole[:-300] + bytes([whole[-300] ^ 1]) + whole[-299:])
+    problems = checked(ready).problems
+    assert len(problems) == 2 and "regions.h5: it has changed since it was written" in problems[1]
+    (ready / "train.json").write_text(text)
+    (ready / "regions.h5").write_bytes(whole)
+    assert checked(ready).problems == []
+    (ready / "checksums.json").write_text('{"../x": "0", "val.json": 3}')
+    assert [text for text in checked(ready).problems if "is not the name of a file in this folder" in text]
+
+
 def test_a_disk_too_small_for_the_checkpoints_is_a_problem(ready, monkeypatch):
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: argparse.Namespace(free=1000))
     assert any("set SOLVER.CHECKPOINT_PERIOD higher" in text for text in checked(ready).problems)

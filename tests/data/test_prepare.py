@@ -83,6 +83,7 @@ def test_all_files_of_the_folder_are_there_and_belong_together(official, tmp_pat
         "captions_test.json",
         "captions_train.json",
         "captions_val.json",
+        "checksums.json",
         "grounding_test.json",
         "grounding_val.json",
         "test.json",

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.packs import trust
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
+from xmodaler_ssattn.packs.trust import check_region_file
+from xmodaler_ssattn.sealed import SEAL_BYTES
 
 
 def made_up(image_id, count=3, dim=4, classes=5):
@@ -130,15 +133,78 @@ def test_an_image_without_regions_is_named(tmp_path):
         RegionStore(path).read(3)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_number_that_is_not_finite_is_found_when_reading_and_names_the_image(tmp_path, value):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("features", np.nan), ("features", np.inf), ("features", 60_000), ("boxes", 1e9), ("class_probs", 7)],
+)
+def test_a_number_that_no_detector_gives_is_found_when_reading_and_names_the_image(tmp_path, name, value):
     path = write_file(tmp_path / "r.h5")
     with h5py.File(path, "r+") as file:
-        file["features"][2, 1, 0] = value
+        file[name][2, 1, 0] = value
     store = RegionStore(path)
-    store.read(7).check_finite(path)
-    with pytest.raises(UserError, match=r"Image 5 in .*features of region \[1\]"):
-        store.read(5).check_finite(path)
+    store.read(7).check_numbers(path)
+    with pytest.raises(UserError, match=rf"Image 5 in .*{name} of region \[1\] is NaN, infinite or not between"):
+        store.read(5).check_numbers(path)
+
+
+def test_a_written_file_has_a_seal_and_every_changed_byte_is_found(tmp_path):
+    path = write_file(tmp_path / "r.h5")
+    assert check_region_file(path) is True
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(len(whole) // 100, 1)):
+        changed = bytearray(whole)
+        changed[place] ^= 16
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="has changed since it was written"):
+            check_region_file(path)
+
+
+def test_a_file_without_a_seal_is_first_opened_elsewhere(tmp_path, monkeypatch):
+    path = write_file(tmp_path / "r.h5")
+    path.write_bytes(path.read_bytes()[:-SEAL_BYTES])
+    assert check_region_file(path) is False and len(RegionStore(path)) == 3
+    assert check_region_file(tmp_path / "none.h5") is False
+    monkeypatch.setattr(trust, "_PROBE", "import os; os.kill(os.getpid(), 11)")
+    os.utime(path, ns=(1, 1))  # seen as another file
+    with pytest.raises(UserError, match=r"opening it ends the process \(SIGSEGV\)"):
+        check_region_file(path)
+    monkeypatch.setattr(trust, "_PROBE", "import time; time.sleep(60)")
+    monkeypatch.setattr(trust, "SECONDS", 0.5)
+    os.utime(path, ns=(2, 2))
+    with pytest.raises(UserError, match="does not open it within"):
+        check_region_file(path)
+
+
+@pytest.mark.parametrize("name", ["features", "class_probs"])
+@pytest.mark.parametrize("how", ["external link", "soft link", "external storage", "virtual"])
+def test_numbers_of_another_file_are_refused(tmp_path, name, how):
+    path, other = write_file(tmp_path / "r.h5"), write_file(tmp_path / "other.h5")
+    with h5py.File(path, "r+") as file:
+        shape = file[name].shape
+        file.move(name, "kept")
+        if how == "external link":
+            file[name] = h5py.ExternalLink(str(other), name)
+        elif how == "soft link":
+            file[name] = h5py.SoftLink("/kept")
+        elif how == "external storage":
+            file.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+        else:
+            layout = h5py.VirtualLayout(shape, "f4")
+            layout[:] = h5py.VirtualSource(str(other), name, shape)
+            file.create_virtual_dataset(name, layout)
+    with pytest.raises(UserError, match=f"{name}.*must be in this file"):
+        RegionStore(path)
+
+
+def test_a_false_number_of_images_reserves_no_memory(tmp_path):
+    path = tmp_path / "r.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"], file.attrs["version"] = "xmodaler_ssattn/regions", 1
+        small = {"image_ids": ((), "i8"), "num_boxes": ((), "i4"), "image_size": ((2,), "i4")}
+        for name, (tail, dtype) in {**small, "features": ((3, 4), "f4"), "boxes": ((3, 4), "f4")}.items():
+            file.create_dataset(name, (2**40, *tail), dtype, chunks=(1, *tail))
+    with pytest.raises(UserError, match=r"image_ids claims the shape \(1099511627776,\) in a file of"):
+        RegionStore(path)
 
 
 def test_broken_files_are_named_with_the_reason(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.options import add_config_options
+from xmodaler_ssattn.cli.train import DATASET, changed_data
 from xmodaler_ssattn.errors import UserError, numbered
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from xmodaler_ssattn.packs.checks import Inspection
     from xmodaler_ssattn.packs.store import RegionStore
 
-DATASET = "Flickr30kEntitiesDataset"
 STAGES = ("train", "val", "test")
 SAMPLE_IMAGES = 200  # spread over the whole file; all images with --all
 BYTES_PER_WEIGHT = 12  # the weight and Adam's two averages, float32
@@ -63,15 +63,19 @@ def run_regions(args: argparse.Namespace) -> int:
     """Check a region file only: its header, all boxes, and the features of some or all images."""
     from xmodaler_ssattn.packs.checks import Inspection
     from xmodaler_ssattn.packs.store import RegionStore
+    from xmodaler_ssattn.packs.trust import check_region_file
 
     options = {"config_file": "--config-file", "data": "--data", "device": "--device", "opts": "KEY VALUE"}
     given = [option for name, option in options.items() if getattr(args, name)]
     if given:
         raise UserError(f"check --regions checks only one file; it does not use {', '.join(given)}.")
-    check, store = Inspection(), RegionStore(args.regions)
+    check = Inspection()
+    sealed = check_region_file(args.regions)
+    store = RegionStore(args.regions)
     probs = "no class probabilities" if store.num_classes is None else f"{store.num_classes} class probabilities"
     check.fact(f"{store.path}: up to {store.num_regions} regions per image, {store.feature_dim} numbers, {probs}")
     check.fact(f"source: {store.attributes.get('source')}; order: {store.attributes.get('order')}")
+    check.fact("its sha256 is right" if sealed else "it has no sha256: another program or an earlier version wrote it")
     _check_regions(check, store, store.ids.tolist(), args.all, class_probs=store.num_classes is not None)
     print(text(check, "The file can be used."))
     return 2 if check.problems else 0
@@ -110,6 +114,10 @@ def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
     """Check files, ids, vocabulary, widths, boxes, numbers and references, and report what the regions can reach."""
     from xmodaler_ssattn.host import DATASETS_REGISTRY
 
+    changed = changed_data(cfg)
+    check.problem(*changed)
+    if any(problem.startswith("Region file") for problem in changed):
+        return  # opening it could end this process
     stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
     foreign = [stage for stage in stages if cfg.DATASETS[stage.upper()] != DATASET]
     check.warn(

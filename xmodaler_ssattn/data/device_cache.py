@@ -18,7 +18,7 @@ from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.inputs import STORED, RegionInputs, stored_sample
 from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.packs.store import RegionStore
+from xmodaler_ssattn.packs.store import LIMITS, RegionStore
 from xmodaler_ssattn.progress import progress
 
 # Share of the device's free memory; the rest is for the optimiser's state, the gradients and a step's own tensors.
@@ -108,8 +108,10 @@ def _fill(store: RegionStore, image_ids: Sequence[int], device: torch.device, fi
             for values in chunk.values():
                 if values.ndim == 3:
                     values[i, counts[place] :] = 0
-            if not all(np.isfinite(values[i].sum(dtype=np.float64)) for values in chunk.values()):
-                store.read(image_id).check_finite(store.path)  # its error names the number and the region
+            for key, name in STORED.items():
+                low, high = LIMITS[name]
+                if key in chunk and not (chunk[key][i].min() >= low and chunk[key][i].max() <= high):
+                    store.read(image_id).check_numbers(store.path)  # its error names the number and the region
         index = torch.from_numpy(places).to(device)
         for key, table in tables.items():
             table.index_copy_(0, index, torch.from_numpy(chunk[key]).to(device))

@@ -69,7 +69,7 @@ def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathL
     """
     if len(regions.boxes_px) == 0:
         raise UserError(f"Image {regions.image_id} in {source} has no region: there is nothing to attend to.")
-    regions.check_finite(source)
+    regions.check_numbers(source)
     keep = slice(inputs.max_regions)
     boxes = regions.boxes_px[keep]
     sample = {

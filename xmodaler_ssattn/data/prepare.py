@@ -18,6 +18,7 @@ from typing import Any
 
 from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.data.annotations import annotation_header
+from xmodaler_ssattn.data.checksums import write_checksums
 from xmodaler_ssattn.data.entities import list_files
 from xmodaler_ssattn.data.official import (
     Loaded,
@@ -291,3 +292,4 @@ def _write_side_files(report: PrepareReport, words: OfficialDictionary | None) -
             write_json(report.out_dir / name, content, indent=1)
         else:
             (report.out_dir / name).unlink(missing_ok=True)
+    write_checksums(report.out_dir)

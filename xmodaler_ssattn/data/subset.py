@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
+from xmodaler_ssattn.data.checksums import write_checksums
 from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
 from xmodaler_ssattn.data.written import PrepareReport, SplitOutput
 from xmodaler_ssattn.errors import UserError
@@ -62,6 +63,7 @@ def select_annotations(
     lemmas = source_dir / "lemmas.json"
     if lemmas.is_file():
         write_json(out_dir / lemmas.name, read_json(lemmas, "The table of lemmas"), indent=1)
+    write_checksums(out_dir)
     return report
 
 

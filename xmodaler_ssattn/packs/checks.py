@@ -87,14 +87,14 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
         class_probs: whether to read them.
     """
     found = Inspection()
-    sums, zero, background, outside = [], [], [], []
+    sums, zero, background = [], [], []
     low, high = np.inf, -np.inf
     for image_id in image_ids:
         if store.num_boxes(image_id) == 0:
             continue  # reported by inspect_boxes
         regions = store.read(image_id, class_probs=class_probs)
         try:
-            regions.check_finite(store.path)
+            regions.check_numbers(store.path)
         except UserError as error:
             found.problem(str(error))
             continue
@@ -102,17 +102,10 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
         if not regions.features.any(axis=1).all():
             zero.append(image_id)
         if regions.class_probs is not None:
-            if regions.class_probs.min() < 0 or regions.class_probs.max() > 1 + SUM_TOLERANCE:
-                outside.append(image_id)
             sums.append(regions.class_probs.sum(axis=1))
             background.append(regions.class_probs[:, 0])
     if low <= high:
         found.fact(f"features from {low:g} to {high:g}; those of a Bottom-Up network are 0 or more")
-    if outside:
-        found.problem(
-            f"{store.path}: {len(outside)} of {len(image_ids)} images have class probabilities outside 0 to 1, "
-            f"e.g. {outside[:IDS_SHOWN]}; are they in percent, or before the softmax?"
-        )
     if zero:
         found.warn(
             f"{store.path}: {len(zero)} of {len(image_ids)} images have a region whose features "

@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.sealed import SEAL_BYTES
 
 SCHEMA = "xmodaler_ssattn/regions"
 VERSION = 1
@@ -225,13 +226,29 @@ def _plain(value: Any) -> Any:
 def _read_fields(file: h5py.File, path: Path) -> tuple[dict[str, Field], list[str]]:
     fields, problems = {}, []
     size = os.path.getsize(path)
+    behind = size - _end_of_hdf5(path)
+    if 0 < behind < SEAL_BYTES:
+        problems.append("its sha256, which comes last, is cut short")
     for name, tail in _TAILS.items():
-        dataset = file.get(name)
-        if not isinstance(dataset, h5py.Dataset):
+        link = file.get(name, getlink=True)
+        if link is None:
             if name in _REQUIRED:
                 problems.append(f"the data set {name!r} is missing")
             continue
+        if not isinstance(link, h5py.HardLink):
+            problems.append(f"{name} is a link to another place; all data must be in this file")
+            continue
+        dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset):
+            problems.append(f"{name} is a group, expected a data set")
+            continue
+        if dataset.external or dataset.is_virtual:
+            problems.append(f"the numbers of {name} are in other files; all data must be in this file")
+            continue
         shape = dataset.shape
+        if shape is None or (shape and shape[0] > size):  # an image takes more than one byte, even when compressed
+            problems.append(f"{name} claims the shape {shape} in a file of {size:,} bytes")
+            continue
         wanted = "(N" + "".join(f", {'*' if n is None else n}" for n in tail) + ")"
         if len(shape) != 1 + len(tail) or any(n not in (None, m) for n, m in zip(tail, shape[1:])):
             problems.append(f"{name} has shape {shape}, expected {wanted}")
@@ -255,6 +272,14 @@ def _read_fields(file: h5py.File, path: Path) -> tuple[dict[str, Field], list[st
     if regions and 0 in regions.values():
         problems.append(f"there is room for no region at all: {regions}")
     return fields, problems
+
+
+def _end_of_hdf5(path: Path) -> int:
+    """The end of the HDF5 data by the superblock (HDF5 File Format Specification 3.0, II.A); a seal may follow."""
+    with open(path, "rb") as file:
+        superblock = file.read(48)
+    start = 28 if superblock[8] >= 2 else 40  # versions 0 and 1 have more fields before
+    return int.from_bytes(superblock[start : start + 8], "little")
 
 
 def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], unfinished: bool) -> list[str]:

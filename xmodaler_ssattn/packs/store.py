@@ -18,6 +18,9 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.packs.writer import RegionWriter
 
+# Numbers that no detector gives are damage: a changed bit makes 60,000 of a feature and 7 of a probability.
+LIMITS = {"features": (-10_000, 10_000), "boxes": (-100_000, 100_000), "class_probs": (-0.001, 1.001)}
+
 __all__ = ["RegionStore", "RegionWriter", "Regions"]
 
 
@@ -40,17 +43,19 @@ class Regions:
     features: np.ndarray
     class_probs: np.ndarray | None
 
-    def check_finite(self, source: str | os.PathLike) -> None:
-        """Raise a ``UserError`` that names the image when a number is NaN or infinite."""
-        for name in ("features", "boxes_px", "class_probs"):
-            values = getattr(self, name)
-            # The sum is finite unless a value is not (or the sum overflows): one cheap pass in the usual case.
-            if values is None or np.isfinite(values.sum()) or np.isfinite(values).all():
+    def check_numbers(self, source: str | os.PathLike) -> None:
+        """Raise a ``UserError`` that names the image when a number is NaN or beyond ``LIMITS``."""
+        for name, (low, high) in LIMITS.items():
+            values = self.boxes_px if name == "boxes" else getattr(self, name)
+            # NaN fails both comparisons.
+            if values is None or (values.min() >= low and values.max() <= high):
                 continue
-            rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            good = (values >= low) & (values <= high)
+            rows = np.flatnonzero(~good.all(axis=1))
             raise UserError(
-                f"Image {self.image_id} in {source}: {name} of region {rows[:10].tolist()} "
-                "is NaN or infinite. Extract or convert this image again."
+                f"Image {self.image_id} in {source}: {name} of region {rows[:10].tolist()} is NaN, infinite or not "
+                f"between {low:,} and {high:,}: {values[~good][0]:g}. Extract or convert this image again"
+                f"{'; are they in percent, or before the softmax?' if name == 'class_probs' else '.'}"
             )
 
 

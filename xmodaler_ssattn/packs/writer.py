@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import sync_folder
 from xmodaler_ssattn.packs.region_file import (
     FLOATS,
     NOT_WRITTEN,
@@ -32,6 +33,7 @@ from xmodaler_ssattn.packs.region_file import (
     read_header,
     wrong_ids,
 )
+from xmodaler_ssattn.sealed import seal
 
 ROWS_PER_SYNC = 128
 
@@ -336,7 +338,7 @@ class RegionWriter:
             raise UserError(f"{self.path}: none of its {len(self._ids)} images was written.")
         if len(missing) == 0:
             os.fsync(self._fd)
-            os.replace(self.partial, self.path)
+            self._publish(self.partial)
             return
         if not self._drop_missing:
             raise UserError(
@@ -361,8 +363,13 @@ class RegionWriter:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.replace(self._scratch, self.path)
+        self._publish(self._scratch)
         self.partial.unlink()
+
+    def _publish(self, complete: Path) -> None:
+        seal(complete)
+        os.replace(complete, self.path)
+        sync_folder(self.path)
 
 
 def _named(boxes_px: np.ndarray, features: np.ndarray, class_probs: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def export_npz(store: RegionStore, folder: str | os.PathLike) -> int:
     folder = Path(folder)
     for image_id in progress(store.ids.tolist(), desc="npz"):
         regions = store.read(image_id)
-        regions.check_finite(store.path)
+        regions.check_numbers(store.path)
         arrays = {
             "image_id": np.array(regions.image_id),
             "image_w": np.array([regions.width]),
