@@ -92,6 +92,40 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(data, run, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_new_run_over_a_finished_one_is_refused_or_moves_it_aside(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert train(data, out, SOLVER__EPOCH=1) == 0
+    first = (out / "model_final.pth").read_bytes()
+    assert train(data, out, SOLVER__EPOCH=1) == 2
+    assert "holds a run already (last_checkpoint, model_final.pth). --resume continues it" in capsys.readouterr().err
+    assert train(data, out, "--move-aside", SOLVER__EPOCH=1) == 0
+    assert (tmp_path / "out.1" / "model_final.pth").read_bytes() == first
+    assert len((out / "metrics.json").read_text().splitlines()) == len(
+        (tmp_path / "out.1" / "metrics.json").read_text().splitlines()
+    )
+
+
+def test_a_damaged_last_checkpoint_is_named_and_the_one_before_is_resumed(data, run, tmp_path, capsys):
+    assert train(data, tmp_path, SOLVER__CHECKPOINT_STEPS=1) == 0
+    last = tmp_path / (tmp_path / "last_checkpoint").read_text()
+    last.write_bytes(last.read_bytes()[:-400] + bytes(100) + last.read_bytes()[-300:])
+    assert train(data, tmp_path, "--resume", SOLVER__DAMAGED_CHECKPOINT="refuse") == 2
+    assert f"{last.name} has changed since it was written" in capsys.readouterr().err
+    assert train(data, tmp_path, "--resume") == 0
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (run, tmp_path))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_killed_process_that_loads_data_is_one_sentence(capsys):
+    with (
+        pytest.raises(UserError, match=r"A process that loads data was ended .*NUM_WORKERS"),
+        train_command.loader_errors(),
+    ):
+        raise RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="other"), train_command.loader_errors():
+        raise RuntimeError("other")
+
+
 def test_weights_of_another_model_are_refused_with_what_does_not_fit(data, run, tmp_path, capsys):
     code = train(data, tmp_path, MODEL__DECODER_DIM=24, MODEL__WEIGHTS=run / "model_final.pth")
     message = capsys.readouterr().err

@@ -1,9 +1,11 @@
 """The words of a command line, in any order, and what a command prints, whatever the terminal's encoding."""
 
+import errno
 import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.main import main, parse
-from xmodaler_ssattn.cli.output import accept_all_characters, printable
+from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of, printable
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn, make_scene
 
@@ -61,6 +63,13 @@ def test_every_command_with_pairs_takes_options_after_them(command):
         (["SOLVER.EPOCH", "--frobnicate"], "SOLVER.EPOCH has no value"),
         (["SEED", "1", "-x"], "there is no option -x"),
         (["SOLVER.EPOCH", "-5"], "SOLVER.EPOCH: expected 0 or more, got -5"),
+        (["SOLVER.BASE_LR", "nan"], "SOLVER.BASE_LR: expected a finite number above 0, got nan"),
+        (["SOLVER.BASE_LR", "-0.1"], "SOLVER.BASE_LR: expected a finite number above 0, got -0.1"),
+        (["SOLVER.EVAL_PERIOD", "-1"], "SOLVER.EVAL_PERIOD: expected 0 or more, got -1"),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], "SOLVER.CHECKPOINT_PERIOD: expected 1 or more, got 0"),
+        (["SOLVER.BETAS", "[0.9,1.5]"], "SOLVER.BETAS: expected a number from 0 to 1, got 1.5"),
+        (["MODEL.PRED_DROPOUT", "2"], "MODEL.PRED_DROPOUT: expected a number from 0 to 1, got 2.0"),
+        (["SOLVER.DAMAGED_CHECKPOINT", "x"], "expected one of ('previous', 'refuse'), got 'x'"),
         (["DATALOADER.TRAIN_BATCH_SIZE", "0"], "DATALOADER.TRAIN_BATCH_SIZE: expected 1 or more, got 0"),
         (["SEED=1"], "SEED=1: write the key and the value as two words, SEED 1"),
         (["--", "solver.epoch", "1"], "unknown config key solver.epoch; did you mean SOLVER.EPOCH?"),
@@ -217,3 +226,45 @@ def test_help_and_typing_errors_are_answered_without_pytorch(words, code, named)
     given, output, errors = started(*words)
     assert given == code, errors
     assert named in (errors if code else output)
+
+
+PARENT = """
+import subprocess, sys
+from xmodaler_ssattn.cli.child import python_module
+child = subprocess.Popen(python_module("sleeper"))
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "getppid"), reason="needs parents of processes")
+def test_a_started_process_is_told_to_end_when_its_parent_dies(tmp_path):
+    (tmp_path / "sleeper.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open('ended', 'w').close(), sys.exit()))\n"
+        "open('ready', 'w').close()\ntime.sleep(100)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, env=env, stdout=subprocess.PIPE) as parent:
+        for name in ("ready", "ended"):
+            deadline = time.monotonic() + 60
+            while not (tmp_path / name).exists():
+                assert time.monotonic() < deadline, name
+                time.sleep(0.1)
+            parent.kill()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x/a.pth"), "/tmp/x/a.pth: no space left on /"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: no space left on the disk"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), "/x: Read-only file system. Give another path"),
+    ],
+)
+def test_a_full_disk_is_named_with_the_file(error, message, capsys):
+    def run():
+        raise error
+
+    assert exit_code_of(run) == 2
+    assert message in capsys.readouterr().err

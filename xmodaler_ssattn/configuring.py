@@ -51,7 +51,11 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Setting]:
         raise UserError(f"{path}: {BASE_KEY}: expected a file name or a list of file names, got {bases!r}.")
     settings: dict[str, Setting] = {}
     for base in bases:
-        below = path.parent / Path(base).expanduser()
+        try:
+            below = path.parent / Path(base).expanduser()
+            below.resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name that is too long, an unknown ~user
+            raise UserError(f"{path}: {BASE_KEY} {base[:100]!r} is not the name of a file ({error}).") from error
         if below.resolve() in (*parents, path.resolve()):
             raise UserError(f"{path}: {BASE_KEY} {base!r} is circular: it leads back to a file that is being read.")
         settings |= _read(below, (*parents, path.resolve()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import gc
 import gzip
 import hashlib
@@ -17,6 +18,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -34,6 +36,35 @@ def _make_as_readable_as_others(path: Path, mode: int) -> None:
 
 
 @contextlib.contextmanager
+def disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Let the error of a full disk name the file that was being written; some libraries raise other exceptions for it.
+
+    Raises:
+        OSError: with ``errno`` and ``filename``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        elif error.errno is None and "No space left on device" in str(error):  # of HDF5
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+        raise
+    except RuntimeError as error:
+        if "No space left on device" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+
+
+def mount_of(path: str | os.PathLike) -> Path:
+    """The folder at which the path's file system is mounted."""
+    place = Path(path).absolute()
+    while not os.path.ismount(place) and place != place.parent:
+        place = place.parent
+    return place
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it to ``path`` when the block succeeds.
 
@@ -42,12 +73,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix or ".tmp", dir=path.parent)
+    with disk_errors(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix or ".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     _make_as_readable_as_others(temporary, 0o666)
     try:
-        yield temporary
+        with disk_errors(path):
+            yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -190,16 +223,21 @@ def read_bytes(path: str | os.PathLike, what: str) -> bytes:
     """The content of a file.
 
     Raises:
-        UserError: the file is missing, is a folder, or cannot be read.
+        UserError: the file is missing, is a folder or a device, which may never end, or cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{what}: {path} is not a regular file.")
+            return file.read()
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{what}: the file {path} does not exist.") from None
     except IsADirectoryError:
         raise UserError(f"{what}: {path} is a folder, expected a file.") from None
-    except OSError as error:
-        raise UserError(f"{what}: {path} cannot be read ({error.strerror or error}).") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise UserError(f"{what}: {path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any:
@@ -330,20 +368,49 @@ def read_yaml(path: str | os.PathLike, what: str) -> Any:
     try:
         loader = PlainLoader(text)
         try:
-            return loader.get_single_data()
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _limit_aliases(node, {})
+            return loader.construct_document(node)
         finally:
             loader.dispose()
     except yaml.constructor.ConstructorError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         problem = (error.problem or str(error)).replace("tag:yaml.org,2002:", "!!")
-        raise UserError(
-            f"{path}, line {line}: {problem}. It is not valid yaml of plain values: tags that make Python objects are "
-            "refused, because loading them could run code."
-        ) from None
+        tags = " Tags that make Python objects are refused, because loading them could run code."
+        reason = tags if "!!" in problem else ""
+        raise UserError(f"{path}, line {line}: {problem}. It is not valid yaml of plain values.{reason}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid yaml: {error}") from None
     except (ValueError, RecursionError) as error:  # an impossible date, or thousands of brackets
         raise UserError(f"{path} is not valid yaml: {error}") from None
+
+
+MOST_YAML_VALUES = 100_000
+"""Values of a yaml file after its aliases are replaced; a plan of a study has about a thousand."""
+
+
+def _limit_aliases(node: Any, sizes: dict[int, int | None]) -> int:
+    """The number of values below a yaml node, each alias replaced by what it stands for.
+
+    Raises:
+        yaml.constructor.ConstructorError: there are more than ``MOST_YAML_VALUES``, or a value contains itself.
+    """
+    import yaml
+
+    if id(node) not in sizes:
+        sizes[id(node)] = None  # while it is counted
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        sizes[id(node)] = 1 + sum(_limit_aliases(part, sizes) for part in parts)
+    size = sizes[id(node)]
+    if size is None or size > MOST_YAML_VALUES:
+        problem = (
+            "a value contains itself" if size is None else f"its aliases make more than {MOST_YAML_VALUES:,} values"
+        )
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return size
 
 
 def sha256_of(path: str | os.PathLike) -> str:

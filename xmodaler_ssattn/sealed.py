@@ -11,17 +11,14 @@ import hashlib
 import os
 from typing import IO, Any
 
-import torch
-
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, sync_folder
-from xmodaler_ssattn.safe_load import ZIP_START
 
 _MARK = b"sha256 of all bytes before this text: "
 SEAL_BYTES = len(_MARK) + 64
 _END = b"PK\x05\x06"  # of a zip archive's last record, 22 bytes without the comment; its length comes last
 _RECORD = 22
-_HDF5_START = b"\x89HDF"
+_ZIP_START, _HDF5_START = b"PK\x03\x04", b"\x89HDF"
 
 
 class _Hashing:
@@ -29,10 +26,15 @@ class _Hashing:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None  # torch replaces it by one of its own
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -43,9 +45,16 @@ def save_sealed(path: str | os.PathLike, content: Any) -> None:
 
     The hash is that of the archive without a comment, whose last two bytes, the comment's length, are 0.
     """
+    import torch  # region files are sealed without it
+
     with atomic_path(path) as temporary, open(temporary, "w+b") as file:
         hashing = _Hashing(file)
-        torch.save(content, hashing)
+        try:
+            torch.save(content, hashing)
+        except RuntimeError:
+            if hashing.error is None:
+                raise
+            raise hashing.error from None
         file.seek(-_RECORD, os.SEEK_END)
         if file.read(4) != _END:
             raise RuntimeError(f"torch.save did not end {path} with the last record of a zip archive.")
@@ -82,7 +91,7 @@ def is_intact(path: str | os.PathLike) -> bool | None:
             # Damage may have hit the seal itself. An archive that was never sealed ends with its last record.
             similar = sum(a == b for a, b in zip(text, _MARK)) > len(_MARK) // 2
             unsealed = text[-_RECORD:].startswith(_END) and text.endswith(b"\0\0")
-            if not similar and (start != ZIP_START or unsealed):
+            if not similar and (start != _ZIP_START or unsealed):
                 return None
             if size < SEAL_BYTES + _RECORD:
                 return False

@@ -164,15 +164,17 @@ def test_a_file_without_a_seal_is_first_opened_elsewhere(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-SEAL_BYTES])
     assert check_region_file(path) is False and len(RegionStore(path)) == 3
     assert check_region_file(tmp_path / "none.h5") is False
-    monkeypatch.setattr(trust, "_PROBE", "import os; os.kill(os.getpid(), 11)")
-    os.utime(path, ns=(1, 1))  # seen as another file
-    with pytest.raises(UserError, match=r"opening it ends the process \(SIGSEGV\)"):
-        check_region_file(path)
-    monkeypatch.setattr(trust, "_PROBE", "import time; time.sleep(60)")
-    monkeypatch.setattr(trust, "SECONDS", 0.5)
-    os.utime(path, ns=(2, 2))
-    with pytest.raises(UserError, match="does not open it within"):
-        check_region_file(path)
+    for number, (program, message) in enumerate(
+        [
+            ("print(sys.argv[1], flush=True); os.kill(os.getpid(), 11)", r"opening it ends the process \(SIGSEGV\)"),
+            ("print(sys.argv[1], flush=True); time.sleep(60)", "HDF5 does not come to an end with it"),
+        ]
+    ):
+        monkeypatch.setattr(trust, "_PROBE", f"import os, sys, time; {program}")
+        monkeypatch.setattr(trust, "SECONDS", 1)
+        os.utime(path, ns=(number, number))  # seen as another file
+        with pytest.raises(UserError, match=rf"Region file: .*r\.h5 is damaged: {message}"):
+            RegionStore(path)
 
 
 @pytest.mark.parametrize("name", ["features", "class_probs"])

@@ -104,7 +104,7 @@ def test_a_page_is_rewritten_without_leftovers_but_never_over_something_else(tmp
     small = read_source([made_up.write(tmp_path / "a.json", {1: "x"})])
     write_page(tmp_path / "page", small)
     assert [path.name for path in (page.parent / "data").glob("part_*.js")] == ["part_0000.js"]
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data").mkdir(parents=True)  # as a page has it
     (tmp_path / "mine" / "index.html").write_text("mine")
     with pytest.raises(UserError, match="neither empty nor a page"):
         write_page(tmp_path / "mine", small)

@@ -15,13 +15,13 @@ FIXABLE = (
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
-    errno.ENOSPC,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
     errno.ENOENT,
     errno.ENAMETOOLONG,
 )
+FULL = (errno.ENOSPC, errno.EFBIG, *((errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()))
 
 
 def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program: str = "xmodaler") -> int:
@@ -53,10 +53,17 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno not in FIXABLE:
+        if error.errno not in (*FIXABLE, *FULL):
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        say(f"error: {where}{error.strerror}. Give another path, or free some space or change the permissions.{more}")
+        if error.errno in FULL:
+            from xmodaler_ssattn.files import mount_of
+
+            place = f" {mount_of(error.filename)}" if isinstance(error.filename, str) else " the disk"
+            reason = f"no space left on{place} ({error.strerror})"
+            say(f"error: {where}{reason}. Free some space, or give another path.{more}")
+        else:
+            say(f"error: {where}{error.strerror}. Give another path, or change the permissions.{more}")
         return 2
     except KeyboardInterrupt:
         say(f"interrupted.{more}")

@@ -118,6 +118,7 @@ def choose_intact(folder: Path, on_damage: str) -> None:
         raise UserError(
             f"{problem} SOLVER.DAMAGED_CHECKPOINT is 'refuse'; with 'previous' the run continues from {usable.name}."
         )
-    logger.warning("%s Continuing from the checkpoint before, %s.", problem, usable.name)
+    logger.warning("%s It is now %s.damaged. Continuing from the one before, %s.", problem, last.name, usable.name)
     write_text(folder / LAST_CHECKPOINT, usable.name)
+    last.rename(last.with_name(f"{last.name}.damaged"))
     sync_folder(folder / LAST_CHECKPOINT)

@@ -9,6 +9,7 @@ stores the run's settings and facts in the checkpoint, with the states of the ho
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,10 @@ def last_checkpoint(folder: Path) -> Path | None:
     pointer = folder / LAST_CHECKPOINT
     if not pointer.is_file():
         return None
-    checkpoint = folder / Path(read_text(pointer, "The name of the last checkpoint").strip()).name
-    if not checkpoint.is_file():
-        raise UserError(f"{pointer} names {checkpoint.name}, but {folder} does not contain it.")
-    return checkpoint
+    name = read_text(pointer, "The name of the last checkpoint").strip()
+    if name not in os.listdir(folder):  # so that it can name nothing outside
+        raise UserError(f"{pointer} names {name[:100]!r}, but {folder} does not contain it.")
+    return folder / name
 
 
 def iterations_of(checkpoint: Path) -> int:

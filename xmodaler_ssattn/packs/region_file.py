@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.packs.trust import check_openable
 from xmodaler_ssattn.sealed import SEAL_BYTES
 
 SCHEMA = "xmodaler_ssattn/regions"
@@ -204,6 +205,7 @@ def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
     """Open an HDF5 file to read; a missing, foreign or truncated one becomes a ``UserError``."""
     if not os.path.exists(path):
         raise UserError(f"{what}: {path} does not exist.")
+    check_openable([path], what)
     try:
         return h5py.File(path, "r", locking=False)  # read-only folders and NFS have no locks
     except Exception as error:  # a damaged file makes HDF5 raise more than OSError

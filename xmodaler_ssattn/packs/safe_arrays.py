@@ -90,7 +90,9 @@ def _read_array(stream: BinaryIO, size: int, where: str) -> np.ndarray:
         if read_header is None:
             raise PackError(f"{where}: array format {version} is not supported.")
         shape, _, dtype = read_header(buffer)
-    except ValueError as error:
+    except PackError:
+        raise
+    except Exception as error:  # its parser also fails with errors of tokens, memory and recursion
         raise PackError(f"{where}: not a numpy array ({error}).") from error
     if dtype.hasobject:
         raise PackError(f"{where}: it needs pickle, which can run code and is not read. Save plain arrays instead.")

@@ -1,67 +1,110 @@
-"""Whether a region file can be opened without risk, before HDF5 sees it.
+"""Open HDF5 files without risk: the library can end the process or hang on a damaged file.
 
-A sealed file is compared with its sha256. Another one is first opened in a process of its own, because HDF5's library
-can end the process or hang on a damaged file.
+A region file with a seal is compared with its sha256. Another file is first opened in a process of its own, which reads
+its attributes and the shapes of its data sets.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.sealed import is_intact
 
-SECONDS = 120
-"""Limit for opening a file, which usually takes less than one."""
+SECONDS = 20
+"""Limit for opening one file, which usually takes less than a second."""
+SMALL = 64 << 20
+"""Bytes that are hashed in the time that a new process takes."""
 _PROBE = """
-import sys
-sys.path[:0] = [{root!r}]
-from xmodaler_ssattn.packs.region_file import read_header
-from xmodaler_ssattn.errors import UserError
-try:
-    read_header(sys.argv[1])
-except UserError:
-    pass  # this program will say it
+import sys, h5py
+def look(name, item):
+    dict(item.attrs)
+    if isinstance(item, h5py.Dataset):
+        item.shape, item.dtype, item.chunks, item.external, item.is_virtual, item.id.get_offset()
+        if item.ndim == 1 and item.size and item.size < 10**6 and not item.external and not item.is_virtual:
+            item[...]
+for path in sys.argv[1:]:
+    print(path, flush=True)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            look("", file)
+            file.visititems(look)
+    except Exception:
+        pass  # reported when the program itself opens the file
 """
+_trusted: set[tuple[str, int, int]] = set()
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.resolve()), status.st_mtime_ns, status.st_size
+
+
+def trust(path: str | os.PathLike) -> None:
+    """Note that this process has written the file."""
+    _trusted.add(_identity(Path(path)))
 
 
 def check_region_file(path: str | os.PathLike) -> bool:
-    """Refuse a file that has changed or on which HDF5 fails; a missing file is accepted here.
+    """Compare a region file with its sha256, about 1 s per GB; a missing file is accepted here.
 
     Returns:
         whether the file has a seal; a file from another program or an earlier version has none.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file has changed since it was written.
     """
     path = Path(path)
     if not path.is_file():
         return False
-    status = path.stat()
-    return _check(path, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=16)
-def _check(path: Path, changed: int, size: int) -> bool:
-    intact = is_intact(path)
+    identity, intact = _identity(path), is_intact(path)
     if intact is False:
         raise UserError(
             f"Region file {path}: it has changed since it was written (wrong sha256). Copy it again, or write it again "
             "with `xmodaler prepare regions`."
         )
-    if intact is None:
-        root = str(Path(__file__).resolve().parents[2])
-        command = [sys.executable, "-c", _PROBE.format(root=root), str(path)]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
-            raise UserError(f"Region file {path}: HDF5 does not open it within {SECONDS} s; is it damaged?") from None
-        if done.returncode < 0:
-            name = signal.Signals(-done.returncode).name
-            raise UserError(f"Region file {path}: opening it ends the process ({name}); it is damaged.")
+    if intact:
+        _trusted.add(identity)
     return bool(intact)
+
+
+def check_openable(paths: Sequence[str | os.PathLike], what: str) -> None:
+    """Refuse HDF5 files on which the library would crash or hang. Missing files are accepted here.
+
+    Args:
+        paths: looked at by one process together.
+        what: the files, for the message.
+
+    Raises:
+        UserError: names the first such file.
+    """
+    unknown = [path for path in map(Path, paths) if path.is_file() and _identity(path) not in _trusted]
+    unknown = [path for path in unknown if path.stat().st_size > SMALL or not is_intact(path)]
+    if not unknown:
+        return
+    identities = [_identity(path) for path in unknown]
+    command = [sys.executable, "-c", _PROBE, *map(str, unknown)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            seen, _ = process.communicate(timeout=SECONDS * len(unknown))
+            how = "" if process.returncode >= 0 else f"opening it ends the process ({_name(-process.returncode)})"
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            seen, _ = process.communicate()
+            seen = seen or error.stdout or b""
+            how = "HDF5 does not come to an end with it"
+    if how:
+        last = seen.decode("utf-8", "replace").splitlines()[-1:] or [str(unknown[0])]
+        raise UserError(f"{what}: {last[0]} is damaged: {how}. Copy, download or write it again.")
+    _trusted.update(identities)
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name

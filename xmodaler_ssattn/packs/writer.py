@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import sync_folder
+from xmodaler_ssattn.files import disk_errors, sync_folder
 from xmodaler_ssattn.packs.region_file import (
     FLOATS,
     NOT_WRITTEN,
@@ -33,6 +33,7 @@ from xmodaler_ssattn.packs.region_file import (
     read_header,
     wrong_ids,
 )
+from xmodaler_ssattn.packs.trust import trust
 from xmodaler_ssattn.sealed import seal
 
 ROWS_PER_SYNC = 128
@@ -162,8 +163,10 @@ class RegionWriter:
 
     def _begin(self) -> Header:
         self._check_space()
-        create_layout(self._scratch, self._plan, self._ids, self._attributes)
+        with disk_errors(self.path):
+            create_layout(self._scratch, self._plan, self._ids, self._attributes)
         os.replace(self._scratch, self.partial)
+        trust(self.partial)
         if self._fd >= 0:
             os.close(self._fd)
         self._lock()
@@ -293,7 +296,8 @@ class RegionWriter:
     def _put(self, name: str, row: int, value: np.ndarray) -> None:
         field = self._fields[name]
         data = memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-        _write_all(self._fd, data, field.offset + row * field.row_bytes)
+        with disk_errors(self.path):
+            _write_all(self._fd, data, field.offset + row * field.row_bytes)
 
     def _mark(self, row: int, count: int) -> None:
         self._num_boxes[row] = count
@@ -352,6 +356,7 @@ class RegionWriter:
         keep = np.flatnonzero(self._num_boxes != NOT_WRITTEN)
         plan = {name: ((len(keep), *shape[1:]), dtype) for name, (shape, dtype) in self._plan.items()}
         create_layout(self._scratch, plan, self._ids[keep], self._attributes)
+        trust(self._scratch)
         target = read_header(self._scratch, unfinished=True).fields
         fd = os.open(self._scratch, os.O_RDWR)
         try:
@@ -367,9 +372,11 @@ class RegionWriter:
         self.partial.unlink()
 
     def _publish(self, complete: Path) -> None:
-        seal(complete)
+        with disk_errors(self.path):
+            seal(complete)
         os.replace(complete, self.path)
         sync_folder(self.path)
+        trust(self.path)
 
 
 def _named(boxes_px: np.ndarray, features: np.ndarray, class_probs: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -34,6 +34,8 @@ PART = 50
 """Images in one data file: about 200 kB with the attention of two models."""
 SCRIPTS = ("base.js", "attention.js", "state.js", "summary.js", "card.js", "page.js")
 STYLE = "page.css"
+MARKER = ".grounded_captions_page"
+"""In the folder of each page; a page is written over nothing else."""
 
 MAIN_SCORES = {
     "Bleu_1": "BLEU-1", "Bleu_4": "BLEU-4", "METEOR": "METEOR", "ROUGE_L": "ROUGE-L", "CIDEr": "CIDEr",
@@ -68,6 +70,7 @@ def write_page(
         UserError: ``out`` contains something other than a page, or ``images`` is not a folder.
     """
     _check_folder(out)
+    write_text(out / MARKER, "A page of `xmodaler report`, which may be replaced.\n")
     numbers = numbers_of(source, replicates)
     found = {} if images is None else find_pictures(images, source.image_ids)
     source.notices += _about_pictures(source, images, found)
@@ -96,8 +99,10 @@ def write_page(
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / SCRIPTS[0]).is_file() and not (out / "data").is_dir():
-        raise UserError(f"--out: {out} is neither empty nor a page of `xmodaler report`; give a new folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise UserError(
+            f"--out: {out} is neither empty nor a page of `xmodaler report` (no {MARKER}); give a new folder."
+        )
 
 
 def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Path]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import signal
 import time
 from collections import Counter
@@ -118,6 +119,11 @@ class PeriodicCheckpointer(HookBase):
 
     def before_train(self) -> None:
         self._saved_at = time.monotonic()
+        trainer, folder = self.trainer, self.checkpointer.save_dir
+        if trainer.start_iter >= trainer.max_iter and not os.path.isfile(os.path.join(folder, "model_final.pth")):
+            trainer.iter = trainer.start_iter - 1  # the last file was lost, and the run has nothing else to do
+            self.checkpointer.save("model_final", iteration=trainer.iter)
+            trainer.iter = trainer.start_iter
 
     def after_step(self) -> None:
         iteration, next_iter = self.trainer.iter, self.trainer.iter + 1

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from xmodaler_ssattn.files import disk_errors
+
 from .events import EventStorage, get_event_storage
 from .logger import FILE_ONLY, show_bars
 
@@ -55,7 +57,7 @@ class JSONWriter(_ScalarWriter):
         lines: dict[int, dict[str, float | None]] = defaultdict(dict)
         for name, value, iteration in self._new():
             lines[iteration][name] = float(value) if math.isfinite(value) else None
-        with self._path.open("a", encoding="utf-8") as file:
+        with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             for iteration, scalars in sorted(lines.items()):
                 file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True, allow_nan=False) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -16,6 +17,7 @@ from xmodaler_ssattn.ids import id_in_name
 from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage, PackError, list_folder
 from xmodaler_ssattn.packs.region_file import hdf5_file, open_hdf5
 from xmodaler_ssattn.packs.safe_arrays import read_dataset, read_npy
+from xmodaler_ssattn.packs.trust import check_openable
 
 _DIGITS = re.compile(r"_(?:feat|bbox)([0-9]+)$")
 
@@ -70,10 +72,12 @@ class VisionLanguagePretraining(Pack):
     def _index(self, paths: list[Path]) -> dict[int, tuple[Path, str]]:
         """image id -> file and name of its data set; what cannot be used is recorded as a problem."""
         found: dict[int, tuple[Path, str]] = {}
+        with contextlib.suppress(UserError):  # all at once is faster; a bad one is named below
+            check_openable(paths, "VLP's pack")
         for path in paths:
             try:
                 with hdf5_file(path, "VLP's pack") as file:
-                    keys = list(file)
+                    keys = [key for key in file if isinstance(key, str)]  # bytes: not text, damaged
             except UserError as error:
                 self.problems.append(str(error))
                 continue
