@@ -1,4 +1,4 @@
-"""The short form of tools/faults.py: one fault of each kind that takes seconds; the long form is docs/reliability.md's."""
+"""The short form of tools/faults.py: one fault of each kind that takes seconds."""
 
 import importlib.util
 from pathlib import Path

@@ -182,7 +182,11 @@ def training(kind: str, folder: Path, times: int, rng: random.Random) -> Row:
             continue
         begun = steps_saved(out)
         ended = disturb(
-            train_command(out, data, *resume), log, number, lambda: steps_done(out) > begun, rng.uniform(0, 0.6)
+            train_command(out, data, *resume),
+            log,
+            number,
+            lambda begun=begun: steps_done(out) > begun,
+            rng.uniform(0, 0.6),
         )
         if ended is None:
             continue
@@ -275,7 +279,13 @@ def study(folder: Path, times: int, rng: random.Random) -> Row:
         begun = steps_saved(run)
         resume = ["--resume"] if out.exists() else []
         if (
-            disturb(command(out, *resume), log, signal.SIGKILL, lambda: steps_done(run) > begun, rng.uniform(0, 0.5))
+            disturb(
+                command(out, *resume),
+                log,
+                signal.SIGKILL,
+                lambda begun=begun: steps_done(run) > begun,
+                rng.uniform(0, 0.5),
+            )
             is None
         ):
             continue

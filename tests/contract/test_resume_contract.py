@@ -107,6 +107,9 @@ def test_other_annotations_under_the_same_name_are_not_resumed(data, run, tmp_pa
     text = (other / "train.json").read_text(encoding="utf-8")
     (other / "train.json").write_text(text + "\n", encoding="utf-8")
     assert train(other, run, "--resume", SOLVER__EPOCH=2) == 2
+    assert "train.json has changed since it was written" in capsys.readouterr().err
+    (other / "checksums.json").write_text("{}")  # changed on purpose
+    assert train(other, run, "--resume", SOLVER__EPOCH=2) == 2
     assert "training annotations (sha256 of train.json)" in capsys.readouterr().err
 
 

@@ -147,6 +147,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     from xmodaler_ssattn.engine.best import best_hook
     from xmodaler_ssattn.engine.finite import OnlyFinite
     from xmodaler_ssattn.engine.kept import keeping_hook
+    from xmodaler_ssattn.engine.one_run import EndWhenAsked
     from xmodaler_ssattn.engine.resume import SameRun
     from xmodaler_ssattn.safe_load import read_checkpoint
 
@@ -173,7 +174,7 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
         return evaluate_splits(trainer)
     trainer.register_hooks([SameRun(cfg, facts)])
     trainer.resume_or_load(resume=args.resume)
-    ours = (OnlyFinite(), overlay_hook(cfg), best_hook(cfg), keeping_hook(cfg))
+    ours = (OnlyFinite(), overlay_hook(cfg), best_hook(cfg), keeping_hook(cfg), EndWhenAsked())
     trainer.register_hooks([hook for hook in ours if hook is not None])
     with loader_errors(), polite_stops():
         trainer.train()

@@ -5,19 +5,33 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from xmodaler_ssattn import stopping
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path
+from xmodaler_ssattn.host import HookBase
 
 LOCK = ".running"
 # Files of a run that has something to lose.
 TRACES = ("last_checkpoint", "model_final.pth", "best.json")
 METRICS = "metrics.json"
+
+
+class EndWhenAsked(HookBase):
+    """Ends a run after the step in which a signal came. The embedded runtime ends and saves earlier by itself."""
+
+    def after_step(self) -> None:
+        if signum := stopping.requested():
+            name = signal.Signals(signum).name
+            logging.getLogger(__name__).info("Stopped by %s; --resume continues from the last epoch.", name)
+            raise stopping.Stopped(signum)
 
 
 @contextlib.contextmanager
