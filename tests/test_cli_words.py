@@ -15,7 +15,7 @@ from PIL import Image
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.main import main, parse
-from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of, printable
+from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of, printable, visible
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn, make_scene
 
@@ -268,3 +268,14 @@ def test_a_full_disk_is_named_with_the_file(error, message, capsys):
 
     assert exit_code_of(run) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(capsys):
+    assert visible("a\tb\nc é 犬") == "a\tb\nc é 犬"
+    assert visible("\x1b[2Jx\x07\x9b\u202e\r") == r"\x1b[2Jx\x07\x9b\u202e\r"
+
+    def run():
+        raise UserError("the key '\x1b]0;title' is unknown")
+
+    assert exit_code_of(run) == 2
+    assert capsys.readouterr().err == "xmodaler: error: the key '\\x1b]0;title' is unknown\n"

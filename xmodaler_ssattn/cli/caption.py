@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xmodaler_ssattn.cli.extract import list_failed
-from xmodaler_ssattn.cli.output import printable
+from xmodaler_ssattn.cli.output import printable, visible
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     captions: list[tuple[CaptionJob, GroundedCaption]] = []
     while chunk := list(islice(jobs, AT_ONCE)):
         for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
-            print(as_text(job.name, caption, spoken), flush=True)
+            print(visible(as_text(job.name, caption, spoken)), flush=True)
             captions.append((job._replace(regions=None), caption))
     if captions and (args.json or args.report):
         _write(captioner, captions, spoken, args)
@@ -175,7 +175,7 @@ def _sample_detector(captioner: Captioner) -> Path:
 
 
 def _warn(message: str) -> None:
-    print(f"xmodaler: warning: {message}", file=sys.stderr, flush=True)
+    print(visible(f"xmodaler: warning: {message}"), file=sys.stderr, flush=True)
 
 
 # --- output ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.options import add_config_options
+from xmodaler_ssattn.cli.output import visible
 from xmodaler_ssattn.cli.train import DATASET, changed_data
 from xmodaler_ssattn.errors import UserError, numbered
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         check_data(cfg, check, read_all=args.all)
     check_metrics(cfg, check)
     check_model_and_disk(cfg, check)
-    print(text(check))
+    print(visible(text(check)))
     return 2 if check.problems else 0
 
 
@@ -77,7 +78,7 @@ def run_regions(args: argparse.Namespace) -> int:
     check.fact(f"source: {store.attributes.get('source')}; order: {store.attributes.get('order')}")
     check.fact("its sha256 is right" if sealed else "it has no sha256: another program or an earlier version wrote it")
     _check_regions(check, store, store.ids.tolist(), args.all, class_probs=store.num_classes is not None)
-    print(text(check, "The file can be used."))
+    print(visible(text(check, "The file can be used.")))
     return 2 if check.problems else 0
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from xmodaler_ssattn.cli.output import visible
 from xmodaler_ssattn.errors import UserError
 
 SOME_FAILED = 3  # the exit code when some pictures are missing from the file
@@ -126,7 +127,7 @@ def list_failed(failed: list[str], total: int) -> int:
         return 0
     print(f"{len(failed):,} of {total:,} pictures failed:")
     for number, reason in enumerate(failed, 1):
-        print(f"  {number}. {reason}")
+        print(visible(f"  {number}. {reason}"))
     return SOME_FAILED
 
 

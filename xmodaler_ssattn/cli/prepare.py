@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xmodaler_ssattn.cli.output import visible
 from xmodaler_ssattn.errors import UserError, raise_all
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def run_annotations(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         workers=args.workers,
     )
-    print(described(report, args.split_scheme))
+    print(visible(described(report, args.split_scheme)))
     return 0
 
 

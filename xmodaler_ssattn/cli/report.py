@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from xmodaler_ssattn.cli.output import visible
 from xmodaler_ssattn.errors import UserError
 
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         replicates=args.bootstrap,
     )
     for notice in source.notices:
-        print(f"note: {notice}")
+        print(visible(f"note: {notice}"))
     print(f"Open {page.resolve()}")
     return 0
 

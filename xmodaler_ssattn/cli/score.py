@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from xmodaler_ssattn.cli.output import visible
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.metrics import file_names
 
@@ -125,7 +126,7 @@ def _percent(value: float) -> str:
 
 
 def _warn(message: str) -> None:
-    print(f"xmodaler: warning: {message}", file=sys.stderr)
+    print(visible(f"xmodaler: warning: {message}"), file=sys.stderr)
 
 
 def _warn_missing(missing: list, total: int, what: str) -> None:
@@ -205,7 +206,7 @@ def _print_classes(matches: Any) -> None:
     print(f"\n{'class':20s} {'predicted':>9s} {'annotated':>9s} {'precision':>9s} {'recall':>9s} {'F1':>9s}")
     for row in class_table(matches):
         values = "".join(f"{_percent(row[key]):>10s}" for key in ("precision", "recall", "F1"))
-        print(f"{row['class']:20s} {row['predictions']:9d} {row['annotations']:9d}{values}")
+        print(f"{visible(row['class']):20s} {row['predictions']:9d} {row['annotations']:9d}{values}")
 
 
 def run_grounding(args: argparse.Namespace) -> int:
