@@ -1,6 +1,8 @@
 """SelfCriticalTrainer on a world of four images: what a step does, logs and refuses, and that it learns."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from engine.rl_world import all_images, rl_config, rl_trainer, write_world
 from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.engine.rl_trainer import SelfCriticalTrainer
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import EventStorage, kfg
+from xmodaler_ssattn.host import NAME, UPSTREAM, EventStorage, HookBase, kfg, seed_all_rng
 from xmodaler_ssattn.modeling.sampling import sample_captions
+from xmodaler_ssattn.stopping import Stopped, polite_stops
 
 
 def expected_reward(trainer, samples=100, seed=0) -> float:
@@ -182,6 +185,30 @@ def test_without_weights_the_stage_is_refused_and_a_resumed_one_continues(tmp_pa
     assert second.start_iter == 1
     second.train()
     assert second.iter >= 1
+
+
+@pytest.mark.skipif(NAME == UPSTREAM, reason="upstream resumes after whole epochs")
+def test_a_stage_stopped_within_an_epoch_continues_bit_for_bit(tmp_path):
+    class Stop(HookBase):
+        def before_step(self):
+            if self.trainer.iter == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def train(folder, resume=False, hooks=()):
+        folder.mkdir(exist_ok=True)
+        seed_all_rng(999 if resume else 5)  # weights, order and dropout; another process has other random states
+        trainer = rl_trainer(folder, SOLVER__EPOCH=3, OUTPUT_DIR=str(folder / "out"), DATALOADER__TRAIN_BATCH_SIZE=1)
+        trainer.resume_or_load(resume=resume)
+        trainer.register_hooks(list(hooks))
+        with polite_stops():
+            trainer.train()
+        return [weight.tolist() for weight in trainer.model.parameters()], trainer.iters_per_epoch
+
+    wanted, steps = train(tmp_path / "through")
+    assert steps > 1 and 3 % steps  # it stops after three steps
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", hooks=[Stop()])
+    assert train(tmp_path / "stopped", resume=True)[0] == wanted
 
 
 def test_every_setting_that_cannot_work_is_named_before_any_data_is_read(tmp_path):

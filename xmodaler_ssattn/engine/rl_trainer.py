@@ -121,6 +121,8 @@ class SelfCriticalTrainer(DefaultTrainer):
 
     def _next_samples(self) -> list[dict]:
         """The next batch; reshuffles after an epoch, or when a resumed run begins an epoch (no iterator)."""
+        if hasattr(super(), "_next_batch"):  # the embedded runtime counts the batches, to resume within an epoch
+            return super()._next_batch()
         iterator = self._train_data_loader_iter
         samples = next(iterator, None) if iterator is not None else None
         if samples is None:
