@@ -103,6 +103,23 @@ def test_a_checkpoint_every_n_steps_is_as_good_as_one_at_the_end_of_an_epoch(tmp
     assert everything(run(folder, resume=True)) == wanted
 
 
+def test_a_trainer_that_takes_its_batches_itself_is_saved_after_epochs_only(tmp_path, monkeypatch):
+    from xmodaler_ssattn.runtime import DefaultTrainer
+
+    def own(self):
+        batch = next(self._train_data_loader_iter, None) if self._train_data_loader_iter else None
+        if batch is None:
+            self._train_data_loader_iter = iter(self.train_data_loader)
+            batch = next(self._train_data_loader_iter)
+        return batch
+
+    monkeypatch.setattr(DefaultTrainer, "_next_batch", own)
+    with pytest.raises(Stopped):
+        run(tmp_path, "SOLVER.CHECKPOINT_STEPS", 1, at=6)
+    assert [path.name for path in tmp_path.glob("model_*")] == ["model_Epoch_00001_Iter_0000003.pth"]
+    assert run(tmp_path, resume=True).start_iter == 4
+
+
 def test_a_checkpoint_after_some_minutes(tmp_path):
     trainer = toy_trainer(toy_config(tmp_path, "SOLVER.EPOCH", 1, "SOLVER.CHECKPOINT_MINUTES", 1e-9))
     trainer.train()

@@ -131,7 +131,8 @@ class PeriodicCheckpointer(HookBase):
         signum, overdue = comm.largest(stopping.requested(), int(overdue))
         due = next_iter % self.period == 0
         last = next_iter >= self.trainer.max_iter
-        within = not due and bool(signum or overdue or (self.steps > 0 and next_iter % self.steps == 0))
+        wanted = bool(signum or overdue or (self.steps > 0 and next_iter % self.steps == 0))
+        within = not due and wanted and self.trainer.knows_its_place
         if due or last or within:
             self.trainer.take_random_states()
             self._saved_at = time.monotonic()

@@ -304,6 +304,11 @@ class DefaultTrainer(TrainerBase):
         self._positions = state_dict.get("positions")
         self._save_id = state_dict.get("save_id", "")
 
+    @property
+    def knows_its_place(self) -> bool:
+        """Whether the present batch was counted; a derived class may take its batches in another way."""
+        return self._epoch.taken == self.iter % self.iters_per_epoch + 1
+
     def take_random_states(self) -> None:
         """Remember the random state and the place of every process, for the checkpoint that is about to be written."""
         self._random_states = comm.gather(get_random_state()) or None
