@@ -202,6 +202,8 @@ OWN, MACHINE, PROCESS = "written by this package", "the machine's own file", "ou
 ALLOWED_READS = {
     "cli/demo.py": {"read_text": OWN, "loads": OWN},  # terminal output and metrics of the demo's runs, while they grow
     "cli/output.py": {"decode": "the name of a file, for a message"},
+    "engine/one_run.py": {"loads": "lines of metrics.json as bytes, to keep or remove"},
+    "packs/trust.py": {"decode": PROCESS},
     "packs/opening.py": {"open": "bytes, in the mode that stands beside the opener"},
     "packs/safe_arrays.py": {"decode": "an id of one array element, as latin-1"},
     "packs/sniff.py": {"decode": "names of columns, as latin-1"},
@@ -218,6 +220,7 @@ ALLOWED_READS = {
     "reproduce/running.py": {"read_text": OWN},  # terminal output
     "runtime/logger.py": {"decode": "what the terminal's encoding lacks becomes an escape"},
     "runtime/data.py": {"loads": "of json.dumps"},
+    "tools/faults.py": {"read_text": OWN, "loads": OWN},
     "tools/benchmarks/contestants.py": {"loads": PROCESS},
     "tools/benchmarks/loading.py": {"loads": PROCESS},
     "tools/benchmarks/measures.py": {"read_text": MACHINE},

@@ -234,7 +234,7 @@ def test_a_check_of_a_region_file_names_the_images_without_regions_and_continues
     assert len(problems) == 3
     assert "1 images have no region" in problems[0] and "[3]" in problems[0]
     assert "fractions" in problems[1] and "[11]" in problems[1]
-    assert "class probabilities outside 0 to 1" in problems[2] and "[7]" in problems[2]
+    assert "Image 7 in" in problems[2] and "before the softmax?" in problems[2]
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [

@@ -166,8 +166,8 @@ def test_a_file_without_a_seal_is_first_opened_elsewhere(tmp_path, monkeypatch):
     assert check_region_file(tmp_path / "none.h5") is False
     for number, (program, message) in enumerate(
         [
-            ("print(sys.argv[1], flush=True); os.kill(os.getpid(), 11)", r"opening it ends the process \(SIGSEGV\)"),
-            ("print(sys.argv[1], flush=True); time.sleep(60)", "HDF5 does not come to an end with it"),
+            ("print(sys.argv[2], flush=True); os.kill(os.getpid(), 11)", r"opening it ends the process \(SIGSEGV\)"),
+            ("print(sys.argv[2], flush=True); time.sleep(60)", "HDF5 does not come to an end with it"),
         ]
     ):
         monkeypatch.setattr(trust, "_PROBE", f"import os, sys, time; {program}")

@@ -124,7 +124,9 @@ def test_a_resumed_run_continues_from_its_last_checkpoint_and_ends_complete(plac
     assert record["trained"] and [int(epoch) for epoch in record["epochs"]] == list(range(1, EPOCHS + 1))
     assert record["evaluations"]["best"]["scores"]["CIDEr"] is not None
     assert all("total_loss" in entry["train"] for entry in record["epochs"].values())
-    assert {path.name for path in stopped.glob("*.pth")} == {"model_best.pth", "model_final.pth"}
+    # The last two checkpoints: model_final and the one before.
+    before = "model_Epoch_00008_Iter_0000031.pth"
+    assert {path.name for path in stopped.glob("*.pth")} == {"model_best.pth", "model_final.pth", before}
     best = torch.load(stopped / "model_best.pth", weights_only=True)
     assert best["epoch"] == record["best_epoch"]
 

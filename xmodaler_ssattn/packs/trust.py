@@ -21,14 +21,15 @@ SECONDS = 20
 SMALL = 64 << 20
 """Bytes that are hashed in the time that a new process takes."""
 _PROBE = """
-import sys, h5py
+import signal, sys, h5py
+signal.alarm(int(sys.argv[1]))  # ends it also when the program that started it has died
 def look(name, item):
     dict(item.attrs)
     if isinstance(item, h5py.Dataset):
         item.shape, item.dtype, item.chunks, item.external, item.is_virtual, item.id.get_offset()
         if item.ndim == 1 and item.size and item.size < 10**6 and not item.external and not item.is_virtual:
             item[...]
-for path in sys.argv[1:]:
+for path in sys.argv[2:]:
     print(path, flush=True)
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -88,12 +89,13 @@ def check_openable(paths: Sequence[str | os.PathLike], what: str) -> None:
     if not unknown:
         return
     identities = [_identity(path) for path in unknown]
-    command = [sys.executable, "-c", _PROBE, *map(str, unknown)]
+    limit = SECONDS * len(unknown)
+    command = [sys.executable, "-c", _PROBE, str(limit + 5), *map(str, unknown)]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            seen, _ = process.communicate(timeout=SECONDS * len(unknown))
+            seen, _ = process.communicate(timeout=limit)
             how = "" if process.returncode >= 0 else f"opening it ends the process ({_name(-process.returncode)})"
         except subprocess.TimeoutExpired as error:
             process.kill()
