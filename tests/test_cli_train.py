@@ -1,6 +1,8 @@
 """``xmodaler train``, ``eval`` and ``demo`` as a person runs them, on a few drawn scenes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +116,23 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_is_resumed(data, 
     assert train(data, tmp_path, "--resume") == 0
     one, other = (torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (run, tmp_path))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_signal_before_the_first_step_or_in_an_evaluation_ends_the_command_at_once(data, run, tmp_path, monkeypatch):
+    from xmodaler_ssattn import host
+
+    build = host.build_engine
+
+    def build_and_stop(cfg):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return build(cfg)
+
+    monkeypatch.setattr(host, "build_engine", build_and_stop)
+    for words in (["train"], ["eval", "--weights", str(run / "model_final.pth")]):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--config-file", CONFIG, "--data", str(data), *options(OUTPUT_DIR=tmp_path / words[0])])
+        assert ended.value.code == 143
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_a_killed_process_that_loads_data_is_one_sentence(capsys):

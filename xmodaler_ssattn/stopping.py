@@ -74,13 +74,13 @@ def stopping_at_once() -> Iterator[None]:
     Raises:
         Stopped: at any place in the block, or at its beginning when the signal came before.
     """
-    _state.at_once = True
+    before, _state.at_once = _state.at_once, True
     try:
         if _state.requested:
             raise Stopped(_state.requested)
         yield
     finally:
-        _state.at_once = False
+        _state.at_once = before
 
 
 @contextlib.contextmanager

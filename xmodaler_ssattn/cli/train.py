@@ -15,7 +15,7 @@ from typing import Any
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.stopping import polite_stops
+from xmodaler_ssattn.stopping import polite_stops, stopping_at_once
 
 DATASET = "Flickr30kEntitiesDataset"
 
@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(polite_stops())
         if not args.eval_only and not args.machine_rank:
-            prepare_folder(args, cfg, facts, stack)
+            with stopping_at_once():
+                prepare_folder(args, cfg, facts, stack)
         host.launch(
             run_host,
             args.num_gpus,
@@ -140,6 +141,19 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     Returns:
         with ``--eval-only`` the scores of val and test; else an empty dict (they are in metrics.json).
     """
+    accept_all_characters()  # a spawned process has not been through the command line's entry point
+    with loader_errors():
+        with stopping_at_once():
+            trainer = ready_trainer(args, cfg, facts)
+            if args.eval_only:
+                return evaluate_splits(trainer)
+        with polite_stops():
+            trainer.train()
+    return {}
+
+
+def ready_trainer(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any]) -> Any:
+    """The host's trainer with its weights and our hooks."""
     import torch
 
     from xmodaler_ssattn import host
@@ -151,7 +165,6 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
     from xmodaler_ssattn.engine.resume import SameRun
     from xmodaler_ssattn.safe_load import read_checkpoint
 
-    accept_all_characters()  # a spawned process has not been through the command line's entry point
     cfg.freeze()
     if cfg.MODEL.CPU_THREADS > 0:
         torch.set_num_threads(cfg.MODEL.CPU_THREADS)
@@ -171,14 +184,12 @@ def run_host(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any] = Mapp
             _accept_weights(trainer, weights, partial=cfg.MODEL.PARTIAL_WEIGHTS and not args.eval_only)
     if args.eval_only:  # only the weights are used: the batch size, schedule and losses of their run do not matter
         trainer.checkpointer.load(weights, checkpointables=[])
-        return evaluate_splits(trainer)
+        return trainer
     trainer.register_hooks([SameRun(cfg, facts)])
     trainer.resume_or_load(resume=args.resume)
     ours = (OnlyFinite(), overlay_hook(cfg), best_hook(cfg), keeping_hook(cfg), EndWhenAsked())
     trainer.register_hooks([hook for hook in ours if hook is not None])
-    with loader_errors(), polite_stops():
-        trainer.train()
-    return {}
+    return trainer
 
 
 @contextlib.contextmanager

@@ -129,7 +129,8 @@ def _raise_first(failed: dict[int, str], errors: Any) -> None:
     told = []
     while not errors.empty():
         told.append(errors.get())
-    if (signum := stopping.requested()) and _how(128 + signum) in failed.values():
+    signum = stopping.requested()
+    if signum and {_how(128 + signum), _how(-signum)} & set(failed.values()):  # the second: before its training began
         raise stopping.Stopped(signum)
     killed = [number for number, how in failed.items() if not how.startswith("ended")]
     if killed or not told:
