@@ -93,7 +93,7 @@ def cut_metrics(folder: Path, iteration: int) -> None:
         return
     kept = []
     for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)["iteration"] < iteration:
                 kept.append(line + b"\n")
     with atomic_path(path) as temporary:

@@ -102,14 +102,18 @@ def last_checkpoint(folder: Path) -> Path | None:
     return folder / name
 
 
+def _iteration(content: Any) -> Any:
+    return content.get("iteration") if isinstance(content, dict) else None
+
+
 def iterations_of(checkpoint: Path) -> int:
     """The number of iterations that a checkpoint's run has done.
 
     Raises:
         UserError: the file cannot be read, or does not say.
     """
-    done = safe_load(checkpoint, "The checkpoint", part=lambda content: dict(content).get("iteration"))
-    if not isinstance(done, int) or done < 0:
+    done = safe_load(checkpoint, "The checkpoint", part=_iteration)
+    if type(done) is not int or done < 0:
         raise UserError(f"The checkpoint: {checkpoint} has no number of iterations; it is not one of a training run.")
     return done + 1
 

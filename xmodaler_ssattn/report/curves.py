@@ -78,10 +78,10 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also thousands of digits or brackets
             if number == len(lines):
                 break
-            raise UserError(f"--run: {path}, line {number} is not JSON ({error.msg}).") from error
+            raise UserError(f"--run: {path}, line {number} is not JSON ({getattr(error, 'msg', error)}).") from error
         if not isinstance(record, dict) or not isinstance(record.get("iteration"), (int, float)):
             raise UserError(f"--run: {path}, line {number}: expected an object with an iteration.")
         for key, value in record.items():
