@@ -197,7 +197,7 @@ def test_the_demo_trains_both_rows_and_reports_them_side_by_side(tmp_path, capsy
     printed = capsys.readouterr().out
     table = printed[printed.index("Scores on the test scenes") :]
     assert "Up-Down" in table and "SS attention" in table and "F1_loc" in table and "B@4" in table
-    for row in ("updown", "best"):
+    for row in ("updown", "ss_attn_words"):
         assert (out / row / "model_final.pth").is_file() and list((out / row / "results").glob("test_epoch_1.json"))
     assert list((out / "pictures").glob("*.png"))
     assert not list(tmp_path.rglob("*.tmp"))

@@ -21,8 +21,8 @@ from xmodaler_ssattn.errors import UserError
 if TYPE_CHECKING:
     from xmodaler_ssattn.report.source import Model, Source
 
-ROWS = ("updown", "best")
-TITLES = {"updown": "Up-Down", "best": "SS attention"}
+ROWS = ("updown", "ss_attn_words")
+TITLES = {"updown": "Up-Down", "ss_attn_words": "SS attention"}
 # The columns of the table, in the order of the paper's Table 1; scores are fractions, the table is in percent.
 TABLE = (
     ("B@1", "Bleu_1"),
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{metric} was left out: {reason}.")
     print(f"\nEverything is in {out.resolve()}:")
     print("  data/                     pictures, annotations in the official layout, regions")
-    print("  updown/ and best/         model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
+    print("  updown/, ss_attn_words/   model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
     print("  page/                     a page of both models' captions, boxes and attention: open page/index.html")
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
     print(f"Both show first the pictures in which {TITLES[ROWS[1]]} has more right boxes than {TITLES[ROWS[0]]}.")
