@@ -187,7 +187,9 @@ def ready_trainer(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any]) 
         return trainer
     trainer.register_hooks([SameRun(cfg, facts)])
     trainer.resume_or_load(resume=args.resume)
-    ours = (OnlyFinite(), overlay_hook(cfg), best_hook(cfg), keeping_hook(cfg), EndWhenAsked())
+    ours = [OnlyFinite(), overlay_hook(cfg), best_hook(cfg), keeping_hook(cfg)]
+    if host.NAME == host.UPSTREAM:  # the embedded runtime saves before it ends
+        ours.append(EndWhenAsked())
     trainer.register_hooks([hook for hook in ours if hook is not None])
     return trainer
 

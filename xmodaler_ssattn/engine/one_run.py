@@ -25,7 +25,7 @@ METRICS = "metrics.json"
 
 
 class EndWhenAsked(HookBase):
-    """Ends a run after the step in which a signal came. The embedded runtime ends and saves earlier by itself."""
+    """Ends a run after the step in which a signal came, for upstream's trainer; the embedded one saves and ends."""
 
     def after_step(self) -> None:
         if signum := stopping.requested():
