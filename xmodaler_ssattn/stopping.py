@@ -106,9 +106,9 @@ def _note(number: int, frame: object) -> None:
             os.kill(pid, number)
     # Not by print or logging: the signal may have interrupted one of these.
     name = signal.Signals(number).name
-    os.write(
-        2, f"\n{name}: this run stops after the present step and saves it; a second signal ends it now.\n".encode()
-    )
+    later = "this run stops after the present step and saves it; a second signal ends it now"
+    with contextlib.suppress(OSError):  # when nobody reads it any more
+        os.write(2, f"\n{name}: {'the run ends' if _state.at_once else later}.\n".encode())
     _state.deadline = threading.Timer(GRACE, os._exit, [128 + number])
     _state.deadline.daemon = True
     _state.deadline.start()
