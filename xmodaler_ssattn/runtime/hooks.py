@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -144,9 +143,6 @@ class PeriodicCheckpointer(HookBase):
         elif within:
             self.checkpointer.save(f"model_Iter_{iteration:07d}", iteration=iteration)
         if signum:
-            logger.info(
-                "Stopped by %s after %d iterations; --resume continues.", signal.Signals(signum).name, next_iter
-            )
             raise stopping.Stopped(signum)
 
 

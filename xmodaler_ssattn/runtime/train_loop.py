@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import weakref
 from typing import Any
+
+from xmodaler_ssattn import stopping
 
 from .events import EventStorage
 
@@ -84,6 +87,10 @@ class TrainerBase:
                     self.run_step()
                     self.after_step()
                 self.iter = max(start_iter, max_iter)
+            except stopping.Stopped as stop:  # by a hook that has saved, or in an evaluation, which is done again
+                name = signal.Signals(stop.signum).name
+                logger.info("Stopped by %s after iteration %d; --resume continues.", name, self.iter)
+                raise
             except Exception:
                 logger.exception("Training stopped at iteration %d:", self.iter)
                 raise
