@@ -257,7 +257,7 @@ def test_a_started_process_is_told_to_end_when_its_parent_dies(tmp_path):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x/a.pth"), "/tmp/x/a.pth: no space left on /"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/a.pth"), "/x/a.pth: no space left on /"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: no space left on the disk"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), "/x: Read-only file system. Give another path"),
     ],
