@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from xmodaler_ssattn.engine.finite import OnlyFinite
 from xmodaler_ssattn.reproduce.command import main
 from xmodaler_ssattn.worlds.drawn import draw_dataset
 
@@ -235,6 +238,14 @@ def test_a_killed_process_is_named_by_its_signal(tmp_path):
     terminal = tmp_path / "terminal.txt"
     terminal.write_text("Traceback ...\nFloatingPointError: The loss became NaN at iteration 3!\nloss_dict = {}\n")
     assert why(1, terminal) == ("diverged", "The loss became NaN at iteration 3!")
+    hook = OnlyFinite()
+    hook.trainer = SimpleNamespace(iter=7, batch_ids=[3])
+    try:
+        hook._refuse("gradient", ["w"], "Nothing changed.")
+    except FloatingPointError:
+        terminal.write_text(traceback.format_exc())
+    status, reason = why(1, terminal)
+    assert status == "diverged" and reason.startswith("A gradient became infinite or NaN at iteration 7: w (images 3)")
     terminal.write_text("config\nxmodaler: error: no room\n")
     assert why(2, terminal) == ("failed", "no room")
     terminal.write_text("Traceback ...\nKeyError: 'x'\n\n")

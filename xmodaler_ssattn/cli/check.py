@@ -115,9 +115,9 @@ def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
     """Check files, ids, vocabulary, widths, boxes, numbers and references, and report what the regions can reach."""
     from xmodaler_ssattn.host import DATASETS_REGISTRY
 
-    changed = changed_data(cfg)
+    changed, regions_are_intact = changed_data(cfg)
     check.problem(*changed)
-    if any(problem.startswith("Region file") for problem in changed):
+    if not regions_are_intact:
         return  # opening it could end this process
     stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
     foreign = [stage for stage in stages if cfg.DATASETS[stage.upper()] != DATASET]

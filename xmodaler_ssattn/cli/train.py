@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
     prepare_sample(cfg)
     check_files(cfg)
-    raise_all(changed_data(cfg), "Data files have changed")
+    raise_all(changed_data(cfg)[0], "Data files have changed")
     record_identity(cfg, args.config_file)
     if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
@@ -249,22 +249,22 @@ def check_files(cfg: Any) -> None:
     raise_all(dict.fromkeys(problems), "Data files are missing (--data DIR sets all paths at once)")
 
 
-def changed_data(cfg: Any) -> list[str]:
-    """One sentence for each data file that has changed since it was written.
+def changed_data(cfg: Any) -> tuple[list[str], bool]:
+    """One sentence for each data file that has changed since it was written, and whether the region file is intact.
 
-    Reads all of them once, about 1 s per GB. The region file comes last.
+    Reads all of them once, about 1 s per GB.
     """
     from xmodaler_ssattn.data.checksums import changed_files
     from xmodaler_ssattn.packs.trust import check_region_file
 
     if DATASET not in (cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST):
-        return []
+        return [], True
     problems = changed_files(cfg.DATALOADER.ANNO_FOLDER)
     try:
         check_region_file(cfg.DATALOADER.REGIONS)
     except UserError as error:
-        problems.append(str(error))
-    return problems
+        return [*problems, str(error)], False
+    return problems, True
 
 
 def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:

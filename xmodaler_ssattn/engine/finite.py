@@ -19,10 +19,6 @@ RECENT = 50
 logger = logging.getLogger(__name__)
 
 
-class NotFinite(FloatingPointError):
-    """A gradient or a weight is infinite or NaN."""
-
-
 def bad_tensors(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     """The names of the floating-point tensors that hold an infinity or NaN."""
     tensors = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and tensor.numel()]
@@ -30,7 +26,9 @@ def bad_tensors(named: Iterable[tuple[str, Tensor]]) -> list[str]:
         return []
     # A sum is finite only if each number is; it takes a twentieth of the time of ``isfinite``. A sum of finite numbers
     # may be infinite, therefore the second look.
-    sums = torch.stack([tensor.detach().sum(dtype=torch.float32) for _, tensor in tensors])
+    # Adam counts its steps on the CPU, also when its moments are on a GPU.
+    device = tensors[-1][1].device
+    sums = torch.stack([tensor.detach().sum(dtype=torch.float32).to(device) for _, tensor in tensors])
     suspects = [pair for pair, fine in zip(tensors, torch.isfinite(sums).tolist()) if not fine]
     return [name for name, tensor in suspects if not torch.isfinite(tensor).all()]
 
@@ -93,7 +91,7 @@ class OnlyFinite(HookBase):
         if not names:
             return
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise NotFinite(
+        raise FloatingPointError(  # by this name, as of an infinite loss, a study knows that the run diverged
             f"A {what} became infinite or NaN at iteration {self.trainer.iter}: {shown}{self._images()}. {consequence} "
             "The last checkpoint is not affected. Look at these images' regions with `xmodaler check`, or lower "
             "SOLVER.BASE_LR."

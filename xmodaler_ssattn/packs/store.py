@@ -19,7 +19,7 @@ from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.packs.writer import RegionWriter
 
 # Numbers that no detector gives are damage: a changed bit makes 60,000 of a feature and 7 of a probability.
-LIMITS = {"features": (-10_000, 10_000), "boxes": (-100_000, 100_000), "class_probs": (-0.001, 1.001)}
+LIMITS = {"features": (-10_000, 10_000), "boxes": (-100_000, 100_000), "class_probs": (0, 1.001)}
 
 __all__ = ["RegionStore", "RegionWriter", "Regions"]
 

@@ -96,7 +96,11 @@ def check_openable(paths: Sequence[str | os.PathLike], what: str) -> None:
     ) as process:
         try:
             seen, _ = process.communicate(timeout=limit)
-            how = "" if process.returncode >= 0 else f"opening it ends the process ({_name(-process.returncode)})"
+            how = (
+                ""
+                if process.returncode >= 0
+                else f"opening it ends the process ({signal.Signals(-process.returncode).name})"
+            )
         except subprocess.TimeoutExpired as error:
             process.kill()
             seen, _ = process.communicate()
@@ -106,7 +110,3 @@ def check_openable(paths: Sequence[str | os.PathLike], what: str) -> None:
         last = seen.decode("utf-8", "replace").splitlines()[-1:] or [str(unknown[0])]
         raise UserError(f"{what}: {last[0]} is damaged: {how}. Copy, download or write it again.")
     _trusted.update(identities)
-
-
-def _name(number: int) -> str:
-    return signal.Signals(number).name
