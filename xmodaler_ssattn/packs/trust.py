@@ -89,24 +89,28 @@ def check_openable(paths: Sequence[str | os.PathLike], what: str) -> None:
     if not unknown:
         return
     identities = [_identity(path) for path in unknown]
-    limit = SECONDS * len(unknown)
-    command = [sys.executable, "-c", _PROBE, str(limit + 5), *map(str, unknown)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            seen, _ = process.communicate(timeout=limit)
-            how = (
-                ""
-                if process.returncode >= 0
-                else f"opening it ends the process ({signal.Signals(-process.returncode).name})"
-            )
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            seen, _ = process.communicate()
-            seen = seen or error.stdout or b""
-            how = "HDF5 does not come to an end with it"
+    seen, how = _open_elsewhere(unknown, SECONDS * len(unknown))
     if how:
         last = seen.decode("utf-8", "replace").splitlines()[-1:] or [str(unknown[0])]
         raise UserError(f"{what}: {last[0]} is damaged: {how}. Copy, download or write it again.")
     _trusted.update(identities)
+
+
+def _open_elsewhere(paths: Sequence[Path], seconds: int) -> tuple[bytes, str]:
+    """The files' names up to the last one that was opened, a line each, and what opening it does ("" when nothing)."""
+    command = [sys.executable, "-c", _PROBE, str(seconds + 5), *map(str, paths)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            seen, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            rest, _ = process.communicate()
+            return rest or error.stdout or b"", "HDF5 does not come to an end with it"
+    return seen, how_it_ended(process.returncode)
+
+
+def how_it_ended(code: int) -> str:
+    """What opening a file does to the process that ended with this code; "" when nothing."""
+    return "" if code >= 0 else f"opening it ends the process ({signal.Signals(-code).name})"
