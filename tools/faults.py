@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -363,7 +364,10 @@ def fuzz(folder: Path, times: int, rng: random.Random) -> list[Row]:
             total += counts
             print("\n".join(found), end="\n" if found else "", flush=True)
         good = total["value"] + total["our error"]
-        text = f"{total['value']} values, {total['our error']} our errors, {len(readers)} readers"
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        text = (
+            f"{total['value']} values, {total['our error']} our errors, {len(readers)} readers, peak {peak >> 10} MiB"
+        )
         rows.append(Row(f"fuzz: {kind}", total.total(), good, "-", text))
     return rows
 
