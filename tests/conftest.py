@@ -1,5 +1,7 @@
 """One process, one host: SSATTN_TEST_HOST=upstream runs the contract tests inside a clone (XMODALER_HOME)."""
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -32,3 +34,14 @@ def shared_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no shared test data at {root}; set SSATTN_TEST_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of `xmodaler demo` with 40 pictures and one epoch, named demo, and what the command printed."""
+    from xmodaler_ssattn.cli.main import main
+
+    out = tmp_path_factory.mktemp("a folder") / "demo"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["demo", "--out", str(out), "--images", "40", "--epochs", "1"]) == 0
+    return out, printed.getvalue()

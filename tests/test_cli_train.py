@@ -191,16 +191,14 @@ def test_sizes_of_the_sample_follow_what_was_drawn(data):
     assert cfg.MODEL.SS_ATTENTION.NUM_CLASSES == 16
 
 
-def test_the_demo_trains_both_rows_and_reports_them_side_by_side(tmp_path, capsys):
-    out = tmp_path / "a folder"
-    assert main(["demo", "--out", str(out), "--images", "40", "--epochs", "1"]) == 0
-    printed = capsys.readouterr().out
+def test_the_demo_trains_both_rows_and_reports_them_side_by_side(small_demo):
+    out, printed = small_demo
     table = printed[printed.index("Scores on the test scenes") :]
     assert "Up-Down" in table and "SS attention" in table and "F1_loc" in table and "B@4" in table
     for row in ("updown", "ss_attn_words"):
         assert (out / row / "model_final.pth").is_file() and list((out / row / "results").glob("test_epoch_1.json"))
     assert list((out / "pictures").glob("*.png"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(out.rglob("*.tmp"))
 
 
 def test_a_file_where_the_demos_folder_should_be_is_named(tmp_path, capsys):

@@ -28,9 +28,9 @@ def add_ss_attention_config(cfg: Any) -> None:
     _defaults(
         _node(cfg.MODEL, "UPDOWN"),
         ATT_EMBED_SIZE=512,  # width of W_h h + W_v v; the paper's 512
-        DROPOUT1=0.0,
-        DROPOUT2=0.0,
-        ATT_EMBED_DROPOUT=0.0,
+        DROPOUT1=0.0,  # on the inputs of the attention LSTM
+        DROPOUT2=0.0,  # on the inputs of the language LSTM
+        ATT_EMBED_DROPOUT=0.0,  # on f(W_h h + W_v v)
     )
     _defaults(
         _node(cfg.MODEL, "SS_ATTENTION"),
@@ -56,9 +56,11 @@ def add_ss_attention_config(cfg: Any) -> None:
         # 1 %). The softmax does not change, since all regions' scores are shifted equally. 0.0: torch's own values.
         # Unused without BIAS.
         POSITIVE_BIAS_INIT=1.0,
-        # The input of each slot: its own, or the raw features V (Table 2 replaces inputs, but never removes them).
-        SPATIAL_INPUT="p",  # 'p' or 'v'
-        SEMANTIC_INPUT="c",  # 'c' or 'v'
+        # The input of the spatial slot: 'p', or 'v' for the raw features V (Table 2 replaces inputs, but never removes
+        # them).
+        SPATIAL_INPUT="p",
+        # The input of the semantic slot: 'c' or 'v'.
+        SEMANTIC_INPUT="c",
         # The nonlinearity in a = W_a f(W_h h + W_v v): the paper's ReLU; 'tanh' is X-modaler's.
         ACTIVATION="relu",
         # A bias of W_v. The equation has none, but the stock decoder has one, and its weights can be loaded here.
@@ -103,8 +105,8 @@ def add_ssattn_config(cfg: Any) -> None:
         # 'threshold': all regions whose IoU with the word's box is above MIN_IOU (GVD). 'best': the one with the
         # largest IoU, if it is above MIN_IOU. 'soft': all regions, with the weights softmax(IoU / TEMPERATURE).
         POSITIVES="threshold",
-        MIN_IOU=0.5,
-        TEMPERATURE=0.5,
+        MIN_IOU=0.5,  # for 'threshold' and 'best'
+        TEMPERATURE=0.5,  # for 'soft'
         # 'pairs': mean over pairs of a word and a region (GVD). 'words': mean over words.
         REDUCTION="pairs",
         # A file of pairs from another teacher (data/pair_file.py), used instead of the boxes.
@@ -129,8 +131,8 @@ def add_ssattn_config(cfg: Any) -> None:
         # files that its regions come from: the detector's class list and weights. `xmodaler train` writes them into
         # OUTPUT_DIR/config.yaml; another word list is then refused, other regions give a warning. "": unknown.
         VOCABULARY_SHA256="",
-        CLASSES_SHA256="",
-        DETECTOR_SHA256="",
+        CLASSES_SHA256="",  # of the detector's class list, see VOCABULARY_SHA256
+        DETECTOR_SHA256="",  # of the detector's weights, see VOCABULARY_SHA256
         # CPU threads of torch, set by `xmodaler train`; 0: torch's default.
         CPU_THREADS=0,
         # True: an image's captions share one dropout mask on its embedded regions, so that W_v V is also computed once
@@ -144,15 +146,15 @@ def add_ssattn_config(cfg: Any) -> None:
         cfg.SOLVER,
         # bfloat16 products (tensor cores on a GPU, AMX on a CPU); states, softmax and losses stay float32.
         AMP=False,
-        # Checkpoints within an epoch (embedded runtime only): every CHECKPOINT_STEPS iterations, and CHECKPOINT_MINUTES
-        # after the one before. 0: none.
+        # Checkpoints within an epoch (embedded runtime only): after this number of iterations; 0: none.
         CHECKPOINT_STEPS=0,
+        # The same: this number of minutes after the one before; 0: none.
         CHECKPOINT_MINUTES=10.0,
         # A score such as "val/CIDEr": keep the weights of the epoch where it is highest (model_best.pth).
         KEEP_BEST="",
-        # Checkpoints to keep: the last KEEP_LAST (0: all, as the host does), and those of every KEEP_EVERY-th epoch (0:
-        # none). Older ones are removed during training.
+        # Checkpoints to keep: the last ones (0: all, as the host does). Older ones are removed during training.
         KEEP_LAST=2,
+        # Checkpoints to keep besides: those of every n-th epoch (0: none).
         KEEP_EVERY=0,
         # When the last checkpoint is damaged, --resume continues from the one before ('previous') or refuses
         # ('refuse').
@@ -182,13 +184,13 @@ def add_ssattn_config(cfg: Any) -> None:
         # REGION_CLASS_POWER. Controls that read no attention for object words: 'detector', that probability alone, and
         # 'largest_detector', times the region's area.
         REGION_RULE="argmax",
-        REGION_CLASS_POWER=0.5,
+        REGION_CLASS_POWER=0.5,  # for the rule 'class'
         # The names of the class probabilities' columns after the background, one per line; "": those of the
         # vocabulary's folder, or for 1,601 columns the Bottom-Up detector's.
         REGION_CLASSES="",
-        # Scores during training, and those added after the last epoch and by `xmodaler eval`;
-        # "test/SPICE" requests a metric on one split only.
+        # Scores during training; "test/SPICE" requests a metric on one split only.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
+        # Scores that are added after the last epoch and by `xmodaler eval`.
         FINAL_METRICS=["METEOR", "SPICE"],
         # Folder of pictures named by image id, for the overlays in TensorBoard; "": ANNO_FOLDER/Images if it exists.
         PICTURES="",
