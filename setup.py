@@ -32,6 +32,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Typing :: Typed",
+    ],
     # The default, but said: an editable install then puts this folder on the path. Otherwise it installs a finder that
     # Python asks only after the path, where a working directory with this clone in it gives an empty package.
     package_dir={"": "."},
