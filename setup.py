@@ -9,9 +9,20 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xmodaler_ssattn/_version.py").read_text()).group(1)
+
+
+class BuildWithConfigs(build_py):
+    """Put configs/ into the package of a wheel; an editable install uses the folder itself (see shipped.py)."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree(str(HERE / "configs"), str(Path(self.build_lib, "xmodaler_ssattn", "configs")))
+
 
 setup(
     name="xmodaler_ssattn",
@@ -21,6 +32,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Typing :: Typed",
+    ],
     # The default, but said: an editable install then puts this folder on the path. Otherwise it installs a finder that
     # Python asks only after the path, where a working directory with this clone in it gives an empty package.
     package_dir={"": "."},
@@ -28,7 +45,7 @@ setup(
     py_modules=["xmodaler_ssattn_command"],
     package_data={
         "xmodaler_ssattn": [
-            "worlds/drawn/configs/*.yaml",
+            "py.typed",
             "data/resources/*",
             "evaluation/resources/*/*",
             "report/templates/*",
@@ -56,5 +73,6 @@ setup(
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
         "test": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"],
     },
+    cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},
 )

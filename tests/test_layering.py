@@ -25,6 +25,7 @@ FREE = {
     "safe_pickle",
     "schema",
     "sealed",
+    "shipped",
     "stopping",
 }
 # part -> parts of ours that it may import, beside FREE and itself

@@ -13,8 +13,10 @@ from xmodaler_ssattn.runtime.rng import get_random_state
 from xmodaler_ssattn.safe_load import read_checkpoint, safe_load, weights_of
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
-DTYPES += [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64]
-DTYPES += [torch.bool, torch.complex64, torch.complex128]
+DTYPES += [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool]
+DTYPES += [torch.complex64, torch.complex128]
+if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5):
+    DTYPES += [torch.uint16, torch.uint32, torch.uint64]  # PyTorch 2.4 has them, but cannot save them
 
 
 def numbers(dtype: torch.dtype, count: int = 12) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from xmodaler_ssattn.errors import UserError, did_you_mean, raise_all
 from xmodaler_ssattn.files import read_yaml
+from xmodaler_ssattn.shipped import find
 
 BASE_KEY = "_BASE_"
 COMMAND_LINE = "the command line"
@@ -30,14 +31,15 @@ class Setting(NamedTuple):
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Setting]:
-    """Read a yaml file and the files that it names under ``_BASE_`` (one or a list, relative to the file).
+    """Read a yaml file and the files that it names under ``_BASE_`` (one or a list).
 
-    A file's own values win over those of its bases, and a later base wins over an earlier one.
+    A base is relative to the file, and both may be names of shipped configs; see ``shipped.py``. A file's own values
+    win over those of its bases, and a later base wins over an earlier one.
 
     Raises:
         UserError: a file is missing, is not yaml of plain values, repeats a key, is not a mapping, or is its own base.
     """
-    return _read(Path(path), ())
+    return _read(find(path, "The config"), ())
 
 
 def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Setting]:
@@ -52,8 +54,10 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
     for base in bases:
         try:
-            below = path.parent / Path(base).expanduser()
+            below = find(base, f"The {BASE_KEY} of {path}", path.parent)
             below.resolve()
+        except UserError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name that is too long, an unknown ~user
             raise UserError(f"{path}: {BASE_KEY} {base[:100]!r} is not the name of a file ({error}).") from error
         if below.resolve() in (*parents, path.resolve()):

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.engine.finite import OnlyFinite
-from xmodaler_ssattn.reproduce.command import main
 from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ EPOCHS = 8
 # 32 training pictures in batches of 8: 4 steps an epoch.
 PLAN = f"""
 title: A few scenes
-base: {ROOT}/xmodaler_ssattn/worlds/drawn/configs/base.yaml
+base: {ROOT}/configs/sample/base.yaml
 seeds: [0]
 common:
   SOLVER.EPOCH: {EPOCHS}
@@ -61,6 +61,10 @@ def place(tmp_path_factory) -> Path:
 def command(place, *more) -> list[str]:
     words = ["--data", place / "data", "--plan", place / "x.plan.yaml", "--out", place / "out", "--threads", "1"]
     return [str(word) for word in (*words, "--device", "cpu", "--metrics", "CIDEr", *more)]
+
+
+def reproduce(*words: str) -> int:
+    return main(["reproduce", *words])
 
 
 def wait_for(condition, seconds=300.0):
@@ -104,13 +108,13 @@ def resumed(place, stopped):
 
 def test_another_base_makes_other_runs(place, resumed, capsys):
     base = place / "small.yaml"
-    base.write_text(f"_BASE_: {ROOT}/xmodaler_ssattn/worlds/drawn/configs/base.yaml\nSOLVER: {{BASE_LR: 0.125}}\n")
+    base.write_text(f"_BASE_: {ROOT}/configs/sample/base.yaml\nSOLVER: {{BASE_LR: 0.125}}\n")
     shutil.copytree(place / "out", place / "copy")  # the other tests read the tables of "out"
     words = ["--base", str(base), "--out", str(place / "copy"), "--table-only", "--rows", "full"]
-    main(command(place, *words), place / "x.plan.yaml")
+    reproduce(*command(place, *words))
     assert "SOLVER.BASE_LR was 0.0025, now 0.125" in capsys.readouterr().err
-    assert main(command(place, "--base", str(place / "gone.yaml")), place / "x.plan.yaml") == 2
-    assert "--base: " in (error := capsys.readouterr().err) and "gone.yaml is not a file; expected a config" in error
+    assert reproduce(*command(place, "--base", str(place / "gone.yaml"))) == 2
+    assert "--base: the file " in (error := capsys.readouterr().err) and "gone.yaml does not exist" in error
 
 
 def test_a_tool_that_is_ended_leaves_a_run_that_can_be_resumed_and_no_process(stopped, resumed):
@@ -157,13 +161,11 @@ def test_what_is_bad_is_reported_and_the_rest_continues(place, stopped, resumed)
 
 
 def test_the_scores_are_those_of_xmodaler_eval_with_the_same_weights(place, stopped, resumed, tmp_path):
-    from xmodaler_ssattn.cli.main import main as xmodaler
-
     job = json.loads((stopped / "evaluate.json").read_text())
     options = [str(word) for pair in job["values"].items() for word in pair]
     changes = ["OUTPUT_DIR", str(tmp_path), "INFERENCE.METRICS", "['CIDEr','F1']", "INFERENCE.FINAL_METRICS", "[]"]
     words = ["eval", "--weights", stopped / "model_final.pth", "--config-file", job["config"], "--data", job["data"]]
-    assert xmodaler([*map(str, words), "--device", "cpu", *options, *changes]) == 0
+    assert main([*map(str, words), "--device", "cpu", *options, *changes]) == 0
     theirs = json.loads((tmp_path / "results" / "test_eval.json").read_text())
     ours = json.loads((stopped / "eval" / "last" / "results" / "test_eval.json").read_text())
     assert [image["caption"] for image in ours["images"]] == [image["caption"] for image in theirs["images"]]
@@ -171,14 +173,14 @@ def test_the_scores_are_those_of_xmodaler_eval_with_the_same_weights(place, stop
 
 
 def test_a_second_resume_has_nothing_to_train(place, resumed, capsys):
-    code = main([*command(place, "--resume", "--rows", "nan", "gone")], place / "unused.yaml")
+    code = reproduce(*command(place, "--resume", "--rows", "nan", "gone"))
     printed = capsys.readouterr()
     assert code == 3 and "nan seed 0: diverged" in printed.out
     assert "| full | 0 | failed |" in (place / "out" / "tables.md").read_text()  # the other rows stay in the tables
 
 
 def test_without_resume_runs_that_are_there_are_not_touched(place, resumed, capsys):
-    assert main(command(place), place / "unused.yaml") == 2
+    assert reproduce(*command(place)) == 2
     message = capsys.readouterr().err
     assert "full/seed_0 already contains a run" in message and "nan/seed_0 already contains a run" in message
 
@@ -188,21 +190,21 @@ def test_a_run_that_another_process_works_on_is_left_to_it(place, resumed, capsy
 
     with open(place / "out" / "full" / "seed_0" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        main([*command(place, "--resume", "--rows", "full")], place / "unused.yaml")
+        reproduce(*command(place, "--resume", "--rows", "full"))
     assert "full seed 0: is being worked on by another process" in capsys.readouterr().out
 
 
 def test_another_config_in_the_same_folder_is_reported_and_not_mixed_in(place, resumed, capsys):
     changed = place / "changed.plan.yaml"
     changed.write_text(PLAN.replace(f"SOLVER.EPOCH: {EPOCHS}", "SOLVER.EPOCH: 99"))
-    code = main([*command(place, "--resume", "--rows", "full", "--plan", str(changed))], place / "unused.yaml")
+    code = reproduce(*command(place, "--resume", "--rows", "full", "--plan", str(changed)))
     assert code == 3
     assert f"full seed 0: other config. SOLVER.EPOCH was {EPOCHS}, now 99" in capsys.readouterr().err
     assert "| full | n/a |" in (place / "out" / "tables.md").read_text()
 
 
 def test_the_table_alone_can_be_written_again_and_shards_leave_out_what_is_not_theirs(place, resumed, capsys):
-    assert main(command(place, "--table-only", "--shard", "3/3"), place / "unused.yaml") == 3
+    assert reproduce(*command(place, "--table-only", "--shard", "3/3")) == 3
     assert "gone seed 0" in (errors := capsys.readouterr().err) and "nan seed 0" not in errors
     assert "| full | 0 | failed |" in (place / "out" / "tables.md").read_text()
 
@@ -221,13 +223,13 @@ def test_the_table_alone_can_be_written_again_and_shards_leave_out_what_is_not_t
     ],
 )
 def test_a_mistake_on_the_command_line_is_named_before_anything_runs(place, words, message, capsys):
-    assert main(command(place, "--out", str(place / "new"), *words), place / "unused.yaml") == 2
+    assert reproduce(*command(place, "--out", str(place / "new"), *words)) == 2
     assert message in capsys.readouterr().err
     assert not (place / "new").exists()
 
 
 def test_without_data_the_tool_asks_for_them(place, capsys):
-    assert main(["--plan", str(place / "x.plan.yaml")], place / "unused.yaml") == 2
+    assert reproduce("--plan", str(place / "x.plan.yaml")) == 2
     assert "--data: give the folder written by" in capsys.readouterr().err
 
 

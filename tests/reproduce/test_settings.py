@@ -11,7 +11,7 @@ from xmodaler_ssattn.reproduce.settings import DataFolder, Machine, differences,
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "configs" / "flickr30k_entities"
-SAMPLE = ROOT / "xmodaler_ssattn" / "worlds" / "drawn" / "configs" / "base.yaml"
+SAMPLE = ROOT / "configs" / "sample" / "base.yaml"
 
 
 def data(tmp_path, sha="d" * 64) -> DataFolder:

@@ -36,7 +36,7 @@ orderings:
 def study(tmp_path, request) -> Study:
     root = request.config.rootpath
     text = PLAN.format(
-        base=root / "xmodaler_ssattn" / "worlds" / "drawn" / "configs" / "base.yaml",
+        base=root / "configs" / "sample" / "base.yaml",
         rows=root / "configs" / "flickr30k_entities",
     )
     (tmp_path / "x.plan.yaml").write_text(text)

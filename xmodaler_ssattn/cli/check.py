@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import visible
-from xmodaler_ssattn.cli.train import DATASET, changed_data
+from xmodaler_ssattn.cli.train import CONFIG_HELP, DATASET, changed_data
 from xmodaler_ssattn.errors import UserError, numbered
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. The exit code is 2 "
         "when something would stop or spoil the run.",
     )
-    parser.add_argument("--config-file", metavar="FILE", help="a yaml config")
+    parser.add_argument("--config-file", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--regions", metavar="FILE", help="check only this region file, without a config")
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")

@@ -24,7 +24,7 @@ def load_config(
     """The full, unfrozen config.
 
     Args:
-        config_file: a yaml file, which may name others with ``_BASE_``.
+        config_file: a yaml file, which may name others with ``_BASE_``, or the name of a shipped one.
         opts: KEY VALUE pairs, flat.
         data: folder that `xmodaler prepare` wrote; sets every data path at once. ``opts`` win over it.
         device: ``cpu``, ``cuda``, ...; None: the config's MODEL.DEVICE, or the CPU when that is

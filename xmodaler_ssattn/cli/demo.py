@@ -10,10 +10,10 @@ import shutil
 import subprocess
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xmodaler_ssattn import shipped
 from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.errors import UserError
@@ -68,11 +68,10 @@ def run(args: argparse.Namespace) -> int:
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs: expected 1 or more, got {args.epochs}.")
     print(host.describe(), flush=True)
-    with resources.as_file(resources.files("xmodaler_ssattn.worlds.drawn") / "configs") as folder:
-        commands = {row: command_of(row, folder, out, args) for row in ROWS}
-        config, opts = commands[ROWS[0]]
-        train.prepare_sample(load_config(config, opts, data=str(out / "data"), device=args.device))
-        train_rows(commands, out, args)
+    commands = {row: command_of(row, shipped.folder() / "sample", out, args) for row in ROWS}
+    config, opts = commands[ROWS[0]]
+    train.prepare_sample(load_config(config, opts, data=str(out / "data"), device=args.device))
+    train_rows(commands, out, args)
     source = read_demo(out)
     scores = {row: dict(model.results.header["scores"]) for row, model in zip(ROWS, source.models)}
     pictures = draw_pictures(source, out)

@@ -11,7 +11,8 @@ from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.cli.options import Parser
 from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 
-# Command -> (module in this folder, one line of help), in the order in which a new user needs them.
+# Command -> (module in this folder, one line of help), in the order in which a new user needs them. A module with a dot
+# before it is in a folder beside this one.
 COMMANDS = {
     "demo": ("demo", "draw sample scenes, train Up-Down and SS attention on them, caption and score"),
     "prepare": ("prepare", "make annotations and region files from official files and packs"),
@@ -23,6 +24,7 @@ COMMANDS = {
     "report": ("report", "make a page of captions, boxes, attention and curves, or figures for papers"),
     "caption": ("caption", "caption your photographs, with boxes"),
     "export": ("export", "write results in another tool's format"),
+    "reproduce": (".reproduce.flags", "train and score all rows of the paper's tables, or of another plan"),
 }
 
 EPILOG = """\
@@ -56,10 +58,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module, line) in COMMANDS.items():
         if name in words[:1]:
-            importlib.import_module(f"xmodaler_ssattn.cli.{module}").add_parser(subparsers)
+            importlib.import_module(f".{module}", __package__).add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=line)
-    return parser.parse_args(words or ["--help"])
+    args = parser.parse_args(words or ["--help"])
+    args.words = list(words)  # for the record of a run
+    return args
 
 
 def main(argv: Sequence[str] | None = None, register_classes: Callable[[], None] | None = None) -> int:

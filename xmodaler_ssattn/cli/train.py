@@ -15,15 +15,22 @@ from typing import Any
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.shipped import listing
 from xmodaler_ssattn.stopping import polite_stops, stopping_at_once
 
 DATASET = "Flickr30kEntitiesDataset"
+CONFIG_HELP = (
+    "a yaml config, or the name of one of the package's, such as flickr30k_entities/ss_attn.yaml "
+    "(`xmodaler train --help` lists them)"
+)
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         description="Train with X-modaler's trainer. The data of the sample scenes are drawn on first use.",
+        epilog=listing().replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -31,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> None:
     """Add the flags of X-modaler's train_net.py, --data and --device; without ``training`` only those to evaluate."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml config")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     if training:

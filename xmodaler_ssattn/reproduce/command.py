@@ -1,4 +1,4 @@
-"""``tools/reproduce_tables.py``: train and score the rows of a plan, and write their tables."""
+"""``xmodaler reproduce``: train and score the rows of a plan, and write their tables. Its flags are in ``flags.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
+from xmodaler_ssattn.cli.output import exit_code_of
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.files import write_text
@@ -26,55 +26,17 @@ from xmodaler_ssattn.reproduce.settings import Machine, read_data_folder
 from xmodaler_ssattn.reproduce.smoke import draw_data, smoke_plan
 from xmodaler_ssattn.reproduce.study import Study
 from xmodaler_ssattn.reproduce.tables import markdown
+from xmodaler_ssattn.shipped import find
 
 SUMMARY, TABLES, CURVES = "summary.json", "tables.md", "curves.svg"
 EXIT_FAILED = 3
 
 
-def build_parser(plan: Path) -> argparse.ArgumentParser:
-    """The flags; ``plan`` is the default plan."""
-    parser = argparse.ArgumentParser(
-        prog="reproduce_tables.py",
-        description="Train each row of a plan with each seed, score the best and the last weights on test, and write "
-        "the tables and curves (OUT/tables.md, summary.json, curves.svg). Exit code 0: all runs are done; 3: some "
-        "failed or are missing (see the tables); 2: an error in the input.",
-        epilog="Machines that share OUT take one shard each. Without a shared folder, gather the run folders "
-        "(OUT/ROW/seed_N) in one OUT afterwards and write the tables with --table-only. A run whose loss diverged is "
-        "not repeated; to repeat it, remove its folder.",
-    )
-    parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`")
-    parser.add_argument("--plan", default=str(plan), metavar="FILE", help=f"default: {plan.parent.name}/{plan.name}")
-    parser.add_argument(
-        "--base",
-        metavar="CONFIG",
-        help="apply the rows to this config, such as configs/study/real.yaml, instead of the plan's base or their own",
-    )
-    parser.add_argument("--out", metavar="DIR", help="default: output/tables, with --smoke output/smoke")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the plan's")
-    parser.add_argument("--resume", action="store_true", help="continue the runs in OUT")
-    parser.add_argument(
-        "--table-only", action="store_true", help="only write the tables of the runs in OUT (also needs --data)"
-    )
-    parser.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1, with --smoke 2)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each run")
-    parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
-    parser.add_argument(
-        "--smoke", action="store_true", help="all rows on small sample scenes, in minutes; draws its data into OUT/data"
-    )
-    parser.add_argument("--metrics", nargs="+", default=metric_names(), metavar="M", help="caption metrics on test")
-    return parser
-
-
-def main(argv: Sequence[str] | None, default_plan: Path) -> int:
-    """The tool; see ``build_parser``."""
-    accept_all_characters()
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser(default_plan).parse_args(argv)
+def main(args: argparse.Namespace) -> int:
+    """The command; SIGTERM ends it as Ctrl-C does, and says how it is resumed."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return exit_code_of(lambda: run(args, argv), "The same command with --resume continues.")
+        return exit_code_of(lambda: run(args), "The same command with --resume continues.")
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -83,13 +45,13 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Check everything, run, write the tables; returns the exit code."""
     study = study_of(args)
     print(host.describe(), flush=True)
     shard = jobs.parse_shard(args.shard)
     wanted = jobs.shard_of(jobs.job_list(restricted(study.plan, args.rows, None)), shard)
-    command = command_of(argv)
+    command = command_of(args.words)
     if not args.table_only:
         if not args.resume:
             refuse_old_runs(study, wanted)
@@ -123,10 +85,8 @@ def study_of(args: argparse.Namespace) -> Study:
         raise UserError("--data: give the folder written by `xmodaler prepare` (--smoke draws its own data).")
     if args.base and args.smoke:
         raise UserError("--base: --smoke brings the config of the sample scenes; give only one of the two.")
-    if args.base and not Path(args.base).is_file():
-        raise UserError(f"--base: {args.base} is not a file; expected a config.")
     plan = read_plan(args.plan)
-    plan = replace(plan, base=Path(args.base)) if args.base else plan
+    plan = replace(plan, base=find(args.base, "--base")) if args.base else plan
     plan = restricted(smoke_plan(plan) if args.smoke else plan, None, args.seeds)
     restricted(plan, args.rows, None)  # refuse an unknown row before anything is read or drawn
     out = Path(args.out or ("output/smoke" if args.smoke else "output/tables")).resolve()
@@ -144,7 +104,7 @@ def study_of(args: argparse.Namespace) -> Study:
 def command_of(argv: Sequence[str]) -> str:
     """The command line for the record; absolute paths, which are specific to this machine, become file names."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
-    return shlex.join(["python", "tools/reproduce_tables.py", *words])
+    return shlex.join(["xmodaler", *words])
 
 
 def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:

@@ -1,6 +1,7 @@
 """A plan: the rows to train, their seeds, the scores, and the claimed orderings.
 
-One yaml file (paths in it are relative to it; ``{data}`` in a value is the data folder)::
+One yaml file (configs in it are relative to it, or names of shipped ones, see ``shipped.py``; ``{data}`` in a value is
+the data folder)::
 
     title: Tables 1 and 2
     base: other.yaml            optional: apply each row's difference to this config instead of its own base.yaml
@@ -42,6 +43,7 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.metrics import score_titles
 from xmodaler_ssattn.files import read_yaml
+from xmodaler_ssattn.shipped import find
 
 # Title in tables and plans -> the evaluator's score name.
 METRICS = {
@@ -113,7 +115,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
         UserError: the file is missing or broken, or has unknown entries, names or rows; lists all problems at once. A
             row whose config file is missing is not an error here: the tables report it, and the other rows run.
     """
-    path = Path(path)
+    path = find(path, "--plan")
     data = read_yaml(path, "--plan")
     if not isinstance(data, dict) or not isinstance(data.get("rows"), dict) or not data["rows"]:
         raise UserError(f"--plan: {path}: expected rows: with at least one row; see xmodaler_ssattn/reproduce/plan.py.")
@@ -134,7 +136,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
     orderings = _orderings(data.get("orderings"), rows, problems)
     common = _settings(data.get("common"), "common", problems)
     raise_all(problems, f"--plan: {path}")
-    base = path.parent / data["base"] if data.get("base") else None
+    base = find(data["base"], f"--plan: {path}: base", path.parent) if data.get("base") else None
     title, note = str(data.get("title", path.stem)), str(data.get("note", ""))
     return Plan(title, path, rows, common, base, tables, orderings, note)
 
@@ -221,7 +223,7 @@ def _row(name: str, entry: Any, path: Path, seeds: tuple[int, ...], shared: Mapp
             problems.append(f"{where}.paper.{metric}: expected a number for one of {', '.join(METRICS)}.")
     return Row(
         name,
-        path.parent / entry["config"],
+        _config(entry["config"], path),
         str(entry.get("label", name)),
         _settings(entry.get("set"), f"{where}.set", problems),
         _seeds(entry["seeds"], f"{where}.seeds", problems) if "seeds" in entry else seeds,
@@ -231,6 +233,13 @@ def _row(name: str, entry: Any, path: Path, seeds: tuple[int, ...], shared: Mapp
         {**shared, **_evaluations(entry.get("evaluations"), f"{where}.evaluations", problems)},
         paper,
     )
+
+
+def _config(name: str, plan: Path) -> Path:
+    try:
+        return find(name, "", plan.parent)
+    except UserError:
+        return plan.parent / name  # the tables report it, and the other rows run
 
 
 def _metrics(value: Any, where: str, problems: list[str]) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ Each row's difference from its base.yaml is applied to the sample scenes' base, 
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
+from xmodaler_ssattn import shipped
 from xmodaler_ssattn.reproduce.plan import Plan
 
 SCENES, FEATURE_DIM = 500, 256
@@ -22,7 +22,7 @@ COMMON = {
 
 def smoke_plan(plan: Plan) -> Plan:
     """The plan on the sample scenes' base config, with few epochs, and ``SEEDS`` for rows with more than one."""
-    base = Path(str(resources.files("xmodaler_ssattn.worlds.drawn") / "configs" / "base.yaml"))
+    base = shipped.folder() / "sample" / "base.yaml"
     rows = {name: replace(row, seeds=SEEDS[: min(len(row.seeds), len(SEEDS))]) for name, row in plan.rows.items()}
     note = (
         f"A smoke test: {SCENES} drawn scenes, {COMMON['SOLVER.EPOCH']} epochs. It shows that every row trains and is "
