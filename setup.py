@@ -54,6 +54,7 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow>=16.1"],  # the first one for numpy 2
+        "transformers": ["transformers>=4.49"],  # the first one with RT-DETRv2
         "test": ["mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"],
     },
     entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},

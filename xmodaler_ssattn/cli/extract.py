@@ -42,8 +42,9 @@ def add_parser(subparsers: Any) -> None:
     add("--images", metavar="PATH", help="pictures (JPEG, PNG, WebP, TIFF, ...): a folder, zip, tar or parquet")
     add(
         "--weights",
-        metavar="FILE",
-        help="the detector's weights, from their authors; or region_maker.npz of the sample scenes",
+        metavar="PATH",
+        help="the detector's weights, from their authors; the folder of an object detector of Hugging Face "
+        "transformers; or region_maker.npz of the sample scenes",
     )
     add("--out", required=True, metavar="FILE", help="the HDF5 file; training looks for ANNO_FOLDER/regions.h5")
     add("--recursive", action="store_true", help="also the pictures in subfolders")
@@ -69,12 +70,13 @@ def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.detectors.folder import ids_from_file, ids_from_names, take_shard
     from xmodaler_ssattn.detectors.sources import Chosen, open_source
     from xmodaler_ssattn.packs.convert import sha256_or_empty
+    from xmodaler_ssattn.packs.region_classes import described_names
     from xmodaler_ssattn.packs.region_file import read_header
 
     source = open_source(args.images, recursive=args.recursive, id_column=args.id_column)
     ids = ids_from_file(source.names, args.ids) if args.ids else ids_from_names(source.names)
     chosen = take_shard(list(ids), args.shard) if args.shard else list(ids)
-    vocabulary = sha256_or_empty(args.vocabulary)
+    described = {"vocabulary_sha256": sha256_or_empty(args.vocabulary)}
     if os.path.exists(args.out) and not args.overwrite:
         read_header(args.out)  # refuses another kind of file before the detector is loaded
     shard = f" Shard {args.shard}: {len(chosen):,} of them." if args.shard else ""
@@ -82,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
     print(visible(f"{len(source.names):,} pictures in {source.where}{note}.{shard}"), flush=True)
     detector, most = open_detector(args.weights, args)
     print(f"Detector: {detector.source}; {args.weights}, sha256 {detector.weights_sha256}", flush=True)
+    names = getattr(detector, "class_names", None)
+    if names is not None:
+        if args.vocabulary:
+            raise UserError("--vocabulary: the names of the classes are in the detector's own config.json.")
+        described = described_names(names)
     report = extract_regions(
         detector,
         Chosen(source, {image_id: ids[image_id] for image_id in chosen}),
@@ -89,8 +96,9 @@ def run(args: argparse.Namespace) -> int:
         num_regions=most,
         batch=args.batch,
         float16=args.float16,
-        vocabulary_sha256=vocabulary,
+        vocabulary_sha256=described.pop("vocabulary_sha256"),
         attributes={
+            **described,
             "min_max_boxes": args.min_max_boxes or f"{most},{most}",
             # So that no picture is stored twice: under the number in its name and under an id from a list.
             "image_ids": "from a list" if args.ids else "from the names",
@@ -101,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
         f"{report.images:,} images with up to {most} regions of {detector.feature_dim} numbers and "
         f"{detector.num_classes + 1} class probabilities (background first)."
     )
+    if names is not None:
+        print(
+            "The configs expect other widths; train with MODEL.VISUAL_EMBED.IN_DIM "
+            f"{detector.feature_dim} MODEL.SS_ATTENTION.NUM_CLASSES {detector.num_classes + 1}"
+        )
     strangers = getattr(detector, "strangers", 0)
     if strangers:
         print(
