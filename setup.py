@@ -71,6 +71,8 @@ setup(
     ],
     extras_require={
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
+        "parquet": ["pyarrow>=16.1"],  # the first one for numpy 2
+        "transformers": ["transformers>=4.49"],  # the first one with RT-DETRv2
         "test": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"],
     },
     cmdclass={"build_py": BuildWithConfigs},

@@ -264,7 +264,7 @@ def test_the_same_command_again_continues(scenes, tmp_path, capsys):
     "words, message",
     [
         ([], "extract: give --images and --weights"),
-        (["--images", "x", "--weights", "w.pth"], "--images: x is not a folder"),
+        (["--images", "x", "--weights", "w.pth"], "--images: x does not exist"),
         (["--join", "a.h5", "--shard", "1/2"], "--images, --weights and --shard cannot be given with it"),
         (["--join", "a.h5"], "a.h5 does not exist"),
     ],

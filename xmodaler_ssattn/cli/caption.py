@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from xmodaler_ssattn.errors import UserError
 if TYPE_CHECKING:
     from xmodaler_ssattn.caption import GroundedCaption
     from xmodaler_ssattn.cli.captioning import Captioner
+    from xmodaler_ssattn.detectors.pictures import PackedPicture
     from xmodaler_ssattn.evaluation.object_words import ObjectWords
     from xmodaler_ssattn.packs.store import Regions
 
@@ -34,6 +36,7 @@ attention on it. The model's config.yaml and vocabulary are found from the check
 
   xmodaler caption photo.jpg --weights run/model_final.pth --detector detector.pth --report page.html
   xmodaler caption demo/data/Images/100001.jpg --weights demo/ss_attn            a sample scene; needs nothing else
+  xmodaler caption photos.zip --weights run/model_final.pth --detector detector.pth       all pictures of an archive
   xmodaler caption --regions regions.h5 --ids 17 18 --weights run/model_final.pth
 """
 
@@ -43,7 +46,7 @@ class CaptionJob(NamedTuple):
 
     image_id: int
     name: str
-    picture: Path | None
+    picture: Path | PackedPicture | None
     regions: Regions
 
 
@@ -56,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("photos", nargs="*", metavar="PHOTO", help="picture files")
+    add("photos", nargs="*", metavar="PHOTO", help="picture files, or folders, zip, tar and parquet files of pictures")
     add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
     add(
         "--detector",
@@ -66,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--regions", metavar="FILE", help="read the regions from this file instead of running a detector")
     add("--ids", nargs="+", type=int, metavar="ID", help="with --regions: these images (default: all)")
-    add("--images", metavar="DIR", help="with --regions: pictures, named by image id, for the report")
+    add("--images", metavar="PATH", help="with --regions: pictures, named by image id, for the report")
     add("--report", metavar="FILE", help="write a page of the captions, one HTML file: page.html")
     add("--json", metavar="FILE", help="write a results file, as `xmodaler report` and `xmodaler export` read it")
     add_detector_arguments(parser)
@@ -90,15 +93,16 @@ def run(args: argparse.Namespace) -> int:
         opts=[*shown, *args.opts],
     )
     failed: list[str] = []
-    jobs = _from_store(captioner, args) if args.regions else _from_photos(captioner, args, failed)
-    spoken = ObjectWords.of_model(captioner.cfg.INFERENCE.VOCAB)
-    captions: list[tuple[CaptionJob, GroundedCaption]] = []
-    while chunk := list(islice(jobs, AT_ONCE)):
-        for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
-            print(visible(as_text(job.name, caption, spoken)), flush=True)
-            captions.append((job._replace(regions=None), caption))
-    if captions and (args.json or args.report):
-        _write(captioner, captions, spoken, args)
+    with ExitStack() as stack:
+        jobs = _from_store(captioner, args, stack) if args.regions else _from_photos(captioner, args, failed)
+        spoken = ObjectWords.of_model(captioner.cfg.INFERENCE.VOCAB)
+        captions: list[tuple[CaptionJob, GroundedCaption]] = []
+        while chunk := list(islice(jobs, AT_ONCE)):
+            for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
+                print(visible(as_text(job.name, caption, spoken)), flush=True)
+                captions.append((job._replace(regions=None), caption))
+        if captions and (args.json or args.report):
+            _write(captioner, captions, spoken, args)
     return list_failed(failed, len(captions) + len(failed))
 
 
@@ -118,9 +122,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 # --- where regions come from ---------------------------------------------------------------------------
-def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[CaptionJob]:
+def _from_store(captioner: Captioner, args: argparse.Namespace, stack: ExitStack) -> Iterator[CaptionJob]:
     from xmodaler_ssattn.cli.captioning import check_fit
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
+    from xmodaler_ssattn.cli.pictures import folder_of_pictures
     from xmodaler_ssattn.packs.store import RegionStore
     from xmodaler_ssattn.report.pictures import find_pictures
 
@@ -133,7 +138,9 @@ def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Capt
     empty = [image_id for image_id in ids if not store.num_boxes(image_id)]  # an id that is not in the file is an error
     if empty:
         raise UserError(f"{args.regions}: {len(empty)} images have no region to caption: {empty[:10]}")
-    pictures = find_pictures(args.images, ids) if args.images else {}
+    pictures: dict[int, Path] = {}
+    if args.images:
+        pictures = find_pictures(stack.enter_context(folder_of_pictures(args.images, ids)), ids)
     for image_id in ids:
         yield CaptionJob(image_id, f"image {image_id}", pictures.get(image_id), store.read(image_id))
 
@@ -144,23 +151,37 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
     from xmodaler_ssattn.cli.identity import warn_of_other_regions
     from xmodaler_ssattn.detectors.extract import detect_all
     from xmodaler_ssattn.detectors.pictures import open_upright
+    from xmodaler_ssattn.detectors.sources import is_collection, open_source
     from xmodaler_ssattn.packs.store import Regions
     from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
+    sources = {path: open_source(path) for path in dict.fromkeys(args.photos) if is_collection(path)}
     weights = args.detector or _sample_detector(captioner)
     detector, _ = open_detector(weights, args)
     check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
     warn_of_other_regions(captioner.cfg, {"weights_sha256": detector.weights_sha256 or ""}, weights)
     print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
-    photos = list(enumerate(map(Path, dict.fromkeys(args.photos)), 1))
-    for number, path, found in detect_all(detector, photos, args.batch):
+
+    def photos() -> Iterator[Path | PackedPicture]:
+        for path in dict.fromkeys(args.photos):
+            if path in sources:
+                yield from (picture for _, picture in sources[path].read(sources[path].names))
+            else:
+                yield Path(path)
+
+    for number, path, found in detect_all(detector, enumerate(photos(), 1), args.batch):
         if isinstance(found, UserError):
             failed.append(str(found))
             continue
         if captioner.cfg.DATALOADER.SAMPLE_SCENES and not looks_drawn(open_upright(path)):
-            _warn(f"{printable(path)}: this is not a drawn scene. {DRAWN_ONLY}")
+            _warn(f"{_name_of_picture(path)}: this is not a drawn scene. {DRAWN_ONLY}")
         regions = Regions(number, found.width, found.height, found.boxes_px, found.features, found.class_probs)
-        yield CaptionJob(number, printable(path), path, regions)
+        shown = path if args.report or isinstance(path, Path) else None  # not all bytes of an archive, if not needed
+        yield CaptionJob(number, _name_of_picture(path), shown, regions)
+
+
+def _name_of_picture(picture: Path | PackedPicture) -> str:
+    return printable(picture) if isinstance(picture, Path) else str(picture)
 
 
 def _sample_detector(captioner: Captioner) -> Path:

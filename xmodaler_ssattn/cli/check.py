@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 def run_regions(args: argparse.Namespace) -> int:
     """Check a region file only: its header, all boxes, and the features of some or all images."""
     from xmodaler_ssattn.packs.checks import Inspection
+    from xmodaler_ssattn.packs.region_classes import names_in
     from xmodaler_ssattn.packs.store import RegionStore
     from xmodaler_ssattn.packs.trust import check_region_file
 
@@ -76,6 +77,8 @@ def run_regions(args: argparse.Namespace) -> int:
     probs = "no class probabilities" if store.num_classes is None else f"{store.num_classes} class probabilities"
     check.fact(f"{store.path}: up to {store.num_regions} regions per image, {store.feature_dim} numbers, {probs}")
     check.fact(f"source: {store.attributes.get('source')}; order: {store.attributes.get('order')}")
+    if names := names_in(store.attributes):
+        check.fact(f"the {len(names)} classes have names: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
     check.fact("its sha256 is right" if sealed else "it has no sha256: another program or an earlier version wrote it")
     _check_regions(check, store, store.ids.tolist(), args.all, class_probs=store.num_classes is not None)
     print(visible(text(check, "The file can be used.")))

@@ -1,4 +1,4 @@
-"""Open a detector from its weights file: a Bottom-Up network, or the region maker of the sample scenes."""
+"""Open a detector: a Bottom-Up network, a model of transformers, or the region maker of the sample scenes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
 
 MIN_MAX = (36, 36)
+TRANSFORMERS = "transformers"
 
 
 class SampleDetector:
@@ -63,9 +64,11 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     """--backend, --device, --min-max-boxes, --batch."""
     parser.add_argument(
         "--backend",
-        choices=BACKENDS,
+        choices=(*BACKENDS, TRANSFORMERS),
         default="auto",
-        help="what runs a Bottom-Up network (default: detectron2 where it is installed, else torch)",
+        help="what runs the detector. A weights file of a Bottom-Up network: torch or detectron2 (default: detectron2 "
+        "where it is installed). A folder with an object detector of Hugging Face transformers: transformers (default "
+        "for a folder)",
     )
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.add_argument(
@@ -77,7 +80,7 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[Detector, int]:
-    """The detector of a weights file, and the maximum number of regions that it returns per picture.
+    """The detector of a weights file or folder, and the maximum number of regions that it returns per picture.
 
     Args:
         args: parsed arguments, see ``add_detector_arguments``.
@@ -91,14 +94,24 @@ def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[De
     if Path(path).suffix == ".npz":
         if args.min_max_boxes is not None or args.backend != "auto":
             raise UserError(
-                f"{path} is a region maker of the sample scenes; --backend and --min-max-boxes apply only to "
-                "Bottom-Up networks."
+                f"{path} is a region maker of the sample scenes; --backend and --min-max-boxes apply only to other "
+                "detectors."
             )
         detector = SampleDetector(path)
         return detector, detector.max_boxes
+    _check_device(args.device)
+    if args.backend == TRANSFORMERS or (args.backend == "auto" and Path(path).is_dir()):
+        from xmodaler_ssattn.detectors.transformers_backend import load_transformers
+
+        if not Path(path).is_dir():
+            raise UserError(
+                f"--backend transformers: {path} is not a folder; expected the folder of a model, with config.json, "
+                "model.safetensors and preprocessor_config.json. Nothing is downloaded."
+            )
+        model = load_transformers(path, device=args.device, min_max_boxes=boxes)
+        return model, min(boxes[1], model.num_queries)
     from xmodaler_ssattn.detectors.loading import load_detector
 
-    _check_device(args.device)
     return load_detector(path, backend=args.backend, device=args.device, min_max_boxes=boxes), boxes[1]
 
 

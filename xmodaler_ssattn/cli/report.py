@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("results", nargs="*", metavar="RESULTS", help="results files, OUTPUT_DIR/results/*.json")
     parser.add_argument("--out", default="page", metavar="DIR", help="folder of the page (default: page)")
-    parser.add_argument("--images", metavar="DIR", help="pictures, named by image id (default: boxes on blank frames)")
+    parser.add_argument(
+        "--images",
+        metavar="PATH",
+        help="pictures, named by image id: a folder, zip, tar or parquet (default: boxes on blank frames)",
+    )
     parser.add_argument(
         "--annotations",
         metavar="DIR",
@@ -49,6 +54,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.cli.pictures import folder_of_pictures
     from xmodaler_ssattn.report.curves import read_run
     from xmodaler_ssattn.report.figure import choose_images, save_figure
     from xmodaler_ssattn.report.page import write_page
@@ -62,23 +68,25 @@ def run(args: argparse.Namespace) -> int:
     if args.bootstrap is not None and args.bootstrap < 0:
         raise UserError(f"--bootstrap: expected a number of resamples >= 0, got {args.bootstrap}.")
     source = read_source(args.results, args.names if args.results else (), args.annotations)
-    images = None if args.images is None else Path(args.images)
-    if args.figure:
-        chosen = choose_images(source, args.figure_images)
-        pictures = {} if images is None else find_pictures(images, chosen)
-        for path in save_figure(Path(args.figure), source, chosen, pictures):
-            print(f"Wrote {path.resolve()}")
-        return 0
-    names = args.names if len(args.names) == len(args.runs) else run_names(args.runs)
-    page = write_page(
-        Path(args.out),
-        source,
-        images=images,
-        refer=args.refer,
-        runs=[read_run(folder, name) for folder, name in zip(args.runs, names)],
-        title=args.title,
-        replicates=args.bootstrap,
-    )
+    chosen = choose_images(source, args.figure_images) if args.figure else source.image_ids
+    with nullcontext() if args.images is None else folder_of_pictures(args.images, chosen) as images:
+        if args.figure:
+            pictures = {} if images is None else find_pictures(images, chosen)
+            for path in save_figure(Path(args.figure), source, chosen, pictures):
+                print(f"Wrote {path.resolve()}")
+            return 0
+        if args.refer and images is not None and images != Path(args.images):
+            raise UserError(f"--refer: the page cannot link to pictures inside {args.images}; unpack them first.")
+        names = args.names if len(args.names) == len(args.runs) else run_names(args.runs)
+        page = write_page(
+            Path(args.out),
+            source,
+            images=images,
+            refer=args.refer,
+            runs=[read_run(folder, name) for folder, name in zip(args.runs, names)],
+            title=args.title,
+            replicates=args.bootstrap,
+        )
     for notice in source.notices:
         print(visible(f"note: {notice}"))
     print(f"Open {page.resolve()}")

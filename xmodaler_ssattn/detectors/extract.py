@@ -1,4 +1,4 @@
-"""A folder of pictures -> one region file. A run can be stopped and resumed at any moment."""
+"""Pictures -> one region file. A run can be stopped and resumed at any moment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ import numpy as np
 import torch
 
 from xmodaler_ssattn.detectors.join import differing_attributes, join_regions
-from xmodaler_ssattn.detectors.pictures import READERS, UnexpectedError, as_user_error, decode_ahead, picture_sides
+from xmodaler_ssattn.detectors.pictures import (
+    READERS,
+    PackedPicture,
+    UnexpectedError,
+    as_user_error,
+    decode_ahead,
+    picture_sides,
+)
+from xmodaler_ssattn.detectors.sources import Chosen
 from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.packs.region_file import ORDER_BY_SCORE, read_header
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
@@ -45,7 +53,7 @@ class ExtractReport:
 
 def extract_regions(
     detector: Any,
-    pictures: Mapping[int, Path],
+    pictures: Chosen | Mapping[int, Path],
     out: str | os.PathLike,
     *,
     num_regions: int,
@@ -62,7 +70,8 @@ def extract_regions(
 
     Args:
         detector: see ``detected.Detector``.
-        pictures: image id -> path.
+        pictures: pictures of a source by image id, or image id -> path. They are read in the order of the source;
+            the file's images are in ascending order of their ids.
         num_regions: K, the maximum number of regions per image.
         batch: number of pictures that the detector processes at once.
         float16: store features and class probabilities in half precision.
@@ -76,6 +85,8 @@ def extract_regions(
         UserError: the file was made with other weights or settings, or the disk is too small.
     """
     out = Path(out)
+    if isinstance(pictures, Mapping):
+        pictures = Chosen.of_files(pictures)
     dtype = "float16" if float16 else "float32"
     plan = {
         "num_regions": num_regions, "feature_dim": detector.feature_dim, "num_classes": detector.num_classes + 1,
@@ -84,17 +95,17 @@ def extract_regions(
         "attributes": dict(attributes or {}),
     }  # fmt: skip
     if overwrite or not out.exists():
-        return _write(detector, pictures, out, plan, batch, overwrite)
+        return _write(detector, pictures, pictures.ids, out, plan, batch, overwrite)
     more = out.with_name(out.name + ".more")
     _take_in(out, more)  # if an earlier run was stopped during this step
     store = RegionStore(out)
     _check_same_settings(store, plan)
-    _check_same_pictures(out, {i: store.image_size(i) for i in pictures if i in store}, pictures)
-    missing = {image_id: path for image_id, path in pictures.items() if image_id not in store}
+    _check_same_pictures(out, {i: store.image_size(i) for i in pictures.ids if i in store}, pictures)
+    missing = [image_id for image_id in pictures.ids if image_id not in store]
     if not missing:
         return ExtractReport(out, len(store), len(store), [])
     try:
-        report = _write(detector, missing, more, plan, batch, False)
+        report = _write(detector, pictures, missing, more, plan, batch, False)
     except NothingExtracted as error:
         return ExtractReport(out, len(store), len(store), error.failed)
     _take_in(out, more)
@@ -120,29 +131,36 @@ def _check_same_settings(store: RegionStore, plan: Mapping[str, Any]) -> None:
     )
 
 
-def _check_same_pictures(path: Path, sizes: Mapping[int, tuple[int, int]], pictures: Mapping[int, Path]) -> None:
+def _check_same_pictures(path: Path, sizes: Mapping[int, tuple[int, int]], pictures: Chosen) -> None:
     """Refuse to mix two sets: the sizes of the images in the file must be those of the pictures."""
-    for image_id, (width, height) in sizes.items():
-        sides = picture_sides(pictures[image_id])
+    for image_id, picture in pictures.read(sizes):
+        width, height = sizes[image_id]
+        sides = picture_sides(picture)
         if sides is not None and sides != (min(width, height), max(width, height)):
             raise UserError(
                 f"{path} was made from other pictures: image {image_id} is {width} x {height} there, but "
-                f"{pictures[image_id]} has sides of {sides[0]} and {sides[1]}. Was it another folder, or another list "
-                "of --ids? Give another --out, or delete the file to start again."
+                f"{picture} has sides of {sides[0]} and {sides[1]}. Were they other --images, or another list of "
+                "--ids? Give another --out, or delete the file to start again."
             )
 
 
 def _write(
-    detector: Any, pictures: Mapping[int, Path], out: Path, plan: Mapping[str, Any], batch: int, overwrite: bool
+    detector: Any,
+    pictures: Chosen,
+    ids: Sequence[int],
+    out: Path,
+    plan: Mapping[str, Any],
+    batch: int,
+    overwrite: bool,
 ) -> ExtractReport:
     failed: list[str] = []
     unexpected: list[UnexpectedError] = []  # since the last picture that succeeded
-    writer = RegionWriter(out, list(pictures), resume=True, discard_other=overwrite, drop_missing=True, **plan)
+    writer = RegionWriter(out, ids, resume=True, discard_other=overwrite, drop_missing=True, **plan)
     with writer:
         done = set(writer.written.tolist())
         _check_same_pictures(writer.partial, {image_id: writer.image_size(image_id) for image_id in done}, pictures)
-        todo = [(image_id, path) for image_id, path in pictures.items() if image_id not in done]
-        found = detect_all(detector, todo, batch)
+        todo = [image_id for image_id in ids if image_id not in done]
+        found = detect_all(detector, pictures.read(todo), batch)
         last_sync = time.monotonic()
         for image_id, path, detected in progress(found, len(todo), "regions"):
             try:
@@ -180,8 +198,10 @@ def _write(
     return ExtractReport(out, images, len(done), failed)
 
 
-def detect_all(detector: Any, pictures: Iterable[tuple[int, Path]], batch: int = 1) -> Iterator[tuple[int, Path, Any]]:
-    """Each picture's (id, path, Detected), in the order given; or a ``UserError`` if it failed or has no region."""
+def detect_all(
+    detector: Any, pictures: Iterable[tuple[int, Path | PackedPicture]], batch: int = 1
+) -> Iterator[tuple[int, Path | PackedPicture, Any]]:
+    """Each picture's (id, picture, Detected), in the order given; or a ``UserError`` if it failed or has no region."""
     decoded = decode_ahead(pictures, max(READERS, 2 * batch))
     while chunk := list(islice(decoded, batch)):
         good = [item for item in chunk if not isinstance(item[2], UserError)]
@@ -193,7 +213,7 @@ def detect_all(detector: Any, pictures: Iterable[tuple[int, Path]], batch: int =
             yield image_id, path, found
 
 
-def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[Any]:
+def _detect(detector: Any, items: list[tuple[int, Path | PackedPicture, np.ndarray]]) -> list[Any]:
     problem: Any = None
     try:
         if len(items) > 1:
@@ -223,7 +243,7 @@ def _detect(detector: Any, items: list[tuple[int, Path, np.ndarray]]) -> list[An
         ) from error
 
 
-def _detect_one(detector: Any, path: Path, pixels: np.ndarray) -> Any:
+def _detect_one(detector: Any, path: Path | PackedPicture, pixels: np.ndarray) -> Any:
     try:
         return detector.detect(pixels)
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""The pictures of a folder and their image ids.
+"""The pictures of a folder, and the image ids of pictures from any source.
 
 An id is the number at the end of a picture's name, see ``ids.py``. For other names there is an id list: a JSON object
 name -> id, which is written at the first run and kept from then on.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError, numbered, raise_all
@@ -17,16 +17,35 @@ from xmodaler_ssattn.ids import LARGEST_ID, PICTURE_SUFFIXES, UNREADABLE_SUFFIXE
 
 
 @dataclasses.dataclass(frozen=True)
-class Listing:
-    """The contents of a folder; names are relative to it and sorted."""
+class FolderPictures:
+    """The contents of a folder, a ``sources.PictureSource``; names are relative to it and sorted."""
 
-    folder: Path
-    names: tuple[str, ...]  # of the pictures
-    others: tuple[str, ...]  # of files whose suffix is not a picture's
-    subfolders: tuple[str, ...]  # that were not searched
+    where: Path
+    names: tuple[str, ...] = ()  # of the pictures
+    others: tuple[str, ...] = ()  # of files whose suffix is not a picture's
+    subfolders: tuple[str, ...] = ()  # that were not searched
+
+    @property
+    def note(self) -> str:
+        """The other contents of the folder, which are ignored."""
+        parts = [
+            f"{len(found):,} {what}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+            for found, what in ((self.others, "other files"), (self.subfolders, "subfolders (see --recursive)"))
+            if found
+        ]
+        return f"ignored: {'; '.join(parts)}" if parts else ""
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, Path]]:
+        """Each name with its path, in the order given."""
+        return ((name, self.where / name) for name in names)
 
 
-def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing:
+def is_picture_name(name: str) -> bool:
+    """By the suffix. Unreadable formats are listed as failed later, not ignored."""
+    return name.lower().endswith(PICTURE_SUFFIXES + UNREADABLE_SUFFIXES)
+
+
+def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> FolderPictures:
     """The pictures of a folder, by suffix; names that begin with a dot are ignored.
 
     Args:
@@ -49,13 +68,11 @@ def list_pictures(folder: str | os.PathLike, recursive: bool = False) -> Listing
             below.clear()
         for name in files:
             if not name.startswith("."):
-                # Unreadable formats are listed as failed later, not ignored.
-                known = name.lower().endswith(PICTURE_SUFFIXES + UNREADABLE_SUFFIXES)
-                (names if known else others).append((here / name).as_posix())
+                (names if is_picture_name(name) else others).append((here / name).as_posix())
     if not names:
         hint = f" Its subfolders are searched with --recursive: {', '.join(subfolders[:5])}." if subfolders else ""
         raise UserError(f"--images: {folder} contains no pictures ({', '.join(PICTURE_SUFFIXES)}).{hint}")
-    return Listing(folder, tuple(sorted(names)), tuple(sorted(others)), tuple(subfolders))
+    return FolderPictures(folder, tuple(sorted(names)), tuple(sorted(others)), tuple(subfolders))
 
 
 def ids_from_names(names: Sequence[str]) -> dict[int, str]:

@@ -8,6 +8,8 @@ converts CMYK. Numbers without a defined maximum (32-bit, signed, floating-point
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import logging
 import os
 from collections import deque
@@ -15,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,6 +30,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 MIN_SIDE = 16
 # 20,000 x 4,000 still passes; as float32 that is 1 GB. Pillow warns of larger ones itself.
 MAX_PIXELS = 89_000_000
+# Of a picture in an archive or a table; MAX_PIXELS as BMP are 267 MB.
+MAX_PICTURE_BYTES = 300_000_000
 READERS = 4  # threads; Pillow lets the others run while it decodes
 # Of 255: a picture without a brighter pixel than this holds 12-bit numbers (15 is the brightest then) or is black.
 DARK = 32
@@ -40,32 +45,61 @@ _UPRIGHT = {
 }  # fmt: skip
 
 
-def read_picture(path: str | os.PathLike) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class PackedPicture:
+    """A picture from an archive or a table.
+
+    Attributes:
+        where: the archive and the place in it, for messages.
+        data: the bytes of a picture file, or the reason why they could not be read.
+    """
+
+    where: str
+    data: bytes | UserError = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        return self.where
+
+    def file(self) -> io.BytesIO:
+        """The bytes as a file; raises the ``UserError`` if there is one."""
+        if isinstance(self.data, UserError):
+            raise self.data
+        return io.BytesIO(self.data)
+
+
+def read_picture(picture: str | os.PathLike | PackedPicture) -> np.ndarray:
     """(H, W, 3) uint8, blue first; see ``open_upright``."""
-    return np.ascontiguousarray(np.asarray(open_upright(path))[:, :, ::-1])
+    return np.ascontiguousarray(np.asarray(open_upright(picture))[:, :, ::-1])
 
 
-def picture_sides(path: str | os.PathLike) -> tuple[int, int] | None:
+def picture_sides(picture: str | os.PathLike | PackedPicture) -> tuple[int, int] | None:
     """The shorter and the longer side in pixels, without decoding the picture; None when it cannot be opened."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return min(picture.size), max(picture.size)
+        file = picture.file() if isinstance(picture, PackedPicture) else picture
+        with Image.open(file, formats=FORMATS) as opened:
+            return min(opened.size), max(opened.size)
     except Exception:  # errors are reported when it is read
         return None
 
 
-def open_upright(path: str | os.PathLike) -> Image.Image:
+def open_upright(picture_file: str | os.PathLike | PackedPicture) -> Image.Image:
     """A picture file as an RGB image, rotated by its EXIF data.
 
     Raises:
         UserError: the file is missing, damaged or not a picture, has a side below MIN_SIDE or more than MAX_PIXELS, or
             its pixels are floating-point, signed or of more than 16 bits.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: the file does not exist." if not path.exists() else f"{path}: this is not a file.")
+    if isinstance(picture_file, PackedPicture):
+        path: Path | PackedPicture = picture_file
+        file: Any = picture_file.file()
+    else:
+        path = file = Path(picture_file)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: the file does not exist." if not path.exists() else f"{path}: this is not a file."
+            )
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(file, formats=FORMATS) as picture:
             _check_size(path, *picture.size)
             picture.load()
             # Pillow turns TIFF files while it loads them, and not every version of it then forgets the entry.
@@ -80,7 +114,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: it has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller.") from error
     except Image.UnidentifiedImageError:
-        raise UserError(_no_picture(path)) from None
+        raise UserError(_no_picture(path, file)) from None
     except MemoryError:
         raise UserError(f"{path}: there is not enough memory for it; make it smaller.") from None
     except Exception as error:  # Pillow's decoders raise different exceptions for damaged files
@@ -88,7 +122,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(path: Path | PackedPicture, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise UserError(f"{path}: {width} x {height} pixels; regions need at least {MIN_SIDE} on each side.")
     if width * height > MAX_PIXELS:
@@ -98,9 +132,10 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _no_picture(path: Path) -> str:
-    with open(path, "rb") as file:
-        start = file.read(12)
+def _no_picture(path: Path | PackedPicture, file: Path | io.BytesIO) -> str:
+    with open(file, "rb") if isinstance(file, Path) else file as opened:
+        opened.seek(0)
+        start = opened.read(12)
     if not start:
         return f"{path}: the file is empty."
     if start[4:8] == b"ftyp":
@@ -108,7 +143,7 @@ def _no_picture(path: Path) -> str:
     return f"{path}: this is not a picture of a known format ({', '.join(FORMATS)}); it begins with {start!r}."
 
 
-def _orientation(path: Path, picture: Image.Image) -> int:
+def _orientation(path: Path | PackedPicture, picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_EXIF_ORIENTATION) or 1)
     except Exception as error:
@@ -123,7 +158,7 @@ def _has_more_frames(picture: Image.Image) -> bool:
         return False
 
 
-def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
+def _to_rgb(path: Path | PackedPicture, picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise UserError(f"{path}: its pixels are floating-point numbers; save it with 8 bits per channel.")
     bits = 16  # Pillow brings other formats than TIFF to 16 bits, when they have more than 8
@@ -157,25 +192,25 @@ def _to_rgb(path: Path, picture: Image.Image) -> Image.Image:
 class UnexpectedError(UserError):
     """An unforeseen exception at one picture, which does not stop the others; ``error`` is the exception."""
 
-    def __init__(self, path: Path, error: Exception) -> None:
+    def __init__(self, path: Path | PackedPicture, error: Exception) -> None:
         super().__init__(f"{path}: {type(error).__name__}: {error}")
         self.error = error
 
 
-def as_user_error(error: Exception, path: Path) -> UserError:
+def as_user_error(error: Exception, path: Path | PackedPicture) -> UserError:
     """Any error of one picture as a ``UserError`` with type and text."""
     return error if isinstance(error, UserError) else UnexpectedError(path, error)
 
 
 def decode_ahead(
-    pictures: Iterable[tuple[int, Path]], ahead: int = READERS
-) -> Iterator[tuple[int, Path, np.ndarray | UserError]]:
-    """Each picture's (id, path, pixels), in the order given; for one that cannot be used a ``UserError`` as pixels.
+    pictures: Iterable[tuple[int, Path | PackedPicture]], ahead: int = READERS
+) -> Iterator[tuple[int, Path | PackedPicture, np.ndarray | UserError]]:
+    """Each picture's (id, picture, pixels), in the order given; for one that cannot be used a ``UserError`` as pixels.
 
     While the caller works on one picture, threads read the next ones.
 
     Args:
-        pictures: (id, path).
+        pictures: (id, picture).
         ahead: maximum number of pictures that are decoded in advance.
     """
     remaining = iter(pictures)

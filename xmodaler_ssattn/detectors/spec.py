@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-BACKENDS = ("auto", "torch", "detectron2")
+BACKENDS = ("auto", "torch", "detectron2")  # of Bottom-Up networks
 CAFFE_PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
 DETECTRON2_PIXEL_MEAN = (103.530, 116.280, 123.675)
 BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}

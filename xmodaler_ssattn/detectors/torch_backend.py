@@ -57,7 +57,7 @@ def features_in_chunks(network: Any, pooled: Sequence[Pooled], chunk: int) -> to
     return torch.cat(parts) if parts else pooled[0].boxes_px.new_empty(0, network.spec.feature_dim)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager:
+def full_precision(device: torch.device) -> AbstractContextManager:
     """float32 convolutions in float32: cuDNN would round their inputs to ten bits by default."""
     if device.type != "cuda":
         return nullcontext()
@@ -97,7 +97,7 @@ class TorchDetector:
         """See ``Detector.detect_many``. On a GPU the regions of all pictures go through res5 together."""
         if self.device.type == "cpu" and len(images_bgr) > 1:  # nothing to gain, and memory to lose
             return [self.detect(image) for image in images_bgr]
-        with _full_precision(self.device):
+        with full_precision(self.device):
             return self._detect(images_bgr) if images_bgr else []
 
     def _detect(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:

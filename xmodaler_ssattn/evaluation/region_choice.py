@@ -13,6 +13,7 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.packs.region_classes import class_columns, region_classes
+from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.region_rules import CLASS_RULES, RULES, RegionRule
 
@@ -22,10 +23,12 @@ IMAGES_CHECKED = 200
 def region_rule(cfg: Any) -> RegionRule:
     """The rule that a config names.
 
-    The names of the region classes are those of INFERENCE.REGION_CLASSES, else of the vocabulary's folder.
+    The names of the region classes are those of INFERENCE.REGION_CLASSES, else of DATALOADER.REGIONS, else of the
+    vocabulary's folder.
 
     Raises:
-        UserError: an unknown rule, or a rule of classes for regions whose classes have no names.
+        UserError: an unknown rule, or a rule of classes for regions whose classes have no names, or names of which no
+            one is an object class of the captions.
     """
     inference = cfg.INFERENCE
     name, power = inference.REGION_RULE, inference.REGION_CLASS_POWER
@@ -41,7 +44,9 @@ def region_rule(cfg: Any) -> RegionRule:
     if not words:
         raise UserError(f"INFERENCE.REGION_RULE {name} needs INFERENCE.VOCAB, the words of the model.")
     classes = cfg.MODEL.SS_ATTENTION.NUM_CLASSES
-    names = region_classes(Path(words).parent, classes, inference.REGION_CLASSES or None)
+    regions = cfg.DATALOADER.REGIONS
+    attributes = read_header(regions).attributes if regions and Path(regions).is_file() else None
+    names = region_classes(Path(words).parent, classes, inference.REGION_CLASSES or None, attributes)
     if names is None:
         raise UserError(
             f"INFERENCE.REGION_RULE {name} needs the names of the {classes - 1} classes of the regions' class "
@@ -51,6 +56,12 @@ def region_rule(cfg: Any) -> RegionRule:
     object_words = ObjectWords.of_model(words)
     class_of = object_words.among(read_lines(words, "Vocabulary"))
     columns = class_columns(names, class_of.values(), object_words.lemmas)
+    if not columns:
+        raise UserError(
+            f"INFERENCE.REGION_RULE {name}: none of the {len(names)} names of the region classes "
+            f"({', '.join(names[:5])}, ...) is an object class of the captions. Use the rule argmax, or set "
+            "INFERENCE.REGION_CLASSES to a list with the same words as the captions."
+        )
     return RegionRule(name, power, {word: columns.get(label, ()) for word, label in class_of.items()})
 
 

@@ -109,7 +109,7 @@ def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Pat
     if images is None:
         return ["No pictures were given (--images): boxes are drawn on blank frames."] if source.image_ids else []
     absent = [i for i in source.image_ids if i not in found]
-    return [f"{images} lacks the pictures of {these(absent, len(source.image_ids))}."] if absent else []
+    return [f"{images.name} lacks the pictures of {these(absent, len(source.image_ids))}."] if absent else []
 
 
 def _write_data(path: Path, call: str, value: Any) -> None:

@@ -66,7 +66,7 @@ def read_floors(
         )  # fmt: skip
         return {"rules": found, "notes": [f"There is no {path.name}: only the rules that need no regions are here."]}
     store = RegionStore(path)
-    names = region_classes(folder, store.num_classes, class_names)
+    names = region_classes(folder, store.num_classes, class_names, store.attributes)
     notes, rules, columns = [], RULES, {}
     if names is None:
         rules = tuple(rule for rule in RULES if rule not in WITH_CLASSES)
