@@ -23,8 +23,8 @@ MOST_RESAMPLES = 100_000  # each is a row of weights, one per image
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "score",
-        description="Compute the published scores of captions and of grounding, with intervals over images, for results "
-        "files of ours and for the files of any other method.",
+        description="Compute the published scores of captions and of grounding, with intervals over images, for our "
+        "results files and for the files of any other method.",
         epilog="`xmodaler score WHAT --help` shows the files and options of each.",
     )
     kinds = parser.add_subparsers(title="what to score", metavar="WHAT", required=True)

@@ -74,9 +74,7 @@ def add_greedy(parser: argparse.ArgumentParser) -> None:
 
 
 def add_images(parser: argparse.ArgumentParser, *, required: bool = False, default: str = "") -> None:
-    parser.add_argument(
-        "--images", required=required, metavar="DIR", help="the pictures, named by image id" + default
-    )
+    parser.add_argument("--images", required=required, metavar="DIR", help="the pictures, named by image id" + default)
 
 
 def add_annotations(parser: argparse.ArgumentParser, what: str) -> None:

@@ -89,9 +89,7 @@ def captions_of(results: Results, greedy: bool, *, boxes: bool = False) -> dict[
     return {image_id: caption for image_id, caption in captions.items() if caption is not None}
 
 
-def object_words(
-    caption: str, classes: Mapping[str, str], width: int, height: int
-) -> tuple[list[ObjectWord], int]:
+def object_words(caption: str, classes: Mapping[str, str], width: int, height: int) -> tuple[list[ObjectWord], int]:
     """The object words of a caption, and the number of those left out because their box is outside the picture.
 
     Args:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class CocoBoxes(Export):
-    """``detections.json``: image_id, category_id, bbox, score, word. ``dataset.json``: images, categories, annotations."""
+    """``detections.json``: image_id, category_id, bbox, score. ``dataset.json``: images, categories, annotations."""
 
     name = "coco-boxes"
     summary = "boxes of object words as COCO detection results, for pycocotools"
