@@ -46,7 +46,8 @@ ALLOWED = {
     "detectors": {"packs"},
     "engine": {"host", "modeling", "scorer", "evaluation", "partners"},
     "scorer": {"host", "data", "evaluation", "partners"},
-    "cli": {"host", "data", "engine", "evaluation", "modeling", "packs", "report", "worlds", "detectors"},
+    "exports": {"data", "detectors", "evaluation", "report"},
+    "cli": {"host", "data", "engine", "evaluation", "exports", "modeling", "packs", "report", "worlds", "detectors"},
     # Above the command line: it runs `xmodaler train` and scores what came out.
     "reproduce": {"cli", "data", "engine", "evaluation", "host", "packs", "report", "worlds"},
     "__init__": {"modeling", "losses", "data", "evaluation", "engine", "fast", "scorer"},

@@ -437,6 +437,6 @@ def test_exported_results_score_like_the_results_themselves(files, tmp_path, cap
     assert "warning" not in capsys.readouterr().err
     write_results(path, Results(results.images, {}))
     run("export", "gvd", path)
-    assert f"warning: {path}: no sentence names an object" in capsys.readouterr().err
+    assert f"warning: {path}: no caption names an object" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdout", None)  # `xmodaler export gvd RESULTS >&-` writes nothing, without a traceback
     assert run("export", "gvd", path) == 0

@@ -1,46 +1,38 @@
-"""``xmodaler export``: write results in the formats of other tools."""
+"""``xmodaler export``: write results in the formats of other tools; the formats are in ``exports/formats``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from typing import Any
+
+from xmodaler_ssattn.cli.output import visible
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("export")
+def add_parser(subparsers: Any) -> None:
+    from xmodaler_ssattn.exports.formats import all_formats
+
+    parser = subparsers.add_parser(
+        "export",
+        description="Write a results file in the format of another tool: an evaluator, a viewer, or the training of a "
+        "detector. Results files are OUTPUT_DIR/results/*.json of training and `xmodaler eval`, and the --json of "
+        "`xmodaler caption`.",
+        epilog="`xmodaler export FORMAT --help` shows the options of a format.",
+    )
     formats = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
-    gvd = formats.add_parser(
-        "gvd",
-        help="a submission for Grounded Video Description's evaluator",
-        description="Write a submission that GVD's eval_grd_flickr30k_entities.py reads; grounding uses the greedy "
-        "captions where the results contain them.",
-    )
-    gvd.add_argument("results", metavar="RESULTS", help="a results file, e.g. OUTPUT_DIR/results/test_epoch_50.json")
-    gvd.add_argument("--out", metavar="FILE", help="where to write; default: standard output")
-    gvd.add_argument(
-        "--mode",
-        choices=("gen", "gt"),
-        default="gen",
-        help="gen: the generated captions; gt: the reference captions (results of INFERENCE.GT_ATTENTION True)",
-    )
-    gvd.set_defaults(run=run)
+    for name, writer in all_formats().items():
+        one = formats.add_parser(name, help=writer.summary, description=writer.description)
+        one.add_argument("results", metavar="RESULTS", help="a results file, OUTPUT_DIR/results/*.json")
+        writer.add_arguments(one)
+        one.set_defaults(run=run, writer=writer)
 
 
 def run(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.evaluation.results import gvd_submission, read_results
-    from xmodaler_ssattn.files import write_json
+    from xmodaler_ssattn.evaluation.results import read_results
 
-    submission = gvd_submission(read_results(args.results), args.mode)
-    if not any(sentence["clss"] for sentences in submission["results"].values() for sentence in sentences):
-        print(
-            f"xmodaler: warning: {args.results}: no sentence names an object, so there is nothing to score. Results "
-            "contain object words if they were evaluated with grounding_{val,test}.json in DATALOADER.ANNO_FOLDER.",
-            file=sys.stderr,
-        )
-    if args.out:
-        write_json(args.out, submission)
-        print(f"{len(submission['results'])} images written to {args.out}", file=sys.stderr)
-    else:
-        print(json.dumps(submission, allow_nan=False))
+    done, doubts = args.writer.write(read_results(args.results), args)
+    for doubt in doubts:
+        print(visible(f"xmodaler: warning: {args.results}: {doubt.rstrip('.')}."), file=sys.stderr)
+    if done:
+        print(visible(done), file=sys.stderr)
     return 0

@@ -23,7 +23,7 @@ COMMANDS = {
     "score": ("score", "score result files: grounding, captions, or compare two"),
     "report": ("report", "make a page of captions, boxes, attention and curves, or figures for papers"),
     "caption": ("caption", "caption your photographs, with boxes"),
-    "export": ("export", "write results in another tool's format"),
+    "export": ("export", "write results for other tools: COCO, FiftyOne, ODVG, GVD"),
     "reproduce": (".reproduce.flags", "train and score all rows of the paper's tables, or of another plan"),
 }
 

@@ -21,12 +21,17 @@ MOST_RESAMPLES = 100_000  # each is a row of weights, one per image
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("score")
+    parser = subparsers.add_parser(
+        "score",
+        description="Compute the published scores of captions and of grounding, with intervals over images, for our "
+        "results files and for the files of any other method.",
+        epilog="`xmodaler score WHAT --help` shows the files and options of each.",
+    )
     kinds = parser.add_subparsers(title="what to score", metavar="WHAT", required=True)
 
     grounding = kinds.add_parser(
         "grounding",
-        help="F1_all and F1_loc (gen), attention accuracy (gt)",
+        help="whether the boxes of object words are right: F1_all, F1_loc, attention accuracy",
         description="The grounding metric of Grounded Video Description (GVD) on Flickr30k Entities, on GVD's files.",
     )
     _grounding_arguments(grounding, required=True)
@@ -37,7 +42,7 @@ def add_parser(subparsers) -> None:
 
     captions = kinds.add_parser(
         "captions",
-        help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE",
+        help="how good captions are: BLEU, METEOR, ROUGE-L, CIDEr, SPICE",
         description="Caption metrics through pycocoevalcap, on PTB tokens.",
     )
     _caption_arguments(captions, required=True)
@@ -52,7 +57,7 @@ def add_parser(subparsers) -> None:
 
     compare = kinds.add_parser(
         "compare",
-        help="the paired difference of two result files",
+        help="how much better one result file is than another, with an interval",
         description="Score A and B on the images that both contain and print B - A with a 95 % interval over images. "
         "Give --references for caption metrics, --reference for grounding, or both.",
     )

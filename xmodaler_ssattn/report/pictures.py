@@ -52,7 +52,12 @@ def place_picture(picture: Path, page: Path, *, refer: bool = False) -> str:
     """
     if refer:
         return picture.resolve().as_uri()
-    target = page / "pictures" / picture.name
+    link_or_copy(picture, page / "pictures" / picture.name)
+    return f"pictures/{quote(picture.name)}"
+
+
+def link_or_copy(picture: Path, target: Path) -> None:
+    """Make a picture appear at ``target``: a hard link, or a copy if the file system cannot link."""
     if not (target.exists() and os.path.samefile(picture, target)):
         with atomic_path(target) as temporary:
             temporary.unlink()
@@ -60,4 +65,3 @@ def place_picture(picture: Path, page: Path, *, refer: bool = False) -> str:
                 os.link(picture.resolve(), temporary)
             except OSError:
                 shutil.copyfile(picture, temporary)
-    return f"pictures/{quote(picture.name)}"

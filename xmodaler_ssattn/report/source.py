@@ -6,7 +6,7 @@ Everything but the results is optional; each missing item becomes a sentence in 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.data.annotations import open_annotations
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, read_results
+from xmodaler_ssattn.schema import typed
 
 Box = tuple[float, float, float, float]
 
@@ -106,7 +107,8 @@ def read_source(
         )
     else:
         source.annotations = Path(annotations)
-        source.truths = _read_truths(source, source.annotations)
+        source.truths, _, notices = read_truths_of(source.splits, image_ids, source.annotations)
+        source.notices += notices
         absent = [i for i in image_ids if i not in source.truths]
         if absent and source.truths:
             source.notices.append(f"The annotations lack {these(absent, len(image_ids))}.")
@@ -154,21 +156,50 @@ def _about_models(source: Source) -> list[str]:
     return notices
 
 
-def _read_truths(source: Source, folder: Path) -> dict[int, Truth]:
+def read_truths(
+    results: Results, folder: str | os.PathLike | None
+) -> tuple[dict[int, Truth], tuple[str, ...], list[str]]:
+    """``read_truths_of`` one results file; nothing when ``folder`` is None.
+
+    Raises:
+        UserError: also when there are no annotations for any of its images.
+    """
+    if folder is None:
+        return {}, (), []
+    split = results.header.get("split")
+    ids = [image.image_id for image in results.images]
+    truths, classes, notices = read_truths_of((str(split),) if split else (), ids, Path(folder))
+    absent = [i for i in ids if i not in truths]
+    if absent and not notices:
+        notices.append(f"The annotations lack {these(absent, len(ids))}.")
+    if not truths:
+        raise UserError(f"--annotations {folder}: {' '.join(notices)}")
+    return truths, classes, notices
+
+
+def read_truths_of(
+    splits: Sequence[str], image_ids: Iterable[int], folder: Path
+) -> tuple[dict[int, Truth], tuple[str, ...], list[str]]:
+    """The annotations of images of these splits, the object classes in their order, and a sentence per missing file.
+
+    Raises:
+        UserError: ``folder`` is not a folder, or a file in it cannot be read.
+    """
     if not folder.is_dir():
         raise UserError(f"--annotations: {folder} is not a folder; expected a folder written by `xmodaler prepare`.")
-    if not source.splits:
-        source.notices.append("The results do not name their split, so no annotations were read.")
-    shown = set(source.image_ids)
+    notices = [] if splits else ["The results do not name their split, so no annotations were read."]
+    shown = set(image_ids)
     truths: dict[int, Truth] = {}
-    for split in source.splits:
+    classes: dict[str, None] = {}
+    for split in splits:
         path = folder / f"{split}.json"
         if path.is_file():
-            _, images = open_annotations(path, split)
+            header, images = open_annotations(path, split)
             truths |= {image["image_id"]: _truth(image) for image in images if image["image_id"] in shown}
+            classes |= dict.fromkeys(typed(header.get("classes", []), list[str]))
         else:
-            source.notices.append(f"No annotations of split {split}: {path} does not exist.")
-    return truths
+            notices.append(f"No annotations of split {split}: {path} does not exist.")
+    return truths, tuple(classes), notices
 
 
 def _truth(image: Mapping[str, Any]) -> Truth:
