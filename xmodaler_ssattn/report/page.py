@@ -25,7 +25,7 @@ from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.report.curves import Run, curves_html
 from xmodaler_ssattn.report.pictures import find_pictures, place_picture
-from xmodaler_ssattn.report.plot import COLOURS
+from xmodaler_ssattn.report.plot import MODEL_COLOURS, WORD_COLOURS
 from xmodaler_ssattn.report.scores import Numbers, numbers_of
 from xmodaler_ssattn.report.source import Model, Source, size_of, these, versions, words_of
 from xmodaler_ssattn.report.verdicts import verdicts
@@ -139,7 +139,8 @@ def _header(source: Source, numbers: Numbers, title: str) -> dict[str, Any]:
         "title": title,
         "splits": source.splits,
         "part": PART,
-        "colours": COLOURS,
+        "model_colours": MODEL_COLOURS,
+        "word_colours": WORD_COLOURS,
         "notices": source.notices,
         "annotated": bool(source.truths),
         "models": [_model_header(model) for model in source.models],
@@ -176,7 +177,10 @@ def _score_row(name: str, numbers: Numbers) -> dict[str, Any]:
 
 
 def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -> dict[str, Any]:
-    """One image in the index. ``m`` has one entry per model: null without a caption, else kind -> text and verdicts."""
+    """One image in the index.
+
+    ``n`` is a photograph's name; ``m`` has one entry per model: null without a caption, else kind -> text and verdicts.
+    """
     truth = source.truths.get(image_id)
     models: list[dict[str, Any] | None] = []
     for model, cider in zip(source.models, numbers.cider):
@@ -194,6 +198,8 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
                     entry[kind]["c"] = round(cider[kind][image_id], 4)
         models.append(entry)
     row: dict[str, Any] = {"i": image_id, "s": size_of(source, image_id), "p": picture, "m": models}
+    if image_id in source.names:
+        row["n"] = source.names[image_id]
     if truth is not None:
         row["k"] = list(truth.boxes)
     return row
