@@ -202,6 +202,7 @@ OWN, MACHINE, PROCESS = "written by this package", "the machine's own file", "ou
 ALLOWED_READS = {
     "cli/demo.py": {"read_text": OWN, "loads": OWN},  # terminal output and metrics of the demo's runs, while they grow
     "cli/output.py": {"decode": "the name of a file, for a message"},
+    "errors.py": {"decode": "an escaped character, for a message"},
     "engine/one_run.py": {"loads": "lines of metrics.json as bytes, to keep or remove"},
     "packs/trust.py": {"decode": PROCESS},
     "packs/opening.py": {"open": "bytes, in the mode that stands beside the opener"},
@@ -214,7 +215,7 @@ ALLOWED_READS = {
     "evaluation/results.py": {"decode": "base64"},
     "evaluation/metrics/spice.py": {"read_text": PROCESS, "loads": PROCESS},
     "report/curves.py": {"loads": "lines of metrics.json from read_lines, where a run that diverged has NaN"},
-    "report/page.py": {"read_text": "a template of this package"},
+    "report/page.py": {"read_text": "a template of this package", "decode": "what was encoded in the same line"},
     "report/single_file.py": {"read_text": OWN, "decode": "base64"},
     "reproduce/jobs.py": {"loads": "of json.dumps"},
     "reproduce/running.py": {"read_text": OWN},  # terminal output

@@ -1,4 +1,4 @@
-"""The exception classes for errors that a user can fix, and the format of their messages.
+"""The exception classes for errors that a user can fix, and the format of messages.
 
 Problems with files, configs or command lines given by a user raise ``UserError``, whose text says what was
 expected, what was found, where, and what to do. The command line prints that text without a traceback and
@@ -100,3 +100,16 @@ def numbered(problems: Sequence[str], shown: int = SHOWN) -> str:
     if left:
         lines.append(f"  ... and {left:,} more")
     return "\n".join(lines)
+
+
+# Control characters could move the cursor or hide text, and marks of direction reverse it; line ends and tabs are kept.
+_UNSEEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: control characters, which names and words from files may contain, are escaped.
+
+    >>> visible("a \\x1b[2J dog")
+    'a \\\\x1b[2J dog'
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.progress import doing
 
 
 def _make_as_readable_as_others(path: Path, mode: int) -> None:
@@ -125,7 +126,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None) -> None:
     """Write ``value`` atomically as JSON (UTF-8). NaN is refused, since JSON does not have it."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with (
+        doing(f"Writing {path}"),
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as file,
+    ):
         json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
         file.write("\n")
 
@@ -249,12 +254,13 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
     Raises:
         UserError: the file cannot be read as text (``read_text``), or ``parse_json`` refuses it.
     """
-    text = read_text(path, what)
-    try:
-        with _garbage_collection_paused():
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    with doing(f"Reading {path}", size), _garbage_collection_paused():
+        text = read_text(path, what)
+        try:
             return parse_json(text, finite=finite)
-    except UserError as error:
-        raise UserError(f"{what}: {path} is {error}") from error
+        except UserError as error:
+            raise UserError(f"{what}: {path} is {error}") from error
 
 
 @contextlib.contextmanager
@@ -416,7 +422,7 @@ def _limit_aliases(node: Any, sizes: dict[int, int | None]) -> int:
 def sha256_of(path: str | os.PathLike) -> str:
     """The sha256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
-    with open(path, "rb") as file:
+    with doing(f"Comparing the checksum of {path}"), open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

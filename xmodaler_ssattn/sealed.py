@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, sync_folder
+from xmodaler_ssattn.progress import doing
 
 _MARK = b"sha256 of all bytes before this text: "
 SEAL_BYTES = len(_MARK) + 64
@@ -84,7 +85,7 @@ def is_intact(path: str | os.PathLike) -> bool | None:
         UserError: the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with doing(f"Comparing the checksum of {path}"), open(path, "rb") as file:
             start, size = file.read(4), file.seek(0, os.SEEK_END)
             file.seek(max(size - SEAL_BYTES, 0))
             text = file.read()

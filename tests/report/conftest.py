@@ -111,9 +111,12 @@ class Browser:
         Select(self.one(f"select[name={name}]")).select_by_value(value)
         self.settle()
 
-    def show(self, value):
-        self.one(f"input[name=show][value={value}] + span").click()
+    def choose_segment(self, name, value):
+        self.one(f"input[name={name}][value='{value}'] + span").click()
         self.settle()
+
+    def show(self, value):
+        self.choose_segment("show", value)
 
 
 @pytest.fixture(scope="session")

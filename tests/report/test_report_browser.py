@@ -10,8 +10,8 @@ from xmodaler_ssattn.report.curves import Run
 from xmodaler_ssattn.report.page import write_page
 from xmodaler_ssattn.report.source import read_source
 
-WORD = ".card figure[data-model='{}'] .word[data-word='{}']"
-ACTIVE = ".card figure[data-model='{}'] .overlay rect.active"
+WORD = ".card .said[data-model='{}'] .word[data-word='{}']"
+ACTIVE = ".card .overlay rect.active[data-model='{}']"
 
 
 def word(browser, model, position):
@@ -49,9 +49,9 @@ def test_a_words_box_is_where_the_object_is_in_the_picture(browser, page):
     browser.open(page)
     browser.hover(word(browser, 1, 1))
     place = browser.js(
-        """const figure = document.querySelector(".card figure[data-model='1']");
-        const picture = figure.querySelector("img").getBoundingClientRect();
-        const box = figure.querySelector("rect.active").getBoundingClientRect();
+        """const card = document.querySelector(".card");
+        const picture = card.querySelector("img").getBoundingClientRect();
+        const box = card.querySelector("rect.active").getBoundingClientRect();
         return {x: (box.x - picture.x) / picture.width, y: (box.y - picture.y) / picture.height,
                 w: box.width / picture.width, h: box.height / picture.height,
                 left: box.x, top: box.y, width: box.width, height: box.height};"""
@@ -82,7 +82,7 @@ def test_gamma_lights_the_regions_in_proportion_to_their_weight(browser, page):
     browser.show("gamma")
     browser.hover(word(browser, 1, 1))
     found = browser.js(
-        """return [...document.querySelectorAll(".card figure[data-model='1'] .veil .region")]
+        """return [...document.querySelectorAll("#image-1 .veil .region")]
         .map((r) => [Number(r.dataset.weight), Number(r.getAttribute("fill-opacity"))])"""
     )
     # looks at region 0: alpha .5 .25 .25, beta .2 .3 .5, gamma = alpha + beta / 2 = .6 .4 .5; light = gamma / .6
@@ -93,8 +93,8 @@ def test_gamma_lights_the_regions_in_proportion_to_their_weight(browser, page):
 def test_the_veil_is_dark_outside_and_leaves_the_strongest_region_as_it_is(browser, page):
     browser.open(page)
     browser.show("alpha")
-    browser.hover(word(browser, 1, 1))
-    picture = browser.one(".card figure[data-model='1'] .frame")
+    browser.js("arguments[0].focus()", word(browser, 1, 1))  # the screenshot may scroll the word away from the mouse
+    picture = browser.one(".card .frame")
     shot = Image.open(io.BytesIO(picture.screenshot_as_png)).convert("RGB")
     inside = shot.getpixel((shot.width * 100 // 400, shot.height * 110 // 300))
     outside = shot.getpixel((shot.width * 20 // 400, shot.height * 280 // 300))
@@ -104,10 +104,11 @@ def test_the_veil_is_dark_outside_and_leaves_the_strongest_region_as_it_is(brows
 
 def test_a_model_without_beta_says_so_and_beta_needs_no_word(browser, page):
     browser.open(page, "#show=beta")
-    assert browser.texts("#image-1 .reading")[0] == "This model has no β."
-    assert browser.texts("#image-1 .reading")[1] == "β is largest at region 2: 0.50"
-    assert not browser.all("#image-1 figure[data-model='0'] .veil")
-    assert browser.all("#image-1 figure[data-model='1'] .veil")
+    assert browser.one("#image-1 .reading").text == "second: β is largest at region 2: 0.50"
+    assert browser.all("#image-1 .veil")
+    browser.hover(word(browser, 0, 1))
+    assert browser.one("#image-1 .reading").text.startswith("first: this model has no β")
+    assert not browser.all("#image-1 .veil")
 
 
 def test_references_and_ground_truth_appear_on_demand(browser, page):
@@ -117,12 +118,12 @@ def test_references_and_ground_truth_appear_on_demand(browser, page):
     browser.settle()
     assert len(browser.all("#image-1 .references li")) == 5
     boxes = browser.js(
-        """return [...document.querySelectorAll("#image-1 figure[data-model='0'] rect.truth")]
+        """return [...document.querySelectorAll("#image-1 rect.truth")]
         .map((r) => [r.dataset.class, Number(r.getAttribute("x"))])"""
     )
     assert sorted(boxes) == [["car", 220], ["dog", 50]]
     browser.hover(browser.one("#image-1 .phrase.object"))
-    assert browser.js("return document.querySelectorAll('#image-1 rect.truth').length") == 2  # one in each figure
+    assert browser.js("return document.querySelectorAll('#image-1 rect.truth').length") == 1
 
 
 def test_every_filter_keeps_the_images_that_it_names(browser, page):
@@ -220,10 +221,15 @@ def test_a_phone_shows_one_column_and_never_scrolls_sideways(browser, page):
     browser.resize(360, 740)
     browser.open(page)
     assert browser.js("return document.documentElement.scrollWidth") <= 360
-    lefts = browser.js(
-        "return [...document.querySelectorAll('.card figure')].map((f) => Math.round(f.getBoundingClientRect().x))"
+    cut = browser.js(
+        """return [...document.querySelectorAll("#scores *, #classes *, .looks *, .card *")]
+        .filter((node) => node.getBoundingClientRect().right > 360.5 && !node.closest("svg"))
+        .map((node) => node.outerHTML)"""
     )
-    assert len(set(lefts)) == 1
+    assert cut == []
+    assert len(set(browser.js("return [...document.querySelectorAll('.card')].map((card) => card.offsetLeft)"))) == 1
+    # each score is one line per model: its name, the value, the interval
+    assert browser.one("#scores tr[data-score=CIDEr] td").get_attribute("data-label") == "first"
     assert not browser.one(".filters").get_attribute("open")
 
 
@@ -232,9 +238,9 @@ def test_the_words_box_follows_the_picture_on_a_phone(browser, page):
     browser.open(page)
     word(browser, 1, 4).click()
     x, width = browser.js(
-        """const figure = document.querySelector(".card figure[data-model='1']");
-        const picture = figure.querySelector("img").getBoundingClientRect();
-        const box = figure.querySelector("rect.active").getBoundingClientRect();
+        """const card = document.querySelector(".card");
+        const picture = card.querySelector("img").getBoundingClientRect();
+        const box = card.querySelector("rect.active").getBoundingClientRect();
         return [(box.x - picture.x) / picture.width, box.width / picture.width];"""
     )
     # CAR: 220 to 340 of 400
@@ -249,13 +255,36 @@ def test_a_class_in_the_bars_filters(browser, page):
     assert browser.ids() == [1, 2, 3, 4]
 
 
-def test_colours_are_those_of_the_colour_blind_safe_palette(browser, page):
-    from xmodaler_ssattn.report.plot import COLOURS
+def test_a_box_has_the_colour_of_its_word_and_its_corner_that_of_its_model(browser, page):
+    from xmodaler_ssattn.report.plot import MODEL_COLOURS, WORD_COLOURS
 
+    assert not {*MODEL_COLOURS} & {*WORD_COLOURS}
     browser.open(page)
-    strokes = browser.js("return [...document.querySelectorAll('rect.box')].map((r) => r.getAttribute('stroke'))")
-    assert set(strokes) == set(COLOURS[:2])
+
+    def boxes(selector, attribute):
+        return [found.get_attribute(attribute) for found in browser.all(f"#image-1 {selector}")]
+
+    # Both models say "dog" and "car", two words of two classes.
+    assert boxes("rect.box", "stroke") == [*WORD_COLOURS[:2], *WORD_COLOURS[:2]]
+    assert boxes("rect.mark", "fill") == [MODEL_COLOURS[0]] * 2 + [MODEL_COLOURS[1]] * 2
     assert len(made_up.OBJECT_WORDS) == 2
+
+
+def test_one_picture_shows_the_boxes_of_all_models_of_one_or_none(browser, page):
+    browser.open(page)
+    assert len(browser.all("#image-1 img")) == 1
+
+    def models():
+        return browser.js("return [...document.querySelectorAll('#image-1 rect.box')].map((r) => r.dataset.model)")
+
+    assert models() == ["0", "0", "1", "1"]
+    for value, expected in (("1", ["1", "1"]), ("0", ["0", "0"]), ("none", []), ("all", ["0", "0", "1", "1"])):
+        browser.choose_segment("boxes", value)
+        assert models() == expected
+    browser.choose_segment("boxes", "0")
+    assert "boxes=0" in browser.driver.current_url
+    browser.hover(word(browser, 1, 1))  # a word's box is shown whatever the switch says
+    assert models() == ["1"]
 
 
 def test_curves_have_the_colours_of_the_models_and_fit_a_phone(browser, tmp_path):
@@ -277,6 +306,6 @@ def test_curves_have_the_colours_of_the_models_and_fit_a_phone(browser, tmp_path
     stroke, bar = browser.js(
         """const style = (node) => getComputedStyle(node);
         return [style(document.querySelector(".plots path[style*=dasharray]")).stroke,
-                style(document.querySelector("#image-1 .swatch.model1")).backgroundColor];"""
+                style(document.querySelector("#image-1 .said[data-model='1'] .swatch")).backgroundColor];"""
     )
     assert stroke == bar

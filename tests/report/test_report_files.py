@@ -10,6 +10,7 @@ from PIL import Image
 from report import made_up
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.report import page as page_module
 from xmodaler_ssattn.report.curves import Run, curves_html, read_run, thin
 from xmodaler_ssattn.report.figure import choose_images, draw_figure, save_figure
 from xmodaler_ssattn.report.page import write_page
@@ -177,13 +178,40 @@ def test_runs_are_compared_by_their_cross_entropy_over_epochs():
     shown = html[: html.index("more curves")]
     # 20 steps are two epochs, so step 10 ends the first
     assert all(f"<title>{text}</title>" in shown for text in ("ours, 1: 4", "ours, 2: 3", "base, 1: 5", "base, 2: 4.5"))
-    assert "ours, 1: 13" not in shown and "total_loss" in html
+    assert "ours, 1: 13" not in shown and ">Total loss<" in html
     assert ">nats per word<" in shown and ">epoch<" in shown
 
 
 def test_a_single_value_is_written_and_not_drawn():
     html = curves_html([Run("ours", {"val/CIDEr": [(9, 0.5)]}, {9: 1})])
     assert "CIDEr, val: ours 50 (epoch 1)" in html and "percent<" not in html
+
+
+def test_a_single_value_beside_a_curve_is_written_below_it():
+    two, one = {"val/CIDEr": [(9, 0.5), (19, 0.6)]}, {"val/CIDEr": [(9, 0.4)]}
+    html = curves_html([Run("a", two, {19: 2}), Run("b", one, {9: 1})])
+    assert "CIDEr, val: b 40 (epoch 1)" in html and "<title>b, " not in html and "<title>a, 2: 60" in html
+
+
+def test_epochs_come_from_the_record_of_the_best_one_also_when_results_were_deleted(tmp_path):
+    lines = [{"iteration": step, "val/CIDEr": step / 100} for step in (9, 19)]
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_run(tmp_path).epochs == {}
+    (tmp_path / "best.json").write_text('{"best": 2, "epochs": {"1": {"iteration": 9}, "2": {"iteration": 19}}}')
+    assert read_run(tmp_path).epochs == {9: 1, 19: 2}
+    (tmp_path / "best.json").write_text('{"epochs": [1]}')
+    with pytest.raises(UserError, match=r"best.json: epochs: it must be an object, found \[1\]"):
+        read_run(tmp_path)
+
+
+def test_only_the_first_images_of_a_large_page_have_attention(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "PART", 2)
+    monkeypatch.setattr(page_module, "MOST_WITH_ATTENTION", 2)
+    source = read_source([made_up.write(tmp_path / "r.json", {i: made_up.caption() for i in (1, 2, 3)})])
+    folder = write_page(tmp_path / "page", source).parent
+    assert any("first 2 of 3 images" in notice for notice in source.notices)
+    first, second = [(folder / "data" / f"part_000{n}.js").read_text() for n in (0, 1)]
+    assert '"attention":{' in first and '"attention":{' not in second and '"boxes":[[' in second
 
 
 def test_a_panel_has_whole_epochs_titled_axes_and_nothing_that_differs_from_run_to_run():
@@ -270,7 +298,7 @@ def test_the_command_writes_the_page_and_prints_its_path(tmp_path, capsys):
     arguments = ["--images", str(tmp_path / "Images"), "--run", str(run), "--out", str(tmp_path / "page")]
     assert main(["report", str(results), *arguments]) == 0
     assert f"Open {tmp_path / 'page' / 'index.html'}" in capsys.readouterr().out
-    assert "total_loss" in (tmp_path / "page" / "index.html").read_text()
+    assert "Total loss" in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_a_single_run_makes_a_page(tmp_path, capsys):

@@ -47,5 +47,21 @@ def test_boxes_and_shading_of_the_second_data_file_also_exist(browser, page):
 
 def test_a_caption_is_text_whatever_it_holds(browser, page):
     browser.open(page)
-    assert browser.js("return document.title") == "Captions"
+    assert browser.js("return document.title") == "Captions – xmodaler_ssattn"
     assert browser.one("#image-1 .caption").text.startswith("</script>")
+
+
+def test_a_few_photographs_have_their_names_are_large_and_need_no_filters(browser, tmp_path):
+    captions = {i: made_up.caption() for i in (1, 2)}
+    names = {"1": "holiday/a dog.jpg", "2": "holiday/beach.jpg"}
+    source = read_source([made_up.write(tmp_path / "results.json", captions, pictures=names)], ["photos"])
+    source.notices.clear()
+    pictures = [(i, Image.new("RGB", (400, 300), "red")) for i in (1, 2)]
+    browser.open(write_single_file(tmp_path / "page.html", source, pictures, title="Captions"))
+    assert browser.texts("h3") == ["a dog.jpg", "beach.jpg"]
+    assert not browser.all(".filters") and not browser.all("h3 + .who")
+    width, font = browser.js(
+        """const frame = document.querySelector(".frame"), name = document.querySelector("h3");
+        return [frame.getBoundingClientRect().width, parseFloat(getComputedStyle(name).fontSize)]"""
+    )
+    assert width > 800 and font > 16  # in a window of 1,300 x 900 pixels

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+import threading
 
 import pytest
 
@@ -99,3 +100,22 @@ def test_progress_is_a_bar_on_a_terminal_and_rare_lines_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(progress("abc", 3, "decoding")) == ["a", "b", "c"]
     assert "decoding" in terminal.getvalue()
+
+
+def test_what_takes_longer_is_said_once_and_what_is_short_is_not(monkeypatch):
+    monkeypatch.setattr(progress_module, "SECONDS_OF_SILENCE", 0.02)
+    lines, said = [], threading.Event()
+
+    def say(line):
+        lines.append(line)
+        said.set()
+
+    with progress_module.doing("Reading a.json", say=say):
+        assert said.wait(10)
+    assert lines == ["Reading a.json ..."]
+    monkeypatch.setattr(progress_module, "SECONDS_OF_SILENCE", 60)
+    with progress_module.doing("Reading b.json", say=say):
+        pass
+    assert len(lines) == 1
+    with progress_module.doing("Reading c.json", size=progress_module.LARGE, say=say):
+        assert lines[-1] == "Reading c.json ..."  # parsing will let no other thread run

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.cli.options import Parser
 from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
+from xmodaler_ssattn.progress import doing
 
 # Command -> (module in this folder, one line of help), in the order in which a new user needs them. A module with a dot
 # before it is in a folder beside this one.
@@ -82,7 +83,8 @@ def main(argv: Sequence[str] | None = None, register_classes: Callable[[], None]
     def run() -> int | None:
         args = parse(words)
         if register_classes is not None:
-            register_classes()
+            with doing("Loading PyTorch"):
+                register_classes()
         return args.run(args)
 
     return exit_code_of(run)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import sys
 from collections.abc import Callable
 
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, visible
 
 # Problems with a path that a user can fix: no permission, a read-only or full disk, a file where a folder should be.
 FIXABLE = (
@@ -69,19 +68,6 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
     except KeyboardInterrupt:
         say(f"interrupted.{more}")
         return 130
-
-
-# Control characters could move the cursor or hide text, and marks of direction reverse it; line ends and tabs are kept.
-_UNSEEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
-
-
-def visible(text: str) -> str:
-    """Text for a terminal: control characters, which names and words from files may contain, are escaped.
-
-    >>> visible("a \\x1b[2J dog")
-    'a \\\\x1b[2J dog'
-    """
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def accept_all_characters() -> None:

@@ -44,6 +44,10 @@ def add_parser(subparsers) -> None:
         "captions",
         help="how good captions are: BLEU, METEOR, ROUGE-L, CIDEr, SPICE",
         description="Caption metrics through pycocoevalcap, on PTB tokens.",
+        epilog="SPICE needs two files that no package has: unpack stanford-corenlp-full-2015-12-09.zip from the "
+        "Stanford NLP group's download page and set SSATTN_CORENLP to the folder that contains "
+        "stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar. With network access "
+        "`python -m pycocoevalcap.spice.get_stanford_models` downloads them into pycocoevalcap's own folder.",
     )
     _caption_arguments(captions, required=True)
     captions.add_argument(

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, decode_text, parse_json, parse_quickly, read_json
+from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.schema import typed
 
 
@@ -104,7 +105,7 @@ def _parse(line: bytes, path: Path, number: int, hint: str) -> Any:
 
 
 def _typed(items: Iterable[tuple[Any, Any]], kind: Any, path: Path, hint: str) -> Iterator[Any]:
-    for number, (value, plain) in enumerate(items):
+    for number, (value, plain) in enumerate(progress(items, desc=f"Reading {path}")):
         try:
             yield typed(plain, kind) if value is None else value
         except UserError as error:

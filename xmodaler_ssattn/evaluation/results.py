@@ -37,6 +37,7 @@ from msgspec import Meta, Struct
 from xmodaler_ssattn.caption import Attention, GroundedCaption, GroundedWord
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, write_json
+from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.schema import typed
 
 SCHEMA = "xmodaler_ssattn/results"
@@ -237,7 +238,7 @@ def parse_results(data: Any, what: str) -> Results:
     if not isinstance(words, Mapping) or not isinstance(data.get("images"), list):
         raise UserError(f"{what}: expected an object object_words and a list images.")
     images: dict[int, ImageResult] = {}
-    for number, record in enumerate(data["images"]):
+    for number, record in enumerate(progress(data["images"], desc=what)):
         data["images"][number] = None  # free the parsed text, which takes 1 GB for 31,014 images
         try:
             image = typed(record, _Image).result()

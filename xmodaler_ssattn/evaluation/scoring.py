@@ -23,6 +23,7 @@ from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.metrics import Counted, Metric, all_metrics, metric_names, what_can_run
 from xmodaler_ssattn.evaluation.ptb import PtbTokenizer, one_line
 from xmodaler_ssattn.evaluation.results import ImageResult, gvd_predictions
+from xmodaler_ssattn.progress import doing
 
 GREEDY = "greedy_"
 """Prefix of the scores of greedy captions, where an image has another main caption."""
@@ -159,6 +160,7 @@ class CaptionScorer:
         """Score one caption per image; images without a caption are left out. Arguments as ``score_many``."""
         return self.score_many({"": captions}, metrics, **resampling)[""]
 
+    @doing("Scoring the captions")
     def score_many(
         self,
         sets: Mapping[Any, Mapping[Any, str]],
@@ -270,6 +272,7 @@ class GroundingScorer:
     lemmas: Lemmas
     undefined: float = math.nan
 
+    @doing("Scoring the boxes")
     def score(
         self, predictions: Mapping[str, Sequence], mode: str = "gen", *, replicates: int = 0, seed: int = 0
     ) -> Scores:

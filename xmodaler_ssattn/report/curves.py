@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from msgspec import Struct
+
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import read_lines
+from xmodaler_ssattn.files import read_json, read_lines
 from xmodaler_ssattn.report.plot import (
     HEIGHT,
     INK,
@@ -20,10 +22,10 @@ from xmodaler_ssattn.report.plot import (
     Point,
     draw_panel,
     drawing,
-    is_single,
     legend_key,
     to_svg,
 )
+from xmodaler_ssattn.schema import typed
 
 MOST_POINTS = 300
 CROSS_ENTROPY, TOTAL = "CrossEntropy Loss(G)", "total_loss"
@@ -55,6 +57,10 @@ class Run:
         """The number of epochs up to that iteration, with a fraction."""
         last, epoch = max(self.epochs.items())
         return self.epochs.get(iteration, (iteration + 1) * epoch / (last + 1))
+
+
+class _BestEpoch(Struct):
+    iteration: float
 
 
 def cross_entropy_name(names: Collection[str]) -> str:
@@ -93,7 +99,17 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
 
 
 def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
-    """Iteration -> epoch: the n-th evaluation wrote the n-th results file; {} when their numbers differ."""
+    """Iteration -> epoch, from the record of the best epoch; else the n-th evaluation wrote the n-th results file.
+
+    {} when there is no record and the numbers of evaluations and files differ.
+    """
+    if (folder / "best.json").is_file():
+        record = read_json(folder / "best.json", "The best checkpoint's record")
+        try:
+            entries = typed(record.get("epochs") if isinstance(record, dict) else None, dict[str, _BestEpoch])
+        except UserError as error:
+            raise UserError(f"--run: {folder / 'best.json'}: epochs: {error}.") from error
+        return {entry.iteration: int(epoch) for epoch, entry in entries.items() if epoch.isdecimal()}
     epochs: dict[float, int] = {}
     for split in ("val", "test"):
         names = [path.stem.rpartition("_")[2] for path in folder.glob(f"results/{split}_epoch_*.json")]
@@ -177,7 +193,9 @@ def title_unit_scale(name: str) -> tuple[str, str, float]:
         return "cross-entropy, training", "nats per word", 1.0
     if name == "lr":
         return "learning rate", "learning rate", 1.0
-    return name, "loss" if "loss" in name.lower() else "value", 1.0
+    if "loss" in name.lower():
+        return f"{name[0].upper()}{name[1:].lower()}".replace("_", " "), "loss", 1.0
+    return name, "value", 1.0
 
 
 def _plot(name: str, runs: Sequence[Run], places: Mapping[str, int]) -> str:
@@ -188,14 +206,18 @@ def _plot(name: str, runs: Sequence[Run], places: Mapping[str, int]) -> str:
     series = {run: points for run, points in series.items() if points}
     by_epoch = all(run.epochs for run in series)
     x_title = "epoch" if by_epoch else "step"
-    lines = []
+    lines, values = [], []
     for run, points in series.items():
         placed = [(run.epoch_at(x) if by_epoch else x + 1, scale * y) for x, y in points]
-        lines.append(Line(run.name, thin(placed), places[run.name]))
-    if is_single(lines):
-        values = [f"{line.name} {y:.4g} ({x_title} {x:g})" for line in lines for x, y in line.points]
-        return f'<p class="hint">{escape(title)}: {escape("; ".join(values))}</p>'
+        if len(placed) > 1:
+            lines.append(Line(run.name, thin(placed), places[run.name]))
+        else:
+            values += [f"{run.name} {y:.4g} ({x_title} {x:g})" for x, y in placed]
+    text = escape(f"{title}: {'; '.join(values)}")
+    if not lines:
+        return f'<p class="hint">{text}</p>'
     figure = Figure((WIDTH, HEIGHT), frameon=False)
     draw_panel(figure.add_axes(AXES), lines, title, x_title, unit)
     svg = to_svg(figure, name).replace(INK, "currentColor")
-    return f'<figure role="img" aria-label="{escape(title)}">{svg}</figure>'
+    below = f'<figcaption class="hint">{text}</figcaption>' if values else ""
+    return f'<figure role="img" aria-label="{escape(title)}">{svg}{below}</figure>'

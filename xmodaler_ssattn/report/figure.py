@@ -13,7 +13,7 @@ from PIL import Image
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import atomic_path, write_text
-from xmodaler_ssattn.report.plot import COLOURS, drawing, to_svg
+from xmodaler_ssattn.report.plot import WORD_COLOURS, drawing, to_svg
 from xmodaler_ssattn.report.source import Model, Source, size_of, versions, words_of
 from xmodaler_ssattn.report.verdicts import RIGHT, WRONG, verdicts
 
@@ -132,7 +132,7 @@ def _lay_out(names: Sequence[str], rows: Sequence[FigureRow]) -> Figure:
     for row in rows:
         words = [(word, classes) for caption, classes in row.captions for word in words_of(caption or "")]
         found = dict.fromkeys(classes[word] for word, classes in words if word in classes)
-        colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(found)}  # equal for all models
+        colours = {name: WORD_COLOURS[i % len(WORD_COLOURS)] for i, name in enumerate(found)}  # equal for all models
         y = GAP + max(_draw_cell(axes, row, column, colours, left, y) for column, left in enumerate(lefts))
     width, height = lefts[-1] + COLUMN, y - GAP
     figure.set_size_inches(width / 72, height / 72)

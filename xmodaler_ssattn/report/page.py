@@ -9,14 +9,13 @@ read files. The texts of results and annotations are written only as JSON, and t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.errors import UserError
@@ -25,13 +24,15 @@ from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.report.curves import Run, curves_html
 from xmodaler_ssattn.report.pictures import find_pictures, place_picture
-from xmodaler_ssattn.report.plot import COLOURS
+from xmodaler_ssattn.report.plot import MODEL_COLOURS, WORD_COLOURS
 from xmodaler_ssattn.report.scores import Numbers, numbers_of
 from xmodaler_ssattn.report.source import Model, Source, size_of, these, versions, words_of
 from xmodaler_ssattn.report.verdicts import verdicts
 
 PART = 50
-"""Images in one data file: about 200 kB with the attention of two models."""
+"""Images in one data file: about 650 kB with the attention of two models, 60 kB without."""
+MOST_WITH_ATTENTION = 5000
+"""Only the first images of a page have attention, so that two models on all 31,014 images take 100 MB, not 410."""
 SCRIPTS = ("base.js", "attention.js", "state.js", "summary.js", "card.js", "page.js")
 STYLE = "page.css"
 MARKER = ".grounded_captions_page"
@@ -74,12 +75,17 @@ def write_page(
     numbers = numbers_of(source, replicates)
     found = {} if images is None else find_pictures(images, source.image_ids)
     source.notices += _about_pictures(source, images, found)
+    if len(source.image_ids) > MOST_WITH_ATTENTION and any(_has_attention(model) for model in source.models):
+        source.notices.append(
+            f"Regions are shaded for the first {MOST_WITH_ATTENTION:,} of {len(source.image_ids):,} images only, which "
+            "keeps the page small."
+        )
     parts = [source.image_ids[i : i + PART] for i in range(0, len(source.image_ids), PART)]
     rows: list[dict[str, Any]] = []
     for number, ids in enumerate(progress(parts, desc="Page")):
         addresses = {i: place_picture(found[i], out, refer=refer) for i in ids if i in found}
         rows += [_row(source, numbers, i, addresses.get(i)) for i in ids]
-        details = {str(i): _details(source, i) for i in ids}
+        details = {str(i): _details(source, i, attention=number * PART < MOST_WITH_ATTENTION) for i in ids}
         _write_data(out / "data" / f"part_{number:04d}.js", f"ssattn.part({number}, ", details)
     for stale in (out / "data").glob("part_*.js"):
         if int(stale.stem.partition("_")[2]) >= len(parts):
@@ -114,19 +120,8 @@ def _about_pictures(source: Source, images: Path | None, found: Mapping[int, Pat
 
 def _write_data(path: Path, call: str, value: Any) -> None:
     """Write ``ssattn.NAME(JSON);`` in ASCII, so that no separator or encoding can break the script."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    write_text(path, f"{call}{text});\n")
-
-
-def _finite(value: Any) -> Any:
-    """NaN -> None and numpy numbers -> Python's, through lists and dicts."""
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value
+    plain = msgspec.json.decode(msgspec.json.encode(value, enc_hook=float))  # NaN -> None, numpy's numbers -> Python's
+    write_text(path, f"{call}{json.dumps(plain, separators=(',', ':'))});\n")
 
 
 # --- data that is loaded first --------------------------------------------------------------------------------------
@@ -139,7 +134,8 @@ def _header(source: Source, numbers: Numbers, title: str) -> dict[str, Any]:
         "title": title,
         "splits": source.splits,
         "part": PART,
-        "colours": COLOURS,
+        "model_colours": MODEL_COLOURS,
+        "word_colours": WORD_COLOURS,
         "notices": source.notices,
         "annotated": bool(source.truths),
         "models": [_model_header(model) for model in source.models],
@@ -152,15 +148,18 @@ def _header(source: Source, numbers: Numbers, title: str) -> dict[str, Any]:
 
 
 def _model_header(model: Model) -> dict[str, Any]:
-    captions = [versions(image) for image in model.images.values()]
-    attention = (getattr(caption, "attention", None) for kinds in captions for caption in kinds.values())
     return {
         "name": model.name,
         "epoch": model.results.header.get("epoch"),
         "object_words": model.results.object_words,
-        "greedy": any("greedy" in kinds for kinds in captions),
-        "attention": any(weights is not None for weights in attention),
+        "greedy": any("greedy" in versions(image) for image in model.images.values()),
+        "attention": _has_attention(model),
     }
+
+
+def _has_attention(model: Model) -> bool:
+    captions = (caption for image in model.images.values() for caption in versions(image).values())
+    return any(getattr(caption, "attention", None) is not None for caption in captions)
 
 
 def _score_row(name: str, numbers: Numbers) -> dict[str, Any]:
@@ -176,7 +175,10 @@ def _score_row(name: str, numbers: Numbers) -> dict[str, Any]:
 
 
 def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -> dict[str, Any]:
-    """One image in the index. ``m`` has one entry per model: null without a caption, else kind -> text and verdicts."""
+    """One image in the index.
+
+    ``n`` is a photograph's name; ``m`` has one entry per model: null without a caption, else kind -> text and verdicts.
+    """
     truth = source.truths.get(image_id)
     models: list[dict[str, Any] | None] = []
     for model, cider in zip(source.models, numbers.cider):
@@ -194,6 +196,8 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
                     entry[kind]["c"] = round(cider[kind][image_id], 4)
         models.append(entry)
     row: dict[str, Any] = {"i": image_id, "s": size_of(source, image_id), "p": picture, "m": models}
+    if image_id in source.names:
+        row["n"] = source.names[image_id]
     if truth is not None:
         row["k"] = list(truth.boxes)
     return row
@@ -202,9 +206,10 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
 # --- data that is loaded with an image ------------------------------------------------------------------------------
 
 
-def _details(source: Source, image_id: int) -> dict[str, Any]:
+def _details(source: Source, image_id: int, *, attention: bool) -> dict[str, Any]:
     truth = source.truths.get(image_id)
-    details: dict[str, Any] = {"models": [_grounding(model.images.get(image_id)) for model in source.models]}
+    groundings = [_grounding(model.images.get(image_id), attention) for model in source.models]
+    details: dict[str, Any] = {"models": groundings}
     if truth is not None:
         details["references"] = [
             {
@@ -221,25 +226,25 @@ def _details(source: Source, image_id: int) -> dict[str, Any]:
     return details
 
 
-def _grounding(image: ImageResult | None) -> dict[str, Any] | None:
+def _grounding(image: ImageResult | None, attention: bool) -> dict[str, Any] | None:
     """Boxes, weights and attention of each kind of caption; None where there is nothing to draw."""
     kinds = {} if image is None else {k: c for k, c in versions(image).items() if isinstance(c, GroundedCaption)}
     if not kinds:
         return None
-    boxes_px = next((c.boxes_px for c in kinds.values() if c.boxes_px is not None), None)
+    boxes_px = next((c.boxes_px for c in kinds.values() if c.boxes_px is not None), None) if attention else None
     return {
         "regions": None if boxes_px is None else [[round(float(v), 1) for v in box] for box in boxes_px],
-        **{kind: _caption_grounding(caption) for kind, caption in kinds.items()},
+        **{kind: _caption_grounding(caption, attention) for kind, caption in kinds.items()},
     }
 
 
-def _caption_grounding(caption: GroundedCaption) -> dict[str, Any]:
+def _caption_grounding(caption: GroundedCaption, attention: bool) -> dict[str, Any]:
     grounding: dict[str, Any] = {
         "boxes": [[round(v, 1) for v in word.box_px] for word in caption.words],
         "regions": [word.region for word in caption.words],
         "weights": [round(word.weight, 4) for word in caption.words],
     }
-    if caption.attention is not None and caption.boxes_px is not None:
+    if attention and caption.attention is not None and caption.boxes_px is not None:
         arrays = caption.attention._asdict()
         grounding["attention"] = {k: None if a is None else encode_array(a)["base64"] for k, a in arrays.items()}
     return grounding

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's palette, for common kinds of colour blindness, without black and yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Models are blue or orange, words green, purple or brown, so that a colour never means both. All are from the palettes
+# of Okabe and Ito and of Paul Tol, for common kinds of colour blindness.
+MODEL_COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#332288", "#661100")
+WORD_COLOURS = ("#117733", "#AA4499", "#999933", "#882255", "#44AA99")
 INK = "#444444"
-# Colours of lines: those, then six of Paul Tol's that differ from them.
-PALETTE = (*COLOURS, "#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100")
+# Colours of lines: the models', then more for studies with many rows.
+PALETTE = (*MODEL_COLOURS, "#009E73", "#CC79A7", "#999933", "#882255", "#117733", "#AA4499")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 MOST_MARKS = 40
 """A line of at most this number of points gets a mark at each of them, with its value as a tooltip."""

@@ -60,6 +60,7 @@ class Source:
         models: in the order of the command line.
         image_ids: the images of all models, in order of first appearance.
         truths: image id -> its annotations; empty without an annotation folder.
+        names: image id -> name of the photograph, from the results of `xmodaler caption`.
         splits: of the results, in order.
         annotations: the annotation folder, or None.
         notices: one sentence per missing item.
@@ -68,6 +69,7 @@ class Source:
     models: tuple[Model, ...]
     image_ids: tuple[int, ...]
     truths: Mapping[int, Truth] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
     splits: tuple[str, ...] = ()
     annotations: Path | None = None
     notices: list[str] = field(default_factory=list)
@@ -96,7 +98,7 @@ def read_source(
         models.append(Model(name, results, {image.image_id: image for image in results.images}))
     image_ids = tuple(dict.fromkeys(i for model in models for i in model.images))
     splits = tuple(dict.fromkeys(str(s) for m in models if (s := m.results.header.get("split"))))
-    source = Source(tuple(models), image_ids, splits=splits)
+    source = Source(tuple(models), image_ids, names=_names(models), splits=splits)
     source.notices += _about_models(source)
     if not models:
         return source
@@ -113,6 +115,16 @@ def read_source(
         if absent and source.truths:
             source.notices.append(f"The annotations lack {these(absent, len(image_ids))}.")
     return source
+
+
+def _names(models: Sequence[Model]) -> dict[int, str]:
+    """File names of photographs, or paths when two names are equal; {} when the models number them differently."""
+    found = [names for model in models if isinstance(names := model.results.header.get("pictures"), Mapping)]
+    if not found or any(names != found[0] for names in found):
+        return {}
+    short = {i: Path(str(name)).name for i, name in found[0].items()}
+    chosen = short if len(set(short.values())) == len(short) else found[0]
+    return {i: str(chosen[str(i)]) for model in models for i in model.images if str(i) in chosen}
 
 
 def default_names(paths: Sequence[str | os.PathLike]) -> list[str]:

@@ -34,11 +34,6 @@ _ENVIRONMENT = {"JDK_JAVA_OPTIONS": " ".join(f"--add-opens=java.base/{name}=ALL-
 
 CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 CORENLP_VARIABLE = "SSATTN_CORENLP"
-HOW_TO_GET_CORENLP = (
-    "unpack stanford-corenlp-full-2015-12-09.zip from the Stanford NLP group's download page and set "
-    f"{CORENLP_VARIABLE} to the folder that contains {' and '.join(CORENLP_JARS)}; with network access "
-    "`python -m pycocoevalcap.spice.get_stanford_models` downloads them into pycocoevalcap's own folder"
-)
 
 
 def spice_engine_jar() -> Path:
@@ -64,15 +59,16 @@ def spice_class_path() -> list[Path]:
     spice = bundled("spice", "spice-1.0.jar")
     folder = spice.parent
     places = [folder / "lib"]
-    if named := os.environ.get(CORENLP_VARIABLE, "").strip():
+    named = os.environ.get(CORENLP_VARIABLE, "").strip()
+    if named:
         places.insert(0, Path(named).expanduser())
     for place in places:
         corenlp = [place / name for name in CORENLP_JARS]
         if all(jar.is_file() for jar in corenlp):
             others = sorted(jar for jar in (folder / "lib").glob("*.jar") if jar.name not in CORENLP_JARS)
             return [spice, *others, *corenlp, spice_engine_jar()]
-    looked = " and ".join(str(place) for place in places)
-    raise JavaError(f"the CoreNLP 3.6.0 models are not in {looked}; to get them, {HOW_TO_GET_CORENLP}")
+    lacks = f"{named} ({CORENLP_VARIABLE}) lacks" if named else f"{CORENLP_VARIABLE} names no folder with"
+    raise JavaError(f"{lacks} the CoreNLP 3.6.0 jars; `xmodaler score captions --help` says how to get them")
 
 
 @register

@@ -23,13 +23,12 @@ ssattn.decode = function (base64) {
 
 // The weights of all regions at one word, or null: for a caption saved without them, for a model without beta, and
 // for alpha and gamma when no word is chosen.
-ssattn.weights = function (grounding, caption, kind, word) {
-  const stored = caption && caption.attention && caption.attention[kind];
-  if (!stored || !grounding.regions) return null;
+ssattn.weights = function ({ grounding, regions }, kind, word) {
+  const stored = grounding && grounding.attention && grounding.attention[kind];
+  if (!stored || !regions) return null;
   const all = ssattn.decode(stored);
-  const regions = grounding.regions.length;
-  if (kind === "beta") return all.slice(0, regions);
-  return word === null ? null : all.slice(word * regions, (word + 1) * regions);
+  if (kind === "beta") return all.slice(0, regions.length);
+  return word === null ? null : all.slice(word * regions.length, (word + 1) * regions.length);
 };
 
 // A veil over the picture that is thin where the weights are large: regions keep their light in proportion to the

@@ -44,5 +44,8 @@ ssattn.svg = (tag, attributes, ...children) =>
   build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
 ssattn.percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(1).replace("-", "−"));
-ssattn.colour = (place) => ssattn.data.colours[place % ssattn.data.colours.length];
+ssattn.colour = (model) => ssattn.data.model_colours[model % ssattn.data.model_colours.length];
+ssattn.swatch = (model, kind = "swatch") => ssattn.el("i", { class: kind, style: "background: " + ssattn.colour(model) });
+// A few photographs of one's own are shown large and without filters.
+ssattn.few = () => ssattn.data.images.length <= 12 && ssattn.data.images.some((row) => row.n);
 ssattn.plural = (count, word) => count.toLocaleString("en") + " " + word + (count === 1 ? "" : "s");

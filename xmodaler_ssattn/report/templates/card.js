@@ -1,5 +1,5 @@
 "use strict";
-// One image: for each model the picture with its boxes, the caption as words; below, references on demand.
+// One image: its picture with the boxes of all models or of one, each model's caption as words, references on demand.
 const MOST_HEIGHT = 420;
 ssattn.VERDICTS = {
   r: ["✓", "right: overlaps by more than half with an annotated box of its class"],
@@ -7,26 +7,37 @@ ssattn.VERDICTS = {
   n: ["?", "not judged: no box of its class is annotated in the image"],
 };
 
+ssattn.nameOf = (row) => row.n || String(row.i);
+
 // An empty card that keeps the place; ssattn.fillCard gives it content when it comes near.
-ssattn.emptyCard = (position) =>
-  ssattn.el("article", { class: "card", "data-position": position, id: "image-" + ssattn.data.images[position].i, tabindex: -1,
-    "aria-label": "Image " + ssattn.data.images[position].i });
+ssattn.emptyCard = function (position) {
+  const row = ssattn.data.images[position];
+  return ssattn.el("article", { class: "card", "data-position": position, id: "image-" + row.i, tabindex: -1, "aria-label": "Image " + ssattn.nameOf(row) });
+};
 
 ssattn.fillCard = function (card) {
   if (card.filled) return;
   card.filled = true;
-  const { data, el, view } = ssattn;
+  const { data, el, svg, view } = ssattn;
   const position = Number(card.dataset.position);
   const row = data.images[position];
   card.row = row;
+  card.size = row.s;
+  card.chosen = null; // the word under the mouse or the keyboard: {model, word}
   card.classes = classColours(row);
-  card.figures = row.m.map((_, model) => buildFigure(card, model));
+  card.overlay = svg("svg", { class: "overlay", preserveAspectRatio: "none", "aria-hidden": "true" });
+  card.frame = el("div", { class: "frame" + (row.p ? "" : " blank") });
+  setSize(card, row.s || [4, 3]);
+  if (row.p) card.frame.append(buildPicture(card));
+  card.frame.append(card.overlay);
+  card.reading = el("p", { class: "reading", role: "status" });
+  card.said = row.m.map((_, model) => buildCaption(card, model));
   card.references = el("details", { class: "references", open: Boolean(view.truth) },
     el("summary", {}, row.k ? "References and ground truth" : "No references for this image"));
   card.references.addEventListener("toggle", () => drawCard(card));
   card.replaceChildren(
-    el("h3", {}, el("a", { href: ssattn.hashOf({ ...view, image: String(row.i) }) }, String(row.i))),
-    el("div", { class: "figures" }, card.figures.map((figure) => figure.node)), card.references);
+    el("h3", {}, el("a", { href: ssattn.hashOf({ ...view, image: String(row.i) }) }, ssattn.nameOf(row))),
+    card.frame, ...card.said, card.reading, ...(data.annotated ? [card.references] : []));
   drawCard(card);
   ssattn.details(position, (details) => {
     card.details = details;
@@ -37,63 +48,55 @@ ssattn.fillCard = function (card) {
 
 // Class -> colour, in the order in which captions and annotations name them: one class, one colour, in all models.
 function classColours(row) {
+  const { word_colours: colours } = ssattn.data;
   const names = row.m.flatMap((_, model) => ssattn.objects(row, model).map((object) => object.class));
-  return new Map([...new Set([...names, ...(row.k || [])])].map((name, i) => [name, ssattn.colour(i)]));
-}
-
-function buildFigure(card, model) {
-  const { el, svg, data } = ssattn;
-  const { row } = card;
-  const size = row.s || [4, 3];
-  const overlay = svg("svg", { class: "overlay", viewBox: "0 0 " + size[0] + " " + size[1], preserveAspectRatio: "none", "aria-hidden": "true" });
-  const frame = el("div", { class: "frame" + (row.p ? "" : " blank") });
-  shape(frame, size);
-  const figure = { model, overlay, word: null, size: row.s, reading: el("p", { class: "reading", role: "status" }) };
-  if (row.p) {
-    const picture = el("img", { src: row.p, alt: "Image " + row.i, loading: "lazy", decoding: "async", width: size[0], height: size[1] });
-    picture.addEventListener("load", () => checkSize(card, figure, frame, picture));
-    picture.addEventListener("error", () => {
-      frame.classList.add("blank");
-      picture.remove();
-    });
-    frame.append(picture);
-  }
-  frame.append(overlay);
-  const caption = el("p", { class: "caption" }, captionWords(card, figure));
-  figure.frame = frame;
-  figure.caption = caption;
-  figure.scores = el("small", { class: "scores" }, scoresText(row, model));
-  figure.node = el("figure", { "data-model": model }, frame,
-    el("figcaption", {}, el("div", { class: "who" }, el("i", { class: "swatch model" + (model % 6) }), el("strong", {}, data.models[model].name), figure.scores),
-      caption, figure.reading));
-  return figure;
+  return new Map([...new Set([...names, ...(row.k || [])])].map((name, i) => [name, colours[i % colours.length]]));
 }
 
 // The frame has the picture's shape, and tall ones are not taller than the screen.
-function shape(frame, [width, height]) {
-  frame.style.aspectRatio = width + " / " + height;
-  frame.style.maxWidth = Math.round((MOST_HEIGHT * width) / height) + "px";
+function setSize(card, [width, height]) {
+  const most = ssattn.few() ? 0.8 * innerHeight : MOST_HEIGHT;
+  card.frame.style.aspectRatio = width + " / " + height;
+  card.frame.style.maxWidth = Math.round((most * width) / height) + "px";
+  card.overlay.setAttribute("viewBox", "0 0 " + width + " " + height);
 }
 
-// Without a size in the data the picture's own decides; with one, a picture of another shape is said to be so.
-function checkSize(card, figure, frame, picture) {
-  const { naturalWidth: width, naturalHeight: height } = picture;
-  if (!figure.size) {
-    figure.size = [width, height];
-    figure.overlay.setAttribute("viewBox", "0 0 " + width + " " + height);
-    shape(frame, figure.size);
-    drawFigure(card, figure);
-  } else if (Math.abs(width / height - figure.size[0] / figure.size[1]) > 0.02) {
-    figure.reading.textContent = "This picture is " + width + " × " + height + ", its boxes are for " + figure.size.join(" × ") + ".";
-  }
+function buildPicture(card) {
+  const { row } = card;
+  const picture = ssattn.el("img", { src: row.p, alt: "Image " + ssattn.nameOf(row), loading: "lazy", decoding: "async" });
+  picture.addEventListener("load", () => {
+    // Without a size in the data the picture's own decides; with one, a picture of another shape is said to be so.
+    const { naturalWidth: width, naturalHeight: height } = picture;
+    if (!card.size) {
+      card.size = [width, height];
+      setSize(card, card.size);
+      drawCard(card);
+    } else if (Math.abs(width / height - card.size[0] / card.size[1]) > 0.02) {
+      card.reading.textContent = "This picture is " + width + " × " + height + ", its boxes are for " + card.size.join(" × ") + ".";
+    }
+  });
+  picture.addEventListener("error", () => {
+    card.frame.classList.add("blank");
+    picture.remove();
+    drawCard(card);
+  });
+  return picture;
 }
 
-function captionWords(card, figure) {
+function buildCaption(card, model) {
+  const { data, el } = ssattn;
+  const scores = scoresText(card.row, model);
+  const who = data.models.length > 1 || scores
+    ? el("p", { class: "who" }, ssattn.swatch(model), el("strong", {}, data.models[model].name), el("small", { class: "scores" }, scores)) : null;
+  return el("div", { class: "said", "data-model": model }, who, el("p", { class: "caption" }, captionWords(card, model)));
+}
+
+function captionWords(card, model) {
   const { el } = ssattn;
-  const caption = ssattn.shown(card.row.m[figure.model]);
+  const caption = ssattn.shown(card.row.m[model]);
   if (!caption) return [el("em", {}, "no caption from this model")];
   if (caption.t === "") return [el("em", {}, "(empty caption)")];
-  const objects = new Map(ssattn.objects(card.row, figure.model).map((object) => [object.word, object]));
+  const objects = new Map(ssattn.objects(card.row, model).map((object) => [object.word, object]));
   return ssattn.words(caption).flatMap((text, word) => {
     const object = objects.get(word);
     const [mark, meaning] = (object && ssattn.VERDICTS[object.verdict]) || ["", ""];
@@ -122,42 +125,36 @@ ssattn.drawCards = () => {
   for (const card of document.querySelectorAll(".card")) if (card.filled) drawCard(card);
 };
 
-function drawCard(card) {
-  for (const figure of card.figures) drawFigure(card, figure);
+// What a model says about an image: {model, caption, grounding, regions, objects}; grounding is null until it is loaded.
+function saidBy(card, model) {
+  const entry = card.row.m[model];
+  const stored = card.details && card.details.models && card.details.models[model];
+  return { model, entry, regions: stored && stored.regions, grounding: (entry && stored && stored[ssattn.kind(entry)]) || null, objects: ssattn.objects(card.row, model) };
 }
 
-function drawFigure(card, figure) {
+function drawCard(card) {
   const { view } = ssattn;
-  const { overlay, word } = figure;
+  const { chosen } = card;
+  const all = card.row.m.map((_, model) => saidBy(card, model));
+  const seen = all.filter(({ model }) => (chosen ? chosen.model === model : ssattn.isShown(model)));
+  const size = card.size || (card.row.p ? null : extent(all));
+  if (!card.size && size) setSize(card, size);
   const layers = [];
-  const entry = card.row.m[figure.model];
-  const grounding = card.details && card.details.models && card.details.models[figure.model];
-  const caption = grounding && entry && grounding[ssattn.kind(entry)];
-  const objects = entry ? ssattn.objects(card.row, figure.model) : [];
-  const size = figure.size || extent(grounding, caption);
-  if (!figure.size && size && !card.row.p) {
-    overlay.setAttribute("viewBox", "0 0 " + size[0] + " " + size[1]);
-    shape(figure.frame, size);
+  // α, β, γ are those of the chosen word's model, else (β needs no word) of the first shown model that has them.
+  const word = chosen ? chosen.word : null;
+  const weighted = view.show === "box" || !size ? [] : seen.map((said) => [said, ssattn.weights(said, view.show, word)]);
+  const [lit, weights] = weighted.find(([, found]) => found) || [seen[0], null];
+  if (weights) layers.push(ssattn.veil("veil-" + card.row.i, size, lit.regions, weights));
+  const active = chosen && lit ? lit.objects.find((object) => object.word === word) : null;
+  layers.push(...truthBoxes(card, active));
+  for (const said of seen.filter(({ grounding }) => grounding && grounding.boxes)) {
+    if (chosen) layers.push(boxOf(card, said, active || { word }, "box active"));
+    else if (!card.phrase && view.boxes !== "none") layers.push(...said.objects.map((object) => boxOf(card, said, object, "box")));
   }
-  const weights = view.show === "box" || !size ? null : ssattn.weights(grounding || {}, caption, view.show, word);
-  if (weights) layers.push(ssattn.veil("veil-" + card.row.i + "-" + figure.model, size, grounding.regions, weights));
-  const active = objects.find((object) => object.word === word);
-  if (card.phrase) layers.push(...truthBoxes(card, card.phrase.boxes.map((box) => [card.phrase.class, box])));
-  else if (view.truth || card.references.open) {
-    const all = (card.details && card.details.references) || [];
-    const wanted = (phrase) => phrase.class && (word === null || (active && phrase.class === active.class));
-    const boxes = new Map(all.flatMap((reference) => reference.phrases.filter(wanted)
-      .flatMap((phrase) => phrase.boxes.map((box) => [phrase.class + box, [phrase.class, box]]))));
-    layers.push(...truthBoxes(card, [...boxes.values()]));
-  }
-  if (caption && caption.boxes) {
-    if (word !== null) layers.push(boxOf(card, caption, word, active, "box active"));
-    else if (view.boxes && !card.phrase) layers.push(...objects.map((object) => boxOf(card, caption, object.word, object, "box")));
-  }
-  overlay.replaceChildren(...layers);
-  if (size && figure.frame.classList.contains("blank")) nameBoxes(overlay, size);
-  if (word !== null || view.show !== "box") figure.reading.textContent = readingOf(caption, figure, weights, active);
-  else if (!figure.reading.textContent.startsWith("This picture")) figure.reading.textContent = "";
+  card.overlay.replaceChildren(...layers);
+  if (size && card.frame.classList.contains("blank")) nameBoxes(card.overlay, size);
+  if (lit && (chosen || view.show !== "box")) card.reading.textContent = readingOf(lit, word, weights, active);
+  else if (!card.reading.textContent.startsWith("This picture")) card.reading.textContent = "";
 }
 
 // On a blank frame a box says what it is.
@@ -171,37 +168,54 @@ function nameBoxes(overlay, size) {
 }
 
 // Without any known size the boxes themselves say how large the frame must be.
-function extent(grounding, caption) {
-  const boxes = [...((grounding && grounding.regions) || []), ...((caption && caption.boxes) || [])];
+function extent(all) {
+  const boxes = all.flatMap(({ regions, grounding }) => [...(regions || []), ...((grounding && grounding.boxes) || [])]);
   return boxes.length ? [Math.max(...boxes.map((box) => box[2])), Math.max(...boxes.map((box) => box[3]))] : null;
 }
 
 // A light line under the coloured one, so that the box is seen on any picture.
-function rectangle([x1, y1, x2, y2], colour, attributes) {
+function rectangle([x1, y1, x2, y2], colour, attributes, ...more) {
   const { svg } = ssattn;
   const where = { x: x1, y: y1, width: Math.max(0, x2 - x1).toFixed(1), height: Math.max(0, y2 - y1).toFixed(1) };
-  return svg("g", {}, svg("rect", { ...where, class: "halo" }), svg("rect", { ...where, ...attributes, stroke: colour }));
+  return svg("g", {}, svg("rect", { ...where, class: "halo" }), svg("rect", { ...where, ...attributes, stroke: colour }), ...more);
 }
 
-const boxOf = (card, caption, word, object, kind) =>
-  rectangle(caption.boxes[word], object ? card.classes.get(object.class) : "#444", { class: kind, "data-word": word, "data-class": object ? object.class : null });
+// A box in the colour of its word; of several models, with a mark in the colour of its model in the upper left corner.
+function boxOf(card, { model, grounding }, object, kind) {
+  const box = grounding.boxes[object.word];
+  const side = Math.max(...(card.size || [400])) / 40;
+  const mark = ssattn.data.models.length > 1
+    ? ssattn.svg("rect", { class: "mark", x: box[0] + model * side, y: box[1], width: side, height: side, fill: ssattn.colour(model) }) : null;
+  return rectangle(box, card.classes.get(object.class) || "#444",
+    { class: kind, "data-model": model, "data-word": object.word, "data-class": object.class }, mark);
+}
 
-const truthBoxes = (card, boxes) =>
-  boxes.map(([name, box]) => rectangle(box, card.classes.get(name) || "#444", { class: "truth", "data-class": name }));
+// The annotated boxes: of the phrase under the mouse, else, on demand, of the chosen word's class or of all.
+function truthBoxes(card, active) {
+  const dashed = (name, box) => rectangle(box, card.classes.get(name) || "#444", { class: "truth", "data-class": name });
+  if (card.phrase) return card.phrase.boxes.map((box) => dashed(card.phrase.class, box));
+  if (!ssattn.view.truth && !card.references.open) return [];
+  const phrases = ((card.details && card.details.references) || []).flatMap((reference) => reference.phrases)
+    .filter((phrase) => phrase.class && (!card.chosen || (active && phrase.class === active.class)));
+  const boxes = new Map(phrases.flatMap((phrase) => phrase.boxes.map((box) => [phrase.class + box, [phrase.class, box]])));
+  return [...boxes.values()].map(([name, box]) => dashed(name, box));
+}
 
-function readingOf(caption, figure, weights, active) {
-  const { LETTERS, view } = ssattn;
-  if (!caption) return "This caption has no boxes.";
-  const { word } = figure;
+function readingOf({ model, grounding }, word, weights, active) {
+  const { LETTERS, VERDICTS, data, view } = ssattn;
   const letter = LETTERS[view.show];
-  const meaning = active && ssattn.VERDICTS[active.verdict] ? "; " + ssattn.VERDICTS[active.verdict][1] : "";
-  if (!letter) return "region " + caption.regions[word] + ", weight " + caption.weights[word].toFixed(2) + meaning;
-  if (!caption.attention) return "Saved without attention.";
-  if (!caption.attention[view.show]) return "This model has no " + letter + ".";
-  if (!weights) return "Choose a word to see its " + letter + ".";
-  const best = weights.indexOf(Math.max(...weights));
-  const chosen = word === null ? "" : "; chosen: region " + caption.regions[word];
-  return letter + " is largest at region " + best + ": " + weights[best].toFixed(2) + chosen + meaning;
+  const meaning = active && VERDICTS[active.verdict] ? "; " + VERDICTS[active.verdict][1] : "";
+  const tell = () => {
+    if (!grounding) return "this caption has no boxes";
+    if (!letter) return "region " + grounding.regions[word] + ", weight " + grounding.weights[word].toFixed(2) + meaning;
+    if (!grounding.attention) return "saved without attention";
+    if (!grounding.attention[view.show]) return "this model has no " + letter;
+    if (!weights) return "choose a word to see its " + letter;
+    const best = weights.indexOf(Math.max(...weights));
+    const chosen = word === null ? "" : "; chosen: region " + grounding.regions[word];
+    return letter + " is largest at region " + best + ": " + weights[best].toFixed(2) + chosen + meaning;
+  };
+  return (data.models.length > 1 ? data.models[model].name + ": " : "") + tell();
 }
 
 // --- references --------------------------------------------------------------------------------------------------
@@ -233,15 +247,12 @@ function buildReferences(card, references) {
 
 function choose(node, on) {
   const card = node.closest(".card");
-  if (node.phrase) {
-    card.phrase = on ? node.phrase : null;
-    drawCard(card);
-    return;
+  if (node.phrase) card.phrase = on ? node.phrase : null;
+  else {
+    card.chosen = on ? { model: Number(node.closest(".said").dataset.model), word: Number(node.dataset.word) } : null;
+    for (const other of card.querySelectorAll(".word")) other.classList.toggle("active", on && other === node);
   }
-  const figure = card.figures[Number(node.closest("figure").dataset.model)];
-  figure.word = on ? Number(node.dataset.word) : null;
-  for (const other of figure.caption.querySelectorAll(".word")) other.classList.toggle("active", on && other === node);
-  drawFigure(card, figure);
+  drawCard(card);
 }
 
 ssattn.listenToWords = function (list) {
@@ -253,7 +264,7 @@ ssattn.listenToWords = function (list) {
     choose(node, false);
     // The word that has the keyboard keeps its box when the mouse has passed.
     const focused = document.activeElement;
-    if (focused !== node && focused.matches(".word, .phrase") && focused.closest("figure") === node.closest("figure")) choose(focused, true);
+    if (focused !== node && focused.matches(".word, .phrase") && focused.closest(".card") === node.closest(".card")) choose(focused, true);
   });
   list.addEventListener("focusin", (event) => { const node = wordOf(event); if (node) choose(node, true); });
   list.addEventListener("focusout", (event) => { const node = wordOf(event); if (node) choose(node, false); });

@@ -6,8 +6,8 @@ ssattn.start = function () {
   ssattn.readView();
   ssattn.showSummary();
   if (!ssattn.data.models.length) return;
-  document.getElementById("list").style.setProperty("--models", Math.min(ssattn.data.models.length, 4));
   ssattn.listenToWords(document.getElementById("list"));
+  document.body.classList.toggle("few", ssattn.few());
   buildToolbar();
   ssattn.refresh();
   addEventListener("hashchange", () => {
@@ -49,7 +49,7 @@ function segments(key, label, options) {
   const { el } = ssattn;
   const radios = options.map(([value, text, hint]) => {
     const radio = el("input", { type: "radio", name: key, value });
-    radio.addEventListener("change", () => change({ [key]: value }, key === "show"));
+    radio.addEventListener("change", () => change({ [key]: value }, key !== "caption"));
     return el("label", { title: hint || null }, radio, el("span", {}, text));
   });
   controls.set(key, radios.map((node) => node.firstChild));
@@ -82,14 +82,15 @@ function buildToolbar() {
     segments("show", "At a word", [["box", "box"], ["alpha", "α", "visual attention"], ["beta", "β", "spatial-semantic attention"], ["gamma", "γ", "their sum"]]),
     data.models.some((model) => model.greedy)
       ? segments("caption", "Caption", [["greedy", "greedy", "the caption that grounding is scored on"], ["main", "beam", "the caption that is scored as text"]]) : null,
-    tick("boxes", "boxes of all object words"), data.annotated ? tick("truth", "ground truth") : null,
+    segments("boxes", "Boxes", [["all", several ? "all models" : "all words"], ...(several ? names : []), ["none", "none"]]), data.annotated ? tick("truth", "ground truth") : null,
     el("details", { class: "keys" }, el("summary", {}, "Help"), el("div", {},
+      several ? el("p", {}, "A box has the colour of its word, and its corner that of its model.") : null,
       data.annotated ? Object.values(ssattn.VERDICTS).map(([mark, meaning]) => el("p", {}, mark + " " + meaning)) : null,
       el("p", {}, "Light over a picture: a region is as bright as its weight at the word, the largest fully."),
       el("p", {}, "Keys: Tab, next object word. ← →, every word. j and k, next and previous image. /, search. 1 to 4, box, α, β, γ. t, ground truth."))));
-  document.getElementById("toolbar").append(filters);
+  document.getElementById("toolbar").append(ssattn.few() ? "" : filters);
   document.getElementById("toolbar").after(looks);
-  document.getElementById("clear").addEventListener("click", () => {
+  filters.querySelector("#clear").addEventListener("click", () => {
     ssattn.clearFilters();
     ssattn.refresh();
   });
@@ -174,7 +175,7 @@ function pressed(event) {
   if (typing) return;
   const step = { j: 1, k: -1 }[event.key];
   if (step) move(step);
-  else if (event.key === "/") {
+  else if (event.key === "/" && !ssattn.few()) {
     document.querySelector(".filters").open = true;
     controls.get("q").focus();
   } else if ("1234".includes(event.key)) {

@@ -2,7 +2,7 @@
 // What is shown, kept in the address after "#", so that a link brings the same view.
 const DEFAULTS = {
   q: "", class: "", ground: "", of: "", differ: "", by: "", sort: "", min: "", max: "",
-  caption: "greedy", show: "box", boxes: "1", truth: "", per: "1000", page: "1", image: "",
+  caption: "greedy", show: "box", boxes: "all", truth: "", per: "1000", page: "1", image: "",
 };
 
 ssattn.view = { ...DEFAULTS };
@@ -41,6 +41,9 @@ ssattn.clearFilters = () => {
 // Which caption of a model is shown: the greedy one or the main one, whichever there is.
 ssattn.kind = (entry) => (ssattn.view.caption === "greedy" && entry.greedy ? "greedy" : "main");
 ssattn.shown = (entry) => entry && entry[ssattn.kind(entry)];
+
+// Whether a model's boxes and weights are shown without a chosen word; boxes is "all", "none" or the number of a model.
+ssattn.isShown = (model) => ssattn.view.boxes === String(model) || !(ssattn.view.boxes in ssattn.data.models);
 
 // The object words of a shown caption: [{word: position, class, verdict: "r" | "w" | "n" | undefined}].
 ssattn.objects = function (row, model) {

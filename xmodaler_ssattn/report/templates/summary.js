@@ -41,7 +41,7 @@ function scoreTable(rows) {
     data.models.map((model) => el("th", { scope: "col" }, model.name)),
     compared ? el("th", { scope: "col", colspan: 2 }, data.models[1].name + " − " + data.models[0].name) : null);
   const body = rows.map((row) => el("tr", { "data-score": row.name }, el("th", { scope: "row" }, row.label),
-    row.values.map((value, i) => el("td", {}, percent(value), spread(row.intervals[i]))),
+    row.values.map((value, i) => el("td", { "data-label": data.models[i].name }, percent(value), spread(row.intervals[i]))),
     compared ? differenceCells(row.comparison, reach) : null));
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of scores" },
     el("table", {}, el("thead", {}, head), el("tbody", {}, body)));
@@ -62,7 +62,7 @@ function differenceCells(c, reach) {
     svg("circle", { cx: x(c.difference), cy: 8, r: 3.5 }));
   const p = c.p === null ? "" : c.p < 0.001 ? ", p < 0.001" : ", p = " + c.p.toFixed(3);
   const text = (c.difference > 0 ? "+" : "") + percent(c.difference);
-  return [el("td", {}, text, el("small", {}, percent(c.low) + " to " + percent(c.high) + p)), el("td", {}, picture)];
+  return [el("td", { "data-label": "difference" }, text, el("small", {}, percent(c.low) + " to " + percent(c.high) + p)), el("td", {}, picture)];
 }
 
 function classSection() {
@@ -70,7 +70,7 @@ function classSection() {
   const rows = data.classes.map(classRow);
   const rest = rows.splice(CLASSES_SHOWN);
   const legend = el("ul", { class: "legend" },
-    data.models.map((m, i) => el("li", {}, el("i", { class: "swatch model" + (i % 6) }), m.name)));
+    data.models.map((model, i) => el("li", {}, ssattn.swatch(i), model.name)));
   return el("section", { id: "classes", "aria-labelledby": "classes-title" },
     el("h2", { id: "classes-title" }, "Classes"),
     el("p", { class: "hint" }, "Grounding F1 (mode all) and the number of annotated words; choose a class to see its images."),
@@ -83,7 +83,7 @@ function classRow(row) {
   const bars = row.models.map((values, i) => {
     // F1 of precision 0 and recall 0 is 0/0: words were said and annotated, none was right.
     const f1 = values && values.F1 === null && values.precision === 0 && values.recall === 0 ? 0 : values && values.F1;
-    const bar = el("span", { class: "bar model" + (i % 6) });
+    const bar = ssattn.swatch(i, "bar");
     bar.style.width = 100 * (f1 || 0) + "%";
     return el("span", { class: "track" }, bar, el("b", {}, percent(f1)));
   });
