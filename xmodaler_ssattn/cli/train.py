@@ -10,13 +10,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.shipped import listing
 from xmodaler_ssattn.stopping import polite_stops, stopping_at_once
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.engine.launched import Place
 
 DATASET = "Flickr30kEntitiesDataset"
 CONFIG_HELP = (
@@ -61,30 +64,46 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
 
 
 def run(args: argparse.Namespace) -> int:
+    from xmodaler_ssattn.engine.launched import joined, place_of
+
+    place = place_of(os.environ)
+    if place is not None:
+        args.num_gpus, args.num_machines = place.local_size, place.size // place.local_size
+        args.machine_rank = place.rank // place.local_size
+        args.resume |= place.restarted and not args.eval_only
+    with joined(place):
+        return run_in_place(args, place)
+
+
+def run_in_place(args: argparse.Namespace, place: Place | None) -> int:
+    """Check and prepare the run, then train or evaluate; in one process of several when ``place`` is given."""
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.configuring import load_config
     from xmodaler_ssattn.cli.identity import data_facts, record_identity
+    from xmodaler_ssattn.engine.launched import first_alone
 
-    print(host.describe(), flush=True)
-    cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
-    print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
-    prepare_sample(cfg)
-    check_files(cfg)
-    raise_all(changed_data(cfg)[0], "Data files have changed")
-    record_identity(cfg, args.config_file)
-    if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
-        raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
-    if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
-        raise UserError(
-            f"LOSSES.NAMES contains SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: sampled captions "
-            "and their rewards come only from SelfCriticalTrainer; the *_rl.yaml configs set both."
-        )
-    facts = {} if args.eval_only else data_facts(cfg)
+    first = not (place.rank if place is not None else args.machine_rank)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(polite_stops())
-        if not args.eval_only and not args.machine_rank:
-            with stopping_at_once():
-                prepare_folder(args, cfg, facts, stack)
+        with first_alone(place):
+            if first:
+                print(host.describe(), flush=True)
+            cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
+            if first:
+                print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
+            prepare_sample(cfg)
+            check_files(cfg)
+            if first:
+                raise_all(changed_data(cfg)[0], "Data files have changed")
+            record_identity(cfg, args.config_file)
+            check_flags(args, cfg)
+            facts = {} if args.eval_only else data_facts(cfg)
+            stack.enter_context(polite_stops())
+            if first and not args.eval_only:
+                with stopping_at_once():
+                    prepare_folder(args, cfg, facts, stack)
+        if place is not None:
+            run_host(args, cfg, facts)
+            return 0
         host.launch(
             run_host,
             args.num_gpus,
@@ -94,6 +113,17 @@ def run(args: argparse.Namespace) -> int:
             args=(args, cfg, facts),
         )
     return 0
+
+
+def check_flags(args: argparse.Namespace, cfg: Any) -> None:
+    """Refuse flags and keys that contradict each other."""
+    if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
+        raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
+    if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
+        raise UserError(
+            f"LOSSES.NAMES contains SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: sampled captions "
+            "and their rewards come only from SelfCriticalTrainer; the *_rl.yaml configs set both."
+        )
 
 
 def prepare_folder(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
