@@ -11,7 +11,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import build_losses, build_model, build_optimizer
 
 ROOT = Path(__file__).parents[1]
-# *.plan.yaml are plans of tools/reproduce_tables.py; tests/reproduce reads them.
+# *.plan.yaml are plans of `xmodaler reproduce`; tests/reproduce reads them.
 SHIPPED = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if not p.name.endswith(".plan.yaml"))
 ROWS = ROOT / "configs" / "flickr30k_entities"
 
