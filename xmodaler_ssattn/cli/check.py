@@ -31,6 +31,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--config-file", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--regions", metavar="FILE", help="check only this region file, without a config")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        help="with --regions: compare with known regions of the same pictures, to check a detector's weights",
+    )
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
     parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
     parser.add_argument("--all", action="store_true", help=f"read the features of all images, not of {SAMPLE_IMAGES}")
@@ -41,6 +46,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.regions:
         return run_regions(args)
+    if args.against:
+        raise UserError("check --against compares region files: give --regions FILE.")
     if not args.config_file:
         raise UserError("check: give --config-file FILE, or --regions FILE to check only a region file.")
     from xmodaler_ssattn import host
@@ -62,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_regions(args: argparse.Namespace) -> int:
     """Check a region file only: its header, all boxes, and the features of some or all images."""
-    from xmodaler_ssattn.packs.checks import Inspection
+    from xmodaler_ssattn.packs.checks import Inspection, inspect_against
     from xmodaler_ssattn.packs.region_classes import names_in
     from xmodaler_ssattn.packs.store import RegionStore
     from xmodaler_ssattn.packs.trust import check_region_file
@@ -81,6 +88,9 @@ def run_regions(args: argparse.Namespace) -> int:
         check.fact(f"the {len(names)} classes have names: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
     check.fact("its sha256 is right" if sealed else "it has no sha256: another program or an earlier version wrote it")
     _check_regions(check, store, store.ids.tolist(), args.all, class_probs=store.num_classes is not None)
+    if args.against:
+        check_region_file(args.against)
+        check.add(inspect_against(store, RegionStore(args.against)))
     print(visible(text(check, "The file can be used.")))
     return 2 if check.problems else 0
 

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.select import BORDER_TOLERANCE_PX, FRACTION, SUM_TOLERANCE
 from xmodaler_ssattn.packs.store import RegionStore
 
 IDS_SHOWN = 10
+SAME_BOX = 0.9  # IoU of two boxes around the same pixels
+SAME_FEATURE = 0.9  # median cosine of the features of the same boxes; rounding in another program changes little
 
 
 class Inspection:
@@ -124,4 +127,54 @@ def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: b
             )
         share = float(np.concatenate(background).mean())
         found.fact(f"column 0 (background) has {100 * share:.0f} % of the probability on average")
+    return found
+
+
+def inspect_against(store: RegionStore, known: RegionStore) -> Inspection:
+    """Compare regions with known ones of the same pictures, to see whether a detector is the one that made those.
+
+    For each known region, the region with the largest IoU in the other file is compared: how many boxes are reached,
+    and the cosine of the features of boxes with an IoU of at least SAME_BOX. Their order and number may differ.
+
+    Args:
+        store: the regions in question.
+        known: regions of some of the same pictures, by image id.
+    """
+    found = Inspection()
+    shared = [image_id for image_id in known.ids.tolist() if image_id in store and known.num_boxes(image_id)]
+    if not shared:
+        found.problem(f"{store.path} and {known.path} have no image in common; were the ids taken from other names?")
+        return found
+    if store.feature_dim != known.feature_dim:
+        found.problem(f"the features have {store.feature_dim} numbers, those of {known.path} {known.feature_dim}")
+        return found
+    sizes = [image_id for image_id in shared if store.image_size(image_id) != known.image_size(image_id)]
+    if sizes:
+        found.problem(f"{len(sizes)} images have another size than in {known.path}, e.g. {sizes[:IDS_SHOWN]}")
+        return found
+    overlaps, cosines = [], []
+    for image_id in shared:
+        ours, theirs = (one.read(image_id, class_probs=False) for one in (store, known))
+        table = iou(theirs.boxes_px, ours.boxes_px)
+        nearest, best = table.argmax(axis=1), table.max(axis=1)
+        a, b = theirs.features.astype(np.float64), ours.features[nearest].astype(np.float64)
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        overlaps.append(best)
+        cosines.append(((a * b).sum(axis=1) / np.maximum(lengths, 1e-12))[best >= SAME_BOX])
+    overlap, cosine = np.concatenate(overlaps), np.concatenate(cosines)
+    found.fact(
+        f"{len(shared)} images are also in {known.path}; of their {len(overlap):,} boxes there, "
+        f"{100 * np.mean(overlap > 0.5):.1f} % are reached with IoU > 0.5 and "
+        f"{100 * np.mean(overlap >= SAME_BOX):.1f} % with IoU >= {SAME_BOX:g}"
+    )
+    if not len(cosine):
+        found.problem(f"no box is the same as in {known.path}: another detector, or boxes in another unit or order")
+        return found
+    low, median = np.quantile(cosine, [0.05, 0.5])
+    found.fact(f"features of the same boxes: the median of their cosine is {median:.3f}, 5 % are below {low:.3f}")
+    if median < SAME_FEATURE:
+        found.problem(
+            f"the features are not those of {known.path}: the median cosine of {len(cosine):,} same boxes is "
+            f"{median:.3f}, expected more than {SAME_FEATURE:g} from the same detector"
+        )
     return found
