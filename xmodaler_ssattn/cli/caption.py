@@ -17,6 +17,7 @@ from xmodaler_ssattn.errors import UserError
 if TYPE_CHECKING:
     from xmodaler_ssattn.caption import GroundedCaption
     from xmodaler_ssattn.cli.captioning import Captioner
+    from xmodaler_ssattn.detectors.detected import Detector
     from xmodaler_ssattn.evaluation.object_words import ObjectWords
     from xmodaler_ssattn.packs.store import Regions
 
@@ -139,19 +140,12 @@ def _from_store(captioner: Captioner, args: argparse.Namespace) -> Iterator[Capt
 
 
 def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[CaptionJob]:
-    from xmodaler_ssattn.cli.captioning import check_fit
-    from xmodaler_ssattn.cli.detectors import open_detector
-    from xmodaler_ssattn.cli.identity import warn_of_other_regions
     from xmodaler_ssattn.detectors.extract import detect_all
     from xmodaler_ssattn.detectors.pictures import open_upright
     from xmodaler_ssattn.packs.store import Regions
     from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
-    weights = args.detector or _sample_detector(captioner)
-    detector, _ = open_detector(weights, args)
-    check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
-    warn_of_other_regions(captioner.cfg, {"weights_sha256": detector.weights_sha256 or ""}, weights)
-    print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
+    detector = detector_for(captioner, args)
     photos = list(enumerate(map(Path, dict.fromkeys(args.photos)), 1))
     for number, path, found in detect_all(detector, photos, args.batch):
         if isinstance(found, UserError):
@@ -161,6 +155,24 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
             _warn(f"{printable(path)}: this is not a drawn scene. {DRAWN_ONLY}")
         regions = Regions(number, found.width, found.height, found.boxes_px, found.features, found.class_probs)
         yield CaptionJob(number, printable(path), path, regions)
+
+
+def detector_for(captioner: Captioner, args: argparse.Namespace) -> Detector:
+    """The detector of ``args.detector``, or that of the sample scenes.
+
+    Raises:
+        UserError: it cannot be opened, or the captioner was trained on other regions.
+    """
+    from xmodaler_ssattn.cli.captioning import check_fit
+    from xmodaler_ssattn.cli.detectors import open_detector
+    from xmodaler_ssattn.cli.identity import warn_of_other_regions
+
+    weights = args.detector or _sample_detector(captioner)
+    detector, _ = open_detector(weights, args)
+    check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
+    warn_of_other_regions(captioner.cfg, {"weights_sha256": detector.weights_sha256 or ""}, weights)
+    print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
+    return detector
 
 
 def _sample_detector(captioner: Captioner) -> Path:
@@ -190,7 +202,7 @@ def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
     return "\n".join(lines)
 
 
-def _name_of(weights: Path) -> str:
+def name_of_run(weights: Path) -> str:
     """The name of the run's folder."""
     weights = weights.resolve()
     return printable(weights.name if weights.is_dir() else weights.parent.name)
@@ -222,7 +234,7 @@ def _write(
         if args.json:
             print(f"Written to {path}.")
         if args.report:
-            source = read_source([path], [_name_of(Path(args.weights))])
+            source = read_source([path], [name_of_run(Path(args.weights))])
             source.notices.clear()  # about annotations, which photographs do not have
             pictures = ((job.image_id, open_upright(job.picture)) for job, _ in captions if job.picture is not None)
             write_single_file(Path(args.report), source, pictures, title="Captions")
