@@ -18,6 +18,7 @@ from xmodaler_ssattn.errors import UserError
 if TYPE_CHECKING:
     from xmodaler_ssattn.caption import GroundedCaption
     from xmodaler_ssattn.cli.captioning import Captioner
+    from xmodaler_ssattn.detectors.detected import Detector
     from xmodaler_ssattn.detectors.pictures import PackedPicture
     from xmodaler_ssattn.evaluation.object_words import ObjectWords
     from xmodaler_ssattn.packs.store import Regions
@@ -146,9 +147,6 @@ def _from_store(captioner: Captioner, args: argparse.Namespace, stack: ExitStack
 
 
 def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[str]) -> Iterator[CaptionJob]:
-    from xmodaler_ssattn.cli.captioning import check_fit
-    from xmodaler_ssattn.cli.detectors import open_detector
-    from xmodaler_ssattn.cli.identity import warn_of_other_regions
     from xmodaler_ssattn.detectors.extract import detect_all
     from xmodaler_ssattn.detectors.pictures import open_upright
     from xmodaler_ssattn.detectors.sources import is_collection, open_source
@@ -156,11 +154,7 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
     from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
 
     sources = {path: open_source(path) for path in dict.fromkeys(args.photos) if is_collection(path)}
-    weights = args.detector or _sample_detector(captioner)
-    detector, _ = open_detector(weights, args)
-    check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
-    warn_of_other_regions(captioner.cfg, {"weights_sha256": detector.weights_sha256 or ""}, weights)
-    print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
+    detector = detector_for(captioner, args)
 
     def photos() -> Iterator[Path | PackedPicture]:
         for path in dict.fromkeys(args.photos):
@@ -182,6 +176,24 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
 
 def _name_of_picture(picture: Path | PackedPicture) -> str:
     return printable(picture) if isinstance(picture, Path) else str(picture)
+
+
+def detector_for(captioner: Captioner, args: argparse.Namespace) -> Detector:
+    """The detector of ``args.detector``, or that of the sample scenes.
+
+    Raises:
+        UserError: it cannot be opened, or the captioner was trained on other regions.
+    """
+    from xmodaler_ssattn.cli.captioning import check_fit
+    from xmodaler_ssattn.cli.detectors import open_detector
+    from xmodaler_ssattn.cli.identity import warn_of_other_regions
+
+    weights = args.detector or _sample_detector(captioner)
+    detector, _ = open_detector(weights, args)
+    check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
+    warn_of_other_regions(captioner.cfg, {"weights_sha256": detector.weights_sha256 or ""}, weights)
+    print(f"Detector: {detector.source}; {weights}, sha256 {detector.weights_sha256}", flush=True)
+    return detector
 
 
 def _sample_detector(captioner: Captioner) -> Path:
@@ -211,7 +223,7 @@ def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
     return "\n".join(lines)
 
 
-def _name_of(weights: Path) -> str:
+def name_of_run(weights: Path) -> str:
     """The name of the run's folder."""
     weights = weights.resolve()
     return printable(weights.name if weights.is_dir() else weights.parent.name)
@@ -243,7 +255,7 @@ def _write(
         if args.json:
             print(f"Written to {path}.")
         if args.report:
-            source = read_source([path], [_name_of(Path(args.weights))])
+            source = read_source([path], [name_of_run(Path(args.weights))])
             source.notices.clear()  # about annotations, which photographs do not have
             pictures = ((job.image_id, open_upright(job.picture)) for job, _ in captions if job.picture is not None)
             write_single_file(Path(args.report), source, pictures, title="Captions")

@@ -60,8 +60,8 @@ class SampleDetector:
         return [self.detect(image) for image in images_bgr]
 
 
-def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
-    """--backend, --device, --min-max-boxes, --batch."""
+def add_detector_arguments(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """--backend, --device, --min-max-boxes and, for ``several`` pictures at once, --batch."""
     parser.add_argument(
         "--backend",
         choices=(*BACKENDS, TRANSFORMERS),
@@ -76,7 +76,12 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIN,MAX",
         help="regions per picture: 36,36 (default) is always 36; 10,100 depends on their confidence",
     )
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once, for a GPU (default: 1)")
+    if several:
+        parser.add_argument(
+            "--batch", type=int, default=1, metavar="N", help="pictures at once, for a GPU (default: 1)"
+        )
+    else:
+        parser.set_defaults(batch=1)
 
 
 def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[Detector, int]:

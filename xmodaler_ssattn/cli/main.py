@@ -24,6 +24,7 @@ COMMANDS = {
     "score": ("score", "score result files: grounding, captions, or compare two"),
     "report": ("report", "make a page of captions, boxes, attention and curves, or figures for papers"),
     "caption": ("caption", "caption your photographs, with boxes"),
+    "app": ("app", "caption pictures in a local web page, with boxes and attention"),
     "export": ("export", "write results for other tools: COCO, FiftyOne, ODVG, GVD"),
     "reproduce": (".reproduce.flags", "train and score all rows of the paper's tables, or of another plan"),
 }

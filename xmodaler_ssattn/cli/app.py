@@ -1,0 +1,173 @@
+"""``xmodaler app``: a local web page that captions pictures, with words, boxes and attention."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmodaler_ssattn.cli.output import printable, visible
+from xmodaler_ssattn.errors import UserError, require
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.app.views import Answer
+
+PORT = 7860
+MOST_PICTURES = 1000  # in the list of the page
+
+TEXT = """\
+Opens a page in which a picture is captioned: with the box of each object word, and the attention of each word as
+light on the picture. It runs on this machine only (127.0.0.1) and needs no network. Press Ctrl-C to end it.
+
+  xmodaler app --weights run/model_final.pth --detector detector.pth
+  xmodaler app --weights demo/ss_attn_words --images demo/data/Images        sample scenes; needs nothing else
+
+On a server, open the page through `ssh -L 7860:127.0.0.1:7860 SERVER`.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    from xmodaler_ssattn.cli.detectors import add_detector_arguments
+
+    parser = subparsers.add_parser("app", description=TEXT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
+    add(
+        "--detector",
+        metavar="FILE",
+        help="the detector's weights, from their authors (default: region_maker.npz of the sample scenes, when the "
+        "captioner was trained on them)",
+    )
+    add("--images", metavar="DIR", help=f"also offer the pictures of this folder (the first {MOST_PICTURES:,})")
+    add("--port", type=int, default=PORT, metavar="N", help=f"port of the page (default: {PORT})")
+    add_detector_arguments(parser, several=False)
+    add("--config-file", metavar="FILE", help="the captioner's config (default: config.yaml beside the checkpoint)")
+    add("--vocabulary", metavar="FILE", help="the captioner's vocabulary (default: as in its config)")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config options, e.g. DECODE_STRATEGY.BEAM_SIZE 5")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    with serve(args) as address:
+        print(f"Open {address} in a browser of this machine. Ctrl-C ends the app.", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("The app has ended.")
+    return 0
+
+
+@contextlib.contextmanager
+def serve(args: argparse.Namespace) -> Iterator[str]:
+    """Serve the page while the block runs; yields its address.
+
+    Raises:
+        UserError: Gradio is not installed, a file cannot be used, or the port is not free.
+    """
+    from xmodaler_ssattn.app.page import build, launch, settings
+
+    if not 1 <= args.port <= 65535:
+        raise UserError(f"--port: expected a number from 1 to 65535, got {args.port}.")
+    pictures = _pictures_of(args.images) if args.images else {}
+    with tempfile.TemporaryDirectory(prefix="xmodaler_app_") as folder:  # uploaded pictures do not stay
+        settings(folder)
+        require("gradio", "app", "`xmodaler app`")
+        desk = Desk(args)
+        page = build(
+            desk.answer,
+            title="Grounded captions",
+            about=desk.about,
+            pictures=pictures,
+            beam_size=desk.beam_size,
+            has_beta=desk.has_beta,
+            ground_by=desk.ground_by,
+        )
+        address = launch(page, args.port)
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def _pictures_of(folder: str) -> dict[str, Path]:
+    """Name -> file of the pictures of a folder, in the order of their names."""
+    from xmodaler_ssattn.report.pictures import SUFFIXES
+
+    place = Path(folder)
+    if not place.is_dir():
+        raise UserError(f"--images: {folder} is not a folder; expected a folder of pictures.")
+    paths = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise UserError(f"--images: {folder} contains no picture ({', '.join(SUFFIXES)}).")
+    if len(paths) > MOST_PICTURES:
+        print(f"{folder}: the first {MOST_PICTURES:,} of {len(paths):,} pictures are offered.")
+    return {printable(path.name): path for path in paths[:MOST_PICTURES]}
+
+
+class Desk:
+    """The models of the app, loaded once.
+
+    Attributes:
+        about: a line about them.
+        beam_size: that of the config.
+        has_beta: whether the captioner has spatial-semantic attention.
+        ground_by: the weights that choose a word's box; alpha where they are gamma of a model without beta.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from xmodaler_ssattn.cli.caption import detector_for, name_of_run
+        from xmodaler_ssattn.cli.captioning import load_captioner
+        from xmodaler_ssattn.evaluation.object_words import ObjectWords
+
+        opts = ["INFERENCE.SAVE_ATTENTION", "True", *args.opts]
+        self._captioner = load_captioner(
+            args.weights, config_file=args.config_file, vocabulary=args.vocabulary, device=args.device, opts=opts
+        )
+        cfg = self._captioner.cfg
+        self._drawn = bool(cfg.DATALOADER.SAMPLE_SCENES)
+        self._detector = detector_for(self._captioner, args)
+        self._spoken = ObjectWords.of_model(cfg.INFERENCE.VOCAB)
+        self.about = f"Captioner: {name_of_run(Path(args.weights))}. Detector: {self._detector.source}."
+        self.beam_size = int(cfg.DECODE_STRATEGY.BEAM_SIZE)
+        self.has_beta = bool(cfg.MODEL.SS_ATTENTION.ENABLED)
+        self.ground_by = cfg.INFERENCE.GROUND_BY if self.has_beta else "alpha"
+        self._lock = threading.Lock()  # one picture at a time: the beam size belongs to the model
+
+    def answer(self, path: Path, name: str, beam_size: int) -> Answer:
+        """Caption a picture.
+
+        Args:
+            path: the picture file.
+            name: its name on the page and in messages.
+            beam_size: >= 1; 1 is greedy.
+
+        Raises:
+            UserError: the file is not a picture that can be read, or the detector found nothing.
+        """
+        from xmodaler_ssattn.app.views import Answer, shrunk
+        from xmodaler_ssattn.cli.caption import DRAWN_ONLY
+        from xmodaler_ssattn.cli.captioning import caption_regions
+        from xmodaler_ssattn.detectors.extract import detect_all
+        from xmodaler_ssattn.detectors.pictures import open_upright
+        from xmodaler_ssattn.packs.store import Regions
+        from xmodaler_ssattn.worlds.drawn.scenes import looks_drawn
+
+        try:
+            picture = open_upright(path)
+            with self._lock:
+                ((_, _, found),) = detect_all(self._detector, [(1, path)])
+                if isinstance(found, UserError):
+                    raise found
+                regions = Regions(1, found.width, found.height, found.boxes_px, found.features, found.class_probs)
+                self._captioner.model.beam_searcher.beam_size = beam_size
+                (caption,) = caption_regions(self._captioner, [regions])
+        except UserError as error:
+            raise UserError(visible(str(error).replace(str(path), name))) from error
+        shown, scale = shrunk(picture)
+        objects = tuple(at for at, word in enumerate(caption.words) if self._spoken(word.text))
+        notice = f"This is not a drawn scene. {DRAWN_ONLY}" if self._drawn and not looks_drawn(picture) else ""
+        return Answer(name, shown, scale, caption, objects, self.ground_by, notice)
