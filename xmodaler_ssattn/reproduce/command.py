@@ -17,7 +17,9 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.reproduce import jobs
-from xmodaler_ssattn.reproduce.collecting import as_text, collect
+from xmodaler_ssattn.reproduce.card import cards
+from xmodaler_ssattn.reproduce.collecting import as_text, collect, public
+from xmodaler_ssattn.reproduce.data_facts import facts_of
 from xmodaler_ssattn.reproduce.figure import curves_svg
 from xmodaler_ssattn.reproduce.floors import kept_floors
 from xmodaler_ssattn.reproduce.plan import read_plan, restricted
@@ -27,7 +29,7 @@ from xmodaler_ssattn.reproduce.smoke import draw_data, smoke_plan
 from xmodaler_ssattn.reproduce.study import Study
 from xmodaler_ssattn.reproduce.tables import markdown
 
-SUMMARY, TABLES, CURVES = "summary.json", "tables.md", "curves.svg"
+SUMMARY, TABLES, CURVES, CARDS = "summary.json", "tables.md", "curves.svg", "cards"
 EXIT_FAILED = 3
 
 
@@ -36,7 +38,8 @@ def build_parser(plan: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="reproduce_tables.py",
         description="Train each row of a plan with each seed, score the best and the last weights on test, and write "
-        "the tables and curves (OUT/tables.md, summary.json, curves.svg). Exit code 0: all runs are done; 3: some "
+        "the tables and curves (OUT/tables.md, summary.json, curves.svg) and a model card per row (OUT/cards/ROW.md). "
+        "Exit code 0: all runs are done; 3: some "
         "failed or are missing (see the tables); 2: an error in the input.",
         epilog="Machines that share OUT take one shard each. Without a shared folder, gather the run folders "
         "(OUT/ROW/seed_N) in one OUT afterwards and write the tables with --table-only. A run whose loss diverged is "
@@ -157,11 +160,21 @@ def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:
 
 
 def write(study: Study, command: str) -> dict[str, Any]:
-    """Write tables and curves of the results that exist; returns the summary."""
+    """Write tables, model cards and curves of the results that exist; returns the summary."""
     summary = collect(study, kept_floors(study.data, study.out / SUMMARY))
     summary["command"] = command
     write_text(study.out / SUMMARY, as_text(summary))
     write_text(study.out / TABLES, markdown(study.plan, summary, command))
+    for name, card in cards(study.plan, summary, _facts(study.data.path), study.out).items():
+        write_text(study.out / CARDS / f"{name}.md", card)
     if figure := curves_svg(study.plan, summary):
         write_text(study.out / CURVES, figure)
     return summary
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Those of the data; a damaged file must not cost the tables."""
+    try:
+        return facts_of(folder)
+    except UserError as error:
+        return {"limits": [f"The facts about the data could not be read: {public(str(error))}"]}
