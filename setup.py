@@ -52,6 +52,9 @@ setup(
         "lemminflect>=0.2.3",
         "matplotlib>=3.8",
     ],
-    extras_require={"test": ["mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"]},
+    extras_require={
+        "completion": ["shtab>=1.7"],
+        "test": ["mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"],
+    },
     entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},
 )

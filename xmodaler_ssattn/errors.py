@@ -7,8 +7,10 @@ exits with code 2; libraries may catch it as a ``ValueError``.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 LISTED = 5  # up to this number, all problems of one kind are listed; otherwise the first ones and their number
 EXAMPLES = 3
@@ -23,6 +25,25 @@ class UserError(ValueError):
 
 class HostError(UserError, RuntimeError):
     """X-modaler was requested but cannot be used, or the settings contradict each other."""
+
+
+def require(module: str, extra: str, what: str) -> Any:
+    """Import an optional library.
+
+    Args:
+        extra: the extra of this package that installs it.
+        what: what needs it, the beginning of a sentence.
+
+    Raises:
+        UserError: it is not installed; the message has the command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{what} needs {module}, which is not installed: `pip install {module}`, or install this package with the "
+            f"extra {extra}."
+        ) from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
