@@ -11,6 +11,7 @@ import numpy
 import torch
 
 from xmodaler_ssattn._version import __version__
+from xmodaler_ssattn.cli.demo import memory_of_machine
 from xmodaler_ssattn.files import read_lines
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -23,11 +24,12 @@ def machine_of(device: str | None) -> dict[str, Any]:
         device: of the runs; None: the host's default, a GPU when there is one.
     """
     named = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
+    memory = memory_of_machine()
     use_gpus = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
     return {
         "processor": named[0] if named else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": None if memory is None else round(memory / 1e9, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if use_gpus else [],
         "system": platform.system(),
         "versions": {
@@ -39,10 +41,3 @@ def machine_of(device: str | None) -> dict[str, Any]:
 
 def _cpu_info() -> list[str]:
     return read_lines(CPU_INFO, "The processor") if CPU_INFO.is_file() else []
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (ValueError, OSError, AttributeError):  # not this system's names
-        return None
