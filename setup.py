@@ -71,6 +71,7 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6.0"],
+        "completion": ["shtab>=1.7"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
         "parquet": ["pyarrow>=16.1"],  # the first one for numpy 2
         "transformers": ["transformers>=4.49"],  # the first one with RT-DETRv2

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -246,12 +247,26 @@ def test_a_path_that_cannot_be_made_is_an_error_and_no_traceback(tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--images", "0"), ("--images", "2"), ("--epochs", "0"), ("--device", "gpu")]
+    ("flag", "value"),
+    [("--images", "0"), ("--images", "2"), ("--epochs", "0"), ("--device", "gpu"), ("--seed", "-1")],
 )
 def test_a_demo_of_no_pictures_epochs_or_device_is_refused_before_anything_is_drawn(flag, value, tmp_path, capsys):
     assert main(["demo", flag, value, "--out", str(tmp_path / "demo")]) == 2
     assert f"{flag.removeprefix('--')}: expected" in capsys.readouterr().err.lower()  # --device is MODEL.DEVICE
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_demo_that_fits_neither_disk_nor_memory_says_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo_command.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    monkeypatch.setattr(demo_command, "memory_of_machine", lambda: 10**9)
+    demo_command.check_space(1500, 8, tmp_path / "demo")  # 1,500 * 0.2 MB + 2 * 9 * 10 MB = 0.48 GB
+    with pytest.raises(UserError) as error:
+        demo_command.check_space(10_000, 8, tmp_path / "demo")
+    assert "10,000 pictures and 8 epochs need 2.2 GB, " in str(error.value) and "has 1.0 GB free" in str(error.value)
+    assert "needs 1.5 GB of memory, this machine has 1.0 GB" in str(error.value)
+    (tmp_path / "demo" / "data").mkdir(parents=True)
+    monkeypatch.setattr(demo_command, "memory_of_machine", lambda: None)
+    demo_command.check_space(10_000, 8, tmp_path / "demo")  # the pictures exist already
 
 
 def test_of_a_failed_run_the_demo_shows_the_error_and_not_the_config():

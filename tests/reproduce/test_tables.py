@@ -1,15 +1,20 @@
 """The tables as text, from the records of runs that are done, missing, failed, diverged or of another config."""
 
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from xmodaler_ssattn.reproduce import jobs
+from xmodaler_ssattn.reproduce.card import cards
 from xmodaler_ssattn.reproduce.collecting import as_text, collect
+from xmodaler_ssattn.reproduce.data_facts import facts_of
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
+from xmodaler_ssattn.reproduce.machine import machine_of
 from xmodaler_ssattn.reproduce.plan import read_plan
 from xmodaler_ssattn.reproduce.replicates import Scored, write_replicates
 from xmodaler_ssattn.reproduce.running import next_job
@@ -267,3 +272,64 @@ def test_cells():
     row = {"seeds": {"0": {"status": "done", "evaluations": {"best": {"scores": {}}}},
                      "1": {"status": "done", "evaluations": {}}}}  # fmt: skip
     assert seeds_of(row) == "1/2 (1: not evaluated)"
+
+
+# --- model cards ----------------------------------------------------------------------------------------------------
+
+MACHINE = {
+    "processor": "A CPU", "cores": 4, "memory_gb": 16.0, "gpus": [], "system": "Linux",
+    "versions": {"xmodaler_ssattn": "0.1", "Python": "3.11", "PyTorch": "2.13", "CUDA": "none", "numpy": "2.0"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def card(study) -> str:
+    """That of a row with two seeds, one of them on a recorded machine and with weights, on simulated data."""
+    put(study, "updown", 0, 0.60, 0.10, machines=[MACHINE], seconds={"train": 5400.0, "evaluate": 360.0})
+    put(study, "updown", 1, 0.62, 0.12)
+    (Job("updown", 0).folder(study.out) / "model_best.pth").write_bytes(b"weights")
+    (study.data.path / "simulated.json").write_text("{}")
+    header = {"schema": "xmodaler_ssattn/annotations", "version": 1, "split": "test", "source": "entities",
+              "gvd_identical": False, "classes": ["dog", "car"]}  # fmt: skip
+    phrase = {"start": 0, "end": 1, "head": 0, "class": "dog", "chain": "1", "boxes": [[0, 0, 9, 9]]}
+    captions = [{"raw": "Dog .", "tokens": ["dog"], "phrases": [phrase, {**phrase, "boxes": []}]}] * 5
+    image = {"image_id": 1, "width": 10, "height": 10, "captions": captions}
+    (study.data.path / "test.json").write_text(json.dumps({**header, "images": [image]}))
+    found = cards(study.plan, collect(study, FLOORS), facts_of(study.data.path), study.out)
+    assert list(found) == ["updown"]  # the others have no run
+    assert found == cards(study.plan, collect(study, FLOORS), facts_of(study.data.path), study.out)
+    return found["updown"]
+
+
+def test_a_card_has_scores_with_intervals_and_the_best_rule_without_a_model(card):
+    # 60 and 62, replicates of their mean 60 and 62: quantiles .025 and .975 of two values are 60.05 and 61.95
+    assert line(card, "| C |") == "| C | 61.00 | 60.05 to 61.95 | 1.41 | 2 | 63.4 |  |"
+    # the floor "largest region" has 10; "annotated boxes" is a ceiling
+    assert line(card, "| F1_loc |") == "| F1_loc | 11.00 | 10.05 to 11.95 | 1.41 | 2 | 12.45 | 10.00 |"
+
+
+def test_a_card_says_what_is_simulated_and_what_the_data_are(card, study):
+    assert "* The region features and class probabilities are **simulated**" in card
+    assert "are not those of the published" in card  # gvd_identical is False
+    digest = hashlib.sha256((study.data.path / "test.json").read_bytes()).hexdigest()
+    # five captions with one phrase that has a box each
+    assert line(card, "| test |") == f"| test | 1 | 5 | 5 | entities | `{digest}` |"
+    assert f"`{'d' * 64}`" in card
+
+
+def test_a_card_has_weights_hours_hardware_and_the_changes_of_the_config(card):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert f"| `updown/seed_0/model_best.pth` | 0 | 2 | 7 | `{digest}` |" in card
+    assert "No model_best.pth is in the folder of seed 1." in card
+    assert line(card, "| 0 | 1.50 |").startswith("| 0 | 1.50 | 0.10 | 2 |")
+    assert "* Seed 0: A CPU, 4 cores, 16 GB; no GPU used; Linux, xmodaler_ssattn 0.1, Python 3.11, PyTorch 2.13" in card
+    assert "* Seed 1: the hardware was not recorded." in card
+    changes = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert changes["MODEL.SS_ATTENTION.ENABLED"] is False
+    assert "xmodaler caption photo.jpg --weights updown/seed_0/model_best.pth" in card and "@inproceedings{" in card
+
+
+def test_the_machine_is_described_in_plain_values():
+    found = machine_of("cpu")
+    assert found == json.loads(json.dumps(found)) and found["cores"] >= 1 and found["gpus"] == []
+    assert found["versions"]["Python"] and found["processor"]

@@ -5,12 +5,13 @@ import json
 import logging
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from xmodaler_ssattn import progress as progress_module
 from xmodaler_ssattn.progress import progress
-from xmodaler_ssattn.runtime import EventStorage, JSONWriter, default_writers, get_event_storage, setup_logger
+from xmodaler_ssattn.runtime import EventStorage, JSONWriter, default_writers, get_event_storage, hooks, setup_logger
 from xmodaler_ssattn.runtime import logger as logger_module
 
 
@@ -100,6 +101,36 @@ def test_progress_is_a_bar_on_a_terminal_and_rare_lines_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(progress("abc", 3, "decoding")) == ["a", "b", "c"]
     assert "decoding" in terminal.getvalue()
+
+
+def test_the_time_left_counts_the_evaluations_to_come(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 5.0, 17.0, 19.0])  # after each of six steps: 1 s, then 2 s each; the fifth evaluates
+    monkeypatch.setattr(hooks.time, "perf_counter", lambda: next(clock))
+    # 4 steps an epoch, 2 epochs, evaluated after each: 5 images in an evaluation, 10 in a step
+    evaluation = hooks.EvalHook(1, -1, lambda epoch: {}, iters_per_epoch=4, stage="val", images=5)
+    trainer = SimpleNamespace(iter=0, start_iter=0, max_iter=8)
+    clocked = hooks.TimeLeft([evaluation], images_per_step=10)
+    clocked.trainer = trainer
+    left = []
+    with EventStorage() as trainer.storage:
+        for trainer.iter in range(6):
+            if trainer.iter == 4:
+                evaluation.seconds.append(10.0)
+            clocked.after_step()
+            left.append(trainer.storage.latest().get("eta_seconds", (None,))[0])
+    # from the end of the second step on, 2 s a step; before the first evaluation it is taken to be 2 s * 5 / 10:
+    # 5 steps and 2 evaluations 12, 4 and 1: 9, 3 and one of 10 s: 16, 2 and one: 14
+    assert left == [None, None, 12, 9, 16, 14]
+
+
+@pytest.mark.parametrize(
+    ("period", "start", "after", "expected"),
+    [(1, -1, 0, 3), (1, -1, 4, 2), (1, 1, 0, 2), (2, -1, 0, 2), (2, -1, 8, 1), (0, -1, 0, 1), (1, 9, 4, 1)],
+)
+def test_the_evaluations_to_come_are_those_of_the_schedule_and_the_last(period, start, after, expected):
+    """Three epochs of four steps; with period 2 the third is the last one and is evaluated as well."""
+    hook = hooks.EvalHook(period, start, lambda epoch: {}, iters_per_epoch=4, stage="val")
+    assert hook.remaining(after, 12) == expected
 
 
 def test_what_takes_longer_is_said_once_and_what_is_short_is_not(monkeypatch):

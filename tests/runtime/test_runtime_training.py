@@ -237,10 +237,12 @@ def test_on_a_terminal_a_bar_shows_epoch_losses_and_time_left_and_lines_go_to_th
     monkeypatch.setattr(sys, "stderr", terminal)
     toy_trainer(toy_config(tmp_path)).train()
     bar = terminal.getvalue()
-    assert "epoch 2/2" in bar and "total_loss: " in bar and "8/8" in bar and "it/s" in bar
+    assert "epoch 2/2" in bar and "total_loss: " in bar and "8/8" in bar and "it/s" in bar and "eta: 0:00:0" in bar
     assert "decoding" in bar
-    assert "total_loss: " not in capsys.readouterr().out
-    assert "total_loss: " in (tmp_path / "log.txt").read_text()
+    shown = capsys.readouterr().out
+    assert "total_loss: " not in shown and "TRAIN_BATCH_SIZE" not in shown and "Linear(" not in shown
+    log = (tmp_path / "log.txt").read_text()
+    assert all(part in log for part in ("total_loss: ", "TRAIN_BATCH_SIZE", "Linear("))
 
 
 # --- schedules -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from xmodaler_ssattn import shipped
 from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.cli.child import python_module
-from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.progress import doing
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.report.source import Model, Source
@@ -37,6 +39,8 @@ TABLE = (
 PICTURES_SHOWN = 12
 SAMPLE_SCENES = 1500
 SECONDS_BETWEEN_LINES = 10.0
+# Measured: pictures, annotations and regions of a scene; a checkpoint; what drawing keeps of a scene until the end.
+BYTES_PER_SCENE, BYTES_PER_CHECKPOINT, MEMORY_PER_SCENE = 200_000, 10_000_000, 150_000
 
 
 def add_parser(subparsers: Any) -> None:
@@ -61,20 +65,18 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out: {out} is a file, expected a folder.")
-    if args.images < 3:
-        raise UserError(f"--images: expected 3 or more (at least one each for train, val and test), got {args.images}.")
-    if args.epochs is not None and args.epochs < 1:
-        raise UserError(f"--epochs: expected 1 or more, got {args.epochs}.")
+    check_sizes(args, out)
     print(host.describe(), flush=True)
     commands = {row: command_of(row, shipped.folder() / "sample", out, args) for row in ROWS}
     config, opts = commands[ROWS[0]]
-    train.prepare_sample(load_config(config, opts, data=str(out / "data"), device=args.device))
+    cfg = load_config(config, opts, data=str(out / "data"), device=args.device)
+    check_space(args.images, cfg.SOLVER.EPOCH, out)
+    train.prepare_sample(cfg)
     train_rows(commands, out, args)
     source = read_demo(out)
     scores = {row: dict(model.results.header["scores"]) for row, model in zip(ROWS, source.models)}
-    pictures = draw_pictures(source, out)
+    with doing("Drawing the captions onto pictures"):
+        pictures = draw_pictures(source, out)
     page = write_report(source, out)
     print(f"\nScores on the test scenes, in percent:\n\n{format_table(scores)}")
     print(f"\n{right_boxes(source)}")
@@ -103,6 +105,58 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"Done in {time.monotonic() - started:.0f} seconds.")
     return 0
+
+
+def check_sizes(args: argparse.Namespace, out: Path) -> None:
+    """Refuse wrong numbers and a wrong folder before anything is drawn.
+
+    Raises:
+        UserError: all of them.
+    """
+    problems = []
+    if out.exists() and not out.is_dir():
+        problems.append(f"--out: {out} is a file, expected a folder.")
+    if args.images < 3:
+        problems.append(f"--images: expected 3 or more (one each for train, val and test), got {args.images}.")
+    if args.epochs is not None and args.epochs < 1:
+        problems.append(f"--epochs: expected 1 or more, got {args.epochs}.")
+    if not 0 <= args.seed < 2**32:
+        problems.append(f"--seed: expected 0 to {2**32 - 1}, got {args.seed}.")
+    raise_all(problems, "demo")
+
+
+def check_space(images: int, epochs: int, out: Path) -> None:
+    """Refuse a demo that does not fit the disk or the memory.
+
+    Raises:
+        UserError: with the bytes that are needed and those that there are.
+    """
+    problems = []
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    scenes = 0 if (out / "data").exists() else images * BYTES_PER_SCENE
+    needed, free = scenes + len(ROWS) * (epochs + 1) * BYTES_PER_CHECKPOINT, shutil.disk_usage(folder).free
+    if needed > free:
+        problems.append(
+            f"{images:,} pictures and {epochs} epochs need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB "
+            "free; lower --images or --epochs, or give another --out."
+        )
+    memory = memory_of_machine()
+    if memory is not None and images * MEMORY_PER_SCENE > memory:
+        problems.append(
+            f"drawing {images:,} pictures needs {images * MEMORY_PER_SCENE / 1e9:.1f} GB of memory, this machine has "
+            f"{memory / 1e9:.1f} GB; lower --images."
+        )
+    raise_all(problems, "demo")
+
+
+def memory_of_machine() -> int | None:
+    """Bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
 
 
 def command_of(row: str, configs: Path, out: Path, args: argparse.Namespace) -> tuple[str, list[str]]:
@@ -159,21 +213,25 @@ def last_words(text: str) -> str:
 def watch(processes: dict[str, subprocess.Popen], out: Path) -> None:
     """Report the models' progress every few seconds until all have finished or one has failed."""
     live = sys.stderr.isatty()
-    next_line = time.monotonic()
+    started = next_line = time.monotonic()
     while any(process.poll() is None for process in processes.values()):
         if any(process.poll() for process in processes.values()):
             break
         time.sleep(0.5)
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + (1.0 if live else SECONDS_BETWEEN_LINES)
-            text = "   ".join(f"{TITLES[row]}: {state_of(out / row)}" for row in processes)
+            text = "   ".join(f"{TITLES[row]}: {state_of(out / row, started)}" for row in processes)
             print(f"\r{text}\033[K" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
     if live:
         print(file=sys.stderr)
 
 
-def state_of(folder: Path) -> str:
-    """The progress of a run, from its metrics file."""
+def state_of(folder: Path, started: float | None = None) -> str:
+    """The progress of a run, from its metrics file.
+
+    Args:
+        started: on ``time.monotonic``'s clock, to tell how much of the time is over.
+    """
     metrics = folder / "metrics.json"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     for line in reversed(lines):
@@ -182,8 +240,13 @@ def state_of(folder: Path) -> str:
         except json.JSONDecodeError:
             continue  # being written
         if "total_loss" in values:
-            left = f", {values['eta_seconds']:.0f} s left" if "eta_seconds" in values else ""
-            return f"step {values['iteration'] + 1}, loss {values['total_loss']:.2f}{left}"
+            share = left = ""
+            if seconds := values.get("eta_seconds"):
+                left = f", {seconds:.0f} s left"
+                if started is not None:
+                    over = time.monotonic() - started
+                    share = f"{over / (over + seconds):.0%}, "
+            return f"{share}step {values['iteration'] + 1}, loss {values['total_loss']:.2f}{left}"
     return "starting up"
 
 

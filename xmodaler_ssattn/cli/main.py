@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from xmodaler_ssattn._version import __version__
+from xmodaler_ssattn.cli.completion import SHELLS, PrintCompletion
 from xmodaler_ssattn.cli.options import Parser
 from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 from xmodaler_ssattn.progress import doing
@@ -36,6 +37,8 @@ typical order with the real data set:
   xmodaler check --config-file configs/flickr30k_entities/ss_attn.yaml
   xmodaler train --config-file configs/flickr30k_entities/ss_attn.yaml
   xmodaler report RESULTS --images DIR    a page of captions, boxes and attention
+tab completion in bash, once:
+  xmodaler --print-completion bash > ~/.local/share/bash-completion/completions/xmodaler
 with your own photographs:
   xmodaler caption photo.jpg --weights CAPTIONER --detector WEIGHTS --report page.html
   xmodaler extract --images DIR --weights WEIGHTS --out regions.h5
@@ -57,9 +60,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"xmodaler_ssattn {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=SHELLS, action=PrintCompletion, help="print a script for tab completion"
+    )
+    completing = words[:1] == ["--print-completion"]
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module, line) in COMMANDS.items():
-        if name in words[:1]:
+        if completing or name in words[:1]:
             importlib.import_module(f".{module}", __package__).add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=line)

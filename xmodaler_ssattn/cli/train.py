@@ -207,7 +207,7 @@ def ready_trainer(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any]) 
         torch.set_num_threads(cfg.MODEL.CPU_THREADS)
     host.default_setup(cfg, args)
     share_log_handlers()
-    logging.getLogger(__name__).info(host.describe())
+    logging.getLogger(__name__).info(host.describe(), extra={"file_only": True})
     trainer = host.build_engine(cfg)
     trainer.checkpointer._load_file = read_checkpoint  # upstream would run the code in a file
     resuming = args.resume and trainer.checkpointer.has_checkpoint()

@@ -43,6 +43,10 @@ def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, 
             "places": {e: found for e in evaluations_of(row) if (found := _places(e, seeds))},
         }  # fmt: skip
     arrays = _Arrays(study.out, runs)
+    for name, row in rows.items():
+        for evaluation, scores in row["evaluations"].items():
+            for score in scores.keys() & set(METRICS.values()):
+                scores[score] |= arrays.interval(name, evaluation, score)
     claims = [entry for ordering in study.plan.orderings for entry in _ordering(study.plan, ordering, arrays)]
     comparisons = _comparisons(study.plan, arrays)
     return _finite({
@@ -87,6 +91,8 @@ def _run(study: Study, job: jobs.Job) -> dict[str, Any]:
     if evaluations and record["best_epoch"] is None:
         record["reason"] = "; ".join(filter(None, (record["reason"], NO_BEST)))
     kept = {key: record[key] for key in RUN_KEYS} | {"reason": public(record["reason"])}
+    if "machines" in record:  # an older record has none
+        kept["machines"] = record["machines"]
     return {**kept, "evaluations": evaluations, "curves": columns(record["epochs"])}
 
 
@@ -154,6 +160,14 @@ class _Arrays:
                 self._read[key] = {}, {}
         values, images = self._read[key]
         return (entry["scores"][score], values[score], images) if score in values else None
+
+    def interval(self, row: str, evaluation: str, score: str) -> dict[str, float]:
+        """The 95 % interval of the mean over seeds, in percent; empty when the seeds were scored on other images."""
+        found = [entry for seed in self.seeds(row) if (entry := self.one(row, seed, evaluation, score)) is not None]
+        if not found or not all(same_images(found[0][2], images, score) for _, _, images in found):
+            return {}
+        low, high = orderings.around_the_mean([value for value, _, _ in found], [values for _, values, _ in found])
+        return {"low": 100 * low, "high": 100 * high}
 
     def difference(self, a: str, b: str, score: str) -> orderings.Difference:
         """b - a over the seeds that both have, on the same images."""

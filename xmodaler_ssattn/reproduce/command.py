@@ -17,7 +17,9 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.files import write_text
 from xmodaler_ssattn.reproduce import jobs
-from xmodaler_ssattn.reproduce.collecting import as_text, collect
+from xmodaler_ssattn.reproduce.card import cards
+from xmodaler_ssattn.reproduce.collecting import as_text, collect, public
+from xmodaler_ssattn.reproduce.data_facts import facts_of
 from xmodaler_ssattn.reproduce.figure import curves_svg
 from xmodaler_ssattn.reproduce.floors import kept_floors
 from xmodaler_ssattn.reproduce.plan import read_plan, restricted
@@ -28,7 +30,7 @@ from xmodaler_ssattn.reproduce.study import Study
 from xmodaler_ssattn.reproduce.tables import markdown
 from xmodaler_ssattn.shipped import find
 
-SUMMARY, TABLES, CURVES = "summary.json", "tables.md", "curves.svg"
+SUMMARY, TABLES, CURVES, CARDS = "summary.json", "tables.md", "curves.svg", "cards"
 EXIT_FAILED = 3
 
 
@@ -117,11 +119,21 @@ def refuse_old_runs(study: Study, wanted: Sequence[jobs.Job]) -> None:
 
 
 def write(study: Study, command: str) -> dict[str, Any]:
-    """Write tables and curves of the results that exist; returns the summary."""
+    """Write tables, model cards and curves of the results that exist; returns the summary."""
     summary = collect(study, kept_floors(study.data, study.out / SUMMARY))
     summary["command"] = command
     write_text(study.out / SUMMARY, as_text(summary))
     write_text(study.out / TABLES, markdown(study.plan, summary, command))
+    for name, card in cards(study.plan, summary, _facts(study.data.path), study.out).items():
+        write_text(study.out / CARDS / f"{name}.md", card)
     if figure := curves_svg(study.plan, summary):
         write_text(study.out / CURVES, figure)
     return summary
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Those of the data; a damaged file must not cost the tables."""
+    try:
+        return facts_of(folder)
+    except UserError as error:
+        return {"limits": [f"The facts about the data could not be read: {public(str(error))}"]}

@@ -12,8 +12,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "reproduce",
         description="Train each row of a plan with each seed, score the best and the last weights on test, and write "
-        "the tables and curves (OUT/tables.md, summary.json, curves.svg). Exit code 0: all runs are done; 3: some "
-        "failed or are missing (see the tables); 2: an error in the input.",
+        "the tables and curves (OUT/tables.md, summary.json, curves.svg) and a model card per row (OUT/cards/ROW.md). "
+        "Exit code 0: all runs are done; 3: some failed or are missing (see the tables); 2: an error in the input.",
         epilog="Machines that share OUT take one shard each. Without a shared folder, gather the run folders "
         "(OUT/ROW/seed_N) in one OUT afterwards and write the tables with --table-only. A run whose loss diverged is "
         "not repeated; to repeat it, remove its folder.",

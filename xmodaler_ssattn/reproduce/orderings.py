@@ -74,6 +74,13 @@ def paired(pairs: Mapping[int, Pair]) -> Difference:
     )
 
 
+def around_the_mean(scores: Sequence[float], replicates: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The central 95 % of the replicates' mean over seeds, moved so that their mean is that of the scores."""
+    values = np.mean(replicates, axis=0)
+    shift = 0.0 if np.isnan(values).all() else float(np.mean(scores)) - float(np.nanmean(values))
+    return bootstrap.interval(values + shift)
+
+
 def verdict(found: Difference, claim: str = GREATER, margin: float = 0.0) -> str:
     """HELD, NOT_HELD, UNDECIDED, or NO_DATA.
 

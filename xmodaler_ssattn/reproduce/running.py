@@ -22,6 +22,7 @@ from xmodaler_ssattn.reproduce import jobs, settings
 from xmodaler_ssattn.reproduce.curves import best_record, epochs_of
 from xmodaler_ssattn.reproduce.evaluate import EVALUATION_FILE, evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
+from xmodaler_ssattn.reproduce.machine import machine_of
 from xmodaler_ssattn.reproduce.plan import BEST, LAST
 from xmodaler_ssattn.reproduce.study import LOCK, Prepared, Study, decision_of, evaluations_of, prepare, take_evaluation
 
@@ -55,6 +56,8 @@ def run_job(study: Study, job: Job) -> Generator[subprocess.Popen, int, str]:
                 return jobs.DONE
         if record is None:
             record = jobs.new_record(job, prepared.identity, settings.identity_sha256(prepared.identity))
+        if decision.train and (machine := machine_of(study.machine.device)) not in record.setdefault("machines", []):
+            record["machines"].append(machine)
         record |= {"status": jobs.RUNNING, "reason": "", "host": host.NAME}
         jobs.write_record(prepared.folder, record)
         try:

@@ -56,7 +56,7 @@ def _paragraphs(texts: Iterable[str]) -> list[str]:
     return [line for text in texts for line in (text, "")]
 
 
-def _section(
+def section(
     title: str, head: Sequence[str] = (), rows: Sequence[Sequence[str]] = (), text: str = "", notes: Iterable[str] = ()
 ) -> list[str]:
     """Lines of a section: title, text, table (first column left-aligned, numbers right-aligned), notes."""
@@ -120,7 +120,7 @@ def _table(
     for run in (run for row in found for run in row["seeds"].values()):
         reasons |= run["evaluations"].get(evaluation, {}).get("not_computed", {})
     notes = [f"n/a: {metric} was not computed: {reason}." for metric, reason in reasons.items()]
-    return _section(f"{table.title}: {what}", ["", *metrics, "seeds"], [*rows, *_floors(summary, metrics)], notes=notes)
+    return section(f"{table.title}: {what}", ["", *metrics, "seeds"], [*rows, *_floors(summary, metrics)], notes=notes)
 
 
 def _evaluations(plan: Plan, summary: Mapping[str, Any]) -> list[str]:
@@ -132,7 +132,7 @@ def _evaluations(plan: Plan, summary: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     title = "Further evaluations of the best weights"
-    return _section(title, ["", *metrics, "seeds"], [*rows, *_floors(summary, metrics)])
+    return section(title, ["", *metrics, "seeds"], [*rows, *_floors(summary, metrics)])
 
 
 def floor_label(rule: str) -> str:
@@ -162,7 +162,7 @@ def _floor_notes(summary: Mapping[str, Any]) -> list[str]:
         "captions, as of a forced model; F1 is that of a person's caption, the first reference of each image, scored "
         "against all references, so its words are better than any model's here."
     )
-    return _section("Floors and ceilings", text=text if floors["rules"] else "", notes=floors["notes"])
+    return section("Floors and ceilings", text=text if floors["rules"] else "", notes=floors["notes"])
 
 
 def _places(summary: Mapping[str, Any]) -> list[str]:
@@ -187,7 +187,7 @@ def _places(summary: Mapping[str, Any]) -> list[str]:
         "Share of the annotated words of the reference captions whose box is right, over words and not over classes: "
         "by the place of the object word among those of its caption, and by what it names."
     )
-    return _section("Where the accuracy sits", ["", *words], rows, text)
+    return section("Where the accuracy sits", ["", *words], rows, text)
 
 
 def _interval(entry: Mapping[str, Any]) -> list[str]:
@@ -220,7 +220,7 @@ def _orderings(summary: Mapping[str, Any]) -> list[str]:
     )
     head = ["claim", "a -> b", "metric", "claimed", "paper", "b - a", "95 %", "seeds up", "p", "verdict"]
     total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return _section("Orderings", head, rows, text, [f"In all: {total}.", *notes])
+    return section("Orderings", head, rows, text, [f"In all: {total}.", *notes])
 
 
 def _comparisons(summary: Mapping[str, Any]) -> list[str]:
@@ -238,7 +238,7 @@ def _comparisons(summary: Mapping[str, Any]) -> list[str]:
         return []
     head = ["a -> b", "metric", "a", "b", "b - a", "95 %", "seeds up", "p"]
     notes = [f"The same in every image: {pair}, {', '.join(metrics)}." for pair, metrics in alike.items()]
-    return _section("Differences", head, rows, "Paired as above, without any claim.", notes)
+    return section("Differences", head, rows, "Paired as above, without any claim.", notes)
 
 
 def _runs(summary: Mapping[str, Any]) -> list[str]:
@@ -250,4 +250,4 @@ def _runs(summary: Mapping[str, Any]) -> list[str]:
             config = run.get("config_sha256", "")[:12]
             rows.append([name, seed, run["status"], epochs, f"{seconds:.0f}" if seconds else "", config, run["reason"]])
     notes = [f"{name}: {row['note']}" for name, row in summary["rows"].items() if row["note"]]
-    return _section("Runs", ["row", "seed", "status", "best epoch", "seconds", "config", ""], rows, notes=notes)
+    return section("Runs", ["row", "seed", "status", "best epoch", "seconds", "config", ""], rows, notes=notes)

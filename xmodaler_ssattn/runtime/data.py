@@ -17,6 +17,7 @@ from xmodaler_ssattn.progress import progress
 from . import comm
 from .config import CfgNode
 from .configurable import configurable
+from .logger import FILE_ONLY
 from .registry import DATASETS_REGISTRY
 from .rng import get_random_state, seed_all_rng, set_random_state
 
@@ -38,7 +39,7 @@ class DatasetFromList(Dataset):
             self._list = None
             self._ends = np.cumsum([len(record) for record in packed])
             self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
-            logger.info("Packed %d records into %.1f MiB", len(packed), self._bytes.nbytes / 2**20)
+            logger.info("Packed %d records into %.1f MiB", len(packed), self._bytes.nbytes / 2**20, extra=FILE_ONLY)
 
     def __len__(self) -> int:
         return len(self._ends) if self._list is None else len(self._list)

@@ -7,7 +7,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from . import comm
 from .checkpoint import XmodalerCheckpointer
 from .logger import show_bars
 from .train_loop import HookBase
-from .writers import EventWriter, losses_for_people
+from .writers import EventWriter, losses_for_people, time_left
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +155,10 @@ class EvalHook(HookBase):
     Args:
         eval_function: takes the epoch and returns a (nested) dict of numbers, or something empty. It is called only
             in the first process.
+        images: their number in one evaluation, to estimate the time of the first one.
+
+    Attributes:
+        seconds: of each evaluation so far.
     """
 
     def __init__(
@@ -163,6 +168,7 @@ class EvalHook(HookBase):
         eval_function: Callable[[int], Any],
         iters_per_epoch: int,
         stage: str,
+        images: int = 0,
     ) -> None:
         self._period = eval_period * iters_per_epoch
         self._start = eval_start
@@ -170,6 +176,14 @@ class EvalHook(HookBase):
         self._iters_per_epoch = iters_per_epoch
         self._stage = stage
         self._evaluated_at: int | None = None
+        self.images = images
+        self.seconds: list[float] = []
+
+    def remaining(self, next_iter: int, max_iter: int) -> int:
+        """The number of evaluations after iteration ``next_iter`` up to the end of the run."""
+        period, first = self._period, max(self._start, 0) * self._iters_per_epoch
+        scheduled = max_iter // period - max(next_iter, first) // period if period > 0 and max_iter > first else 0
+        return scheduled + int(period <= 0 or max_iter % period != 0 or max_iter <= first)
 
     def after_step(self) -> None:
         self.evaluate_if_due(self.trainer.iter + 1)
@@ -188,8 +202,10 @@ class EvalHook(HookBase):
 
     def _evaluate(self, next_iter: int) -> None:
         epoch = next_iter // self._iters_per_epoch
+        started = time.perf_counter()
         with stopping.stopping_at_once():  # a resumed run does a missing evaluation first
             results = self._function(epoch) if comm.is_main_process() else None
+        self.seconds.append(time.perf_counter() - started)
         self._evaluated_at = next_iter
         comm.synchronize()  # the other processes wait for the evaluation
         if not comm.is_main_process() or not results:
@@ -247,6 +263,37 @@ class PeriodicWriter(HookBase):
             writer.close()
 
 
+class TimeLeft(HookBase):
+    """Puts ``eta_seconds``: the steps and evaluations to come, at the pace so far. Must come after the evaluations.
+
+    The pace of the steps is that of the clock without the evaluations, from the third step on: it includes
+    checkpoints and writers. Before the first evaluation, an image there is assumed to take as long as in training.
+
+    Args:
+        evaluations: the run's evaluations.
+        images_per_step: in all processes together.
+    """
+
+    def __init__(self, evaluations: Sequence[EvalHook], images_per_step: int) -> None:
+        self._evaluations = evaluations
+        self._images_per_step = images_per_step
+        self._since = (0, 0.0)
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        next_iter = trainer.iter + 1
+        now = time.perf_counter() - sum(sum(hook.seconds) for hook in self._evaluations)
+        if next_iter - trainer.start_iter <= 2:
+            self._since = (next_iter, now)
+            return
+        per_step = (now - self._since[1]) / (next_iter - self._since[0])
+        left = per_step * (trainer.max_iter - next_iter)
+        for hook in self._evaluations:
+            each = fmean(hook.seconds) if hook.seconds else hook.images * per_step / self._images_per_step
+            left += each * hook.remaining(next_iter, trainer.max_iter)
+        trainer.storage.put_scalar("eta_seconds", left, smoothing_hint=False)
+
+
 class ProgressBar(HookBase):
     """On a terminal: a bar over the iterations with epoch, losses and time left."""
 
@@ -256,13 +303,18 @@ class ProgressBar(HookBase):
     def before_train(self) -> None:
         if show_bars():
             trainer = self.trainer
-            self._bar = tqdm(total=trainer.max_iter, initial=trainer.start_iter, dynamic_ncols=True, unit="it")
+            # The postfix has our time left; the bar's own does not know the evaluations.
+            shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+            self._bar = tqdm(
+                total=trainer.max_iter, initial=trainer.start_iter, dynamic_ncols=True, unit="it", bar_format=shown
+            )
 
     def after_step(self) -> None:
         if self._bar is not None:
             epochs = self.trainer.max_iter // self.trainer.iters_per_epoch
             self._bar.set_description(f"epoch {self.trainer.iter // self.trainer.iters_per_epoch + 1}/{epochs}", False)
-            self._bar.set_postfix_str("  ".join(losses_for_people(self.trainer.storage)), False)
+            storage = self.trainer.storage
+            self._bar.set_postfix_str("  ".join([*time_left(storage), *losses_for_people(storage)]), False)
             self._bar.update()
 
     def after_train(self) -> None:

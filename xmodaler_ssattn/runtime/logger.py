@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 LOGGER_NAMES = ("xmodaler", "xmodaler_ssattn", "fvcore")
 FILE_ONLY = {"file_only": True}
-"""``extra=`` of a line whose content is already in a progress bar: it is written only to the log file."""
+"""``extra=`` of a line that is written only to the log file: long ones, and those that a progress bar shows."""
 
 _LINE = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
 _CONSOLE = logging.Formatter("[%(asctime)s %(levelname).1s] %(message)s", datefmt="%m/%d %H:%M:%S")

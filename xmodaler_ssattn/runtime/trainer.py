@@ -24,6 +24,7 @@ from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain
 from .config import CfgNode
 from .constants import kfg
 from .data import BatchesOfAnEpoch, build_xmodaler_train_loader, build_xmodaler_valtest_loader
+from .logger import FILE_ONLY
 from .losses import build_losses
 from .meta_arch import build_model
 from .optim import build_optimizer
@@ -97,7 +98,8 @@ class DefaultTrainer(TrainerBase):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = build_model(cfg)
-        logger.info("Model:\n%s", model)
+        logger.info("Model:\n%s", model, extra=FILE_ONLY)
+        logger.info("Model: %s weights", f"{sum(weight.numel() for weight in model.parameters()):,}")
         return model
 
     @classmethod
@@ -140,9 +142,14 @@ class DefaultTrainer(TrainerBase):
                 loader, evaluator = getattr(me, f"{stage}_data_loader"), getattr(me, f"{stage}_evaluator")
                 return me.test(me.cfg, me.model, loader, evaluator, epoch)
 
-            return hooks.EvalHook(cfg.SOLVER.EVAL_PERIOD, start, evaluate, epoch, stage)
+            images = len(getattr(self, f"{stage}_data_loader")) * cfg.DATALOADER.TEST_BATCH_SIZE
+            return hooks.EvalHook(cfg.SOLVER.EVAL_PERIOD, start, evaluate, epoch, stage, images)
 
         sampling = cfg.SCHEDULED_SAMPLING
+        evaluations = [
+            evaluation("val", cfg.INFERENCE.VAL_EVAL_START),
+            evaluation("test", cfg.INFERENCE.TEST_EVAL_START),
+        ]
         ret: list[HookBase | None] = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
@@ -159,12 +166,16 @@ class DefaultTrainer(TrainerBase):
                 steps=cfg.SOLVER.CHECKPOINT_STEPS,
                 minutes=cfg.SOLVER.CHECKPOINT_MINUTES,
             ),
-            evaluation("val", cfg.INFERENCE.VAL_EVAL_START),
-            evaluation("test", cfg.INFERENCE.TEST_EVAL_START),
+            *evaluations,
             hooks.RandomStateAfterEvaluation(),
         ]
         if comm.is_main_process():
-            ret += [hooks.ProgressBar(), hooks.PeriodicWriter(self.build_writers(), period=cfg.SOLVER.WRITE_PERIOD)]
+            done = [hook for hook in evaluations if hook is not None]
+            ret += [
+                hooks.TimeLeft(done, cfg.DATALOADER.TRAIN_BATCH_SIZE * comm.get_world_size()),
+                hooks.ProgressBar(),
+                hooks.PeriodicWriter(self.build_writers(), period=cfg.SOLVER.WRITE_PERIOD),
+            ]
         return ret
 
     # --- training ----------------------------------------------------------------------------------------

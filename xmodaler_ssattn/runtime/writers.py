@@ -95,11 +95,8 @@ class CommonMetricPrinter(EventWriter):
         storage = get_event_storage()
         if storage.iter == self._max_iter:  # training is over, and its last iteration was reported
             return
-        parts = [f"iter: {storage.iter}", *losses_for_people(storage)]
-        left = self._seconds_left(storage)
-        if left is not None:
-            storage.put_scalar("eta_seconds", left, smoothing_hint=False)
-            parts.insert(0, f"eta: {datetime.timedelta(seconds=int(left))}")
+        of = "" if self._max_iter is None else f"/{self._max_iter}"
+        parts = [*time_left(storage), f"iter: {storage.iter + 1}{of}", *losses_for_people(storage)]
         histories = storage.histories()
         if "time" in histories:
             parts.append(f"time: {histories['time'].global_avg():.4f}")
@@ -110,10 +107,11 @@ class CommonMetricPrinter(EventWriter):
             parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
         logger.info("  ".join(parts), extra=FILE_ONLY if show_bars() else None)
 
-    def _seconds_left(self, storage: EventStorage) -> float | None:
-        if self._max_iter is None or "time" not in storage.histories():
-            return None
-        return storage.history("time").median(1000) * (self._max_iter - storage.iter - 1)
+
+def time_left(storage: EventStorage) -> list[str]:
+    """``eta: 0:02:10``, with the evaluations to come; nothing when it is not known yet."""
+    known = storage.histories().get("eta_seconds")
+    return [] if known is None else [f"eta: {datetime.timedelta(seconds=round(known.latest()))}"]
 
 
 def losses_for_people(storage: EventStorage) -> list[str]:
