@@ -221,6 +221,7 @@ ALLOWED_READS = {
     "reproduce/running.py": {"read_text": OWN},  # terminal output
     "runtime/logger.py": {"decode": "what the terminal's encoding lacks becomes an escape"},
     "runtime/data.py": {"loads": "of json.dumps"},
+    "tools/docs.py": {"read_text": "the documents and sources of this clone"},
     "tools/faults.py": {"read_text": OWN, "loads": OWN},
     "tools/versions.py": {"read_text": OWN, "open": "an sdist that it has built"},
     "tools/benchmarks/contestants.py": {"loads": PROCESS},

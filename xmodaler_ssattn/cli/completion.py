@@ -10,7 +10,7 @@ from xmodaler_ssattn.errors import require
 
 SHELLS = ("bash", "zsh", "tcsh")
 # What the values of an option are, by its name in the help; other values have choices or cannot be completed.
-FOLDERS, FILES = ("DIR", "OUTPUT_DIR"), ("FILE", "FILES", "RESULTS", "PHOTO", "A", "B", "S", "R")
+FOLDERS, FILES = ("DIR", "OUTPUT_DIR"), ("FILE", "FILES", "PATH", "RESULTS", "PHOTO", "A", "B", "S", "R")
 
 
 class PrintCompletion(argparse.Action):
