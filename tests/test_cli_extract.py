@@ -278,7 +278,7 @@ def test_mistakes_in_the_command_are_explained(tmp_path, monkeypatch, capsys, wo
 def test_options_that_a_region_maker_has_no_use_for_are_refused(scenes, tmp_path, capsys):
     for option in (("--min-max-boxes", "10,100"), ("--backend", "torch")):
         assert extract(scenes / "Images", scenes / "region_maker.npz", tmp_path / "r.h5", *option) == 2
-        assert "--backend and --min-max-boxes apply only to Bottom-Up networks" in capsys.readouterr().err
+        assert "--backend and --min-max-boxes apply only to other detectors" in capsys.readouterr().err
     assert extract(scenes / "Images", scenes / "region_maker.npz", tmp_path / "r.h5", "--batch", "0") == 2
     assert "--batch: expected 1 or more" in capsys.readouterr().err
 
