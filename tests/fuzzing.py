@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,11 @@ def binary_inputs(folder: Path) -> dict[str, tuple[Path, Any]]:
     import torch
     from PIL import Image
 
+    from detectors.test_sources import pack as pack_pictures
     from packs.pack_writers import SIZES, WRITERS
     from packs.test_mutated_packs import reopen, write
     from xmodaler_ssattn.detectors.pictures import read_picture
+    from xmodaler_ssattn.detectors.sources import open_source
     from xmodaler_ssattn.engine.kept import damage
     from xmodaler_ssattn.engine.resume import iterations_of, run_of
     from xmodaler_ssattn.packs.convert import convert_regions
@@ -210,6 +213,13 @@ def binary_inputs(folder: Path) -> dict[str, tuple[Path, Any]]:
     for suffix in ("png", "jpg", "webp", "tiff", "gif", "bmp"):
         picture.save(folder / f"p1.{suffix}")
         found[f"picture, {suffix}"] = (folder / f"p1.{suffix}", read_picture)
+
+    def read_pictures(path: Path) -> list[Any]:
+        source = open_source(path)
+        return list(source.read(source.names))
+
+    for kind in ("zip", "tar", "tar.gz", *(["parquet"] if find_spec("pyarrow") else [])):
+        found[f"pictures, {kind}"] = (pack_pictures(folder, kind), read_pictures)
 
     def read_all(path: Path) -> list[Any]:
         store = RegionStore(path)

@@ -47,6 +47,7 @@ WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
 BLANK = (64, 64)  # pixels of the blank picture that the model's widths are read from
 # YOLOS cuts a picture into patches; its processor rounds both sides down to whole ones.
 MULTIPLES = {"yolos": 16}
+UNUSED = ("num_batches_tracked", "denoising_class_embed.weight")  # ends of weights that only training reads
 
 
 class PictureRule:
@@ -263,13 +264,20 @@ def load_transformers(
             ignore_mismatched_sizes=True,  # listed below, all of them
             **arguments,
         )
+    except ImportError as error:
+        reason = str(error).strip().partition(". ")[0]
+        raise UserError(
+            f"Detector: {folder}: {reason}. Install it; or, for DETR, take the revision no_timm from the hub, the same "
+            "model without this library."
+        ) from error
     except Exception as error:  # of many kinds; all are about the folder or the installation
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
             f"Detector: {folder}: transformers {library.__version__} cannot load it as an object detector of the type "
             f"{config.get('model_type')!r} ({type(error).__name__}: {reason})."
         ) from error
-    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    missing = [name for name in sorted(report["missing_keys"]) if not name.endswith(UNUSED)]
+    problems = [f"{name} is missing" for name in missing]
     problems += [f"{found[0]} has another shape than in the config" for found in sorted(report["mismatched_keys"])]
     raise_all(problems, f"Detector: the weights in {folder} do not fit {CONFIG}, and would be random")
     state = model.float().state_dict()

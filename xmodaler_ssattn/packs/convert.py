@@ -117,6 +117,8 @@ def convert_regions(
             "cut_by": "order of the source" if rules.cut_by_order else "best class probability or detector confidence",
             "min_score": "" if rules.min_score is None else str(rules.min_score),
             "classifier_sha256": "" if rules.classifier is None else rules.classifier.sha256,
+            # The names of the classes; a classifier's may be others.
+            **({"vocabulary": pack.vocabulary} if pack.vocabulary and rules.classifier is None else {}),
         },
         resume=True,
         discard_other=overwrite,

@@ -77,7 +77,7 @@ class Pack(abc.ABC):
         background: the position of the background in the format's class probabilities: "first", "last", or "none"
             when there is no such column; None when the format has no class probabilities.
         inputs: as given.
-        source, order, vocabulary_sha256, weights_sha256: recorded in the region file.
+        source, order, vocabulary_sha256, weights_sha256, vocabulary: recorded in the region file.
         problems: sentences about unusable files or lines found by the listing.
     """
 
@@ -88,7 +88,7 @@ class Pack(abc.ABC):
     several: ClassVar[bool] = False
     background: str | None = None
     order = ORDER_OF_SOURCE
-    vocabulary_sha256 = weights_sha256 = ""
+    vocabulary_sha256 = weights_sha256 = vocabulary = ""
 
     def __init__(self, *inputs: str | os.PathLike) -> None:
         self.inputs = [Path(path) for path in inputs]

@@ -19,7 +19,7 @@ class RegionPack(Pack):
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__(path)
         self._store = RegionStore(path)
-        for name in ("background", "source", "order", "vocabulary_sha256", "weights_sha256"):
+        for name in ("background", "source", "order", "vocabulary_sha256", "weights_sha256", "vocabulary"):
             if name in self._store.attributes:
                 setattr(self, name, self._store.attributes[name])
 
