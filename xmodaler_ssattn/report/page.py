@@ -32,7 +32,7 @@ from xmodaler_ssattn.report.verdicts import verdicts
 PART = 50
 """Images in one data file: about 650 kB with the attention of two models, 60 kB without."""
 MOST_WITH_ATTENTION = 5000
-"""Only the first images of a page have attention, so that two models on all 31,014 images take 100 MB, not 410."""
+"""Only the first images of a page have attention, so that two models on all 31,014 images take 140 MB, not 410."""
 SCRIPTS = ("base.js", "attention.js", "state.js", "summary.js", "card.js", "page.js")
 STYLE = "page.css"
 MARKER = ".grounded_captions_page"
