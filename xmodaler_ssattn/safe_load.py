@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.progress import doing
 from xmodaler_ssattn.safe_pickle import DAMAGE, PlainUnpickler, RefusedPickle, StoredArray, StoredDict, StoredTensor
 
 ZIP_START = b"PK\x03\x04"
@@ -61,7 +62,7 @@ def safe_load(
         content, places = _open_zip(file) if start == ZIP_START else _open_stream(file)
     if part is not None:
         content = part(content)
-    with _named_errors(what, path), open(path, "rb") as file:
+    with doing(f"Loading {path}"), _named_errors(what, path), open(path, "rb") as file:
         return _Reader(file, places, checksums).read(content)
 
 

@@ -188,7 +188,7 @@ def title_unit_scale(name: str) -> tuple[str, str, float]:
     """The display of a scalar: the title of its panel, the unit of its axis, and the factor to that unit."""
     split, _, score = name.rpartition("/")
     if split in ("val", "test"):
-        return f"{score}, {split}", "percent", 100.0
+        return f"{score.replace('Bleu_', 'BLEU-').replace('_', ' ')}, {split}", "percent", 100.0
     if name == CROSS_ENTROPY:
         return "cross-entropy, training", "nats per word", 1.0
     if name == "lr":

@@ -21,7 +21,7 @@ from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import ImageResult, encode_array
 from xmodaler_ssattn.files import write_text
-from xmodaler_ssattn.progress import progress
+from xmodaler_ssattn.progress import doing, progress
 from xmodaler_ssattn.report.curves import Run, curves_html
 from xmodaler_ssattn.report.pictures import find_pictures, place_picture
 from xmodaler_ssattn.report.plot import MODEL_COLOURS, WORD_COLOURS
@@ -32,7 +32,7 @@ from xmodaler_ssattn.report.verdicts import verdicts
 PART = 50
 """Images in one data file: about 650 kB with the attention of two models, 60 kB without."""
 MOST_WITH_ATTENTION = 5000
-"""Only the first images of a page have attention, so that two models on all 31,014 images take 100 MB, not 410."""
+"""Only the first images of a page have attention, so that two models on all 31,014 images take 140 MB, not 410."""
 SCRIPTS = ("base.js", "attention.js", "state.js", "summary.js", "card.js", "page.js")
 STYLE = "page.css"
 MARKER = ".grounded_captions_page"
@@ -97,7 +97,8 @@ def write_page(
     text = (templates / "index.html").read_text(encoding="utf-8")
     scripts = "".join(f'<script src="{name}"></script>\n' for name in (*SCRIPTS, "data/index.js"))
     text = text.replace("<!-- title -->", escape(title)).replace("<!-- scripts -->", scripts)
-    curves = curves_html(runs, [model.name for model in source.models], opened=not source.models)
+    with doing("Drawing the curves"):
+        curves = curves_html(runs, [model.name for model in source.models], opened=not source.models)
     write_text(out / "index.html", text.replace("<!-- curves -->", curves))
     return out / "index.html"
 

@@ -180,12 +180,12 @@ function rectangle([x1, y1, x2, y2], colour, attributes, ...more) {
   return svg("g", {}, svg("rect", { ...where, class: "halo" }), svg("rect", { ...where, ...attributes, stroke: colour }), ...more);
 }
 
-// A box in the colour of its word; of several models, with a mark in the colour of its model in the upper left corner.
+// A box in the colour of its word; of several models, with a mark in the colour of its model in the upper right corner.
 function boxOf(card, { model, grounding }, object, kind) {
   const box = grounding.boxes[object.word];
   const side = Math.max(...(card.size || [400])) / 40;
   const mark = ssattn.data.models.length > 1
-    ? ssattn.svg("rect", { class: "mark", x: box[0] + model * side, y: box[1], width: side, height: side, fill: ssattn.colour(model) }) : null;
+    ? ssattn.svg("rect", { class: "mark", x: box[2] - (model + 1) * side, y: box[1], width: side, height: side, fill: ssattn.colour(model) }) : null;
   return rectangle(box, card.classes.get(object.class) || "#444",
     { class: kind, "data-model": model, "data-word": object.word, "data-class": object.class }, mark);
 }

@@ -11,7 +11,7 @@ ssattn.showSummary = function () {
   if (data.notices.length) {
     document.getElementById("notices").append(
       el("details", { class: "notice", open: data.notices.length < 7 },
-        el("summary", {}, data.notices.length === 1 ? "One thing is missing" : data.notices.length + " things are missing"),
+        el("summary", {}, plural(data.notices.length, "note")),
         el("ul", {}, data.notices.map((text) => el("li", {}, text)))));
   }
   const place = document.getElementById("summary");
