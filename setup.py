@@ -75,7 +75,10 @@ setup(
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
         "parquet": ["pyarrow>=16.1"],  # the first one for numpy 2
         "transformers": ["transformers>=4.49"],  # the first one with RT-DETRv2
-        "test": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mypy>=1.11", "pytest>=7.4", "ruff>=0.6", "selenium>=4.11"],
+        "test": [
+            *("mkdocs>=1.6", "mkdocs-material>=9.5", "mypy>=1.11", "pytest>=7.4", "pytest-xdist>=3.5"),
+            *("ruff>=0.6", "selenium>=4.11", "shtab>=1.7"),
+        ],
     },
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["xmodaler = xmodaler_ssattn_command:main"]},

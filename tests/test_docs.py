@@ -197,4 +197,4 @@ def test_the_ci_script_finds_the_test_command():
     (line,) = [x for x in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines() if x.startswith("command=")]
     script = f'{line}; printf %s "$command"'
     found = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert found == 'pip install "torch==2.13.0" -e ".[test]" && python -m pytest'
+    assert found == 'pip install "torch==2.13.0" -e ".[test]" && python -m pytest -n 2 --dist loadfile'
