@@ -29,8 +29,10 @@ def app(demo):
     words = ["app", "--weights", demo / "ss_attn", "--images", demo / "data" / "Images", "--port", port]
     args = parse([str(word) for word in words])
     with pytest.MonkeyPatch.context() as patch:
-        for key in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE", "NO_PROXY", "no_proxy"):
-            patch.setenv(key, "")  # what the app sets is removed at the end
+        for key in ("ANALYTICS_ENABLED", "RUN_HISTORY", "TEMP_DIR"):
+            patch.setenv(f"GRADIO_{key}", "")  # what the app sets is removed at the end
+        for key in ("HF_HUB_OFFLINE", "NO_PROXY", "no_proxy"):
+            patch.setenv(key, "")
         with serve(args) as address:
             yield address, LoadedModels(args)
 

@@ -60,7 +60,12 @@ def settings(folder: str) -> None:
     Args:
         folder: for uploaded and drawn pictures.
     """
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_OFFLINE": "1"}
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_RUN_HISTORY": "False",  # pictures would stay in the browser
+        "GRADIO_TEMP_DIR": folder,
+        "HF_HUB_OFFLINE": "1",
+    }
     # Gradio asks its own server whether it runs, which a proxy of the network would answer.
     for key in ("NO_PROXY", "no_proxy"):
         os.environ[key] = ",".join(filter(None, (os.environ.get(key), HOST)))
@@ -200,7 +205,7 @@ def launch(page: Any, port: int) -> str:
     try:
         _, address, _ = page.launch(
             server_name=HOST, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
-            max_file_size=MOST_BYTES, footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
+            max_file_size=MOST_BYTES, footer_links=[], ssr_mode=False, pwa=False, mcp_server=False,
             enable_monitoring=False, show_error=False, theme=theme, css=CSS,
         )  # fmt: skip
     except OSError as error:
