@@ -9,7 +9,7 @@ import pytest
 
 from report.conftest import Browser
 from xmodaler_ssattn.app import views
-from xmodaler_ssattn.cli.app import Desk, serve
+from xmodaler_ssattn.cli.app import LoadedModels, serve
 from xmodaler_ssattn.cli.main import parse
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
@@ -22,17 +22,19 @@ def pictures(demo):
 
 @pytest.fixture(scope="module")
 def app(demo):
-    """(address, the desk behind it)"""
+    """(address, the models behind it)"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["app", "--weights", demo / "ss_attn", "--images", demo / "data" / "Images", "--port", port]
     args = parse([str(word) for word in words])
     with pytest.MonkeyPatch.context() as patch:
-        for key in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE", "NO_PROXY", "no_proxy"):
-            patch.setenv(key, "")  # what the app sets is removed at the end
+        for key in ("ANALYTICS_ENABLED", "RUN_HISTORY", "TEMP_DIR"):
+            patch.setenv(f"GRADIO_{key}", "")  # what the app sets is removed at the end
+        for key in ("HF_HUB_OFFLINE", "NO_PROXY", "no_proxy"):
+            patch.setenv(key, "")
         with serve(args) as address:
-            yield address, Desk(args)
+            yield address, LoadedModels(args)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def browser(driver, app):
     assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "the page did not change in time"
@@ -60,7 +62,7 @@ def until(condition, seconds=30):
     return found
 
 
-def shows(browser, selector, wanted, seconds=30):
+def shows(browser, selector, wanted, seconds=60):
     """Wait until an element has this text."""
     end = time.monotonic() + seconds
     while (found := text(browser, selector)) != wanted and time.monotonic() < end:
@@ -127,7 +129,8 @@ def test_a_picture_of_the_folder_is_chosen_by_keyboard_and_captioned_greedily(br
     name.click()
     name.send_keys(pictures[2].stem)
     until(lambda: len(browser.all("#name [role=option]")) == 1)
-    name.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+    name.send_keys(Keys.ENTER)
+    until(lambda: name.get_attribute("value") == pictures[2].name)
     best = app[1].answer(pictures[2], "", app[1].beam_size)
     shows(browser, "#caption .textfield", best.caption)
     beams = browser.one("#beams input[type=range]")

@@ -44,9 +44,8 @@ def test_a_caption_without_words_or_without_object_words():
     assert views.reading(empty, "gamma", None) == "The model wrote no word for this picture."
     assert views.word_choices(empty) == [("all object words", ALL)]
     none = answer(objects=())
-    assert views.highlighted(none) == [("a dog near a car", None)] and "names no object" in views.reading(
-        none, "beta", None
-    )
+    assert views.highlighted(none) == [("a dog near a car", None)]
+    assert "names no object" in views.reading(none, "beta", None)
     assert views.marked(none, "gamma", None)[0][1] == []
 
 
@@ -66,7 +65,7 @@ def test_boxes_are_drawn_at_the_scale_of_the_page():
     mask = views.outline(answer(scale=0.5), made_up.DOG)  # 25, 30, 75, 80 of 200 x 150
     assert mask.shape == (150, 200)
     assert mask[30:80, 25:75].min() == np.float32(views.FILL) and mask[30, 25] == mask[79, 74] == 1
-    assert mask.sum() == pytest.approx(mask[30:80, 25:75].sum())
+    assert np.count_nonzero(mask) == 50 * 50  # nothing outside the box
     for outside in ((-9, -9, 0, 0), (500, 400, 600, 500), (10, 10, 10, 10)):
         assert np.isfinite(views.outline(answer(), outside)).all()  # never an error
 

@@ -32,16 +32,19 @@ FILES = ["image", ".jp2"]  # "image" lets phones offer their photographs and cam
 
 CSS = """
 .gradio-container { max-width: 1240px !important; width: 100% !important; margin: 0 auto !important; }
-#desk { display: grid; grid-template: "choose results" auto "adjust results" 1fr / minmax(280px, 1fr) minmax(0, 2.4fr) }
+#layout { display: grid;
+  grid-template: "choose results" auto "adjust results" 1fr / minmax(16rem, 1fr) minmax(0, 2.4fr); }
 #choose { grid-area: choose; } #results { grid-area: results; } #adjust { grid-area: adjust; }
-#desk > * { min-width: 0 !important; }
-@media (max-width: 800px) { #desk { grid-template: "choose" auto "results" auto "adjust" auto / minmax(0, 1fr); } }
+#layout > * { min-width: 0 !important; }
+@media (max-width: 800px) { #layout { grid-template: "choose" auto "results" auto "adjust" auto / minmax(0, 1fr); } }
 #about { opacity: .75; overflow-wrap: anywhere; }
 #message p { margin: 0; padding: .6rem .8rem; border-left: 4px solid #B4461E; background: #FFF3EC; color: #5B2410;
   overflow-wrap: anywhere; }
 #message p.notice { border-color: #C58A00; background: #FFF8E1; color: #4E3A00; }
-#caption .textfield { display: block; white-space: normal; font-size: 1.35rem; line-height: 2.2rem; }
+#caption :is(.textfield, .textfield span) { white-space: normal; word-break: normal; overflow-wrap: anywhere; }
+#caption .textfield { display: block; font-size: 1.35rem; line-height: 2.2rem; }
 #caption :is(.token-container, .token:not(.highlighted)) { display: inline; }
+#caption .token.highlighted { display: inline-block; line-height: 1.4; }
 :is(#about, #message, #reading, #boxes) .html-container { padding: 0 !important; }
 #boxes table.boxes { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 #boxes caption { text-align: left; padding: 0 0 .3rem; opacity: .75; overflow-wrap: anywhere; }
@@ -57,7 +60,12 @@ def settings(folder: str) -> None:
     Args:
         folder: for uploaded and drawn pictures.
     """
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_OFFLINE": "1"}
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_RUN_HISTORY": "False",  # pictures would stay in the browser
+        "GRADIO_TEMP_DIR": folder,
+        "HF_HUB_OFFLINE": "1",
+    }
     # Gradio asks its own server whether it runs, which a proxy of the network would answer.
     for key in ("NO_PROXY", "no_proxy"):
         os.environ[key] = ",".join(filter(None, (os.environ.get(key), HOST)))
@@ -96,7 +104,7 @@ def build(
             gr.HTML(value=f"<p role='alert'>{escape(message)}</p>", visible=bool(message)),
             gr.HighlightedText(value=[]),
             gr.Radio(choices=[("all object words", ALL)], value=ALL, visible=False),
-            gr.AnnotatedImage(value=None),
+            gr.AnnotatedImage(value=None, height="16rem"),
             "",
             "",
         ]
@@ -121,12 +129,13 @@ def build(
 
     def look(found: Answer | None, kind: str, at: int | None) -> list[Any]:
         if found is None:
-            return [gr.AnnotatedImage(value=None), "", ""]
+            return [gr.AnnotatedImage(value=None, height="16rem"), "", ""]
         kind = kind if kind in kinds_of(found.caption) else kinds_of(found.caption)[0]
         word = None if at is None or at == ALL or not 0 <= at < len(found.caption.words) else at
         value, colours = marked(found, kind, word)
-        width, tall = found.picture.size
-        height = f"min(75vh, {86 * tall / width:.0f}vw)"  # the whole picture in sight; on a phone 86 % of its width
+        ratio = found.picture.height / found.picture.width
+        # All of the picture in sight, as wide as the column (816 pixels, or 84 % of a phone), and the line of labels.
+        height = f"calc(min(75vh, {84 * ratio:.0f}vw, {816 * ratio:.0f}px) + 2.6rem)"
         drawn = gr.AnnotatedImage(value=value, color_map=colours, height=height)
         return [drawn, f"<p role='status'>{escape(reading(found, kind, word))}</p>", table(found, kind)]
 
@@ -139,7 +148,7 @@ def build(
         gr.Markdown(f"# {title}")
         gr.HTML(f"<p>{escape(about)}</p>", elem_id="about", padding=False)
         kept = gr.State(None, time_to_live=3600)
-        with gr.Row(elem_id="desk"):
+        with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="choose"):
                 file = gr.File(label="Picture", file_types=FILES, file_count="single", height=150, elem_id="file")
                 name = gr.Dropdown(
@@ -196,9 +205,9 @@ def launch(page: Any, port: int) -> str:
     try:
         _, address, _ = page.launch(
             server_name=HOST, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
-            max_file_size=MOST_BYTES, footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
+            max_file_size=MOST_BYTES, footer_links=[], ssr_mode=False, pwa=False, mcp_server=False,
             enable_monitoring=False, show_error=False, theme=theme, css=CSS,
         )  # fmt: skip
     except OSError as error:
-        raise UserError(f"--port: the port {port} cannot be used ({error}); give another one.") from error
+        raise UserError(f"--port: the port {port} is in use or not allowed; give another one.") from error
     return str(address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.output import printable, visible
 from xmodaler_ssattn.errors import UserError, require
+from xmodaler_ssattn.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.app.views import Answer
@@ -52,12 +54,13 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    end = threading.Event()
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: end.set())
     with serve(args) as address:
         print(f"Open {address} in a browser of this machine. Ctrl-C ends the app.", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print("The app has ended.")
+        end.wait()
+    print("The app has ended.")
     return 0
 
 
@@ -76,15 +79,15 @@ def serve(args: argparse.Namespace) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="xmodaler_app_") as folder:  # uploaded pictures do not stay
         settings(folder)
         require("gradio", "app", "`xmodaler app`")
-        desk = Desk(args)
+        models = LoadedModels(args)
         page = build(
-            desk.answer,
+            models.answer,
             title="Grounded captions",
-            about=desk.about,
+            about=models.about,
             pictures=pictures,
-            beam_size=desk.beam_size,
-            has_beta=desk.has_beta,
-            ground_by=desk.ground_by,
+            beam_size=models.beam_size,
+            has_beta=models.has_beta,
+            ground_by=models.ground_by,
         )
         address = launch(page, args.port)
         try:
@@ -108,7 +111,7 @@ def _pictures_of(folder: str) -> dict[str, Path]:
     return {printable(path.name): path for path in paths[:MOST_PICTURES]}
 
 
-class Desk:
+class LoadedModels:
     """The models of the app, loaded once.
 
     Attributes:

@@ -85,6 +85,7 @@ class FiftyOne(Export):
             samples.append(sample)
         with atomic_directory(args.out) as folder:
             for image in images:
+                assert image.path is not None  # --images is required
                 link_or_copy(image.path, folder / "data" / image.file_name)
             write_json(folder / "samples.json", {"samples": samples})
             write_json(folder / "metadata.json", _metadata(results))
