@@ -78,7 +78,7 @@ def _nearest(path: Path, shipped: str, known: list[str]) -> list[str]:
 def listing() -> str:
     """The shipped configs for a command's help; what each is comes from its first line, ``# WHAT: more``."""
     place = folder()
-    lines = [f"configs of the package (files in {place}):"]
+    lines = [f"configs of the package, found by name in any folder (the files are in {place}):"]
     for name in names():
         if not name.endswith(PLAN) and not name.rsplit("/", 1)[-1].startswith("base"):
             first = read_lines(place / name, "A config of the package")[0]
