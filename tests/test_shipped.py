@@ -74,6 +74,8 @@ def test_plans_their_base_and_their_rows_are_found_by_name(elsewhere):
     [
         ("configs/flickr30k_entities/updwn.yaml", "; did you mean flickr30k_entities/updown.yaml"),
         ("updown.yaml", "; did you mean flickr30k_entities/updown.yaml or sample/updown.yaml?"),  # namesakes
+        ("tabels.plan.yaml", "; did you mean flickr30k_entities/tables.plan.yaml?"),
+        ("study/rael.yaml", "; did you mean study/real.yaml"),
         ("my_own.yml", "; did you mean my_own.yaml?"),  # a file in the same folder
         ("zzz", ". `xmodaler train --help` lists these configs."),
         ("../configs/sample/updown.yaml", "; did you mean"),  # no way out of the folder of shipped files

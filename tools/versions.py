@@ -10,8 +10,9 @@ until it names the missing data; a small `xmodaler demo`; and the tests of the u
 QUICK. The environment is then deleted. Exit code: 0, or 1 if anything failed; the output of what failed is in --logs.
 
 uv does the installing. `lowest` takes for each requirement of setup.py the lowest version that its bound allows and for
-which this Python has a wheel; the table names what is above its bound. A Python that uv neither finds nor can
-download is listed as missing. uv also looks into pyenv's folder.
+which this Python has a wheel; the table names what is above its bound. For a Python that uv neither finds, also in
+pyenv's folder, nor can download, the table has only the versions. PyPI has PyTorch's CUDA build for Linux, with which
+an environment takes 6 GB; with --torch-backend cpu, 1.3 GB.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 DEPS = {"lowest": "lowest-direct", "newest": "highest"}
 SOURCE_ONLY = ("fvcore", "iopath")  # pure Python, published without a wheel
 SHOWN = ("torch", "numpy", "h5py")
-# About 300 tests in a minute: tensors, files, configs, data, HDF5, pictures, scores, the page.
+# About 500 tests in a minute or two: tensors, files, configs, data, HDF5, pictures, scores, the page.
 QUICK = (
     "tests/modeling",
     "tests/losses",
@@ -72,8 +73,9 @@ class Cell:
 
     def __init__(self, uv: str, place: Path, log: Path, torch_backend: str | None) -> None:
         self.uv, self.place, self.log = uv, place, log
-        self.backend = ["--torch-backend", torch_backend] if torch_backend else []
-        self.venv = place / "venv"
+        self.venv, self.lock = place / "venv", place / "requirements.txt"
+        self.options = [word for name in bounds() if name not in SOURCE_ONLY for word in ("--only-binary", name)]
+        self.options += ["--torch-backend", torch_backend] if torch_backend else []
 
     def run(self, what: str, command: list[str], *, folder: Path | None = None, code: int = 0) -> str:
         """The output of a command that must end with ``code``."""
@@ -94,20 +96,23 @@ class Cell:
             raise Failed(f"{what} failed")
         return done.stdout
 
-    def install(self, python: str, deps: str, wheel: Path) -> dict[str, str]:
-        """Make the environment; returns the installed version of each package."""
-        self.run("venv", [self.uv, "venv", "--quiet", "--python", python, str(self.venv)])
-        wheels = [word for name in bounds() if name not in SOURCE_ONLY for word in ("--only-binary", name)]
-        lock = self.place / "requirements.txt"
-        words = ["--python", str(self.venv), "--extra", "test", "--resolution", DEPS[deps], "--output-file", str(lock)]
-        self.run(
-            "resolving", [self.uv, "pip", "compile", str(ROOT / "setup.py"), *words, "--quiet", *wheels, *self.backend]
-        )
-        install = [self.uv, "pip", "install", "--quiet"]
-        self.run("install", [*install, *wheels, *self.backend, "-r", str(lock)])
-        self.run("install", [*install, "--no-deps", str(wheel)])
-        listed = self.run("install", [self.uv, "pip", "freeze"])
-        return dict(re.findall(r"^([\w.-]+)==(\S+)$", listed, re.MULTILINE))
+    def has(self, python: str) -> bool:
+        """Make the environment, unless there is no such Python."""
+        try:
+            self.run("venv", [self.uv, "venv", "--quiet", "--python", python, str(self.venv)])
+        except Failed:
+            return False
+        return True
+
+    def resolve(self, deps: str, *python: str) -> dict[str, str]:
+        """The version of each package that will be installed."""
+        words = ["--extra", "test", "--resolution", DEPS[deps], "--output-file", str(self.lock), "--quiet", *python]
+        self.run("resolving", [self.uv, "pip", "compile", str(ROOT / "setup.py"), *words, *self.options])
+        return dict(re.findall(r"^([\w.-]+)==(\S+)$", self.lock.read_text(encoding="utf-8"), re.MULTILINE))
+
+    def install(self, wheel: Path) -> None:
+        self.run("install", [self.uv, "pip", "install", "--quiet", *self.options, "-r", str(self.lock)])
+        self.run("install", [self.uv, "pip", "install", "--quiet", "--no-deps", str(wheel)])
 
     def try_elsewhere(self) -> str:
         """The installed command in a folder without the clone; returns the seconds of the demo."""
@@ -171,7 +176,11 @@ def build(uv: str, out: Path) -> tuple[Path, Path]:
 def line_of(cell: Cell, python: str, deps: str, wheel: Path, source: Path, quick: bool) -> Line:
     versions = size = demo = tests = "-"
     try:
-        versions = described(cell.install(python, deps, wheel), deps)
+        if not cell.has(python):
+            versions = described(cell.resolve(deps, "--python-version", python), deps)
+            return Line(python, deps, versions, size, "this Python was not found", tests)
+        versions = described(cell.resolve(deps, "--python", str(cell.venv)), deps)
+        cell.install(wheel)
         size = size_of(cell.venv)
         demo = cell.try_elsewhere()
     except Failed as error:
@@ -208,12 +217,9 @@ def main() -> int:
             for python in args.python:
                 log = logs / f"{python}-{deps}.txt"
                 log.unlink(missing_ok=True)
-                if subprocess.run([uv, "python", "find", python], capture_output=True, check=False).returncode:
-                    lines.append(Line(python, deps, "this Python was not found", "-", "-", "-"))
-                else:
-                    with tempfile.TemporaryDirectory(dir=place) as folder:
-                        cell = Cell(uv, Path(folder), log, args.torch_backend)
-                        lines.append(line_of(cell, python, deps, wheel, source, args.quick))
+                with tempfile.TemporaryDirectory(dir=place) as folder:
+                    cell = Cell(uv, Path(folder), log, args.torch_backend)
+                    lines.append(line_of(cell, python, deps, wheel, source, args.quick))
                 print(table(lines[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(lines))
     return int(any("failed" in cell or "error" in cell for line in lines for cell in line))

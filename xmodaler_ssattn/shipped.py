@@ -62,23 +62,30 @@ def find(name: str | os.PathLike, what: str, beside: Path | None = None) -> Path
     known = names()
     if shipped in known:
         return folder() / shipped
-    near = _nearest(path, shipped, known)
-    meant = f"; did you mean {' or '.join(near)}?" if near else ". `xmodaler train --help` lists these configs."
+    meant = ". `xmodaler train --help` lists these configs."
+    if near := _nearest(path, shipped, known):
+        meant = f"; did you mean {', '.join(near[:-1])}{' or ' if near[1:] else ''}{near[-1]}?"
     raise UserError(f"{what}: the file {path} does not exist, and no config of the package has this name{meant}")
 
 
 def _nearest(path: Path, shipped: str, known: list[str]) -> list[str]:
-    """Shipped files of the same file name, else similar names: of yaml files in the path's folder, of shipped files."""
-    if namesakes := [other for other in known if other.rsplit("/", 1)[-1] == path.name]:
+    """Shipped files of the same file name; else similar names: of yaml files in the path's folder, of shipped files."""
+
+    if namesakes := [other for other in known if Path(other).name == path.name]:
         return namesakes
     neighbours = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    return difflib.get_close_matches(str(path), neighbours, n=1) or difflib.get_close_matches(shipped, known, n=_NEAR)
+    if near := difflib.get_close_matches(str(path), neighbours, n=1):
+        return near
+    if "/" in shipped:
+        return difflib.get_close_matches(shipped, known, n=_NEAR)
+    stems = difflib.get_close_matches(Path(shipped).stem, sorted({Path(other).stem for other in known}), n=1)
+    return [other for other in known if Path(other).stem in stems]
 
 
 def listing() -> str:
     """The shipped configs for a command's help; what each is comes from its first line, ``# WHAT: more``."""
     place = folder()
-    lines = [f"configs of the package (files in {place}):"]
+    lines = [f"configs of the package, found by name in any folder (the files are in {place}):"]
     for name in names():
         if not name.endswith(PLAN) and not name.rsplit("/", 1)[-1].startswith("base"):
             first = read_lines(place / name, "A config of the package")[0]

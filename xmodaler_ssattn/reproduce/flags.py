@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from xmodaler_ssattn import shipped
+
 TABLES_PLAN = "flickr30k_entities/tables.plan.yaml"
 
 
@@ -16,7 +18,9 @@ def add_parser(subparsers: Any) -> None:
         "Exit code 0: all runs are done; 3: some failed or are missing (see the tables); 2: an error in the input.",
         epilog="Machines that share OUT take one shard each. Without a shared folder, gather the run folders "
         "(OUT/ROW/seed_N) in one OUT afterwards and write the tables with --table-only. A run whose loss diverged is "
-        "not repeated; to repeat it, remove its folder.",
+        "not repeated; to repeat it, remove its folder. Plans of the package: "
+        + ", ".join(name for name in shipped.names() if name.endswith(shipped.PLAN))
+        + ".",
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`")
     parser.add_argument(
