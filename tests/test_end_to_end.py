@@ -6,6 +6,7 @@ of what comes after the captions.
 """
 
 import io
+import json
 import os
 import re
 import zipfile
@@ -18,7 +19,8 @@ import torch
 from PIL import Image
 
 from detectors.toy_transformers import DIM, NAMES, write_detector
-from xmodaler_ssattn.cli.main import main
+from xmodaler_ssattn.cli.app import LoadedModels
+from xmodaler_ssattn.cli.main import main, parse
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.region_choice import region_rule
 from xmodaler_ssattn.evaluation.results import read_results
@@ -155,6 +157,34 @@ def test_captions_of_the_table_itself_are_the_same(captioned, capsys):
         np.testing.assert_allclose(
             [word.box_px for word in caption.words], [word.box_px for word in stored[image_id].words], atol=1e-2
         )
+
+
+def test_other_tools_and_the_app_take_what_the_captioner_said(captioned):
+    from pycocotools.coco import COCO
+
+    results, folder = read_results(captioned.results), captioned.folder
+    (folder / "named").mkdir()
+    for image_id, picture in captioned.pictures.items():
+        picture.save(folder / "named" / f"{image_id}.png")
+    given = [str(captioned.results), "--images", str(folder / "named")]
+    assert main(["export", "coco", str(captioned.results), "--out", str(folder / "coco.json")]) == 0
+    said = {row["image_id"]: row["caption"] for row in read_json(folder / "coco.json", "captions")}
+    assert said == {image.image_id: str(image.caption) for image in results.images}
+    assert main(["export", "coco-boxes", *given, "--out", str(folder / "boxes")]) == 0
+    found = COCO(str(folder / "boxes" / "dataset.json")).loadRes(str(folder / "boxes" / "detections.json"))
+    assert main(["export", "odvg", *given, "--out", str(folder / "odvg.jsonl")]) == 0
+    lines = [json.loads(line) for line in (folder / "odvg.jsonl").read_text().splitlines()]
+    assert sum(len(line["grounding"]["regions"]) for line in lines) == len(found.anns) > 0
+    assert main(["export", "fiftyone", *given, "--out", str(folder / "fiftyone")]) == 0
+    samples = read_json(folder / "fiftyone" / "samples.json", "samples")["samples"]
+    assert sum(len(sample["words"]["detections"]) for sample in samples) == len(found.anns)
+
+    words = ["--weights", captioned.run, "--detector", captioned.detector, "--min-max-boxes", f"{REGIONS},{REGIONS}"]
+    models = LoadedModels(parse(["app", *map(str, words)]))
+    (image, *_) = results.images
+    path = folder / "named" / f"{image.image_id}.png"
+    answer = models.answer(path, path.name, models.beam_size)
+    assert str(answer.caption) == str(image.caption) and answer.name == path.name
 
 
 def test_other_widths_are_refused_with_the_right_ones(captioned, capsys):

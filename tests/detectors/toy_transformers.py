@@ -66,6 +66,8 @@ def write_detector(folder, kind="rt_detr_v2", names=NAMES, seed=0):
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 1.5 * parameter[0].numel() ** -0.5)
+            elif parameter.shape == (4,):  # of the box heads: width and height grow, so that boxes have an area
+                parameter.copy_(torch.tensor([0.0, 0.0, 3.0, 3.0]))
     model.save_pretrained(folder)
     side = SQUARE.get(kind)
     settings = {

@@ -22,6 +22,7 @@ from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.cli.main import parse
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results
+from xmodaler_ssattn.exports.export import no_boxes
 from xmodaler_ssattn.exports.formats import all_formats
 from xmodaler_ssattn.exports.grounded import object_words
 
@@ -322,5 +323,7 @@ def test_boxes_are_cut_at_the_edges_and_those_outside_are_counted(tmp_path, caps
     caption = GroundedCaption(words, image_size=(4, 3))
     found, outside = object_words(caption, {"dog": "dog"}, 4, 3)
     assert [word.box_px for word in found] == [(0, 1, 4, 3)] and outside == 2
+    assert no_boxes(2).startswith("the boxes of all 2 object words are outside")
+    assert no_boxes(0).startswith("no caption names an object")
     export("odvg", write(tmp_path / "r.json", {1: caption}), "--out", tmp_path / "o.jsonl")
     assert "warning" in (err := capsys.readouterr().err) and "2 object words were left out" in err

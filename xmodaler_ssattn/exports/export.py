@@ -20,6 +20,13 @@ NO_OBJECTS = (
 )
 
 
+def no_boxes(outside: int) -> str:
+    """Why an export has no box; ``outside`` object words were left out for theirs."""
+    if not outside:
+        return NO_OBJECTS
+    return f"the boxes of all {outside} object words are outside their pictures, or thinner than a pixel"
+
+
 class Written(NamedTuple):
     """What an export did.
 

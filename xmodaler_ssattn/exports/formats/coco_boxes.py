@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.exports.export import (
-    NO_OBJECTS,
     Export,
     Written,
     add_annotations,
@@ -19,6 +18,7 @@ from xmodaler_ssattn.exports.export import (
     add_images,
     add_out_folder,
     check_new_folder,
+    no_boxes,
 )
 from xmodaler_ssattn.files import atomic_directory, write_json
 
@@ -71,7 +71,7 @@ class CocoBoxes(Export):
                     record = {"id": len(annotations) + 1, "image_id": image_id, "category_id": numbers[name]}
                     annotations.append({**record, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
         if not detections:
-            raise UserError(f"{args.results}: {NO_OBJECTS}, so there is no box to write.")
+            raise UserError(f"{args.results}: {no_boxes(outside)}, so there is no box to write.")
         dataset = {
             "info": {"description": "Images and object classes of grounded captions"},
             "images": [

@@ -20,13 +20,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.exports.export import (
-    NO_OBJECTS,
     Export,
     Written,
     add_annotations,
     add_images,
     add_out_folder,
     check_new_folder,
+    no_boxes,
 )
 from xmodaler_ssattn.files import atomic_directory, write_json
 
@@ -89,8 +89,8 @@ class FiftyOne(Export):
                 link_or_copy(image.path, folder / "data" / image.file_name)
             write_json(folder / "samples.json", {"samples": samples})
             write_json(folder / "metadata.json", _metadata(results))
-        doubts = (*notices, *outside_doubt(outside), *(() if found else (f"{NO_OBJECTS}, so there are no boxes",)))
-        return Written(f"{len(samples)} pictures with {found} boxes written to {args.out}", doubts)
+        why = outside_doubt(outside) if found else (f"{no_boxes(outside)}, so there are no boxes",)
+        return Written(f"{len(samples)} pictures with {found} boxes written to {args.out}", (*notices, *why))
 
 
 def _metadata(results: Results) -> dict[str, Any]:

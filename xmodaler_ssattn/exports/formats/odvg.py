@@ -19,7 +19,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.exports.export import NO_OBJECTS, Export, Written, add_annotations, add_greedy, add_images
+from xmodaler_ssattn.exports.export import Export, Written, add_annotations, add_greedy, add_images, no_boxes
 from xmodaler_ssattn.files import write_text
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Odvg(Export):
             }
             lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
         if not lines:
-            reason = f"no object word has an attention of {args.min_weight:g}" if found else NO_OBJECTS
+            reason = f"no object word has an attention of {args.min_weight:g}" if found else no_boxes(outside)
             raise UserError(f"{args.results}: {reason}, so there is nothing to write.")
         write_text(args.out, "\n".join(lines) + "\n")
         doubts = [*notices, *outside_doubt(outside)]
