@@ -38,7 +38,7 @@ finally:
         ("train --res", ["--resume"]),
         ("prepare regions --format mil", ["milvlg-npz"]),
         ("train --config-file some", ["some.yaml"]),
-        ("report --images so", ["somewhere"]),
+        ("train --data so", ["somewhere"]),
     ],
 )
 def test_commands_options_choices_and_files_are_completed(script, tmp_path, words, expected):
