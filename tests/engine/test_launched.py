@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from xmodaler_ssattn import host
 from xmodaler_ssattn.engine.launched import Place, first_alone, joined, place_of
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.safe_load import safe_load
@@ -74,6 +75,7 @@ def torchrun(folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
+@pytest.mark.skipif(host.NAME == host.UPSTREAM, reason="X-modaler's processes need GPUs")
 def test_two_processes_of_torchrun_train_one_model_in_one_folder(tmp_path):
     done = torchrun(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
