@@ -123,6 +123,13 @@ def test_damaged_pictures_are_listed_with_their_place(tmp_path, kind):
     assert "4.jpg" in failed[1] and ("is empty" in failed[1] or "no bytes" in failed[1])
 
 
+def test_a_zip_with_an_entry_without_a_name_is_damaged(tmp_path):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"x")  # Python's reader looks at the name's last letter
+    with pytest.raises(UserError, match=r"pictures\.zip"):
+        list(open_source(tmp_path / "pictures.zip").names)
+
+
 def test_a_picture_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     """Its size is in the headers of an archive and in a table's offsets, so no memory is reserved for it."""
     parquet = pytest.importorskip("xmodaler_ssattn.detectors.parquet")

@@ -13,6 +13,7 @@ import io
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -40,6 +41,9 @@ _DAMAGE = (
     EOFError,
     OSError,
     ValueError,  # of negative sizes in headers
+    LookupError,  # of zipfile: an entry without a name
+    OverflowError,
+    struct.error,
     RuntimeError,  # of zipfile: encrypted
     NotImplementedError,  # of zipfile: an unknown compression
 )
