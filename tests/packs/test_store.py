@@ -164,14 +164,17 @@ def test_a_file_without_a_seal_is_first_opened_elsewhere(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-SEAL_BYTES])
     assert check_region_file(path) is False and len(RegionStore(path)) == 3
     assert check_region_file(tmp_path / "none.h5") is False
+    head = trust._PROBE[: trust._PROBE.index("def look")]  # the limits
     for number, (program, message) in enumerate(
         [
-            ("print(sys.argv[2], flush=True); os.kill(os.getpid(), 11)", r"opening it ends the process \(SIGSEGV\)"),
-            ("print(sys.argv[2], flush=True); time.sleep(60)", "HDF5 does not come to an end with it"),
+            ("os.kill(os.getpid(), 11)", r"opening it ends the process \(SIGSEGV\)"),
+            ("time.sleep(60)", "HDF5 does not come to an end with it"),
+            ("[0 for _ in iter(int, 1)]", "HDF5 does not come to an end with it"),
         ]
     ):
-        monkeypatch.setattr(trust, "_PROBE", f"import os, sys, time; {program}")
+        monkeypatch.setattr(trust, "_PROBE", f"{head}\nimport os, time\nprint(sys.argv[3], flush=True)\n{program}")
         monkeypatch.setattr(trust, "SECONDS", 1)
+        monkeypatch.setattr(trust, "PATIENCE", 2)
         os.utime(path, ns=(number, number))  # seen as another file
         with pytest.raises(UserError, match=rf"Region file: .*r\.h5 is damaged: {message}"):
             RegionStore(path)

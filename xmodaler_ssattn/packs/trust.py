@@ -17,19 +17,24 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.sealed import is_intact
 
 SECONDS = 20
-"""Limit for opening one file, which usually takes less than a second."""
+"""Limit for opening one file, of processor time: it usually takes less than a second, on a busy machine not more."""
+PATIENCE = 15
+"""The limit by the clock is this number of times larger."""
 SMALL = 64 << 20
 """Bytes that are hashed in the time that a new process takes."""
+NO_END = "HDF5 does not come to an end with it"
 _PROBE = """
 import signal, sys, h5py
-signal.alarm(int(sys.argv[1]))  # ends it also when the program that started it has died
+signal.signal(signal.SIGPROF, signal.SIG_DFL)
+signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))
+signal.alarm(int(sys.argv[2]))  # ends it also when the program that started it has died
 def look(name, item):
     dict(item.attrs)
     if isinstance(item, h5py.Dataset):
         item.shape, item.dtype, item.chunks, item.external, item.is_virtual, item.id.get_offset()
         if item.ndim == 1 and item.size and item.size < 10**6 and not item.external and not item.is_virtual:
             item[...]
-for path in sys.argv[2:]:
+for path in sys.argv[3:]:
     print(path, flush=True)
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -98,19 +103,22 @@ def check_openable(paths: Sequence[str | os.PathLike], what: str) -> None:
 
 def _open_elsewhere(paths: Sequence[Path], seconds: int) -> tuple[bytes, str]:
     """The files' names up to the last one that was opened, a line each, and what opening it does ("" when nothing)."""
-    command = [sys.executable, "-c", _PROBE, str(seconds + 5), *map(str, paths)]
+    clock = seconds * PATIENCE
+    command = [sys.executable, "-c", _PROBE, str(seconds), str(clock + 5), *map(str, paths)]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            seen, _ = process.communicate(timeout=seconds)
+            seen, _ = process.communicate(timeout=clock)
         except subprocess.TimeoutExpired as error:
             process.kill()
             rest, _ = process.communicate()
-            return rest or error.stdout or b"", "HDF5 does not come to an end with it"
+            return rest or error.stdout or b"", NO_END
     return seen, how_it_ended(process.returncode)
 
 
 def how_it_ended(code: int) -> str:
     """What opening a file does to the process that ended with this code; "" when nothing."""
+    if code in (-signal.SIGPROF, -signal.SIGALRM):
+        return NO_END
     return "" if code >= 0 else f"opening it ends the process ({signal.Signals(-code).name})"
