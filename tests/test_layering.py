@@ -14,6 +14,7 @@ FREE = {
     "classes",
     "config",
     "configuring",
+    "discovery",
     "errors",
     "files",
     "ids",

@@ -422,7 +422,7 @@ def _limit_aliases(node: Any, sizes: dict[int, int | None]) -> int:
 def sha256_of(path: str | os.PathLike) -> str:
     """The sha256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
-    with doing(f"Comparing the checksum of {path}"), open(path, "rb") as file:
+    with doing(f"Computing the checksum of {path}"), open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 
 import h5py
@@ -178,6 +180,16 @@ def test_a_file_without_a_seal_is_first_opened_elsewhere(tmp_path, monkeypatch):
         os.utime(path, ns=(number, number))  # seen as another file
         with pytest.raises(UserError, match=rf"Region file: .*r\.h5 is damaged: {message}"):
             RegionStore(path)
+
+
+def test_opening_a_file_elsewhere_reads_only_little_of_it(tmp_path):
+    """1,400 bytes that claim 999,999 texts of 4,000 bytes."""
+    with h5py.File(tmp_path / "r.h5", "w") as file:
+        file.create_dataset("names", shape=(999_999,), dtype="S4000")
+    tell = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-c", f"{trust._PROBE}\n{tell}", "20", "99", str(tmp_path / "r.h5")]
+    *_, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(peak) < (1 << 20) * (1024 if sys.platform == "darwin" else 1)  # 1 GiB
 
 
 @pytest.mark.parametrize("name", ["features", "class_probs"])

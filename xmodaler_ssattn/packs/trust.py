@@ -32,7 +32,8 @@ def look(name, item):
     dict(item.attrs)
     if isinstance(item, h5py.Dataset):
         item.shape, item.dtype, item.chunks, item.external, item.is_virtual, item.id.get_offset()
-        if item.ndim == 1 and item.size and item.size < 10**6 and not item.external and not item.is_virtual:
+        small = item.size * item.dtype.itemsize < 10**8
+        if item.ndim == 1 and item.size and small and not item.external and not item.is_virtual:
             item[...]
 for path in sys.argv[3:]:
     print(path, flush=True)

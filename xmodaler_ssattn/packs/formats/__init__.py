@@ -4,19 +4,10 @@ A file in this folder with a class derived from ``Pack`` is a format. The class 
 help and a description of its files. The command line finds it automatically; no other file needs to be changed.
 """
 
-import importlib
-import inspect
-import pkgutil
-
+from xmodaler_ssattn.discovery import formats_in
 from xmodaler_ssattn.packs.pack import Pack
 
 
 def all_formats() -> dict[str, type[Pack]]:
     """Name on the command line -> the class that reads the format, in alphabetical order."""
-    found = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        for reader in vars(module).values():
-            if inspect.isclass(reader) and issubclass(reader, Pack) and not inspect.isabstract(reader):
-                found[reader.name] = reader
-    return dict(sorted(found.items()))
+    return formats_in(__name__, __path__, Pack)
