@@ -117,6 +117,8 @@ def open_in_a_fork(paths: Sequence[Path], seconds: int) -> tuple[bytes, str]:
             sys.argv[:] = ["-c", "2", str(SECONDS * 60), *map(str, paths)]
             sys.stdout = os.fdopen(writer, "w")
             exec(trust._PROBE, {})
+        except SystemExit as end:
+            os._exit(end.code)
         finally:
             os._exit(0)
     os.close(writer)

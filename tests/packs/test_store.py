@@ -172,6 +172,11 @@ def test_a_file_without_a_seal_is_first_opened_elsewhere(tmp_path, monkeypatch):
             ("os.kill(os.getpid(), 11)", r"opening it ends the process \(SIGSEGV\)"),
             ("time.sleep(60)", "HDF5 does not come to an end with it"),
             ("[0 for _ in iter(int, 1)]", "HDF5 does not come to an end with it"),
+            (
+                "x = b'1' * (600 << 20)\nif peak() - before > 500 << 20: sys.exit(76)",
+                "opening it takes more than 512 MiB",
+            ),
+            ("try: bytearray(2 << 30)\nexcept MemoryError: sys.exit(76)", "opening it takes more than 512 MiB"),
         ]
     ):
         monkeypatch.setattr(trust, "_PROBE", f"{head}\nimport os, time\nprint(sys.argv[3], flush=True)\n{program}")

@@ -22,9 +22,22 @@ PATIENCE = 15
 """The limit by the clock is this number of times larger."""
 SMALL = 64 << 20
 """Bytes that are hashed in the time that a new process takes."""
+MEMORY = 1 << 30
+"""Limit for opening one file, of bytes beside those of the process; it usually takes less than 100 MB."""
 NO_END = "HDF5 does not come to an end with it"
-_PROBE = """
-import signal, sys, h5py
+TOO_MUCH = 76  # exit code of the process
+_PROBE = f"""
+import resource, signal, sys, h5py
+unit = 1 if sys.platform == "darwin" else 1024
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+before = peak()
+try:
+    with open("/proc/self/statm") as pages:
+        most = int(pages.read().split()[0]) * resource.getpagesize() + {MEMORY}
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+except (OSError, ValueError):
+    pass  # not Linux, or there is a lower limit
 signal.signal(signal.SIGPROF, signal.SIG_DFL)
 signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))
 signal.alarm(int(sys.argv[2]))  # ends it also when the program that started it has died
@@ -41,8 +54,11 @@ for path in sys.argv[3:]:
         with h5py.File(path, "r", locking=False) as file:
             look("", file)
             file.visititems(look)
-    except Exception:
-        pass  # reported when the program itself opens the file
+    except Exception as error:  # reported when the program itself opens the file
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            sys.exit({TOO_MUCH})
+    if peak() - before > {MEMORY} // 2:
+        sys.exit({TOO_MUCH})
 """
 _trusted: set[tuple[str, int, int]] = set()
 
@@ -120,6 +136,8 @@ def _open_elsewhere(paths: Sequence[Path], seconds: int) -> tuple[bytes, str]:
 
 def how_it_ended(code: int) -> str:
     """What opening a file does to the process that ended with this code; "" when nothing."""
+    if code == TOO_MUCH:
+        return f"opening it takes more than {MEMORY // 2 >> 20} MiB of memory"
     if code in (-signal.SIGPROF, -signal.SIGALRM):
         return NO_END
     return "" if code >= 0 else f"opening it ends the process ({signal.Signals(-code).name})"
