@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.engine.launched import Place, first_alone, joined, place_of
+from xmodaler_ssattn.engine.launched import first_alone, place_of
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.processes import Place, joined
 from xmodaler_ssattn.safe_load import safe_load
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def test_all_missing_variables_of_torchrun_are_named():
 
 def test_alone_nothing_is_joined_and_nobody_waits():
     for place in (None, Place(0, 1, 0, 1, "tcp://nowhere:1")):
-        with joined(place), first_alone(place):
+        with joined(place, host.comm), first_alone(place):
             assert not torch.distributed.is_initialized()
 
 

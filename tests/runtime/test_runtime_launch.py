@@ -90,15 +90,67 @@ def test_the_error_is_that_of_the_process_that_failed_and_no_process_stays(tmp_p
     assert_all_ended(tmp_path)
 
 
+class EndsAfterALook:
+    """A process that is alive until its exit code has been asked for once."""
+
+    pid, sentinel, looks = 0, None, 0
+
+    def is_alive(self):
+        return self.looks == 0
+
+    @property
+    def exitcode(self):
+        self.looks += 1
+        return None if self.looks == 1 else 1
+
+
+def test_processes_that_end_between_two_looks_are_noticed(monkeypatch):
+    module = sys.modules["xmodaler_ssattn.runtime.launch"]
+    monkeypatch.setattr(module.multiprocessing.connection, "wait", lambda sentinels, timeout: [])
+    assert module._wait([EndsAfterALook(), EndsAfterALook()]) == {
+        0: "ended with exit code 1",
+        1: "ended with exit code 1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("failed", "told", "message"),
+    [
+        # The process that is aborted has lost the one that told its error; a kill is nobody's consequence.
+        (
+            {0: "was killed by SIGABRT", 1: "ended with exit code 1"},
+            [(5, 1, False, "lost")],
+            r"1 failed.*0 was.*ABRT.*\nlost",
+        ),
+        ({0: "was killed by SIGABRT"}, [], "Process 0 was killed by SIGABRT"),
+        ({0: "was killed by SIGKILL", 1: "ended with exit code 1"}, [(5, 1, False, "lost")], "0 was killed by SIGKILL"),
+        (
+            {0: "ended with exit code 1", 1: "ended with exit code 1"},
+            [(5, 1, False, "b"), (6, 0, False, "a")],
+            "1 failed.*b$",
+        ),
+        ({1: "ended with exit code 3"}, [], "Process 1 ended with exit code 3"),
+    ],
+)
+def test_the_reason_is_the_first_error_or_the_killed_process(failed, told, message):
+    class Errors:
+        empty = staticmethod(lambda: not told)
+        get = staticmethod(lambda: told.pop())
+
+    with pytest.raises(ProcessFailed, match=f"(?s){message}"):
+        sys.modules["xmodaler_ssattn.runtime.launch"]._raise_first(failed, Errors)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the death of a parent is noticed on Linux")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_when_the_parent_is_stopped_or_dies_both_processes_save_and_end(tmp_path, number):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, runtime.ranks.__file__, str(tmp_path)]
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as parent:
+    said = tmp_path / "stderr.txt"
+    with said.open("w") as stderr, subprocess.Popen(command, env=env, stderr=stderr) as parent:
         while not (tmp_path / "pid1").exists():
-            assert parent.poll() is None, parent.stderr.read()
+            assert parent.poll() is None, said.read_text()
             time.sleep(0.1)
         time.sleep(0.5)
         parent.send_signal(number)
@@ -106,6 +158,6 @@ def test_when_the_parent_is_stopped_or_dies_both_processes_save_and_end(tmp_path
     assert_all_ended(tmp_path)
     name = (tmp_path / "last_checkpoint").read_text()
     log = (tmp_path / "log.txt").read_text()
-    assert f"Stopped by {'SIGTERM' if number == signal.SIGTERM else 'SIGINT'} after" in log
+    assert f"Stopped by {'SIGTERM' if number == signal.SIGTERM else 'SIGINT'} after" in log, said.read_text()
     stored = torch.load(tmp_path / name, weights_only=True)
     assert stored["iteration"] == stored["trainer"]["iteration"] > 0 and len(stored["trainer"]["random_states"]) == 2

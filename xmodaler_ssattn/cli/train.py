@@ -19,7 +19,7 @@ from xmodaler_ssattn.shipped import listing
 from xmodaler_ssattn.stopping import polite_stops, stopping_at_once
 
 if TYPE_CHECKING:
-    from xmodaler_ssattn.engine.launched import Place
+    from xmodaler_ssattn.processes import Place
 
 DATASET = "Flickr30kEntitiesDataset"
 CONFIG_HELP = (
@@ -64,14 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    from xmodaler_ssattn.engine.launched import joined, place_of
+    from xmodaler_ssattn import host
+    from xmodaler_ssattn.engine.launched import place_of
+    from xmodaler_ssattn.processes import joined
 
     place = place_of(os.environ)
     if place is not None:
         args.num_gpus, args.num_machines = place.local_size, place.size // place.local_size
         args.machine_rank = place.rank // place.local_size
         args.resume |= place.restarted and not args.eval_only
-    with joined(place):
+    with joined(place, host.comm):
         return run_in_place(args, place)
 
 

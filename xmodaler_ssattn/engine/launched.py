@@ -8,40 +8,18 @@ again after a failure, it continues from its last checkpoint.
 from __future__ import annotations
 
 import contextlib
-import gc
 import re
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from xmodaler_ssattn import host
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.processes import Place
 
-TIMEOUT = timedelta(minutes=30)
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST")
 FIRST_PORT, PORTS = 20_000, 20_000  # of a SLURM job, by its number
-
-
-class Place(NamedTuple):
-    """The place of a process among those of its run.
-
-    Attributes:
-        rank, size: among all processes.
-        local_rank, local_size: among those of this machine; the ranks of a machine follow one another.
-        address: where the processes meet, "tcp://HOST:PORT".
-        restarted: whether the launcher starts the run again after a failure.
-    """
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    address: str
-    restarted: bool = False
 
 
 def place_of(environ: Mapping[str, str]) -> Place | None:
@@ -97,38 +75,6 @@ def _number(text: str, name: str) -> int:
     if not text.isdecimal():
         raise UserError(f"{name}: expected a whole number, got {text!r}.")
     return int(text)
-
-
-@contextlib.contextmanager
-def joined(place: Place | None) -> Iterator[None]:
-    """Be one of the run's processes until the end of the block; nothing without a place."""
-    if place is None or place.size == 1:
-        yield
-        return
-    on_cuda = torch.cuda.is_available()
-    if on_cuda:
-        torch.cuda.set_device(place.local_rank)
-    dist.init_process_group(
-        "nccl" if on_cuda else "gloo",
-        init_method=place.address,
-        world_size=place.size,
-        rank=place.rank,
-        timeout=TIMEOUT,
-    )
-    try:
-        # Every process takes part in making every group, also those of other machines.
-        for first in range(0, place.size, place.local_size):
-            group = dist.new_group(list(range(first, first + place.local_size)))
-            if first <= place.rank < first + place.local_size:
-                host.comm._LOCAL_PROCESS_GROUP = group
-        yield
-        # A model in a reference cycle would end its communication threads after their group, which sometimes aborts the
-        # process; and no process may end while another one still communicates with it.
-        gc.collect()
-        host.comm.synchronize()
-    finally:
-        host.comm._LOCAL_PROCESS_GROUP = None
-        dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -28,9 +28,13 @@ NO_END = "HDF5 does not come to an end with it"
 TOO_MUCH = 76  # exit code of the process
 _PROBE = f"""
 import resource, signal, sys, h5py
-unit = 1 if sys.platform == "darwin" else 1024
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:  # on Linux ru_maxrss begins with the peak of the program that started this process
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 before = peak()
 try:
     with open("/proc/self/statm") as pages:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import gc
+import contextlib
+import functools
 import multiprocessing.connection
 import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from xmodaler_ssattn import stopping
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.processes import TIMEOUT, Place, joined
 
 from . import comm
 
-DEFAULT_TIMEOUT = timedelta(minutes=30)
 ENDING = 10.0
 """Seconds that the other processes have to end when one has failed; then again, after SIGTERM."""
 SUSPENDED = 60.0
@@ -41,7 +41,7 @@ def launch(
     machine_rank: int = 0,
     dist_url: str | None = None,
     args: tuple = (),
-    timeout: timedelta = DEFAULT_TIMEOUT,
+    timeout: timedelta = TIMEOUT,
 ) -> None:
     """Call ``main_func(*args)``, once in each of ``num_gpus_per_machine * num_machines`` processes.
 
@@ -73,7 +73,8 @@ def launch(
     if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
         raise ValueError(f"{num_gpus_per_machine} GPUs were requested, this machine has {torch.cuda.device_count()}.")
     errors = mp.get_context("spawn").SimpleQueue()
-    work = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout, errors)
+    place = Place(machine_rank * num_gpus_per_machine, world_size, 0, num_gpus_per_machine, dist_url or "env://")
+    work = (main_func, place, args, timeout, errors)
     context = mp.spawn(_worker, nprocs=num_gpus_per_machine, args=work, join=False, daemon=False)
     assert context is not None  # because of join=False
     with stopping.passed_on_to(context.pids()):
@@ -90,8 +91,8 @@ def _wait(processes: Sequence[BaseProcess]) -> dict[int, str]:
     """
     suspended: dict[int, float] = {}
     failed: dict[int, str] = {}
-    while not failed and any(process.is_alive() for process in processes):
-        multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()], timeout=1.0)
+    while True:
+        alive = [process for process in processes if process.is_alive()]  # before the exit codes: one may end meanwhile
         for number, process in enumerate(processes):
             if process.exitcode:
                 failed[number] = _how(process.exitcode)
@@ -102,6 +103,9 @@ def _wait(processes: Sequence[BaseProcess]) -> dict[int, str]:
                     process.kill()
             else:
                 suspended.pop(number, None)
+        if failed or not alive:
+            break
+        multiprocessing.connection.wait([process.sentinel for process in alive], timeout=1.0)
     for end in (None, BaseProcess.terminate, BaseProcess.kill) if failed else ():
         alive = [process for process in processes if process.is_alive()]
         for process in alive if end is not None else ():
@@ -133,13 +137,16 @@ def _raise_first(failed: dict[int, str], errors: Any) -> None:
     if signum and {_how(128 + signum), _how(-signum)} & set(failed.values()):  # the second: before its training began
         raise stopping.Stopped(signum)
     killed = [number for number, how in failed.items() if not how.startswith("ended")]
-    if killed or not told:
-        number = min(killed or failed)
+    # A process that has lost another one may be aborted; that is no reason while an error was told.
+    reasons = [number for number in killed if not (told and failed[number] == _how(-signal.SIGABRT))]
+    if reasons or not told:
+        number = min(reasons or failed)
         raise ProcessFailed(f"Process {number} {failed[number]}; all other processes of the run were ended.")
     _, rank, is_users, text = min(told)
     if is_users:
         raise UserError(text)
-    raise ProcessFailed(f"Process {rank} failed; all other processes of the run were ended.\n{text}")
+    aborted = "".join(f" Process {number} {failed[number]}." for number in killed)
+    raise ProcessFailed(f"Process {rank} failed; all other processes of the run were ended.{aborted}\n{text}")
 
 
 def _free_port() -> int:
@@ -148,45 +155,18 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _worker(
-    local_rank: int,
-    main_func: Callable,
-    world_size: int,
-    per_machine: int,
-    machine_rank: int,
-    dist_url: str,
-    args: tuple,
-    timeout: timedelta,
-    errors: Any,
-) -> None:
-    rank = machine_rank * per_machine + local_rank
-    on_cuda = torch.cuda.is_available()
-    if on_cuda:
-        torch.cuda.set_device(local_rank)
-    try:
-        dist.init_process_group(
-            backend="nccl" if on_cuda else "gloo",
-            init_method=dist_url,
-            world_size=world_size,
-            rank=rank,
-            timeout=timeout,
-        )
-        comm.synchronize()
-        # Every process takes part in making every group, also those of other machines.
-        for machine in range(world_size // per_machine):
-            group = dist.new_group(list(range(machine * per_machine, (machine + 1) * per_machine)))
-            if machine == machine_rank:
-                comm._LOCAL_PROCESS_GROUP = group
+def _worker(local_rank: int, main_func: Callable, place: Place, args: tuple, timeout: timedelta, errors: Any) -> None:
+    place = place._replace(rank=place.rank + local_rank, local_rank=local_rank)
+    telling = functools.partial(_telling, errors, place.rank)
+    with telling(), joined(place, comm, timeout), telling():  # told before the group ends, which makes the others fail
         main_func(*args)
-        # A model in a reference cycle would end its communication threads after their group, which sometimes aborts the
-        # process; and no process may end while another one still communicates with it.
-        gc.collect()
-        comm.synchronize()
+
+
+@contextlib.contextmanager
+def _telling(errors: Any, rank: int) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
-        # Told before the group ends, which makes the others fail.
         text = str(error) if isinstance(error, UserError) else traceback.format_exc()[-20_000:]
         errors.put((time.time(), rank, isinstance(error, UserError), text))
         raise SystemExit(1) from None
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
