@@ -1,0 +1,4 @@
+"""Other systems that the paper compares with, one file each: registered classes that a config names, off by default.
+
+Each file says what of its system it contains and what it leaves out; docs/methods.md has the list.
+"""
