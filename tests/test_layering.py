@@ -20,6 +20,7 @@ FREE = {
     "ids",
     "keys",
     "precision",
+    "processes",
     "progress",
     "region_rules",
     "safe_load",
@@ -31,7 +32,7 @@ FREE = {
 }
 # part -> parts of ours that it may import, beside FREE and itself
 ALLOWED = {
-    "runtime": {"configuring", "errors", "files", "progress", "safe_load", "sealed", "stopping"},
+    "runtime": {"configuring", "errors", "files", "processes", "progress", "safe_load", "sealed", "stopping"},
     "host": {"runtime"},
     "partners": {"host"},
     # modeling is the definition; what is faster attaches itself (modeling/accelerators.py)
