@@ -5,6 +5,7 @@ beta is 0.2, 0.3, 0.5, gamma = alpha + 0.5 beta.
 """
 
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -94,15 +95,26 @@ def test_large_pictures_are_shown_smaller():
     assert views.shrunk(small) == (small, 1.0)
 
 
-def test_the_pictures_of_a_folder_are_offered_by_name(tmp_path):
+def test_the_pictures_of_a_folder_or_an_archive_are_offered_by_name(tmp_path, monkeypatch, capsys):
+    folder, temporary = tmp_path / "pictures", tmp_path / "temporary"
+    folder.mkdir(), temporary.mkdir()
     for name in ("b.jpg", "a.PNG", "notes.txt"):
-        (tmp_path / name).touch()
-    assert list(_pictures_of(str(tmp_path))) == ["a.PNG", "b.jpg"]
+        (folder / name).write_text(name)
+    assert _pictures_of(str(folder), temporary) == {"a.PNG": folder / "a.PNG", "b.jpg": folder / "b.jpg"}
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("b.jpg", "a.PNG", "notes.txt"):
+            archive.write(folder / name, f"in/{name}")
+    found = _pictures_of(str(tmp_path / "all.zip"), temporary)
+    assert {name: path.read_text() for name, path in found.items()} == {"in/a.PNG": "a.PNG", "in/b.jpg": "b.jpg"}
+    assert all(path.parent == temporary for path in found.values())
+    monkeypatch.setattr("xmodaler_ssattn.cli.app.MOST_PICTURES", 1)
+    assert len(_pictures_of(str(folder), temporary)) == 1
+    assert "the first 1 of 2 pictures are offered" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="contains no picture"):
-        _pictures_of(str(tmp_path / "empty"))
+        _pictures_of(str(tmp_path / "empty"), temporary)
     with pytest.raises(UserError, match="is not a folder"):
-        _pictures_of(str(tmp_path / "none"))
+        _pictures_of(str(tmp_path / "none"), temporary)
 
 
 def test_without_gradio_one_sentence_says_what_to_install(monkeypatch, capsys):

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from importlib.util import find_spec
 
 import pytest
@@ -279,6 +280,26 @@ def test_missing_and_other_pictures_are_all_listed(world):
     assert "has 300 x 400 pixels, its boxes are for 400 x 300" in second
     assert "3.png cannot be opened as a picture" in third
     assert not (world / "fo").exists()
+
+
+@pytest.mark.parametrize("photographs", [False, True])
+def test_pictures_may_be_in_an_archive(world, photographs):
+    captions = {1: grounded("a dog"), 2: grounded("a dog")}
+    names = {1: "sea/holiday 1.png", 2: "sea/x2.png"} if photographs else {1: "sea/1.png", 2: "sea/image_002.png"}
+    path = write(
+        world / "r.json", captions, **({"pictures": {"1": "holiday 1.png", "2": "x2.png"}} if photographs else {})
+    )
+    with zipfile.ZipFile(world / "all.zip", "w") as archive:
+        for image_id, name in names.items():
+            archive.write(world / "Images" / f"{image_id}.png", name)
+    export("fiftyone", path, "--out", world / "fo", "--images", world / "all.zip")
+    stored = {file.name for file in (world / "fo" / "data").iterdir()}
+    assert stored == ({"holiday 1.png", "x2.png"} if photographs else {"1.png", "2.png"})
+    with zipfile.ZipFile(world / "all.zip", "w") as archive:
+        archive.write(world / "Images" / "3.png", "sea/3.png")
+    with pytest.raises(UserError, match=r"image 1: no picture.* in \S*/all.zip\.(?s:.*)image 2: no picture") as caught:
+        export("odvg", path, "--out", world / "o.jsonl", "--images", world / "all.zip")
+    assert str(world / "all.zip") in str(caught.value)
 
 
 def test_a_size_comes_from_the_annotations_or_the_picture_when_the_results_lack_it(world):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.output import printable, visible
+from xmodaler_ssattn.cli.pictures import IMAGES_HELP, packed_source, suffix_of, unpack
 from xmodaler_ssattn.errors import UserError, require
 from xmodaler_ssattn.stopping import SIGNALS
 
@@ -44,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         help="the detector's weights, from their authors (default: region_maker.npz of the sample scenes, when the "
         "captioner was trained on them)",
     )
-    add("--images", metavar="DIR", help=f"also offer the pictures of this folder (the first {MOST_PICTURES:,})")
+    add("--images", metavar="PATH", help=f"also offer these pictures, the first {MOST_PICTURES:,}: {IMAGES_HELP}")
     add("--port", type=int, default=PORT, metavar="N", help=f"port of the page (default: {PORT})")
     add_detector_arguments(parser, several=False)
     add("--config-file", metavar="FILE", help="the captioner's config (default: config.yaml beside the checkpoint)")
@@ -75,8 +76,8 @@ def serve(args: argparse.Namespace) -> Iterator[str]:
 
     if not 1 <= args.port <= 65535:
         raise UserError(f"--port: expected a number from 1 to 65535, got {args.port}.")
-    pictures = _pictures_of(args.images) if args.images else {}
     with tempfile.TemporaryDirectory(prefix="xmodaler_app_") as folder:  # uploaded pictures do not stay
+        pictures = _pictures_of(args.images, Path(folder)) if args.images else {}
         settings(folder)
         require("gradio", "app", "`xmodaler app`")
         models = LoadedModels(args)
@@ -96,19 +97,20 @@ def serve(args: argparse.Namespace) -> Iterator[str]:
             page.close(verbose=False)
 
 
-def _pictures_of(folder: str) -> dict[str, Path]:
-    """Name -> file of the pictures of a folder, in the order of their names."""
-    from xmodaler_ssattn.report.pictures import SUFFIXES
+def _pictures_of(images: str, temporary: Path) -> dict[str, Path]:
+    """Name -> file of the pictures, in the order of their names; those of an archive or table are copied."""
+    from xmodaler_ssattn.detectors.folder import list_pictures
 
-    place = Path(folder)
-    if not place.is_dir():
-        raise UserError(f"--images: {folder} is not a folder; expected a folder of pictures.")
-    paths = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise UserError(f"--images: {folder} contains no picture ({', '.join(SUFFIXES)}).")
-    if len(paths) > MOST_PICTURES:
-        print(f"{folder}: the first {MOST_PICTURES:,} of {len(paths):,} pictures are offered.")
-    return {printable(path.name): path for path in paths[:MOST_PICTURES]}
+    packed = packed_source(images)
+    source = packed or list_pictures(images)
+    if len(source.names) > MOST_PICTURES:
+        print(f"{images}: the first {MOST_PICTURES:,} of {len(source.names):,} pictures are offered.")
+    names = source.names[:MOST_PICTURES]
+    if packed is None:
+        return {printable(name): Path(images) / name for name in names}
+    targets = {name: f"{place}{suffix_of(name)}" for place, name in enumerate(names)}
+    unpack(packed, targets, temporary)
+    return {printable(name): temporary / target for name, target in targets.items() if (temporary / target).exists()}
 
 
 class LoadedModels:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from typing import Any
 
 from xmodaler_ssattn.cli.output import visible
+from xmodaler_ssattn.cli.pictures import folder_of_pictures
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,7 +32,15 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.evaluation.results import read_results
 
-    done, doubts = args.writer.write(read_results(args.results), args)
+    results = read_results(args.results)
+    with contextlib.ExitStack() as stack:
+        if getattr(args, "images", None):
+            from xmodaler_ssattn.exports.grounded import photographs
+
+            names = set(photographs(results).values())
+            ids = [image.image_id for image in results.images]
+            args.images = stack.enter_context(folder_of_pictures(args.images, ids, names))
+        done, doubts = args.writer.write(results, args)
     for doubt in doubts:
         print(visible(f"xmodaler: warning: {args.results}: {doubt.rstrip('.')}."), file=sys.stderr)
     if done:

@@ -81,7 +81,8 @@ def add_greedy(parser: argparse.ArgumentParser) -> None:
 
 
 def add_images(parser: argparse.ArgumentParser, *, required: bool = False, default: str = "") -> None:
-    parser.add_argument("--images", required=required, metavar="DIR", help="the pictures, named by image id" + default)
+    where = "the pictures, named by image id: a folder, zip or tar archive, or parquet files"
+    parser.add_argument("--images", required=required, metavar="PATH", help=where + default)
 
 
 def add_annotations(parser: argparse.ArgumentParser, what: str) -> None:

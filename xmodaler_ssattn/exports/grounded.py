@@ -139,7 +139,7 @@ def exported_images(
     Raises:
         UserError: a size or a picture is missing, or a picture has another size than the results; all are listed.
     """
-    names = _photographs(results)
+    names = photographs(results)
     paths = _find(results, names, Path(images)) if images is not None else {}
     found, problems = [], []
     for result in results.images:
@@ -177,7 +177,7 @@ def exported_images(
     return found
 
 
-def _photographs(results: Results) -> dict[int, str]:
+def photographs(results: Results) -> dict[int, str]:
     """Image id -> the file name of a photograph, of results of `xmodaler caption`; empty for a data set."""
     pictures = results.header.get("pictures")
     if not isinstance(pictures, Mapping):
