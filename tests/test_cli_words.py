@@ -228,6 +228,25 @@ def test_help_and_typing_errors_are_answered_without_pytorch(words, code, named)
     assert named in (errors if code else output)
 
 
+def test_commands_that_only_read_and_write_files_need_no_pytorch(small_demo, tmp_path):
+    demo = small_demo[0]
+    data, results = (
+        demo / "data",
+        [next(demo.glob(f"{name}/results/test_*.json")) for name in ("updown", "ss_attn_words")],
+    )
+    scored = ["--reference", data / "grounding_test.json"]
+    for words in (
+        ["score", "grounding", *scored, "--submission", results[0]],
+        ["score", "compare", *results, *scored, "--references", data / "captions_test.json", "--metrics", "CIDEr"],
+        ["report", *results, "--annotations", data, "--images", data / "Images", "--out", tmp_path / "page"],
+        ["export", "coco", results[0]],
+        ["prepare", "regions", "--format", "regions", "--help"],
+        ["prepare", "npz", "--regions", data / "regions.h5", "--out", tmp_path / "npz"],
+    ):
+        code, _, errors = started(*map(str, words))
+        assert code == 0, f"{words}: {errors}"
+
+
 PARENT = """
 import subprocess, sys
 from xmodaler_ssattn.cli.child import python_module

@@ -29,6 +29,8 @@ COMMANDS = {
     "export": ("export", "write results for other tools: COCO, FiftyOne, ODVG, GVD"),
     "reproduce": (".reproduce.flags", "train and score all rows of the paper's tables, or of another plan"),
 }
+# They read and write files only, so that no class of a host has to be registered.
+WITHOUT_PYTORCH = {"prepare", "score", "report", "export"}
 
 EPILOG = """\
 typical order with the real data set:
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None, register_classes: Callable[[], None]
 
     def run() -> int | None:
         args = parse(words)
-        if register_classes is not None:
+        if register_classes is not None and args.words[0] not in WITHOUT_PYTORCH:
             with doing("Loading PyTorch"):
                 register_classes()
         return args.run(args)
