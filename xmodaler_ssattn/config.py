@@ -116,9 +116,13 @@ def add_ssattn_config(cfg: Any) -> None:
         cfg.DATALOADER,
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",
-        # 'none': read rows through the memory map; 'ram': read the file once at the start; 'device': keep the training
-        # images' regions on MODEL.DEVICE, so that a step transfers no features (else 'ram', with a warning).
+        # 'none': read rows through the memory map, which all processes of a machine share; 'ram': read the file once at
+        # the start; 'device': keep the training images' regions on MODEL.DEVICE, on each GPU a copy of its own, so that
+        # a step transfers no features (else 'ram', with a warning).
         CACHE="none",
+        # With several processes: False, TRAIN_BATCH_SIZE is the number of images of each, as in X-modaler; True, of all
+        # together, so that any number of processes gives the numbers of one (embedded runtime only).
+        GLOBAL_BATCH=False,
         # Above 0: the data folder contains sample scenes; this number is drawn when the folder does not exist yet.
         SAMPLE_SCENES=0,
     )

@@ -119,6 +119,13 @@ def run_in_place(args: argparse.Namespace, place: Place | None) -> int:
 
 def check_flags(args: argparse.Namespace, cfg: Any) -> None:
     """Refuse flags and keys that contradict each other."""
+    from xmodaler_ssattn import host
+
+    if cfg.DATALOADER.GLOBAL_BATCH and host.NAME == host.UPSTREAM:
+        raise UserError(
+            "DATALOADER.GLOBAL_BATCH True needs the embedded runtime (unset XMODALER_HOME, or set "
+            "XMODALER_SSATTN_HOST=embedded). For X-modaler, divide TRAIN_BATCH_SIZE by the number of processes."
+        )
     if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
     if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
@@ -157,6 +164,7 @@ def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     from xmodaler_ssattn.configuring import values_of
     from xmodaler_ssattn.engine.resume import IMAGES_PER_STEP, check_same_run, last_checkpoint, run_of
     from xmodaler_ssattn.modeling.word_list import check_words
+    from xmodaler_ssattn.processes import images_per_step
 
     checkpoint = last_checkpoint(Path(cfg.OUTPUT_DIR))
     if checkpoint is None:
@@ -165,7 +173,7 @@ def check_resume(cfg: Any, processes: int, facts: Mapping[str, Any]) -> None:
     where = f"The last checkpoint in {cfg.OUTPUT_DIR}"
     check_words(stored["settings"].get("MODEL.VOCABULARY_SHA256", ""), cfg.MODEL.VOCABULARY_SHA256, where)
     batch = cfg.DATALOADER.TRAIN_BATCH_SIZE
-    now = {**facts, IMAGES_PER_STEP: batch * processes, "DATALOADER.TRAIN_BATCH_SIZE": batch}
+    now = {**facts, IMAGES_PER_STEP: images_per_step(cfg, processes), "DATALOADER.TRAIN_BATCH_SIZE": batch}
     check_same_run(stored, {"settings": values_of(cfg), "facts": now}, where)
 
 

@@ -1,6 +1,10 @@
 """Fill a table of ``fast/resident.py`` from the region file: DATALOADER.CACHE: device.
 
 The fields of the table are those of ``inputs.stored_sample``, so that a gathered batch equals one of ordinary samples.
+
+With several GPUs each has a table of all images: in every epoch any image can be in the batch of any process. A table
+that is divided among the GPUs would exchange the features of every batch between them, as many bytes as a batch from
+the region file is, which all processes of a machine read through one file cache (DATALOADER.CACHE none, the default).
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.data.inputs import STORED, RegionInputs, stored_sample
 from xmodaler_ssattn.fast.resident import ResidentRegions
-from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.host import comm, kfg
 from xmodaler_ssattn.packs.store import LIMITS, RegionStore
 from xmodaler_ssattn.progress import progress
 
@@ -39,6 +43,13 @@ def resident_regions(
         UserError: a number is NaN or infinite; the message names the image.
     """
     device = torch.device(device)
+    if device.type == "cpu" and comm.get_world_size() > 1:
+        logging.getLogger(__name__).warning(
+            "DATALOADER.CACHE device: each of %d processes would have its own copy in main memory. Training continues "
+            "with DATALOADER.CACHE ram, the file cache that all of them share.",
+            comm.get_world_size(),
+        )
+        return None, "ram"
     fields = _fields(store, len(image_ids), inputs, stored_sample(store, image_ids[0], inputs))
     needed = sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in fields.values())
     free = free_bytes(device)

@@ -18,6 +18,7 @@ from xmodaler_ssattn.configuring import flatten, values_of
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import read_text, read_yaml
 from xmodaler_ssattn.host import HookBase, comm
+from xmodaler_ssattn.processes import images_per_step
 from xmodaler_ssattn.safe_load import safe_load
 
 LAST_CHECKPOINT = "last_checkpoint"  # the hosts' file that names the checkpoint to resume from
@@ -156,7 +157,7 @@ class SameRun(HookBase):
         loader = self.trainer.train_data_loader
         facts = {
             ITERATIONS: self.trainer.iters_per_epoch,
-            IMAGES_PER_STEP: self._settings["DATALOADER.TRAIN_BATCH_SIZE"] * comm.get_world_size(),
+            IMAGES_PER_STEP: images_per_step(self.trainer.cfg, comm.get_world_size()),
         }
         if hasattr(loader, "dataset"):
             facts["training images"] = len(loader.dataset)

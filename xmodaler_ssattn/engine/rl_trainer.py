@@ -37,6 +37,7 @@ from xmodaler_ssattn.host import (
 )
 from xmodaler_ssattn.modeling.sampling import sample_captions
 from xmodaler_ssattn.partners import require_grounded_captioner
+from xmodaler_ssattn.processes import losses_over_processes
 from xmodaler_ssattn.scorer.caption_reward import unread_files
 
 LOSS = "SelfCriticalLoss"
@@ -107,9 +108,7 @@ class SelfCriticalTrainer(DefaultTrainer):
             outputs = self.model(batch)
         finally:
             self.model.train()
-        losses: dict[str, Tensor] = {}
-        for loss in self.losses:
-            losses.update(loss(outputs))
+        losses = losses_over_processes(self.losses, outputs)
         self.optimizer.zero_grad()
         total: Any = sum(value for name, value in losses.items() if "acc" not in name)
         total.backward()

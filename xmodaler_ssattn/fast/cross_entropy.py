@@ -128,3 +128,7 @@ class FusedCrossEntropy(nn.Module):
         source = "GroundedCaptioner returns it when LOSSES.NAMES of its config contains FusedCrossEntropy."
         require_outputs(outputs_dict, [keys.CROSS_ENTROPY], "FusedCrossEntropy", source)
         return {"CrossEntropy Loss(G)": outputs_dict[keys.CROSS_ENTROPY]}
+
+    def normaliser(self, outputs_dict: dict) -> int:
+        """M, the number of words of the mean."""
+        return outputs_dict[keys.NUM_WORDS]

@@ -122,3 +122,7 @@ class GroundingLoss(nn.Module):
             log_beta, sigma, has_boxes, reduction=self.reduction, captions_per_image=captions, num_words=words
         )
         return {"Grounding Loss": self.mu * loss}
+
+    def normaliser(self, outputs_dict: dict) -> Tensor | int:
+        """What the sum over the batch is divided by: words, or rows that have a box."""
+        return outputs_dict[keys.NUM_WORDS] if self.reduction == "formula" else outputs_dict[keys.HAS_BOXES].sum()

@@ -71,3 +71,7 @@ class SelfCriticalLoss(nn.Module):
         return {
             "Self-critical Loss": reward_loss(logits, words, rewards[captions], outputs_dict.get(keys.SUPPRESSED_WORD))
         }
+
+    def normaliser(self, outputs_dict: dict) -> int:
+        """M, by which the sum over the words is divided."""
+        return len(outputs_dict[kfg.G_TARGET_IDS])

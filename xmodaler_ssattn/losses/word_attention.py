@@ -46,16 +46,29 @@ def word_attention_loss(
     0.2877
     """
     tiny = torch.finfo(attention.dtype).tiny
+    count = pair_count(len(attention), words, weights, reduction)
     if reduction == "words":
-        total = weights.new_zeros(len(attention)).index_add(0, words, weights)
-        weights, count = weights / total[words].clamp_min(tiny), (total > 0).sum()
-    elif reduction == "pairs":
-        count = weights.sum()
-    else:
-        raise ValueError(f"word_attention_loss: reduction must be one of {tuple(REDUCTIONS)}, got {reduction!r}.")
+        weights = weights / _per_word(len(attention), words, weights)[words].clamp_min(tiny)
     share = attention[words, regions] / attention.sum(1)[words]
     # Attention that became 0 has no logarithm.
     return -(weights * share.clamp_min(tiny).log()).sum() / count.clamp_min(tiny)
+
+
+def pair_count(num_words: int, words: Tensor, weights: Tensor, reduction: str) -> Tensor:
+    """n, what ``word_attention_loss`` divides by: the sum of the weights, or the number of words that have a pair.
+
+    Args:
+        num_words: M. words, weights: (n,), as in ``word_attention_loss``.
+    """
+    if reduction == "words":
+        return (_per_word(num_words, words, weights) > 0).sum()
+    if reduction == "pairs":
+        return weights.sum()
+    raise ValueError(f"word_attention_loss: reduction must be one of {tuple(REDUCTIONS)}, got {reduction!r}.")
+
+
+def _per_word(num_words: int, words: Tensor, weights: Tensor) -> Tensor:
+    return weights.new_zeros(num_words).index_add(0, words, weights)
 
 
 @LOSSES_REGISTRY.register()
@@ -98,3 +111,8 @@ class WordAttentionLoss(nn.Module):
         require_outputs(outputs_dict, wanted, "WordAttentionLoss", source)
         attention, pairs = (outputs_dict[key] for key in wanted)
         return {"Word Attention Loss": self.weight * word_attention_loss(attention, *pairs, reduction=self.reduction)}
+
+    def normaliser(self, outputs_dict: dict) -> Tensor:
+        """See ``pair_count``."""
+        pairs = outputs_dict[keys.WORD_PAIRS]
+        return pair_count(len(outputs_dict[ATTENTIONS[self.attention]]), pairs.words, pairs.weights, self.reduction)

@@ -69,6 +69,15 @@ def largest(*numbers: int) -> tuple[int, ...]:
     return tuple(together.tolist())
 
 
+def from_first(number: int) -> int:
+    """``number`` of the first process, in every process."""
+    if get_world_size() == 1:
+        return number
+    told = torch.tensor(number)
+    dist.broadcast(told, src=0, group=_cpu_group())
+    return int(told)
+
+
 def unwrap_model(model: nn.Module) -> nn.Module:
     """The model itself, without the wrapper of distributed training."""
     return model.module if isinstance(model, (DistributedDataParallel, DataParallel)) else model

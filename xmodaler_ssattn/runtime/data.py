@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.progress import progress
@@ -18,8 +18,9 @@ from . import comm
 from .config import CfgNode
 from .configurable import configurable
 from .logger import FILE_ONLY
+from .order import BatchesOfRank, Draw, SharedOrder
 from .registry import DATASETS_REGISTRY
-from .rng import get_random_state, seed_all_rng, set_random_state
+from .rng import drawing_from, get_random_state, seed_all_rng, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,10 @@ class MapDataset(Dataset):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+        if isinstance(index, Draw):
+            with drawing_from(index.seed):
+                return self[index.index]
         sample = self._map_func(self._dataset[int(index)])
         if sample is None:
             name = type(self._map_func).__name__
@@ -114,7 +118,8 @@ def _from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None, stage="val
 
 
 def _train_from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None) -> dict[str, Any]:
-    return _from_config(cfg, dataset_mapper, datalist=datalist, stage="train")
+    arguments = _from_config(cfg, dataset_mapper, datalist=datalist, stage="train")
+    return arguments | {"global_batch": cfg.DATALOADER.GLOBAL_BATCH}
 
 
 def _dataset(datalist: Sequence | Dataset, mapper: Callable) -> MapDataset:
@@ -123,28 +128,45 @@ def _dataset(datalist: Sequence | Dataset, mapper: Callable) -> MapDataset:
 
 @configurable(from_config=_train_from_config)
 def build_xmodaler_train_loader(
-    datalist: Sequence | Dataset | None, *, dataset_mapper: Callable | None, batch_size: int, num_workers: int
+    datalist: Sequence | Dataset | None,
+    *,
+    dataset_mapper: Callable | None,
+    batch_size: int,
+    num_workers: int,
+    global_batch: bool = False,
 ) -> DataLoader | None:
     """Shuffled full batches (an incomplete last one is dropped), or None without a data set.
 
-    With several processes, all use the same shuffle and each reads its share.
+    Several processes share one order (``SharedOrder``). One process has X-modaler's order, drawn from the random state,
+    unless ``global_batch`` asks for the order that any number of processes has.
+
+    Args:
+        batch_size: images of a step in each process, or with ``global_batch`` in all processes together.
 
     Raises:
-        UserError: there are fewer records than one batch needs.
+        UserError: there are fewer records than one step needs, or the processes cannot share the batch equally.
     """
     if datalist is None or dataset_mapper is None:
         return None
     dataset = _dataset(datalist, dataset_mapper)
-    sampler = DistributedSampler(dataset) if comm.get_world_size() > 1 else RandomSampler(dataset)
-    if len(sampler) < batch_size:
+    processes = comm.get_world_size()
+    if global_batch and batch_size % processes:
         raise UserError(
-            f"The training split has {len(sampler)} images per process, fewer than DATALOADER.TRAIN_BATCH_SIZE "
-            f"{batch_size}: not one full batch. Lower the batch size."
+            f"DATALOADER.TRAIN_BATCH_SIZE is {batch_size} in total (GLOBAL_BATCH True), which {processes} processes "
+            "cannot share equally. Choose a multiple of their number."
         )
+    share = batch_size // processes if global_batch else batch_size
+    if len(dataset) < share * processes:
+        raise UserError(
+            f"The training split has {len(dataset)} images, fewer than the {share * processes} of one step "
+            f"({share} in each of {processes} process(es)). Lower DATALOADER.TRAIN_BATCH_SIZE."
+        )
+    shared = global_batch or processes > 1
+    sampler: Sampler = SharedOrder(len(dataset), share) if shared else RandomSampler(dataset)
     return DataLoader(
         dataset,
         sampler=sampler,
-        batch_size=batch_size,
+        batch_size=share,
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
         worker_init_fn=worker_init_reset_seed,
@@ -160,13 +182,13 @@ def build_xmodaler_valtest_loader(
     batch_size: int,
     num_workers: int,
 ) -> DataLoader | None:
-    """All records in order, or None without a data set."""
+    """All records in order, or None without a data set. Several processes read every R-th batch each."""
     if datalist is None or dataset_mapper is None:
         return None
     dataset = _dataset(datalist, dataset_mapper)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
+        batch_sampler=BatchesOfRank(len(dataset), batch_size),
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
     )
@@ -201,8 +223,13 @@ class BatchesOfAnEpoch:
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken, "before": self._before, "before_first": self._before_first}
 
-    def go_to(self, state: dict[str, Any], loader: DataLoader) -> Iterator:
+    def go_to(self, state: dict[str, Any], loader: DataLoader, epoch: int) -> Iterator:
         """An iterator whose next batch is the one after the place of ``state``. Changes the random state."""
+        if isinstance(loader.sampler, SharedOrder):  # no batch depends on those before it
+            loader.sampler.set_epoch(epoch, first_step=state["taken"])
+            iterator = self.begin(loader)
+            self.taken = state["taken"]
+            return iterator
         set_random_state(state["before"])
         iterator = self.begin(loader)
         set_random_state(state["before_first"])

@@ -10,6 +10,7 @@ DEFAULTS: dict[str, Any] = {
     "DATASETS": {"TRAIN": "", "VAL": "", "TEST": ""},
     "DATALOADER": {
         "TRAIN_BATCH_SIZE": 64,
+        "GLOBAL_BATCH": False,  # True: TRAIN_BATCH_SIZE is that of all processes together
         "TEST_BATCH_SIZE": 64,
         "NUM_WORKERS": 4,
         # The rest is read by mappers.

@@ -153,8 +153,8 @@ class EvalHook(HookBase):
     The scores are put under ``<stage>/name``; a name that already begins with it is not changed.
 
     Args:
-        eval_function: takes the epoch and returns a (nested) dict of numbers, or something empty. It is called only
-            in the first process.
+        eval_function: takes the epoch and returns a (nested) dict of numbers, or something empty. It is called in every
+            process; only what the first one returns is used.
         images: their number in one evaluation, to estimate the time of the first one.
 
     Attributes:
@@ -204,7 +204,7 @@ class EvalHook(HookBase):
         epoch = next_iter // self._iters_per_epoch
         started = time.perf_counter()
         with stopping.stopping_at_once():  # a resumed run does a missing evaluation first
-            results = self._function(epoch) if comm.is_main_process() else None
+            results = self._function(epoch)
         self.seconds.append(time.perf_counter() - started)
         self._evaluated_at = next_iter
         comm.synchronize()  # the other processes wait for the evaluation

@@ -1,4 +1,7 @@
-"""Losses: each takes the model's output dict and returns {name: scalar}; the trainer adds them up."""
+"""Losses: each takes the model's output dict and returns {name: scalar}; the trainer adds them up.
+
+``normaliser`` of the same dict returns what the loss was divided by, see ``processes.losses_over_processes``.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,10 @@ class CrossEntropy(nn.Module):
         loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten().long(), ignore_index=PADDING)
         return {"CrossEntropy Loss(G)": loss}
 
+    def normaliser(self, outputs_dict: dict[str, Any]) -> Tensor:
+        """The number of words of the mean."""
+        return (outputs_dict[kfg.G_TARGET_IDS] != PADDING).sum()
+
 
 @LOSSES_REGISTRY.register()
 class LabelSmoothing(nn.Module):
@@ -76,3 +83,7 @@ class LabelSmoothing(nn.Module):
         q = log_p.new_full(log_p.shape, self.label_smoothing / (log_p.size(-1) - 1))
         q.scatter_(1, targets.unsqueeze(1), 1.0 - self.label_smoothing)
         return {"LabelSmoothing(G) loss": F.kl_div(log_p, q, reduction="none").sum(1).mean()}
+
+    def normaliser(self, outputs_dict: dict[str, Any]) -> Tensor:
+        """The number of words of the mean."""
+        return (outputs_dict[kfg.G_TARGET_IDS] != PADDING).sum()

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 import weakref
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.processes import images_per_step, losses_over_processes
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.sealed import save_sealed
 
@@ -28,6 +30,7 @@ from .logger import FILE_ONLY
 from .losses import build_losses
 from .meta_arch import build_model
 from .optim import build_optimizer
+from .order import SharedOrder
 from .registry import ENGINE_REGISTRY, build_evaluation, build_lr_scheduler
 from .rng import get_random_state, set_random_state
 from .train_loop import HookBase, TrainerBase
@@ -73,6 +76,13 @@ class DefaultTrainer(TrainerBase):
         self.ss_prob = 0.0
 
         if comm.get_world_size() > 1:
+            unstated = [type(loss).__name__ for loss in self.losses if not hasattr(loss, "normaliser")]
+            if unstated:
+                logger.warning(
+                    "%s: no method normaliser, see xmodaler_ssattn/processes.py. Of this loss the mean over the "
+                    "processes is used, which differs from the loss of one process with all images.",
+                    ", ".join(unstated),
+                )
             on_cuda = next(model.parameters()).is_cuda
             model = DistributedDataParallel(
                 model,
@@ -142,7 +152,7 @@ class DefaultTrainer(TrainerBase):
                 loader, evaluator = getattr(me, f"{stage}_data_loader"), getattr(me, f"{stage}_evaluator")
                 return me.test(me.cfg, me.model, loader, evaluator, epoch)
 
-            images = len(getattr(self, f"{stage}_data_loader")) * cfg.DATALOADER.TEST_BATCH_SIZE
+            images = len(getattr(self, f"{stage}_data_loader").dataset)
             return hooks.EvalHook(cfg.SOLVER.EVAL_PERIOD, start, evaluate, epoch, stage, images)
 
         sampling = cfg.SCHEDULED_SAMPLING
@@ -172,7 +182,7 @@ class DefaultTrainer(TrainerBase):
         if comm.is_main_process():
             done = [hook for hook in evaluations if hook is not None]
             ret += [
-                hooks.TimeLeft(done, cfg.DATALOADER.TRAIN_BATCH_SIZE * comm.get_world_size()),
+                hooks.TimeLeft(done, images_per_step(cfg, comm.get_world_size())),
                 hooks.ProgressBar(),
                 hooks.PeriodicWriter(self.build_writers(), period=cfg.SOLVER.WRITE_PERIOD),
             ]
@@ -196,9 +206,7 @@ class DefaultTrainer(TrainerBase):
         data = comm.unwrap_model(self.model).preprocess_batch(data)
         data[kfg.SS_PROB] = self.ss_prob
         outputs = self.model(data)
-        losses: dict[str, Tensor | float] = {}
-        for loss in self.losses:
-            losses.update(loss(outputs))
+        losses = losses_over_processes(self.losses, outputs)
 
         self.optimizer.zero_grad()
         sum(_summands(losses).values()).backward()
@@ -215,8 +223,8 @@ class DefaultTrainer(TrainerBase):
         return batch
 
     def _begin_epoch(self) -> None:
-        if comm.get_world_size() > 1:
-            self.train_data_loader.sampler.set_epoch(self.iter // self.iters_per_epoch)
+        if self._shared_order is not None:
+            self._shared_order.set_epoch(self.iter // self.iters_per_epoch)
         self._train_data_loader_iter = self._epoch.begin(self.train_data_loader)
 
     def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float) -> None:
@@ -245,21 +253,35 @@ class DefaultTrainer(TrainerBase):
     def test(cls, cfg: CfgNode, model: nn.Module, test_data_loader: DataLoader, evaluator: Any, epoch: int) -> Any:
         """Decode every image of a loader and score the results; '' without an evaluator.
 
-        The evaluator receives ``[{ID_KEY: int, VALUE: output}, ...]`` in the loader's order.
+        The evaluator receives ``[{ID_KEY: int, VALUE: output}, ...]`` in the order of the data set. Several processes
+        each decode some of the batches; the first one has the evaluator, and the others return ''.
         """
         model.eval()
         unwrapped = comm.unwrap_model(model)
-        results = []
+        batches = []
         with torch.no_grad():
-            for data in progress(test_data_loader, desc="decoding", say=logger.info):
+            shown = progress(test_data_loader, desc="decoding", say=logger.info)
+            for data in shown if comm.is_main_process() else test_data_loader:
                 data = unwrapped.preprocess_batch(data)
                 generate = {"use_beam_search": True, "output_sents": True} if cfg.INFERENCE.GENERATION_MODE else {}
                 ids, outputs = data[kfg.IDS], unwrapped(data, **generate)[kfg.OUTPUT]
-                for image_id, output in zip(ids, outputs, strict=True):
-                    results.append({cfg.INFERENCE.ID_KEY: int(image_id), cfg.INFERENCE.VALUE: output})
-        scores = evaluator.eval(results, epoch) if evaluator is not None else ""
+                batches.append(
+                    [
+                        {cfg.INFERENCE.ID_KEY: int(image_id), cfg.INFERENCE.VALUE: output}
+                        for image_id, output in zip(ids, outputs, strict=True)
+                    ]
+                )
+        # Batch 0 of process 0, 1, ..., then batch 1 of each.
+        rounds = zip_longest(*comm.gather(batches), fillvalue=())
+        results = [result for of_all in rounds for batch in of_all for result in batch]
+        scores = evaluator.eval(results, epoch) if evaluator is not None and comm.is_main_process() else ""
         model.train()
         return scores
+
+    @property
+    def _shared_order(self) -> SharedOrder | None:
+        sampler = getattr(self.train_data_loader, "sampler", None)
+        return sampler if isinstance(sampler, SharedOrder) else None
 
     # --- resuming ----------------------------------------------------------------------------------------
 
@@ -286,9 +308,9 @@ class DefaultTrainer(TrainerBase):
     def _refuse_to_resume(self, why: str) -> None:
         raise CheckpointError(
             f"Cannot resume from the last checkpoint in {self.cfg.OUTPUT_DIR}: {why}. One epoch now has "
-            f"{self.iters_per_epoch} iterations of {self.cfg.DATALOADER.TRAIN_BATCH_SIZE} images in each of "
-            f"{comm.get_world_size()} process(es). Resume with the batch size, processes and data of the run that "
-            "wrote it, or start a new run from its weights: MODEL.WEIGHTS and another OUTPUT_DIR."
+            f"{self.iters_per_epoch} iterations of {images_per_step(self.cfg, comm.get_world_size())} images in "
+            f"{comm.get_world_size()} process(es) together. Resume with the batch size, processes and data of the run "
+            "that wrote it, or start a new run from its weights: MODEL.WEIGHTS and another OUTPUT_DIR."
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -301,6 +323,7 @@ class DefaultTrainer(TrainerBase):
             "positions": self._positions,
             "save_id": self._save_id,
             "iters_per_epoch": self.iters_per_epoch,
+            "order_seed": self._shared_order.seed if self._shared_order is not None else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -314,6 +337,11 @@ class DefaultTrainer(TrainerBase):
         self._random_states = state_dict.get("random_states")
         self._positions = state_dict.get("positions")
         self._save_id = state_dict.get("save_id", "")
+        order, seed = self._shared_order, state_dict.get("order_seed")
+        if order is not None and seed is not None:
+            order.seed = seed
+        elif self._positions and (order is not None or seed is not None):
+            self._refuse_to_resume("it ends within an epoch whose order of the images depends on the processes")
 
     @property
     def knows_its_place(self) -> bool:
@@ -357,11 +385,11 @@ class DefaultTrainer(TrainerBase):
                 comm.get_world_size(),
             )
             states = [get_random_state()] * comm.get_world_size()
-        if self._positions and len(self._positions) == comm.get_world_size():
+        if self._positions:
             logger.info("Going to the place in the epoch: %d batches", self._positions[0]["taken"])
-            if comm.get_world_size() > 1:
-                self.train_data_loader.sampler.set_epoch(self.start_iter // self.iters_per_epoch)
-            self._train_data_loader_iter = self._epoch.go_to(self._positions[comm.get_rank()], self.train_data_loader)
+            # The place is the same in all processes; without a shared order there is only one.
+            position, epoch = self._positions[0], self.start_iter // self.iters_per_epoch
+            self._train_data_loader_iter = self._epoch.go_to(position, self.train_data_loader, epoch)
         set_random_state(states[comm.get_rank()])
         if self._save_id and not evaluated:
             self._evaluate_pending()
