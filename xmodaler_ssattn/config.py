@@ -113,6 +113,13 @@ def add_ssattn_config(cfg: Any) -> None:
         PAIRS="",
     )
     _defaults(
+        _node(cfg.LOSSES, "GVD"),
+        # The weights of GVDClassLoss (docs/methods.md), GVD's own: of L_grd, the attention plus the class head's score,
+        # and of L_cls, the class head on the regions of object words. LOSSES.WORD_ATTENTION.WEIGHT is that of L_attn.
+        GROUNDING_WEIGHT=0.1,
+        CLASS_WEIGHT=0.1,
+    )
+    _defaults(
         cfg.DATALOADER,
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",
