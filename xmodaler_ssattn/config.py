@@ -114,10 +114,9 @@ def add_ssattn_config(cfg: Any) -> None:
     )
     _defaults(
         _node(cfg.LOSSES, "GVD"),
-        # The weights of GVDClassLoss (docs/methods.md), GVD's own: of L_grd, the attention plus the class head's score,
-        # and of L_cls, the class head on the regions of object words. LOSSES.WORD_ATTENTION.WEIGHT is that of L_attn.
+        # GVDClassLoss (docs/methods.md): the weight of L_grd, the attention plus the class head's score; GVD's 0.1.
         GROUNDING_WEIGHT=0.1,
-        CLASS_WEIGHT=0.1,
+        CLASS_WEIGHT=0.1,  # of L_cls, the class head on the regions of object words
     )
     _defaults(
         cfg.DATALOADER,
