@@ -10,10 +10,12 @@ imported, else those of the embedded runtime; see ``host.py``):
     Flickr30kEntitiesDataset                                                             data/
     Flickr30kEntitiesEvaler                                                              evaluation/
     FusedCrossEntropy, FusedAdam                                                         fast/
+    the other systems that the paper compares with                                       methods/
 
 After that their names can be used in any X-modaler yaml and in any script that builds from the registries.
 """
 
+from xmodaler_ssattn import methods
 from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.caption import GroundedCaption, GroundedWord
 from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
@@ -47,4 +49,5 @@ __all__ = [
     "SelfCriticalLoss",
     "SelfCriticalTrainer",
     "__version__",
+    "methods",
 ]

@@ -113,6 +113,12 @@ def add_ssattn_config(cfg: Any) -> None:
         PAIRS="",
     )
     _defaults(
+        _node(cfg.LOSSES, "GVD"),
+        # GVDClassLoss (docs/methods.md): the weight of L_grd, the attention plus the class head's score; GVD's 0.1.
+        GROUNDING_WEIGHT=0.1,
+        CLASS_WEIGHT=0.1,  # of L_cls, the class head on the regions of object words
+    )
+    _defaults(
         cfg.DATALOADER,
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",

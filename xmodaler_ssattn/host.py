@@ -37,6 +37,7 @@ _UPSTREAM_MODULES = {
     "modeling.decoder.build": "DECODER_REGISTRY",
     "modeling.decoder.decoder": "Decoder",
     "modeling.decoder.updown_decoder": "UpDownDecoder",
+    "modeling.encoder.build": "ENCODER_REGISTRY",
     "modeling.encoder.encoder": "Encoder",
     "modeling.encoder.updown_encoder": "UpDownEncoder",
     "modeling.predictor.base_predictor": "BasePredictor",

@@ -129,6 +129,10 @@ DECODED = "SSATTN_DECODED"
 CROSS_ENTROPY = "SSATTN_CROSS_ENTROPY"
 """() float32: the mean cross-entropy of the words, instead of G_LOGITS, if LOSSES.NAMES contains FusedCrossEntropy."""
 
+REGION_CLASS_SCORES = "SSATTN_REGION_CLASS_SCORES"
+"""(B, K, 1 + classes) float32: a class head's scores of the captions' object classes before the softmax, background
+first; only with GVDRegionEmbedding."""
+
 WORD_ALPHA = "SSATTN_WORD_ALPHA"
 """(M, K) float32: alpha of the step that predicts each word, in the order of G_TARGET_IDS; only with WORD_PAIRS."""
 

@@ -176,12 +176,6 @@ def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesData
         if words:
             total_pairs = sum(map(len, pairs))
             check.fact(f"train: {words:,} words are supervised, with {total_pairs / words:.1f} regions on average")
-        else:
-            remedy = f"another file than {dataset.pairs_file}" if dataset.pairs_file else "annotations with boxes"
-            check.problem(
-                "no word has a region, so WordAttentionLoss has nothing to learn; remove it from LOSSES.NAMES, or use "
-                + remedy
-            )
     if dataset.targets is None:
         return
     reached = [bool(row.any()) for record in records for row in record["sigma"]]

@@ -24,13 +24,11 @@ from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.metrics import all_metrics, metric_names, what_can_run
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
-from xmodaler_ssattn.evaluation.region_choice import check_class_names, region_rule
+from xmodaler_ssattn.evaluation.region_choice import check_classes_of
 from xmodaler_ssattn.evaluation.results import ImageResult, Results, gvd_predictions, write_results
 from xmodaler_ssattn.evaluation.scoring import ACCURACY, GREEDY, CaptionScorer, GroundingScorer, caption_sets, joined
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
-from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.region_rules import CLASS_RULES
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +120,8 @@ class Flickr30kEntitiesEvaler:
         self._references = read_reference_captions(annfile)
         self._captions = CaptionScorer(self._references)
         self._grounding = _Grounding.of(cfg, self.split) if GROUNDING in self._final else None
-        if inference.get("REGION_RULE") in CLASS_RULES and self._grounding is not None:
-            store = RegionStore(cfg.DATALOADER.REGIONS or cfg.DATALOADER.FEATS_FOLDER)
-            check_class_names(region_rule(cfg), store, self._grounding.records, cfg.MODEL.SS_ATTENTION.NUM_CLASSES)
+        if self._grounding is not None:
+            check_classes_of(cfg, self._grounding.records)
         self._previous: tuple[int, str, dict[str, float]] | None = None
         self._left_out = self._announce()
 

@@ -16,13 +16,13 @@ class ObjectWords:
     """word -> the object class that it names, or None; the rule of Grounded Video Description, see ``lemmas``.
 
     Args:
-        classes: names in the order of the official file.
+        classes: names in the order of the official file, kept as ``classes``.
         lemmas: word -> lemma.
         vocabulary: the words that the model can produce; None: all words.
     """
 
     def __init__(self, classes: Sequence[str], lemmas: Lemmas, vocabulary: Iterable[str] | None = None) -> None:
-        self.lemmas = lemmas
+        self.classes, self.lemmas = list(classes), lemmas
         self._class_of_lemma = class_of_lemma(classes, lemmas, vocabulary)
 
     @classmethod

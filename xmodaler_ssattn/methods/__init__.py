@@ -2,3 +2,8 @@
 
 Each file says what of its system it contains and what it leaves out; docs/methods.md has the list.
 """
+
+from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding
+from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss
+
+__all__ = ["GVDClassLoss", "GVDContextEncoder", "GVDRegionEmbedding"]

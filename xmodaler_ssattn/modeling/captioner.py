@@ -187,7 +187,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         # X-modaler's order of the same five numbers, for embeddings that add a location.
         x1, x2, y1, rest = inputs[keys.SPATIAL].split((1, 1, 1, 2), dim=-1)
         inputs[kfg.ATT_FEATS_LOC] = torch.cat((x1, y1, x2, rest), dim=-1)
-        inputs[kfg.ATT_FEATS] = self._embed_regions(inputs, images)
+        inputs.update(self._embed_regions(inputs, images))
         if images is not None:
             for key in (kfg.ATT_MASKS, kfg.EXT_ATT_MASKS):
                 if inputs[key] is not None:
@@ -195,11 +195,11 @@ class GroundedCaptioner(BaseEncoderDecoder):
         inputs.update(self.encoder(inputs, mode="v"))
         return self.decoder.preprocess(inputs)
 
-    def _embed_regions(self, inputs: dict, images: Tensor | None) -> Tensor:
-        """(B, K, D) -> (B, K, E), or (N, K, E) with one row per entry of ``images``."""
+    def _embed_regions(self, inputs: dict, images: Tensor | None) -> dict:
+        """The embedding's output, with ATT_FEATS (B, K, E), or (N, K, E) with one row per entry of ``images``."""
         embed = self.visual_embed
         if images is None:
-            return embed(inputs).get(kfg.ATT_FEATS, inputs[kfg.ATT_FEATS])
+            return embed(inputs)
         # Everything except the dropout, once per image.
         dropout, embed.embeddings_dropout = embed.embeddings_dropout, None
         try:
@@ -207,7 +207,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         finally:
             embed.embeddings_dropout = dropout
         repeated = once[images]
-        return dropout(repeated) if dropout is not None else repeated
+        return {kfg.ATT_FEATS: dropout(repeated) if dropout is not None else repeated}
 
     def step(self, inputs: dict, word: Tensor, t: int) -> None:
         """Advance the decoder by one word; updates ``inputs`` (the caller's own dict) in place.
@@ -286,8 +286,13 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     @property
     def encoder_skips_words(self) -> bool:
-        """Whether the encoder is one of the host's that have no computation per word."""
-        return follows(self.encoder, UpDownEncoder) or follows(self.encoder, Encoder)
+        """Whether the encoder has no computation per word: one of the host's, or a class that says so.
+
+        Such a class has ``skips_words = True`` in its own body: a class derived from it may add a computation per word.
+        """
+        kind = type(self.encoder)
+        own = (kind,) if vars(kind).get("skips_words") else ()
+        return any(follows(self.encoder, definition) for definition in (UpDownEncoder, Encoder, *own))
 
     @torch.no_grad()
     def sample_words(self, hidden: Tensor) -> Tensor:

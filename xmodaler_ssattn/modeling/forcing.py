@@ -137,7 +137,7 @@ def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, di
     inputs = {**rows, **batch}
     # The first caption of each image in that order: values per image are equal for all its captions.
     first = order.argsort()[::captions]
-    for key in (keys.LOG_BETA, keys.RAW_FEATS, keys.IMAGE_MASK, keys.IMAGE_EXT_MASK):
+    for key in (keys.LOG_BETA, keys.RAW_FEATS, keys.IMAGE_MASK, keys.IMAGE_EXT_MASK, keys.REGION_CLASS_SCORES):
         if inputs.get(key) is not None:
             inputs[key] = inputs[key][first]
     return inputs, rows
