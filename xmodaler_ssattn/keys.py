@@ -123,6 +123,9 @@ ALPHA = "SSATTN_ALPHA"
 GAMMA = "SSATTN_GAMMA"
 """(N, K): gamma = alpha + lambda beta of the last step, the weights that pool v-hat."""
 
+GIVEN_V_HAT = "SSATTN_GIVEN_V_HAT"
+"""(N, E): the v-hat of this step, instead of the decoder's attention; see ``modeling/given.py``."""
+
 DECODED = "SSATTN_DECODED"
 """a ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions."""
 

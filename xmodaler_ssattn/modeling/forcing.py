@@ -30,6 +30,9 @@ class WordStates(NamedTuple):
         captions: (M,) int64, the word's caption.
         logits: (M, V) if the predictor reads more than the state, else None.
         alpha, gamma: (M, K), the attention of the step that predicts the word, if the batch has WORD_PAIRS, else None.
+        rows: the encoded batch as the decoder reads it, one row per caption in the order of ``plan``; None from
+            captured graphs.
+        plan: the order of captions and words; None from captured graphs.
     """
 
     inputs: dict
@@ -39,6 +42,8 @@ class WordStates(NamedTuple):
     logits: Tensor | None = None
     alpha: Tensor | None = None
     gamma: Tensor | None = None
+    rows: dict | None = None
+    plan: CaptionPlan | None = None
 
 
 class CaptionPlan(NamedTuple):
@@ -113,7 +118,7 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
 
     captions = plan.order[plan.rows]
     further = (packed(steps) if steps else None for steps in (logits, alpha, gamma))
-    return WordStates(inputs, packed(hidden), plan.words, captions, *further)
+    return WordStates(inputs, packed(hidden), plan.words, captions, *further, rows, plan)
 
 
 def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:
