@@ -74,7 +74,7 @@ def words_at_once(model: GroundedCaptioner, batch: dict, ss_prob: float) -> Word
     words = WordSource(model.token_embed, given, plan.sizes, plan.rows, ss_prob, model.sample_words)
     hidden, scores = ss_decoder.roll_out(model.decoder, rows, words)
     states = WordStates(inputs, hidden, plan.words, plan.order[plan.rows], rows=rows, plan=plan)
-    if keys.WORD_PAIRS not in batch:
+    if not any(key in batch for key in keys.NEED_ATTENTION):
         return states
     alpha, gamma = ss_decoder.attention(model.decoder, rows, scores, plan.rows)
     return states._replace(alpha=alpha, gamma=gamma)

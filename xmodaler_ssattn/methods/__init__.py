@@ -2,3 +2,8 @@
 
 Each file says what of its system it contains and what it leaves out; docs/methods.md has the list.
 """
+
+from xmodaler_ssattn.methods.cyclical import CyclicalCaptioner, CyclicalLoss
+from xmodaler_ssattn.methods.prophet import ProphetCaptioner, ProphetLoss
+
+__all__ = ["CyclicalCaptioner", "CyclicalLoss", "ProphetCaptioner", "ProphetLoss"]
