@@ -119,6 +119,25 @@ def add_ssattn_config(cfg: Any) -> None:
         CLASS_WEIGHT=0.1,  # of L_cls, the class head on the regions of object words
     )
     _defaults(
+        _node(cfg.LOSSES, "PROPHET"),
+        # After Prophet attention, used with ProphetLoss in LOSSES.NAMES and ProphetCaptioner: weight of the distance
+        # between the attention and the one that knows the phrase, summed over the phrases' words and divided by all
+        # words. 0 for this weight and for the next one: as a run without the loss.
+        WEIGHT=0.1,
+        # Weight of the cross-entropy with the attention that knows the phrase.
+        CROSS_ENTROPY_WEIGHT=1.0,
+        # 'l1', the paper's, or 'kl'.
+        DISTANCE="l1",
+        # True: the distance trains only the decoder's attention. False: both attentions.
+        STOP_GRADIENT=False,
+    )
+    _defaults(
+        _node(cfg.LOSSES, "CYCLICAL"),
+        # Weight of the reconstruction's cross-entropy, used with CyclicalLoss in LOSSES.NAMES and CyclicalCaptioner.
+        # 1: as much as the first one, as in the published settings (0.5 and 0.5). 0: as a run without the loss.
+        WEIGHT=1.0,
+    )
+    _defaults(
         cfg.DATALOADER,
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",

@@ -33,6 +33,8 @@ HAS_BOXES           (1,) or (S,) float32 with SIGMA
 WORD_PAIRS          (n, 3) int64         in training with WordAttentionLoss in LOSSES.NAMES: number of the caption
                                          in the sample, position of the word from 0, region; n may be 0
 PAIR_WEIGHTS        (n,) float32         with WORD_PAIRS; above 0
+WORD_SPANS          (n, 3) int64         in training with ProphetCaptioner: number of the caption in the sample, first
+                                         word of a phrase from 0, and the word after its last one; n may be 0
 REF_TOKENS_IDS      list of (T,) int64   in evaluation with INFERENCE.GT_ATTENTION True; [0, w1, ..., wn]
 =================== ==================== =========================================================================
 
@@ -65,6 +67,13 @@ output as row of WORD_ALPHA); regions, int64; weights, float32. A sample has an 
 
 PAIR_WEIGHTS = "SSATTN_PAIR_WEIGHTS"
 """Only in a sample: the weights of WORD_PAIRS."""
+
+WORD_SPANS = "SSATTN_WORD_SPANS"
+"""(N, T, 2) int64: the first word of each target word's phrase and the word after its last one; 0, 0 outside phrases.
+A sample has a table instead, see above."""
+
+NEED_ATTENTION = (WORD_PAIRS, WORD_SPANS)
+"""Keys for which training returns the attention of every word."""
 
 REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
 """(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
@@ -123,6 +132,9 @@ ALPHA = "SSATTN_ALPHA"
 GAMMA = "SSATTN_GAMMA"
 """(N, K): gamma = alpha + lambda beta of the last step, the weights that pool v-hat."""
 
+GIVEN_V_HAT = "SSATTN_GIVEN_V_HAT"
+"""(N, E): the v-hat of this step, instead of the decoder's attention; see ``modeling/given.py``."""
+
 DECODED = "SSATTN_DECODED"
 """a ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions."""
 
@@ -141,6 +153,15 @@ WORD_GAMMA = "SSATTN_WORD_GAMMA"
 
 CAPTION_OF_WORD = "SSATTN_CAPTION_OF_WORD"
 """(M,) int64: the caption (of N) of each of the M predicted words, in the order of G_LOGITS and G_TARGET_IDS."""
+
+SECOND_CROSS_ENTROPY = "SSATTN_SECOND_CROSS_ENTROPY"
+"""() float32: the mean cross-entropy of a second pass with given v-hat; see ``methods/second_pass.py``."""
+
+PROPHET_ALPHA = "SSATTN_PROPHET_ALPHA"
+"""(M, K) float32: alpha-hat, the attention that knows the words of the phrase, in the order of WORD_ALPHA."""
+
+IN_PHRASE = "SSATTN_IN_PHRASE"
+"""(M,) bool: whether each predicted word is in a phrase."""
 
 # --- in self-critical training ------------------------------------------------------------------------
 WORD_REGIONS = "SSATTN_WORD_REGIONS"

@@ -1,7 +1,7 @@
 """The inputs that a model reads from an image's regions, for the dataset, the caption command and the checks.
 
-A visual embedding or a decoder returns the sample keys that it reads from a class method ``reads(cfg)``; classes that
-read only ATT_FEATS, such as the host's own, need none.
+A visual embedding, a decoder or a meta-architecture returns the sample keys that it reads from a class method
+``reads(cfg)``; classes that read only ATT_FEATS and captions, such as the host's own, need none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import spatial_vectors
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, kfg
+from xmodaler_ssattn.host import DECODER_REGISTRY, EMBEDDING_REGISTRY, META_ARCH_REGISTRY, kfg
 from xmodaler_ssattn.packs.store import Regions, RegionStore
 from xmodaler_ssattn.region_rules import CLASS_RULES
 
@@ -37,15 +37,22 @@ class RegionInputs(NamedTuple):
     max_regions: int | None
 
 
-def region_inputs(cfg: Any, stage: str = "test") -> RegionInputs:
-    """The inputs for a config, from the classes that it names; those of a rule of classes only outside of training."""
+def keys_read(cfg: Any) -> set[str]:
+    """The sample keys that the classes named by a config read in addition to those that every model reads."""
     read: set[str] = set()
     for registry, name in (
         (EMBEDDING_REGISTRY, cfg.MODEL.VISUAL_EMBED.NAME),
         (DECODER_REGISTRY, cfg.MODEL.DECODER),
+        (META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE),
     ):
         if name and name in registry:  # an unknown name is refused where the model is built
             read |= getattr(registry.get(name), "reads", lambda cfg: set())(cfg)
+    return read
+
+
+def region_inputs(cfg: Any, stage: str = "test") -> RegionInputs:
+    """The inputs for a config, from the classes that it names; those of a rule of classes only outside of training."""
+    read = keys_read(cfg)
     if stage != "train" and cfg.INFERENCE.REGION_RULE in CLASS_RULES:
         read.add(keys.CLASS_PROBS)
     limit = cfg.DATALOADER.MAX_FEAT_NUM

@@ -17,7 +17,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.annotations import file_name
 from xmodaler_ssattn.data.device_cache import resident_regions
-from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, stored_sample
+from xmodaler_ssattn.data.inputs import RegionInputs, keys_read, region_inputs, stored_sample
 from xmodaler_ssattn.data.records import collect_records
 from xmodaler_ssattn.data.sigma import SIGMAS
 from xmodaler_ssattn.data.word_pairs import PairRule, pair_rule, sample_pairs
@@ -41,7 +41,7 @@ class Flickr30kEntitiesDataset:
     2. In training, sample S of the image's captions, as X-modaler does.
     3. Return them as input ids (0, w1, ..., wT) and target ids (w1, ..., wT, 0).
     4. With GroundingLoss, mark the regions that match ground-truth boxes (sigma); with WordAttentionLoss, pair object
-       words with their regions.
+       words with their regions; with ProphetCaptioner, return the phrases.
     5. In val and test, return the reference captions if the attention on them is requested.
     6. For a stock captioner, turn all values into tensors and add X-modaler's own keys.
 
@@ -57,6 +57,7 @@ class Flickr30kEntitiesDataset:
         sigma: one of ``sigma.SIGMAS``.
         pair_rule: which regions an object word is paired with; None leaves the pairs out.
         pairs_file: a file of pairs from another teacher, which replaces the rule; "": none.
+        spans: return the phrases of the captions in training.
         gt_attention: return the reference captions in val and test.
         cache: for training, "ram" reads the region file once at the start; "device" keeps the regions on
             ``device``, where the captioner gathers them, and samples contain a row number instead. If they do not
@@ -89,6 +90,7 @@ class Flickr30kEntitiesDataset:
         sigma: str = "binary",
         pair_rule: PairRule | None = None,
         pairs_file: str = "",
+        spans: bool = False,
         gt_attention: bool = False,
         cache: str = "none",
         device: str = "cpu",
@@ -112,7 +114,7 @@ class Flickr30kEntitiesDataset:
         self.vocab_size = vocab_size
         self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
         self.sigma = sigma
-        self.pair_rule, self.pairs_file = pair_rule, pairs_file
+        self.pair_rule, self.pairs_file, self.spans = pair_rule, pairs_file, spans
         self.device, self.stock_samples = device, stock_samples
         self.store: Any = None  # a RegionStore, from ``collect`` or opened in a worker
         self.cut_captions = 0
@@ -143,6 +145,7 @@ class Flickr30kEntitiesDataset:
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,
             "pair_rule": pair_rule(cfg),
             "pairs_file": cfg.LOSSES.WORD_ATTENTION.PAIRS,
+            "spans": keys.WORD_SPANS in keys_read(cfg),
             "gt_attention": cfg.INFERENCE.GT_ATTENTION and grounded,
             "stock_samples": not grounded,
             "cache": cfg.DATALOADER.CACHE,
@@ -216,6 +219,10 @@ class Flickr30kEntitiesDataset:
             if self.pair_rule is not None:
                 pairs, weights = sample_pairs(record["pairs"], chosen)
                 sample[keys.WORD_PAIRS], sample[keys.PAIR_WEIGHTS] = pairs, weights
+            if self.spans:
+                tables = [record["spans"][i] for i in chosen]
+                number = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+                sample[keys.WORD_SPANS] = np.column_stack([number, np.concatenate(tables)])
         elif self.gt_attention:
             sample[keys.REF_TOKENS_IDS] = [np.array([0, *ids], dtype=np.int64) for ids in record["captions"]]
         return _for_stock_captioners(sample, self.max_seq_len) if self.stock_samples else sample

@@ -8,6 +8,7 @@ A record contains no features, because it is pickled for every sample that a wor
 * ``sigma``, ``has_boxes``: with GroundingLoss, the target of beta and whether there are ground-truth boxes; one row
   per image or per caption, as set in LOSSES.GROUNDING.TARGETS
 * ``pairs``: with WordAttentionLoss, the pairs of each caption, see ``word_pairs.word_pairs``
+* ``spans``: with ProphetCaptioner, the phrases of each caption: (n, 2) int64, start and end
 * ``row``: added by the mapper when the regions are resident on the device
 """
 
@@ -56,6 +57,7 @@ class MapperSettings(Protocol):
     min_iou: float
     pair_rule: PairRule | None
     pairs_file: str
+    spans: bool
 
 
 @dataclasses.dataclass
@@ -102,6 +104,12 @@ def collect_records(mapper: MapperSettings) -> Collected:
                 found.records.append(_record(mapper, image, vocabulary, found, pairs))
     except UserError as error:
         found.problems.append(str(error))
+    spans = [table for record in found.records for table in record.get("spans", ())]
+    if spans and not any(map(len, spans)):
+        found.problems.append(
+            f"no caption in {mapper.annotation_file} has a phrase, and MODEL.META_ARCHITECTURE reads the words of "
+            "phrases; write the file with `xmodaler prepare annotations` from captions whose phrases are marked"
+        )
     if pairs is not None and not found.problems:
         found.problems += pairs.others(record["image_id"] for record in found.records)
     if found.records and not any(len(part) for record in found.records for part in record.get("pairs", [[0]])):
@@ -182,6 +190,13 @@ def _record(
     elif mapper.pair_rule is not None and not mapper.pairs_file:
         regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
         record["pairs"] = [word_pairs(regions_px, caption, words, mapper.pair_rule) for caption in captions]
+    if mapper.spans:
+        record["spans"] = [
+            np.array(
+                [(p["start"], min(p["end"], words)) for p in caption["phrases"] if p["start"] < words], dtype=np.int64
+            ).reshape(-1, 2)
+            for caption in captions
+        ]
     return record
 
 

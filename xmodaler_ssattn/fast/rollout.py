@@ -142,6 +142,37 @@ def run(
     return Trace(gates1, gates2, c1, c2, h1, h2, alpha, v_hat, scores)
 
 
+def run_given(x1: Tensor, x2: Tensor, sizes: list[int], weights: Weights) -> Tensor:
+    """The recurrence without attention, for given v-hat: (M, H) h2, packed. Autograd differentiates it.
+
+    Args:
+        x1: (M, 4H). x2: (M, 4H) W2a v-hat + b2. Both packed.
+        sizes: as for ``run``.
+    """
+    zero = x1.new_zeros((sizes[0], weights.w1b.shape[1]))
+    h1 = c1 = h2 = c2 = zero
+    found = []
+    for z1, z2 in zip(x1.split(sizes), x2.split(sizes), strict=True):
+        h1, c1, h2, c2 = (state[: len(z1)] for state in (h1, c1, h2, c2))
+        z1 = z1 + _product(h2, weights.w1a) + _product(h1, weights.w1b)
+        h1, c1 = _lstm(z1, c1)
+        z2 = z2 + _product(h1, weights.w2b) + _product(h2, weights.w2c)
+        h2, c2 = _lstm(z2, c2)
+        found.append(h2)
+    return torch.cat(found)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    return x.to(weight.dtype) @ weight.t()
+
+
+def _lstm(z: Tensor, c_old: Tensor) -> tuple[Tensor, Tensor]:
+    """h and c (n, H) from preactivations (n, 4H: i f g o)."""
+    i, f, g, o = z.chunk(4, dim=1)
+    c = f.sigmoid() * c_old + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
 def _add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
     """out += x weight^T, the product in the weight's dtype, the sum in float32."""
     if weight.dtype == out.dtype:

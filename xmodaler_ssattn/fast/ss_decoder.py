@@ -26,7 +26,7 @@ def rolls_out(decoder: Any) -> bool:
     The loop is needed with dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), with a
     beta that depends on the state, and with a subclass or a hook that changes a method reimplemented by ``roll_out``.
     """
-    if not follows(decoder, SSAttentionDecoder, "forward", "_fuse", "initial_states"):
+    if not follows(decoder, SSAttentionDecoder, "forward", "attend", "pooled", "_fuse", "initial_states"):
         return False
     att, dropouts = decoder.att, (decoder.dropout1, decoder.dropout2, decoder.att.dropout)
     return (
@@ -50,34 +50,51 @@ def roll_out(decoder: SSAttentionDecoder, inputs: dict, words: WordSource) -> tu
     Returns:
         packed step after step: (M, H) hidden states of the language LSTM, and (M, K) scores of the attention, masked.
     """
-    hidden, lstm1, lstm2, att = decoder.hidden_size, decoder.lstm1, decoder.lstm2, decoder.att
-    feats = inputs[kfg.ATT_FEATS]
-    embed = feats.shape[2]
-    half = product_dtype(feats)  # bfloat16 under autocast, else the features' own type
-    feats = feats.to(half)
-    w1 = lstm1.weight_ih.to(half).split([hidden, embed, lstm1.input_size - hidden - embed], dim=1)
-    w2 = lstm2.weight_ih.to(half).split([embed, hidden], dim=1)
+    att, feats = decoder.att, inputs[kfg.ATT_FEATS]
+    weights, word_columns, constant = _arranged(decoder, inputs)
+    feats = feats.to(weights.w1a.dtype)
     lambda_beta = prior = None
     if decoder.kappa is not None:
         prior = decoder.kappa * inputs[keys.ROW_LOG_BETA]
     elif decoder.ss_attention is not None:
         lambda_beta = decoder.lambda_ * inputs[keys.BETA]
+    if lambda_beta is not None and decoder.renormalize:
+        # v-hat is linear in gamma, so dividing the columns that read it divides gamma.
+        weights = weights._replace(w2a=weights.w2a / (1 + decoder.lambda_))
+    p, ext_mask = inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS)
+    words.prepare(word_columns, constant)
+    trace = rollout.run(words.x1_of_step, words.sizes, p, feats, lambda_beta, prior, ext_mask, weights, att.activation)
+    return rollout.Rollout.apply(trace, words.sizes, att.activation, words.x1(), p, feats, lambda_beta, prior, *weights)
+
+
+def roll_out_given(decoder: SSAttentionDecoder, inputs: dict, words: WordSource, v_hat: Tensor) -> Tensor:
+    """As ``roll_out``, but with given v-hat (M, E), packed, and without attention: (M, H) hidden states."""
+    weights, word_columns, constant = _arranged(decoder, inputs)
+    words.prepare(word_columns, constant)
+    x2 = F.linear(v_hat.to(weights.w2a.dtype), weights.w2a) + weights.b2
+    return rollout.run_given(words.x1(), x2, words.sizes, weights)
+
+
+def _arranged(decoder: SSAttentionDecoder, inputs: dict) -> tuple[rollout.Weights, Tensor, Tensor]:
+    """The weights of the recurrence; of the attention LSTM, the word's columns, and the part without words (N, 4H)."""
+    hidden, lstm1, lstm2, att = decoder.hidden_size, decoder.lstm1, decoder.lstm2, decoder.att
+    feats = inputs[kfg.ATT_FEATS]
+    embed = feats.shape[2]
+    half = product_dtype(feats)  # bfloat16 under autocast, else the features' own type
+    w1 = lstm1.weight_ih.to(half).split([hidden, embed, lstm1.input_size - hidden - embed], dim=1)
+    w2 = lstm2.weight_ih.to(half).split([embed, hidden], dim=1)
     weights = rollout.Weights(
         w1a=w1[0],
         w1b=lstm1.weight_hh.to(half),
         w_h=att.w_h.weight.to(half),
         w_alpha=att.w_alpha.weight.to(half).squeeze(0),
-        # v-hat is linear in gamma, so dividing the columns that read it divides gamma.
-        w2a=w2[0] / (1 + decoder.lambda_) if lambda_beta is not None and decoder.renormalize else w2[0],
+        w2a=w2[0],
         w2b=w2[1],
         w2c=lstm2.weight_hh.to(half),
         b2=lstm2.bias_ih + lstm2.bias_hh,
     )
     constant = F.linear(inputs[kfg.GLOBAL_FEATS].to(half), w1[1]) + lstm1.bias_ih + lstm1.bias_hh
-    p, ext_mask = inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS)
-    words.prepare(w1[2], constant)
-    trace = rollout.run(words.x1_of_step, words.sizes, p, feats, lambda_beta, prior, ext_mask, weights, att.activation)
-    return rollout.Rollout.apply(trace, words.sizes, att.activation, words.x1(), p, feats, lambda_beta, prior, *weights)
+    return weights, w1[2], constant
 
 
 def attention(decoder: SSAttentionDecoder, inputs: dict, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

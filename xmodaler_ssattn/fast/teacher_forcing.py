@@ -73,11 +73,22 @@ def words_at_once(model: GroundedCaptioner, batch: dict, ss_prob: float) -> Word
     given = tokens.reshape(-1)[plan.words]
     words = WordSource(model.token_embed, given, plan.sizes, plan.rows, ss_prob, model.sample_words)
     hidden, scores = ss_decoder.roll_out(model.decoder, rows, words)
-    states = WordStates(inputs, hidden, plan.words, plan.order[plan.rows])
-    if keys.WORD_PAIRS not in batch:
+    states = WordStates(inputs, hidden, plan.words, plan.order[plan.rows], rows=rows, plan=plan)
+    if not any(key in batch for key in keys.NEED_ATTENTION):
         return states
     alpha, gamma = ss_decoder.attention(model.decoder, rows, scores, plan.rows)
     return states._replace(alpha=alpha, gamma=gamma)
+
+
+def given_at_once(model: GroundedCaptioner, states: WordStates, tokens: Tensor, v_hat: Tensor) -> Tensor | None:
+    """Equals ``given.word_by_word`` wherever ``words_at_once`` equals ``word_states``; None elsewhere."""
+    if states.plan is None or model.fast_forcing is None or not model.fast_forcing.suits(model):
+        return None
+    plan, rows = states.plan, states.rows
+    given = tokens.reshape(-1)[plan.words]
+    words = WordSource(model.token_embed, given, plan.sizes, plan.rows, 0.0, model.sample_words)
+    packed = v_hat.transpose(0, 1).flatten(0, 1)[plan.cells]
+    return ss_decoder.roll_out_given(model.decoder, rows, words, packed)
 
 
 # Largest allowed norm of a difference, relative to the values. Typical: 1e-6 with float32, 1e-3 with TF32 products.

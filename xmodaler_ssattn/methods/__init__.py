@@ -3,7 +3,17 @@
 Each file says what of its system it contains and what it leaves out; docs/methods.md has the list.
 """
 
+from xmodaler_ssattn.methods.cyclical import CyclicalCaptioner, CyclicalLoss
 from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding
 from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss
+from xmodaler_ssattn.methods.prophet import ProphetCaptioner, ProphetLoss
 
-__all__ = ["GVDClassLoss", "GVDContextEncoder", "GVDRegionEmbedding"]
+__all__ = [
+    "CyclicalCaptioner",
+    "CyclicalLoss",
+    "GVDClassLoss",
+    "GVDContextEncoder",
+    "GVDRegionEmbedding",
+    "ProphetCaptioner",
+    "ProphetLoss",
+]

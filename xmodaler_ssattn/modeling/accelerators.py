@@ -29,10 +29,12 @@ class Accelerators:
         forcing: makes the ``Forcing`` of a new captioner; the argument is MODEL.CAPTURE_GRAPHS.
         linear_cross_entropy: (hidden (M, H), weight (V, H), bias (V,), targets (M,)) -> (), equal to
             ``cross_entropy(linear(hidden, weight, bias), targets)``.
+        given: equals ``given.word_by_word``, or None if it would not.
     """
 
     forcing: Callable[[bool], Forcing] | None = None
     linear_cross_entropy: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+    given: Callable[[Any, WordStates, Tensor, Tensor], Tensor | None] | None = None
 
 
 ATTACHED = Accelerators()

@@ -240,13 +240,24 @@ class GroundedCaptioner(BaseEncoderDecoder):
             slots = self.decoder.slots(states.inputs)
             self.dead_units(self.decoder.ss_attention, slots, states.inputs[keys.IMAGE_MASK])
         targets = batched_inputs[kfg.G_TARGET_IDS].reshape(-1)[states.words]
-        return {
+        outputs = {
             **states.inputs,
             **self._predict(states, targets),
             **_supervised_words(states),
             kfg.G_TARGET_IDS: targets,
             keys.CAPTION_OF_WORD: states.captions,
         }
+        return outputs | self.further_outputs(batched_inputs, states, outputs)
+
+    def further_outputs(self, batch: dict, states: WordStates, outputs: dict) -> dict:
+        """What the losses of a derived captioner read in addition; a hook for ``methods/``.
+
+        Args:
+            batch: from ``preprocess_batch``.
+            states: of the words of the batch.
+            outputs: those of ``_forward`` so far.
+        """
+        return {}
 
     def _predict(self, states: WordStates, targets: Tensor) -> dict:
         """G_LOGITS (M, V) of M words, or their CROSS_ENTROPY ()."""

@@ -23,7 +23,7 @@ _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZ
 _SAMPLE_KEYS = {
     *_REQUIRED,
     *_REGION_KEYS,
-    *(keys.SIGMA, keys.HAS_BOXES, keys.WORD_PAIRS, keys.PAIR_WEIGHTS),
+    *(keys.SIGMA, keys.HAS_BOXES, keys.WORD_PAIRS, keys.PAIR_WEIGHTS, keys.WORD_SPANS),
     *(keys.REF_TOKENS_IDS, keys.RESIDENT, keys.RESIDENT_ROW),
     *(kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS),
 }
@@ -77,6 +77,8 @@ def collate(samples: list[dict], device: torch.device) -> dict:
         if keys.SIGMA in first:
             batch[keys.SIGMA] = _pad_last([torch.as_tensor(sample[keys.SIGMA]) for sample in samples])
             batch[keys.HAS_BOXES] = _stack([sample[keys.HAS_BOXES] for sample in samples])
+        if keys.WORD_SPANS in first:
+            batch[keys.WORD_SPANS] = _word_spans(samples, captions, batch[kfg.G_TARGET_IDS].shape[1])
     if keys.REF_TOKENS_IDS in first:
         batch[keys.REF_TOKENS_IDS] = _stack_ragged([sample[keys.REF_TOKENS_IDS] for sample in samples])
 
@@ -108,7 +110,9 @@ def _check(samples: list[dict]) -> None:
         required = (*required, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS)
     wanted = {key for sample in samples for key in sample if key in _SAMPLE_KEYS} | set(required)
     if keys.WORD_PAIRS in wanted:
-        wanted |= {keys.PAIR_WEIGHTS, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS}
+        wanted |= {keys.PAIR_WEIGHTS}
+    if wanted & set(keys.NEED_ATTENTION):
+        wanted |= {kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS}
     for sample in samples:
         name = f"image {sample.get(kfg.IDS, '(no id)')}"
         missing = sorted(wanted - set(sample))
@@ -124,6 +128,8 @@ def _check(samples: list[dict]) -> None:
         if keys.WORD_PAIRS in wanted:
             counted = len(sample[kfg.ATT_FEATS]) if not resident_ones else None
             problems += [f"{name}: {reason}" for reason in _wrong_pairs(sample, counted)]
+        if keys.WORD_SPANS in wanted:
+            problems += [f"{name}: {reason}" for reason in _wrong_spans(sample)]
         if kfg.SEQ_PER_SAMPLE in wanted:
             captions = [int(sample[kfg.SEQ_PER_SAMPLE]), len(sample[kfg.G_TOKENS_IDS]), len(sample[kfg.G_TARGET_IDS])]
             if set(captions) != {int(samples[0][kfg.SEQ_PER_SAMPLE])}:
@@ -166,6 +172,27 @@ def _wrong_pairs(sample: dict, regions: int | None) -> list[str]:
             f"the pair {table[~exists][0].tolist()} in WORD_PAIRS names a caption, word or region that does not exist"
         ]
     return [] if (weights > 0).all() and torch.isfinite(weights).all() else ["PAIR_WEIGHTS must be finite and above 0"]
+
+
+def _word_spans(samples: list[dict], captions: int, length: int) -> Tensor:
+    """WORD_SPANS of a batch (N, T, 2) from the tables of the samples; ``length`` is T of the padded targets."""
+    spans = torch.zeros(len(samples) * captions, length, 2, dtype=torch.long)
+    for image, sample in enumerate(samples):
+        for caption, start, end in torch.as_tensor(sample[keys.WORD_SPANS]).tolist():
+            spans[image * captions + caption, start:end] = torch.tensor([start, end])
+    return spans
+
+
+def _wrong_spans(sample: dict) -> list[str]:
+    """Problems of a sample's WORD_SPANS."""
+    table = torch.as_tensor(sample[keys.WORD_SPANS])
+    if table.dim() != 2 or table.shape[1] != 3:
+        return [f"WORD_SPANS has shape {tuple(table.shape)}, expected (n, 3)"]
+    lengths = [len(ids) for ids in sample[kfg.G_TARGET_IDS]]
+    for caption, start, end in table.tolist():
+        if not (0 <= caption < len(lengths) and 0 <= start < end <= lengths[caption]):
+            return [f"the phrase {[caption, start, end]} in WORD_SPANS names a caption or words that do not exist"]
+    return []
 
 
 def _stack(values: list) -> Tensor:

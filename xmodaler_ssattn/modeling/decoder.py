@@ -223,32 +223,42 @@ class SSAttentionDecoder(GroundedDecoder):
         ROW_LOG_BETA (B, K), and STATE_KEYS.
 
         Returns:
-            G_HIDDEN_STATES and G_CELL_STATES, lists of two (N, H); ALPHA and GAMMA (N, K).
+            G_HIDDEN_STATES and G_CELL_STATES, lists of two (N, H); ALPHA and GAMMA (N, K), except with GIVEN_V_HAT
+            (N, E) in the inputs, which replaces the attention.
         """
         word = batched_inputs[kfg.G_TOKEN_EMBED]
-        feats = batched_inputs[kfg.ATT_FEATS]
         h1, h2 = batched_inputs[kfg.G_HIDDEN_STATES]
         c1, c2 = batched_inputs[kfg.G_CELL_STATES]
-        images, regions = feats.shape[:2]
-        rows = word.shape[0] // images
+        rows = word.shape[0] // batched_inputs[kfg.ATT_FEATS].shape[0]
 
         mean_feats = batched_inputs[kfg.GLOBAL_FEATS]
         if rows > 1:
             mean_feats = mean_feats.repeat_interleave(rows, dim=0)
         h1, c1 = self.lstm1(self.dropout1(torch.cat([h2, mean_feats, word], dim=1)), (h1, c1))
 
-        scores = self.att.scores(h1, batched_inputs[kfg.P_ATT_FEATS], batched_inputs.get(kfg.EXT_ATT_MASKS))
-        alpha = F.softmax(scores, dim=-1)
-        gamma = alpha if self.ss_attention is None else self._fuse(scores, alpha, h1, batched_inputs)
-        v_hat = pool(gamma.to(feats.dtype), feats).view(images * rows, -1)
+        v_hat, attention = batched_inputs.get(keys.GIVEN_V_HAT), {}
+        if v_hat is None:
+            v_hat, attention = self.attend(h1, batched_inputs)
 
         h2, c2 = self.lstm2(self.dropout2(torch.cat([v_hat, h1], dim=1)), (h2, c2))
-        return {
-            kfg.G_HIDDEN_STATES: [h1, h2],
-            kfg.G_CELL_STATES: [c1, c2],
-            keys.ALPHA: alpha.reshape(images * rows, regions),
-            keys.GAMMA: gamma.reshape(images * rows, regions),
-        }
+        return {kfg.G_HIDDEN_STATES: [h1, h2], kfg.G_CELL_STATES: [c1, c2], **attention}
+
+    def attend(self, h1: Tensor, inputs: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """v-hat_t (N, E), and ALPHA and GAMMA (N, K), from the attention LSTM's state (N, H)."""
+        scores = self.att.scores(h1, inputs[kfg.P_ATT_FEATS], inputs.get(kfg.EXT_ATT_MASKS))
+        alpha, gamma, v_hat = self.pooled(scores, h1, inputs)
+        return v_hat.flatten(0, 1), {keys.ALPHA: alpha.flatten(0, 1), keys.GAMMA: gamma.flatten(0, 1)}
+
+    def pooled(self, scores: Tensor, h1: Tensor | None, inputs: dict) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha_t, gamma_t (B, R, K) and v-hat_t (B, R, E) from masked scores (B, R, K).
+
+        Args:
+            h1: (N, H), only read for a beta_t.
+        """
+        feats = inputs[kfg.ATT_FEATS]
+        alpha = F.softmax(scores, dim=-1)
+        gamma = alpha if self.ss_attention is None else self._fuse(scores, alpha, h1, inputs)
+        return alpha, gamma, pool(gamma.to(feats.dtype), feats)
 
     def _fuse(self, scores: Tensor, alpha: Tensor, h1: Tensor | None, inputs: dict) -> Tensor:
         """gamma_t (B, R, K) from a_t, alpha_t (B, R, K), beta, and for a beta_t the state (N, H)."""

@@ -29,7 +29,11 @@ class WordStates(NamedTuple):
         words: (M,) int64, index of the word in the flattened (N, T) tokens and targets.
         captions: (M,) int64, the word's caption.
         logits: (M, V) if the predictor reads more than the state, else None.
-        alpha, gamma: (M, K), the attention of the step that predicts the word, if the batch has WORD_PAIRS, else None.
+        alpha, gamma: (M, K), the attention of the step that predicts the word, if the batch has a key of
+            NEED_ATTENTION, else None.
+        rows: the encoded batch as the decoder reads it, one row per caption in the order of ``plan``; None from
+            captured graphs.
+        plan: the order of captions and words; None from captured graphs.
     """
 
     inputs: dict
@@ -39,6 +43,8 @@ class WordStates(NamedTuple):
     logits: Tensor | None = None
     alpha: Tensor | None = None
     gamma: Tensor | None = None
+    rows: dict | None = None
+    plan: CaptionPlan | None = None
 
 
 class CaptionPlan(NamedTuple):
@@ -88,7 +94,7 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
     inputs, rows = encoded_rows(model, batch, plan.order)
     tokens = tokens[plan.order]
     from_state = model.predicts_from_state
-    supervised = keys.WORD_PAIRS in batch
+    supervised = any(key in batch for key in keys.NEED_ATTENTION)
     hidden, logits, alpha, gamma = (list[Tensor]() for _ in range(4))
 
     def next_word(state: dict, t: int) -> Tensor | None:
@@ -113,7 +119,7 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
 
     captions = plan.order[plan.rows]
     further = (packed(steps) if steps else None for steps in (logits, alpha, gamma))
-    return WordStates(inputs, packed(hidden), plan.words, captions, *further)
+    return WordStates(inputs, packed(hidden), plan.words, captions, *further, rows, plan)
 
 
 def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:
