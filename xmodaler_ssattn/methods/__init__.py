@@ -2,3 +2,7 @@
 
 Each file says what of its system it contains and what it leaves out; docs/methods.md has the list.
 """
+
+from xmodaler_ssattn.methods.lstm_a import LSTMADecoder
+
+__all__ = ["LSTMADecoder"]
