@@ -30,10 +30,10 @@ def slow_beam(model, sample, width: int, length: int) -> tuple[list[int], float,
                 candidates.append((words, score, regions, True))
                 continue
             logp, gamma = word_log_probs(model, sample, words)
+            weights = gamma[: len(sample[kfg.ATT_FEATS])]  # those of regions; a model without attention has none
+            region = int(weights.argmax()) if len(weights) else 0
             for word in range(VOCAB_SIZE):
-                candidates.append(
-                    (words + [word], score + float(logp[word]), regions + [int(gamma.argmax())], word == 0)
-                )
+                candidates.append((words + [word], score + float(logp[word]), regions + [region], word == 0))
         beams = sorted(candidates, key=lambda c: -c[1])[:width]
         if all(done for *_, done in beams):
             break

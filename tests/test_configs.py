@@ -30,7 +30,7 @@ def load(path, tmp_path, *opts):
 def test_every_shipped_yaml_builds_model_losses_and_optimiser(path, tmp_path):
     cfg = load(path, tmp_path)
     model = build_model(cfg)
-    assert (model.decoder.ss_attention is not None) == cfg.MODEL.SS_ATTENTION.ENABLED
+    assert (getattr(model.decoder, "ss_attention", None) is not None) == cfg.MODEL.SS_ATTENTION.ENABLED
     assert [type(loss).__name__ for loss in build_losses(cfg)] == list(cfg.LOSSES.NAMES)
     assert build_optimizer(cfg, model).param_groups
 

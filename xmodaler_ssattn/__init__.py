@@ -24,7 +24,6 @@ from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler
 from xmodaler_ssattn.fast.cross_entropy import FusedCrossEntropy
 from xmodaler_ssattn.fast.optim import FusedAdam
 from xmodaler_ssattn.losses import GroundingLoss, SelfCriticalLoss
-from xmodaler_ssattn.methods import CyclicalCaptioner, CyclicalLoss, ProphetCaptioner, ProphetLoss
 from xmodaler_ssattn.modeling import (
     GroundedBeamSearcher,
     GroundedCaptioner,
@@ -35,8 +34,6 @@ from xmodaler_ssattn.scorer import CiderD, GroundedScorer
 
 __all__ = [
     "CiderD",
-    "CyclicalCaptioner",
-    "CyclicalLoss",
     "Flickr30kEntitiesDataset",
     "Flickr30kEntitiesEvaler",
     "FusedAdam",
@@ -48,8 +45,6 @@ __all__ = [
     "GroundedScorer",
     "GroundedWord",
     "GroundingLoss",
-    "ProphetCaptioner",
-    "ProphetLoss",
     "SSAttentionDecoder",
     "SelfCriticalLoss",
     "SelfCriticalTrainer",

@@ -1,4 +1,4 @@
-"""GroundedCaption: a caption with the region of each of its words.
+"""GroundedCaption: a caption with the region of each of its words, and Caption: one of a model without attention.
 
 The stock test loop passes only one object per image to the evaluator. A subclass of ``str`` passes through it
 unchanged, works as a caption in code that expects text (including ``json.dump``), and contains words, regions, boxes
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+
+SameClass = TypeVar("SameClass", bound="Caption")
 
 
 class GroundedWord(NamedTuple):
@@ -41,7 +43,37 @@ class Attention(NamedTuple):
     gamma: np.ndarray  # (T, K)
 
 
-class GroundedCaption(str):
+class Caption(str):
+    """A caption whose words have no regions: the model has no attention.
+
+    Attributes:
+        image_size: (width, height) in pixels; None when unknown.
+        greedy: the same image's greedily decoded caption, when this one comes from beam search.
+        references: the reference captions under teacher forcing; always empty without regions.
+        log_prob: the model's log-probability of the caption, None when unknown.
+    """
+
+    image_size: tuple[float, float] | None
+    greedy: Caption | None
+    references: tuple[Caption, ...]
+    log_prob: float | None
+
+    def __new__(
+        cls: type[SameClass], text: str, *, image_size: tuple[float, float] | None = None, log_prob: float | None = None
+    ) -> SameClass:
+        self = super().__new__(cls, text)
+        self.image_size, self.log_prob = image_size, log_prob
+        self.greedy, self.references = None, ()
+        return self
+
+    def with_companions(self: SameClass, *, greedy: Any = None, references: Sequence[Any] = ()) -> SameClass:
+        """A copy of this caption with the image's greedy caption and forced references, captions of the same class."""
+        twin = copy.copy(self)
+        twin.greedy, twin.references = greedy, tuple(references)
+        return twin
+
+
+class GroundedCaption(Caption):
     """A caption, as text, with the region of every word.
 
     Attributes:
@@ -57,11 +89,9 @@ class GroundedCaption(str):
 
     words: tuple[GroundedWord, ...]
     boxes_px: np.ndarray | None
-    image_size: tuple[float, float] | None
     attention: Attention | None
     greedy: GroundedCaption | None
-    references: tuple[GroundedCaption, ...]
-    log_prob: float | None
+    references: tuple[GroundedCaption, ...]  # type: ignore[assignment]
 
     def __new__(
         cls,
@@ -75,27 +105,18 @@ class GroundedCaption(str):
         log_prob: float | None = None,
     ) -> GroundedCaption:
         words = tuple(words)
-        self = super().__new__(cls, " ".join(word.text for word in words))
+        text = " ".join(word.text for word in words)
+        self = super().__new__(cls, text, image_size=image_size, log_prob=log_prob)
         self.words = words
         self.boxes_px = boxes_px
-        self.image_size = image_size
         self.attention = attention
         self.greedy = greedy
         self.references = tuple(references)
-        self.log_prob = log_prob
         return self
 
     def __getnewargs__(self) -> tuple[Any]:
         # For copy and pickle: str would call __new__ with the text. The other attributes are copied automatically.
         return (self.words,)
-
-    def with_companions(
-        self, *, greedy: GroundedCaption | None = None, references: Sequence[GroundedCaption] = ()
-    ) -> GroundedCaption:
-        """A copy of this caption with the image's greedy caption and forced references."""
-        twin = copy.copy(self)
-        twin.greedy, twin.references = greedy, tuple(references)
-        return twin
 
 
 def ground_words(

@@ -11,13 +11,13 @@ from collections.abc import Collection
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import META_ARCH_REGISTRY
+from xmodaler_ssattn.host import DECODER_REGISTRY, META_ARCH_REGISTRY
 
-# X-modaler's parts that need inputs of their own data sets: (key in MODEL, class): the input.
+# X-modaler's parts that need inputs of their own data sets: (key in MODEL, class): (the input, our counterpart).
 _READ_MORE = {
-    ("DECODER", "AttributeDecoder"): "attributes",
-    ("ENCODER", "GCNEncoder"): "relations between regions",
-    ("ENCODER", "COSNetEncoder"): "retrieved words",
+    ("DECODER", "AttributeDecoder"): ("attributes", "configs/flickr30k_entities/lstm_a.yaml"),
+    ("ENCODER", "GCNEncoder"): ("relations between regions", "configs/flickr30k_entities/gcn_lstm.yaml"),
+    ("ENCODER", "COSNetEncoder"): ("retrieved words", ""),
 }
 
 
@@ -27,11 +27,12 @@ def refuse_parts_that_read_more(cfg: Any, dataset: str) -> None:
     Raises:
         UserError: names the part, its missing input, and a remedy.
     """
-    for (key, name), what in _READ_MORE.items():
+    for (key, name), (what, ours) in _READ_MORE.items():
         if cfg.MODEL[key] == name:
+            hint = f" {ours} has the same model on the regions of {dataset}." if ours else ""
             raise UserError(
                 f"MODEL.{key}: {name} reads {what} of an image, which {dataset} does not have. Use the data set that "
-                f"X-modaler has for it, or another MODEL.{key}."
+                f"X-modaler has for it, or another MODEL.{key}.{hint}"
             )
 
 
@@ -48,6 +49,19 @@ def needs_grounded_captioner(cfg: Any, name: str, reason: str) -> str | None:
         f"MODEL.META_ARCHITECTURE: {name} works only inside GroundedCaptioner, got {cfg.MODEL.META_ARCHITECTURE!r}, "
         f"{reason}. Set MODEL.META_ARCHITECTURE: GroundedCaptioner."
     )
+
+
+def decoder_attends(cfg: Any) -> bool:
+    """Whether MODEL.DECODER has an attention; False only for a class that says so, see ``GroundedDecoder``."""
+    name = cfg.MODEL.DECODER
+    return name not in DECODER_REGISTRY or getattr(DECODER_REGISTRY.get(name), "attends", True)
+
+
+def needs_attention(cfg: Any, name: str) -> str | None:
+    """A sentence for a config whose decoder has no attention, which ``name`` needs, else None."""
+    if decoder_attends(cfg):
+        return None
+    return f"{name} needs an attention, but MODEL.DECODER {cfg.MODEL.DECODER} has none: its words have no regions."
 
 
 def require_grounded_captioner(cfg: Any, name: str, reason: str) -> None:

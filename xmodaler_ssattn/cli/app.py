@@ -127,12 +127,18 @@ class LoadedModels:
         from xmodaler_ssattn.cli.caption import detector_for, name_of_run
         from xmodaler_ssattn.cli.captioning import load_captioner
         from xmodaler_ssattn.evaluation.object_words import ObjectWords
+        from xmodaler_ssattn.partners import decoder_attends
 
         opts = ["INFERENCE.SAVE_ATTENTION", "True", *args.opts]
         self._captioner = load_captioner(
             args.weights, config_file=args.config_file, vocabulary=args.vocabulary, device=args.device, opts=opts
         )
         cfg = self._captioner.cfg
+        if not decoder_attends(cfg):
+            raise UserError(
+                f"{args.weights}: MODEL.DECODER {cfg.MODEL.DECODER} has no attention, so there are no boxes to show. "
+                "`xmodaler caption` prints its captions."
+            )
         self._drawn = bool(cfg.DATALOADER.SAMPLE_SCENES)
         self._detector = detector_for(self._captioner, args)
         self._spoken = ObjectWords.of_model(cfg.INFERENCE.VOCAB)

@@ -16,7 +16,7 @@ from xmodaler_ssattn.cli.output import printable, visible
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
-    from xmodaler_ssattn.caption import GroundedCaption
+    from xmodaler_ssattn.caption import Caption, GroundedWord
     from xmodaler_ssattn.cli.captioning import Captioner
     from xmodaler_ssattn.detectors.detected import Detector
     from xmodaler_ssattn.detectors.pictures import PackedPicture
@@ -83,6 +83,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.cli.captioning import caption_regions, load_captioner
     from xmodaler_ssattn.evaluation.object_words import ObjectWords
+    from xmodaler_ssattn.partners import decoder_attends
 
     _check_arguments(args)
     shown = ["INFERENCE.SAVE_ATTENTION", "True"] if args.report or args.json else []
@@ -93,11 +94,13 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         opts=[*shown, *args.opts],
     )
+    if not decoder_attends(captioner.cfg):
+        print(f"MODEL.DECODER {captioner.cfg.MODEL.DECODER} has no attention: the captions have no boxes.", flush=True)
     failed: list[str] = []
     with ExitStack() as stack:
         jobs = _from_store(captioner, args, stack) if args.regions else _from_photos(captioner, args, failed)
         spoken = ObjectWords.of_model(captioner.cfg.INFERENCE.VOCAB)
-        captions: list[tuple[CaptionJob, GroundedCaption]] = []
+        captions: list[tuple[CaptionJob, Caption]] = []
         while chunk := list(islice(jobs, AT_ONCE)):
             for job, caption in zip(chunk, caption_regions(captioner, [job.regions for job in chunk])):
                 print(visible(as_text(job.name, caption, spoken)), flush=True)
@@ -212,15 +215,19 @@ def _warn(message: str) -> None:
 
 
 # --- output ------------------------------------------------------------------------------------
-def as_text(name: str, caption: GroundedCaption, spoken: ObjectWords) -> str:
-    """The caption, and a line per object word: its box (x1, y1, x2, y2, pixels) and the attention on it."""
+def as_text(name: str, caption: Caption, spoken: ObjectWords) -> str:
+    """The caption, and a line per object word with a region: its box (x1, y1, x2, y2, pixels) and its attention."""
     lines = [name, f"  {caption or '(no word)'}"]
-    objects = [word for word in caption.words if spoken(word.text)]
+    objects = [word for word in _grounded_words(caption) if spoken(word.text)]
     width = max((len(word.text) for word in objects), default=0)
     for word in objects:
         box = " ".join(f"{side:6.0f}" for side in word.box_px)
         lines.append(f"    {word.text:{width}}  {box}   {word.weight:.2f}")
     return "\n".join(lines)
+
+
+def _grounded_words(caption: Caption) -> tuple[GroundedWord, ...]:
+    return getattr(caption, "words", ())
 
 
 def name_of_run(weights: Path) -> str:
@@ -231,7 +238,7 @@ def name_of_run(weights: Path) -> str:
 
 def _write(
     captioner: Captioner,
-    captions: Sequence[tuple[CaptionJob, GroundedCaption]],
+    captions: Sequence[tuple[CaptionJob, Caption]],
     spoken: ObjectWords,
     args: argparse.Namespace,
 ) -> None:
@@ -241,7 +248,7 @@ def _write(
     from xmodaler_ssattn.report.source import read_source
 
     captions = [(job, caption.with_companions()) for job, caption in captions]
-    objects = spoken.among(sorted({word.text for _, caption in captions for word in caption.words}))
+    objects = spoken.among(sorted({word.text for _, caption in captions for word in _grounded_words(caption)}))
     header = {
         "ground_by": captioner.cfg.INFERENCE.GROUND_BY,
         "region_rule": captioner.cfg.INFERENCE.REGION_RULE,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.caption import Caption
 from xmodaler_ssattn.cli.configuring import load_config
 from xmodaler_ssattn.cli.train import check_weights
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
@@ -140,7 +140,7 @@ def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, s
 
 
 @torch.inference_mode()
-def caption_regions(captioner: Captioner, images: Sequence[Regions]) -> list[GroundedCaption]:
+def caption_regions(captioner: Captioner, images: Sequence[Regions]) -> list[Caption]:
     """One caption per image, by beam search, with the greedy caption as its attribute ``greedy``.
 
     Raises:

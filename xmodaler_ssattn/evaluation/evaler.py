@@ -29,6 +29,7 @@ from xmodaler_ssattn.evaluation.results import ImageResult, Results, gvd_predict
 from xmodaler_ssattn.evaluation.scoring import ACCURACY, GREEDY, CaptionScorer, GroundingScorer, caption_sets, joined
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import EVALUATION_REGISTRY, comm
+from xmodaler_ssattn.partners import decoder_attends
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
     metrics = metrics_of(cfg.INFERENCE.get("METRICS", DEFAULT_METRICS), split)
     captions = [name for metric in _caption_metrics(metrics) for name in all_metrics()[metric].titles]
     names = [*captions, *(GREEDY + name for name in captions)]
-    if GROUNDING in metrics:
+    if GROUNDING in metrics and decoder_attends(cfg):
         names += GENERATED_SCORES
         names += [ACCURACY] if cfg.INFERENCE.get("GT_ATTENTION", False) else []
     return tuple(names)
@@ -109,17 +110,22 @@ class Flickr30kEntitiesEvaler:
         self._save_attention = bool(inference.get("SAVE_ATTENTION", False))
         self._last_epoch = cfg.SOLVER.EPOCH
         self._folder = Path(cfg.OUTPUT_DIR) / "results"
+        attends = decoder_attends(cfg)
         chosen = {
             "ground_by": inference.get("GROUND_BY", "gamma"),
             "region_rule": inference.get("REGION_RULE", "argmax"),
         }
+        chosen = chosen if attends else {}
         self._header = {"split": self.split, **chosen, **_config_header(cfg)}
         self._metrics = metrics_of(inference.get("METRICS", DEFAULT_METRICS), self.split)
         final = metrics_of(inference.get("FINAL_METRICS", DEFAULT_FINAL_METRICS), self.split)
         self._final = (*self._metrics, *final)
         self._references = read_reference_captions(annfile)
         self._captions = CaptionScorer(self._references)
-        self._grounding = _Grounding.of(cfg, self.split) if GROUNDING in self._final else None
+        grounded = GROUNDING in self._final
+        if grounded and not attends:
+            _say_once(f"No grounding scores: MODEL.DECODER {cfg.MODEL.DECODER} has no attention.")
+        self._grounding = _Grounding.of(cfg, self.split) if grounded and attends else None
         if self._grounding is not None:
             check_classes_of(cfg, self._grounding.records)
         self._previous: tuple[int, str, dict[str, float]] | None = None
@@ -145,7 +151,8 @@ class Flickr30kEntitiesEvaler:
         """Score one pass over the split.
 
         Args:
-            results: ``[{ID_KEY: int, VALUE: GroundedCaption or str}, ...]``; of a repeated id, the last is used.
+            results: ``[{ID_KEY: int, VALUE: GroundedCaption, Caption or str}, ...]``; of a repeated id, the last is
+                used.
             epoch: number of finished epochs; the last epoch, and a negative number (no training), add
                 ``FINAL_METRICS``.
 

@@ -19,7 +19,8 @@ One JSON object::
     ARRAY    {"dtype": "float16", "shape": [T, K], "base64": "..."}  little-endian, row by row
 
 ``caption`` is the model's main caption (from beam search when that is on), ``greedy`` its greedy one. Boxes are in
-pixels of the original image. A caption without grounding has only "text". Readers ignore keys that they do not know.
+pixels of the original image. A caption without grounding (of a model without attention) has no "words" and no
+"attention". Readers ignore keys that they do not know.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from msgspec import Meta, Struct
 
-from xmodaler_ssattn.caption import Attention, GroundedCaption, GroundedWord
+from xmodaler_ssattn.caption import Attention, Caption, GroundedCaption, GroundedWord
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.progress import progress
@@ -50,7 +51,7 @@ class ImageResult:
 
     Attributes:
         image_id: as in the annotations.
-        caption: the main caption; a ``GroundedCaption`` with ``greedy`` set, or a plain ``str``.
+        caption: the main caption; a ``GroundedCaption`` or ``Caption`` with ``greedy`` set, or a plain ``str``.
         forced: one sentence in GVD's format per reference caption, under teacher forcing; may be empty.
     """
 
@@ -98,6 +99,8 @@ def encode_array(array: np.ndarray) -> dict[str, Any]:
 
 def _caption_record(caption: str, save_attention: bool) -> dict[str, Any]:
     record: dict[str, Any] = {"text": str(caption)}
+    if isinstance(caption, Caption):
+        record["log_prob"] = None if caption.log_prob is None else float(caption.log_prob)
     if not isinstance(caption, GroundedCaption):
         return record
     record["words"] = [
@@ -109,7 +112,6 @@ def _caption_record(caption: str, save_attention: bool) -> dict[str, Any]:
         }
         for word in caption.words
     ]
-    record["log_prob"] = None if caption.log_prob is None else float(caption.log_prob)
     if save_attention and caption.attention is not None:
         record["attention"] = {
             name: None if array is None else encode_array(array) for name, array in caption.attention._asdict().items()
@@ -183,9 +185,9 @@ class _Caption(Struct):
     log_prob: float | None = None
     attention: _Attention | None = None
 
-    def caption(self, **shared: Any) -> str:
+    def caption(self, image_size: Any, boxes_px: np.ndarray | None) -> Caption:
         if self.words is None:
-            return self.text
+            return Caption(self.text, image_size=image_size, log_prob=self.log_prob)
         words = [GroundedWord(word.text, word.region, word.box_px, word.weight) for word in self.words]
         for number, word in enumerate(words):
             if not all(map(math.isfinite, (*word.box_px, word.weight))):
@@ -194,7 +196,9 @@ class _Caption(Struct):
         if self.attention is not None:
             alpha, beta, gamma = self.attention.alpha, self.attention.beta, self.attention.gamma
             attention = Attention(alpha.decoded(), None if beta is None else beta.decoded(), gamma.decoded())
-        return GroundedCaption(words, attention=attention, log_prob=self.log_prob, **shared)
+        return GroundedCaption(
+            words, attention=attention, log_prob=self.log_prob, image_size=image_size, boxes_px=boxes_px
+        )
 
 
 class _Image(Struct):
@@ -209,7 +213,7 @@ class _Image(Struct):
         boxes = None if self.boxes_px is None else np.array(self.boxes_px, dtype=np.float32).reshape(-1, 4)
         caption = self.caption.caption(image_size=self.image_size, boxes_px=boxes)
         greedy = None if self.greedy is None else self.greedy.caption(image_size=self.image_size, boxes_px=boxes)
-        if isinstance(caption, GroundedCaption) and isinstance(greedy, GroundedCaption):
+        if greedy is not None and type(caption) is type(greedy):
             caption = caption.with_companions(greedy=greedy)
         return ImageResult(self.image_id, caption, tuple(self.forced))
 

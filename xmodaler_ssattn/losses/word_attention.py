@@ -20,7 +20,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import add_ssattn_config, completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
-from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
+from xmodaler_ssattn.partners import needs_attention, require_grounded_captioner, require_outputs
 
 REDUCTIONS = ("pairs", "words")
 ATTENTIONS = {"alpha": keys.WORD_ALPHA, "gamma": keys.WORD_GAMMA}
@@ -95,6 +95,8 @@ class WordAttentionLoss(nn.Module):
     def from_config(cls, cfg) -> dict:
         cfg = completed(cfg)
         require_grounded_captioner(cfg, "WordAttentionLoss", "which does not return the attention of every word")
+        if problem := needs_attention(cfg, "WordAttentionLoss"):
+            raise UserError(f"{problem} Remove WordAttentionLoss from LOSSES.NAMES.")
         settings = cfg.LOSSES.WORD_ATTENTION
         return {"weight": settings.WEIGHT, "attention": settings.ATTENTION, "reduction": settings.REDUCTION}
 

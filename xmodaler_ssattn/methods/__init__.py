@@ -6,6 +6,7 @@ Each file says what of its system it contains and what it leaves out; docs/metho
 from xmodaler_ssattn.methods.cyclical import CyclicalCaptioner, CyclicalLoss
 from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding
 from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss
+from xmodaler_ssattn.methods.lstm_a import LSTMADecoder
 from xmodaler_ssattn.methods.prophet import ProphetCaptioner, ProphetLoss
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "GVDClassLoss",
     "GVDContextEncoder",
     "GVDRegionEmbedding",
+    "LSTMADecoder",
     "ProphetCaptioner",
     "ProphetLoss",
 ]

@@ -222,7 +222,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     def with_rows(self, inputs: dict, rows: int) -> dict:
         """A copy of an encoded batch with initial states of ``rows`` rows (captions of all images)."""
-        return {**inputs, **self.decoder.initial_states(inputs[kfg.ATT_FEATS], rows)}
+        return {**inputs, **self.decoder.first_states(inputs, rows)}
 
     def _forward(self, batched_inputs: dict) -> dict:
         """Teacher forcing, with scheduled sampling when SS_PROB is above 0 in training.
@@ -318,9 +318,9 @@ class GroundedCaptioner(BaseEncoderDecoder):
         """The host's interface: losses' inputs when ``use_beam_search`` is None, else decoding.
 
         With ``use_beam_search`` True and ``output_sents`` (the stock test loop's only call), OUTPUT contains
-        one GroundedCaption per image from beam search, which also has the greedy caption, and the forced
-        references if INFERENCE.GT_ATTENTION is True and the dataset supplies them. The image is encoded once
-        for all three.
+        one GroundedCaption per image from beam search (a Caption, if the decoder has no attention), which also has
+        the greedy caption, and the forced references if INFERENCE.GT_ATTENTION is True and the dataset supplies them.
+        The image is encoded once for all three.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             if use_beam_search is None:
@@ -355,10 +355,11 @@ class GroundedCaptioner(BaseEncoderDecoder):
         """Teacher forcing on REF_TOKENS_IDS (B, S, T): B tuples of S GroundedCaptions.
 
         The region of word j of a caption (from 0) is that attended to at step j, the step that predicts the word.
+        Without attention, the tuples are empty.
         """
         tokens = inputs[keys.REF_TOKENS_IDS]
         images, captions, length = tokens.shape
-        if length < 2:
+        if length < 2 or not self.decoder.attends:
             return [()] * images
         state = self.with_rows(inputs, images * captions)
         rows = tokens.view(images * captions, length).clamp(min=0)

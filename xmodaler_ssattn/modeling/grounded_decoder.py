@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xmodaler_ssattn.host import Decoder
+from xmodaler_ssattn.host import Decoder, kfg
 
 
 class GroundedDecoder(Decoder):
@@ -22,7 +22,12 @@ class GroundedDecoder(Decoder):
 
     Everything that ``forward`` returns, except ALPHA and GAMMA, is a state. States may have any shape and may grow from
     word to word. The methods below define the initial states and the selection of states by captions and beams.
+
+    ALPHA and GAMMA may have more columns than there are regions; those after K are never a word's region. A decoder
+    without attention sets ``attends = False`` and returns (N, 0): its captions then have no regions.
     """
+
+    attends = True
 
     # Inputs of ``forward`` with one row per image; beam search drops the rows of finished images.
     READ_PER_STEP: tuple[str, ...] = ()
@@ -30,6 +35,13 @@ class GroundedDecoder(Decoder):
     @abstractmethod
     def initial_states(self, like: Tensor, rows: int) -> dict[str, Any]:
         """The states of ``rows`` captions before the first word, with the device and dtype of ``like``."""
+
+    def first_states(self, inputs: dict, rows: int) -> dict[str, Any]:
+        """The states of ``rows`` captions of an encoded batch before the first word; a multiple of the batch's rows.
+
+        They are ``initial_states``, unless a decoder's first states depend on the image.
+        """
+        return self.initial_states(inputs[kfg.ATT_FEATS], rows)
 
     def select_states(self, states: dict[str, Any], rows: Tensor) -> dict[str, Any]:
         """The states of ``rows``, in that order; a row that several beams continue is repeated.

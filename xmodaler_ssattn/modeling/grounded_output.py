@@ -1,4 +1,4 @@
-"""Make GroundedCaptions from word ids and attention weights.
+"""Make captions from word ids and attention weights.
 
 Letters: B images, K regions (padded), T words.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.caption import Attention, GroundedCaption, ground_words
+from xmodaler_ssattn.caption import Attention, Caption, GroundedCaption, ground_words
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.region_rules import CLASS_RULES, PROTOCOL, RegionRule
@@ -26,6 +26,7 @@ class Decoded(NamedTuple):
         sents: (B, T) int64 word ids; the first 0 ends a caption.
         logp: (B, T) float32, log-probability of each word, including the final 0; 0 after it. None for forced captions.
         alpha, gamma: (B, t, K), the weights at the step that predicted the word; t is at least the longest length.
+            (B, t, 0) from a decoder without attention.
     """
 
     sents: Tensor
@@ -42,8 +43,8 @@ def captions_from_decoding(
     ground_by: str = "gamma",
     rule: RegionRule = PROTOCOL,
     save_attention: bool = False,
-) -> list[GroundedCaption]:
-    """One GroundedCaption per image.
+) -> list[Caption]:
+    """One GroundedCaption per image; a Caption, if the decoder has no attention.
 
     Args:
         batch: encoded; contains BOXES_PX, IMAGE_SIZE, NUM_REGIONS and, except for the Up-Down baseline, BETA (B, K);
@@ -58,6 +59,14 @@ def captions_from_decoding(
     ids = decoded.sents.cpu().numpy()
     logp = decoded.logp
     log_probs = logp.detach().double().sum(-1).tolist() if logp is not None else [None] * len(ids)
+    stops = [np.flatnonzero(row <= 0) for row in ids]  # the end, or -1 on padding
+    words = [[vocab[i] for i in row[: stop[0] if len(stop) else None]] for row, stop in zip(ids, stops, strict=True)]
+    sizes = batch[keys.IMAGE_SIZE].cpu().tolist()
+    if decoded.gamma.shape[-1] == 0:
+        return [
+            Caption(" ".join(texts), image_size=(width, height), log_prob=log_prob)
+            for texts, (width, height), log_prob in zip(words, sizes, log_probs, strict=True)
+        ]
     alpha, gamma = _array(decoded.alpha), _array(decoded.gamma)
     beta: Any = None if batch.get(keys.BETA) is None else _array(batch[keys.BETA])
     boxes = batch[keys.BOXES_PX].cpu().numpy()
@@ -67,11 +76,9 @@ def captions_from_decoding(
             "has none. A data set of another project must add CLASS_PROBS to its samples, see xmodaler_ssattn/keys.py."
         )
     probs = _array(batch[keys.CLASS_PROBS]) if rule.name in CLASS_RULES else None
-    sizes = batch[keys.IMAGE_SIZE].cpu().tolist()
-    captions = []
+    captions: list[Caption] = []
     for b, regions in enumerate(batch[keys.NUM_REGIONS]):
-        stop = np.flatnonzero(ids[b] <= 0)  # the end, or -1 on padding
-        length = int(stop[0]) if len(stop) else len(ids[b])
+        texts, length = words[b], len(words[b])
         if ground_by == "beta":
             chooser = np.broadcast_to(beta[b], (length, beta.shape[1]))
         else:
@@ -83,7 +90,7 @@ def captions_from_decoding(
                 beta[b, :regions].copy() if beta is not None else None,
                 gamma[b, :length, :regions].copy(),
             )
-        texts, found = [vocab[i] for i in ids[b, :length]], None if probs is None else probs[b, :regions]
+        found = None if probs is None else probs[b, :regions]
         scores = rule.scores(texts, chooser[:length, :regions], boxes[b, :regions], found)
         captions.append(
             GroundedCaption(

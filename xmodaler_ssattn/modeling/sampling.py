@@ -49,7 +49,7 @@ class Sampled(NamedTuple):
 
     Attributes:
         sents: (N, T) int64 word ids, 0 from the end on; a caption without 0 was cut at T.
-        regions: (N, T) int64, the region of each word (the argmax of INFERENCE.GROUND_BY).
+        regions: (N, T) int64, the region of each word (the argmax of INFERENCE.GROUND_BY); 0 without attention.
     """
 
     sents: Tensor
@@ -85,11 +85,14 @@ def sample_captions(model: WordModel, batch: dict, samples: int, *, greedy_first
         inputs = model.encode(batch)
         count = inputs[kfg.ATT_FEATS].shape[0] * rows
         decoded = strategy.say(model, model.with_rows(inputs, count), count, choose)
+    padded = torch.zeros_like(decoded.sents)
+    if not model.decoder.attends:
+        return Sampled(decoded.sents, padded)
     if strategy.ground_by == "beta":
         beta = inputs[keys.BETA].repeat_interleave(rows, dim=0)
         regions = beta.argmax(dim=1, keepdim=True).expand(-1, decoded.gamma.shape[1])
     else:
-        regions = getattr(decoded, strategy.ground_by).argmax(dim=2)
-    padded = torch.zeros_like(decoded.sents)
+        weights = getattr(decoded, strategy.ground_by)
+        regions = weights[:, :, : inputs[kfg.ATT_FEATS].shape[1]].argmax(dim=2)
     padded[:, : regions.shape[1]] = regions
     return Sampled(decoded.sents, padded)

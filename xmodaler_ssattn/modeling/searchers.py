@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.caption import GroundedCaption
+from xmodaler_ssattn.caption import Caption
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.region_choice import region_rule
@@ -139,7 +139,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
             out[kfg.OUTPUT] = self.captions(out[keys.DECODED], inputs, self.save_attention)
         return out
 
-    def captions(self, decoded: Decoded, batch: dict, save_attention: bool = False) -> list[GroundedCaption]:
+    def captions(self, decoded: Decoded, batch: dict, save_attention: bool = False) -> list[Caption]:
         """``captions_from_decoding`` with this strategy's words and choice of regions."""
         return captions_from_decoding(
             decoded,
@@ -268,7 +268,7 @@ class _BeamSearch:
         parent = torch.div(flat, logp.shape[-1], rounding_mode="floor")
         word = flat - parent * logp.shape[-1]
         word_logp = logp.view(count, -1).gather(1, flat)
-        attention = (inputs[key].view(count, width, -1) for key in (keys.ALPHA, keys.GAMMA))
+        attention = (inputs[key].unflatten(0, (count, width)) for key in (keys.ALPHA, keys.GAMMA))
         self.steps.append(_BeamStep(self.active, parent, word, word_logp, *attention))
         self.word, self.scores = word, self.scores.gather(1, parent) + word_logp
         self.finished = self.finished.gather(1, parent) | (word == end)

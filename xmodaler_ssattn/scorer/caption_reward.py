@@ -18,7 +18,7 @@ from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.vocabulary import END
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
-from xmodaler_ssattn.partners import needs_grounded_captioner
+from xmodaler_ssattn.partners import needs_attention, needs_grounded_captioner
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
 from xmodaler_ssattn.scorer.grounded_words import grounded_share
 from xmodaler_ssattn.scorer.references import NO_CLASS, RewardReferences, read_reward_references, references_path
@@ -193,7 +193,8 @@ def check_scorer_config(cfg: Any) -> None:
         problems.append(f"SCORER.EOS_ID: expected {END}, which ends every caption here, got {scorer.EOS_ID!r}.")
     if scorer.GROUNDING_WEIGHT > 0:
         reason = "which does not return the region of a sampled word"
-        problems += filter(None, [needs_grounded_captioner(cfg, "SCORER.GROUNDING_WEIGHT", reason)])
+        name = "SCORER.GROUNDING_WEIGHT"
+        problems += filter(None, [needs_grounded_captioner(cfg, name, reason), needs_attention(cfg, name)])
     if not scorer.GROUNDING_WEIGHT >= 0:
         problems.append(f"SCORER.GROUNDING_WEIGHT: expected a number >= 0, got {scorer.GROUNDING_WEIGHT!r}.")
     problems += unread_files(cfg)
