@@ -167,6 +167,10 @@ def add_ssattn_config(cfg: Any) -> None:
         # True: an image's captions share one dropout mask on its embedded regions, so that W_v V is also computed once
         # per image. False: one mask per caption, as in the stock model.
         SHARE_REGION_DROPOUT=False,
+        # CUDA only: products of float32 matrices in TF32 (inputs rounded to 10 bits of mantissa, sums in float32): this
+        # is several times faster on cards since 2020 and was torch's own default until 1.11. False: full float32, to
+        # compare numbers with a CPU's. It is a setting of the process; SOLVER.AMP does not depend on it.
+        TF32=True,
         # CUDA only: record the encoding and the recurrence of a training step as graphs, one per number of words
         # (rounded up to a multiple of 4), and replay them. Not yet run on a GPU.
         CAPTURE_GRAPHS=False,

@@ -16,7 +16,13 @@ from xmodaler_ssattn.host import HookBase, comm
 EXPLODED = 10.0
 """A loss above this multiple of the median of the last ``RECENT`` losses is reported."""
 RECENT = 50
+STILL = "The weights are still those of the previous step."
 logger = logging.getLogger(__name__)
+
+
+def answers_late(tensor: Tensor) -> bool:
+    """Whether the host must wait for the device to read ``tensor``."""
+    return tensor.is_cuda
 
 
 def bad_tensors(named: Iterable[tuple[str, Tensor]]) -> list[str]:
@@ -29,7 +35,7 @@ def bad_tensors(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     # Adam counts its steps on the CPU, also when its moments are on a GPU.
     device = tensors[-1][1].device
     sums = torch.stack([tensor.detach().sum(dtype=torch.float32).to(device) for _, tensor in tensors])
-    suspects = [pair for pair, fine in zip(tensors, torch.isfinite(sums).tolist()) if not fine]
+    suspects = [pair for pair, fine in zip(tensors, torch.isfinite(sums.cpu()).tolist()) if not fine]
     return [name for name, tensor in suspects if not torch.isfinite(tensor).all()]
 
 
@@ -40,6 +46,7 @@ class OnlyFinite(HookBase):
         self._tested = -1
         self._losses: deque[float] = deque(maxlen=RECENT)
         self._said = -RECENT
+        self._unread: tuple[list[str], Tensor] | None = None
 
     def before_train(self) -> None:
         self._named = dict(comm.unwrap_model(self.trainer.model).named_parameters())
@@ -55,6 +62,10 @@ class OnlyFinite(HookBase):
         checkpointer.save = save_finite
 
     def after_step(self) -> None:
+        if self._unread is not None:
+            (names, largest), self._unread = self._unread, None
+            bad = [name for name, fine in zip(names, torch.isfinite(largest.cpu()).tolist()) if not fine]
+            self._refuse("gradient", bad, STILL)
         latest = self.trainer.storage.latest().get("total_loss")
         if latest is None:
             return
@@ -74,8 +85,15 @@ class OnlyFinite(HookBase):
         if self._tested == self.trainer.iter:
             return  # the step of a class that clips calls the step of the optimiser itself
         self._tested = self.trainer.iter
-        named = ((name, p.grad) for name, p in self._named.items() if p.grad is not None)
-        self._refuse("gradient", bad_tensors(named), "The weights are still those of the previous step.")
+        named = {name: p.grad for name, p in self._named.items() if p.grad is not None}
+        optimizer = self.trainer.optimizer
+        if not (optimizer.defaults.get("fused") and named and all(answers_late(grad) for grad in named.values())):
+            return self._refuse("gradient", bad_tensors(named.items()), STILL)
+        # Waiting for the answer here would delay the update. Instead the fused kernel is told, on the device, to change
+        # nothing if a number is bad; ``after_step`` reads the answer.
+        largest = torch.stack(torch._foreach_norm(list(named.values()), float("inf")))
+        optimizer.found_inf = (~torch.isfinite(largest).all()).float()
+        self._unread = list(named), largest
 
     def _test_weights(self, name: str) -> None:
         self._refuse("weight", bad_tensors(self._named.items()), f"{name} was not written.")

@@ -29,8 +29,8 @@ MAY_DIFFER = (
     "INFERENCE.VAL_ANNFILE", "INFERENCE.TEST_ANNFILE", "MODEL.WEIGHTS", "MODEL.PARTIAL_WEIGHTS",
     "LOSSES.WORD_ATTENTION.PAIRS",
     # The way of computing.
-    "MODEL.DEVICE", "MODEL.CPU_THREADS", "MODEL.CAPTURE_GRAPHS", "DATALOADER.CACHE", "DATALOADER.NUM_WORKERS",
-    "CUDNN_BENCHMARK", "SOLVER.AMP",
+    "MODEL.DEVICE", "MODEL.CPU_THREADS", "MODEL.CAPTURE_GRAPHS", "MODEL.TF32", "DATALOADER.CACHE",
+    "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK", "SOLVER.AMP",
     # The product with the number of processes is one of the facts.
     "DATALOADER.TRAIN_BATCH_SIZE",
     # The embedded runtime restores the random states, so that the seed is not used again; upstream starts from it.

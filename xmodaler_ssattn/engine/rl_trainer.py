@@ -35,6 +35,7 @@ from xmodaler_ssattn.host import (
     get_event_storage,
     kfg,
 )
+from xmodaler_ssattn.modeling.collate import send
 from xmodaler_ssattn.modeling.sampling import sample_captions
 from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.processes import losses_over_processes
@@ -112,9 +113,12 @@ class SelfCriticalTrainer(DefaultTrainer):
         self.optimizer.zero_grad()
         total: Any = sum(value for name, value in losses.items() if "acc" not in name)
         total.backward()
+        if total.is_cuda:  # reading the losses waits for the device: the update is queued before
+            self.optimizer.step()
         self._write_metrics(losses, data_time)
         self._write_rewards(metrics)
-        self.optimizer.step()
+        if not total.is_cuda:
+            self.optimizer.step()
         if getattr(self, "ema", None) is not None:  # upstream's averaged weights
             self.ema.update(self.model)
 
@@ -137,8 +141,8 @@ class SelfCriticalTrainer(DefaultTrainer):
         greedy = self.baseline == "greedy"
         sampled = sample_captions(model, batch, self.samples, greedy_first=greedy)
         images = len(batch[kfg.IDS])
-        # (B, captions per image, T); copying the words is the only synchronisation with the device.
-        sents, regions = (part.cpu().view(images, self.samples + int(greedy), -1) for part in sampled)
+        # (B, captions per image, T) each, in one copy: the host must know the words to score them.
+        sents, regions = torch.stack(sampled).cpu().view(2, images, self.samples + int(greedy), -1)
         scores = self._score(batch, sents[:, int(greedy) :], regions[:, int(greedy) :])
         rewards = scores.pop(kfg.REWARDS)
         if greedy:
@@ -147,7 +151,7 @@ class SelfCriticalTrainer(DefaultTrainer):
         else:
             baseline, advantages = rewards, over_others(rewards)
         forced = forced_batch(batch, sents[:, int(greedy) :].flatten(0, 1), model.greedy_decoder.eos_token_id)
-        forced[kfg.REWARDS] = advantages.reshape(-1).float().to(model.device)
+        forced[kfg.REWARDS] = send(advantages.reshape(-1).float(), model.device)
         forced[keys.SUPPRESSED_WORD] = model.greedy_decoder.unk_token_id
         metrics = {"reward": float(rewards.mean()), "baseline": float(baseline.mean())}
         metrics["length"] = forced[keys.NUM_WORDS] / rewards.numel()
@@ -193,8 +197,8 @@ def forced_batch(batch: dict, sents: Tensor, end: int = 0) -> dict:
     targets = words.masked_fill(torch.arange(longest) >= lengths.unsqueeze(1), -1)
     return {
         **batch,
-        kfg.G_TOKENS_IDS: tokens.to(device, non_blocking=True),
-        kfg.G_TARGET_IDS: targets.to(device, non_blocking=True),
+        kfg.G_TOKENS_IDS: send(tokens, device),
+        kfg.G_TARGET_IDS: send(targets, device),
         keys.CAPTION_LENGTHS: lengths.tolist(),
         keys.CAPTIONS_PER_IMAGE: len(sents) // len(batch[kfg.IDS]),
         keys.NUM_WORDS: int(lengths.sum()),

@@ -69,7 +69,7 @@ def words_at_once(model: GroundedCaptioner, batch: dict, ss_prob: float) -> Word
     """``forcing.word_states`` by one rollout over all captions."""
     tokens = batch[kfg.G_TOKENS_IDS]
     plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
-    inputs, rows = encoded_rows(model, batch, plan.order)
+    inputs, rows = encoded_rows(model, batch, plan)
     given = tokens.reshape(-1)[plan.words]
     words = WordSource(model.token_embed, given, plan.sizes, plan.rows, ss_prob, model.sample_words)
     hidden, scores = ss_decoder.roll_out(model.decoder, rows, words)

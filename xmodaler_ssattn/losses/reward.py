@@ -36,7 +36,7 @@ def reward_loss(logits: Tensor, words: Tensor, advantages: Tensor, suppressed: i
     """
     if suppressed is not None:
         only = logits.new_zeros(logits.shape[1])
-        only[suppressed] = float("-inf")
+        only[suppressed : suppressed + 1] = float("-inf")  # a slice is filled on the device, one number is copied there
         logits = logits + only
     surprise = F.cross_entropy(logits, words, reduction="none")
     return (advantages.detach() * surprise).sum() / max(len(words), 1)

@@ -127,6 +127,8 @@ class GroundedCaptioner(BaseEncoderDecoder):
         check_words(cfg.MODEL.VOCABULARY_SHA256, words, "MODEL.VOCABULARY_SHA256 of the config")
         # The host builds its greedy decoder by the fixed name "GreedyDecoder", which does not suppress UNK.
         arguments["greedy_decoder"] = DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg)
+        if torch.device(cfg.MODEL.DEVICE).type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = cfg.MODEL.TF32  # here, because both hosts and all commands pass it
         arguments["gt_attention"] = cfg.INFERENCE.GT_ATTENTION
         arguments["amp"] = cfg.SOLVER.AMP
         arguments["share_region_dropout"] = cfg.MODEL.SHARE_REGION_DROPOUT

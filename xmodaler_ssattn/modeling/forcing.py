@@ -56,6 +56,7 @@ class CaptionPlan(NamedTuple):
         words: (M,) int64, index of each word in the flattened (N, T) tokens.
         rows: (M,) int64, position of each word's caption in ``order``.
         cells: (M,) int64, index of each word in a flattened (T, N) grid of steps and positions in ``order``.
+        listed: ``order`` on the host.
     """
 
     order: Tensor
@@ -63,6 +64,7 @@ class CaptionPlan(NamedTuple):
     words: Tensor
     rows: Tensor
     cells: Tensor
+    listed: list[int]
 
     @classmethod
     def of(cls, lengths: list[int], width: int, device: torch.device, sort: bool = True) -> CaptionPlan:
@@ -78,8 +80,9 @@ class CaptionPlan(NamedTuple):
         steps, rows = grid.nonzero(as_tuple=True)
         sizes = grid.sum(1)
         parts = (order, order[rows] * width + steps, rows, steps * len(lengths) + rows)
+        listed = order.tolist()
         order, words, rows, cells = (send(part, device) for part in parts)
-        return cls(order, sizes[sizes > 0].tolist(), words, rows, cells)
+        return cls(order, sizes[sizes > 0].tolist(), words, rows, cells, listed)
 
 
 def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
@@ -91,7 +94,7 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
     """
     tokens = batch[kfg.G_TOKENS_IDS]
     plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
-    inputs, rows = encoded_rows(model, batch, plan.order)
+    inputs, rows = encoded_rows(model, batch, plan)
     tokens = tokens[plan.order]
     from_state = model.predicts_from_state
     supervised = any(key in batch for key in keys.NEED_ATTENTION)
@@ -122,24 +125,25 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
     return WordStates(inputs, packed(hidden), plan.words, captions, *further, rows, plan)
 
 
-def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, dict]:
+def encoded_rows(model: WordModel, batch: dict, plan: CaptionPlan) -> tuple[dict, dict]:
     """The encoded batch: (for the losses, with one row per image; for the decoder, with one row per caption).
 
     Parts of the model that are not ours may read anything in the batch. Everything in it then has one row per caption
     before that part runs.
 
     Args:
-        order: (N,) int64, the captions in the order of the rows.
+        plan: the order of the rows.
     """
+    order = plan.order
     captions = batch[keys.CAPTIONS_PER_IMAGE]
     images = order.div(captions, rounding_mode="floor")
     if model.encodes_per_image:
         inputs = model.encode(batch, images)
         return inputs, inputs
     if model.share_region_dropout:
-        rows = _per_caption(model.encode(batch), order, images)
+        rows = _per_caption(model.encode(batch), plan, images)
     else:
-        rows = model.encode(_per_caption(batch, order, images))
+        rows = model.encode(_per_caption(batch, plan, images))
     inputs = {**rows, **batch}
     # The first caption of each image in that order: values per image are equal for all its captions.
     first = order.argsort()[::captions]
@@ -149,14 +153,15 @@ def encoded_rows(model: WordModel, batch: dict, order: Tensor) -> tuple[dict, di
     return inputs, rows
 
 
-def _per_caption(batch: dict, order: Tensor, images: Tensor) -> dict:
+def _per_caption(batch: dict, plan: CaptionPlan, images: Tensor) -> dict:
     """A batch, encoded or not, in which everything with one row per image is repeated for each caption."""
     count = len(batch[kfg.IDS])
-    at = {count: images, len(order): order}
+    at = {count: images, len(plan.order): plan.order}
     rows = {
         key: value[at[len(value)]]
         for key, value in batch.items()
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) in at
     }
-    listed = images.tolist()
-    return {**batch, **rows, **{key: [batch[key][image] for image in listed] for key in (kfg.IDS, keys.NUM_REGIONS)}}
+    captions = batch[keys.CAPTIONS_PER_IMAGE]
+    listed = {key: [batch[key][row // captions] for row in plan.listed] for key in (kfg.IDS, keys.NUM_REGIONS)}
+    return {**batch, **rows, **listed}

@@ -24,6 +24,7 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.region_choice import region_rule
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
+from xmodaler_ssattn.modeling.collate import send
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, Decoded, captions_from_decoding
 from xmodaler_ssattn.modeling.loop import WordModel, each_word
 from xmodaler_ssattn.modeling.sampling import sample_words
@@ -34,6 +35,26 @@ from xmodaler_ssattn.region_rules import PROTOCOL, RegionRule
 UNK = "UNK"
 # Finished images are removed from the batch only when few are left, since each removal copies the features.
 SHRINK_AT = 0.75
+# On a GPU the host learns only after this number of words which captions have ended, since it must wait for the answer.
+# Words that were decoded in vain are removed. On a CPU it learns it after each word.
+WORDS_PER_LOOK = 4
+
+
+class Ends:
+    """Which rows have ended after each word, read from the device only once in some words."""
+
+    def __init__(self, device: torch.device, steps: int):
+        self._every, self._last = 1 if device.type == "cpu" else WORDS_PER_LOOK, steps - 1
+        self._unread: list[Tensor] = []
+
+    def read(self, ended: Tensor, t: int) -> list | None:
+        """``ended`` (bool, any shape) after each word since the last look, as lists; None without a look at ``t``."""
+        self._unread.append(ended)
+        if (t + 1) % self._every and t < self._last:
+            return None
+        rows = torch.stack(self._unread).cpu().tolist()
+        self._unread = []
+        return rows
 
 
 def check_vocabulary(cfg: Any) -> None:
@@ -161,6 +182,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
         word = inputs[kfg.ATT_FEATS].new_full((rows,), self.bos_token_id, dtype=torch.long)
         unfinished = torch.ones_like(word, dtype=torch.bool)
         steps: list[Decoded] = []
+        ends = Ends(word.device, self.max_seq_len)
 
         def next_word(inputs: dict, t: int) -> Tensor | None:
             nonlocal unfinished
@@ -170,7 +192,11 @@ class GroundedDecodeStrategy(DecodeStrategy):
             word = torch.where(unfinished, word, self.eos_token_id)
             steps.append(Decoded(word, word_logp, inputs[keys.ALPHA].float(), inputs[keys.GAMMA].float()))
             unfinished = unfinished & (word != self.eos_token_id)
-            return word if unfinished.any() else None
+            read = ends.read(~unfinished.any(), t)
+            if read is None or not any(read):
+                return word
+            del steps[len(steps) - len(read) + read.index(True) + 1 :]
+            return None
 
         each_word(model, inputs, word, self.max_seq_len, next_word)
         sents, logp, alpha, gamma = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
@@ -215,7 +241,7 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
     def _forward(self, batched_inputs: dict, model: WordModel) -> dict:
         search = _BeamSearch(self, model, dict(batched_inputs))
         each_word(model, search.inputs, search.word.reshape(-1), self.max_seq_len, search.next_word)
-        out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), search.final_scores.shape[1])
+        out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), search.width)
         sents, logp, alpha, gamma = search.best_paths(out_size)
         sents, logp = self._padded(sents, self.eos_token_id), self._padded(logp, 0.0)
         best = Decoded(sents[:, 0], logp[:, 0], alpha[:, 0].float(), gamma[:, 0].float())
@@ -253,8 +279,9 @@ class _BeamSearch:
         self.scores = feats.new_zeros((self.images, 1), dtype=torch.float32)
         self.finished = torch.zeros_like(self.scores, dtype=torch.bool)
         self.word = torch.full_like(self.scores, strategy.bos_token_id, dtype=torch.long)
-        self.final_scores: Any = None  # (B, W) after the first step
+        self.width = 0  # W, the same after every step
         self.steps: list[_BeamStep] = []
+        self.ends = Ends(feats.device, strategy.max_seq_len)
         self._before = dict(inputs)
 
     def next_word(self, inputs: dict, t: int) -> Tensor | None:
@@ -272,17 +299,21 @@ class _BeamSearch:
         self.steps.append(_BeamStep(self.active, parent, word, word_logp, *attention))
         self.word, self.scores = word, self.scores.gather(1, parent) + word_logp
         self.finished = self.finished.gather(1, parent) | (word == end)
-        if self.final_scores is None:
-            self.final_scores = self.scores.new_empty((self.images, self.scores.shape[1]))
-        self.final_scores[self.active] = self.scores
-        going = (~self.finished.all(dim=1)).nonzero().squeeze(1)
-        if len(going) == 0:
-            return None
+        self.width = self.scores.shape[1]
+        ended = self.ends.read(self.finished.all(dim=1), t)
+        going = range(count)  # as far as is known
+        if ended is not None:
+            going = [image for image, over in enumerate(ended[-1]) if not over]
+            if not going:
+                needless = sum(all(row) for row in ended) - 1
+                del self.steps[len(self.steps) - needless :]
+                return None
         rows = parent + width * torch.arange(count, device=parent.device).unsqueeze(1)
         states = {k: v for k, v in inputs.items() if k not in _NO_STATE and v is not self._before.get(k)}
         if len(going) <= SHRINK_AT * count and self.model.encodes_per_image:
-            rows = rows[going]
-            self._keep_images(going)
+            kept = send(torch.tensor(going), rows.device)
+            rows = rows[kept]
+            self._keep_images(kept)
         inputs.update(self.model.decoder.select_states(states, rows.view(-1)))
         self._before = dict(inputs)
         return self.word.reshape(-1)

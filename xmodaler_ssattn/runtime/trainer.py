@@ -209,9 +209,13 @@ class DefaultTrainer(TrainerBase):
         losses = losses_over_processes(self.losses, outputs)
 
         self.optimizer.zero_grad()
-        sum(_summands(losses).values()).backward()
+        total: Any = sum(_summands(losses).values())
+        total.backward()
+        if total.is_cuda:  # reading the losses waits for the device: the update is queued before
+            self.optimizer.step()
         self._write_metrics(losses, data_time)
-        self.optimizer.step()
+        if not total.is_cuda:
+            self.optimizer.step()
 
     def _next_batch(self) -> list[dict[str, Any]]:
         iterator = self._train_data_loader_iter
@@ -231,14 +235,14 @@ class DefaultTrainer(TrainerBase):
         """Put the losses, averaged over the processes, into the storage.
 
         Raises:
-            FloatingPointError: a loss is infinite or NaN; the optimiser has not stepped yet.
+            FloatingPointError: a loss is infinite or NaN; on a CPU, the optimiser has not stepped yet.
         """
         metrics = {name: float(torch.as_tensor(value).detach()) for name, value in loss_dict.items()}
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
         if bad:
             raise FloatingPointError(
                 f"The loss became infinite or NaN at iteration {self.iter}: {', '.join(bad)}. All losses: {metrics}. "
-                "The weights are still those of the previous step."
+                "The last checkpoint is not affected."
             )
         gathered = comm.gather({**metrics, "data_time": data_time})
         if not comm.is_main_process():
