@@ -226,6 +226,8 @@ ALLOWED_READS = {
     "tools/versions.py": {"read_text": OWN, "open": "an sdist that it has built"},
     "tools/benchmarks/contestants.py": {"loads": PROCESS},
     "tools/benchmarks/loading.py": {"loads": PROCESS},
+    "tools/benchmarks/gpu_checks.py": {"read_text": OWN, "loads": OWN},
+    "tools/gpu_check.py": {"read_text": OWN, "loads": PROCESS},
     "tools/benchmarks/measures.py": {"read_text": MACHINE},
     "tools/benchmark_store.py": {"read_text": MACHINE},
 }
