@@ -39,11 +39,11 @@ def sample(tmp_path_factory) -> Path:
     return folder
 
 
-def curve(host: str, data: Path, out: Path, workers: int, **changes: str) -> dict:
+def curve(host: str, data: Path, out: Path, workers: int, config: Path = CONFIG, **changes: str) -> dict:
     vocabulary = len((data / "vocabulary.txt").read_text().split()) + 1
     options = SMALL | {"MODEL.VOCAB_SIZE": str(vocabulary), "OUTPUT_DIR": str(out / f"{host}_{workers}")} | changes
     result = out / f"{host}_{workers}.json"
-    command = [sys.executable, SCRIPT, CONFIG, data, result, workers, 24]
+    command = [sys.executable, SCRIPT, config, data, result, workers, 24]
     done = subprocess.run(
         [*map(str, command), *(word for pair in options.items() for word in pair)],
         env=os.environ | {"XMODALER_SSATTN_HOST": host, "PYTHONPATH": str(ROOT)},

@@ -11,6 +11,7 @@ imported, else those of the embedded runtime; see ``host.py``):
     Flickr30kEntitiesEvaler                                                              evaluation/
     FusedCrossEntropy, FusedAdam                                                         fast/
     ProphetCaptioner, ProphetLoss, CyclicalCaptioner, CyclicalLoss                       methods/
+    DistributedDecoder, ConsistencyLoss                                                  methods/
 
 After that their names can be used in any X-modaler yaml and in any script that builds from the registries.
 """
@@ -23,7 +24,14 @@ from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler
 from xmodaler_ssattn.fast.cross_entropy import FusedCrossEntropy
 from xmodaler_ssattn.fast.optim import FusedAdam
 from xmodaler_ssattn.losses import GroundingLoss, SelfCriticalLoss
-from xmodaler_ssattn.methods import CyclicalCaptioner, CyclicalLoss, ProphetCaptioner, ProphetLoss
+from xmodaler_ssattn.methods import (
+    ConsistencyLoss,
+    CyclicalCaptioner,
+    CyclicalLoss,
+    DistributedDecoder,
+    ProphetCaptioner,
+    ProphetLoss,
+)
 from xmodaler_ssattn.modeling import (
     GroundedBeamSearcher,
     GroundedCaptioner,
@@ -34,8 +42,10 @@ from xmodaler_ssattn.scorer import CiderD, GroundedScorer
 
 __all__ = [
     "CiderD",
+    "ConsistencyLoss",
     "CyclicalCaptioner",
     "CyclicalLoss",
+    "DistributedDecoder",
     "Flickr30kEntitiesDataset",
     "Flickr30kEntitiesEvaler",
     "FusedAdam",

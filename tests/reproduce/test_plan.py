@@ -39,7 +39,8 @@ def test_every_shipped_plan_is_sound_and_names_configs_that_exist(path):
 
 def test_the_default_plan_holds_both_tables_with_the_papers_numbers():
     plan = read_plan(TABLES)
-    assert [table.rows for table in plan.tables] == [
+    # The other systems come first in Table 1.
+    assert [table.rows[-4:] for table in plan.tables] == [
         ("updown", "ss_attn_wo_gnd", "ss_attn", "ss_attn_image_mean"),
         ("ss_attn_visual_only", "ss_attn_spatial_only", "ss_attn_semantic_only", "ss_attn"),
     ]
@@ -50,6 +51,8 @@ def test_the_default_plan_holds_both_tables_with_the_papers_numbers():
 def test_the_default_plans_numbers_are_those_in_the_rows_own_headers():
     # "# Table 1, row "SS Attn.": B@1 72.0, B@4 30.8, ... F1_loc 15.69."
     for row in read_plan(TABLES).rows.values():
+        if not row.paper:  # not in the paper's tables
+            continue
         header = row.config.read_text().splitlines()[0].rstrip(".")
         numbers = dict(part.split()[-2:] for part in header.split(": ", 1)[1].split(", "))
         assert {metric: float(value) for metric, value in numbers.items()} == dict(row.paper)

@@ -35,11 +35,13 @@ def region_rule(cfg: Any) -> RegionRule:
     problems = []
     if name not in RULES:
         problems.append(f"REGION_RULE: expected one of {', '.join(RULES)}; got {name!r}.")
+    if not 0 <= inference.UNION_OVERLAP < 1:
+        problems.append(f"UNION_OVERLAP: expected 0 <= UNION_OVERLAP < 1, got {inference.UNION_OVERLAP!r}.")
     if not 0 <= power < float("inf"):
         problems.append(f"REGION_CLASS_POWER: expected a number >= 0, got {power!r}.")
     raise_all(problems, "INFERENCE")
     if name not in CLASS_RULES:
-        return RegionRule(name)
+        return RegionRule(name, overlap=inference.UNION_OVERLAP)
     words = inference.VOCAB
     if not words:
         raise UserError(f"INFERENCE.REGION_RULE {name} needs INFERENCE.VOCAB, the words of the model.")

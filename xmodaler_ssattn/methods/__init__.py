@@ -4,6 +4,14 @@ Each file says what of its system it contains and what it leaves out; docs/metho
 """
 
 from xmodaler_ssattn.methods.cyclical import CyclicalCaptioner, CyclicalLoss
+from xmodaler_ssattn.methods.distributed import ConsistencyLoss, DistributedDecoder
 from xmodaler_ssattn.methods.prophet import ProphetCaptioner, ProphetLoss
 
-__all__ = ["CyclicalCaptioner", "CyclicalLoss", "ProphetCaptioner", "ProphetLoss"]
+__all__ = [
+    "ConsistencyLoss",
+    "CyclicalCaptioner",
+    "CyclicalLoss",
+    "DistributedDecoder",
+    "ProphetCaptioner",
+    "ProphetLoss",
+]
