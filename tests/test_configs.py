@@ -20,7 +20,7 @@ def load(path, tmp_path, *opts):
     """The config with a made-up vocabulary of the size it names."""
     size = load_config(str(path), device="cpu").MODEL.VOCAB_SIZE
     vocabulary = tmp_path / "vocabulary.txt"
-    vocabulary.write_text("".join(f"w{i}\n" for i in range(size - 1)))
+    vocabulary.write_text("man\n" + "".join(f"w{i}\n" for i in range(size - 2)))
     if path.parent.name == "sample":  # else the Bottom-Up detector's 1,600 names are known
         (tmp_path / "sample.json").write_text('{"classes": ["man", "dog"]}')
     return load_config(str(path), ["INFERENCE.VOCAB", str(vocabulary), *opts], device="cpu")

@@ -138,6 +138,12 @@ def add_ssattn_config(cfg: Any) -> None:
         WEIGHT=1.0,
     )
     _defaults(
+        _node(cfg.LOSSES, "CONSISTENCY"),
+        # Used with ConsistencyLoss in LOSSES.NAMES and DistributedDecoder: weight of the loss by which the branches of
+        # attention agree on the object word. 0: as a run without the loss.
+        WEIGHT=0.1,
+    )
+    _defaults(
         cfg.DATALOADER,
         # The region store, one HDF5 file (written by `xmodaler prepare regions`).
         REGIONS="",
@@ -174,6 +180,11 @@ def add_ssattn_config(cfg: Any) -> None:
         # CUDA only: record the encoding and the recurrence of a training step as graphs, one per number of words
         # (rounded up to a multiple of 4), and replay them. Not yet run on a GPU.
         CAPTURE_GRAPHS=False,
+    )
+    _defaults(
+        _node(cfg.MODEL, "DISTRIBUTED"),
+        # Branches of attention of DistributedDecoder; 1 is the plain decoder.
+        BRANCHES=2,
     )
     _defaults(
         cfg.SOLVER,
@@ -214,10 +225,14 @@ def add_ssattn_config(cfg: Any) -> None:
         GROUND_BY="gamma",
         # How these weights choose the region. 'argmax': the published protocol. Beyond it: 'pooled', each region's
         # neighbours vote for it by their IoU; 'class', weight times (probability of the word's class) **
-        # REGION_CLASS_POWER. Controls that read no attention for object words: 'detector', that probability alone, and
-        # 'largest_detector', times the region's area.
+        # REGION_CLASS_POWER; 'union', for DistributedDecoder, the box around the regions of its branches. Controls that
+        # read no attention for object words: 'detector', that probability alone, and 'largest_detector', times the
+        # region's area.
         REGION_RULE="argmax",
         REGION_CLASS_POWER=0.5,  # for the rule 'class'
+        # For the rule 'union': a branch's box is enclosed if its IoU with that of the first branch, or the share of the
+        # smaller one inside the other, is above this value. 0.3 to 0.5, chosen on val.
+        UNION_OVERLAP=0.3,
         # The names of the class probabilities' columns after the background, one per line; "": those of the
         # vocabulary's folder, or for 1,601 columns the Bottom-Up detector's.
         REGION_CLASSES="",

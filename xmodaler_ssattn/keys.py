@@ -135,6 +135,13 @@ GAMMA = "SSATTN_GAMMA"
 GIVEN_V_HAT = "SSATTN_GIVEN_V_HAT"
 """(N, E): the v-hat of this step, instead of the decoder's attention; see ``modeling/given.py``."""
 
+BRANCH_REGIONS = "SSATTN_BRANCH_REGIONS"
+"""(N, n) int64: the region of each branch of a decoder with n branches of attention, at the last step."""
+
+BRANCH_LOGITS = "SSATTN_BRANCH_LOGITS"
+"""(N, n, classes): scores of the object classes for the v-hat of each branch, at the last step; of all words, (M, n,
+classes)."""
+
 DECODED = "SSATTN_DECODED"
 """a ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions."""
 

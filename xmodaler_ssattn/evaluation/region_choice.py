@@ -36,10 +36,14 @@ def region_rule(cfg: Any) -> RegionRule:
     problems = []
     if name not in RULES:
         problems.append(f"REGION_RULE: expected one of {', '.join(RULES)}; got {name!r}.")
+    if not 0 <= inference.UNION_OVERLAP < 1:
+        problems.append(f"UNION_OVERLAP: expected 0 <= UNION_OVERLAP < 1, got {inference.UNION_OVERLAP!r}.")
     if not 0 <= power < float("inf"):
         problems.append(f"REGION_CLASS_POWER: expected a number >= 0, got {power!r}.")
     raise_all(problems, "INFERENCE")
-    return class_rule(cfg, name, f"INFERENCE.REGION_RULE {name}") if name in CLASS_RULES else RegionRule(name)
+    if name in CLASS_RULES:
+        return class_rule(cfg, name, f"INFERENCE.REGION_RULE {name}")
+    return RegionRule(name, overlap=inference.UNION_OVERLAP)
 
 
 def class_rule(cfg: Any, name: str, user: str) -> RegionRule:

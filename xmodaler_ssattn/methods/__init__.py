@@ -4,14 +4,17 @@ Each file says what of its system it contains and what it leaves out; docs/metho
 """
 
 from xmodaler_ssattn.methods.cyclical import CyclicalCaptioner, CyclicalLoss
+from xmodaler_ssattn.methods.distributed import ConsistencyLoss, DistributedDecoder
 from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding
 from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss
 from xmodaler_ssattn.methods.lstm_a import LSTMADecoder
 from xmodaler_ssattn.methods.prophet import ProphetCaptioner, ProphetLoss
 
 __all__ = [
+    "ConsistencyLoss",
     "CyclicalCaptioner",
     "CyclicalLoss",
+    "DistributedDecoder",
     "GVDClassLoss",
     "GVDContextEncoder",
     "GVDRegionEmbedding",

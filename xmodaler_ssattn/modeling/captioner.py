@@ -246,6 +246,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
             **states.inputs,
             **self._predict(states, targets),
             **_supervised_words(states),
+            **states.further,
             kfg.G_TARGET_IDS: targets,
             keys.CAPTION_OF_WORD: states.captions,
         }
@@ -294,7 +295,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
             )
             and self.encoder_skips_words
             and self.predicts_from_state
-            and follows(self.decoder, SSAttentionDecoder)
+            and (follows(self.decoder, SSAttentionDecoder) or getattr(self.decoder, "encodes_per_image", False))
         )
 
     @property
@@ -365,17 +366,21 @@ class GroundedCaptioner(BaseEncoderDecoder):
             return [()] * images
         state = self.with_rows(inputs, images * captions)
         rows = tokens.view(images * captions, length).clamp(min=0)
-        alphas, gammas = [], []
+        alphas, gammas, regions = [], [], []
 
         def next_word(state: dict, t: int) -> Tensor:
             alphas.append(state[keys.ALPHA])
             gammas.append(state[keys.GAMMA])
+            if keys.BRANCH_REGIONS in state:
+                regions.append(state[keys.BRANCH_REGIONS])
             return rows[:, t + 1]
 
         each_word(self, state, rows[:, 0], length - 1, next_word)
-        alpha, gamma = (torch.stack(parts, 1).view(images, captions, length - 1, -1) for parts in (alphas, gammas))
+        found = [
+            torch.stack(parts, 1).view(images, captions, length - 1, -1) for parts in (alphas, gammas, regions) if parts
+        ]
         by_caption = [
-            self.greedy_decoder.captions(Decoded(tokens[:, s, 1:], None, alpha[:, s], gamma[:, s]), inputs)
+            self.greedy_decoder.captions(Decoded(tokens[:, s, 1:], None, *(part[:, s] for part in found)), inputs)
             for s in range(captions)
         ]
         return list(zip(*by_caption, strict=True))

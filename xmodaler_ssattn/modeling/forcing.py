@@ -8,6 +8,8 @@ size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -31,6 +33,7 @@ class WordStates(NamedTuple):
         logits: (M, V) if the predictor reads more than the state, else None.
         alpha, gamma: (M, K), the attention of the step that predicts the word, if the batch has a key of
             NEED_ATTENTION, else None.
+        further: the decoder's READ_BY_LOSSES, (M, ...) each.
         rows: the encoded batch as the decoder reads it, one row per caption in the order of ``plan``; None from
             captured graphs.
         plan: the order of captions and words; None from captured graphs.
@@ -43,6 +46,7 @@ class WordStates(NamedTuple):
     logits: Tensor | None = None
     alpha: Tensor | None = None
     gamma: Tensor | None = None
+    further: Mapping[str, Tensor] = MappingProxyType({})
     rows: dict | None = None
     plan: CaptionPlan | None = None
 
@@ -99,6 +103,7 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
     from_state = model.predicts_from_state
     supervised = any(key in batch for key in keys.NEED_ATTENTION)
     hidden, logits, alpha, gamma = (list[Tensor]() for _ in range(4))
+    further: dict[str, list[Tensor]] = {}
 
     def next_word(state: dict, t: int) -> Tensor | None:
         hidden.append(state[kfg.G_HIDDEN_STATES][-1])
@@ -107,6 +112,9 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
         if supervised:
             alpha.append(state[keys.ALPHA])
             gamma.append(state[keys.GAMMA])
+        for key in model.decoder.READ_BY_LOSSES:
+            if key in state:
+                further.setdefault(key, []).append(state[key])
         if t + 1 == tokens.shape[1]:
             return None
         word = tokens[:, t + 1]
@@ -121,8 +129,9 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
         return torch.stack(steps).flatten(0, 1)[plan.cells]
 
     captions = plan.order[plan.rows]
-    further = (packed(steps) if steps else None for steps in (logits, alpha, gamma))
-    return WordStates(inputs, packed(hidden), plan.words, captions, *further, rows, plan)
+    optional = (packed(steps) if steps else None for steps in (logits, alpha, gamma))
+    of_losses = {key: packed(steps) for key, steps in further.items()}
+    return WordStates(inputs, packed(hidden), plan.words, captions, *optional, of_losses, rows, plan)
 
 
 def encoded_rows(model: WordModel, batch: dict, plan: CaptionPlan) -> tuple[dict, dict]:

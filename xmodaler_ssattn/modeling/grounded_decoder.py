@@ -20,8 +20,9 @@ class GroundedDecoder(Decoder):
     word in G_TOKEN_EMBED (N, E) and returns ALPHA and GAMMA (N, K), the new states, and G_HIDDEN_STATES, a list whose
     last entry (N, H) is the input of the predictor and of scheduled sampling.
 
-    Everything that ``forward`` returns, except ALPHA and GAMMA, is a state. States may have any shape and may grow from
-    word to word. The methods below define the initial states and the selection of states by captions and beams.
+    Everything that ``forward`` returns, except ALPHA, GAMMA and the values of branches, is a state. States may have any
+    shape and may grow from word to word. The methods below define the initial states and the selection of states by
+    captions and beams.
 
     ALPHA and GAMMA may have more columns than there are regions; those after K are never a word's region. A decoder
     without attention sets ``attends = False`` and returns (N, 0): its captions then have no regions.
@@ -31,6 +32,10 @@ class GroundedDecoder(Decoder):
 
     # Inputs of ``forward`` with one row per image; beam search drops the rows of finished images.
     READ_PER_STEP: tuple[str, ...] = ()
+    # Outputs of ``forward`` in training, (N, ...), that the losses read for every word, (M, ...).
+    READ_BY_LOSSES: tuple[str, ...] = ()
+    # Whether it returns BRANCH_REGIONS, for INFERENCE.REGION_RULE union.
+    HAS_BRANCHES = False
 
     @abstractmethod
     def initial_states(self, like: Tensor, rows: int) -> dict[str, Any]:

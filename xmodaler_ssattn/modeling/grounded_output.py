@@ -5,16 +5,17 @@ Letters: B images, K regions (padded), T words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.caption import Attention, Caption, GroundedCaption, ground_words
+from xmodaler_ssattn.caption import Attention, Caption, GroundedCaption, GroundedWord, ground_words
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.region_rules import CLASS_RULES, PROTOCOL, RegionRule
+from xmodaler_ssattn.region_rules import CLASS_RULES, PROTOCOL, UNION, RegionRule, enclosing_box
 
 GROUND_BY = ("gamma", "alpha", "beta")
 
@@ -27,12 +28,14 @@ class Decoded(NamedTuple):
         logp: (B, T) float32, log-probability of each word, including the final 0; 0 after it. None for forced captions.
         alpha, gamma: (B, t, K), the weights at the step that predicted the word; t is at least the longest length.
             (B, t, 0) from a decoder without attention.
+        branches: (B, t, n) int64, the regions of the decoder's branches, if it has some.
     """
 
     sents: Tensor
     logp: Tensor | None
     alpha: Tensor
     gamma: Tensor
+    branches: Tensor | None = None
 
 
 def captions_from_decoding(
@@ -68,6 +71,7 @@ def captions_from_decoding(
             for texts, (width, height), log_prob in zip(words, sizes, log_probs, strict=True)
         ]
     alpha, gamma = _array(decoded.alpha), _array(decoded.gamma)
+    branches = decoded.branches.cpu().numpy() if decoded.branches is not None and rule.name == UNION else None
     beta: Any = None if batch.get(keys.BETA) is None else _array(batch[keys.BETA])
     boxes = batch[keys.BOXES_PX].cpu().numpy()
     if rule.name in CLASS_RULES and keys.CLASS_PROBS not in batch:
@@ -92,9 +96,12 @@ def captions_from_decoding(
             )
         found = None if probs is None else probs[b, :regions]
         scores = rule.scores(texts, chooser[:length, :regions], boxes[b, :regions], found)
+        words = ground_words(texts, chooser, boxes[b], regions, scores)
+        if branches is not None:
+            words = enclosing_words(words, chooser, branches[b, :length], boxes[b], rule.overlap)
         captions.append(
             GroundedCaption(
-                ground_words(texts, chooser, boxes[b], regions, scores),
+                words,
                 boxes_px=boxes[b, :regions].copy(),
                 image_size=(sizes[b][0], sizes[b][1]),
                 attention=attention,
@@ -102,6 +109,24 @@ def captions_from_decoding(
             )
         )
     return captions
+
+
+def enclosing_words(
+    words: Sequence[GroundedWord], weights: np.ndarray, branches: np.ndarray, boxes_px: np.ndarray, overlap: float
+) -> tuple[GroundedWord, ...]:
+    """The words with the region of their first branch, and the box around the branches that agree with it.
+
+    Args:
+        weights: (>= T, K). branches: (T, n). boxes_px: (K, 4). overlap: see ``region_rules.enclosing_box``.
+    """
+    return tuple(
+        word._replace(
+            region=int(regions[0]),
+            box_px=enclosing_box(boxes_px[regions], overlap),
+            weight=float(weights[step, regions[0]]),
+        )
+        for step, (word, regions) in enumerate(zip(words, branches, strict=True))
+    )
 
 
 def _array(weights: Tensor) -> np.ndarray:

@@ -23,14 +23,21 @@ from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.region_choice import region_rule
 from xmodaler_ssattn.files import read_lines
-from xmodaler_ssattn.host import DECODE_STRATEGY_REGISTRY, DecodeStrategy, configurable, kfg, load_vocab
+from xmodaler_ssattn.host import (
+    DECODE_STRATEGY_REGISTRY,
+    DECODER_REGISTRY,
+    DecodeStrategy,
+    configurable,
+    kfg,
+    load_vocab,
+)
 from xmodaler_ssattn.modeling.collate import send
 from xmodaler_ssattn.modeling.grounded_output import GROUND_BY, Decoded, captions_from_decoding
 from xmodaler_ssattn.modeling.loop import WordModel, each_word
 from xmodaler_ssattn.modeling.sampling import sample_words
 from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import at_least_float32
-from xmodaler_ssattn.region_rules import PROTOCOL, RegionRule
+from xmodaler_ssattn.region_rules import PROTOCOL, UNION, RegionRule
 
 UNK = "UNK"
 # Finished images are removed from the batch only when few are left, since each removal copies the features.
@@ -137,6 +144,12 @@ class GroundedDecodeStrategy(DecodeStrategy):
         check_vocabulary(cfg)
         if cfg.INFERENCE.GROUND_BY == "beta" and not cfg.MODEL.SS_ATTENTION.ENABLED:
             raise UserError("INFERENCE.GROUND_BY is 'beta', but MODEL.SS_ATTENTION.ENABLED is False: there is no beta.")
+        decoder = cfg.MODEL.DECODER
+        if cfg.INFERENCE.REGION_RULE == UNION and not getattr(DECODER_REGISTRY.get(decoder), "HAS_BRANCHES", False):
+            raise UserError(
+                f"INFERENCE.REGION_RULE union encloses the regions of a decoder's branches, but MODEL.DECODER is "
+                f"{decoder!r}, which has none. Set MODEL.DECODER: DistributedDecoder, or INFERENCE.REGION_RULE: argmax."
+            )
         return {
             "vocab_path": cfg.INFERENCE.VOCAB,
             "beam_size": cfg.DECODE_STRATEGY.BEAM_SIZE,
@@ -190,7 +203,7 @@ class GroundedDecodeStrategy(DecodeStrategy):
             word = choose(logp)
             word_logp = logp.gather(1, word.unsqueeze(1)).squeeze(1) * unfinished
             word = torch.where(unfinished, word, self.eos_token_id)
-            steps.append(Decoded(word, word_logp, inputs[keys.ALPHA].float(), inputs[keys.GAMMA].float()))
+            steps.append(Decoded(word, word_logp, *_of_regions(inputs)))
             unfinished = unfinished & (word != self.eos_token_id)
             read = ends.read(~unfinished.any(), t)
             if read is None or not any(read):
@@ -199,8 +212,9 @@ class GroundedDecodeStrategy(DecodeStrategy):
             return None
 
         each_word(model, inputs, word, self.max_seq_len, next_word)
-        sents, logp, alpha, gamma = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
-        return Decoded(self._padded(sents, self.eos_token_id), self._padded(logp, 0.0), alpha, gamma)
+        given = (step[: 4 + (step.branches is not None)] for step in steps)
+        sents, logp, *of_regions = (torch.stack(parts, dim=1) for parts in zip(*given, strict=True))
+        return Decoded(self._padded(sents, self.eos_token_id), self._padded(logp, 0.0), *of_regions)
 
     def _log_probs(self, inputs: dict, model: WordModel) -> Tensor:
         """(N, V) float32 log-probabilities of the next word; UNK is impossible when suppressed."""
@@ -242,9 +256,9 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
         search = _BeamSearch(self, model, dict(batched_inputs))
         each_word(model, search.inputs, search.word.reshape(-1), self.max_seq_len, search.next_word)
         out_size = min(int(batched_inputs.get("OUT_SIZE", 1)), search.width)
-        sents, logp, alpha, gamma = search.best_paths(out_size)
+        sents, logp, *of_regions = search.best_paths(out_size)
         sents, logp = self._padded(sents, self.eos_token_id), self._padded(logp, 0.0)
-        best = Decoded(sents[:, 0], logp[:, 0], alpha[:, 0].float(), gamma[:, 0].float())
+        best = Decoded(sents[:, 0], logp[:, 0], *(part[:, 0] for part in of_regions))
         return {
             kfg.IDS: batched_inputs[kfg.IDS],
             kfg.G_SENTS_IDS: sents.squeeze(1) if out_size == 1 else sents,
@@ -254,7 +268,13 @@ class GroundedBeamSearcher(GroundedDecodeStrategy):
 
 
 # Outputs of a step that the next step does not read; all other outputs are states, which are selected with the beams.
-_NO_STATE = {keys.ALPHA, keys.GAMMA, kfg.G_TOKEN_EMBED}
+_NO_STATE = {keys.ALPHA, keys.GAMMA, keys.BRANCH_REGIONS, keys.BRANCH_LOGITS, kfg.G_TOKEN_EMBED}
+
+
+def _of_regions(inputs: dict) -> list[Tensor]:
+    """alpha and gamma of a step, (N, K) float32, and the regions of its branches, (N, n), if the decoder has some."""
+    branches = inputs.get(keys.BRANCH_REGIONS)
+    return [inputs[keys.ALPHA].float(), inputs[keys.GAMMA].float(), *([] if branches is None else [branches])]
 
 
 class _BeamStep(NamedTuple):
@@ -264,8 +284,7 @@ class _BeamStep(NamedTuple):
     parent: Tensor  # (b, W) the beam of the previous step that each new beam continues
     word: Tensor  # (b, W)
     logp: Tensor  # (b, W)
-    alpha: Tensor  # (b, W of the previous step, K): one row per extended beam
-    gamma: Tensor
+    of_regions: list[Tensor]  # (b, W of the previous step, K or n), see _of_regions: one row per extended beam
 
 
 class _BeamSearch:
@@ -295,8 +314,8 @@ class _BeamSearch:
         parent = torch.div(flat, logp.shape[-1], rounding_mode="floor")
         word = flat - parent * logp.shape[-1]
         word_logp = logp.view(count, -1).gather(1, flat)
-        attention = (inputs[key].unflatten(0, (count, width)) for key in (keys.ALPHA, keys.GAMMA))
-        self.steps.append(_BeamStep(self.active, parent, word, word_logp, *attention))
+        of_regions = [part.unflatten(0, (count, width)) for part in _of_regions(inputs)]
+        self.steps.append(_BeamStep(self.active, parent, word, word_logp, of_regions))
         self.word, self.scores = word, self.scores.gather(1, parent) + word_logp
         self.finished = self.finished.gather(1, parent) | (word == end)
         self.width = self.scores.shape[1]
@@ -331,19 +350,20 @@ class _BeamSearch:
         """Follow the best ``out_size`` beams from the last step to the first.
 
         Returns:
-            word ids, log-probabilities, alpha and gamma: (B, out_size, t) and (B, out_size, t, K).
+            word ids, log-probabilities, alpha and gamma: (B, out_size, t) and (B, out_size, t, K); for a decoder with
+            branches also their regions, (B, out_size, t, n).
 
         A finished image keeps its beams, which are continued by the end with log-probability 0.
         """
-        device, regions = self.scores.device, self.steps[0].alpha.shape[-1]
-        beam = torch.arange(out_size, device=device).repeat(self.images, 1)
-        collected: list[list[Tensor]] = [[], [], [], []]
+        beam = torch.arange(out_size, device=self.scores.device).repeat(self.images, 1)
+        collected: list[list[Tensor]] = [[] for _ in range(2 + len(self.steps[0].of_regions))]
         for step in reversed(self.steps):
             here = beam[step.active]
             parent = step.parent.gather(1, here)
-            rows = parent.unsqueeze(-1).expand(-1, -1, regions)
             of_words = [part.gather(1, here) for part in (step.word, step.logp)]
-            of_regions = [part.gather(1, rows) for part in (step.alpha, step.gamma)]
+            of_regions = [
+                part.gather(1, parent.unsqueeze(-1).expand(-1, -1, part.shape[-1])) for part in step.of_regions
+            ]
             for parts, values in zip(collected, of_words + of_regions, strict=True):
                 of_all = values.new_zeros(self.images, *values.shape[1:])
                 of_all[step.active] = values
