@@ -10,7 +10,7 @@ imported, else those of the embedded runtime; see ``host.py``):
     Flickr30kEntitiesDataset                                                             data/
     Flickr30kEntitiesEvaler                                                              evaluation/
     FusedCrossEntropy, FusedAdam                                                         fast/
-    LSTMADecoder                                                                         methods/
+    LSTMADecoder, SpatialGraphEmbedding                                                  methods/
 
 After that their names can be used in any X-modaler yaml and in any script that builds from the registries.
 """
@@ -23,7 +23,7 @@ from xmodaler_ssattn.evaluation.evaler import Flickr30kEntitiesEvaler
 from xmodaler_ssattn.fast.cross_entropy import FusedCrossEntropy
 from xmodaler_ssattn.fast.optim import FusedAdam
 from xmodaler_ssattn.losses import GroundingLoss, SelfCriticalLoss
-from xmodaler_ssattn.methods import LSTMADecoder
+from xmodaler_ssattn.methods import LSTMADecoder, SpatialGraphEmbedding
 from xmodaler_ssattn.modeling import (
     GroundedBeamSearcher,
     GroundedCaptioner,
@@ -49,5 +49,6 @@ __all__ = [
     "SSAttentionDecoder",
     "SelfCriticalLoss",
     "SelfCriticalTrainer",
+    "SpatialGraphEmbedding",
     "__version__",
 ]

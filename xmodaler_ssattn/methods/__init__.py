@@ -3,6 +3,7 @@
 Each file says what of its system it contains and what it leaves out; docs/methods.md has the list.
 """
 
+from xmodaler_ssattn.methods.gcn_lstm import SpatialGraphEmbedding
 from xmodaler_ssattn.methods.lstm_a import LSTMADecoder
 
-__all__ = ["LSTMADecoder"]
+__all__ = ["LSTMADecoder", "SpatialGraphEmbedding"]
