@@ -10,7 +10,7 @@ imported, else those of the embedded runtime; see ``host.py``):
     Flickr30kEntitiesDataset                                                             data/
     Flickr30kEntitiesEvaler                                                              evaluation/
     FusedCrossEntropy, FusedAdam                                                         fast/
-    LSTMADecoder, SpatialGraphEmbedding                                                  methods/
+    LSTMADecoder, SpatialGraphEmbedding, SentinelDecoder, PointerLoss                    methods/
 
 After that their names can be used in any X-modaler yaml and in any script that builds from the registries.
 """

@@ -179,8 +179,8 @@ def _check_targets(records: list[dict[str, Any]], dataset: Flickr30kEntitiesData
         else:
             remedy = f"another file than {dataset.pairs_file}" if dataset.pairs_file else "annotations with boxes"
             check.problem(
-                "no word has a region, so WordAttentionLoss has nothing to learn; remove it from LOSSES.NAMES, or use "
-                + remedy
+                "no word has a region, so WordAttentionLoss (or PointerLoss) has nothing to learn; remove it from "
+                "LOSSES.NAMES, or use " + remedy
             )
     if dataset.targets is None:
         return

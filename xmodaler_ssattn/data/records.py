@@ -7,7 +7,7 @@ A record contains no features, because it is pickled for every sample that a wor
   reference captions is requested
 * ``sigma``, ``has_boxes``: with GroundingLoss, the target of beta and whether there are ground-truth boxes; one row
   per image or per caption, as set in LOSSES.GROUNDING.TARGETS
-* ``pairs``: with WordAttentionLoss, the pairs of each caption, see ``word_pairs.word_pairs``
+* ``pairs``: with supervision per word, the pairs of each caption, see ``word_pairs.word_pairs``
 * ``row``: added by the mapper when the regions are resident on the device
 """
 

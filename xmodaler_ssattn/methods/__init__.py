@@ -5,5 +5,6 @@ Each file says what of its system it contains and what it leaves out; docs/metho
 
 from xmodaler_ssattn.methods.gcn_lstm import SpatialGraphEmbedding
 from xmodaler_ssattn.methods.lstm_a import LSTMADecoder
+from xmodaler_ssattn.methods.nbt_style import PointerLoss, SentinelDecoder
 
-__all__ = ["LSTMADecoder", "SpatialGraphEmbedding"]
+__all__ = ["LSTMADecoder", "PointerLoss", "SentinelDecoder", "SpatialGraphEmbedding"]
