@@ -99,6 +99,7 @@ def add_ssattn_config(cfg: Any) -> None:
         _node(cfg.LOSSES, "WORD_ATTENTION"),
         # Supervision per word, used with WordAttentionLoss in LOSSES.NAMES: the attention of the step that predicts an
         # object word should be on the word's regions. Weight of the loss; GVD's 0.1. 0: as a run without the loss.
+        # PointerLoss (docs/methods.md) uses the same weight and the same pairs.
         WEIGHT=0.1,
         # The supervised attention: 'alpha', or 'gamma' (divided by its sum), which also teaches beta per word.
         ATTENTION="alpha",

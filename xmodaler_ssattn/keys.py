@@ -21,17 +21,17 @@ BOXES_PX            (k, 4) float32       always; x1, y1, x2, y2 in pixels
 SPATIAL             (k, 5) float32       always; ``boxes.spatial_vectors(BOXES_PX, width, height)``
 IMAGE_SIZE          (2,) float32         always; width, height in pixels
 CLASS_PROBS         (k, C) float32       with MODEL.SS_ATTENTION.{ENABLED True, SEMANTIC_INPUT c}, with
-                                         MODEL.VISUAL_EMBED.NAME SpatialSemanticEmbedding, and in evaluation with a
-                                         rule of classes as INFERENCE.REGION_RULE; C is
-                                         MODEL.SS_ATTENTION.NUM_CLASSES
+                                         MODEL.VISUAL_EMBED.NAME SpatialSemanticEmbedding, with MODEL.DECODER
+                                         LSTMADecoder, and in evaluation with a rule of classes as
+                                         INFERENCE.REGION_RULE; C is MODEL.SS_ATTENTION.NUM_CLASSES
 kfg.SEQ_PER_SAMPLE  int                  in training; S, the same for all images
 kfg.G_TOKENS_IDS    S x (T,) int64       in training; [0, w1, ..., wn], words counted from 1
 kfg.G_TARGET_IDS    S x (T,) int64       in training; [w1, ..., wn, 0]
 SIGMA               (1, k) or (S, k)     in training with GroundingLoss in LOSSES.NAMES; ``data.sigma.beta_target``
                     float32              computes it from boxes
 HAS_BOXES           (1,) or (S,) float32 with SIGMA
-WORD_PAIRS          (n, 3) int64         in training with WordAttentionLoss in LOSSES.NAMES: number of the caption
-                                         in the sample, position of the word from 0, region; n may be 0
+WORD_PAIRS          (n, 3) int64         in training with WordAttentionLoss or PointerLoss in LOSSES.NAMES: number of
+                                         the caption in the sample, position of the word from 0, region; n may be 0
 PAIR_WEIGHTS        (n,) float32         with WORD_PAIRS; above 0
 WORD_SPANS          (n, 3) int64         in training with ProphetCaptioner: number of the caption in the sample, first
                                          word of a phrase from 0, and the word after its last one; n may be 0
@@ -127,7 +127,7 @@ LOG_BETA = "SSATTN_LOG_BETA"
 """(B, K) float32: log beta (log-softmax in one step), which the grounding loss reads."""
 
 ALPHA = "SSATTN_ALPHA"
-"""(N, K): the basic attention of the last step."""
+"""(N, K): the basic attention of the last step. It may have more columns or none, see ``GroundedDecoder``."""
 
 GAMMA = "SSATTN_GAMMA"
 """(N, K): gamma = alpha + lambda beta of the last step, the weights that pool v-hat."""

@@ -6,7 +6,7 @@ import torch
 from slow_beam import slow_beam
 from test_two_hosts import ROOT, SMALL, curve, needs_upstream, sample  # noqa: F401  (sample is a fixture)
 from toys import TWO_IMAGES, WORDS, captions_of, for_test, toy_config, toy_model, toy_sample, trained_once
-from xmodaler_ssattn import keys
+from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.caption import Caption
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.engine.best import best_hook
@@ -151,5 +151,24 @@ def test_an_epoch_on_the_sample_scenes_gives_captions_without_boxes_and_the_tool
 def test_both_hosts_give_one_loss_curve(sample, tmp_path):  # noqa: F811
     change = {"MODEL.TOKEN_EMBED.DIM": "16", "SOLVER.EPOCH": "1"}
     upstream, embedded = (curve(host, sample, tmp_path, 0, CONFIG, **change) for host in ("upstream", "embedded"))
-    assert (upstream["host"], len(upstream["losses"])) == ("upstream", 8)
+    assert (upstream["host"], len(upstream["losses"])) == ("upstream", 10)
     assert embedded["losses"] == pytest.approx(upstream["losses"], abs=1e-4)
+
+
+@pytest.mark.skipif(host.NAME != host.UPSTREAM, reason="X-modaler's own decoder is compared on its host")
+def test_with_copied_weights_it_equals_x_modalers_decoder(tmp_path, monkeypatch):
+    from xmodaler.modeling.decoder.attribute_decoder import AttributeDecoder
+
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    model = toy_model(tmp_path, **SETTING).eval()
+    stock = AttributeDecoder(hidden_size=8, token_embed_dim=8, visual_feat_dim=6, attribute_dim=3, dropout=0.0)
+    stock.load_state_dict(model.decoder.state_dict())  # the same names, or this raises
+    batch = model.preprocess_batch([for_test(toy_sample(1, 4)), for_test(toy_sample(2, 4))])
+    ours = dict(model.encode(batch))
+    found = attributes(batch[keys.CLASS_PROBS], batch[kfg.ATT_MASKS])
+    theirs = stock.preprocess({kfg.ATTRIBUTE: found, kfg.GLOBAL_FEATS: batch[kfg.ATT_FEATS].mean(1)})
+    for t, words in enumerate(([0, 0], [1, 3])):
+        model.step(ours, torch.tensor(words), t)
+        theirs.update(model.token_embed({kfg.G_TOKENS_IDS: torch.tensor(words)}))
+        theirs.update(stock(theirs))
+        torch.testing.assert_close(ours[kfg.G_HIDDEN_STATES][0], theirs[kfg.G_HIDDEN_STATES][0])

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.reproduce.jobs import job_list
 from xmodaler_ssattn.reproduce.plan import PAPER_METRICS, read_plan, restricted, split_reference
 
 ROOT = Path(__file__).parents[2]
@@ -33,25 +34,26 @@ def write(tmp_path, data) -> Path:
 @pytest.mark.parametrize("path", PLANS, ids=lambda p: p.name)
 def test_every_shipped_plan_is_sound_and_names_configs_that_exist(path):
     plan = read_plan(path)
-    assert [row.config for row in plan.rows.values() if not row.config.is_file()] == []
+    assert [row.name for row in plan.rows.values() if row.config is not None and not row.config.is_file()] == []
     assert plan.base is None or plan.base.is_file()
 
 
 def test_the_default_plan_holds_both_tables_with_the_papers_numbers():
     plan = read_plan(TABLES)
-    # The other systems come first in Table 1.
-    assert [table.rows[-4:] for table in plan.tables] == [
-        ("updown", "ss_attn_wo_gnd", "ss_attn", "ss_attn_image_mean"),
-        ("ss_attn_visual_only", "ss_attn_spatial_only", "ss_attn_semantic_only", "ss_attn"),
-    ]
+    tables = {table.title: table.rows for table in plan.tables}
+    ours = ("updown", "ss_attn_wo_gnd", "ss_attn", "ss_attn_image_mean")
+    assert tables["Table 1"] == ("nbt", "gvd", "prophet", "distributed", *ours)
+    assert tables["Table 2"] == ("ss_attn_visual_only", "ss_attn_spatial_only", "ss_attn_semantic_only", "ss_attn")
+    assert plan.rows["distributed"].paper["F1_loc"] == 21.54 and "F1_all" not in plan.rows["nbt"].paper
     assert plan.rows["ss_attn"].paper["C"] == 65.6 and plan.rows["updown"].paper["F1_loc"] == 12.45
-    assert all(row.seeds == (0, 1, 2) for row in plan.rows.values())
+    assert all(row.seeds == (0, 1, 2) for row in plan.rows.values() if row.config is not None)
+    assert plan.rows["nbt"].config is None and plan.rows["nbt"].seeds == ()
 
 
 def test_the_default_plans_numbers_are_those_in_the_rows_own_headers():
     # "# Table 1, row "SS Attn.": B@1 72.0, B@4 30.8, ... F1_loc 15.69."
     for row in read_plan(TABLES).rows.values():
-        if not row.paper:  # not in the paper's tables
+        if row.config is None or not row.paper:
             continue
         header = row.config.read_text().splitlines()[0].rstrip(".")
         numbers = dict(part.split()[-2:] for part in header.split(": ", 1)[1].split(", "))
@@ -69,6 +71,27 @@ def test_the_paper_itself_agrees_with_every_ordering_that_is_claimed_strictly():
                 against.append((ordering.name, metric))
     # SPICE is 16.7 in both rows of the paper.
     assert against == [("the SS attention helps without its loss", "S")]
+
+
+def test_a_row_without_a_config_quotes_the_paper_and_has_no_runs(tmp_path):
+    quoted = {"label": "NBT", "paper": {"C": 57.5}}
+    plan = read_plan(write(tmp_path, {"seeds": [0, 1], "rows": {"q": quoted, "a": {"config": "a.yaml"}}}))
+    assert plan.rows["q"].seeds == () and plan.rows["q"].paper == {"C": 57.5}
+    chosen = restricted(plan, None, [5, 6])
+    assert [job.name for job in job_list(chosen)] == ["a seed 5", "a seed 6"]
+    assert job_list(restricted(plan, ["q"], None)) == []
+    wrong = {"q": {**quoted, "set": {"A": 1}}, "n": {"label": "N"}, "a": {"config": "a.yaml", "of": "q", "start": "q"}}
+    orderings = [{"name": "o", "a": "a", "b": "q"}]
+    with pytest.raises(UserError) as caught:
+        read_plan(write(tmp_path, {"rows": wrong, "orderings": orderings}))
+    for part in (
+        "rows.q.set: unknown entry; known are label, note, paper",
+        "rows.n: expected at least config: FILE, or paper: for a row that is not run",
+        "rows.a.of: there is no other row named q with a config",
+        "rows.a.start: there is no other row named q with a config",
+        "orderings[0].b: there is no row q with a config",
+    ):
+        assert part in str(caught.value)
 
 
 def test_rows_take_the_plans_seeds_and_evaluations_unless_they_have_their_own(tmp_path):

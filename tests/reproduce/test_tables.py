@@ -15,8 +15,8 @@ from xmodaler_ssattn.reproduce.data_facts import facts_of
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
 from xmodaler_ssattn.reproduce.machine import machine_of
-from xmodaler_ssattn.reproduce.plan import read_plan
-from xmodaler_ssattn.reproduce.replicates import Scored, write_replicates
+from xmodaler_ssattn.reproduce.plan import Row, Table, read_plan
+from xmodaler_ssattn.reproduce.replicates import NO_BOXES, Scored, write_replicates
 from xmodaler_ssattn.reproduce.running import next_job
 from xmodaler_ssattn.reproduce.settings import DataFolder, Machine, identity_sha256
 from xmodaler_ssattn.reproduce.study import Study, decision_of, prepare
@@ -106,6 +106,26 @@ def test_what_is_not_there_is_marked_and_the_rest_stands(study):
     assert "| full | 0 | diverged |" in text and "NaN at iteration 7" in text and "killed by SIGKILL" in text
     assert "the config nowhere.yaml does not exist." in text
     assert line(text, "| the whole is better |").endswith("| n/a |  |  |  | **no data** |")
+
+
+def test_a_quoted_row_and_a_model_without_attention_have_dashes_where_there_is_no_score(study):
+    quoted = Row("nbt", None, "NBT", paper={"C": 57.5})
+    table = Table("Table 1", ("nbt", "updown"), ("C", "S", "F1_loc"))
+    plan = replace(study.plan, rows={**study.plan.rows, "nbt": quoted}, tables=(table,))
+    study = replace(study, plan=plan)
+    put(study, "updown", 0, 0.60, 0.10)
+    record_file = Job("updown", 0).folder(study.out) / "run.json"
+    record = json.loads(record_file.read_text())
+    for entry in record["evaluations"].values():
+        entry["scores"].pop("F1_loc")
+        entry["not_computed"] = {"F1": NO_BOXES}
+    record_file.write_text(json.dumps(record))
+    text, summary = text_of(study)
+    assert line(text, "| NBT |") == "| NBT | (57.5) | - | - | quoted |"
+    assert line(text, "| UpDown |") == "| UpDown | 60.00 (63.4) | n/a | - | 1/2 (1: missing) |"
+    assert "-: no grounding scores of UpDown: the captions have no boxes." in text
+    # Quoted rows are in the table with the paper's numbers only, and have no run.
+    assert text.count("| NBT |") == 1 and summary["rows"]["nbt"]["seeds"] == {} and "| nbt |" not in text
 
 
 def test_a_run_of_another_config_is_named_and_not_mixed_in(study):

@@ -7,7 +7,7 @@ A record contains no features, because it is pickled for every sample that a wor
   reference captions is requested
 * ``sigma``, ``has_boxes``: with GroundingLoss, the target of beta and whether there are ground-truth boxes; one row
   per image or per caption, as set in LOSSES.GROUNDING.TARGETS
-* ``pairs``: with WordAttentionLoss, the pairs of each caption, see ``word_pairs.word_pairs``
+* ``pairs``: with supervision per word, the pairs of each caption, see ``word_pairs.word_pairs``
 * ``spans``: with ProphetCaptioner, the phrases of each caption: (n, 2) int64, start and end
 * ``row``: added by the mapper when the regions are resident on the device
 """
@@ -114,7 +114,7 @@ def collect_records(mapper: MapperSettings) -> Collected:
         found.problems += pairs.others(record["image_id"] for record in found.records)
     if found.records and not any(len(part) for record in found.records for part in record.get("pairs", [[0]])):
         found.problems.append(
-            f"no object word in {mapper.pairs_file or mapper.annotation_file} has a region, so WordAttentionLoss has "
+            f"no object word in {mapper.pairs_file or mapper.annotation_file} has a region, so WordAttentionLoss (or PointerLoss) has "
             "nothing to learn. `xmodaler prepare annotations --entities DIR` writes annotations with boxes; or remove "
             "the loss from LOSSES.NAMES"
         )

@@ -16,6 +16,7 @@ from xmodaler_ssattn.data.sigma import phrase_overlap
 from xmodaler_ssattn.errors import raise_all
 
 POSITIVES = ("threshold", "best", "soft")
+PAIR_LOSSES = {"WordAttentionLoss", "PointerLoss"}  # losses that read the pairs of words and regions
 
 
 class PairRule(NamedTuple):
@@ -34,13 +35,13 @@ class PairRule(NamedTuple):
 
 
 def pair_rule(cfg: Any) -> PairRule | None:
-    """The rule in LOSSES.WORD_ATTENTION; None if WordAttentionLoss is not used or has no weight.
+    """The rule in LOSSES.WORD_ATTENTION; None if no loss of ``PAIR_LOSSES`` is used, or it has no weight.
 
     Raises:
         UserError: lists all values that cannot work.
     """
     settings = cfg.LOSSES.WORD_ATTENTION
-    if "WordAttentionLoss" not in cfg.LOSSES.NAMES or settings.WEIGHT == 0:
+    if not PAIR_LOSSES.intersection(cfg.LOSSES.NAMES) or settings.WEIGHT == 0:
         return None
     problems = []
     if settings.POSITIVES not in POSITIVES:

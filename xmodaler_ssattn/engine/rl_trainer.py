@@ -234,9 +234,9 @@ def check_config(cfg: Any) -> None:
             f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat its own output; remove "
             f"it, {LOSS} replaces it."
         )
-    if "WordAttentionLoss" in names:
+    for name in sorted({"WordAttentionLoss", "PointerLoss"}.intersection(names)):
         problems.append(
-            "LOSSES.NAMES: WordAttentionLoss pairs regions with the words of reference captions, but the captions here "
+            f"LOSSES.NAMES: {name} pairs regions with the words of reference captions, but the captions here "
             "are sampled; remove it. SCORER.GROUNDING_WEIGHT rewards object words whose region is right."
         )
     problems += unread_files(cfg)

@@ -35,6 +35,7 @@ def attributes(class_probs: Tensor, mask: Tensor) -> Tensor:
         class_probs: (B, K, C), background first.
         mask: (B, K), 1 for a region, 0 for padding.
 
+    >>> import torch
     >>> probs = torch.tensor([[[0.5, 0.4, 0.1], [0.1, 0.2, 0.7], [0.0, 1.0, 0.0]]])
     >>> attributes(probs, torch.tensor([[1, 1, 0]]))  # the third region is padding
     tensor([[0.4000, 0.7000]])

@@ -48,6 +48,10 @@ from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
 from xmodaler_ssattn.modeling.word_list import accept_weights_without, check_words, from_state, to_state, words_sha256
 from xmodaler_ssattn.precision import at_least_float32
 
+# Visual embeddings and decoders that a batch with one row per image and IMAGE_OF_ROW suits, see ``encodes_per_image``;
+# the classes of ``methods/`` that do are added there.
+ENCODE_ONCE: list[type[nn.Module]] = [VisualBaseEmbedding, SpatialSemanticEmbedding, SSAttentionDecoder]
+
 
 @META_ARCH_REGISTRY.register()
 class GroundedCaptioner(BaseEncoderDecoder):
@@ -290,12 +294,13 @@ class GroundedCaptioner(BaseEncoderDecoder):
         ours = ("encode", "_embed_regions", "get_extended_attention_mask", "step", "with_rows")
         return (
             follows(self, GroundedCaptioner, *ours)
+            and any(follows(self.visual_embed, known) for known in ENCODE_ONCE)
             and (
-                follows(self.visual_embed, VisualBaseEmbedding) or follows(self.visual_embed, SpatialSemanticEmbedding)
+                any(follows(self.decoder, known) for known in ENCODE_ONCE)
+                or getattr(self.decoder, "encodes_per_image", False)
             )
             and self.encoder_skips_words
             and self.predicts_from_state
-            and (follows(self.decoder, SSAttentionDecoder) or getattr(self.decoder, "encodes_per_image", False))
         )
 
     @property

@@ -151,6 +151,7 @@ def _scores(row: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
 
 def _training(plan: Plan, name: str, runs: Mapping[str, Any]) -> list[str]:
     row = plan.rows[name]
+    assert row.config is not None  # it has runs
     try:
         own = difference_of(row.config)
     except UserError:  # a config without base.yaml in its chain is complete by itself

@@ -12,7 +12,7 @@ from typing import Any
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.reproduce import jobs, orderings
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
-from xmodaler_ssattn.reproduce.plan import ACCURACY, BEST, METRICS, PAPER_METRICS, Ordering, Plan, split_reference
+from xmodaler_ssattn.reproduce.plan import ACCURACY, BEST, METRICS, PAPER_METRICS, Ordering, Plan, Row, split_reference
 from xmodaler_ssattn.reproduce.replicates import REPLICATES_FILE, read_replicates, same_images
 from xmodaler_ssattn.reproduce.study import Study, decision_of, evaluations_of, prepare
 
@@ -32,7 +32,7 @@ def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, 
     Args:
         floors: those of the data, see ``floors.kept_floors``; included unchanged.
     """
-    seeds_of = {name: _seeds(study.out / name, row.seeds) for name, row in study.plan.rows.items()}
+    seeds_of = {name: _seeds(study.out / name, row) for name, row in study.plan.rows.items()}
     runs = {(name, seed): _run(study, jobs.Job(name, seed)) for name, seeds in seeds_of.items() for seed in seeds}
     rows = {}
     for name, row in study.plan.rows.items():
@@ -40,6 +40,7 @@ def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, 
         rows[name] = {
             "label": row.label, "note": row.note, "of": row.of, "paper": dict(row.paper), "set": dict(row.set),
             "seeds": seeds, "evaluations": {e: _spread(e, seeds) for e in evaluations_of(row)},
+            "quoted": row.config is None,
             "places": {e: found for e in evaluations_of(row) if (found := _places(e, seeds))},
         }  # fmt: skip
     arrays = _Arrays(study.out, runs)
@@ -57,9 +58,11 @@ def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, 
     })  # fmt: skip
 
 
-def _seeds(folder: Path, planned: Sequence[int]) -> list[int]:
+def _seeds(folder: Path, row: Row) -> list[int]:
+    if row.config is None:
+        return []
     found = (re.fullmatch(r"seed_(\d+)", path.parent.name) for path in folder.glob(f"seed_*/{jobs.RUN_FILE}"))
-    return sorted({*planned, *(int(match.group(1)) for match in found if match)})
+    return sorted({*row.seeds, *(int(match.group(1)) for match in found if match)})
 
 
 def _data(study: Study) -> dict[str, Any]:

@@ -18,6 +18,7 @@ the data folder)::
         note: one sentence
         evaluations: {alpha: {INFERENCE.GROUND_BY: alpha}}   more passes over test with the best weights
         paper: {C: 65.6}        the paper's numbers, in percent, by metric
+      QUOTED: {label: NBT, paper: {C: 57.5}}    without a config: a row of the paper that is not run
     evaluations: {...}          the same for every row
     tables: [{title: Table 1, rows: [NAME, ...], metrics: [B@4, C]}]    default: one table of all rows
     orderings:
@@ -60,10 +61,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table; see the module's docstring. ``evaluations`` includes those of the plan."""
+    """One line of a table; see the module's docstring. ``evaluations`` includes those of the plan.
+
+    ``config`` is None, and there are no seeds and no evaluations, for a row that is only quoted.
+    """
 
     name: str
-    config: Path
+    config: Path | None
     label: str
     set: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
@@ -128,8 +132,8 @@ def read_plan(path: str | os.PathLike) -> Plan:
     rows = {name: row for name, row in rows.items() if row is not None}
     for row in rows.values():
         for key, other in (("of", row.of), ("start", row.start)):
-            if other is not None and (other not in rows or other == row.name):
-                problems.append(f"rows.{row.name}.{key}: there is no other row named {other}.")
+            if other is not None and (other not in rows or other == row.name or rows[other].config is None):
+                problems.append(f"rows.{row.name}.{key}: there is no other row named {other} with a config.")
         if row.start in rows and rows[row.start].start is not None:
             problems.append(f"rows.{row.name}.start: {row.start} is a second stage; there is no third stage.")
     tables = _tables(data.get("tables"), rows, problems)
@@ -155,7 +159,7 @@ def restricted(plan: Plan, rows: Sequence[str] | None, seeds: Sequence[int] | No
     kept = {name: row for name, row in plan.rows.items() if not rows or name in rows}
     if seeds:
         kept = {
-            name: replace(row, seeds=tuple(seeds) if len(row.seeds) > 1 else tuple(seeds[:1]))
+            name: replace(row, seeds=tuple(seeds) if len(row.seeds) > 1 else tuple(seeds[: len(row.seeds)]))
             for name, row in kept.items()
         }
     return replace(plan, rows=kept)
@@ -212,15 +216,19 @@ def _row(name: str, entry: Any, path: Path, seeds: tuple[int, ...], shared: Mapp
     where = f"rows.{name}"
     if not _NAME.fullmatch(name):
         problems.append(f"{where}: the name of a row is also a folder name; use letters, digits, '.', '_' and '-'.")
-    if not isinstance(entry, dict) or not isinstance(entry.get("config"), str):
-        problems.append(f"{where}: expected at least config: FILE, got {entry!r}.")
+    quoted = isinstance(entry, dict) and "config" not in entry and "paper" in entry
+    if not quoted and (not isinstance(entry, dict) or not isinstance(entry.get("config"), str)):
+        problems.append(f"{where}: expected at least config: FILE, or paper: for a row that is not run, got {entry!r}.")
         return None
-    known = ("config", "label", "set", "seeds", "start", "of", "note", "evaluations", "paper")
+    known: tuple[str, ...] = ("config", "label", "set", "seeds", "start", "of", "note", "evaluations", "paper")
+    known = ("label", "note", "paper") if quoted else known
     _only(entry, known, f"{where}.", problems)
     paper = _dict(entry.get("paper"), f"{where}.paper", problems)
     for metric, value in paper.items():
         if metric not in METRICS or isinstance(value, bool) or not isinstance(value, (int, float)):
             problems.append(f"{where}.paper.{metric}: expected a number for one of {', '.join(METRICS)}.")
+    if quoted:
+        return Row(name, None, str(entry.get("label", name)), note=str(entry.get("note", "")), paper=paper)
     return Row(
         name,
         _config(entry["config"], path),
@@ -277,8 +285,8 @@ def _orderings(value: Any, rows: Mapping[str, Row], problems: list[str]) -> tupl
         _only(entry, ("name", "a", "b", "metrics", "claim", "margin", "note"), f"{where}.", problems)
         for side in ("a", "b"):
             row, evaluation = split_reference(entry[side])
-            if row not in rows:
-                problems.append(f"{where}.{side}: there is no row {row}.")
+            if row not in rows or rows[row].config is None:
+                problems.append(f"{where}.{side}: there is no row {row} with a config.")
             elif evaluation not in (BEST, LAST, *rows[row].evaluations):
                 problems.append(f"{where}.{side}: row {row} has no evaluation {evaluation}.")
         claim, margin = entry.get("claim", GREATER), entry.get("margin", 0.0)

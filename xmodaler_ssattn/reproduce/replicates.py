@@ -25,6 +25,7 @@ from xmodaler_ssattn.evaluation.scoring import ACCURACY, CaptionScorer, Groundin
 from xmodaler_ssattn.files import atomic_path
 
 REPLICATES = 1000
+NO_BOXES = "the captions have no boxes"  # of a model without attention
 REPLICATES_FILE = "replicates.npz"
 CAPTIONS, GROUNDING = "captions", "grounding"
 
@@ -72,7 +73,7 @@ def score_grounding(results: Results, annotations: Path, split: str = "test") ->
     path = annotations / f"grounding_{split}.json"
     known = results.header.get("scores") or {}
     if not path.is_file() or known.get("F1_all") is None:
-        reason = f"there is no {path.name} in the data" if not path.is_file() else "the captions have no boxes"
+        reason = f"there is no {path.name} in the data" if not path.is_file() else NO_BOXES
         return Scored(not_computed={"F1": reason})
     scorer = GroundingScorer(read_reference(path).images, Lemmas.of_folder(annotations))
     found = scorer.score_results(results.images, results.object_words, replicates=REPLICATES)

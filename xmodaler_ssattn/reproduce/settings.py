@@ -108,6 +108,8 @@ def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str,
     Raises:
         UserError: the row's config is missing or broken.
     """
+    if row.config is None:
+        raise UserError("the row has no config; it only quotes the paper.")
     if not row.config.is_file():
         raise UserError(f"the config {row.config} does not exist.")
     values = dict(data.sizes)

@@ -20,6 +20,10 @@ from xmodaler_ssattn.reproduce.plan import (
     Plan,
     Table,
 )
+from xmodaler_ssattn.reproduce.replicates import NO_BOXES
+
+NOTHING = "-"
+"""A score that a row cannot have: the paper does not quote it, or the model has no attention."""
 
 
 def markdown(plan: Plan, summary: Mapping[str, Any], command: str = "") -> str:
@@ -82,7 +86,9 @@ def cell(entry: Mapping[str, Any] | None, paper: float | None = None) -> str:
 
 
 def seeds_of(row: Mapping[str, Any], evaluation: str = BEST) -> str:
-    """ "3/3", or "1/3 (1: diverged, 2: missing)" """
+    """ "3/3", or "1/3 (1: diverged, 2: missing)"; "quoted" for a row of the paper that is not run"""
+    if row.get("quoted"):
+        return "quoted"
     bad = {}
     for seed, run in row["seeds"].items():
         if "scores" not in run["evaluations"].get(evaluation, {}):
@@ -106,8 +112,20 @@ def _scores_row(
     for metric in metrics:
         name = METRICS[metric]
         entry = scores.get(f"greedy_{name}" if greedy and metric not in GROUNDING_METRICS else name)
-        cells.append(cell(entry, row["paper"].get(metric) if paper else None))
+        value = row["paper"].get(metric) if paper else None
+        if row.get("quoted"):
+            cells.append(NOTHING if value is None else f"({float(value)})")
+        elif metric in GROUNDING_METRICS and _without_boxes(row, evaluation):
+            cells.append(NOTHING)
+        else:
+            cells.append(cell(entry, value))
     return [label, *cells, seeds_of(row, evaluation)]
+
+
+def _without_boxes(row: Mapping[str, Any], evaluation: str) -> bool:
+    """Whether the captions of a run have no boxes: its model has no attention."""
+    found = (run["evaluations"].get(evaluation, {}) for run in row["seeds"].values())
+    return any(entry.get("not_computed", {}).get("F1") == NO_BOXES for entry in found)
 
 
 def _table(
@@ -115,11 +133,16 @@ def _table(
 ) -> list[str]:
     metrics = [metric for metric in table.metrics if not greedy or metric not in GROUNDING_METRICS]
     found = [summary["rows"][name] for name in table.rows]
+    found = [row for row in found if paper or not row.get("quoted")]
+    if not found:
+        return []
     rows = [_scores_row(row, row["label"], evaluation, metrics, greedy=greedy, paper=paper) for row in found]
     reasons: dict[str, str] = {}
     for run in (run for row in found for run in row["seeds"].values()):
         reasons |= run["evaluations"].get(evaluation, {}).get("not_computed", {})
-    notes = [f"n/a: {metric} was not computed: {reason}." for metric, reason in reasons.items()]
+    notes = [f"n/a: {metric} was not computed: {reason}." for metric, reason in reasons.items() if reason != NO_BOXES]
+    if bare := [row["label"] for row in found if _without_boxes(row, evaluation)]:
+        notes.append(f"{NOTHING}: no grounding scores of {', '.join(bare)}: {NO_BOXES}.")
     return section(f"{table.title}: {what}", ["", *metrics, "seeds"], [*rows, *_floors(summary, metrics)], notes=notes)
 
 
