@@ -58,6 +58,7 @@ ALLOWED = {
         "engine",
         "evaluation",
         "exports",
+        "methods",
         "modeling",
         "packs",
         "partners",

@@ -110,7 +110,8 @@ def add_ssattn_config(cfg: Any) -> None:
         TEMPERATURE=0.5,  # for 'soft'
         # 'pairs': mean over pairs of a word and a region (GVD). 'words': mean over words.
         REDUCTION="pairs",
-        # A file of pairs from another teacher (data/pair_file.py), used instead of the boxes.
+        # A file of pairs from another teacher (data/pair_file.py), used instead of the boxes. A name without a folder
+        # is a file of ANNO_FOLDER.
         PAIRS="",
     )
     _defaults(

@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
     _add_annotations(commands)
     _add_regions(commands)
     _add_classifier(commands)
+    _add_match(commands)
     _add_npz(commands)
 
 
@@ -302,6 +303,52 @@ def run_classifier(args: argparse.Namespace) -> int:
     print(
         f"{made.num_classes:,} classes, background first, of features of {made.feature_dim:,} numbers: written to "
         f"{args.out}."
+    )
+    return 0
+
+
+# --- match ---------------------------------------------------------------------------------------------
+def _add_match(commands: Any) -> None:
+    parser = commands.add_parser(
+        "match",
+        help="captions and regions -> which regions each noun means (POS-SCAN)",
+        description="Train POS-SCAN's matcher of words and regions on the training captions, without boxes, and write "
+        "its attention for configs such as flickr30k_entities/pos_scan.yaml.",
+    )
+    add = parser.add_argument
+    add("--data", required=True, metavar="DIR", help="folder that `xmodaler prepare` wrote")
+    add("--regions", metavar="FILE", help="the region file (default: regions.h5 in --data)")
+    add("--out", metavar="FILE", help="the file of word pairs (default: match.json in --data)")
+    add("--epochs", type=int, default=30, help="default: 30, SCAN's")
+    add("--max-regions", type=int, default=36, help="first regions per image, DATALOADER.MAX_FEAT_NUM (default: 36)")
+    add("--device", help="cpu or cuda; default: cuda when there is one")
+    add("--seed", type=int, default=0)
+    parser.set_defaults(run=run_match)
+
+
+def run_match(args: argparse.Namespace) -> int:
+    import torch
+
+    from xmodaler_ssattn.methods.pos_scan import write_targets
+
+    problems = [
+        f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}."
+        for name in ("epochs", "max_regions")
+        if getattr(args, name) < 1
+    ]
+    folder = Path(args.data)
+    regions = Path(args.regions) if args.regions else folder / "regions.h5"
+    for path, command in ((folder / "train.json", "annotations"), (regions, "regions")):
+        if not path.is_file():
+            problems.append(f"the file {path} does not exist; `xmodaler prepare {command}` writes it.")
+    raise_all(problems, "The matcher cannot be trained")
+    out = Path(args.out) if args.out else folder / "match.json"
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    limit = args.max_regions
+    history = write_targets(folder, regions, out, epochs=args.epochs, device=device, limit=limit, seed=args.seed)
+    print(
+        f"The matcher's loss was {history[0]:.4f} in the first and {history[-1]:.4f} in the last epoch. Its word pairs "
+        f"are in {visible(str(out))}."
     )
     return 0
 

@@ -144,7 +144,7 @@ class Flickr30kEntitiesDataset:
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,
             "pair_rule": pair_rule(cfg),
-            "pairs_file": cfg.LOSSES.WORD_ATTENTION.PAIRS,
+            "pairs_file": _in_folder(cfg.LOSSES.WORD_ATTENTION.PAIRS, folder),
             "spans": keys.WORD_SPANS in keys_read(cfg),
             "gt_attention": cfg.INFERENCE.GT_ATTENTION and grounded,
             "stock_samples": not grounded,
@@ -233,6 +233,11 @@ class Flickr30kEntitiesDataset:
             return stored_sample(self.store, record["image_id"], self.inputs)
         resident = {keys.RESIDENT: self._resident_name, keys.RESIDENT_ROW: record["row"]}
         return {kfg.IDS: record["image_id"], **resident}
+
+
+def _in_folder(name: str, folder: Path) -> str:
+    """A file name without a folder is one of the data folder's; a path and "" are unchanged."""
+    return str(folder / name) if name and Path(name).name == name and not Path(name).is_file() else name
 
 
 def _for_stock_captioners(sample: dict[str, Any], max_seq_len: int) -> dict[str, Any]:

@@ -30,7 +30,10 @@ from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import RegionStore
 
 SCHEMA, VERSION = "xmodaler_ssattn/word_pairs", 1
-HINT = "Write the pairs for this split, vocabulary, annotation and region file; see xmodaler_ssattn/data/pair_file.py."
+HINT = (
+    "Write the pairs for this split, vocabulary, annotation and region file: `xmodaler prepare match` writes those of "
+    "POS-SCAN's matcher; for another teacher see xmodaler_ssattn/data/pair_file.py."
+)
 
 _Index = Annotated[int, Meta(ge=0)]
 Pair = tuple[_Index, _Index, _Index, Annotated[float, Meta(ge=1e-6, le=1e6)]]

@@ -114,8 +114,8 @@ def collect_records(mapper: MapperSettings) -> Collected:
         found.problems += pairs.others(record["image_id"] for record in found.records)
     if found.records and not any(len(part) for record in found.records for part in record.get("pairs", [[0]])):
         found.problems.append(
-            f"no object word in {mapper.pairs_file or mapper.annotation_file} has a region, so WordAttentionLoss (or PointerLoss) has "
-            "nothing to learn. `xmodaler prepare annotations --entities DIR` writes annotations with boxes; or remove "
+            f"no object word in {mapper.pairs_file or mapper.annotation_file} has a region, so WordAttentionLoss (or "
+            "PointerLoss) has nothing to learn. `xmodaler prepare annotations --entities DIR` writes annotations with boxes; or remove "
             "the loss from LOSSES.NAMES"
         )
     for image_ids, what in (
