@@ -160,6 +160,7 @@ class LoadedModels:
             UserError: the file is not a picture that can be read, or the detector found nothing.
         """
         from xmodaler_ssattn.app.views import Answer, shrunk
+        from xmodaler_ssattn.caption import GroundedCaption
         from xmodaler_ssattn.cli.caption import DRAWN_ONLY
         from xmodaler_ssattn.cli.captioning import caption_regions
         from xmodaler_ssattn.detectors.extract import detect_all
@@ -176,6 +177,7 @@ class LoadedModels:
                 regions = Regions(1, found.width, found.height, found.boxes_px, found.features, found.class_probs)
                 self._captioner.model.beam_searcher.beam_size = beam_size
                 (caption,) = caption_regions(self._captioner, [regions])
+                assert isinstance(caption, GroundedCaption)  # of a decoder with attention
         except UserError as error:
             raise UserError(visible(str(error).replace(str(path), name))) from error
         shown, scale = shrunk(picture)

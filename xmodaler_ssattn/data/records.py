@@ -115,8 +115,8 @@ def collect_records(mapper: MapperSettings) -> Collected:
     if found.records and not any(len(part) for record in found.records for part in record.get("pairs", [[0]])):
         found.problems.append(
             f"no object word in {mapper.pairs_file or mapper.annotation_file} has a region, so WordAttentionLoss (or "
-            "PointerLoss) has nothing to learn. `xmodaler prepare annotations --entities DIR` writes annotations with boxes; or remove "
-            "the loss from LOSSES.NAMES"
+            "PointerLoss) has nothing to learn. `xmodaler prepare annotations --entities DIR` writes annotations with "
+            "boxes; or remove the loss from LOSSES.NAMES"
         )
     for image_ids, what in (
         (absent, f"not in the region file {mapper.regions_file}; add them with `xmodaler prepare regions`"),

@@ -129,9 +129,11 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
         return torch.stack(steps).flatten(0, 1)[plan.cells]
 
     captions = plan.order[plan.rows]
-    optional = (packed(steps) if steps else None for steps in (logits, alpha, gamma))
+    optional = [packed(steps) if steps else None for steps in (logits, alpha, gamma)]
     of_losses = {key: packed(steps) for key, steps in further.items()}
-    return WordStates(inputs, packed(hidden), plan.words, captions, *optional, of_losses, rows, plan)
+    return WordStates(
+        inputs, packed(hidden), plan.words, captions, optional[0], optional[1], optional[2], of_losses, rows, plan
+    )
 
 
 def encoded_rows(model: WordModel, batch: dict, plan: CaptionPlan) -> tuple[dict, dict]:

@@ -96,12 +96,12 @@ def captions_from_decoding(
             )
         found = None if probs is None else probs[b, :regions]
         scores = rule.scores(texts, chooser[:length, :regions], boxes[b, :regions], found)
-        words = ground_words(texts, chooser, boxes[b], regions, scores)
+        grounded = ground_words(texts, chooser, boxes[b], regions, scores)
         if branches is not None:
-            words = enclosing_words(words, chooser, branches[b, :length], boxes[b], rule.overlap)
+            grounded = enclosing_words(grounded, chooser, branches[b, :length], boxes[b], rule.overlap)
         captions.append(
             GroundedCaption(
-                words,
+                grounded,
                 boxes_px=boxes[b, :regions].copy(),
                 image_size=(sizes[b][0], sizes[b][1]),
                 attention=attention,

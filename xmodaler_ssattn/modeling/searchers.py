@@ -320,7 +320,7 @@ class _BeamSearch:
         self.finished = self.finished.gather(1, parent) | (word == end)
         self.width = self.scores.shape[1]
         ended = self.ends.read(self.finished.all(dim=1), t)
-        going = range(count)  # as far as is known
+        going = list(range(count))  # as far as is known
         if ended is not None:
             going = [image for image, over in enumerate(ended[-1]) if not over]
             if not going:
