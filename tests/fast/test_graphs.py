@@ -92,7 +92,7 @@ def test_losses_and_gradients_equal_the_ordinary_paths_step_after_step(tmp_path,
     ordinary, captured, replayer = models(tmp_path, **overrides)
     for samples in (MIXED, EVEN, MIXED, SHORT, EVEN):
         assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
-    # MIXED: 5 words, padded regions; EVEN: the same without padding; SHORT: 3 words. MAX_SEQ_LEN 6 makes 7 the most
+    # MIXED: 5 words, 5 regions; EVEN: 5 words, 4 regions; SHORT: 3 words. MAX_SEQ_LEN 6 makes 7 the most
     assert len(captured.fast_forcing.captured) == replayer.captured == 3
     assert replayer.forwards == replayer.backwards == 5
 
@@ -232,6 +232,25 @@ def test_shapes_beyond_the_first_few_go_the_ordinary_way(tmp_path, monkeypatch):
     for samples in (MIXED, EVEN, SHORT, MIXED):
         assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
     assert replayer.captured == 2 and replayer.forwards == 3
+
+
+def test_a_batch_without_padding_needs_no_graph_of_its_own(tmp_path):
+    cfg = toy_config(tmp_path)
+    ordinary, captured, replayer = models(tmp_path)
+    full = [MIXED[0], toy_sample(7, 5, [[5], [3, 3, 1, 2]])]  # 5 and 5 regions, in MIXED 5 and 2
+    for samples in (MIXED, full):
+        assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
+    assert replayer.captured == 1 and replayer.forwards == 2
+
+
+def test_when_sampling_begins_its_graphs_replace_those_from_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(capture, "LIMIT", 2)
+    cfg = toy_config(tmp_path)
+    _, captured, replayer = models(tmp_path)
+    for ss_prob in (0.0, 0.5):
+        for samples in (MIXED, EVEN, MIXED, EVEN):
+            trained_once(cfg, captured, samples, ss_prob)
+    assert replayer.captured == 4 and replayer.forwards == 8 and len(captured.fast_forcing.captured) == 2
 
 
 def test_evaluation_and_dropout_inside_the_recurrence_go_the_ordinary_way(tmp_path):

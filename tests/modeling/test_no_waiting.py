@@ -1,8 +1,8 @@
 """What a training step and a decoding ask of a CUDA device, found without a GPU by ``fake_cuda.py``.
 
 One process runs all cases of ``no_waiting.py``; the tests here read its report. Out of reach: what the kernels of a GPU
-wait for themselves, the hosts' LabelSmoothing, which selects by masks, and ``torch.cuda.make_graphed_callables``, of
-which only the contents are tested.
+wait for themselves, the hosts' LabelSmoothing, which selects by masks and so waits, and
+``torch.cuda.make_graphed_callables``, of which only the contents are tested.
 """
 
 import json

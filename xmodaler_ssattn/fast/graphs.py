@@ -11,6 +11,10 @@ consequences:
 * buffers are reused: a second forward pass before the backward pass of the first would overwrite its buffers. Such a
   pass, shapes after the first ``LIMIT`` ones, evaluation, and training in several processes use the ordinary way.
 
+A resumed run equals an uninterrupted one as far as without graphs: capturing leaves the random state as it was, and a
+replay draws as many random numbers as it did. But a resumed run meets the shapes in another order, so that after more
+than ``LIMIT`` of them other steps go the ordinary way, whose random numbers come in another order.
+
 Letters: B images, S captions per image, N = B S, K regions, T words, M words to predict in all, H hidden size.
 """
 
@@ -66,19 +70,26 @@ class CapturedForcing:
         """As ``words_at_once``, if ``FastForcing.suits`` is True; None when this batch needs the ordinary way."""
         if not self._suits(model):
             return None
-        tokens, counts = batch[kfg.G_TOKENS_IDS], batch[keys.NUM_REGIONS]
+        tokens = batch[kfg.G_TOKENS_IDS]
         names = tuple(key for key in _READ if key in batch)
         steps = -(-tokens.shape[1] // BUCKET) * BUCKET
         if tokens.shape[1] <= model.max_seq_len + 1:
             steps = min(steps, model.max_seq_len + 1)
-        shape = _Shape(model, batch[keys.CAPTIONS_PER_IMAGE], steps, min(counts) < max(counts), ss_prob > 0, names)
+        shape = _Shape(model, batch[keys.CAPTIONS_PER_IMAGE], steps, ss_prob > 0, names)
         values = [batch[key] for key in names]
         values += [F.pad(tokens, (0, steps - tokens.shape[1])), tokens.new_full((), ss_prob, dtype=torch.float32)]
         key = (*shape.facts, *((value.shape, value.dtype) for value in values))
         if key not in self._graphs:
             if len(self._graphs) >= LIMIT:
+                # Scheduled sampling begins once: the graphs from before it are not replayed again.
+                self._graphs = {
+                    key: graph
+                    for key, graph in self._graphs.items()
+                    if graph.sampling == shape.sampling or graph.in_use()
+                }
+            if len(self._graphs) >= LIMIT:
                 return None
-            self._graphs[key] = _Graph(self._capture(shape, tuple(values)), list(shape.parameters()))
+            self._graphs[key] = _Graph(self._capture(shape, tuple(values)), list(shape.parameters()), shape.sampling)
         graph = self._graphs[key]
         if graph.in_use():
             return None
@@ -118,7 +129,9 @@ class CapturedForcing:
         with torch.autocast(values[0].device.type, enabled=False):
             if self._backend is not None:
                 return self._backend(shape, values)
-            return torch.cuda.make_graphed_callables(shape, values, allow_unused_input=True)
+            # Its passes before the capture draw random numbers, which a resumed run would draw at another step.
+            with torch.random.fork_rng([values[0].device]):
+                return torch.cuda.make_graphed_callables(shape, values, allow_unused_input=True)
 
 
 class _Shape(nn.Module):
@@ -130,16 +143,16 @@ class _Shape(nn.Module):
     sampling samples, is not a submodule and gets no gradient here.
     """
 
-    def __init__(self, model, captions: int, steps: int, padded: bool, sampling: bool, names: tuple[str, ...]):
+    def __init__(self, model, captions: int, steps: int, sampling: bool, names: tuple[str, ...]):
         super().__init__()
         self.parts = nn.ModuleList([model.token_embed, model.visual_embed, model.encoder, model.decoder])
         self.train(model.training)
         self._model = weakref.ref(model)
-        self.captions, self.steps, self.padded, self.sampling, self.names = captions, steps, padded, sampling, names
+        self.captions, self.steps, self.sampling, self.names = captions, steps, sampling, names
 
     @property
     def facts(self) -> tuple:
-        return self.captions, self.steps, self.padded, self.sampling, self.names
+        return self.captions, self.steps, self.sampling, self.names
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         model: Any = self._model()
@@ -147,7 +160,8 @@ class _Shape(nn.Module):
         batch: dict[str, Any] = dict(zip(self.names, fields, strict=True))
         images, regions = batch[kfg.ATT_FEATS].shape[:2]
         rows = images * self.captions
-        batch[keys.NUM_REGIONS] = [regions - int(self.padded)]  # only used to see whether some are padded
+        # Only used to see whether some are padded. A mask of zeros changes nothing, and needs no graph of its own.
+        batch[keys.NUM_REGIONS] = [regions - 1]
         order = torch.arange(rows, device=tokens.device)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.amp, cache_enabled=False):
             inputs = model.encode(batch, order.div(self.captions, rounding_mode="floor"))
@@ -164,10 +178,7 @@ class _Shape(nn.Module):
         return (*states, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else states
 
     def __str__(self) -> str:
-        return (
-            f"captions per image={self.captions}, words={self.steps}, padded regions={self.padded}, "
-            f"sampling={self.sampling}"
-        )
+        return f"captions per image={self.captions}, words={self.steps}, sampling={self.sampling}"
 
 
 class _Pass:
@@ -179,8 +190,8 @@ class _Pass:
 class _Graph:
     """A captured function, and the pass that uses its buffers."""
 
-    def __init__(self, run: Callable[..., tuple[Tensor, ...]], parameters: list[nn.Parameter]):
-        self.run = run
+    def __init__(self, run: Callable[..., tuple[Tensor, ...]], parameters: list[nn.Parameter], sampling: bool):
+        self.run, self.sampling = run, sampling
         self._parameters = parameters
         self._latest: weakref.ref[_Pass] | None = None
 
