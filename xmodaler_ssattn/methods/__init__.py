@@ -5,5 +5,6 @@ Each file says what of its system it contains and what it leaves out; docs/metho
 
 from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding
 from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss
+from xmodaler_ssattn.methods.matching_reward import MatchingScorer
 
-__all__ = ["GVDClassLoss", "GVDContextEncoder", "GVDRegionEmbedding"]
+__all__ = ["GVDClassLoss", "GVDContextEncoder", "GVDRegionEmbedding", "MatchingScorer"]
