@@ -46,7 +46,7 @@ ALLOWED = {
     "report": {"data", "evaluation"},
     "worlds": {"data", "packs"},
     "detectors": {"packs"},
-    "methods": {"data", "evaluation", "fast", "host", "losses", "modeling", "packs", "partners"},
+    "methods": {"data", "evaluation", "fast", "host", "losses", "modeling", "packs", "partners", "scorer"},
     "engine": {"host", "modeling", "scorer", "evaluation", "partners"},
     "scorer": {"host", "data", "evaluation", "partners"},
     "app": {"report"},

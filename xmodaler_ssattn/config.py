@@ -215,6 +215,9 @@ def add_ssattn_config(cfg: Any) -> None:
         BASELINE="greedy",
         # Weight of the share of sampled object words whose region hits their object, added to CIDEr-D (0 to 10).
         GROUNDING_WEIGHT=0.0,
+        # With SCORER.NAME MatchingScorer (POS-SCAN, docs/methods.md): weight of the matcher's score, -1 to 1.
+        MATCHING_WEIGHT=1.0,
+        MATCHER="",  # the matcher's file; "": match.pth of ANNO_FOLDER, which `xmodaler prepare match` writes
     )
     _defaults(
         cfg.DECODE_STRATEGY,

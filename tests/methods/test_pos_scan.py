@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from engine.rl_world import DOG, MAN, RUNS, A, all_images, rl_config, write_world
 from test_two_hosts import ROOT, curve, needs_upstream
+from toys import RAW
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.data.annotations import read_annotations
+from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.host import build_engine, build_scorer, kfg
+from xmodaler_ssattn.methods.matching_reward import load_matcher, matching_scores, save_matcher
 from xmodaler_ssattn.methods.pos_scan import write_targets
 from xmodaler_ssattn.methods.scan import Matcher, caption_scores, match, ranking_loss
 from xmodaler_ssattn.packs.store import RegionStore
+from xmodaler_ssattn.scorer import GroundedScorer
 from xmodaler_ssattn.worlds.drawn import draw_dataset
 
 SETTINGS = {"size": 32, "word_size": 16, "batch": 20, "learning_rate": 5e-3}
@@ -140,3 +146,67 @@ def test_the_command_writes_into_the_data_folder_and_names_what_is_missing(sampl
     message = capsys.readouterr().err
     assert "--epochs: expected at least 1, got 0" in message and "regions.h5 does not exist" in message
     assert "`xmodaler prepare annotations` writes it" in message
+
+
+# --- the second stage -----------------------------------------------------------------------------------
+def rl_world(folder, **overrides):
+    write_world(folder)
+    torch.manual_seed(0)
+    matcher = Matcher(feature_dim=RAW, vocab_size=7, size=8, word_size=5)
+    save_matcher(folder / "match.pth", matcher, folder / "vocabulary.txt")
+    return rl_config(folder, SCORER__NAME="MatchingScorer", **overrides)
+
+
+def test_the_score_of_a_caption_is_the_mean_cosine_of_its_nouns():
+    """Two regions and two words with known vectors: R of each noun by the loops of ``slow_match``."""
+    torch.manual_seed(0)
+    matcher = Matcher(feature_dim=4, vocab_size=9, size=8, word_size=5)
+    feats, mask = torch.randn(2, 3, 4), torch.tensor([[1.0, 1, 1], [1, 1, 0]])
+    is_noun = np.array([False, False, True, True, False, False, False, False, False])
+    captions = [[1, 2, 3, 0], [4, 5], [3, 1, 0], [2, 4, 3]]  # two of each image; the second has no noun
+    found = matching_scores(matcher, feats, mask, captions, is_noun)
+    assert found[1] == 0
+    for at, image, nouns in ((0, 0, [1, 2]), (2, 1, [0]), (3, 1, [0, 2])):
+        v = matcher.encode_regions(feats[image, : 3 - image])
+        w = matcher.encode_nouns(torch.tensor([captions[at]]), torch.tensor([nouns]))[0]
+        assert found[at] == pytest.approx(np.mean(slow_match(v.detach(), w.detach())[1]), abs=1e-5)
+    assert matching_scores(matcher, feats, mask, [[4], [5]], is_noun).tolist() == [0, 0]
+
+
+def test_the_reward_is_cider_plus_the_weighted_score_and_a_run_logs_both(tmp_path):
+    cfg = rl_world(tmp_path, SCORER__MATCHING_WEIGHT=2.0, LOSSES__NAMES=["SelfCriticalLoss"], SOLVER__EPOCH=2)
+    trainer = build_engine(cfg)
+    trainer.resume_or_load(resume=False)
+    batch = all_images(trainer)
+    inputs = {
+        **batch,
+        kfg.IDS: [11, 12, 13, 14],
+        kfg.G_SENTS_IDS: torch.tensor([[A, MAN, RUNS, 0], [A, DOG, 0, 0], [A, A, 0, 0], [MAN, 0, 0, 0]]),
+    }
+    out = trainer.scorer(inputs)
+    plain = GroundedScorer.__call__(trainer.scorer, inputs)
+    captions = [[A, MAN, RUNS, 0], [A, DOG, 0], [A, A, 0], [MAN, 0]]
+    nouns = np.array([False, False, True, True, False, False, False])  # "man" and "dog"
+    assert trainer.scorer.is_noun.tolist() == nouns.tolist()
+    each = matching_scores(trainer.scorer.matcher, batch[kfg.ATT_FEATS], batch[kfg.ATT_MASKS], captions, nouns)
+    np.testing.assert_allclose(out[kfg.REWARDS], plain[kfg.REWARDS] + 2 * each)
+    assert out["Matching"] == pytest.approx(each.mean()) and out["CiderD"] == plain["CiderD"]
+    trainer.train()
+    assert len(trainer.storage.history("rl/Matching").values()) == trainer.max_iter
+
+
+def test_a_matcher_that_is_missing_broken_or_of_other_data_is_refused_before_training(tmp_path):
+    cfg = rl_world(tmp_path)
+    with pytest.raises(UserError, match="expected a number above 0 with MatchingScorer"):
+        build_scorer(rl_world(tmp_path, SCORER__MATCHING_WEIGHT=0.0))
+    (tmp_path / "vocabulary.txt").write_text("a\nman\ndog\nruns\nthen\nUNK\n")
+    with pytest.raises(UserError, match=r"`xmodaler prepare match`(.|\n)*another vocabulary"):
+        build_scorer(cfg)
+    with pytest.raises(UserError, match=r"reads features of 6 numbers, MODEL.VISUAL_EMBED.IN_DIM is 5"):
+        load_matcher(tmp_path / "match.pth", tmp_path / "vocabulary.txt", 5)
+    torch.save({"model": {}, "settings": {"size": 3}}, tmp_path / "match.pth")
+    with pytest.raises(UserError, match="is not a matcher"):
+        build_scorer(cfg)
+    (tmp_path / "match.pth").unlink()
+    with pytest.raises(UserError, match=r"match.pth does not exist; `xmodaler prepare match` writes it"):
+        build_scorer(cfg)

@@ -318,7 +318,7 @@ def _add_match(commands: Any) -> None:
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder that `xmodaler prepare` wrote")
     add("--regions", metavar="FILE", help="the region file (default: regions.h5 in --data)")
-    add("--out", metavar="FILE", help="the file of word pairs (default: match.json in --data)")
+    add("--out", metavar="FILE", help="the file of word pairs (default: match.json in --data); the matcher: .pth")
     add("--epochs", type=int, default=30, help="default: 30, SCAN's")
     add("--max-regions", type=int, default=36, help="first regions per image, DATALOADER.MAX_FEAT_NUM (default: 36)")
     add("--device", help="cpu or cuda; default: cuda when there is one")
@@ -348,7 +348,7 @@ def run_match(args: argparse.Namespace) -> int:
     history = write_targets(folder, regions, out, epochs=args.epochs, device=device, limit=limit, seed=args.seed)
     print(
         f"The matcher's loss was {history[0]:.4f} in the first and {history[-1]:.4f} in the last epoch. Its word pairs "
-        f"are in {visible(str(out))}."
+        f"are in {visible(str(out))}, it is in {visible(str(out.with_suffix('.pth')))}."
     )
     return 0
 

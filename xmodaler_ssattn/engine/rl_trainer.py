@@ -161,7 +161,7 @@ class SelfCriticalTrainer(DefaultTrainer):
         """The scorer's output for (B, S, T) captions, with REWARDS as (B, S) float64."""
         scores = self.scorer(
             {
-                **{key: batch[key] for key in (keys.BOXES_PX, keys.NUM_REGIONS)},
+                **{key: batch[key] for key in (keys.BOXES_PX, keys.NUM_REGIONS, kfg.ATT_FEATS, kfg.ATT_MASKS)},
                 kfg.IDS: [image_id for image_id in batch[kfg.IDS] for _ in range(sents.shape[1])],
                 kfg.G_SENTS_IDS: sents.flatten(0, 1),
                 keys.WORD_REGIONS: regions.flatten(0, 1),

@@ -9,6 +9,7 @@ from xmodaler_ssattn.methods.gcn_lstm import SpatialGraphEmbedding
 from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding
 from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss
 from xmodaler_ssattn.methods.lstm_a import LSTMADecoder
+from xmodaler_ssattn.methods.matching_reward import MatchingScorer
 from xmodaler_ssattn.methods.nbt_style import PointerLoss, SentinelDecoder
 from xmodaler_ssattn.methods.prophet import ProphetCaptioner, ProphetLoss
 
@@ -21,6 +22,7 @@ __all__ = [
     "GVDContextEncoder",
     "GVDRegionEmbedding",
     "LSTMADecoder",
+    "MatchingScorer",
     "PointerLoss",
     "ProphetCaptioner",
     "ProphetLoss",

@@ -25,6 +25,7 @@ from xmodaler_ssattn.data.pair_file import Pair, write_pairs
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
+from xmodaler_ssattn.methods.matching_reward import save_matcher
 from xmodaler_ssattn.methods.scan import Matcher, caption_scores, ranking_loss
 from xmodaler_ssattn.packs.store import RegionStore
 
@@ -181,6 +182,8 @@ def write_targets(
 ) -> list[float]:  # fmt: skip
     """Train a matcher on a data folder's training split and write its file of pairs; the mean loss of each epoch.
 
+    The matcher is written beside it, with the ending .pth.
+
     Args:
         limit: only the first ``limit`` regions per image, DATALOADER.MAX_FEAT_NUM of the captioner.
         settings: of ``Matcher`` and ``train_matcher``: size, word_size, batch, learning_rate.
@@ -192,5 +195,6 @@ def write_targets(
     matcher = Matcher(feature_dim=store.feature_dim, vocab_size=vocabulary.model_size, **sizes).to(device)
     history = train_matcher(matcher, images, store, epochs=epochs, limit=limit, seed=seed, **settings)
     files = {"annotation_file": folder / file_name(SPLIT), "vocabulary_file": folder / "vocabulary.txt"}
+    save_matcher(Path(out).with_suffix(".pth"), matcher, files["vocabulary_file"])
     write_pairs(out, targets(matcher, images, store, limit), split=SPLIT, store=store, **files)
     return history
