@@ -244,6 +244,11 @@ def test_shards_are_joined_to_the_file_of_one_run(scenes, tmp_path, capsys):
     assert main(["extract", "--join", *map(str, parts), "--out", str(tmp_path / "joined.h5")]) == 0
     assert "12 images of 3 files" in capsys.readouterr().out
     assert (tmp_path / "joined.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    checked = ["extract", "--images", str(images), "--out", str(tmp_path / "checked.h5"), "--join"]
+    assert main([*checked, *map(str, parts[:2])]) == 2  # the third machine has not finished
+    assert "4 of 12 pictures are in none of the 2 files" in capsys.readouterr().err
+    assert not (tmp_path / "checked.h5").exists()
+    assert main([*checked, *map(str, parts)]) == 0
 
 
 def test_the_same_command_again_continues(scenes, tmp_path, capsys):
@@ -265,7 +270,7 @@ def test_the_same_command_again_continues(scenes, tmp_path, capsys):
     [
         ([], "extract: give --images and --weights"),
         (["--images", "x", "--weights", "w.pth"], "--images: x does not exist"),
-        (["--join", "a.h5", "--shard", "1/2"], "--images, --weights and --shard cannot be given with it"),
+        (["--join", "a.h5", "--shard", "1/2"], "--weights and --shard cannot be given with it"),
         (["--join", "a.h5"], "a.h5 does not exist"),
     ],
 )

@@ -65,10 +65,10 @@ def test_alone_nothing_is_joined_and_nobody_waits():
             assert not torch.distributed.is_initialized()
 
 
-def torchrun(folder):
+def torchrun(folder, *program):
     settings = {**SETTINGS, "OUTPUT_DIR": folder / "run"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "xmodaler_ssattn", "train"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *program, "train"]
     command += ["--config-file", str(ROOT / "configs/sample/ss_attn.yaml"), "--data", str(folder / "data")]
     command += [str(word) for pair in settings.items() for word in pair]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -78,7 +78,7 @@ def torchrun(folder):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
 @pytest.mark.skipif(host.NAME == host.UPSTREAM, reason="X-modaler's processes need GPUs")
 def test_two_processes_of_torchrun_train_one_model_in_one_folder(tmp_path):
-    done = torchrun(tmp_path)
+    done = torchrun(tmp_path, str(ROOT / "tests" / "engine" / "weights_of_ranks.py"))
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "run"
     assert "Process 1 of 2" in (run / "log.txt.rank1").read_text()
@@ -87,7 +87,8 @@ def test_two_processes_of_torchrun_train_one_model_in_one_folder(tmp_path):
     assert iterations == sorted(set(iterations))  # written by one process
     stored = safe_load(run / "model_final.pth")
     assert len(stored["trainer"]["random_states"]) == 2
+    assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text()  # the weights, bit for bit
     # A second run over the folder is refused by the first process; the second one ends silently.
-    again = torchrun(tmp_path)
+    again = torchrun(tmp_path, "-m", "xmodaler_ssattn")
     assert again.returncode != 0
     assert again.stderr.count("holds a run already") == 1 and again.stderr.count("xmodaler: error") == 1

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from runtime.numbers_of_one import LOSSES, train_and_evaluate
+from runtime.toy_host import toy_config, toy_trainer
 from xmodaler_ssattn import host, processes
 from xmodaler_ssattn.runtime import launch
 from xmodaler_ssattn.runtime.order import BatchesOfRank, SharedOrder
@@ -118,3 +119,17 @@ def test_the_batches_of_an_evaluation_are_those_of_one_process(monkeypatch, numb
     together = [ranks[i % number][i // number] for i in range(4)]
     assert together == [[0, 1], [2, 3], [4, 5], [6]]
     assert sum(map(len, ranks)) == 4  # with 7 processes, three have nothing to do
+
+
+def test_a_run_that_ended_within_an_epoch_of_the_shared_order_continues_bit_for_bit(tmp_path):
+    def trained(folder, resume):
+        trainer = toy_trainer(
+            toy_config(folder, "DATALOADER.GLOBAL_BATCH", True, "SOLVER.CHECKPOINT_STEPS", 3), resume=resume
+        )
+        seed = trainer._shared_order.seed
+        trainer.train()
+        return [parameter.tolist() for parameter in trainer.model.parameters()], seed
+
+    through, seed = trained(tmp_path / "run", resume=False)
+    (tmp_path / "run" / "last_checkpoint").write_text("model_Iter_0000002.pth")  # 3 of the 4 steps of epoch 0
+    assert trained(tmp_path / "run", resume=True) == (through, seed)

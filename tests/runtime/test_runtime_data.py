@@ -75,9 +75,7 @@ def test_the_order_is_the_samplers_seed_after_the_loaders(tmp_path):
 
 
 def test_fewer_images_than_a_batch_is_an_error_with_both_numbers(tmp_path):
-    with pytest.raises(
-        UserError, match="has 13 images, fewer than DATALOADER.TRAIN_BATCH_SIZE asks for in one step: 14"
-    ):
+    with pytest.raises(UserError, match="has 13 images, fewer than DATALOADER.TRAIN_BATCH_SIZE asks for: 14 in"):
         build_xmodaler_train_loader(toy_config(tmp_path, "DATALOADER.TRAIN_BATCH_SIZE", 14))
 
 

@@ -26,7 +26,8 @@ written with 1, 2, 3, ... and kept from then on. In parquet files the names are 
 Flickr30k copies is only a running number. --id-column takes another column of names or numbers.
 
 Several machines: --shard 1/4 ... --shard 4/4, each with its own --out; then
-  xmodaler extract --join part1.h5 part2.h5 part3.h5 part4.h5 --out regions.h5
+  xmodaler extract --images PATH --join part1.h5 part2.h5 part3.h5 part4.h5 --out regions.h5
+With --images, a picture that is in no part is an error.
 """
 
 
@@ -67,14 +68,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"extract: give {' and '.join(missing)} (or --join FILES, to join finished files).")
     from xmodaler_ssattn.cli.detectors import open_detector
     from xmodaler_ssattn.detectors.extract import extract_regions
-    from xmodaler_ssattn.detectors.folder import ids_from_file, ids_from_names, take_shard
-    from xmodaler_ssattn.detectors.sources import Chosen, open_source
+    from xmodaler_ssattn.detectors.folder import take_shard
+    from xmodaler_ssattn.detectors.sources import Chosen
     from xmodaler_ssattn.packs.convert import sha256_or_empty
     from xmodaler_ssattn.packs.region_classes import described_names
     from xmodaler_ssattn.packs.region_file import read_header
 
-    source = open_source(args.images, recursive=args.recursive, id_column=args.id_column)
-    ids = ids_from_file(source.names, args.ids) if args.ids else ids_from_names(source.names)
+    source, ids = _source_and_ids(args)
     chosen = take_shard(list(ids), args.shard) if args.shard else list(ids)
     described = {"vocabulary_sha256": sha256_or_empty(args.vocabulary)}
     if os.path.exists(args.out) and not args.overwrite:
@@ -127,12 +127,22 @@ def run(args: argparse.Namespace) -> int:
     return list_failed(report.failed, len(chosen))
 
 
+def _source_and_ids(args: argparse.Namespace) -> tuple[Any, dict[int, str]]:
+    """The pictures of --images, and id -> name of each."""
+    from xmodaler_ssattn.detectors.folder import ids_from_file, ids_from_names
+    from xmodaler_ssattn.detectors.sources import open_source
+
+    source = open_source(args.images, recursive=args.recursive, id_column=args.id_column)
+    return source, ids_from_file(source.names, args.ids) if args.ids else ids_from_names(source.names)
+
+
 def run_join(args: argparse.Namespace) -> int:
     from xmodaler_ssattn.detectors.join import join_regions
 
-    if args.images or args.weights or args.shard:
-        raise UserError("--join joins finished files; --images, --weights and --shard cannot be given with it.")
-    count = join_regions(args.join, args.out, overwrite=args.overwrite)
+    if args.weights or args.shard:
+        raise UserError("--join joins finished files; --weights and --shard cannot be given with it.")
+    expected = list(_source_and_ids(args)[1]) if args.images else []
+    count = join_regions(args.join, args.out, overwrite=args.overwrite, expected=expected)
     print(f"{count:,} images of {len(args.join)} files written to {args.out}.")
     return 0
 

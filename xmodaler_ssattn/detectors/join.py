@@ -27,7 +27,13 @@ def differing_attributes(there: Mapping[str, Any], here: Mapping[str, Any]) -> l
     ]
 
 
-def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, overwrite: bool = False) -> int:
+def join_regions(
+    paths: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    expected: Sequence[int] = (),
+) -> int:
     """Write the images of all files into one, in ascending order of their ids; returns their number.
 
     Joined shards have the same bytes as a run without shards.
@@ -35,9 +41,11 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
     Args:
         paths: region files; ``out`` may be one of them.
         overwrite: replace ``out``.
+        expected: ids of images that must be in one of the files.
 
     Raises:
-        UserError: the files are of different detectors or shapes, an image is in two of them, or ``out`` exists.
+        UserError: the files are of different detectors or shapes, an image is in two of them, an expected
+            one is in none, or ``out`` exists.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -56,6 +64,13 @@ def join_regions(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *, 
                 twice.append(f"image {image_id} is in {owner[image_id].path} and in {store.path}")
             owner[image_id] = store
     raise_all(twice, "These files cannot be joined")
+    missing = [image_id for image_id in expected if image_id not in owner]
+    if missing:
+        names = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise UserError(
+            f"{len(missing):,} of {len(expected):,} pictures are in none of the {len(paths)} files: {names}. Extract "
+            "their shard again (the same command resumes it), or join without --images."
+        )
     given = {name: first.attributes[name] for name in _GIVEN_BY_NAME if name in first.attributes}
     more = {k: v for k, v in first.attributes.items() if k not in (*_GIVEN_BY_NAME, *_OF_THE_FILE)}
     writer = RegionWriter(

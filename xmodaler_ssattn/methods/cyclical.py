@@ -104,3 +104,7 @@ class CyclicalLoss(nn.Module):
         wanted = [keys.SECOND_CROSS_ENTROPY]
         require_outputs(outputs_dict, wanted, "CyclicalLoss", "CyclicalCaptioner provides it in training.")
         return {"Reconstruction Loss": self.weight * outputs_dict[keys.SECOND_CROSS_ENTROPY]}
+
+    def normaliser(self, outputs_dict: dict) -> int:
+        """M, the number of words."""
+        return len(outputs_dict[kfg.G_TARGET_IDS])

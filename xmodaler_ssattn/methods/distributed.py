@@ -199,3 +199,9 @@ class ConsistencyLoss(nn.Module):
         assert self.classes is not None
         self.classes = self.classes.to(targets.device)
         return {"Consistency Loss": self.weight * consistency_loss(logits, self.classes[targets])}
+
+    def normaliser(self, outputs_dict: dict) -> Tensor:
+        """The number of object words."""
+        targets = outputs_dict[kfg.G_TARGET_IDS]
+        assert self.classes is not None
+        return (self.classes.to(targets.device)[targets] >= 0).sum()

@@ -130,6 +130,12 @@ class GVDClassLoss(nn.Module):
             "GVD Class Loss": self.class_weight * of_regions,
         }
 
+    def normaliser(self, outputs_dict: dict) -> Tensor:
+        """The sum of the weights of the pairs whose word names a class."""
+        words, _, weights = outputs_dict[keys.WORD_PAIRS]
+        classes = self.class_of_word.to(weights.device)[outputs_dict[kfg.G_TARGET_IDS]]
+        return (weights * (classes[words] > 0)).sum()
+
 
 def class_numbers(cfg: Any) -> Tensor:
     """(V,) int64: word id -> number of the class that it names, from 1, by the rule of the annotations; 0: none."""

@@ -145,5 +145,9 @@ class PointerLoss(nn.Module):
         attention, pairs = (outputs_dict[key] for key in wanted)
         return {"Pointer Loss": self.weight * pointer_loss(attention, *pairs)}
 
+    def normaliser(self, outputs_dict: dict) -> int:
+        """M, the number of words."""
+        return len(outputs_dict[keys.WORD_ALPHA])
+
 
 ENCODE_ONCE.append(SentinelDecoder)

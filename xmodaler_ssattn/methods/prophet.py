@@ -177,3 +177,7 @@ class ProphetLoss(nn.Module):
             distances = attention_distance(alpha, prophet, self.distance) * in_phrase
             losses["Prophet Attention Loss"] = self.weight * distances.sum() / len(alpha)
         return losses
+
+    def normaliser(self, outputs_dict: dict) -> int:
+        """M, the number of words."""
+        return len(outputs_dict[kfg.G_TARGET_IDS])

@@ -158,8 +158,8 @@ def build_xmodaler_train_loader(
     share = batch_size // processes if global_batch else batch_size
     if len(dataset) < share * processes:
         raise UserError(
-            f"The training split has {len(dataset)} images, fewer than DATALOADER.TRAIN_BATCH_SIZE asks for in one "
-            f"step: {share} in each of {processes} process(es). Lower the batch size."
+            f"The training split has {len(dataset)} images, fewer than DATALOADER.TRAIN_BATCH_SIZE asks for: {share} "
+            f"in each of {processes} process(es). Lower the batch size."
         )
     shared = global_batch or processes > 1
     sampler: Sampler = SharedOrder(len(dataset), share) if shared else RandomSampler(dataset)
