@@ -236,7 +236,8 @@ class SSAttentionDecoder(GroundedDecoder):
             mean_feats = mean_feats.repeat_interleave(rows, dim=0)
         h1, c1 = self.lstm1(self.dropout1(torch.cat([h2, mean_feats, word], dim=1)), (h1, c1))
 
-        v_hat, attention = batched_inputs.get(keys.GIVEN_V_HAT), {}
+        attention: dict[str, Tensor] = {}
+        v_hat = batched_inputs.get(keys.GIVEN_V_HAT)
         if v_hat is None:
             v_hat, attention = self.attend(h1, batched_inputs)
 
