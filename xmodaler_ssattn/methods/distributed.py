@@ -196,6 +196,5 @@ class ConsistencyLoss(nn.Module):
         wanted = (keys.BRANCH_LOGITS, kfg.G_TARGET_IDS)
         require_outputs(outputs_dict, wanted, "ConsistencyLoss", "DistributedDecoder provides it in training.")
         logits, targets = (outputs_dict[key] for key in wanted)
-        if self.classes.device != targets.device:
-            self.classes = self.classes.to(targets.device)
+        self.classes = self.classes.to(targets.device)
         return {"Consistency Loss": self.weight * consistency_loss(logits, self.classes[targets])}
