@@ -35,15 +35,15 @@ class RegionRule:
     Attributes:
         name: a key of ``RULES``.
         power: of ``class``: the exponent of the class probability.
-        overlap: of ``union``, see ``enclosing_box``.
         columns: word -> the columns of the class probabilities that name its class, for every word that names one;
             empty for a class without a column. Only for ``CLASS_RULES``.
+        overlap: of ``union``, see ``enclosing_box``.
     """
 
     name: str = ARGMAX
     power: float = 0.5
-    overlap: float = 0.3
     columns: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    overlap: float = 0.3
 
     def scores(
         self, texts: Sequence[str], weights: np.ndarray, boxes_px: np.ndarray, class_probs: np.ndarray | None

@@ -137,6 +137,34 @@ def test_pairs_name_the_words_of_the_sampled_captions_and_their_regions(files):
     assert sorted(sample[keys.WORD_PAIRS][:, 1:].tolist()) == [[1, 0], [1, 0]]
 
 
+def test_spans_are_the_phrases_of_the_sampled_captions(files):
+    mapper = toy_dataset(files, spans=True)
+    record = mapper.load_data(None)[0]
+    # "a man sees a dog": words 0 and 1, words 3 and 4; "a man": both words; "green grass": no phrase
+    expected = {(1, 2, 3, 1, 4): [[0, 2], [3, 5]], (1, 2): [[0, 2]], (5, 5): []}
+    for seed in range(6):
+        random.seed(seed)
+        sample = mapper(record)
+        said = [tuple(tokens.tolist()[1:]) for tokens in sample[kfg.G_TOKENS_IDS]]
+        assert sample[keys.WORD_SPANS].tolist() == [
+            [i, *span] for i, words in enumerate(said) for span in expected[words]
+        ]
+    cut = toy_dataset(files, spans=True, max_seq_len=4, seq_per_sample=3)
+    assert sorted(cut(cut.load_data(None)[0])[keys.WORD_SPANS][:, 1:].tolist()) == [[0, 2], [0, 2], [3, 4]]
+
+
+def test_captions_without_any_phrase_are_refused_before_training(files):
+    with json_list(files / "train.json", annotation_header("train", "t", False, "r", ["man"]), "images") as out:
+        for image_id in (11, 12):
+            bare = image(image_id)
+            for caption in bare["captions"]:
+                caption["phrases"] = []
+            out.add(bare)
+    assert len(toy_dataset(files).load_data(None)) == 2
+    with pytest.raises(UserError, match=r"no caption in .*train.json has a phrase.*xmodaler prepare annotations"):
+        toy_dataset(files, spans=True).load_data(None)
+
+
 def test_captions_are_sampled_as_xmodaler_samples_them():
     random.seed(3)
     ours = [sample_captions(5, 5), sample_captions(5, 2), sample_captions(2, 5)]

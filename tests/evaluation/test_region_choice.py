@@ -69,7 +69,7 @@ def refused(folder, **values) -> str:
 
 def test_what_cannot_work_is_refused_before_training(folder, tmp_path):
     message = refused(folder, **settings(folder, "best", INFERENCE__REGION_CLASS_POWER=-1.0))
-    assert "REGION_RULE: expected one of argmax, pooled, class" in message and "REGION_CLASS_POWER" in message
+    assert "REGION_RULE: expected one of argmax, pooled, union, class" in message and "REGION_CLASS_POWER" in message
     (folder / "sample.json").unlink()
     assert "Set INFERENCE.REGION_CLASSES to the detector's list" in refused(folder, **settings(folder, "class"))
     assert "needs INFERENCE.VOCAB" in refused(

@@ -90,7 +90,7 @@ class DistributedDecoder(SSAttentionDecoder):
     def encodes_per_image(self) -> bool:
         """Whether only the branches differ from ``SSAttentionDecoder``; see ``GroundedCaptioner``."""
         names = ("forward", "attend_in_branches", "pooled", "_fuse", "preprocess", "slots", "initial_states")
-        return follows(self, DistributedDecoder, *names, "select_states")
+        return follows(self, DistributedDecoder, *names)
 
     def attend_in_branches(self, h1: Tensor, inputs: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """v-hat_t (N, E), the mean ALPHA and GAMMA (N, K), BRANCH_REGIONS, and BRANCH_LOGITS in training."""
@@ -170,7 +170,7 @@ class ConsistencyLoss(nn.Module):
     def __init__(self, *, weight: float = 0.1, classes: Tensor | None = None):
         super().__init__()
         check_weights("LOSSES.CONSISTENCY", WEIGHT=weight)
-        self.weight, self.classes = weight, classes
+        self.weight, self.classes = weight, torch.empty(0, dtype=torch.long) if classes is None else classes
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -196,7 +196,6 @@ class ConsistencyLoss(nn.Module):
         wanted = (keys.BRANCH_LOGITS, kfg.G_TARGET_IDS)
         require_outputs(outputs_dict, wanted, "ConsistencyLoss", "DistributedDecoder provides it in training.")
         logits, targets = (outputs_dict[key] for key in wanted)
-        assert self.classes is not None
         self.classes = self.classes.to(targets.device)
         return {"Consistency Loss": self.weight * consistency_loss(logits, self.classes[targets])}
 

@@ -33,10 +33,10 @@ class WordStates(NamedTuple):
         logits: (M, V) if the predictor reads more than the state, else None.
         alpha, gamma: (M, K), the attention of the step that predicts the word, if the batch has a key of
             NEED_ATTENTION, else None.
-        further: the decoder's READ_BY_LOSSES, (M, ...) each.
         rows: the encoded batch as the decoder reads it, one row per caption in the order of ``plan``; None from
             captured graphs.
         plan: the order of captions and words; None from captured graphs.
+        further: the decoder's READ_BY_LOSSES, (M, ...) each.
     """
 
     inputs: dict
@@ -46,9 +46,9 @@ class WordStates(NamedTuple):
     logits: Tensor | None = None
     alpha: Tensor | None = None
     gamma: Tensor | None = None
-    further: Mapping[str, Tensor] = MappingProxyType({})
     rows: dict | None = None
     plan: CaptionPlan | None = None
+    further: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class CaptionPlan(NamedTuple):
@@ -129,10 +129,17 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
         return torch.stack(steps).flatten(0, 1)[plan.cells]
 
     captions = plan.order[plan.rows]
-    optional = [packed(steps) if steps else None for steps in (logits, alpha, gamma)]
-    of_losses = {key: packed(steps) for key, steps in further.items()}
     return WordStates(
-        inputs, packed(hidden), plan.words, captions, optional[0], optional[1], optional[2], of_losses, rows, plan
+        inputs,
+        packed(hidden),
+        plan.words,
+        captions,
+        packed(logits) if logits else None,
+        packed(alpha) if alpha else None,
+        packed(gamma) if gamma else None,
+        rows=rows,
+        plan=plan,
+        further={key: packed(steps) for key, steps in further.items()},
     )
 
 
