@@ -147,8 +147,8 @@ def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store
         )
     if mapper.inputs.num_classes is not None and store.num_classes is None:
         problems.append(
-            "the config reads class probabilities (for the attention, MODEL.VISUAL_EMBED or INFERENCE.REGION_RULE), but "
-            f"{mapper.regions_file} has none; " + CLASSIFIER_HINT
+            "the config reads class probabilities (for the attention, MODEL.VISUAL_EMBED or INFERENCE.REGION_RULE), "
+            f"but {mapper.regions_file} has none; " + CLASSIFIER_HINT
         )
     elif mapper.inputs.num_classes is not None and store.num_classes != mapper.inputs.num_classes:
         problems.append(
