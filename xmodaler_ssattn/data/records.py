@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 CLASSIFIER_HINT = (
     "recompute them from the features with the detector's classifier: "
-    "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
-    "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
+    "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself; `xmodaler prepare "
+    "classifier` writes FILE), or, when only the attention reads them, set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
 )
 # Maximum length of reference captions when the attention on them is requested (GVD's seq_length for that).
 MAX_REFERENCE_WORDS = 40
@@ -155,8 +155,8 @@ def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store
         )
     if mapper.inputs.num_classes is not None and store.num_classes is None:
         problems.append(
-            f"the config reads class probabilities (for the attention, or for INFERENCE.REGION_RULE), but "
-            f"{mapper.regions_file} has none; " + CLASSIFIER_HINT
+            "the config reads class probabilities (for the attention, MODEL.VISUAL_EMBED or INFERENCE.REGION_RULE), "
+            f"but {mapper.regions_file} has none; " + CLASSIFIER_HINT
         )
     elif mapper.inputs.num_classes is not None and store.num_classes != mapper.inputs.num_classes:
         problems.append(
