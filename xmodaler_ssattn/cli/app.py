@@ -158,6 +158,7 @@ class LoadedModels:
             UserError: the file is not a picture that can be read, or the detector found nothing.
         """
         from xmodaler_ssattn.app.views import Answer, shrunk
+        from xmodaler_ssattn.caption import GroundedCaption
         from xmodaler_ssattn.cli.caption import DRAWN_ONLY
         from xmodaler_ssattn.cli.captioning import caption_regions
         from xmodaler_ssattn.detectors.extract import detect_all
@@ -176,6 +177,7 @@ class LoadedModels:
                 (caption,) = caption_regions(self._captioner, [regions])
         except UserError as error:
             raise UserError(visible(str(error).replace(str(path), name))) from error
+        assert isinstance(caption, GroundedCaption)  # the decoder has an attention
         shown, scale = shrunk(picture)
         objects = tuple(at for at, word in enumerate(caption.words) if self._spoken(word.text))
         notice = f"This is not a drawn scene. {DRAWN_ONLY}" if self._drawn and not looks_drawn(picture) else ""
