@@ -33,7 +33,7 @@ T = TypeVar("T")
 CLASSIFIER_HINT = (
     "recompute them from the features with the detector's classifier: "
     "`xmodaler prepare regions --classifier FILE` (it takes the pack, or the region file itself), "
-    "or set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
+    "or, if only the SS attention reads them, set MODEL.SS_ATTENTION.SEMANTIC_INPUT v"
 )
 # Maximum length of reference captions when the attention on them is requested (GVD's seq_length for that).
 MAX_REFERENCE_WORDS = 40
@@ -141,7 +141,7 @@ def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store
         )
     if mapper.inputs.num_classes is not None and store.num_classes is None:
         problems.append(
-            f"the config reads class probabilities (for the attention, or for INFERENCE.REGION_RULE), but "
+            f"the config reads class probabilities (for the model, or for INFERENCE.REGION_RULE), but "
             f"{mapper.regions_file} has none; " + CLASSIFIER_HINT
         )
     elif mapper.inputs.num_classes is not None and store.num_classes != mapper.inputs.num_classes:
