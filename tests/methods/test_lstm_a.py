@@ -1,5 +1,8 @@
 """LSTM-A: attributes by hand, the model against one caption at a time, and a run whose captions have no boxes."""
 
+from types import SimpleNamespace
+
+import h5py
 import pytest
 import torch
 
@@ -8,7 +11,8 @@ from test_two_hosts import ROOT, SMALL, curve, needs_upstream, sample  # noqa: F
 from toys import TWO_IMAGES, WORDS, captions_of, for_test, toy_config, toy_model, toy_sample, trained_once
 from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.caption import Caption
-from xmodaler_ssattn.cli.main import main
+from xmodaler_ssattn.cli.app import LoadedModels
+from xmodaler_ssattn.cli.main import main, parse
 from xmodaler_ssattn.engine.best import best_hook
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import read_results
@@ -98,6 +102,22 @@ def test_what_needs_an_attention_is_refused_before_training(tmp_path):
         best_hook(cfg)
 
 
+def test_regions_without_class_probabilities_are_refused_before_training(sample, tmp_path, capsys):  # noqa: F811
+    bare = tmp_path / "regions.h5"
+    with h5py.File(sample / "regions.h5") as source, h5py.File(bare, "w") as file:
+        file.attrs.update(source.attrs)
+        for name in source:
+            if name != "class_probs":
+                source.copy(name, file)
+    vocabulary = len((sample / "vocabulary.txt").read_text().split()) + 1
+    options = SMALL | {"MODEL.VOCAB_SIZE": vocabulary, "MODEL.TOKEN_EMBED.DIM": 16, "DATALOADER.REGIONS": bare}
+    options |= {"OUTPUT_DIR": tmp_path / "run", "DATALOADER.SAMPLE_SCENES": 0}
+    words = [str(word) for pair in options.items() for word in pair]
+    assert main(["train", "--config-file", str(CONFIG), "--data", str(sample), *words]) == 2
+    said = capsys.readouterr().err
+    assert "the config reads class probabilities" in said and "`xmodaler prepare regions --classifier FILE`" in said
+
+
 CONFIG = ROOT / "configs" / "sample" / "lstm_a.yaml"
 
 
@@ -172,3 +192,11 @@ def test_with_copied_weights_it_equals_x_modalers_decoder(tmp_path, monkeypatch)
         theirs.update(model.token_embed({kfg.G_TOKENS_IDS: torch.tensor(words)}))
         theirs.update(stock(theirs))
         torch.testing.assert_close(ours[kfg.G_HIDDEN_STATES][0], theirs[kfg.G_HIDDEN_STATES][0])
+
+
+def test_the_app_says_that_there_are_no_boxes_to_show(monkeypatch):
+    cfg = SimpleNamespace(MODEL=SimpleNamespace(DECODER="LSTMADecoder"))
+    loaded = SimpleNamespace(cfg=cfg)
+    monkeypatch.setattr("xmodaler_ssattn.cli.captioning.load_captioner", lambda *args, **kwargs: loaded)
+    with pytest.raises(UserError, match="run: MODEL.DECODER LSTMADecoder has no attention, so there are no boxes"):
+        LoadedModels(parse(["app", "--weights", "run"]))

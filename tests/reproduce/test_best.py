@@ -135,6 +135,7 @@ def config(tmp_path, keep_best, val="Flickr30kEntitiesDataset"):
 
     return Node(
         SOLVER=Node(KEEP_BEST=keep_best, EVAL_PERIOD=1), DATASETS=Node(VAL=val, TEST=""), OUTPUT_DIR=str(tmp_path),
+        MODEL=Node(DECODER="SSAttentionDecoder"),
         INFERENCE=Node(NAME="Flickr30kEntitiesEvaler", METRICS=["Bleu", "CIDEr", "test/SPICE", "F1"]),
     )  # fmt: skip
 

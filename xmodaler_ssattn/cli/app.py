@@ -180,6 +180,7 @@ class LoadedModels:
                 assert isinstance(caption, GroundedCaption)  # of a decoder with attention
         except UserError as error:
             raise UserError(visible(str(error).replace(str(path), name))) from error
+        assert isinstance(caption, GroundedCaption)  # the decoder has an attention
         shown, scale = shrunk(picture)
         objects = tuple(at for at, word in enumerate(caption.words) if self._spoken(word.text))
         notice = f"This is not a drawn scene. {DRAWN_ONLY}" if self._drawn and not looks_drawn(picture) else ""
