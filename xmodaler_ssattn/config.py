@@ -179,8 +179,8 @@ def add_ssattn_config(cfg: Any) -> None:
         # is several times faster on cards since 2020 and was torch's own default until 1.11. False: full float32, to
         # compare numbers with a CPU's. It is a setting of the process; SOLVER.AMP does not depend on it.
         TF32=True,
-        # CUDA only: record the encoding and the recurrence of a training step as graphs, one per number of words
-        # (rounded up to a multiple of 4), and replay them. Not yet run on a GPU.
+        # CUDA only: record the encoding and the recurrence of a training step as graphs, at most 8 for the
+        # different lengths of captions, and replay them. Not yet run on a GPU, therefore off.
         CAPTURE_GRAPHS=False,
     )
     _defaults(

@@ -122,14 +122,14 @@ def test_captions_are_padded_to_a_bucket_of_words_and_no_further_than_the_longes
     steps = []
     original = capture._Shape.__init__
 
-    def spy(self, model, captions, steps_, *rest):
-        steps.append(steps_)
-        original(self, model, captions, steps_, *rest)
+    def spy(self, model, sizes, *rest):
+        steps.append(sizes)
+        original(self, model, sizes, *rest)
 
     monkeypatch.setattr(capture._Shape, "__init__", spy)
     for words in (0, 3, 4, 6):  # 1, 4, 5 and 7 words with the end
         trained_once(cfg, captured, [toy_sample(1, 3, [[1] * words])])
-    assert steps == [4, 4, 7, 7]
+    assert steps == [[1] * 4, [1] * 7]  # 1 and 4 words fit into the first, 5 and 7 into the second
     assert len(captured.fast_forcing.captured) == 2
 
 
@@ -159,8 +159,9 @@ def test_sampling_replaces_about_the_share_of_words_that_is_requested_and_change
         seen.clear()
         for _ in range(25):
             trained_once(cfg, captured, EVEN, ss_prob)
-        # 7 steps of 4 captions, padding too; never the first step's
-        share = torch.stack([tokens.view(7, 4)[1:] == 6 for tokens in seen[-25:]]).float().mean().item()
+        # 4, 4, 3, 2, 1 captions have a word at a step, then 1, 1 of padding; never the first step's
+        assert len(seen[-1]) == 16
+        share = torch.stack([tokens[4:] == 6 for tokens in seen[-25:]]).float().mean().item()
         assert share == pytest.approx(ss_prob, abs=0.06)
     assert replayer.captured == 1
 
@@ -229,9 +230,10 @@ def test_shapes_beyond_the_first_few_go_the_ordinary_way(tmp_path, monkeypatch):
     monkeypatch.setattr(capture, "LIMIT", 2)
     cfg = toy_config(tmp_path)
     ordinary, captured, replayer = models(tmp_path)
-    for samples in (MIXED, EVEN, SHORT, MIXED):
+    three = [toy_sample(7, 3, [[1], [2, 3]]), toy_sample(8, 3, [[4, 4], [5]])]
+    for samples in (MIXED, EVEN, three, MIXED):
         assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
-    assert replayer.captured == 2 and replayer.forwards == 3
+    assert replayer.captured == 2 and replayer.forwards == 3  # 5, 4 and 3 regions
 
 
 def test_a_batch_without_padding_needs_no_graph_of_its_own(tmp_path):
@@ -241,6 +243,19 @@ def test_a_batch_without_padding_needs_no_graph_of_its_own(tmp_path):
     for samples in (MIXED, full):
         assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
     assert replayer.captured == 1 and replayer.forwards == 2
+
+
+def test_a_batch_that_fits_into_a_graph_uses_it_and_the_last_graph_fits_every_batch(tmp_path, monkeypatch):
+    """Three words (of 2, 1 captions a step ...): one graph; longer ones: the graph with room for all."""
+    monkeypatch.setattr(capture, "LIMIT", 2)
+    cfg = toy_config(tmp_path)
+    ordinary, captured, replayer = models(tmp_path)
+    batches = [[toy_sample(1, 5, [[1] * a, [2] * b])] for a, b in ((3, 3), (3, 2), (1, 3), (4, 1), (6, 6), (5, 0))]
+    for samples in batches:
+        assert_same(trained_once(cfg, captured, samples), trained_once(cfg, ordinary, samples))
+    # with the end: (4, 4), (4, 3) and (2, 4) fit into 2, 2, 2, 2; then 2 captions of 7 words, the most
+    sizes = [list(of) for _, of in captured.fast_forcing.captured._graphs]
+    assert sizes == [[2] * 4, [2] * 7] and replayer.forwards == 6
 
 
 def test_when_sampling_begins_its_graphs_replace_those_from_before(tmp_path, monkeypatch):

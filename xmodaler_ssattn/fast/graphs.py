@@ -6,8 +6,8 @@ A step launches about two thousand small kernels, most of them in the recurrence
 records the encoding and the recurrence, forward and backward, once per shape, and replays them. That has two
 consequences:
 
-* shapes must be the same in every step: captions are padded to a bucket of words, and all of them run to its end (on a
-  GPU, forty rows of a recurrence take as long as twenty); the real words are selected afterwards;
+* shapes must be the same in every step: the numbers of captions that have a first, second, ... word are rounded up, and
+  a graph also serves the batches that have fewer; the real words are selected afterwards;
 * buffers are reused: a second forward pass before the backward pass of the first would overwrite its buffers. Such a
   pass, shapes after the first ``LIMIT`` ones, evaluation, and training in several processes use the ordinary way.
 
@@ -15,7 +15,7 @@ A resumed run equals an uninterrupted one as far as without graphs: capturing le
 replay draws as many random numbers as it did. But a resumed run meets the shapes in another order, so that after more
 than ``LIMIT`` of them other steps go the ordinary way, whose random numbers come in another order.
 
-Letters: B images, S captions per image, N = B S, K regions, T words, M words to predict in all, H hidden size.
+Letters: B images, S captions per image, N = B S, K regions, M words to predict in all, H hidden size.
 """
 
 from __future__ import annotations
@@ -27,23 +27,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.fast.rollout import step_slices
 from xmodaler_ssattn.fast.ss_decoder import attention, roll_out
 from xmodaler_ssattn.fast.words import WordSource
 from xmodaler_ssattn.host import comm, kfg
 from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
+from xmodaler_ssattn.modeling.collate import send
 from xmodaler_ssattn.modeling.forcing import CaptionPlan, WordStates
 
-# Captions are padded to a multiple of this number of words.
-BUCKET = 4
+# The steps are rounded up to a multiple of this number of words, the captions of a step to this part of the batch.
+BUCKET, PARTS = 4, 4
+# A captured graph serves a batch if it has at most this multiple of the words of the batch's own rounded sizes, or if
+# no more graphs may be captured.
+WASTE = 1.25
 # Maximum number of captured shapes; each keeps the memory of a step.
 LIMIT = 8
 # The keys of a batch that the model reads up to the states.
 _READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, *(key for key in keys.PER_REGION if key != keys.BOXES_PX))
 
 Backend = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
+
+
+def rounded(sizes: list[int], most: int) -> list[int]:
+    """Captions per step with room for the batches that are like this one.
+
+    >>> rounded([16, 16, 15, 7, 3], most=21)
+    [16, 16, 16, 8, 4, 4, 4, 4]
+    """
+    unit = -(-sizes[0] // PARTS)
+    steps = -(-len(sizes) // BUCKET) * BUCKET
+    if len(sizes) <= most:
+        steps = min(steps, most)
+    full = [min(-(-n // unit) * unit, sizes[0]) for n in sizes]
+    return full + [unit] * (steps - len(full))
 
 
 class CapturedForcing:
@@ -70,42 +88,61 @@ class CapturedForcing:
         """As ``words_at_once``, if ``FastForcing.suits`` is True; None when this batch needs the ordinary way."""
         if not self._suits(model):
             return None
-        tokens = batch[kfg.G_TOKENS_IDS]
+        tokens, captions = batch[kfg.G_TOKENS_IDS], batch[keys.CAPTIONS_PER_IMAGE]
+        plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device)
         names = tuple(key for key in _READ if key in batch)
-        steps = -(-tokens.shape[1] // BUCKET) * BUCKET
-        if tokens.shape[1] <= model.max_seq_len + 1:
-            steps = min(steps, model.max_seq_len + 1)
-        shape = _Shape(model, batch[keys.CAPTIONS_PER_IMAGE], steps, ss_prob > 0, names)
-        values = [batch[key] for key in names]
-        values += [F.pad(tokens, (0, steps - tokens.shape[1])), tokens.new_full((), ss_prob, dtype=torch.float32)]
-        key = (*shape.facts, *((value.shape, value.dtype) for value in values))
+        fields = [batch[key] for key in names]
+        common = (captions, ss_prob > 0, names, *((value.shape, value.dtype) for value in fields))
+        sizes = self._sizes(common, plan.sizes, model.max_seq_len + 1)
+        # The cells of the packed order of ``sizes`` that have a word; the others are computed and not read.
+        starts = [stop.start for stop in step_slices(sizes)]
+        cells = torch.cat([torch.arange(n) + start for n, start in zip(plan.sizes, starts)])
+        cells = send(cells, tokens.device)
+        words = tokens.new_zeros(sum(sizes)).index_copy(0, cells, tokens.reshape(-1)[plan.words])
+        images = plan.order.div(captions, rounding_mode="floor")
+        values = [*fields, words, images, tokens.new_full((), ss_prob, dtype=torch.float32)]
+        key = (common, tuple(sizes))
         if key not in self._graphs:
             if len(self._graphs) >= LIMIT:
                 # Scheduled sampling begins once: the graphs from before it are not replayed again.
-                self._graphs = {
-                    key: graph
-                    for key, graph in self._graphs.items()
-                    if graph.sampling == shape.sampling or graph.in_use()
-                }
+                self._graphs = {k: graph for k, graph in self._graphs.items() if k[0][1] == common[1] or graph.in_use()}
             if len(self._graphs) >= LIMIT:
                 return None
-            self._graphs[key] = _Graph(self._capture(shape, tuple(values)), list(shape.parameters()), shape.sampling)
+            shape = _Shape(model, sizes, ss_prob > 0, names)
+            self._graphs[key] = _Graph(self._capture(shape, tuple(values)), list(shape.parameters()))
         graph = self._graphs[key]
         if graph.in_use():
             return None
         hidden, scores, *log_beta = graph.run(*values)
-        plan = CaptionPlan.of(batch[keys.CAPTION_LENGTHS], tokens.shape[1], tokens.device, sort=False)
         inputs = {**batch, keys.RAW_FEATS: batch[kfg.ATT_FEATS], keys.IMAGE_MASK: batch[kfg.ATT_MASKS]}
         if log_beta:
             inputs[keys.LOG_BETA] = log_beta[0].clone()  # the graph's own buffer changes with the next step
-        hidden, scores = _Pick.apply(hidden, scores, plan.cells, graph)
-        states = WordStates(inputs, hidden, plan.words, plan.rows)
+        hidden, scores = _Pick.apply(hidden, scores, cells, graph)
+        states = WordStates(inputs, hidden, plan.words, plan.order[plan.rows])
         if keys.WORD_PAIRS not in batch:
             return states
         beta = {keys.ROW_LOG_BETA: inputs[keys.LOG_BETA], keys.BETA: inputs[keys.LOG_BETA].exp()} if log_beta else {}
-        images = plan.rows.div(batch[keys.CAPTIONS_PER_IMAGE], rounding_mode="floor")
-        alpha, gamma = attention(model.decoder, beta, scores, images)
+        alpha, gamma = attention(model.decoder, beta, scores, images[plan.rows])
         return states._replace(alpha=alpha, gamma=gamma)
+
+    def _sizes(self, common: tuple, sizes: list[int], most: int) -> list[int]:
+        """The captions per step of a captured graph that this batch fits into, or of one to capture.
+
+        Args:
+            common: what else the graph depends on.
+            sizes: the batch's own captions per step.
+            most: steps of the longest caption that the data set makes.
+        """
+        new = rounded(sizes, most)
+        if len(self._graphs) == LIMIT - 1:  # the last one has room for every batch of these images
+            new = [sizes[0]] * max(most, len(sizes))
+        fits = [
+            list(of)
+            for others, of in self._graphs
+            if others == common and len(of) >= len(sizes) and all(n <= room for n, room in zip(sizes, of))
+        ]
+        best = min(fits, key=sum, default=new)
+        return best if len(self._graphs) >= LIMIT or sum(best) <= WASTE * sum(new) else new
 
     def _suits(self, model: GroundedCaptioner) -> bool:
         if not (model.training and torch.is_grad_enabled() and model.encodes_per_image):
@@ -137,39 +174,33 @@ class CapturedForcing:
 class _Shape(nn.Module):
     """Encoding and recurrence of one shape, as a function of tensors only.
 
-    Returns states (T N, H), scores of the attention (T N, K), and log beta (B, K).
+    Returns states (M', H), scores of the attention (M', K), and log beta (B, K), with M' the sum of ``sizes``.
 
     The captioner's parts are submodules, so that their parameters get gradients. The predictor, from which scheduled
     sampling samples, is not a submodule and gets no gradient here.
     """
 
-    def __init__(self, model, captions: int, steps: int, sampling: bool, names: tuple[str, ...]):
+    def __init__(self, model: GroundedCaptioner, sizes: list[int], sampling: bool, names: tuple[str, ...]):
         super().__init__()
         self.parts = nn.ModuleList([model.token_embed, model.visual_embed, model.encoder, model.decoder])
         self.train(model.training)
         self._model = weakref.ref(model)
-        self.captions, self.steps, self.sampling, self.names = captions, steps, sampling, names
-
-    @property
-    def facts(self) -> tuple:
-        return self.captions, self.steps, self.sampling, self.names
+        self.sizes, self.sampling, self.names = sizes, sampling, names
+        self._rows = send(torch.cat([torch.arange(n) for n in sizes]), model.device)
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         model: Any = self._model()
-        *fields, tokens, ss_prob = values
+        *fields, tokens, images, ss_prob = values
         batch: dict[str, Any] = dict(zip(self.names, fields, strict=True))
-        images, regions = batch[kfg.ATT_FEATS].shape[:2]
-        rows = images * self.captions
         # Only used to see whether some are padded. A mask of zeros changes nothing, and needs no graph of its own.
-        batch[keys.NUM_REGIONS] = [regions - 1]
-        order = torch.arange(rows, device=tokens.device)
+        batch[keys.NUM_REGIONS] = [batch[kfg.ATT_FEATS].shape[1] - 1]
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.amp, cache_enabled=False):
-            inputs = model.encode(batch, order.div(self.captions, rounding_mode="floor"))
+            inputs = model.encode(batch, images)
             words = WordSource(
                 model.token_embed,
-                tokens.t().reshape(-1),
-                [rows] * self.steps,
-                order.repeat(self.steps),
+                tokens,
+                self.sizes,
+                self._rows,
                 ss_prob if self.sampling else 0.0,
                 model.sample_words,
                 static=True,
@@ -178,7 +209,7 @@ class _Shape(nn.Module):
         return (*states, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else states
 
     def __str__(self) -> str:
-        return f"captions per image={self.captions}, words={self.steps}, sampling={self.sampling}"
+        return f"captions per step={self.sizes}, sampling={self.sampling}"
 
 
 class _Pass:
@@ -190,8 +221,8 @@ class _Pass:
 class _Graph:
     """A captured function, and the pass that uses its buffers."""
 
-    def __init__(self, run: Callable[..., tuple[Tensor, ...]], parameters: list[nn.Parameter], sampling: bool):
-        self.run, self.sampling = run, sampling
+    def __init__(self, run: Callable[..., tuple[Tensor, ...]], parameters: list[nn.Parameter]):
+        self.run = run
         self._parameters = parameters
         self._latest: weakref.ref[_Pass] | None = None
 
@@ -224,7 +255,7 @@ class _Graph:
 
 
 class _Pick(torch.autograd.Function):
-    """hidden[cells] and scores[cells], T N -> M rows; its backward pass runs just before the captured one."""
+    """hidden[cells] and scores[cells], M' -> M rows; its backward pass runs just before the captured one."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, scores: Tensor, cells: Tensor, graph: _Graph) -> tuple[Tensor, Tensor]:

@@ -71,15 +71,14 @@ class CaptionPlan(NamedTuple):
     listed: list[int]
 
     @classmethod
-    def of(cls, lengths: list[int], width: int, device: torch.device, sort: bool = True) -> CaptionPlan:
+    def of(cls, lengths: list[int], width: int, device: torch.device) -> CaptionPlan:
         """From the captions' lengths, known without waiting for the device.
 
         Args:
             width: T of the tokens.
-            sort: False keeps the captions in their own order.
         """
         words_of = torch.tensor(lengths)
-        order = words_of.argsort(descending=True, stable=True) if sort else torch.arange(len(lengths))
+        order = words_of.argsort(descending=True, stable=True)
         grid = torch.arange(width).unsqueeze(1) < words_of[order].unsqueeze(0)
         steps, rows = grid.nonzero(as_tuple=True)
         sizes = grid.sum(1)
