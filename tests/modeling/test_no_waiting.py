@@ -5,6 +5,7 @@ wait for themselves, the hosts' LabelSmoothing, which selects by masks and so wa
 ``torch.cuda.make_graphed_callables``, of which only the contents are tested.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,8 +17,11 @@ import pytest
 import torch
 
 from fake_cuda import LIBRARY, build_library
-from xmodaler_ssattn import host
+from toys import toy_model, toy_sample
+from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.engine import finite
+from xmodaler_ssattn.host import kfg
+from xmodaler_ssattn.modeling import searchers
 from xmodaler_ssattn.modeling.sampling import replace_some, sample_words
 
 # (cases, line of code, number of waits, reason). Each wait of any case must be here.
@@ -180,3 +184,45 @@ def test_sampling_for_all_rows_replaces_the_same_words_as_sampling_for_the_chose
     replaced = results[0] >= 1000
     assert 15 < replaced.sum() < 45
     assert torch.equal(results[0], torch.where(replaced, given + 1000, given))
+
+
+@pytest.mark.parametrize("every", [2, 4, 100])
+def test_looking_less_often_gives_the_same_captions_weights_and_scores(tmp_path, monkeypatch, every):
+    """The way of a GPU, on a CPU: needless steps are removed, and images leave the search later.
+
+    The weights of steps after a caption's end have no meaning.
+    """
+    samples = [toy_sample(number, 2 + number % 4) for number in range(1, 9)]
+    log_probs = searchers.GroundedDecodeStrategy._log_probs
+    found = []
+
+    def ends_sooner_or_later(strategy, inputs, model):
+        logp = log_probs(strategy, inputs, model)
+        logp[:, 0] += 0.5 * (next(words) - 5)
+        return logp
+
+    monkeypatch.setattr(searchers.GroundedDecodeStrategy, "_log_probs", ends_sooner_or_later)
+    for looks in (1, every):
+
+        class Late(searchers.Ends):
+            def __init__(self, device, steps, looks=looks):
+                super().__init__(device, steps)
+                self._every = looks
+
+        monkeypatch.setattr(searchers, "Ends", Late)
+        model = toy_model(tmp_path, MODEL__MAX_SEQ_LEN=15).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3)
+            for beam in (False, True):
+                words = itertools.count()
+                out = model(model.preprocess_batch(samples), use_beam_search=beam)
+                found.append((out[kfg.G_SENTS_IDS], out[kfg.G_LOGP], *out[keys.DECODED]))
+    for sents in (found[0][0], found[1][0]):
+        lengths = (sents > 0).sum(1)
+        assert 4 <= lengths.min() < lengths.max() < 12
+    for one, other in zip(found[:2], found[2:], strict=True):
+        assert one[0].equal(other[0]) and one[4].shape == other[4].shape
+        said = (one[0] > 0)[:, : one[4].shape[1], None]
+        one, other = ((*part[:4], *(weights * said for weights in part[4:])) for part in (one, other))
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)

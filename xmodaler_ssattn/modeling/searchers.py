@@ -9,7 +9,7 @@ Letters: B images, W beams, N rows (captions or beams), K regions, T words, V vo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -320,7 +320,7 @@ class _BeamSearch:
         self.finished = self.finished.gather(1, parent) | (word == end)
         self.width = self.scores.shape[1]
         ended = self.ends.read(self.finished.all(dim=1), t)
-        going = list(range(count))  # as far as is known
+        going: Sequence[int] = range(count)  # as far as is known
         if ended is not None:
             going = [image for image, over in enumerate(ended[-1]) if not over]
             if not going:
