@@ -61,7 +61,8 @@ class Place:
         from xmodaler_ssattn.cli.train import prepare_sample
 
         data = str(self.folder / "data")
-        cfg = load_config(str(CONFIG), self.options(**settings), data=data, device=device or self.device)
+        exact = {"MODEL.TF32": False}  # a CPU rounds no inputs of products
+        cfg = load_config(str(CONFIG), self.options(**exact, **settings), data=data, device=device or self.device)
         prepare_sample(cfg)
         return cfg
 
