@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ if HOST == "upstream":
     sys.path.append(str(Path(__file__).parent / "standins"))
 
 import torch
+
+from xmodaler_ssattn.stopping import SIGNALS
 
 # Toys are faster on one thread, and far faster when others use the machine too.
 torch.set_num_threads(1)
@@ -45,3 +48,11 @@ def small_demo(tmp_path_factory) -> tuple[Path, str]:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["demo", "--out", str(out), "--images", "40", "--epochs", "1"]) == 0
     return out, printed.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handler_stays():
+    """A handler that a test leaves would make later processes of this one ignore how they are ended."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before

@@ -7,6 +7,7 @@ decode    beam-3 decoding of 32 images; with --captions by an Up-Down model that
           steps and therefore ends its sentences, else with random weights, whose captions never end
 memory    bytes that the backward pass keeps of a training step (saved-tensor hooks; the allocator on a GPU)
 baseline  each method against our own Up-Down: alternating steps, with 95 % intervals, and kept memory
+systems   the same for the other systems (docs/methods.md)
 real      100 training steps on the words of --captions, vocabulary by GVD's rule, regions filled with noise
 loading   the share of the time that the hosts' own trainers wait for data from a region file
 largest   images per second at 8, 16, 32, ... images per step, up to the limits of --memory and --patience
@@ -68,6 +69,18 @@ METHODS = {
     "beta of the state + grounding loss": {"set": ["MODEL.SS_ATTENTION.STATE_DIM", "32"]},
 }
 """What is trained: name -> options of ``Ours``; the first is the baseline."""
+SYSTEMS = {
+    "Up-Down": {"row": "updown"},
+    "GVD": {"row": "gvd"},
+    "GVD, unsupervised": {"row": "gvd_unsupervised"},
+    "POS-SCAN (pairs of the matcher)": {"row": "updown", "set": WORDS},
+    "after Prophet attention": {"row": "prophet"},
+    "Cyclical": {"row": "cyclical"},
+    "after Distributed attention": {"row": "distributed"},
+    "GCN-LSTM": {"row": "gcn_lstm"},
+    "LSTM-A": {"row": "lstm_a"},
+    "NBT-style": {"row": "nbt_style"},
+}
 STOCK = "stock Up-Down, float32"
 MEMORY_SHARE = 0.8  # of the memory that is free at the start
 
@@ -144,13 +157,20 @@ class Benchmark:
 
     def baseline(self) -> None:
         print("\neach method against our Up-Down, same step:")
-        group = self.group(METHODS)
-        times = in_turn(group, "step", max(30, self.args.rounds), 3)
+        self._against_the_first("baseline", METHODS, max(30, self.args.rounds))
+
+    def systems(self) -> None:
+        print("\nthe other systems against our Up-Down, same step:")
+        self._against_the_first("systems", SYSTEMS, max(10, self.args.rounds))
+
+    def _against_the_first(self, what: str, ways: dict[str, dict], rounds: int) -> None:
+        group = self.group(ways)
+        times = in_turn(group, "step", rounds, 3)
         base = group[0].name
-        found = self.report["baseline"] = table(times, "s")
-        for name in list(METHODS)[1:]:
+        found = self.report[what] = table(times, "s")
+        for name in list(ways)[1:]:
             found[name]["paired_ratio"] = paired_ratio({base: times[base], name: times[name]})
-        self.report["baseline_memory"] = table({c.name: [c.ask("memory") / 2**20] for c in group}, "MiB")
+        self.report[f"{what}_memory"] = table({c.name: [c.ask("memory") / 2**20] for c in group}, "MiB")
         close(group)
 
     def real(self) -> None:

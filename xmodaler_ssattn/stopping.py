@@ -83,6 +83,11 @@ def stopping_at_once() -> Iterator[None]:
         _state.at_once = before
 
 
+def ended_by_its_pool() -> None:
+    """Let SIGTERM end a process of a pool: a fork has the handlers of its parent, which may only note it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def passed_on_to(pids: Iterable[int]) -> Iterator[None]:
     """Also send each noted signal to these processes."""

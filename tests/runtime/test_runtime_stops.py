@@ -13,6 +13,7 @@ from runtime.toy_host import RuntimeToyEvaler, losses_of, toy_config, toy_traine
 from xmodaler_ssattn import stopping
 from xmodaler_ssattn.runtime import HookBase, seed_all_rng
 from xmodaler_ssattn.stopping import Stopped, polite_stops
+from xmodaler_ssattn.worlds.parallel import map_in_processes
 
 STEPS, EPOCHS = 4, 3  # 13 images, 3 a batch
 
@@ -178,3 +179,8 @@ def test_in_another_thread_nothing_changes():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_a_pool_ends_its_processes_while_signals_are_noted():
+    with stopping.polite_stops():
+        assert list(map_in_processes(abs, [-1, 2, -3], workers=2)) == [1, 2, 3]  # would wait for them in vain

@@ -43,6 +43,7 @@ class Ours:
         if options.get("save"):
             torch.save(self.model.state_dict(), options["save"])
         self.kfg, self.optimizer, self.losses = host.kfg, host.build_optimizer(cfg, self.model), host.build_losses(cfg)
+        self.reads = self.keys_read(cfg)
         self.data = noise_batch(options["batch"], options["lengths"], DEVICE)
 
     def configure(self, settings: dict[str, Any]) -> tuple[Any, Any]:
@@ -57,9 +58,15 @@ class Ours:
         row = self.options.get("row", "ss_attn")
         return load_config(str(ROOT / f"configs/flickr30k_entities/{row}.yaml"), opts, device=DEVICE), host
 
+    def keys_read(self, cfg: Any) -> set[str]:
+        from xmodaler_ssattn.data.inputs import keys_read
+
+        return keys_read(cfg)
+
     def batch(self, images: int, captions: int) -> dict:
         """The output of ``preprocess_batch``."""
         from xmodaler_ssattn import keys
+        from xmodaler_ssattn.data.word_pairs import PAIR_LOSSES
 
         data, kfg = self.data, self.kfg
         batch = {
@@ -78,8 +85,10 @@ class Ours:
         if captions > 1:
             batch |= {kfg.G_TOKENS_IDS: data["tokens"], kfg.G_TARGET_IDS: data["targets"]}
             batch |= {keys.CAPTION_LENGTHS: data["lengths"], keys.NUM_WORDS: sum(data["lengths"])}
-            if any(type(loss).__name__ == "WordAttentionLoss" for loss in self.losses):
+            if any(type(loss).__name__ in PAIR_LOSSES for loss in self.losses):
                 batch[keys.WORD_PAIRS] = data["pairs"]
+            if keys.WORD_SPANS in self.reads:
+                batch[keys.WORD_SPANS] = data["spans"]
         return batch
 
     def loss_parts(self) -> dict:
@@ -128,6 +137,9 @@ class Stock(Ours):
         cfg.merge_from_list([word for pair in settings.items() for word in pair])
         builders = {"build_losses": build_losses, "build_model": build_model, "build_optimizer": build_optimizer}
         return cfg, SimpleNamespace(kfg=kfg, **builders)
+
+    def keys_read(self, cfg: Any) -> set[str]:
+        return set()
 
     def batch(self, images: int, captions: int) -> dict:
         # As from BaseEncoderDecoder.preprocess_batch: features repeated for each caption.

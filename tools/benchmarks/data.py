@@ -33,8 +33,14 @@ def caption_lengths(path: str | None) -> list[int]:
 
 
 def write_vocabulary(folder: Path) -> Path:
+    """w0, w1, ..., and the one-word names of object classes, each fifth word, for the methods that look for them."""
+    from xmodaler_ssattn.classes import read_classes
+
+    words = [f"w{i}" for i in range(VOCAB - 2)]
+    names = [name for name in read_classes() if name.isalpha()]
+    words[: 5 * len(names) : 5] = names
     path = folder / "vocabulary.txt"
-    path.write_text("".join(f"w{i}\n" for i in range(VOCAB - 2)) + "UNK\n")
+    path.write_text("".join(f"{word}\n" for word in words) + "UNK\n")
     return path
 
 
@@ -54,7 +60,9 @@ def noise_batch(batch: int, lengths: list[int], device: str) -> dict[str, Any]:
         "sigma": (torch.rand(batch, 1, REGIONS, generator=generator) < 0.1).float(),
         "tokens": tokens,
         "targets": targets,
+        "spans": torch.zeros(*targets.shape, 2, dtype=torch.long),
     }
+    arrays["spans"][:, 1:3] = torch.tensor([1, 3])  # one phrase of two words in each caption
     from xmodaler_ssattn.modeling.collate import WordPairs
 
     arrays = {name: value.to(device) for name, value in arrays.items()}

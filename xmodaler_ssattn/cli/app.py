@@ -56,11 +56,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     end = threading.Event()
-    for number in SIGNALS:
-        signal.signal(number, lambda *_: end.set())
-    with serve(args) as address:
-        print(f"Open {address} in a browser of this machine. Ctrl-C ends the app.", flush=True)
-        end.wait()
+    before = {number: signal.signal(number, lambda *_: end.set()) for number in SIGNALS}
+    try:
+        with serve(args) as address:
+            print(f"Open {address} in a browser of this machine. Ctrl-C ends the app.", flush=True)
+            end.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print("The app has ended.")
     return 0
 

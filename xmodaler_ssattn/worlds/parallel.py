@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from xmodaler_ssattn.stopping import ended_by_its_pool
+
 T = TypeVar("T")
 _make: Callable[[Any], Any] | None = None  # set in a worker
 
@@ -29,6 +31,7 @@ def map_in_processes(make: Callable[[Any], T], items: Sequence[Any], workers: in
 
 def _set_make(make: Callable[[Any], Any]) -> None:
     global _make
+    ended_by_its_pool()
     _make = make
 
 
