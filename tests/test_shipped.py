@@ -120,6 +120,22 @@ def test_the_help_of_train_lists_the_configs_with_what_they_are(capsys):
     assert sorted(listed) == sorted(name for name in shipped.names() if not name.endswith(others))
 
 
+def test_train_by_name_runs_in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "OUTPUT_DIR": "out",
+        "DATALOADER.SAMPLE_SCENES": 24,
+        "DATALOADER.TRAIN_BATCH_SIZE": 4,
+        "SOLVER.EPOCH": 1,
+    }
+    words = [str(word) for pair in settings.items() for word in pair]
+    assert main(["train", "--config-file", "sample/updown.yaml", *words]) == 0
+    assert Path("out/model_final.pth").is_file()
+    assert (
+        main(["eval", "--config-file", "configs/sample/updown.yaml", "--weights", "out/model_final.pth", *words]) == 0
+    )
+
+
 def test_train_by_name_says_which_data_are_missing(capsys):
     assert main(["train", "--config-file", NAME, "--device", "cpu"]) == 2
     error = capsys.readouterr().err

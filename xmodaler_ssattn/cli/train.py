@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.shipped import listing
+from xmodaler_ssattn.shipped import find, listing
 from xmodaler_ssattn.stopping import polite_stops, stopping_at_once
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def run_in_place(args: argparse.Namespace, place: Place | None) -> int:
             if first:
                 print(host.describe(), flush=True)
             cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
+            args.config_file = str(find(args.config_file, "The config file"))  # both hosts copy it into the log
             if first:
                 print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
             prepare_sample(cfg)
