@@ -68,6 +68,8 @@ class Overlays(HookBase):
         split, epoch = re.fullmatch(r"(\w+)_epoch_(\d+)", path.stem).groups()
         results = read_results(path)
         grounded = {image.image_id: image.grounded for image in results.images if image.grounded is not None}
+        if not grounded:  # by a decoder without attention
+            return
         found = find_pictures(self._pictures, list(grounded)[:PICTURES_PER_EVALUATION])
         if not found:
             logging.getLogger(__name__).warning("No overlays: no picture of %s in %s.", path.name, self._pictures)
