@@ -1,8 +1,8 @@
 """Polite stops: a signal asks the run to stop, and the run stops after its step, with a checkpoint.
 
 SIGTERM (schedulers), SIGHUP (a closed terminal) and SIGINT (Ctrl-C) are noted; the training loop looks at ``requested``
-after each step. The second signal ends the process at once, and so does the first one after ``GRACE`` seconds, so that
-a process that waits for others in vain does not live on.
+after each step. A second signal, after ``SAME`` seconds, ends the process at once, and so does the first one after
+``GRACE`` seconds, so that a process that waits for others in vain does not live on.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 GRACE = 120.0
 """Seconds from a signal to the end of the process at the latest."""
+SAME = 1.0
+"""Seconds in which further signals are the same request. One request often arrives more than once: a terminal sends
+Ctrl-C to all processes of a run, whose launcher passes its own one on, and Linux tells the death of a parent once for
+each of its threads."""
 
 
 class Stopped(SystemExit):
@@ -33,6 +38,7 @@ class Stopped(SystemExit):
 class _State:
     owner = 0  # the process that notes signals; its forks have the same handlers
     requested = 0
+    since = 0.0  # time.monotonic() of the request
     at_once = False
     children: tuple[int, ...] = ()
     deadline: threading.Timer | None = None
@@ -99,11 +105,13 @@ def passed_on_to(pids: Iterable[int]) -> Iterator[None]:
 
 
 def _note(number: int, frame: object) -> None:
-    if _state.requested:  # the second one
+    if _state.requested:
+        if time.monotonic() - _state.since < SAME:
+            return
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         return
-    _state.requested = number
+    _state.requested, _state.since = number, time.monotonic()
     if os.getpid() != _state.owner:
         return  # a process that loads data: its parent ends it, after the last step
     for pid in _state.children:
@@ -111,7 +119,7 @@ def _note(number: int, frame: object) -> None:
             os.kill(pid, number)
     # Not by print or logging: the signal may have interrupted one of these.
     name = signal.Signals(number).name
-    later = "this run stops after the present step and saves it; a second signal ends it now"
+    later = "this run stops after the present step and saves it; another signal ends it now"
     with contextlib.suppress(OSError):  # when nobody reads it any more
         os.write(2, f"\n{name}: {'the run ends' if _state.at_once else later}.\n".encode())
     _state.deadline = threading.Timer(GRACE, os._exit, [128 + number])

@@ -141,20 +141,35 @@ def test_the_reason_is_the_first_error_or_the_killed_process(failed, told, messa
         sys.modules["xmodaler_ssattn.runtime.launch"]._raise_first(failed, Errors)
 
 
+def send_to_parent(number, parent):
+    parent.send_signal(number)
+
+
+def send_to_all(number, parent):
+    """As a terminal does at Ctrl-C; the parent passes its own one on, so that each process receives two."""
+    os.killpg(parent.pid, number)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the death of a parent is noticed on Linux")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_when_the_parent_is_stopped_or_dies_both_processes_save_and_end(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGTERM, send_to_parent), (signal.SIGKILL, send_to_parent), (signal.SIGINT, send_to_all)],
+)
+def test_when_the_parent_is_stopped_or_dies_both_processes_save_and_end(tmp_path, number, send):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, runtime.ranks.__file__, str(tmp_path)]
     said = tmp_path / "stderr.txt"
-    with said.open("w") as stderr, subprocess.Popen(command, env=env, stderr=stderr) as parent:
+    with (
+        said.open("w") as stderr,
+        subprocess.Popen(command, env=env, stderr=stderr, start_new_session=True) as parent,
+    ):
         while not (tmp_path / "pid1").exists():
             assert parent.poll() is None, said.read_text()
             time.sleep(0.1)
         time.sleep(0.5)
-        parent.send_signal(number)
-        assert parent.wait(60) == (128 + number if number == signal.SIGTERM else -number)
+        send(number, parent)
+        assert parent.wait(60) == (-number if number == signal.SIGKILL else 128 + number), said.read_text()
     assert_all_ended(tmp_path)
     name = (tmp_path / "last_checkpoint").read_text()
     log = (tmp_path / "log.txt").read_text()

@@ -168,6 +168,20 @@ def test_the_handlers_of_the_program_around_come_back():
         assert not thread.is_alive()
 
 
+def test_a_request_that_arrives_twice_is_one_and_a_later_one_ends_the_process(monkeypatch):
+    now, ended = [100.0], []
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    with polite_stops():
+        os.kill(os.getpid(), signal.SIGINT)
+        for now[0] in (100.0, 100.9):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.requested() == signal.SIGINT
+        monkeypatch.setattr(stopping.os, "kill", lambda pid, number: ended.append((pid, number)))
+        now[0] = 101.0
+        signal.raise_signal(signal.SIGTERM)
+    assert ended == [(os.getpid(), signal.SIGTERM)]
+
+
 def test_in_another_thread_nothing_changes():
     seen = []
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import xmodaler_ssattn
+from xmodaler_ssattn import stopping
 
 # ``python -m`` puts the working directory first on the path, and a folder there, such as a clone, may have the name of
 # this package. Without that entry, the new process imports the same package as this one. The folder of this package is
@@ -36,6 +37,7 @@ def end_with(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not stopping.requested():  # a second signal would end it before it has saved
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
