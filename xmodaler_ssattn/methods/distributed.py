@@ -59,16 +59,10 @@ class DistributedDecoder(SSAttentionDecoder):
         self.further_branches, self.class_head = nn.ModuleList(), None
         if branches == 1:
             return
+        sizes = {"hidden_size": self.hidden_size, "att_embed_size": parts["att_embed_size"]}
+        others = {"att_embed_dropout": self.att.dropout.p, "activation": self.att.activation}
         with own_random_numbers():
-            for _ in range(branches - 1):
-                self.further_branches.append(
-                    TopDownAttention(
-                        hidden_size=self.hidden_size,
-                        att_embed_size=parts["att_embed_size"],
-                        att_embed_dropout=self.att.dropout.p,
-                        activation=self.att.activation,
-                    )
-                )
+            self.further_branches.extend(TopDownAttention(**sizes, **others) for _ in range(branches - 1))
             if object_classes:
                 self.class_head = nn.Linear(parts["visual_embed_dim"], object_classes)
         # A method of the object, so that one branch keeps the plain decoder's method and all that is faster for it.
@@ -202,5 +196,4 @@ class ConsistencyLoss(nn.Module):
     def normaliser(self, outputs_dict: dict) -> Tensor:
         """The number of object words."""
         targets = outputs_dict[kfg.G_TARGET_IDS]
-        assert self.classes is not None
         return (self.classes.to(targets.device)[targets] >= 0).sum()

@@ -9,47 +9,27 @@ supervises the first 17 words of a caption (misc/loss_wrapper.py:45-64); here al
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from xmodaler_ssattn.data.annotations import file_name, read_annotations
-from xmodaler_ssattn.data.pair_file import Pair, write_pairs
+from xmodaler_ssattn.data.pair_file import Pair, made_for, write_pairs
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
+from xmodaler_ssattn.methods.matcher_training import Captioned, Kept, batch_of, train_matcher
 from xmodaler_ssattn.methods.matching_reward import save_matcher
-from xmodaler_ssattn.methods.scan import Matcher, caption_scores, ranking_loss
+from xmodaler_ssattn.methods.scan import Matcher
 from xmodaler_ssattn.packs.store import RegionStore
 
 SPLIT = "train"
 TOP = 8
 LEAST = 1e-6  # of a weight in a file of pairs
-BATCH, LEARNING_RATE, CLIP = 128, 2e-4, 2.0
-
-logger = logging.getLogger(__name__)
-
-
-class Captioned(NamedTuple):
-    """An image with those of its captions that have a noun.
-
-    Attributes:
-        numbers: the captions' numbers in the annotation file.
-        tokens: (T,) int64 word ids of each.
-        nouns: (J,) int64 positions of its object words, J at least 1.
-    """
-
-    image_id: int
-    numbers: list[int]
-    tokens: list[np.ndarray]
-    nouns: list[np.ndarray]
 
 
 def nouns_of(tokens: Sequence[str], vocabulary: Vocabulary, names_object: Callable[[str], str | None]) -> list[int]:
@@ -83,76 +63,6 @@ def read_captioned(folder: Path, store: RegionStore) -> tuple[list[Captioned], V
     return found, vocabulary
 
 
-def batch_of(
-    store: RegionStore, ids: Sequence[int], tokens: list, nouns: list, limit: int | None, device: torch.device
-) -> dict[str, Tensor]:
-    """The input of ``Matcher`` for images ``ids`` and some captions, padded with 0."""
-
-    def padded(rows: list) -> Tensor:
-        return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True).to(device)
-
-    feats = []
-    for image_id in ids:
-        regions = store.read(image_id, limit=limit, class_probs=False)
-        regions.check_numbers(store.path)
-        feats.append(torch.from_numpy(regions.features))
-    return {
-        "feats": padded(feats),
-        "region_mask": padded([torch.ones(len(part)) for part in feats]),
-        "tokens": padded(tokens),
-        "nouns": padded(nouns),
-        "noun_mask": padded([torch.ones(len(part)) for part in nouns]),
-    }
-
-
-def train_matcher(
-    matcher: Matcher,
-    images: Sequence[Captioned],
-    store: RegionStore,
-    *,
-    epochs: int,
-    limit: int | None = None,
-    batch: int = BATCH,
-    learning_rate: float = LEARNING_RATE,
-    seed: int = 0,
-) -> list[float]:
-    """Train with Adam on pairs of an image and a caption, the rate times 0.1 in the second half, as SCAN.
-
-    Every epoch uses each caption about once; a batch has an image only once, so that all its other pairs are wrong.
-
-    Returns:
-        the mean loss of each epoch.
-    """
-    if len(images) < 2:
-        raise UserError(f"The matcher compares images with each other: expected at least 2, got {len(images)}.")
-    generator = np.random.default_rng(seed)
-    device = next(matcher.parameters()).device
-    optimiser = torch.optim.Adam(matcher.parameters(), lr=learning_rate)
-    passes, history = max(len(image.numbers) for image in images), []
-    matcher.train()
-    for epoch in range(epochs):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * (0.1 if epoch >= (epochs + 1) // 2 else 1)
-        losses = []
-        for _ in range(passes):
-            order = generator.permutation(len(images))
-            for start in range(0, len(order) - 1, batch):  # a last batch of one image has no wrong pair
-                chosen = [images[at] for at in order[start : start + batch]]
-                which = [int(generator.integers(len(image.numbers))) for image in chosen]
-                tokens = [image.tokens[at] for image, at in zip(chosen, which, strict=True)]
-                nouns = [image.nouns[at] for image, at in zip(chosen, which, strict=True)]
-                inputs = batch_of(store, [image.image_id for image in chosen], tokens, nouns, limit, device)
-                loss = ranking_loss(caption_scores(matcher(inputs)[1], inputs["noun_mask"]))
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(matcher.parameters(), CLIP)
-                optimiser.step()
-                losses.append(loss.detach())
-        history.append(float(torch.stack(losses).mean()))
-        logger.info("matcher: epoch %d of %d, loss %.4f", epoch + 1, epochs, history[-1])
-    return history
-
-
 @torch.no_grad()
 def targets(
     matcher: Matcher, images: Sequence[Captioned], store: RegionStore, limit: int | None = None
@@ -182,7 +92,8 @@ def write_targets(
 ) -> list[float]:  # fmt: skip
     """Train a matcher on a data folder's training split and write its file of pairs; the mean loss of each epoch.
 
-    The matcher is written beside it, with the ending .pth.
+    The matcher is written beside it, with the ending .pth, and its training is kept after each epoch, with the ending
+    .part: called again after a stop, it continues.
 
     Args:
         limit: only the first ``limit`` regions per image, DATALOADER.MAX_FEAT_NUM of the captioner.
@@ -193,8 +104,15 @@ def write_targets(
     sizes = {name: settings.pop(name) for name in ("size", "word_size") if name in settings}
     torch.manual_seed(seed)
     matcher = Matcher(feature_dim=store.feature_dim, vocab_size=vocabulary.model_size, **sizes).to(device)
-    history = train_matcher(matcher, images, store, epochs=epochs, limit=limit, seed=seed, **settings)
     files = {"annotation_file": folder / file_name(SPLIT), "vocabulary_file": folder / "vocabulary.txt"}
+    regions_file = Path(store.path).stat()
+    training = {
+        **made_for(SPLIT, store=store, **files), **matcher.settings, **settings, "epochs": epochs, "limit": limit,
+        "seed": seed, "regions": [regions_file.st_size, regions_file.st_mtime_ns],
+    }  # fmt: skip
+    kept = Kept(Path(out).with_suffix(".part"), training)
+    history = train_matcher(matcher, images, store, epochs=epochs, limit=limit, seed=seed, kept=kept, **settings)
     save_matcher(Path(out).with_suffix(".pth"), matcher, files["vocabulary_file"])
     write_pairs(out, targets(matcher, images, store, limit), split=SPLIT, store=store, **files)
+    kept.path.unlink(missing_ok=True)
     return history
