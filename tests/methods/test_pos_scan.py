@@ -182,8 +182,9 @@ def test_both_hosts_give_one_loss_curve(sample, written, tmp_path):
 
 def test_the_command_writes_into_the_data_folder_and_names_what_is_missing(sample, tmp_path, capsys):
     out = tmp_path / "pairs.json"
-    arguments = ["--data", str(sample), "--out", str(out), "--epochs", "1", "--device", "cpu"]
+    arguments = ["--data", str(sample), "--out", str(out), "--epochs", "1", "--device", "cpu", "--size", "8"]
     assert main(["prepare", "match", *arguments]) == 0
+    assert load_matcher(out.with_suffix(".pth"), sample / "vocabulary.txt", 32).settings["size"] == 8
     assert out.is_file() and str(out) in capsys.readouterr().out
     assert main(["prepare", "match", "--data", str(tmp_path), "--epochs", "0"]) != 0
     message = capsys.readouterr().err

@@ -321,6 +321,9 @@ def _add_match(commands: Any) -> None:
     add("--out", metavar="FILE", help="the file of word pairs (default: match.json in --data); the matcher: .pth")
     add("--epochs", type=int, default=30, help="default: 30, SCAN's")
     add("--max-regions", type=int, default=36, help="first regions per image, DATALOADER.MAX_FEAT_NUM (default: 36)")
+    add(
+        "--size", type=int, default=1024, help="numbers in which words and regions are compared (default: 1024, SCAN's)"
+    )
     add("--device", help="cpu or cuda; default: cuda when there is one")
     add("--seed", type=int, default=0)
     parser.set_defaults(run=run_match)
@@ -333,7 +336,7 @@ def run_match(args: argparse.Namespace) -> int:
 
     problems = [
         f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}."
-        for name in ("epochs", "max_regions")
+        for name in ("epochs", "max_regions", "size")
         if getattr(args, name) < 1
     ]
     folder = Path(args.data)
@@ -344,8 +347,8 @@ def run_match(args: argparse.Namespace) -> int:
     raise_all(problems, "The matcher cannot be trained")
     out = Path(args.out) if args.out else folder / "match.json"
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    limit = args.max_regions
-    history = write_targets(folder, regions, out, epochs=args.epochs, device=device, limit=limit, seed=args.seed)
+    sizes = {"limit": args.max_regions, "size": args.size}
+    history = write_targets(folder, regions, out, epochs=args.epochs, device=device, seed=args.seed, **sizes)
     print(
         f"The matcher's loss was {history[0]:.4f} in the first and {history[-1]:.4f} in the last epoch. Its word pairs "
         f"are in {visible(str(out))}, it is in {visible(str(out.with_suffix('.pth')))}."
