@@ -12,9 +12,10 @@ real      100 training steps on the words of --captions, vocabulary by GVD's rul
 loading   the share of the time that the hosts' own trainers wait for data from a region file
 largest   images per second at 8, 16, 32, ... images per step, up to the limits of --memory and --patience
 
-Stock X-modaler's Up-Down is included when XMODALER_HOME is the path of a clone. Every contestant runs in its own
-process and does its steps in turn with the others (A B C A B C ...), so that all have the same conditions; the table
-has medians, and ratios of medians. The machine's product peaks and its copy rate are measured in the same run.
+Stock X-modaler's Up-Down is included when XMODALER_HOME is the path of a clone, and in ``step``, ``memory`` and
+``largest`` also ImageCaptioning.pytorch's when IMAGECAPTIONING_HOME is the path of a clone. Every contestant runs in
+its own process and does its steps in turn with the others (A B C A B C ...), so that all have the same conditions; the
+table has medians, and ratios of medians. The machine's product peaks and its copy rate are measured in the same run.
 
 Real captions: --captions takes a JSON {image_id: {"captions": [...]}} (or .json.gz). All except ``real`` use only their
 lengths; without the file, lengths are sampled (mean 12.4, as on Flickr30k).
@@ -38,7 +39,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from benchmarks.contestants import DEVICE, ROOT, Contestant, Ours, in_turn
+from benchmarks.contestants import DEVICE, KINDS, ROOT, Contestant, Ours, in_turn
 from benchmarks.data import CAPTIONS, MOST_WORDS, caption_lengths, pad, read_captions, write_vocabulary
 from benchmarks.loading import loading
 from benchmarks.measures import machine, paired_ratio, peak_mib, rates, table
@@ -82,6 +83,7 @@ SYSTEMS = {
     "NBT-style": {"row": "nbt_style"},
 }
 STOCK = "stock Up-Down, float32"
+PEER = "ImageCaptioning.pytorch, Up-Down, float32"
 MEMORY_SHARE = 0.8  # of the memory that is free at the start
 
 
@@ -99,13 +101,14 @@ class Benchmark:
             print("XMODALER_HOME is not set: stock X-modaler is not included.")
 
     def start(self, name: str, **options) -> Contestant:
-        kind = "stock" if name.startswith("stock") else "ours"
+        kind = next((kind for kind in KINDS if name.startswith(kind)), "ours")
         return Contestant(name, **{"kind": kind, "batch": self.args.batch, **self.common, **options})
 
     def ways(self, *left_out: str) -> dict[str, dict]:
-        """Stock, if available, and our ways of training, except those with a word of ``left_out`` in their names."""
+        """The others, if available, and our ways of training without those that have a word of ``left_out``."""
         ours = {name: way for name, way in WAYS.items() if not any(word in name for word in left_out)}
-        return ({STOCK: {}} if self.stock else {}) | ours
+        peer = {PEER: {}} if os.environ.get("IMAGECAPTIONING_HOME") else {}
+        return ({STOCK: {}} if self.stock else {}) | peer | ours
 
     def group(self, ways: dict[str, dict], **options) -> list[Contestant]:
         return [self.start(name, **options, **way) for name, way in ways.items()]

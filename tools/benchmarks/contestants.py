@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from benchmarks import measures
-from benchmarks.data import CAPTIONS, REGIONS, VOCAB, noise_batch
+from benchmarks.data import CAPTIONS, FEATURES, MOST_WORDS, REGIONS, VOCAB, noise_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDINS = str(ROOT / "tests" / "standins")  # of modules that upstream X-modaler imports and a CPU does not need
@@ -156,10 +156,53 @@ class Stock(Ours):
             self.model(self.batch(self.options["batch"], 1), use_beam_search=True, output_sents=True)
 
 
+class ImageCaptioning:
+    """Up-Down of ruotianluo/ImageCaptioning.pytorch with its own loss, from the clone IMAGECAPTIONING_HOME (needs six).
+
+    Its own training step (tools/train.py): Adam, gradients clipped by value. It has one row of features per image until
+    they are embedded, as we have, and an image feature from outside, for which it is given the mean of the regions.
+    """
+
+    def __init__(self, options: dict):
+        from types import ModuleType, SimpleNamespace
+
+        folder = Path(os.environ["IMAGECAPTIONING_HOME"]) / "captioning"
+        # Without the packages' own imports, which need further packages for models that are not measured.
+        for name in ("captioning", "captioning.models", "captioning.modules", "captioning.utils"):
+            package = sys.modules[name] = ModuleType(name)
+            package.__path__ = [str(folder.joinpath(*name.split(".")[1:]))]
+        from captioning.models.AttModel import UpDownModel
+        from captioning.modules.losses import LanguageModelCriterion
+
+        torch.manual_seed(0)
+        sizes = dict.fromkeys(("rnn_size", "input_encoding_size"), 1024) | {"att_hid_size": 512, "num_layers": 2}
+        sizes |= {"fc_feat_size": FEATURES, "att_feat_size": FEATURES, "vocab_size": VOCAB - 1}
+        settings = {**sizes, "drop_prob_lm": 0.5, "max_length": MOST_WORDS, "vocab": {}}
+        self.model = UpDownModel(SimpleNamespace(**settings)).to(DEVICE).train()
+        self.criterion = LanguageModelCriterion()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4)
+        data = noise_batch(options["batch"], options["lengths"], DEVICE)
+        words, targets = (data[key].view(options["batch"], CAPTIONS, -1) for key in ("tokens", "targets"))
+        self.inputs = data["feats"].mean(1), data["feats"], words, torch.ones(data["feats"].shape[:2], device=DEVICE)
+        self.targets = targets.clamp(min=0), (targets >= 0).float()
+
+    def loss(self) -> torch.Tensor:
+        return self.criterion(self.model(*self.inputs), *self.targets)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        torch.nn.utils.clip_grad_value_(self.model.parameters(), 0.1)
+        self.optimizer.step()
+
+
+KINDS = {"stock": Stock, "ImageCaptioning.pytorch": ImageCaptioning, "ours": Ours}
+
+
 def serve(options: dict) -> None:
     """Answer each command on stdin with a JSON line, or ``"out of memory"``."""
     torch.set_num_threads(options["threads"])
-    contestant = (Stock if options["kind"] == "stock" else Ours)(options)
+    contestant = KINDS[options["kind"]](options)
 
     def timed(work: Callable[[], object]) -> float:
         if DEVICE == "cuda":
@@ -172,7 +215,7 @@ def serve(options: dict) -> None:
 
     commands = {
         "step": lambda: timed(contestant.step),
-        "decode": lambda: timed(contestant.decode),
+        "decode": lambda: timed(contestant.decode),  # not of ImageCaptioning
         "loss": lambda: float(contestant.loss().detach()),
         "work": lambda: measures.work_of(contestant.step),
         "peak": measures.peak_mib,
