@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.output import visible
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.progress import doing
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.packs.pack import Pack
@@ -330,10 +331,6 @@ def _add_match(commands: Any) -> None:
 
 
 def run_match(args: argparse.Namespace) -> int:
-    import torch
-
-    from xmodaler_ssattn.methods.pos_scan import write_targets
-
     problems = [
         f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}."
         for name in ("epochs", "max_regions", "size")
@@ -346,6 +343,10 @@ def run_match(args: argparse.Namespace) -> int:
             problems.append(f"the file {path} does not exist; `xmodaler prepare {command}` writes it.")
     raise_all(problems, "The matcher cannot be trained")
     out = Path(args.out) if args.out else folder / "match.json"
+    with doing("Loading PyTorch"):
+        import torch
+
+        from xmodaler_ssattn.methods.pos_scan import write_targets
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     sizes = {"limit": args.max_regions, "size": args.size}
     history = write_targets(folder, regions, out, epochs=args.epochs, device=device, seed=args.seed, **sizes)
