@@ -252,7 +252,7 @@ class Contestant:
     def __init__(self, name: str, **options):
         self.name, self.options = name, options
         self.process = subprocess.Popen(
-            **process("benchmarks.contestants", options, "embedded" if options["kind"] == "ours" else None),
+            **process("benchmarks.contestants", options, None if options["kind"] == "stock" else "embedded"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if options.get("quiet", True) else None,
