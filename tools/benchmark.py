@@ -283,14 +283,14 @@ def close(contestants: list[Contestant]) -> None:
 
 
 def main() -> None:
-    names = ["step", "decode", "memory", "baseline", "real", "loading", "largest"]
+    names = [name for name in vars(Benchmark) if f"\n{name} " in __doc__]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "what",
         nargs="*",
         default=["step", "decode", "memory", "baseline"],
         metavar="WHAT",
-        help=f"any of {', '.join(names)} (default: the first four)",
+        help=f"any of {', '.join(names)} (default: step, decode, memory, baseline)",
     )
     parser.add_argument("--captions", help="real captions, for their lengths")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
