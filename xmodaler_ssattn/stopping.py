@@ -94,6 +94,19 @@ def ended_by_its_pool() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def left_to_its_parent() -> None:
+    """For a process that loads data: ignore the first signal, as schedulers send it to all processes of a run.
+
+    The parent needs this process until the end of its step, and ends it then.
+    """
+
+    def once(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in SIGNALS:
+        signal.signal(number, once)
+
+
 @contextlib.contextmanager
 def passed_on_to(pids: Iterable[int]) -> Iterator[None]:
     """Also send each noted signal to these processes."""
@@ -113,7 +126,7 @@ def _note(number: int, frame: object) -> None:
         return
     _state.requested, _state.since = number, time.monotonic()
     if os.getpid() != _state.owner:
-        return  # a process that loads data: its parent ends it, after the last step
+        return  # a fork
     for pid in _state.children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

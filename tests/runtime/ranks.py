@@ -38,9 +38,11 @@ class Slow(HookBase):
         time.sleep(0.1)
 
 
-def train_slowly(folder: str, resume: bool) -> None:
+def train_slowly(folder: str, resume: bool, workers: int = 0) -> None:
     torch.set_num_threads(1)
-    trainer = toy_trainer(toy_config(Path(folder), "SOLVER.EPOCH", 100 if not resume else 2), resume=resume)
+    settings = {"SOLVER.EPOCH": 100 if not resume else 2, "DATALOADER.NUM_WORKERS": workers}
+    opts = [word for pair in settings.items() for word in pair]
+    trainer = toy_trainer(toy_config(Path(folder), *opts), resume=resume)
     if not resume:
         trainer.register_hooks([Slow(folder)])
     with polite_stops():
@@ -49,4 +51,4 @@ def train_slowly(folder: str, resume: bool) -> None:
 
 if __name__ == "__main__":
     with polite_stops():
-        launch(train_slowly, 2, dist_url="auto", args=(sys.argv[1], False))
+        launch(train_slowly, int(sys.argv[2]), dist_url="auto", args=(sys.argv[1], False, int(sys.argv[3])))

@@ -55,8 +55,8 @@ def test_one_process_is_a_plain_call():
 # --- how several processes end ----------------------------------------------------------------------------
 
 
-def assert_all_ended(folder, within=40.0):
-    pids = [int((folder / f"pid{rank}").read_text()) for rank in (0, 1)]
+def assert_all_ended(folder, processes=2, within=40.0):
+    pids = [int((folder / f"pid{rank}").read_text()) for rank in range(processes)]
     deadline = time.monotonic() + within
     while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists() and state_of(pid) != "Z"]:
         assert time.monotonic() < deadline, f"{alive} are still there"
@@ -153,26 +153,32 @@ def send_to_all(number, parent):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes need a GPU each")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the death of a parent is noticed on Linux")
 @pytest.mark.parametrize(
-    ("number", "send"),
-    [(signal.SIGTERM, send_to_parent), (signal.SIGKILL, send_to_parent), (signal.SIGINT, send_to_all)],
+    ("number", "send", "processes", "workers"),
+    [
+        (signal.SIGTERM, send_to_parent, 2, 0),
+        (signal.SIGKILL, send_to_parent, 2, 0),
+        (signal.SIGINT, send_to_all, 2, 0),
+        (signal.SIGTERM, send_to_all, 1, 2),  # as SLURM, also to the processes that load data
+    ],
 )
-def test_when_the_parent_is_stopped_or_dies_both_processes_save_and_end(tmp_path, number, send):
+def test_when_the_parent_is_stopped_or_dies_all_processes_save_and_end(tmp_path, number, send, processes, workers):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, runtime.ranks.__file__, str(tmp_path)]
+    command = [sys.executable, runtime.ranks.__file__, str(tmp_path), str(processes), str(workers)]
     said = tmp_path / "stderr.txt"
     with (
         said.open("w") as stderr,
         subprocess.Popen(command, env=env, stderr=stderr, start_new_session=True) as parent,
     ):
-        while not (tmp_path / "pid1").exists():
+        while not (tmp_path / f"pid{processes - 1}").exists():
             assert parent.poll() is None, said.read_text()
             time.sleep(0.1)
         time.sleep(0.5)
         send(number, parent)
         assert parent.wait(60) == (-number if number == signal.SIGKILL else 128 + number), said.read_text()
-    assert_all_ended(tmp_path)
+    assert_all_ended(tmp_path, processes)
     name = (tmp_path / "last_checkpoint").read_text()
     log = (tmp_path / "log.txt").read_text()
     assert f"Stopped by {'SIGTERM' if number == signal.SIGTERM else 'SIGINT'} after" in log, said.read_text()
     stored = torch.load(tmp_path / name, weights_only=True)
-    assert stored["iteration"] == stored["trainer"]["iteration"] > 0 and len(stored["trainer"]["random_states"]) == 2
+    assert stored["iteration"] == stored["trainer"]["iteration"] > 0
+    assert len(stored["trainer"]["random_states"]) == processes

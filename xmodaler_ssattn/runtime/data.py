@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.progress import progress
+from xmodaler_ssattn.stopping import left_to_its_parent
 
 from . import comm
 from .config import CfgNode
@@ -98,7 +99,11 @@ def trivial_batch_collator(batch: list) -> list:
 
 
 def worker_init_reset_seed(worker_id: int) -> None:
-    """Seed a worker from numpy's state, which torch derived from the loader's seed and the worker's number."""
+    """Seed a worker from numpy's state, which torch derived from the loader's seed and the worker's number.
+
+    The worker outlives a signal to all processes of the run, which finishes its step and saves.
+    """
+    left_to_its_parent()
     seed_all_rng(np.random.randint(2**31) + worker_id)
 
 
@@ -191,6 +196,7 @@ def build_xmodaler_valtest_loader(
         batch_sampler=BatchesOfRank(len(dataset), batch_size),
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
     )
 
 
