@@ -235,8 +235,8 @@ def add_ssattn_config(cfg: Any) -> None:
         # region's area.
         REGION_RULE="argmax",
         REGION_CLASS_POWER=0.5,  # for the rule 'class'
-        # For the rule 'union': a branch's box is enclosed if its IoU with that of the first branch, or the share of the
-        # smaller one inside the other, is above this value. 0.3 to 0.5, chosen on val.
+        # For the rule 'union', where alpha chooses: the box of a branch is enclosed if its IoU with that of the first
+        # branch, or the share of the smaller one inside the other, is above this value. 0.3 to 0.5, chosen on val.
         UNION_OVERLAP=0.3,
         # The names of the class probabilities' columns after the background, one per line; "": those of the
         # vocabulary's folder, or for 1,601 columns the Bottom-Up detector's.

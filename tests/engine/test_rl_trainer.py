@@ -220,7 +220,7 @@ def test_every_setting_that_cannot_work_is_named_before_any_data_is_read(tmp_pat
         SCORER__NAME="Nobody",
         SCORER__BASELINE="beam",
         SCORER__CIDER_CACHED="coco_train_cider.pkl",
-        LOSSES__NAMES=["CrossEntropy", "GroundingLoss", "WordAttentionLoss"],
+        LOSSES__NAMES=["CrossEntropy", "CyclicalLoss", "GroundingLoss", "WordAttentionLoss"],
     )
     with pytest.raises(UserError) as caught:
         SelfCriticalTrainer(cfg)
@@ -229,7 +229,7 @@ def test_every_setting_that_cannot_work_is_named_before_any_data_is_read(tmp_pat
         "SCORER.BASELINE: expected one of ('greedy', 'mean'), got 'beam' (not a beam)",
         "SCORER.NAME: expected a registered scorer such as GroundedScorer, got 'Nobody'",
         "LOSSES.NAMES: expected 'SelfCriticalLoss' among them",
-        "CrossEntropy would teach the model to repeat",
+        "CrossEntropy, CyclicalLoss would teach the model to repeat",
         "WordAttentionLoss pairs regions with the words of reference captions",
         "coco_train_cider.pkl is not read",
     ):

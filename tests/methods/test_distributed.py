@@ -7,13 +7,29 @@ import pytest
 import torch
 
 from slow_beam import slow_beam
-from toys import TWO_IMAGES, captions_of, for_test, toy_config, toy_model, toy_sample, trained_once, write_vocabulary
+from toys import (
+    TWO_IMAGES,
+    captions_of,
+    for_test,
+    losses_of,
+    toy_config,
+    toy_model,
+    toy_sample,
+    trained_once,
+    write_vocabulary,
+)
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import iou_gvd
 from xmodaler_ssattn.caption import ground_words
+from xmodaler_ssattn.cli.train import check_weights
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import build_losses, build_model, kfg
-from xmodaler_ssattn.methods.distributed import ConsistencyLoss, class_of_words, consistency_loss
+from xmodaler_ssattn.host import DECODER_REGISTRY, build_losses, build_model, kfg
+from xmodaler_ssattn.methods.distributed import (
+    ConsistencyLoss,
+    DistributedDecoder,
+    class_of_words,
+    consistency_loss,
+)
 from xmodaler_ssattn.modeling.grounded_output import enclosing_words
 from xmodaler_ssattn.region_rules import enclosing_box
 
@@ -172,6 +188,61 @@ def test_beam_and_greedy_captions_have_the_boxes_around_their_branches(tmp_path,
     assert enclosed  # some boxes are larger than a region
 
 
+# --- derived classes, weights of others -----------------------------------------------------------------
+class FromTheClasses(DistributedDecoder):
+    """Its first states depend on the image."""
+
+    def first_states(self, inputs, rows):
+        own = inputs[keys.CLASS_PROBS].amax(1)[:, :1]
+        states = self.initial_states(inputs[kfg.ATT_FEATS], rows)
+        hidden = [h + own.repeat_interleave(rows // len(own), 0) for h in states[kfg.G_HIDDEN_STATES]]
+        return {**states, kfg.G_HIDDEN_STATES: hidden}
+
+
+class Attends(DistributedDecoder):
+    def attend(self, h1, inputs):
+        return super().attend(h1, inputs)
+
+
+@pytest.fixture
+def derived():
+    kinds = {"FromTheClasses": FromTheClasses, "Attends": Attends}
+    for name, kind in kinds.items():
+        DECODER_REGISTRY._do_register(name, kind)
+    yield
+    for name in kinds:
+        del DECODER_REGISTRY._obj_map[name]
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_derived_decoders_first_states_belong_to_their_captions(tmp_path, derived, branches):
+    setting = {**PLAIN, "MODEL__DECODER": "FromTheClasses", "MODEL__DISTRIBUTED__BRANCHES": branches}
+    cfg, model = toy_config(tmp_path, **setting), toy_model(tmp_path, **setting).train()
+    together = losses_of(cfg, model)["CrossEntropy Loss(G)"].item()
+    each = [losses_of(cfg, model, [image])["CrossEntropy Loss(G)"].item() for image in TWO_IMAGES]
+    assert together == pytest.approx((7 * each[0] + 7 * each[1]) / 14, rel=1e-5)  # 4 + 3 and 2 + 5 words
+
+
+def test_a_derived_decoder_with_another_attend_is_told_what_branches_call(tmp_path, derived):
+    with pytest.raises(UserError, match=r"Attends.attend: branches replace it; override attend_in_branches"):
+        build_model(toy_config(tmp_path, **PLAIN, MODEL__DECODER="Attends"))
+    build_model(toy_config(tmp_path, **PLAIN, MODEL__DECODER="Attends", MODEL__DISTRIBUTED__BRANCHES=1))
+
+
+def test_weights_fit_whatever_the_class_head_which_only_training_reads(tmp_path):
+    trained = toy_model(tmp_path, **DISTRIBUTED)
+    without = toy_model(tmp_path, **PLAIN, MODEL__DECODER="DistributedDecoder")
+    assert trained.decoder.class_head is not None and without.decoder.class_head is None
+    for name, model in (("trained", trained), ("without", without)):
+        torch.save({"model": model.state_dict()}, tmp_path / f"{name}.pth")
+    check_weights(str(tmp_path / "trained.pth"), without)
+    check_weights(str(tmp_path / "without.pth"), trained)
+    trained.decoder.class_head = torch.nn.Linear(5, 7)
+    check_weights(str(tmp_path / "trained.pth"), trained)
+    with pytest.raises(UserError, match="has unknown 4 weights: decoder.class_head"):
+        check_weights(str(tmp_path / "trained.pth"), toy_model(tmp_path, **PLAIN))
+
+
 # --- what cannot work -----------------------------------------------------------------------------------
 def test_settings_that_cannot_work_are_refused(tmp_path):
     for change, message in (
@@ -182,6 +253,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path):
             "'SSAttentionDecoder', which has none",
         ),
         ({"INFERENCE__VOCAB": ""}, "ConsistencyLoss needs INFERENCE.VOCAB"),
+        ({"INFERENCE__GROUND_BY": "beta", "MODEL__SS_ATTENTION__ENABLED": True}, "GROUND_BY beta would not read"),
     ):
         with pytest.raises(UserError, match=message):
             build_model(toy_config(tmp_path, **{**DISTRIBUTED, **change}))

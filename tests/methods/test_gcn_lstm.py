@@ -10,6 +10,7 @@ from toys import RAW, TWO_IMAGES, captions_of, for_test, toy_config, toy_model, 
 from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.fast import ss_decoder
+from xmodaler_ssattn.fast.graphs import CapturedForcing
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.methods.gcn_lstm import RELATIONS, spatial_relations
 from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
@@ -118,6 +119,14 @@ def test_words_at_once_and_an_image_once_equal_one_caption_at_a_time(tmp_path, m
     for name, gradient in slow[1].items():
         torch.testing.assert_close(fast[1][name], gradient, atol=1e-6, rtol=1e-4, msg=lambda m, k=name: f"{k}: {m}")
     assert model.visual_embed.bias.shape == (RELATIONS, 5)
+
+
+def test_a_captured_step_has_the_boxes(tmp_path):
+    cfg, model = toy_config(tmp_path, **SETTING), toy_model(tmp_path, **SETTING).train()
+    losses, _ = trained_once(cfg, model)
+    model.fast_forcing.captured = CapturedForcing(lambda shape, values: shape)
+    torch.testing.assert_close(trained_once(cfg, model)[0], losses)
+    assert len(model.fast_forcing.captured) == 1
 
 
 def test_its_captions_have_regions(tmp_path):

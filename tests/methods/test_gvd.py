@@ -197,9 +197,31 @@ def refused(kind, cfg) -> str:
     return str(error.value)
 
 
+def test_derived_regions_fit_and_a_sentinel_beside_the_regions_changes_nothing(folder):
+    class Derived(GVDRegionEmbedding):
+        pass
+
+    EMBEDDING_REGISTRY._do_register("DerivedRegions", Derived)
+    try:
+        build_losses(toy_config(folder, **{**GVD, "MODEL__VISUAL_EMBED__NAME": "DerivedRegions"}))
+    finally:
+        del EMBEDDING_REGISTRY._obj_map["DerivedRegions"]
+    # alpha (0.2, 0.6) and the sentinel's 0.2; equal class scores: 1/4 and 3/4, as without it
+    outputs = {
+        keys.REGION_CLASS_SCORES: torch.zeros(1, 2, 2), keys.WORD_ALPHA: torch.tensor([[0.2, 0.6, 0.2]]),
+        keys.WORD_PAIRS: WordPairs(torch.tensor([0]), torch.tensor([1]), torch.ones(1)),
+        keys.IMAGE_MASK: torch.ones(1, 2), kfg.G_TARGET_IDS: torch.tensor([1]),
+        keys.CAPTION_OF_WORD: torch.tensor([0]), keys.CAPTIONS_PER_IMAGE: 1,
+    }  # fmt: skip
+    losses = GVDClassLoss(class_of_word=torch.tensor([0, 1]), grounding_weight=1.0)(outputs)
+    assert losses["GVD Grounding Loss"].item() == pytest.approx(-math.log(0.75))
+
+
 def test_what_is_missing_is_refused_before_training_with_what_to_do(folder, tmp_path):
     message = refused(LOSSES_REGISTRY.get("GVDClassLoss"), toy_config(folder, LOSSES__NAMES=["GVDClassLoss"]))
     assert "needs the class head of GVDRegionEmbedding" in message and "Add that loss" in message
+    captured = toy_config(folder, **GVD, MODEL__CAPTURE_GRAPHS=True)
+    assert "captured graphs do not return the class scores" in refused(LOSSES_REGISTRY.get("GVDClassLoss"), captured)
     build_losses(toy_config(folder, **GVD))
     with pytest.raises(UserError, match=r"LOSSES.GVD.CLASS_WEIGHT: expected a number >= 0, got -1"):
         build_losses(toy_config(folder, **GVD, LOSSES__GVD__CLASS_WEIGHT=-1.0))

@@ -56,6 +56,10 @@ def test_the_loss_is_that_of_one_caption_at_a_time(tmp_path):
     assert losses["CrossEntropy Loss(G)"].item() == pytest.approx(torch.stack(surprises).mean().item(), rel=1e-5)
     assert gradients.keys() == dict(model.named_parameters()).keys()
     assert all(gradient.abs().max() > 0 for gradient in gradients.values())
+    # Without dropout, encoding an image once changes nothing: the states follow their captions.
+    shared = {**SETTING, "MODEL__SHARE_REGION_DROPOUT": True}
+    same = trained_once(toy_config(tmp_path, **shared), toy_model(tmp_path, **shared))[0]
+    torch.testing.assert_close(same, losses)
 
 
 def test_beam_search_equals_the_slow_beam_and_gives_plain_captions_with_greedy_ones(tmp_path):

@@ -149,6 +149,15 @@ def test_the_reconstruction_is_that_of_one_caption_after_another(tmp_path, monke
     assert losses["Reconstruction Loss"].item() == pytest.approx(slow_second_pass(model, localized_alpha)[0], rel=1e-5)
 
 
+def test_a_hook_on_the_predictor_does_not_make_the_second_pass_the_first_one(tmp_path):
+    cfg, model = both(tmp_path, CYCLICAL)
+    losses, gradients = trained_once(cfg, model)
+    model.predictor.register_forward_hook(lambda *call: None)
+    hooked, others = trained_once(cfg, model)
+    torch.testing.assert_close(hooked, losses)
+    torch.testing.assert_close(others["localizer.weight"], gradients["localizer.weight"])
+
+
 def test_the_localizer_gives_equal_words_of_an_image_equal_regions_and_padding_none(tmp_path):
     _, model = both(tmp_path, CYCLICAL)
     encoded = model.encode(model.preprocess_batch([for_test(sample) for sample in TWO_IMAGES]))
@@ -224,8 +233,13 @@ def test_losses_and_captioners_that_do_not_fit_are_refused(tmp_path):
         with pytest.raises(UserError, match=f"contains {loss}.*Set MODEL.META_ARCHITECTURE: {captioner}"):
             build_losses(cfg)
         cfg = toy_config(tmp_path, MODEL__META_ARCHITECTURE=captioner, MODEL__SS_ATTENTION__STATE_DIM=2)
-        with pytest.raises(UserError, match=r"needs SSAttentionDecoder with MODEL.SS_ATTENTION.STATE_DIM 0"):
+        with pytest.raises(UserError, match=r"needs SSAttentionDecoder.* MODEL.SS_ATTENTION.STATE_DIM 0"):
             build_model(cfg)
+        # Its forward does not read the given v-hat: the second pass would be the first one again.
+        with pytest.raises(UserError, match=r"needs SSAttentionDecoder.* got SentinelDecoder"):
+            build_model(
+                toy_config(tmp_path, **UPDOWN, MODEL__META_ARCHITECTURE=captioner, MODEL__DECODER="SentinelDecoder")
+            )
         cfg = toy_config(tmp_path, MODEL__META_ARCHITECTURE=captioner, MODEL__CAPTURE_GRAPHS=True)
         with pytest.raises(UserError, match=f"CAPTURE_GRAPHS: {captioner} reads the embedded regions"):
             build_model(cfg)

@@ -337,6 +337,12 @@ def check_weights(path: str, model: Any, *, partial: bool = False) -> list[str]:
     if not isinstance(stored, dict) or not all(isinstance(weight, torch.Tensor) for weight in stored.values()):
         raise UserError(f'MODEL.WEIGHTS: {path} has no weights by name; a checkpoint has them under "model".')
     wanted = model.state_dict()
+    for name, module in model.named_modules():  # parts that only losses read
+        for prefix in (f"{name}.{part}.".lstrip(".") for part in getattr(module, "OF_LOSSES", ())):
+            wanted, stored = (
+                {key: weight for key, weight in weights.items() if not key.startswith(prefix)}
+                for weights in (wanted, stored)
+            )
     own, trained = wanted.pop(STATE, None), stored.pop(STATE, None)
     if own is not None and trained is not None:
         check_words(from_state(trained), from_state(own), f"MODEL.WEIGHTS {path}")

@@ -44,7 +44,10 @@ from xmodaler_ssattn.scorer.caption_reward import unread_files
 LOSS = "SelfCriticalLoss"
 BASELINES = ("greedy", "mean")
 # Losses on target words: on sampled words they would teach the model to repeat its own output.
-WORD_LOSSES = ("CrossEntropy", "FusedCrossEntropy", "LabelSmoothing", "RewardCriterion")
+WORD_LOSSES = (
+    *("CrossEntropy", "FusedCrossEntropy", "LabelSmoothing", "RewardCriterion"),
+    *("CyclicalLoss", "ProphetLoss", "ConsistencyLoss"),
+)
 
 
 def over_greedy(rewards: Tensor, greedy: Tensor) -> Tensor:
@@ -232,7 +235,7 @@ def check_config(cfg: Any) -> None:
     if wrong:
         problems.append(
             f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat its own output; remove "
-            f"it, {LOSS} replaces it."
+            f"them, {LOSS} replaces them."
         )
     for name in sorted({"WordAttentionLoss", "PointerLoss"}.intersection(names)):
         problems.append(

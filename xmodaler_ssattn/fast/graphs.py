@@ -45,7 +45,7 @@ WASTE = 1.25
 # Maximum number of captured shapes; each keeps the memory of a step.
 LIMIT = 8
 # The keys of a batch that the model reads up to the states.
-_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, *(key for key in keys.PER_REGION if key != keys.BOXES_PX))
+_READ = (kfg.ATT_FEATS, kfg.ATT_MASKS, keys.IMAGE_SIZE, *keys.PER_REGION)
 
 Backend = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
 

@@ -6,8 +6,8 @@
 
 chihyaoma/cyclical-visual-captioning, folder anet-video-captioning: model/captioner.py (decoding, localising and
 reconstructing), model/localizer_core.py and model/modules.py (SoftAttention). There both losses have the weight 0.5
-(cfgs/cyclical.yml); Adam does not depend on the common factor. r_t becomes gamma by the decoder's own fusion, which for
-Up-Down is r_t itself. Decoding is that of the plain decoder.
+(cfgs/cyclical.yml); Adam does not depend on the common factor, but clipping by value does. r_t becomes gamma by the
+decoder's own fusion, which for Up-Down is r_t itself. Decoding is that of the plain decoder.
 
 Letters: N captions, T words, M words to predict in all, K regions, A attention size.
 """

@@ -6,8 +6,8 @@
     L_con     = mean over the object words of - log q^1(class) + (1/(n-1)) sum_m>1 KL(q^1 || q^m)
 
 A branch looks at the region with its largest alpha. That choice has no gradient, nor has q^1 in KL. The box of a word
-encloses the regions of its branches (INFERENCE.REGION_RULE union). Training reads no box. No code of the method is
-public: branches, their agreement and the box are from its abstract, how they are computed is ours.
+encloses the regions of its branches (INFERENCE.REGION_RULE union). No code of the method is public: branches, agreement
+and box are from its abstract, how they are computed is ours. Training reads no box.
 
 Letters: N captions or beams, K regions, E embedded feature size, n branches, V vocabulary, M predicted words.
 """
@@ -50,6 +50,7 @@ class DistributedDecoder(SSAttentionDecoder):
 
     READ_BY_LOSSES = (keys.BRANCH_LOGITS,)
     HAS_BRANCHES = True
+    OF_LOSSES = ("class_head",)
 
     @configurable
     def __init__(self, *, branches: int = 2, object_classes: int = 0, **parts: Any) -> None:
@@ -66,6 +67,8 @@ class DistributedDecoder(SSAttentionDecoder):
             if object_classes:
                 self.class_head = nn.Linear(parts["visual_embed_dim"], object_classes)
         # A method of the object, so that one branch keeps the plain decoder's method and all that is faster for it.
+        if type(self).attend is not SSAttentionDecoder.attend:
+            raise UserError(f"{type(self).__name__}.attend: branches replace it; override attend_in_branches instead.")
         self.attend = self.attend_in_branches
 
     @classmethod
@@ -83,8 +86,8 @@ class DistributedDecoder(SSAttentionDecoder):
     @property
     def encodes_per_image(self) -> bool:
         """Whether only the branches differ from ``SSAttentionDecoder``; see ``GroundedCaptioner``."""
-        names = ("forward", "attend_in_branches", "pooled", "_fuse", "preprocess", "slots", "initial_states")
-        return follows(self, DistributedDecoder, *names)
+        names = ("forward", "attend_in_branches", "pooled", "_fuse", "preprocess", "slots")
+        return follows(self, DistributedDecoder, *names, "initial_states", "first_states", "select_states")
 
     def attend_in_branches(self, h1: Tensor, inputs: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """v-hat_t (N, E), the mean ALPHA and GAMMA (N, K), BRANCH_REGIONS, and BRANCH_LOGITS in training."""
@@ -100,11 +103,8 @@ class DistributedDecoder(SSAttentionDecoder):
             found.append((alpha, gamma, v_hat))
             regions.append(region)
         alphas, gammas, v_hats = (torch.stack(parts).flatten(1, 2) for parts in zip(*found, strict=True))
-        outputs = {
-            keys.ALPHA: alphas.mean(0),
-            keys.GAMMA: gammas.mean(0),
-            keys.BRANCH_REGIONS: torch.cat(regions, -1).flatten(0, 1),
-        }
+        outputs = {keys.ALPHA: alphas.mean(0), keys.GAMMA: gammas.mean(0)}
+        outputs[keys.BRANCH_REGIONS] = torch.cat(regions, -1).flatten(0, 1)
         if self.training and self.class_head is not None:
             outputs[keys.BRANCH_LOGITS] = self.class_head(v_hats.transpose(0, 1))
         return v_hats.mean(0), outputs

@@ -25,11 +25,12 @@ from xmodaler_ssattn.data.word_pairs import pair_rule
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.files import read_lines
-from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable, kfg
+from xmodaler_ssattn.host import EMBEDDING_REGISTRY, LOSSES_REGISTRY, configurable, kfg
 from xmodaler_ssattn.losses import word_attention_loss
+from xmodaler_ssattn.methods.gvd import GVDRegionEmbedding
 from xmodaler_ssattn.partners import needs_grounded_captioner, require_outputs
 
-EMBEDDING = "GVDRegionEmbedding"
+EMBEDDING = GVDRegionEmbedding.__name__
 
 
 def grounding_weights(scores: Tensor, alpha: Tensor, images: Tensor, classes: Tensor, mask: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class GVDClassLoss(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
         problems = [needs_grounded_captioner(cfg, cls.__name__, "which does not return the attention of every word")]
-        if cfg.MODEL.VISUAL_EMBED.NAME != EMBEDDING:
+        if not issubclass(EMBEDDING_REGISTRY.get(cfg.MODEL.VISUAL_EMBED.NAME), GVDRegionEmbedding):
             problems.append(
                 f"MODEL.VISUAL_EMBED.NAME: {cls.__name__} needs the class head of {EMBEDDING}, got "
                 f"{cfg.MODEL.VISUAL_EMBED.NAME!r}."
@@ -96,6 +97,8 @@ class GVDClassLoss(nn.Module):
                 f"LOSSES.NAMES: {cls.__name__} learns from the pairs of words and regions of WordAttentionLoss. Add "
                 "that loss, with LOSSES.WORD_ATTENTION.WEIGHT above 0."
             )
+        if cfg.MODEL.CAPTURE_GRAPHS:
+            problems.append("MODEL.CAPTURE_GRAPHS: captured graphs do not return the class scores. Set it to False.")
         raise_all([problem for problem in problems if problem], f"{cls.__name__} cannot be used")
         weights = cfg.LOSSES.GVD
         return {
@@ -122,7 +125,11 @@ class GVDClassLoss(nn.Module):
         images, classes = caption.div(captions, rounding_mode="floor"), self.class_of_word[targets]
         weights = weights * (classes[words] > 0)
         grounding = word_attention_loss(
-            grounding_weights(scores, alpha, images, classes, mask), words, regions, weights
+            # Without a sentinel's column: the softmax over the regions removes its share.
+            grounding_weights(scores, alpha[:, : scores.shape[1]], images, classes, mask),
+            words,
+            regions,
+            weights,
         )
         of_regions = region_class_loss(scores, images[words], regions, classes[words], weights)
         return {

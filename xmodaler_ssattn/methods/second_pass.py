@@ -47,10 +47,13 @@ class SecondPassCaptioner(GroundedCaptioner):
         super().__init__(**parts)
         problems = []
         name = type(self).__name__
-        if not isinstance(self.decoder, SSAttentionDecoder) or self.decoder.state_condition is not None:
+        # A derived class with another ``forward`` may not read the given v-hat.
+        reads = getattr(type(self.decoder), "forward", None) is SSAttentionDecoder.forward
+        if not reads or self.decoder.state_condition is not None:
             problems.append(
-                f"MODEL.DECODER: {name} needs SSAttentionDecoder with MODEL.SS_ATTENTION.STATE_DIM 0, whose v-hat can "
-                f"be computed for all words at once; got {type(self.decoder).__name__}."
+                f"MODEL.DECODER: {name} needs SSAttentionDecoder, or a class with its forward, and "
+                "MODEL.SS_ATTENTION.STATE_DIM 0, so that v-hat can be given for all words at once; got "
+                f"{type(self.decoder).__name__}."
             )
         if not self.predicts_from_state:
             problems.append(f"MODEL.PREDICTOR: {name} needs BasePredictor, got {type(self.predictor).__name__}.")
@@ -72,7 +75,7 @@ class SecondPassCaptioner(GroundedCaptioner):
         """The mean cross-entropy () of the same words with v-hat (N, T, E) instead of the decoder's attention."""
         hidden = given_states(self, states, batch[kfg.G_TOKENS_IDS], v_hat)
         targets = outputs[kfg.G_TARGET_IDS]
-        found = self._predict(states._replace(hidden=hidden), targets)
+        found = self._predict(states._replace(hidden=hidden, logits=None), targets)
         if keys.CROSS_ENTROPY in found:
             return found[keys.CROSS_ENTROPY]
         return F.cross_entropy(found[kfg.G_LOGITS], targets)

@@ -179,6 +179,12 @@ def _per_caption(batch: dict, plan: CaptionPlan, images: Tensor) -> dict:
         for key, value in batch.items()
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) in at
     }
+    # States of decoders: lists of tensors.
+    rows |= {
+        key: [state[at[len(state)]] for state in value]
+        for key, value in batch.items()
+        if isinstance(value, list) and value and all(isinstance(state, Tensor) for state in value)
+    }
     captions = batch[keys.CAPTIONS_PER_IMAGE]
     listed = {key: [batch[key][row // captions] for row in plan.listed] for key in (kfg.IDS, keys.NUM_REGIONS)}
     return {**batch, **rows, **listed}

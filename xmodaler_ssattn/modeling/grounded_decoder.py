@@ -34,6 +34,8 @@ class GroundedDecoder(Decoder):
     READ_PER_STEP: tuple[str, ...] = ()
     # Outputs of ``forward`` in training, (N, ...), that the losses read for every word, (M, ...).
     READ_BY_LOSSES: tuple[str, ...] = ()
+    # Parts that only losses read; weights with others of them, or without them, fit.
+    OF_LOSSES: tuple[str, ...] = ()
     # Whether it returns BRANCH_REGIONS, for INFERENCE.REGION_RULE union.
     HAS_BRANCHES = False
 

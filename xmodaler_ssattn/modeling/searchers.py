@@ -145,6 +145,11 @@ class GroundedDecodeStrategy(DecodeStrategy):
         if cfg.INFERENCE.GROUND_BY == "beta" and not cfg.MODEL.SS_ATTENTION.ENABLED:
             raise UserError("INFERENCE.GROUND_BY is 'beta', but MODEL.SS_ATTENTION.ENABLED is False: there is no beta.")
         decoder = cfg.MODEL.DECODER
+        if cfg.INFERENCE.REGION_RULE == UNION and cfg.INFERENCE.GROUND_BY == "beta":
+            raise UserError(
+                "INFERENCE.REGION_RULE union encloses the regions with the largest alpha of each branch, which "
+                "INFERENCE.GROUND_BY beta would not read. Set INFERENCE.GROUND_BY: gamma, or REGION_RULE: argmax."
+            )
         if cfg.INFERENCE.REGION_RULE == UNION and not getattr(DECODER_REGISTRY.get(decoder), "HAS_BRANCHES", False):
             raise UserError(
                 f"INFERENCE.REGION_RULE union encloses the regions of a decoder's branches, but MODEL.DECODER is "
