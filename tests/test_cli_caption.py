@@ -368,6 +368,7 @@ def test_config_options_can_be_given(demo, evaluated, tmp_path, capsys):
     [
         ([], "give picture files, or --regions FILE"),
         (["a.jpg", "--regions", "r.h5"], "--regions replaces photos and --detector"),
+        (["./a.jpg", "--json", "a.jpg"], "--json: a.jpg is one of the pictures and would be overwritten"),
         (["a.jpg", "--ids", "3"], "--ids need --regions FILE"),
         (["--regions", "none.h5"], "The region file none.h5 does not exist"),
     ],

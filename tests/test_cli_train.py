@@ -16,6 +16,7 @@ from xmodaler_ssattn.cli import train as train_command
 from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import read_results
+from xmodaler_ssattn.worlds.drawn import drawn_dataset
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "sample" / "ss_attn.yaml")
@@ -78,6 +79,35 @@ def test_eval_scores_a_checkpoint_as_training_did(data, run, tmp_path, capsys):
     assert [str(i.caption) for i in again.images] == [str(i.caption) for i in trained.images]
     assert again.header["scores"]["CIDEr"] == pytest.approx(trained.header["scores"]["CIDEr"])
     assert "test/CIDEr" in printed and "val/CIDEr" in printed
+
+
+def test_an_evaluation_leaves_the_config_of_the_training(data, run, capsys):
+    own = str(run / "config.yaml")
+    before = Path(own).read_bytes()
+    for weights, code in ((run, 0), (run / "metrics.json", 2)):  # the second is no checkpoint
+        words = ["eval", "--weights", str(weights), "--config-file", own, "DECODE_STRATEGY.BEAM_SIZE", "1"]
+        assert main(words) == code and Path(own).read_bytes() == before
+    assert "metrics.json" in capsys.readouterr().err
+
+
+def test_scenes_that_the_user_names_are_never_drawn_again(data, tmp_path, capsys):
+    files = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    assert train(data, tmp_path, DATALOADER__SAMPLE_SCENES=30, SOLVER__EPOCH=1) == 0
+    assert f"the 40 scenes in {data} are used, not 30" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == files
+
+
+def test_a_signal_while_scenes_are_drawn_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawn_dataset, "_draw_into", lambda folder, *rest: folder.mkdir() or signal.raise_signal(15))
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path / "data", tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGTERM and not any(tmp_path.iterdir())
+
+
+def test_the_number_of_processes_is_at_least_one(data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train(data, tmp_path, "--num-gpus", "0")
+    assert "--num-gpus: expected a whole number of at least 1, got '0'" in capsys.readouterr().err
 
 
 def test_eval_offers_no_flags_of_training(capsys):

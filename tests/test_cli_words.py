@@ -298,3 +298,12 @@ def test_what_a_file_says_cannot_steer_the_terminal(capsys):
 
     assert exit_code_of(run) == 2
     assert capsys.readouterr().err == "xmodaler: error: the key '\\x1b]0;title' is unknown\n"
+
+
+def test_a_closed_stream_is_one_that_nobody_reads(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    accept_all_characters()
+    print("to nobody")
+    print("to nobody", file=sys.stderr)
+    assert not sys.stderr.isatty()

@@ -3,6 +3,9 @@
 import ast
 import gzip
 import json
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,33 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         temporary.write_text("whole")
         assert not target.exists()
     assert target.read_text() == "whole" and list(target.parent.iterdir()) == [target]
+
+
+def test_what_a_link_names_is_written_and_the_link_stays(tmp_path):
+    (tmp_path / "large_disk").mkdir()
+    real, link = tmp_path / "large_disk" / "x.json", tmp_path / "x.json"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_json(link, [1])
+    assert link.is_symlink() and real.read_text() == "[1]\n" and list(real.parent.iterdir()) == [real]
+
+
+def test_a_pipe_receives_the_content_and_a_folder_is_refused(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as others:
+        got = others.submit(pipe.read_text)
+        write_json(pipe, {"a": 1})
+        assert got.result(timeout=20) == '{"a": 1}\n'
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and list(tmp_path.iterdir()) == [pipe]
+    with pytest.raises(UserError, match=r"is a folder, expected the name of a file"), atomic_path(tmp_path):
+        pass
+
+
+def test_a_name_may_be_as_long_as_the_system_allows_and_need_not_be_utf_8(tmp_path):
+    write_json(tmp_path / ("x" * 250 + ".json"), 1)
+    write_json(tmp_path / os.fsdecode(b"b\xff.json"), 1)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_failed_rewrite_keeps_the_old_file(tmp_path):

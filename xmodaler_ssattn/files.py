@@ -65,17 +65,49 @@ def mount_of(path: str | os.PathLike) -> Path:
     return place
 
 
+def target_of(path: str | os.PathLike) -> Path:
+    """The file that is written when ``path`` is: the end of a symbolic link, so that the link stays.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{os.fspath(path)} is a folder, expected the name of a file.")
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Whether ``path`` is a device, a pipe or a socket, such as /dev/stdout, which no file may replace."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it to ``path`` when the block succeeds.
 
     The temporary name keeps the suffix, because some writers (numpy's ``savez``) append one when it
-    is missing. When the block raises, the temporary file is removed and ``path`` is not changed.
+    is missing. When the block raises, the temporary file is removed and ``path`` is not changed. A device or pipe
+    receives the content when the block succeeds.
+
+    Raises:
+        UserError: ``path`` is a folder.
     """
-    path = Path(path)
+    if not os.path.isdir(path) and is_special(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, Path(path).name)
+            temporary.touch()
+            yield temporary
+            with disk_errors(path), open(temporary, "rb") as content, open(path, "wb") as special:
+                shutil.copyfileobj(content, special)
+        return
+    path = target_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix or ".tmp", dir=path.parent)
+        # Short, since the system limits the length of names.
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:20]}.", suffix=path.suffix or ".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     _make_as_readable_as_others(temporary, 0o666)

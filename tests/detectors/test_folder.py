@@ -1,6 +1,7 @@
 """Which pictures a folder holds, and what their image ids are."""
 
 import json
+import os
 
 import pytest
 
@@ -67,6 +68,12 @@ def test_an_id_list_is_written_once_and_kept(tmp_path):
     # A picture that comes later gets the next number, though it comes first by name; one that goes keeps its own.
     assert ids_from_file(["aunt.jpg", "dog.png"], path) == {2: "dog.png", 3: "aunt.jpg"}
     assert json.loads(path.read_text()) == {"beach.jpg": 1, "dog.png": 2, "aunt.jpg": 3}
+
+
+def test_names_that_json_cannot_hold_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"--ids: .*rename these, or leave out --ids: b\S+ff.jpg is not UTF-8"):
+        ids_from_file(["a.jpg", os.fsdecode(b"b\xff.jpg")], tmp_path / "ids.json")
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_id_list_of_ones_own_is_taken(tmp_path):

@@ -34,9 +34,11 @@ def test_srun_states_the_place():
     assert place_of({**SRUN, "SLURM_RESTART_COUNT": "2"}).restarted
 
 
-@pytest.mark.parametrize("environ", [{}, {"RANK": "3"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}])
+@pytest.mark.parametrize(
+    "environ", [{}, {"RANK": "3"}, {"WORLD_SIZE": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}]
+)
 def test_a_process_that_nobody_launched_has_no_place(environ):
-    assert place_of(environ) is None  # the third: the script of a SLURM job, not a step of srun
+    assert place_of(environ) is None  # the last: the script of a SLURM job, not a step of srun
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,8 @@ def test_an_environment_that_cannot_be_right_is_refused(change, message):
 
 
 def test_all_missing_variables_of_torchrun_are_named():
+    with pytest.raises(UserError, match="RANK is not set"):
+        place_of({"WORLD_SIZE": "2"})
     with pytest.raises(UserError, match=r"(?s)2 problems.*LOCAL_RANK is not set.*MASTER_PORT is not set"):
         place_of({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a"})
 

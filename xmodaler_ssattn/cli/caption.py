@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -120,6 +121,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     for option, path in (("--report", args.report), ("--json", args.json)):
         if path and Path(path).is_dir():
             raise UserError(f"{option}: {path} is a folder, expected the name of a file.")
+        if path and any(os.path.realpath(path) == os.path.realpath(photo) for photo in args.photos):
+            raise UserError(f"{option}: {path} is one of the pictures and would be overwritten; give another name.")
     given = [f"--{name}" for name in ("ids", "images") if getattr(args, name)]
     if given and not args.regions:
         raise UserError(f"caption: {' and '.join(given)} need --regions FILE.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import visible
 from xmodaler_ssattn.cli.train import CONFIG_HELP, DATASET, changed_data
+from xmodaler_ssattn.configuring import pairs_of
 from xmodaler_ssattn.errors import UserError, numbered
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.against:
         raise UserError("check --against compares region files: give --regions FILE.")
     if not args.config_file:
+        pairs_of(args.opts)  # names a misspelt option
         raise UserError("check: give --config-file FILE, or --regions FILE to check only a region file.")
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.configuring import load_config

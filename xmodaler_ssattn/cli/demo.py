@@ -19,6 +19,7 @@ from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.progress import doing
+from xmodaler_ssattn.stopping import polite_stops, stopping_at_once
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.report.source import Model, Source
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     config, opts = commands[ROWS[0]]
     cfg = load_config(config, opts, data=str(out / "data"), device=args.device)
     check_space(args.images, cfg.SOLVER.EPOCH, out)
-    train.prepare_sample(cfg)
+    with polite_stops(), stopping_at_once():
+        train.prepare_sample(cfg)
     train_rows(commands, out, args)
     source = read_demo(out)
     scores = {row: dict(model.results.header["scores"]) for row, model in zip(ROWS, source.models)}

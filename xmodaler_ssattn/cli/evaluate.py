@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.errors import UserError
@@ -13,9 +14,7 @@ def add_parser(subparsers) -> None:
         "eval",
         description="The same as `xmodaler train --eval-only MODEL.WEIGHTS FILE`.",
     )
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a checkpoint, e.g. OUTPUT_DIR/model_final.pth"
-    )
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, or the folder of a run")
     train.add_arguments(parser, training=False)
     parser.set_defaults(run=run)
 
@@ -23,5 +22,7 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     if "MODEL.WEIGHTS" in args.opts:
         raise UserError("--weights and MODEL.WEIGHTS are both given; use one.")
-    args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
+    from xmodaler_ssattn.cli.captioning import find_checkpoint
+
+    args.opts = [*args.opts, "MODEL.WEIGHTS", str(find_checkpoint(Path(args.weights)))]
     return train.run(args)

@@ -17,6 +17,14 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(opts=[], takes_pairs=True)
 
 
+def positive(text: str) -> int:
+    """The type of an option that is a number of at least 1."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number
+
+
 class Parser(argparse.ArgumentParser):
     """Puts the words that are not options into ``args.opts``, for commands with ``add_config_options``.
 

@@ -63,7 +63,10 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
             reason = f"no space left on{place} ({error.strerror})"
             say(f"error: {where}{reason}. Free some space, or give another path.{more}")
         else:
-            say(f"error: {where}{error.strerror}. Give another path, or change the permissions.{more}")
+            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+            reason = "a file is where a folder is needed" if in_the_way else error.strerror
+            way_out = "Give another path." if in_the_way else "Give another path, or change the permissions."
+            say(f"error: {where}{reason}. {way_out}{more}")
         return 2
     except KeyboardInterrupt:
         say(f"interrupted.{more}")
@@ -71,7 +74,12 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
 
 
 def accept_all_characters() -> None:
-    """Let ``print`` escape characters that the terminal cannot encode, such as \\u2713, instead of failing."""
+    """Let ``print`` escape characters that the terminal cannot encode, such as \\u2713, instead of failing.
+
+    A closed stream, which Python calls None, becomes one that nobody reads.
+    """
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (open until the end)
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from xmodaler_ssattn.cli.options import add_config_options
+from xmodaler_ssattn.cli.options import add_config_options, positive
 from xmodaler_ssattn.cli.output import accept_all_characters
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.files import atomic_path
 from xmodaler_ssattn.shipped import find, listing
 from xmodaler_ssattn.stopping import polite_stops, stopping_at_once
 
@@ -54,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, training: bool = True) -> 
         parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (or the last checkpoint)")
     else:
         parser.set_defaults(resume=False, move_aside=False, eval_only=True)
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
-    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--num-gpus", type=positive, default=1, help="GPUs per machine")
+    parser.add_argument("--num-machines", type=positive, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")
     # One port per user, as in X-modaler, so that an orphaned run is noticed as a port in use.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
@@ -93,7 +94,8 @@ def run_in_place(args: argparse.Namespace, place: Place | None) -> int:
             args.config_file = str(find(args.config_file, "The config file"))  # both hosts copy it into the log
             if first:
                 print(f"Device: {cfg.MODEL.DEVICE}. Output: {cfg.OUTPUT_DIR}", flush=True)
-            prepare_sample(cfg)
+            with polite_stops(), stopping_at_once():
+                prepare_sample(cfg, given=args.data is not None)
             check_files(cfg)
             if first:
                 raise_all(changed_data(cfg)[0], "Data files have changed")
@@ -216,7 +218,8 @@ def ready_trainer(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any]) 
     cfg.freeze()
     if cfg.MODEL.CPU_THREADS > 0:
         torch.set_num_threads(cfg.MODEL.CPU_THREADS)
-    host.default_setup(cfg, args)
+    with unchanged(Path(cfg.OUTPUT_DIR, "config.yaml")) if args.eval_only else contextlib.nullcontext():
+        host.default_setup(cfg, args)
     share_log_handlers()
     logging.getLogger(__name__).info(host.describe(), extra={"file_only": True})
     trainer = host.build_engine(cfg)
@@ -243,6 +246,18 @@ def ready_trainer(args: argparse.Namespace, cfg: Any, facts: Mapping[str, Any]) 
 
 
 @contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Restore a file after the block; X-modaler writes the config of an evaluation over that of the training."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    finally:
+        if before is not None and path.read_bytes() != before:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(before)
+
+
+@contextlib.contextmanager
 def loader_errors() -> Iterator[None]:
     """One sentence for a process that loads data and was ended, in most cases for memory."""
     try:
@@ -262,6 +277,7 @@ def _accept_weights(trainer: Any, path: str, *, partial: bool) -> None:
     from xmodaler_ssattn import host
     from xmodaler_ssattn.engine.resume import warn_of_another_model
 
+    logging.getLogger(__name__).info("Weights: %s", path)
     fresh = check_weights(path, host.comm.unwrap_model(trainer.model), partial=partial)
     if fresh:
         logging.getLogger(__name__).info(
@@ -375,21 +391,34 @@ def evaluate_splits(trainer: Any, splits: tuple[str, ...] = ("val", "test")) -> 
     return scores
 
 
-def prepare_sample(cfg: Any) -> None:
+def prepare_sample(cfg: Any, *, given: bool = False) -> None:
     """Draw the sample scenes if the config is one of theirs and they do not exist yet.
 
     The numbers of words and object classes depend on the number of scenes, so MODEL.VOCAB_SIZE and
     MODEL.SS_ATTENTION.NUM_CLASSES are set from the drawn data.
+
+    Args:
+        given: the user named the folder: scenes in it are used as they are, whatever their number.
     """
     if not cfg.DATALOADER.SAMPLE_SCENES:
         return
     from xmodaler_ssattn.worlds.drawn import draw_dataset
+    from xmodaler_ssattn.worlds.drawn.drawn_dataset import MANIFEST
+    from xmodaler_ssattn.worlds.manifest import read_manifest
 
     folder = Path(cfg.DATALOADER.ANNO_FOLDER)
-    if not folder.exists():
-        print(f"The sample scenes do not exist yet: drawing {cfg.DATALOADER.SAMPLE_SCENES} into {folder}.", flush=True)
-    feature_dim = cfg.MODEL.VISUAL_EMBED.IN_DIM
-    manifest, _ = draw_dataset(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=feature_dim)
+    if given and (manifest_file := folder / MANIFEST).is_file():
+        manifest = read_manifest(manifest_file)
+        count = manifest["parameters"]["num_images"]
+        if count != cfg.DATALOADER.SAMPLE_SCENES:
+            print(f"--data: the {count} scenes in {folder} are used, not {cfg.DATALOADER.SAMPLE_SCENES}.", flush=True)
+            cfg.DATALOADER.SAMPLE_SCENES = count
+    else:
+        if not folder.exists():
+            wanted = cfg.DATALOADER.SAMPLE_SCENES
+            print(f"The sample scenes do not exist yet: drawing {wanted} into {folder}.", flush=True)
+        feature_dim = cfg.MODEL.VISUAL_EMBED.IN_DIM
+        manifest, _ = draw_dataset(folder, num_images=cfg.DATALOADER.SAMPLE_SCENES, feature_dim=feature_dim)
     cfg.MODEL.VOCAB_SIZE = manifest["vocabulary_size"]
     cfg.MODEL.SS_ATTENTION.NUM_CLASSES = manifest["num_classes"]
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from xmodaler_ssattn.errors import UserError, numbered, raise_all
+from xmodaler_ssattn.errors import UserError, numbered, raise_all, visible
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.ids import LARGEST_ID, PICTURE_SUFFIXES, UNREADABLE_SUFFIXES, id_in_name
 
@@ -125,6 +125,11 @@ def ids_from_file(names: Sequence[str], path: str | os.PathLike) -> dict[int, st
         else:
             owner[number] = name
     raise_all(problems, f"--ids: {path} cannot be used")
+    unwritable = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
+    raise_all(
+        [f"{visible(name)} is not UTF-8" for name in unwritable],
+        f"--ids: {path} cannot hold all names of pictures; rename these, or leave out --ids",
+    )
     following = max(owner, default=0) + 1
     new = [name for name in names if name not in known]
     if following + len(new) - 1 > LARGEST_ID:

@@ -34,7 +34,9 @@ def place_of(environ: Mapping[str, str]) -> Place | None:
     >>> place_of({}) is None
     True
     """
-    names = TORCHRUN if "RANK" in environ and "WORLD_SIZE" in environ else SLURM
+    # WORLD_SIZE 1 alone is often set in containers and means nothing.
+    several = environ.get("WORLD_SIZE", "1") != "1"
+    names = TORCHRUN if "WORLD_SIZE" in environ and ("RANK" in environ or several) else SLURM
     if names is TORCHRUN:
         values = _complete(environ, TORCHRUN, "torchrun")
         address = f"tcp://{values['MASTER_ADDR']}:{values['MASTER_PORT']}"

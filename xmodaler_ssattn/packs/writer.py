@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import disk_errors, sync_folder
+from xmodaler_ssattn.files import disk_errors, is_special, sync_folder, target_of
 from xmodaler_ssattn.packs.region_file import (
     FLOATS,
     NOT_WRITTEN,
@@ -89,7 +89,9 @@ class RegionWriter:
         discard_other: bool = False,
         drop_missing: bool = False,
     ) -> None:
-        self.path = Path(path)
+        if is_special(path):
+            raise UserError(f"{path} is a folder, a device or a pipe, expected the name of a file for the regions.")
+        self.path = target_of(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         # A fixed name: what a kill leaves of it is overwritten by the next run.
         self._scratch = self.path.with_name(self.path.name + ".partial.new")

@@ -48,7 +48,7 @@ def add_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
     """Add to ``cfg`` the keys of the parts that the raw yaml ``tmp_cfg`` (``load_from_file_tmp``) names."""
     name = tmp_cfg.get("MODEL", {}).get("META_ARCHITECTURE", "")
     if not name:
-        raise UserError("The config file must name MODEL.META_ARCHITECTURE.")
+        raise UserError("The config must name MODEL.META_ARCHITECTURE, but has no such key or is empty.")
     META_ARCH_REGISTRY.get(name).add_config(cfg, tmp_cfg)
 
 

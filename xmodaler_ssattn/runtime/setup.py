@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Make OUTPUT_DIR, start the loggers, write ``config.yaml``, seed every random state (SEED + process number)."""
+    """Make OUTPUT_DIR, start the loggers, write ``config.yaml``, seed every random state (SEED + process number).
+
+    An evaluation leaves the config of the training in the folder as it is.
+    """
     rank = comm.get_rank()
     setup_logger(cfg.OUTPUT_DIR, rank)
     into_file = {"extra": FILE_ONLY}
@@ -40,7 +43,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info("Running with full config:\n%s", cfg, **into_file)
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        write_text(path, cfg.dump())
+        if not (getattr(args, "eval_only", False) and os.path.isfile(path)):
+            write_text(path, cfg.dump())
         logger.info("Full config: %s. Log: %s", path, os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not getattr(args, "eval_only", False):
