@@ -71,7 +71,7 @@ def test_an_id_list_is_written_once_and_kept(tmp_path):
 
 
 def test_names_that_json_cannot_hold_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"--ids: .*rename these, or leave out --ids: b\S+ff.jpg is not UTF-8"):
+    with pytest.raises(UserError, match=r"--ids: .*rename these, or leave out --ids: b.\.jpg is not UTF-8"):
         ids_from_file(["a.jpg", os.fsdecode(b"b\xff.jpg")], tmp_path / "ids.json")
     assert not any(tmp_path.iterdir())
 

@@ -64,9 +64,9 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
             say(f"error: {where}{reason}. Free some space, or give another path.{more}")
         else:
             in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
-            reason = "a file is where a folder is needed" if in_the_way else error.strerror
+            said = "a file is where a folder is needed" if in_the_way else error.strerror
             way_out = "Give another path." if in_the_way else "Give another path, or change the permissions."
-            say(f"error: {where}{reason}. {way_out}{more}")
+            say(f"error: {where}{said}. {way_out}{more}")
         return 2
     except KeyboardInterrupt:
         say(f"interrupted.{more}")
