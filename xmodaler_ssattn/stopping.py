@@ -8,6 +8,7 @@ after each step. A second signal, after ``SAME`` seconds, ends the process at on
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -95,16 +96,25 @@ def ended_by_its_pool() -> None:
 
 
 def left_to_its_parent() -> None:
-    """For a process that loads data: ignore the first signal, as schedulers send it to all processes of a run.
+    """For a process that loads data: only its parent's SIGTERM ends it, as schedulers signal all processes of a run.
 
-    The parent needs this process until the end of its step, and ends it then.
+    The parent needs this process until the end of its step. Where the sender of a signal cannot be known (macOS),
+    SIGTERM ends this process.
     """
-
-    def once(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-
+    parent = multiprocessing.parent_process()
     for number in SIGNALS:
-        signal.signal(number, once)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if parent is None or not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that are started later inherit it
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

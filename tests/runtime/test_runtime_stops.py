@@ -3,15 +3,19 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from runtime.toy_host import RuntimeToyEvaler, losses_of, toy_config, toy_trainer
 from xmodaler_ssattn import stopping
 from xmodaler_ssattn.runtime import HookBase, seed_all_rng
+from xmodaler_ssattn.runtime.data import worker_init_reset_seed
 from xmodaler_ssattn.stopping import Stopped, polite_stops
 from xmodaler_ssattn.worlds.parallel import map_in_processes
 
@@ -193,6 +197,19 @@ def test_in_another_thread_nothing_changes():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the sender of a signal cannot be known here")
+def test_only_the_parents_sigterm_ends_a_process_that_loads_data():
+    iterator = iter(DataLoader(range(8), num_workers=1, worker_init_fn=worker_init_reset_seed))
+    next(iterator)
+    (worker,) = iterator._workers
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        subprocess.run([sys.executable, "-c", f"import os; os.kill({worker.pid}, {int(number)})"], check=True)
+    assert [int(next(iterator)) for _ in range(6)] == [1, 2, 3, 4, 5, 6] and worker.is_alive()
+    worker.terminate()  # as Python does at its end
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 def test_a_pool_can_end_its_processes_while_signals_are_noted():
