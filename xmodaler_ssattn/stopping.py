@@ -90,9 +90,23 @@ def stopping_at_once() -> Iterator[None]:
         _state.at_once = before
 
 
+@contextlib.contextmanager
+def starting_a_pool() -> Iterator[None]:
+    """Let SIGTERM wait in processes that the block starts until they call ``ended_by_its_pool``.
+
+    Python forgets a signal that a fork receives in its first moments, and the pool would wait for that process forever.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ended_by_its_pool() -> None:
     """Let SIGTERM end a process of a pool: a fork has the handlers of its parent, which may only note it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def left_to_its_parent() -> None:
@@ -128,6 +142,10 @@ def passed_on_to(pids: Iterable[int]) -> Iterator[None]:
 
 
 def _note(number: int, frame: object) -> None:
+    if os.getpid() != _state.owner:  # a fork that has not set its own handlers yet; its parent can end it at any time
+        if number == signal.SIGTERM:
+            os._exit(128 + number)
+        return
     if _state.requested:
         if time.monotonic() - _state.since < SAME:
             return
@@ -135,8 +153,6 @@ def _note(number: int, frame: object) -> None:
         os.kill(os.getpid(), number)
         return
     _state.requested, _state.since = number, time.monotonic()
-    if os.getpid() != _state.owner:
-        return  # a fork
     for pid in _state.children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

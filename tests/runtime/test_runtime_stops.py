@@ -1,11 +1,13 @@
 """Checkpoints within an epoch and polite stops: the resumed run is the run that was never stopped."""
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -210,6 +212,27 @@ def test_only_the_parents_sigterm_ends_a_process_that_loads_data():
     worker.terminate()  # as Python does at its end
     worker.join(30)
     assert worker.exitcode == 0
+
+
+def test_a_fork_without_handlers_of_its_own_ends_when_it_is_told_to():
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    with stopping.polite_stops():
+        process = context.Process(target=lambda: (ready.set(), time.sleep(60)))
+        process.start()
+        assert ready.wait(30)
+        process.terminate()
+        process.join(30)
+        assert process.exitcode == 128 + signal.SIGTERM and stopping.requested() == 0
+
+
+def test_a_signal_waits_for_a_process_of_a_pool_that_has_just_begun():
+    with stopping.polite_stops(), stopping.starting_a_pool():
+        process = multiprocessing.get_context("fork").Process(target=stopping.ended_by_its_pool)
+        process.start()
+        process.terminate()  # often before Python has begun in the fork
+    process.join(30)
+    assert process.exitcode == -signal.SIGTERM
 
 
 def test_a_pool_can_end_its_processes_while_signals_are_noted():

@@ -38,7 +38,7 @@ from xmodaler_ssattn.data.written import PrepareReport, SplitOutput
 from xmodaler_ssattn.errors import UserError, numbered
 from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.progress import progress
-from xmodaler_ssattn.stopping import ended_by_its_pool
+from xmodaler_ssattn.stopping import ended_by_its_pool, starting_a_pool
 
 IMAGES_WORTH_A_POOL = 3000
 
@@ -172,7 +172,9 @@ def _load_entities_images(
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from progress(map(_load_task, tasks), len(tasks), "images")
         return
-    with multiprocessing.get_context("fork").Pool(workers, ended_by_its_pool) as pool:
+    with starting_a_pool():
+        pool = multiprocessing.get_context("fork").Pool(workers, ended_by_its_pool)
+    with pool:
         yield from progress(pool.imap(_load_task, tasks, chunksize=128), len(tasks), "images")
 
 

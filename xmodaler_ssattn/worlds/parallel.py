@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from xmodaler_ssattn.stopping import ended_by_its_pool
+from xmodaler_ssattn.stopping import ended_by_its_pool, starting_a_pool
 
 T = TypeVar("T")
 _make: Callable[[Any], Any] | None = None  # set in a worker
@@ -25,7 +25,9 @@ def map_in_processes(make: Callable[[Any], T], items: Sequence[Any], workers: in
         return
     # A fork starts quickly and shares the data of `make`; it is safe only on Linux.
     method = "fork" if sys.platform == "linux" else "spawn"
-    with multiprocessing.get_context(method).Pool(min(workers, len(items)), _set_make, (make,)) as pool:
+    with starting_a_pool():
+        pool = multiprocessing.get_context(method).Pool(min(workers, len(items)), _set_make, (make,))
+    with pool:
         yield from pool.imap(_call_make, items, chunksize=4)
 
 
