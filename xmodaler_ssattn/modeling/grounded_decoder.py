@@ -39,6 +39,16 @@ class GroundedDecoder(Decoder):
     # Whether it returns BRANCH_REGIONS, for INFERENCE.REGION_RULE union.
     HAS_BRANCHES = False
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
+        """Parts that only losses read keep their values where the weights have none, or others, for them."""
+        own = self.state_dict(prefix=prefix)
+        for part in (f"{prefix}{name}." for name in self.OF_LOSSES):
+            for key in [key for key in state_dict if key.startswith(part)]:
+                if key not in own or own[key].shape != state_dict[key].shape:
+                    del state_dict[key]
+            state_dict |= {key: own[key] for key in own if key.startswith(part) and key not in state_dict}
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     @abstractmethod
     def initial_states(self, like: Tensor, rows: int) -> dict[str, Any]:
         """The states of ``rows`` captions before the first word, with the device and dtype of ``like``."""
