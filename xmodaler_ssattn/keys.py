@@ -42,137 +42,82 @@ INFERENCE.VOCAB is needed only to write words: for evaluation, and for decoding 
 """
 
 # --- from the mapper, collated by the captioner ------------------------------------------------------
-BOXES_PX = "SSATTN_BOXES_PX"
-"""(B, K, 4) float32, x1, y1, x2, y2 in pixels of the original image; zeros on padding."""
-
-IMAGE_SIZE = "SSATTN_IMAGE_SIZE"
-"""(B, 2) float32, width and height in pixels."""
-
-SPATIAL = "SSATTN_SPATIAL"
-"""(B, K, 5) float32, the paper's p: x1/W, x2/W, y1/H, y2/H, area share s; zeros on padding."""
-
+BOXES_PX = "SSATTN_BOXES_PX"  # (B, K, 4) float32, x1, y1, x2, y2 in pixels of the original image; zeros on padding
+IMAGE_SIZE = "SSATTN_IMAGE_SIZE"  # (B, 2) float32, width and height in pixels
+SPATIAL = "SSATTN_SPATIAL"  # (B, K, 5) float32, the paper's p: x1/W, x2/W, y1/H, y2/H, area share s; zeros on padding
+# (B, K, C) float32, the paper's c, background first; zeros on padding. Present if a slot uses it.
 CLASS_PROBS = "SSATTN_CLASS_PROBS"
-"""(B, K, C) float32, the paper's c, background first; zeros on padding. Present if a slot uses it."""
-
+# (B, 1, K) or (B, S, K) float32 >= 0, the paper's indicator 0/1 or a graded target; a row per image or per caption.
 SIGMA = "SSATTN_SIGMA"
-"""(B, 1, K) or (B, S, K) float32 >= 0, the paper's indicator 0/1 or a graded target; one row per image, or one per
-caption."""
-
+# (B, 1) or (B, S) float32 0/1: whether that row of sigma is from at least one ground-truth box.
 HAS_BOXES = "SSATTN_HAS_BOXES"
-"""(B, 1) or (B, S) float32 0/1: whether that row of sigma is from at least one ground-truth box."""
-
+# A ``WordPairs`` of three tensors (n,): words, int64, as index into the flattened (N, T) targets (in the model's output
+# as row of WORD_ALPHA); regions, int64; weights, float32. A sample has an array instead, see above.
 WORD_PAIRS = "SSATTN_WORD_PAIRS"
-"""A ``WordPairs`` of three tensors (n,): words, int64, as index into the flattened (N, T) targets (in the model's
-output as row of WORD_ALPHA); regions, int64; weights, float32. A sample has an array instead, see above."""
-
-PAIR_WEIGHTS = "SSATTN_PAIR_WEIGHTS"
-"""Only in a sample: the weights of WORD_PAIRS."""
-
+PAIR_WEIGHTS = "SSATTN_PAIR_WEIGHTS"  # only in a sample: the weights of WORD_PAIRS
+# (N, T, 2) int64: the first word of each target word's phrase and the word after its last one; 0, 0 outside phrases. A
+# sample has a table instead, see above.
 WORD_SPANS = "SSATTN_WORD_SPANS"
-"""(N, T, 2) int64: the first word of each target word's phrase and the word after its last one; 0, 0 outside phrases.
-A sample has a table instead, see above."""
-
-NEED_ATTENTION = (WORD_PAIRS, WORD_SPANS)
-"""Keys for which training returns the attention of every word."""
-
+NEED_ATTENTION = (WORD_PAIRS, WORD_SPANS)  # keys for which training returns the attention of every word
+# (B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy.
 REF_TOKENS_IDS = "SSATTN_REF_TOKENS_IDS"
-"""(B, S, T) int64, [0, w1, ..., wn, -1, ...]: the reference captions to force for the attention accuracy."""
-
+# Our keys with one row per region, (k, ...) in a sample, in addition to kfg.ATT_FEATS.
 PER_REGION = (BOXES_PX, SPATIAL, CLASS_PROBS)
-"""Our keys with one row per region, (k, ...) in a sample, in addition to kfg.ATT_FEATS."""
-
+# Only in a sample: the name of the table of this image's regions on the device (``fast/resident.py``); its
+# ``gather(rows, device)`` returns them. The sample then has no ATT_FEATS, PER_REGION keys and IMAGE_SIZE.
 RESIDENT = "SSATTN_RESIDENT"
-"""Only in a sample: the name of the table of this image's regions on the device (``fast/resident.py``); its
-``gather(rows, device)`` returns them. The sample then has no ATT_FEATS, PER_REGION keys and IMAGE_SIZE."""
-
-RESIDENT_ROW = "SSATTN_RESIDENT_ROW"
-"""int, only in a sample: the image's row in that table."""
+RESIDENT_ROW = "SSATTN_RESIDENT_ROW"  # int, only in a sample: the image's row in that table
 
 # --- Python values that the captioner adds, known without waiting for the device ----------------------
-CAPTIONS_PER_IMAGE = "SSATTN_CAPTIONS_PER_IMAGE"
-"""int: S."""
-
-NUM_REGIONS = "SSATTN_NUM_REGIONS"
-"""list of B ints: the true number of regions of each image."""
-
+CAPTIONS_PER_IMAGE = "SSATTN_CAPTIONS_PER_IMAGE"  # int: S
+NUM_REGIONS = "SSATTN_NUM_REGIONS"  # list of B ints: the true number of regions of each image
+# list of N ints: the number of words to predict in each caption, including the end.
 CAPTION_LENGTHS = "SSATTN_CAPTION_LENGTHS"
-"""list of N ints: the number of words to predict in each caption, including the end."""
-
+# int: M, the number of predicted words of the batch, including ends; the divisor of the grounding loss.
 NUM_WORDS = "SSATTN_NUM_WORDS"
-"""int: M, the number of predicted words of the batch, including ends; the divisor of the grounding loss."""
 
 # --- inside the model ---------------------------------------------------------------------------------
+# (B, K, D): the encoder's V before the visual embedding; Table 2 feeds it to the SS attention.
 RAW_FEATS = "SSATTN_RAW_FEATS"
-"""(B, K, D): the encoder's V before the visual embedding; Table 2 feeds it to the SS attention."""
-
+# (N,) int64: the image of each row of ATT_FEATS; None when there is one row per image.
 IMAGE_OF_ROW = "SSATTN_IMAGE_OF_ROW"
-"""(N,) int64: the image of each row of ATT_FEATS; None when there is one row per image."""
-
-IMAGE_MASK = "SSATTN_IMAGE_MASK"
-"""(B, K): 1 for a region, 0 for padding, one row per image."""
-
+IMAGE_MASK = "SSATTN_IMAGE_MASK"  # (B, K): 1 for a region, 0 for padding, one row per image
+# (B, K): 0 for a region, -1e4 for padding, one row per image; None when nothing is padded.
 IMAGE_EXT_MASK = "SSATTN_IMAGE_EXT_MASK"
-"""(B, K): 0 for a region, -1e4 for padding, one row per image; None when nothing is padded."""
-
+# (rows of ATT_FEATS, K): the spatial-semantic distribution, constant in time; absent in the baseline.
 BETA = "SSATTN_BETA"
-"""(rows of ATT_FEATS, K): the spatial-semantic distribution, constant in time; absent in the baseline."""
-
-ROW_LOG_BETA = "SSATTN_ROW_LOG_BETA"
-"""(rows of ATT_FEATS, K): log beta, for the fusions that need the logarithm."""
-
+ROW_LOG_BETA = "SSATTN_ROW_LOG_BETA"  # (rows of ATT_FEATS, K): log beta, for the fusions that need the logarithm
+# (rows of ATT_FEATS, K, STATE_DIM): W_e s_i, compared with the state for beta_t; absent without STATE_DIM.
 STATE_KEYS = "SSATTN_STATE_KEYS"
-"""(rows of ATT_FEATS, K, STATE_DIM): W_e s_i, compared with the state for beta_t; absent without STATE_DIM."""
-
-LOG_BETA = "SSATTN_LOG_BETA"
-"""(B, K) float32: log beta (log-softmax in one step), which the grounding loss reads."""
-
+LOG_BETA = "SSATTN_LOG_BETA"  # (B, K) float32: log beta (log-softmax in one step), which the grounding loss reads
+# (N, K): the basic attention of the last step. It may have more columns or none, see ``GroundedDecoder``.
 ALPHA = "SSATTN_ALPHA"
-"""(N, K): the basic attention of the last step. It may have more columns or none, see ``GroundedDecoder``."""
-
-GAMMA = "SSATTN_GAMMA"
-"""(N, K): gamma = alpha + lambda beta of the last step, the weights that pool v-hat."""
-
+GAMMA = "SSATTN_GAMMA"  # (N, K): gamma = alpha + lambda beta of the last step, the weights that pool v-hat
+# (N, E): the v-hat of this step, instead of the decoder's attention; see ``modeling/given.py``.
 GIVEN_V_HAT = "SSATTN_GIVEN_V_HAT"
-"""(N, E): the v-hat of this step, instead of the decoder's attention; see ``modeling/given.py``."""
-
+# (N, n) int64: the region of each branch of a decoder with n branches of attention, at the last step.
 BRANCH_REGIONS = "SSATTN_BRANCH_REGIONS"
-"""(N, n) int64: the region of each branch of a decoder with n branches of attention, at the last step."""
-
+# (N, n, classes), at the last step: each branch's scores of the object classes; of all words, (M, n, classes).
 BRANCH_LOGITS = "SSATTN_BRANCH_LOGITS"
-"""(N, n, classes): scores of the object classes for the v-hat of each branch, at the last step; of all words, (M, n,
-classes)."""
-
+# A ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions.
 DECODED = "SSATTN_DECODED"
-"""a ``Decoded`` of the decoders: word ids, log-probabilities, alpha and gamma of the best captions."""
-
+# () float32: the mean cross-entropy of the words, instead of G_LOGITS, if LOSSES.NAMES contains FusedCrossEntropy.
 CROSS_ENTROPY = "SSATTN_CROSS_ENTROPY"
-"""() float32: the mean cross-entropy of the words, instead of G_LOGITS, if LOSSES.NAMES contains FusedCrossEntropy."""
-
+# (B, K, 1 + classes) float32: a class head's scores of the captions' object classes before the softmax, background
+# first; only with GVDRegionEmbedding.
 REGION_CLASS_SCORES = "SSATTN_REGION_CLASS_SCORES"
-"""(B, K, 1 + classes) float32: a class head's scores of the captions' object classes before the softmax, background
-first; only with GVDRegionEmbedding."""
-
+# (M, K) float32: alpha of the step that predicts each word, in the order of G_TARGET_IDS; only with WORD_PAIRS.
 WORD_ALPHA = "SSATTN_WORD_ALPHA"
-"""(M, K) float32: alpha of the step that predicts each word, in the order of G_TARGET_IDS; only with WORD_PAIRS."""
-
-WORD_GAMMA = "SSATTN_WORD_GAMMA"
-"""(M, K) float32: gamma of the same steps."""
-
+WORD_GAMMA = "SSATTN_WORD_GAMMA"  # (M, K) float32: gamma of the same steps
+# (M,) int64: the caption (of N) of each of the M predicted words, in the order of G_LOGITS and G_TARGET_IDS.
 CAPTION_OF_WORD = "SSATTN_CAPTION_OF_WORD"
-"""(M,) int64: the caption (of N) of each of the M predicted words, in the order of G_LOGITS and G_TARGET_IDS."""
-
+# () float32: the mean cross-entropy of a second pass with given v-hat; see ``methods/second_pass.py``.
 SECOND_CROSS_ENTROPY = "SSATTN_SECOND_CROSS_ENTROPY"
-"""() float32: the mean cross-entropy of a second pass with given v-hat; see ``methods/second_pass.py``."""
-
+# (M, K) float32: alpha-hat, the attention that knows the words of the phrase, in the order of WORD_ALPHA.
 PROPHET_ALPHA = "SSATTN_PROPHET_ALPHA"
-"""(M, K) float32: alpha-hat, the attention that knows the words of the phrase, in the order of WORD_ALPHA."""
-
-IN_PHRASE = "SSATTN_IN_PHRASE"
-"""(M,) bool: whether each predicted word is in a phrase."""
+IN_PHRASE = "SSATTN_IN_PHRASE"  # (M,) bool: whether each predicted word is in a phrase
 
 # --- in self-critical training ------------------------------------------------------------------------
-WORD_REGIONS = "SSATTN_WORD_REGIONS"
-"""(N, T) int64: the region of each sampled word."""
-
+WORD_REGIONS = "SSATTN_WORD_REGIONS"  # (N, T) int64: the region of each sampled word
+# int or None: the word that is never decoded (UNK); probabilities are among the other words.
 SUPPRESSED_WORD = "SSATTN_SUPPRESSED_WORD"
-"""int or None: the word that is never decoded (UNK); probabilities are among the other words."""
