@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from xmodaler_ssattn.configuring import read_yaml
 from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.files import (
     atomic_directory,
@@ -18,7 +19,6 @@ from xmodaler_ssattn.files import (
     read_json,
     read_lines,
     read_text,
-    read_yaml,
     sha256_of,
     write_json,
 )
@@ -293,7 +293,7 @@ def test_every_text_file_is_read_by_the_one_reader():
                 found.setdefault(short, {})[name] = line
     wild = {f"{short}:{line} {name}" for short, names in found.items() for name, line in names.items()
             if name not in ALLOWED_READS.get(short, {})}  # fmt: skip
-    assert not wild, "use read_text, read_lines, read_json or read_yaml of xmodaler_ssattn.files, or give the reason"
+    assert not wild, "use read_text, read_lines or read_json of xmodaler_ssattn.files, or give the reason"
     needless = {f"{short} {name}" for short, names in ALLOWED_READS.items() for name in names
                 if name not in found.get(short, {})}  # fmt: skip
     assert not needless

@@ -11,16 +11,78 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from xmodaler_ssattn.errors import UserError, did_you_mean, raise_all
-from xmodaler_ssattn.files import read_yaml
+from xmodaler_ssattn.files import read_text
 from xmodaler_ssattn.shipped import find
 
 BASE_KEY = "_BASE_"
 COMMAND_LINE = "the command line"
+MOST_YAML_VALUES = 100_000
+"""Values of a yaml file after its aliases are replaced; a plan of a study has about a thousand."""
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # SOLVER.EPOCH; no value looks like this
 _TYPES = {bool: "True or False", int: "an integer", float: "a number", str: "a text", list: "a list", tuple: "a list"}
+
+
+def read_yaml(path: str | os.PathLike, what: str) -> Any:
+    """Read a yaml file as plain data; ``what`` names its role in the error messages.
+
+    Raises:
+        UserError: the file cannot be read as text, is not yaml, has a tag that makes Python objects, or ``_check_yaml``
+            refuses it.
+    """
+    import yaml
+
+    text = read_text(path, what)
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_yaml(node, {})
+        return loader.construct_document(node)
+    except yaml.constructor.ConstructorError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        problem = (error.problem or str(error)).replace("tag:yaml.org,2002:", "!!")
+        tags = " Tags that make Python objects are refused, because loading them could run code."
+        reason = tags if "!!" in problem else ""
+        raise UserError(f"{path}, line {line}: {problem}. It is not valid yaml of plain values.{reason}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid yaml: {error}") from None
+    except (ValueError, RecursionError) as error:  # an impossible date, or thousands of brackets
+        raise UserError(f"{path} is not valid yaml: {error}") from None
+
+
+def _check_yaml(node: Any, sizes: dict[int, int | None]) -> int:
+    """The number of values below a yaml node, each alias replaced by what it stands for.
+
+    Raises:
+        yaml.constructor.ConstructorError: there are more than ``MOST_YAML_VALUES``, a value contains itself, or a key
+            is duplicated.
+    """
+    import yaml
+
+    def refuse(problem: str, node: Any) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+    if id(node) not in sizes:
+        sizes[id(node)] = None  # while it is counted
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key in (key for key, _ in children if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    refuse(f"the key {key.value!r} is duplicated", key)
+                seen.add(key.value)
+            children = [part for pair in children for part in pair]
+        sizes[id(node)] = 1 + sum(_check_yaml(child, sizes) for child in children)
+    size = sizes[id(node)]
+    if size is None:
+        refuse("a value contains itself", node)
+    if size > MOST_YAML_VALUES:
+        refuse(f"its aliases make more than {MOST_YAML_VALUES:,} values", node)
+    return size
 
 
 class Setting(NamedTuple):

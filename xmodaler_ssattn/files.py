@@ -1,8 +1,8 @@
 """Reading and writing files: the one reader of text, and atomic writers.
 
-Every text that users may supply (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so that a byte order
-mark, UTF-16 or the line ends of another system never become part of a word; ``tests/test_files.py`` checks that there
-is no other way of reading text. Files are written under a temporary name in the same folder, then renamed.
+Every text of a user (lists, JSON, XML, yaml, captions) is decoded by ``decode_text``, so that a byte order mark or the
+line ends of another system never become part of a word; ``tests/test_files.py`` checks that there is no other reader.
+Files are written under a temporary name in the same folder, then renamed.
 """
 
 from __future__ import annotations
@@ -17,23 +17,18 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.progress import doing
-
-
-def _make_as_readable_as_others(path: Path, mode: int) -> None:
-    """Set the usual permissions; ``tempfile`` makes files and folders that only the user can read."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, mode & ~umask)
 
 
 @contextlib.contextmanager
@@ -45,16 +40,12 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = os.fspath(path)
-        elif error.errno is None and "No space left on device" in str(error):  # of HDF5
+    except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) is None and "No space left on device" in str(error):  # of HDF5
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)
         raise
-    except RuntimeError as error:
-        if "No space left on device" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
 
 
 def mount_of(path: str | os.PathLike) -> Path:
@@ -86,11 +77,10 @@ def is_special(path: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``path``; rename it to ``path`` when the block succeeds.
+    """Yield a temporary path in the folder of ``path``; rename it to ``path`` when the block succeeds, else remove it.
 
-    The temporary name keeps the suffix, because some writers (numpy's ``savez``) append one when it
-    is missing. When the block raises, the temporary file is removed and ``path`` is not changed. A device or pipe
-    receives the content when the block succeeds.
+    It has the same suffix, since some writers (numpy's ``savez``) append a missing one. A device or pipe receives the
+    content when the block succeeds.
 
     Raises:
         UserError: ``path`` is a folder.
@@ -107,10 +97,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path):
         # Short, since the system limits the length of names.
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:20]}.", suffix=path.suffix or ".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    _make_as_readable_as_others(temporary, 0o666)
+        temporary = path.with_name(f".{path.stem[:20]}.{secrets.token_hex(4)}{path.suffix or '.tmp'}")
+        open(temporary, "xb").close()
     try:
         with disk_errors(path):
             yield temporary
@@ -140,8 +128,8 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(f"{path} exists already; a folder is never replaced.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    _make_as_readable_as_others(temporary, 0o777)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
     try:
         yield temporary
         os.rename(temporary, path)
@@ -175,20 +163,6 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_GZIP = b"\x1f\x8b"
-
-
-class TextError(UserError):
-    """A file that is not text.
-
-    Attributes:
-        line: the line of the problem, counted from 1.
-        reason: the problem, a phrase.
-    """
-
-    def __init__(self, message: str, line: int = 0, reason: str = "") -> None:
-        super().__init__(message)
-        self.line, self.reason = line, reason
 
 
 def decode_text(data: bytes, what: str) -> str:
@@ -198,11 +172,10 @@ def decode_text(data: bytes, what: str) -> str:
     order marks are removed, also inside the text, where concatenated files have them; nothing else is changed.
 
     Args:
-        data: the content of a file.
-        what: the file and its role, for the beginning of error messages.
+        what: the file and its role, the beginning of the error message.
 
     Raises:
-        TextError: the bytes are not text of such an encoding; the message names the line and the byte.
+        UserError: the bytes are not text of such an encoding; the message names the line and the byte.
 
     >>> decode_text(b"\\xef\\xbb\\xbfdog\\r\\ncat", "words.txt")
     'dog\\ncat'
@@ -213,21 +186,17 @@ def decode_text(data: bytes, what: str) -> str:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode(encoding, "ignore").replace("\r\n", "\n").replace("\r", "\n")
-        line, byte = 1 + before.count("\n"), f"0x{error.object[error.start]:02x}"
-        raise TextError(
-            f"{what} is not valid {name} text: line {line}, byte {len(mark) + error.start} is {byte} "
-            f"({error.reason}). Save it as UTF-8.",
-            line,
-            f"byte {byte} is not {name} text ({error.reason})",
+        line = 1 + before.count("\n")
+        raise UserError(
+            f"{what} is not valid {name} text: line {line}, byte {len(mark) + error.start} is "
+            f"0x{error.object[error.start]:02x} ({error.reason}). Save it as UTF-8."
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         at = text.index("\0")
-        raise TextError(
-            f"{what} is not text: it contains a NUL character at position {at}. If it is UTF-16 without a byte order "
-            "mark, save it as UTF-8.",
-            1 + text.count("\n", 0, at),
-            "a NUL character, which no text has",
+        raise UserError(
+            f"{what} is not text: it contains a NUL character at position {at}. If it is UTF-16 without a "
+            "byte order mark, save it as UTF-8."
         )
     return text.replace("\ufeff", "")
 
@@ -239,7 +208,7 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         UserError: the file is missing, cannot be read, is an incomplete gzip file, or not text.
     """
     data = read_bytes(path, what)
-    if data.startswith(_GZIP):
+    if data.startswith(b"\x1f\x8b"):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
@@ -264,27 +233,25 @@ def read_bytes(path: str | os.PathLike, what: str) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"{what}: {path} is not a regular file.")
-            return file.read()
-    except UserError:
-        raise
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
     except FileNotFoundError:
         raise UserError(f"{what}: the file {path} does not exist.") from None
     except IsADirectoryError:
         raise UserError(f"{what}: {path} is a folder, expected a file.") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise UserError(f"{what}: {path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    raise UserError(f"{what}: {path} is not a regular file.")
 
 
 def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any:
     """Read a JSON file, plain or gzip; ``what`` names its role in the error messages.
 
     Args:
-        finite: False if the caller checks every number and reports the place of NaN or Infinity itself.
+        finite: False if the caller reports the place of NaN or Infinity itself.
 
     Raises:
-        UserError: the file cannot be read as text (``read_text``), or ``parse_json`` refuses it.
+        UserError: ``read_text`` or ``parse_json`` refuses the file.
     """
     size = os.path.getsize(path) if os.path.isfile(path) else 0
     with doing(f"Reading {path}", size), _garbage_collection_paused():
@@ -297,7 +264,7 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
 
 @contextlib.contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Pause the collector: parsing makes no garbage, but the collector would search the growing value repeatedly."""
+    """Parsing makes no garbage, but the collector would search the growing value repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -310,12 +277,10 @@ def _garbage_collection_paused() -> Iterator[None]:
 def parse_json(text: str, *, finite: bool = True) -> Any:
     """Parse one complete JSON value.
 
-    Some input that Python's parser silently accepts is refused: duplicated keys in one object (the first value would be
-    lost), half of a character (``"\\ud800"``), and, unless ``finite`` is False, NaN, Infinity and numbers that are too
-    large for a float.
-
     Raises:
-        UserError: the text is not such a value; the message begins with "not valid JSON".
+        UserError: the text is not such a value, or is one that Python's parser silently accepts: with duplicated keys
+            in one object, half of a character (``"\\ud800"``) or, unless ``finite`` is False, NaN, Infinity and
+            numbers that are too large for a float. The message begins with "not valid JSON".
 
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
@@ -383,78 +348,16 @@ def _finite(text: str) -> float:
     return number
 
 
-def read_yaml(path: str | os.PathLike, what: str) -> Any:
-    """Read a yaml file as plain data; ``what`` names its role in the error messages.
-
-    Raises:
-        UserError: the file cannot be read as text (``read_text``), is not yaml, has duplicated keys, which yaml's own
-            loader does not notice, or has a tag that makes Python objects.
-    """
-    import yaml
-
-    class PlainLoader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    problem = f"the key {key.value!r} is duplicated"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-            return super().construct_mapping(node, deep)
-
-    text = read_text(path, what)
-    try:
-        loader = PlainLoader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _limit_aliases(node, {})
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.constructor.ConstructorError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        problem = (error.problem or str(error)).replace("tag:yaml.org,2002:", "!!")
-        tags = " Tags that make Python objects are refused, because loading them could run code."
-        reason = tags if "!!" in problem else ""
-        raise UserError(f"{path}, line {line}: {problem}. It is not valid yaml of plain values.{reason}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid yaml: {error}") from None
-    except (ValueError, RecursionError) as error:  # an impossible date, or thousands of brackets
-        raise UserError(f"{path} is not valid yaml: {error}") from None
-
-
-MOST_YAML_VALUES = 100_000
-"""Values of a yaml file after its aliases are replaced; a plan of a study has about a thousand."""
-
-
-def _limit_aliases(node: Any, sizes: dict[int, int | None]) -> int:
-    """The number of values below a yaml node, each alias replaced by what it stands for.
-
-    Raises:
-        yaml.constructor.ConstructorError: there are more than ``MOST_YAML_VALUES``, or a value contains itself.
-    """
-    import yaml
-
-    if id(node) not in sizes:
-        sizes[id(node)] = None  # while it is counted
-        children = node.value if isinstance(node, yaml.CollectionNode) else ()
-        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
-        sizes[id(node)] = 1 + sum(_limit_aliases(part, sizes) for part in parts)
-    size = sizes[id(node)]
-    if size is None or size > MOST_YAML_VALUES:
-        problem = (
-            "a value contains itself" if size is None else f"its aliases make more than {MOST_YAML_VALUES:,} values"
-        )
-        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    return size
+def hash_of(file: IO[bytes], size: int = sys.maxsize) -> Any:
+    """The sha256 of the next ``size`` bytes of a file, or of all that are left."""
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, 1 << 20))):
+        digest.update(block)
+        size -= len(block)
+    return digest
 
 
 def sha256_of(path: str | os.PathLike) -> str:
     """The sha256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
     with doing(f"Computing the checksum of {path}"), open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hash_of(file).hexdigest()

@@ -12,7 +12,7 @@ import os
 from typing import IO, Any
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import atomic_path, sync_folder
+from xmodaler_ssattn.files import atomic_path, hash_of, sync_folder
 from xmodaler_ssattn.progress import doing
 
 _MARK = b"sha256 of all bytes before this text: "
@@ -71,7 +71,7 @@ def seal(path: str | os.PathLike) -> None:
     with open(path, "r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        digest = _hash(file, size)
+        digest = hash_of(file, size)
         file.seek(size)
         file.write(_MARK + digest.hexdigest().encode())
         file.flush()
@@ -98,19 +98,11 @@ def is_intact(path: str | os.PathLike) -> bool | None:
                 return False
             file.seek(0)
             if start == _HDF5_START:
-                digest, length_is_right = _hash(file, size - SEAL_BYTES), True
+                digest, length_is_right = hash_of(file, size - SEAL_BYTES), True
             else:
-                digest = _hash(file, size - SEAL_BYTES - 2)
+                digest = hash_of(file, size - SEAL_BYTES - 2)
                 length_is_right = file.read(2) == SEAL_BYTES.to_bytes(2, "little")
                 digest.update(b"\0\0")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
     return text == _MARK + digest.hexdigest().encode() and length_is_right
-
-
-def _hash(file: IO[bytes], size: int) -> Any:
-    digest = hashlib.sha256()
-    while size > 0 and (block := file.read(min(size, 1 << 20))):
-        digest.update(block)
-        size -= len(block)
-    return digest

@@ -6,6 +6,7 @@ import pytest
 
 from data.entities_generator import shared_data
 from xmodaler_ssattn.data.entities import MarkupError, list_files, parse_caption, read_objects, read_sentences
+from xmodaler_ssattn.errors import UserError
 
 needs_real_files = pytest.mark.skipif(
     not (shared_data() / "flickr30k" / "Sentences_sample").is_dir(),
@@ -77,7 +78,7 @@ def test_a_file_with_four_sentences_or_other_bytes_is_named(tmp_path):
         read_sentences(path)
     assert len(read_sentences(path, 4)) == 4
     path.write_bytes(b"One man .\nA caf\xe9 .\n")
-    with pytest.raises(MarkupError, match=r"12\.txt, line 2: byte 0xe9 is not UTF-8"):
+    with pytest.raises(UserError, match=r"12\.txt is not valid UTF-8 text: line 2, byte 15 is 0xe9"):
         read_sentences(path)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import TextError, decode_text, read_bytes
+from xmodaler_ssattn.files import read_text
 from xmodaler_ssattn.ids import plain_id
 
 # One phrase: chain, one type or more, and its words.
@@ -148,7 +148,7 @@ def read_sentences(path: str | os.PathLike, captions_per_image: int = 5) -> list
     Raises:
         UserError: the file is missing or cannot be read; a MarkupError names the file and line of a format error.
     """
-    text = _text(path, "The sentences")
+    text = read_text(path, "The sentences")
     captions = [parse_caption(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(captions) != captions_per_image:
         raise MarkupError(path, None, f"it has {len(captions)} sentences, expected {captions_per_image}.")
@@ -163,13 +163,6 @@ def list_files(folder: str | os.PathLike, suffix: str) -> dict[int, list[Path]]:
         if image_id is not None:
             found.setdefault(image_id, []).append(Path(folder) / name)
     return found
-
-
-def _text(path: str | os.PathLike, what: str) -> str:
-    try:
-        return decode_text(read_bytes(path, what), f"{what}: {path}")
-    except TextError as error:
-        raise MarkupError(path, error.line, f"{error.reason}.") from error
 
 
 def read_objects(path: str | os.PathLike) -> ParsedXml:
@@ -192,7 +185,7 @@ def read_objects(path: str | os.PathLike) -> ParsedXml:
     reader.parser = parser
     try:
         # With decoded text, expat ignores the encoding that the file declares.
-        parser.Parse(_text(path, "The boxes"), True)
+        parser.Parse(read_text(path, "The boxes"), True)
     except xml.parsers.expat.ExpatError as error:
         reason = xml.parsers.expat.errors.messages[error.code]
         raise MarkupError(path, error.lineno, f"not well-formed XML ({reason}).") from error

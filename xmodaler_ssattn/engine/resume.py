@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xmodaler_ssattn.configuring import flatten, values_of
+from xmodaler_ssattn.configuring import flatten, read_yaml, values_of
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.files import read_text, read_yaml
+from xmodaler_ssattn.files import read_text
 from xmodaler_ssattn.host import HookBase, comm
 from xmodaler_ssattn.processes import images_per_step
 from xmodaler_ssattn.safe_load import safe_load

@@ -41,9 +41,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from xmodaler_ssattn.configuring import read_yaml
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.metrics import score_titles
-from xmodaler_ssattn.files import read_yaml
 from xmodaler_ssattn.shipped import find
 
 # Title in tables and plans -> the evaluator's score name.
