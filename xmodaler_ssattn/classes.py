@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from xmodaler_ssattn.errors import UserError
@@ -27,7 +27,6 @@ IRREGULAR = {
     "hoodies": "hoodie",
     "bi": "bi",
 }
-_POSSESSIVE = ("'s", "’s")
 
 
 def read_names(path: str | os.PathLike, what: str) -> list[str]:
@@ -43,12 +42,10 @@ def read_classes(path: str | os.PathLike | None = None) -> list[str]:
     """
     source = RESOURCES / "flickr30k_class_name.txt" if path is None else Path(path)
     names = read_names(source, "The list of classes")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if not names or repeated:
-        raise UserError(
-            f"The list of classes {source}: "
-            + (f"these names are duplicated: {', '.join(repeated)}." if repeated else "it is empty.")
-        )
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"The list of classes {source}: these names are duplicated: {', '.join(repeated)}.")
+    if not names:
+        raise UserError(f"The list of classes {source}: it is empty.")
     return names
 
 
@@ -60,11 +57,9 @@ def bare_word(word: str) -> str:
     ('man', 'boys', 't-shirt', 's')
     """
     word = word.lower()
-    first = next((at for at, character in enumerate(word) if character.isalnum()), len(word))
-    last = next((at for at in range(len(word), 0, -1) if word[at - 1].isalnum()), 0)
-    word = word[first:last]
-    ending = word[-2:]
-    return word[:-2] if ending in _POSSESSIVE and len(word) > 2 else word
+    inside = [at for at, character in enumerate(word) if character.isalnum()]
+    word = word[inside[0] : inside[-1] + 1] if inside else ""
+    return word[:-2] if word.endswith(("'s", "’s")) and len(word) > 2 else word
 
 
 def class_of_word(word: str, classes: Collection[str], lemma: Callable[[str], str]) -> str | None:
@@ -85,3 +80,14 @@ def class_of_word(word: str, classes: Collection[str], lemma: Callable[[str], st
         if name in classes:
             return name
     return None
+
+
+def class_of_phrase(
+    tokens: Sequence[str], start: int, end: int, classes: Collection[str], lemma: Callable[[str], str]
+) -> tuple[str, int] | tuple[None, None]:
+    """The last word of ``tokens[start:end]`` that names a class: (class, position), or (None, None)."""
+    for position in range(end - 1, start - 1, -1):
+        name = class_of_word(tokens[position], classes, lemma)
+        if name is not None:
+            return name, position
+    return None, None

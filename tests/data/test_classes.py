@@ -2,8 +2,7 @@
 
 import pytest
 
-from xmodaler_ssattn.classes import IRREGULAR, bare_word, class_of_word, read_classes
-from xmodaler_ssattn.data.phrase_classes import class_of_phrase
+from xmodaler_ssattn.classes import IRREGULAR, bare_word, class_of_phrase, class_of_word, read_classes
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import class_of_lemma, noun_lemma
 from xmodaler_ssattn.worlds.simulated.phrases import object_phrases, split_words

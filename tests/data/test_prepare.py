@@ -9,9 +9,8 @@ import pytest
 
 from data.entities_generator import phrase, real_captions, shared_data, write_entities
 from xmodaler_ssattn.boxes import union_box
-from xmodaler_ssattn.classes import read_classes
+from xmodaler_ssattn.classes import class_of_phrase, read_classes
 from xmodaler_ssattn.data.annotations import read_annotations
-from xmodaler_ssattn.data.phrase_classes import class_of_phrase
 from xmodaler_ssattn.data.prepare import prepare_annotations
 from xmodaler_ssattn.data.splits import overlap_warnings, read_splits, read_unrelated
 from xmodaler_ssattn.data.vocabulary import read_vocabulary

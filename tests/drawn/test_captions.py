@@ -40,8 +40,8 @@ def test_the_markup_parses_into_the_same_words_and_chains():
     for scene in SCENES:
         for caption in describe(scene).captions:
             parsed = parse_caption(caption.markup())
-            assert parsed.raw == plain(caption)
-            assert [phrase.chain for phrase in parsed.phrases] == [
+            assert parsed["raw"] == plain(caption)
+            assert [phrase["chain"] for phrase in parsed["phrases"]] == [
                 str(phrase.chain) if phrase.chain else None for phrase in caption.phrases
             ]
 

@@ -67,7 +67,7 @@ def test_the_official_layout_holds_the_captions_word_for_word(made, captions):
         for image_id in ids:
             assert said[str(image_id)]["split"] == split
             read = read_sentences(folder / "Sentences" / f"{image_id}.txt")
-            assert [caption.raw.replace(" .", ".") for caption in read] == said[str(image_id)]["captions"]
+            assert [caption["raw"].replace(" .", ".") for caption in read.values()] == said[str(image_id)]["captions"]
             assert not read_objects(folder / "Annotations" / f"{image_id}.xml").problems
 
 

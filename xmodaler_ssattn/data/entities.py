@@ -4,8 +4,7 @@ A sentence marks its phrases: ``[/EN#113/people Two men] watch [/EN#0/notvisual 
 the coreference chain that the image's XML gives boxes to; chain 0 belongs to no object. The XML counts
 pixels from 1; 1 is subtracted, as the authors' own parser does (flickr30k_entities_utils.py).
 
-An image's id is the number in the name of its files: ``0012.txt`` is image 12. Two files with the same number, and an
-XML whose ``filename`` has another number, are refused.
+An image's id is the number in the name of its files: ``0012.txt`` is image 12.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ import xml.parsers.expat
 from collections.abc import Sequence
 from pathlib import Path
 
+from xmodaler_ssattn.data.annotations import Caption, Phrase
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_text
 from xmodaler_ssattn.ids import plain_id
 
 # One phrase: chain, one type or more, and its words.
-PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+) ([^\[\]]*)\]")
+PHRASE = re.compile(r"\[/EN#(\d+)(?:/[^\s/\[\]]+)+ ([^\[\]]*)\]")
 NO_CHAIN = "0"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 # Boxes may extend beyond the border by this number of pixels and are then clipped.
@@ -42,42 +42,15 @@ class MarkupError(UserError):
 
 
 @dataclasses.dataclass
-class ParsedPhrase:
-    """A marked phrase: tokens[start:end] of its caption, and its chain (None for chain 0)."""
-
-    start: int
-    end: int
-    chain: str | None
-    types: tuple[str, ...]
-
-
-@dataclasses.dataclass
-class ParsedCaption:
-    """One sentence.
-
-    Attributes:
-        raw: the words as written, markup removed, separated by blanks.
-        tokens: lower-cased words; words without a letter or digit (punctuation) are left out.
-        phrases: in the order of the sentence; positions count ``tokens``.
-        line: line of the file, from 1.
-    """
-
-    raw: str
-    tokens: list[str]
-    phrases: list[ParsedPhrase]
-    line: int
-
-
-@dataclasses.dataclass
 class ParsedXml:
     """One image's XML.
 
     Attributes:
         width, height: pixels.
         boxes_px: chain -> its boxes, each [x1, y1, x2, y2] in pixels counted from 0.
-        without_box: chains that the XML names but gives no box: "nobndbox" and "scene".
-        boxes: ``bndbox`` elements that can be used; one may belong to several chains.
+        without_box: chains that the XML names without a usable box: "nobndbox" and "scene".
         problems: boxes that cannot be used; they are not in ``boxes_px``.
+        boxes: ``bndbox`` elements that can be used; one may belong to several chains.
         clipped: number of boxes that exceeded the border by a pixel and were clipped.
     """
 
@@ -96,60 +69,59 @@ def token_of(word: str) -> str:
     return word.lower() if any(character.isalnum() for character in word) else ""
 
 
-def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1) -> ParsedCaption:
-    """Parse one marked sentence.
+def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1) -> Caption:
+    """Parse one marked sentence; its phrases have no classes and boxes yet.
 
-    Phrases without a token (only punctuation) are dropped.
+    Words without a letter or digit are not tokens, and phrases of such words are dropped.
 
     Raises:
         MarkupError: a bracket that does not belong to a complete phrase, an empty phrase, no word at all.
     """
     words: list[str] = []
     tokens: list[str] = []
-    phrases: list[ParsedPhrase] = []
+    phrases: list[Phrase] = []
 
     def add(part: str) -> None:
         if "[" in part or "]" in part:
-            bad = "[" if "[" in part else "]"
-            excerpt = part[part.index(bad) :][:40]
-            what = (
-                "opens a phrase that is not closed, or is not written [/EN#id/type words]"
-                if bad == "["
-                else "closes a phrase that was not opened"
-            )
-            raise MarkupError(path, line, f"the bracket at {excerpt!r} {what}.")
-        for word in part.split():
-            words.append(word)
-            token = token_of(word)
-            if token:
-                tokens.append(token)
+            bad, what = "]", "closes a phrase that was not opened"
+            if "[" in part:
+                bad, what = "[", "opens a phrase that is not closed, or is not written [/EN#id/type words]"
+            raise MarkupError(path, line, f"the bracket at {part[part.index(bad) :][:40]!r} {what}.")
+        words.extend(part.split())
+        tokens.extend(filter(None, map(token_of, part.split())))
 
     position = 0
     for match in PHRASE.finditer(text):
         add(text[position : match.start()])
         start = len(tokens)
-        chain, types, inside = match.groups()
+        chain, inside = match.groups()
         if not inside.strip():
             raise MarkupError(path, line, f"the phrase of chain {chain} has no words.")
         add(inside)
         if len(tokens) > start:
             known = None if chain == NO_CHAIN else chain
-            phrases.append(ParsedPhrase(start, len(tokens), known, tuple(types[1:].split("/"))))
+            phrases.append(
+                {"start": start, "end": len(tokens), "head": None, "class": None, "chain": known, "boxes": []}
+            )
         position = match.end()
     add(text[position:])
     if not tokens:
         raise MarkupError(path, line, "the sentence has no words.")
-    return ParsedCaption(" ".join(words), tokens, phrases, line)
+    return {"raw": " ".join(words), "tokens": tokens, "phrases": phrases}
 
 
-def read_sentences(path: str | os.PathLike, captions_per_image: int = 5) -> list[ParsedCaption]:
+def read_sentences(path: str | os.PathLike, captions_per_image: int = 5) -> dict[int, Caption]:
     """Read one ``Sentences/ID.txt``, which must have ``captions_per_image`` sentences; blank lines are skipped.
+
+    Returns:
+        line of the file, from 1 -> its caption.
 
     Raises:
         UserError: the file is missing or cannot be read; a MarkupError names the file and line of a format error.
     """
     text = read_text(path, "The sentences")
-    captions = [parse_caption(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = enumerate(text.split("\n"), 1)
+    captions = {number: parse_caption(line, path, number) for number, line in lines if line.strip()}
     if len(captions) != captions_per_image:
         raise MarkupError(path, None, f"it has {len(captions)} sentences, expected {captions_per_image}.")
     return captions
@@ -168,24 +140,17 @@ def list_files(folder: str | os.PathLike, suffix: str) -> dict[int, list[Path]]:
 def read_objects(path: str | os.PathLike) -> ParsedXml:
     """Read one ``Annotations/ID.xml``.
 
-    Several boxes of a chain are several ``object`` elements; one ``object`` may name several
-    chains. Boxes that leave the image or are inverted are returned as problems, with their line.
+    A chain may have several ``object`` elements, and one ``object`` several chains. Boxes that leave the image or are
+    inverted are returned as problems, with their line.
 
     Raises:
         UserError: the file is missing or cannot be read; or a MarkupError with file and line: not XML, no image size,
             an object without name, or the name of another image.
     """
     reader = _XmlReader(path)
-    parser = xml.parsers.expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
-    parser.StartDoctypeDeclHandler = reader.doctype
-    reader.parser = parser
     try:
         # With decoded text, expat ignores the encoding that the file declares.
-        parser.Parse(read_text(path, "The boxes"), True)
+        reader.parser.Parse(read_text(path, "The boxes"), True)
     except xml.parsers.expat.ExpatError as error:
         reason = xml.parsers.expat.errors.messages[error.code]
         raise MarkupError(path, error.lineno, f"not well-formed XML ({reason}).") from error
@@ -199,28 +164,33 @@ class _XmlReader:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = path
-        self.parser: xml.parsers.expat.XMLParserType | None = None
+        self._text: list[str] = []
+        self.parser = xml.parsers.expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._text.append
+        self.parser.StartDoctypeDeclHandler = self._doctype
         self.size: dict[str, int] = {}
         self.objects: list[tuple[int, list[str], dict[str, int] | None]] = []
-        self._text: list[str] = []
         self._names: list[str] = []
         self._box: dict[str, int] | None = None
         self._line = 0
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
         self._text.clear()
         if tag == "object":
             self._names, self._box, self._line = [], None, self.parser.CurrentLineNumber
         elif tag == "bndbox":
             self._box = {}
 
-    def text(self, data: str) -> None:
-        self._text.append(data)
+    def _doctype(self, *_: object) -> None:
+        raise self._error("a DOCTYPE is not allowed here.")
 
-    def doctype(self, *_: object) -> None:
-        raise MarkupError(self.path, self.parser.CurrentLineNumber, "a DOCTYPE is not allowed here.")
+    def _error(self, message: str) -> MarkupError:
+        return MarkupError(self.path, self.parser.CurrentLineNumber, message)
 
-    def end(self, tag: str) -> None:
+    def _end(self, tag: str) -> None:
         if tag == "name":
             self._names.append("".join(self._text).strip())
         elif tag in ("width", "height"):
@@ -237,19 +207,15 @@ class _XmlReader:
     def _number(self, tag: str) -> int:
         value = "".join(self._text).strip()
         if not WHOLE_NUMBER.fullmatch(value):
-            raise MarkupError(
-                self.path, self.parser.CurrentLineNumber, f"<{tag}> is {value!r}, expected a whole number."
-            )
+            raise self._error(f"<{tag}> is {value!r}, expected a whole number.")
         return int(value)
 
     def _check_name(self, name: str) -> None:
         own, named = plain_id(Path(self.path).stem), plain_id(os.path.splitext(name)[0])
         if own is not None and named is not None and own != named:
-            raise MarkupError(
-                self.path,
-                self.parser.CurrentLineNumber,
+            raise self._error(
                 f"<filename> is {name!r}, but the file is named for image {own}. The file's name decides: if the boxes "
-                "are those of another image, rename the file, else correct the entry.",
+                "are those of another image, rename the file, else correct the entry."
             )
 
     def result(self) -> ParsedXml:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, TypedDict, TypeVar
 
 from msgspec import Meta
 
+from xmodaler_ssattn.classes import class_of_phrase
 from xmodaler_ssattn.data.annotations import Box, Caption, Image, Phrase
 from xmodaler_ssattn.data.entities import read_objects, read_sentences, token_of
-from xmodaler_ssattn.data.phrase_classes import class_of_phrase
 from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE
 from xmodaler_ssattn.data.vocabulary import Vocabulary
 from xmodaler_ssattn.errors import UserError, raise_all
@@ -70,10 +70,11 @@ def load_entities(image_id: int, sentences: Path, objects_file: Path | None) -> 
         objects_file: its ``Annotations/ID.xml``; None reads only the words, for an image outside all splits.
     """
     loaded = Loaded(image_id)
-    captions, objects = [], None
+    captions: dict[int, Caption] = {}
+    objects = None
     try:
         captions = read_sentences(sentences)
-        loaded.tokens = [token for caption in captions for token in caption.tokens]
+        loaded.tokens = [token for caption in captions.values() for token in caption["tokens"]]
     except UserError as error:
         loaded.problems.append(Problem(image_id, str(error), "image"))
     try:
@@ -83,32 +84,30 @@ def load_entities(image_id: int, sentences: Path, objects_file: Path | None) -> 
     if objects is None or not captions:
         return loaded
     loaded.problems += [Problem(image_id, str(problem), "box") for problem in objects.problems]
-    loaded.boxes = objects.boxes
-    loaded.clipped = objects.clipped
-    made: list[Caption] = []
-    for caption in captions:
-        phrases: list[Phrase] = []
-        for phrase in caption.phrases:
-            boxes = objects.boxes_px.get(phrase.chain, [])
-            if not boxes and phrase.chain is not None and phrase.chain not in objects.without_box:
-                where = f"{sentences}, line {caption.line}"
-                words = " ".join(caption.tokens[phrase.start : phrase.end])
-                message = f"{where}: chain {phrase.chain} of the phrase {words!r} is not in {objects_file}."
+    loaded.boxes, loaded.clipped = objects.boxes, objects.clipped
+    for line, caption in captions.items():
+        for phrase in caption["phrases"]:
+            chain = phrase["chain"]
+            phrase["boxes"] = objects.boxes_px.get(chain, [])
+            if not phrase["boxes"] and chain is not None and chain not in objects.without_box:
+                words = " ".join(caption["tokens"][phrase["start"] : phrase["end"]])
+                message = f"{sentences}, line {line}: chain {chain} of the phrase {words!r} is not in {objects_file}."
                 loaded.problems.append(Problem(image_id, message, "boxes of the phrase"))
-            start, end, chain = phrase.start, phrase.end, phrase.chain
-            phrases.append({"start": start, "end": end, "head": None, "class": None, "chain": chain, "boxes": boxes})
-        made.append({"raw": caption.raw, "tokens": caption.tokens, "phrases": phrases})
-    loaded.record = {"image_id": image_id, "width": objects.width, "height": objects.height, "captions": made}
+    loaded.record = {
+        "image_id": image_id,
+        "width": objects.width,
+        "height": objects.height,
+        "captions": list(captions.values()),
+    }
     return loaded
 
 
 def add_classes(record: Image, classes: Collection[str], lemma: Callable[[str], str]) -> None:
-    """Fill ``class`` and ``head`` of every phrase by the fallback rule (``phrase_classes.class_of_phrase``)."""
+    """Fill ``class`` and ``head`` of every phrase by the fallback rule (``classes.class_of_phrase``)."""
     for caption in record["captions"]:
         for phrase in caption["phrases"]:
-            phrase["class"], phrase["head"] = class_of_phrase(
-                caption["tokens"], phrase["start"], phrase["end"], classes, lemma
-            )
+            words = caption["tokens"], phrase["start"], phrase["end"]
+            phrase["class"], phrase["head"] = class_of_phrase(*words, classes, lemma)
 
 
 # --- flickr30k_cleaned_class.json and dic_flickr30k.json ---------------------------------------------

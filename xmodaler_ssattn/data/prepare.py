@@ -31,7 +31,6 @@ from xmodaler_ssattn.data.official import (
     read_dictionary,
     read_official,
 )
-from xmodaler_ssattn.data.phrase_classes import FALLBACK_RULE
 from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE
 from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
 from xmodaler_ssattn.data.written import PrepareReport, SplitOutput
@@ -41,6 +40,11 @@ from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.stopping import ended_by_its_pool, starting_a_pool
 
 IMAGES_WORTH_A_POOL = 3000
+# Written into every file made with the fallback rule.
+FALLBACK_RULE = (
+    "not GVD-identical: made from Sentences/ and Annotations/; class = last word of the phrase that is a class, or "
+    "whose lemma is one, box = union of the chain's boxes; scene, nobox and chain 0 are left out"
+)
 
 
 def prepare_annotations(
