@@ -77,15 +77,8 @@ def annotation_header(
     split: str, source: str, gvd_identical: bool, rule: str, classes: Sequence[str]
 ) -> dict[str, Any]:
     """The header of an annotation file, in reading order."""
-    return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "split": split,
-        "source": source,
-        "gvd_identical": gvd_identical,
-        "rule": rule,
-        "classes": list(classes),
-    }
+    of_file = {"schema": SCHEMA, "version": VERSION, "split": split, "source": source}
+    return of_file | {"gvd_identical": gvd_identical, "rule": rule, "classes": list(classes)}
 
 
 def coco_reference(image: Image, first_id: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
@@ -162,8 +155,8 @@ def _checked(images: Iterable[Image], path: Path) -> Iterator[Image]:
         for at, caption in enumerate(image["captions"]):
             for phrase in caption["phrases"]:
                 if reason := _misplaced(phrase, len(caption["tokens"])):
-                    where = f"{path}: image number {number} (image_id {image_id!r})"
-                    raise UserError(f"{where}: captions[{at}]: {reason}. {HINT}")
+                    where = f"{path}: image number {number} (image_id {image_id!r}): captions[{at}]"
+                    raise UserError(f"{where}: {reason}. {HINT}")
         if image_id in seen:
             raise UserError(f"{path}: image {image_id} is duplicated. {HINT}")
         seen.add(image_id)

@@ -10,14 +10,15 @@ import os
 import re
 from pathlib import Path
 
+from xmodaler_ssattn.data.annotations import SPLITS
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, sha256_of, write_json
 
 CHECKSUMS = "checksums.json"
 FILES = (
-    "train.json", "val.json", "test.json", "captions_train.json", "captions_val.json", "captions_test.json",
-    "grounding_val.json", "grounding_test.json", "vocabulary.txt", "lemmas.json",
-)  # fmt: skip
+    *(f"{kind}{split}.json" for kind in ("", "captions_", "grounding_") for split in SPLITS),
+    *("vocabulary.txt", "lemmas.json"),
+)
 
 
 def write_checksums(folder: str | os.PathLike) -> None:

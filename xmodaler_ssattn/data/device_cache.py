@@ -42,12 +42,11 @@ def resident_regions(
     Raises:
         UserError: a number is NaN or infinite; the message names the image.
     """
-    device = torch.device(device)
+    device, warn = torch.device(device), logging.getLogger(__name__).warning
     if device.type == "cpu" and comm.get_world_size() > 1:
-        logging.getLogger(__name__).warning(
-            "DATALOADER.CACHE device: each of %d processes would have its own copy in main memory. Training continues "
-            "with DATALOADER.CACHE ram, the file cache that all of them share.",
-            comm.get_world_size(),
+        warn(
+            f"DATALOADER.CACHE device: each of {comm.get_world_size()} processes would have its own copy in main "
+            "memory. Training continues with DATALOADER.CACHE ram, the file cache that all of them share."
         )
         return None, "ram"
     fields = _fields(store, len(image_ids), inputs, stored_sample(store, image_ids[0], inputs))
@@ -56,14 +55,10 @@ def resident_regions(
     if free is None or needed > FREE_SHARE * free:
         instead = "ram" if store.path.stat().st_size <= (free_bytes(torch.device("cpu")) or 0) else "none"
         has = "an unknown amount" if free is None else f"{FREE_SHARE:.0%} of {_gib(free)}"
-        logging.getLogger(__name__).warning(
-            "DATALOADER.CACHE device: the regions of %d images need %s, but %s has %s free for them. Training continues"
-            " with DATALOADER.CACHE %s. Fewer regions (DATALOADER.MAX_FEAT_NUM) or a file in float16 need less.",
-            len(image_ids),
-            _gib(needed),
-            device,
-            has,
-            instead,
+        warn(
+            f"DATALOADER.CACHE device: the regions of {len(image_ids)} images need {_gib(needed)}, but {device} has "
+            f"{has} free for them. Training continues with DATALOADER.CACHE {instead}. Fewer regions "
+            "(DATALOADER.MAX_FEAT_NUM) or a file in float16 need less."
         )
         return None, instead
     return _fill(store, image_ids, device, fields), "device"

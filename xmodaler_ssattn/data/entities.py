@@ -34,11 +34,7 @@ class MarkupError(UserError):
     """An error in the format of a data set file, with the file and the line."""
 
     def __init__(self, path: str | os.PathLike, line: int | None, message: str) -> None:
-        self.path, self.line, self.message = str(path), line, message
         super().__init__(f"{path}{'' if line is None else f', line {line}'}: {message}")
-
-    def __reduce__(self):
-        return MarkupError, (self.path, self.line, self.message)
 
 
 @dataclasses.dataclass
@@ -99,10 +95,8 @@ def parse_caption(text: str, path: str | os.PathLike = "sentence", line: int = 1
             raise MarkupError(path, line, f"the phrase of chain {chain} has no words.")
         add(inside)
         if len(tokens) > start:
-            known = None if chain == NO_CHAIN else chain
-            phrases.append(
-                {"start": start, "end": len(tokens), "head": None, "class": None, "chain": known, "boxes": []}
-            )
+            known, end = None if chain == NO_CHAIN else chain, len(tokens)
+            phrases.append({"start": start, "end": end, "head": None, "class": None, "chain": known, "boxes": []})
         position = match.end()
     add(text[position:])
     if not tokens:

@@ -26,22 +26,19 @@ EXPECTED_VOCABULARY = 8_624
 
 
 def described(report: PrepareReport, scheme: str) -> str:
-    """A text that says whether the counts are those of the complete data set, and lists differences with both numbers
-    and the likely reason.
+    """A text that says whether the counts are those of the complete data set, or lists both numbers and a reason.
 
     Args:
-        scheme: "karpathy" or "plummer".
+        scheme: a key of ``EXPECTED``.
     """
     rows = _counts(report, scheme)
     unequal = {name: pair for name, pair in rows.items() if pair[0] != pair[1]}
     equal = ", ".join(f"{name} {found:,}" for name, (found, _) in rows.items() if name not in unequal)
     of = f"of the complete data set in {scheme}'s splits"
-    lines = []
-    if not unequal:
-        lines.append(f"All {len(rows)} counts are those {of}: {equal}.")
-    else:
+    lines = [f"All {len(rows)} counts are those {of}: {equal}."]
+    if unequal:
         width = max(map(len, unequal))
-        lines.append(f"{len(unequal)} of {len(rows)} counts are not those {of}:")
+        lines = [f"{len(unequal)} of {len(rows)} counts are not those {of}:"]
         lines.append(f"{'':{width}}  {'found':>9}  {'expected':>9}")
         lines += [f"{name:{width}}  {found:>9,}  {wanted:>9,}" for name, (found, wanted) in unequal.items()]
         lines += [f"Likely reason: {reason}." for reason in _likely_reasons(report, scheme, set(unequal))]
@@ -61,10 +58,11 @@ def described(report: PrepareReport, scheme: str) -> str:
         path = report.out_dir / "left_out.json"
         lines.append(f"{len(report.left_out):,} problems were skipped, all of them in {path}:")
         lines.append(numbered(grouped(report.left_out, report.planned)))
-    size, size_of_configs = report.vocabulary.model_size, EXPECTED_VOCABULARY + 1
-    fits = f"MODEL.VOCAB_SIZE {size} is that of {CONFIGS}."
-    other = f"Set MODEL.VOCAB_SIZE {size} ({CONFIGS} has {size_of_configs})."
-    lines.append(f"Written to {report.out_dir}. {fits if size == size_of_configs else other}")
+    size, of_configs = report.vocabulary.model_size, EXPECTED_VOCABULARY + 1
+    advice = f"Set MODEL.VOCAB_SIZE {size} ({CONFIGS} has {of_configs})."
+    if size == of_configs:
+        advice = f"MODEL.VOCAB_SIZE {size} is that of {CONFIGS}."
+    lines.append(f"Written to {report.out_dir}. {advice}")
     return "\n".join(lines)
 
 

@@ -33,8 +33,7 @@ class JsonListWriter:
 
 @contextlib.contextmanager
 def json_list(path: str | os.PathLike, header: Mapping[str, Any], key: str) -> Iterator[JsonListWriter]:
-    """Write ``{header..., "KEY": [item, item, ...]}`` without keeping the items in memory; the file is renamed to
-    ``path`` when the block succeeds."""
+    """Write ``{header..., "KEY": [item, item, ...]}`` without keeping the items in memory; see ``atomic_path``."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         text = json.dumps(header, ensure_ascii=False)
         file.write(f"{text[:-1]}{', ' if header else ''}{json.dumps(key)}: [")

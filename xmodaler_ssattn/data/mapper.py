@@ -20,7 +20,7 @@ from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs, keys_read, region_inputs, stored_sample
 from xmodaler_ssattn.data.records import collect_records
 from xmodaler_ssattn.data.sigma import SIGMAS
-from xmodaler_ssattn.data.word_pairs import PairRule, pair_rule, sample_pairs
+from xmodaler_ssattn.data.word_pairs import PairRule, of_captions, pair_rule, sample_pairs
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
@@ -35,35 +35,28 @@ CACHES = ("none", "ram", "device")
 class Flickr30kEntitiesDataset:
     """Annotations + regions -> samples; built by the host's loaders as ``(cfg, stage)``.
 
-    A record becomes a sample in these steps:
-
-    1. Read the image's regions, or give their row number if they are resident on the device.
-    2. In training, sample S of the image's captions, as X-modaler does.
-    3. Return them as input ids (0, w1, ..., wT) and target ids (w1, ..., wT, 0).
-    4. With GroundingLoss, mark the regions that match ground-truth boxes (sigma); with WordAttentionLoss, pair object
-       words with their regions; with ProphetCaptioner, return the phrases.
-    5. In val and test, return the reference captions if the attention on them is requested.
-    6. For a stock captioner, turn all values into tensors and add X-modaler's own keys.
+    A training sample has the image's regions, or their row number if they are resident on the device; S of the image's
+    captions, as input ids (0, w1, ..., wT) and target ids (w1, ..., wT, 0); and what the losses need: with
+    GroundingLoss the regions that match ground-truth boxes (sigma), with WordAttentionLoss pairs of object words and
+    regions, with ProphetCaptioner the phrases.
 
     Args:
         stage: "train", "val" or "test".
         annotation_file, vocabulary_file, regions_file: files written by ``xmodaler prepare``.
-        seq_per_sample: S, captions sampled per image and epoch.
+        seq_per_sample: S, captions sampled per image and epoch, as X-modaler does.
         inputs: what the model reads of regions, and how many per image.
         max_seq_len: words per caption that are kept for training.
         vocab_size: MODEL.VOCAB_SIZE, must be the vocabulary's words + 1.
         targets: where sigma's boxes come from: "image" (all sentences) or "sentence"; None leaves sigma out.
-        min_iou: see ``sigma.positives``.
-        sigma: one of ``sigma.SIGMAS``.
+        min_iou, sigma: see ``sigma.beta_target``.
         pair_rule: which regions an object word is paired with; None leaves the pairs out.
         pairs_file: a file of pairs from another teacher, which replaces the rule; "": none.
         spans: return the phrases of the captions in training.
         gt_attention: return the reference captions in val and test.
-        cache: for training, "ram" reads the region file once at the start; "device" keeps the regions on
-            ``device``, where the captioner gathers them, and samples contain a row number instead. If they do not
-            fit, "ram" or "none" is used, with a warning.
-        device: MODEL.DEVICE; only read with cache "device".
-        stock_samples: return samples for X-modaler's own meta-architectures.
+        cache: for training, "ram" reads the region file once at the start; "device" keeps the regions on ``device``
+            (MODEL.DEVICE), where the captioner gathers them. If they do not fit, "ram" or "none" is used, with a
+            warning.
+        stock_samples: return samples for X-modaler's own meta-architectures: tensors, with X-modaler's own keys.
 
     Attributes:
         store: the open region file; None before ``load_data``, or when it cannot be opened.
@@ -108,14 +101,12 @@ class Flickr30kEntitiesDataset:
                 "DATALOADER.SEQ_PER_SAMPLE and MODEL.MAX_SEQ_LEN must be at least 1; "
                 f"got {seq_per_sample} and {max_seq_len}."
             )
-        self.stage = stage
+        self.stage, self.seq_per_sample, self.max_seq_len = stage, seq_per_sample, max_seq_len
         self.annotation_file, self.vocabulary_file, self.regions_file = annotation_file, vocabulary_file, regions_file
-        self.seq_per_sample, self.inputs, self.max_seq_len = seq_per_sample, inputs, max_seq_len
-        self.vocab_size = vocab_size
-        self.targets, self.min_iou, self.gt_attention, self.cache = targets, min_iou, gt_attention, cache
-        self.sigma = sigma
+        self.inputs, self.vocab_size = inputs, vocab_size
+        self.targets, self.min_iou, self.sigma = targets, min_iou, sigma
         self.pair_rule, self.pairs_file, self.spans = pair_rule, pairs_file, spans
-        self.device, self.stock_samples = device, stock_samples
+        self.gt_attention, self.cache, self.device, self.stock_samples = gt_attention, cache, device, stock_samples
         self.store: Any = None  # a RegionStore, from ``collect`` or opened in a worker
         self.cut_captions = 0
         self._resident: ResidentRegions | None = None  # referenced here, in the process that loaded the data
@@ -167,14 +158,8 @@ class Flickr30kEntitiesDataset:
         raise_all(problems, f"The {self.stage} data cannot be used")
         if self.stage == "train":
             self._fill_cache(records)
-        logging.getLogger(__name__).info(
-            "%s: %d images, %d captions cut at %d words, %s",
-            self.stage,
-            len(records),
-            self.cut_captions,
-            self.max_seq_len,
-            self.annotation_file,
-        )
+        cut = f"{self.cut_captions} captions cut at {self.max_seq_len} words"
+        logging.getLogger(__name__).info(f"{self.stage}: {len(records)} images, {cut}, {self.annotation_file}")
         return records
 
     def collect(self) -> tuple[list[dict[str, Any]], list[str]]:
@@ -220,9 +205,7 @@ class Flickr30kEntitiesDataset:
                 pairs, weights = sample_pairs(record["pairs"], chosen)
                 sample[keys.WORD_PAIRS], sample[keys.PAIR_WEIGHTS] = pairs, weights
             if self.spans:
-                tables = [record["spans"][i] for i in chosen]
-                number = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-                sample[keys.WORD_SPANS] = np.column_stack([number, np.concatenate(tables)])
+                sample[keys.WORD_SPANS] = np.column_stack(of_captions(record["spans"], chosen))
         elif self.gt_attention:
             sample[keys.REF_TOKENS_IDS] = [np.array([0, *ids], dtype=np.int64) for ids in record["captions"]]
         return _for_stock_captioners(sample, self.max_seq_len) if self.stock_samples else sample

@@ -73,12 +73,7 @@ def write_pairs(
     vocabulary_file: str | os.PathLike,
     store: RegionStore,
 ) -> None:
-    """Write a file of pairs.
-
-    Args:
-        pairs: image id and its pairs, see the module's docstring.
-        split, annotation_file, vocabulary_file, store: those for which the pairs were made.
-    """
+    """Write a file of pairs: of each image its id and pairs. The other arguments are what they were made for."""
     with json_list(path, made_for(split, annotation_file, vocabulary_file, store), "images") as out:
         for image_id, found in pairs:
             out.add({"image_id": image_id, "pairs": [list(pair) for pair in found]})

@@ -12,13 +12,12 @@ import functools
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, KeysView, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.data.annotations import annotation_header
-from xmodaler_ssattn.data.checksums import write_checksums
 from xmodaler_ssattn.data.entities import list_files
 from xmodaler_ssattn.data.official import (
     Loaded,
@@ -32,10 +31,9 @@ from xmodaler_ssattn.data.official import (
     read_official,
 )
 from xmodaler_ssattn.data.splits import CAPTIONS_PER_IMAGE
-from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
+from xmodaler_ssattn.data.vocabulary import build_vocabulary
 from xmodaler_ssattn.data.written import PrepareReport, SplitOutput
 from xmodaler_ssattn.errors import UserError, numbered
-from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.stopping import ended_by_its_pool, starting_a_pool
 
@@ -81,9 +79,6 @@ def prepare_annotations(
         skip_bad: leave out parts that cannot be used and list them in ``left_out.json``.
         workers: processes; None: the cores of this machine if the data set is large.
 
-    Returns:
-        Counts and the vocabulary.
-
     Raises:
         UserError: lists all problems, each with file and line or key; then nothing is written.
     """
@@ -91,14 +86,15 @@ def prepare_annotations(
     _check_arguments(sentences_dir, annotations_dir, official, dictionary, require_official, lemma)
     words = None if dictionary is None else read_dictionary(dictionary)
     file = None if official is None else read_official(official)
+    home = {image_id: split for split, ids in splits.items() for image_id in ids}
     if file is not None:
         class_names = _ordered_classes(file, words)
-        loaded = _load_official_images(file, splits)
+        loaded = _load_official_images(file, home.keys())
         described = {"source": "gvd", "gvd_identical": True, "rule": "flickr30k_cleaned_class.json as published"}
     else:
         class_names = list(classes) if classes is not None else read_classes()
         class_set, lemma = set(class_names), functools.cache(lemma)
-        loaded = _load_entities_images(Path(sentences_dir), Path(annotations_dir), splits, workers)
+        loaded = _load_entities_images(Path(sentences_dir), Path(annotations_dir), home.keys(), workers)
         described = {"source": source, "gvd_identical": False, "rule": FALLBACK_RULE}
     report = PrepareReport(
         out_dir,
@@ -107,7 +103,6 @@ def prepare_annotations(
         given_vocabulary=words is not None,
         planned=sum(map(len, splits.values())),
     )
-    home = {image_id: split for split, ids in splits.items() for image_id in ids}
     counted: Counter[str] = Counter()
     problems: list[Problem] = []
     unrelated = dict(unrelated or {})
@@ -133,22 +128,26 @@ def prepare_annotations(
             Problem(image_id, f"the list of unrelated captions names image {image_id}, which is missing.", "nothing")
             for image_id in unrelated
         ]
-        report.add_totals(list(outputs.values()))
-        _raise_problems(problems, report.planned, skip_bad)
+        report.add_totals(outputs.values())
+        if problems and not skip_bad:
+            raise UserError(
+                f"{len(problems):,} problem(s) in the annotations, nothing was written:\n"
+                f"{numbered(grouped(problems, report.planned))}\n"
+                "Correct the files, or add --skip-bad to leave these parts out; the list is written to left_out.json."
+            )
         report.left_out = problems
         _check_not_empty(report)
         report.vocabulary = words.vocabulary if words is not None else build_vocabulary(counted)
         for output in outputs.values():
             output.write_references()
-    # The large files are complete now; write the small ones immediately.
-    _write_side_files(report, words)
+    # The large files are complete now.
+    report.write_side_files(None if words is None else words.lemmas)
     return report
 
 
 # --- reading, in one process or several ----------------------------------------------------------------
-def _load_official_images(file: OfficialFile, splits: Mapping[str, Sequence[int]]) -> Iterator[Loaded]:
-    planned = [image_id for ids in splits.values() for image_id in ids]
-    rest = file.images.keys() - set(planned)
+def _load_official_images(file: OfficialFile, planned: KeysView[int]) -> Iterator[Loaded]:
+    rest = file.images.keys() - planned
     for image_id in progress([*planned, *sorted(rest)], desc="images"):
         loaded = load_official(file, image_id)
         if image_id in rest:
@@ -157,16 +156,14 @@ def _load_official_images(file: OfficialFile, splits: Mapping[str, Sequence[int]
 
 
 def _load_entities_images(
-    sentences: Path, annotations: Path, splits: Mapping[str, Sequence[int]], workers: int | None
+    sentences: Path, annotations: Path, planned: KeysView[int], workers: int | None
 ) -> Iterator[Loaded]:
-    planned = [image_id for ids in splits.values() for image_id in ids]
     texts, boxes = list_files(sentences, ".txt"), list_files(annotations, ".xml")
-    wanted = set(planned)
     tasks = []
-    for image_id in (*planned, *sorted(texts.keys() - wanted)):
+    for image_id in (*planned, *sorted(texts.keys() - planned)):
         problems: list[Problem] = []
         text = _only_file(image_id, texts, sentences, ".txt", problems)
-        xml = _only_file(image_id, boxes, annotations, ".xml", problems) if image_id in wanted else None
+        xml = _only_file(image_id, boxes, annotations, ".xml", problems) if image_id in planned else None
         if problems:
             yield Loaded(image_id, problems=problems)
         else:
@@ -222,16 +219,6 @@ def _check_arguments(
         raise UserError("The annotations cannot be prepared:\n" + "\n".join(f"  - {problem}." for problem in problems))
 
 
-def _raise_problems(problems: Sequence[Problem], planned: int, skip_bad: bool) -> None:
-    if not problems or skip_bad:
-        return
-    raise UserError(
-        f"{len(problems):,} problem(s) in the annotations, nothing was written:\n"
-        f"{numbered(grouped(problems, planned))}\n"
-        "Correct the files, or add --skip-bad to leave these parts out; the list is written to left_out.json."
-    )
-
-
 def grouped(problems: Sequence[Problem], planned: int) -> list[str]:
     """The problems' messages; images that lack the same are counted in one sentence.
 
@@ -285,18 +272,3 @@ def _ordered_classes(file: OfficialFile, words: OfficialDictionary | None) -> li
             "are in only one of them. Take both files from one source."
         )
     return words.classes
-
-
-def _write_side_files(report: PrepareReport, words: OfficialDictionary | None) -> None:
-    write_vocabulary(report.out_dir / "vocabulary.txt", report.vocabulary)
-    fields = ("image_id", "message", "left_out")
-    optional = {
-        "lemmas.json": words.lemmas if words is not None else None,
-        "left_out.json": [{key: getattr(problem, key) for key in fields} for problem in report.left_out] or None,
-    }
-    for name, content in optional.items():
-        if content is not None:
-            write_json(report.out_dir / name, content, indent=1)
-        else:
-            (report.out_dir / name).unlink(missing_ok=True)
-    write_checksums(report.out_dir)

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from xmodaler_ssattn.data.annotations import Box, Caption, Image, open_annotations
-from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.pair_file import PairFile
 from xmodaler_ssattn.data.sigma import beta_target
 from xmodaler_ssattn.data.vocabulary import Vocabulary, read_vocabulary
-from xmodaler_ssattn.data.word_pairs import PairRule, word_pairs
+from xmodaler_ssattn.data.word_pairs import word_pairs
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.store import RegionStore
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
 
 T = TypeVar("T")
 
@@ -41,43 +43,17 @@ MAX_REFERENCE_WORDS = 40
 IDS_SHOWN = 10
 
 
-class MapperSettings(Protocol):
-    """The mapper's attributes on which the records depend."""
-
-    stage: str
-    annotation_file: str
-    vocabulary_file: str
-    regions_file: str
-    vocab_size: int
-    inputs: RegionInputs
-    max_seq_len: int
-    gt_attention: bool
-    targets: str | None
-    sigma: str
-    min_iou: float
-    pair_rule: PairRule | None
-    pairs_file: str
-    spans: bool
-
-
 @dataclasses.dataclass
 class Collected:
-    """The result of ``collect_records``.
+    """The result of ``collect_records``."""
 
-    Attributes:
-        records: those of the images that can be used.
-        problems: one sentence per missing or unfitting item.
-        store: the region file, when it can be opened.
-        cut_captions: number of training captions that are longer than the limit.
-    """
-
-    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    problems: list[str] = dataclasses.field(default_factory=list)
-    store: RegionStore | None = None
-    cut_captions: int = 0
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of the images that can be used
+    problems: list[str] = dataclasses.field(default_factory=list)  # a sentence for each missing or unfitting item
+    store: RegionStore | None = None  # the region file, when it can be opened
+    cut_captions: int = 0  # training captions that are longer than the limit
 
 
-def collect_records(mapper: MapperSettings) -> Collected:
+def collect_records(mapper: Flickr30kEntitiesDataset) -> Collected:
     """Read the files that a mapper names, and build the records that it turns into samples."""
     found = Collected()
     vocabulary = _attempt(found.problems, read_vocabulary, mapper.vocabulary_file)
@@ -138,7 +114,9 @@ def _attempt(problems: list[str], function: Callable[..., T], *arguments: Any) -
         return None
 
 
-def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store: RegionStore | None) -> list[str]:
+def _contradictions(
+    mapper: Flickr30kEntitiesDataset, vocabulary: Vocabulary | None, store: RegionStore | None
+) -> list[str]:
     """Contradictions between the config and the files."""
     problems = []
     if vocabulary is not None and vocabulary.model_size != mapper.vocab_size:
@@ -153,21 +131,22 @@ def _contradictions(mapper: MapperSettings, vocabulary: Vocabulary | None, store
             f"MODEL.VISUAL_EMBED.IN_DIM is {mapper.inputs.feature_dim}, but the features in {mapper.regions_file} "
             f"have {store.feature_dim} numbers; set it to {store.feature_dim}"
         )
-    if mapper.inputs.num_classes is not None and store.num_classes is None:
+    wanted = mapper.inputs.num_classes
+    if wanted is not None and store.num_classes is None:
         problems.append(
             "the config reads class probabilities (for the attention, MODEL.VISUAL_EMBED or INFERENCE.REGION_RULE), "
             f"but {mapper.regions_file} has none; " + CLASSIFIER_HINT
         )
-    elif mapper.inputs.num_classes is not None and store.num_classes != mapper.inputs.num_classes:
+    elif wanted is not None and store.num_classes != wanted:
         problems.append(
-            f"MODEL.SS_ATTENTION.NUM_CLASSES is {mapper.inputs.num_classes}, but the class probabilities in "
-            f"{mapper.regions_file} have {store.num_classes} columns; set it to {store.num_classes}"
+            f"MODEL.SS_ATTENTION.NUM_CLASSES is {wanted}, but the class probabilities in {mapper.regions_file} have "
+            f"{store.num_classes} columns; set it to {store.num_classes}"
         )
     return problems
 
 
 def _record(
-    mapper: MapperSettings, image: Image, vocabulary: Vocabulary, found: Collected, pairs: PairFile | None
+    mapper: Flickr30kEntitiesDataset, image: Image, vocabulary: Vocabulary, found: Collected, pairs: PairFile | None
 ) -> dict[str, Any]:
     record: dict[str, Any] = {"image_id": image["image_id"]}
     captions = image["captions"]
@@ -178,25 +157,23 @@ def _record(
     words = mapper.max_seq_len
     record["captions"] = [vocabulary.encode(caption["tokens"][:words]) for caption in captions]
     found.cut_captions += sum(len(caption["tokens"]) > words for caption in captions)
+    max_regions = mapper.inputs.max_regions
     if mapper.targets is not None:
         rows = [_target_phrases(caption, words) for caption in captions]
         if mapper.targets == "image":
             rows = [[phrase for row in rows for phrase in row]]
-        regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
+        regions_px = found.store.boxes_px(image["image_id"], max_regions)
         record["sigma"] = np.stack([beta_target(regions_px, row, mapper.sigma, mapper.min_iou) for row in rows])
         record["has_boxes"] = np.array([len(row) > 0 for row in rows], dtype=np.float32)
     if pairs is not None:
-        record["pairs"] = pairs.of_image(image, words, mapper.inputs.max_regions)
+        record["pairs"] = pairs.of_image(image, words, max_regions)
     elif mapper.pair_rule is not None and not mapper.pairs_file:
-        regions_px = found.store.boxes_px(image["image_id"], mapper.inputs.max_regions)
+        regions_px = found.store.boxes_px(image["image_id"], max_regions)
         record["pairs"] = [word_pairs(regions_px, caption, words, mapper.pair_rule) for caption in captions]
     if mapper.spans:
-        record["spans"] = [
-            np.array(
-                [(p["start"], min(p["end"], words)) for p in caption["phrases"] if p["start"] < words], dtype=np.int64
-            ).reshape(-1, 2)
-            for caption in captions
-        ]
+        for caption in captions:
+            spans = [(p["start"], min(p["end"], words)) for p in caption["phrases"] if p["start"] < words]
+            record.setdefault("spans", []).append(np.array(spans, dtype=np.int64).reshape(-1, 2))
     return record
 
 

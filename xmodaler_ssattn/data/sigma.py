@@ -2,9 +2,9 @@
 
     sigma_i = 1 if region i has the largest IoU with some ground-truth box, else 0
 
-Letters: K regions, G ground-truth boxes. IoU is in pixels of the original image and without the added
-pixel. Not defined in the paper: a box that overlaps no region gives no positive; sigma is binary, so several boxes on
-one region give 1 (or, counted, their number); of equal IoUs the lowest region index is used.
+Letters: K regions, G ground-truth boxes. IoU is in pixels of the original image and without the added pixel. Not
+defined in the paper: a box that overlaps no region gives no positive; several boxes on one region give 1 (or, counted,
+their number); of equal IoUs the lowest region index is used.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from xmodaler_ssattn.data.annotations import SPLITS
 from xmodaler_ssattn.errors import UserError, raise_all
@@ -20,8 +21,8 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
 
     Args:
         path: a JSON file ``{"train": [ids], "val": [...], "test": [...]}`` (ids as text or numbers, as GVD's
-            ``split_ids_flickr30k_entities.json``), or a folder with ``train.txt``, ``val.txt``,
-            ``test.txt``, one id per line, as in the Entities repository.
+            ``split_ids_flickr30k_entities.json``), or a folder with ``train.txt``, ``val.txt``, ``test.txt``, one id
+            per line, as in the Entities repository.
 
     Returns:
         split -> ids in the file's order.
@@ -33,18 +34,15 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     if path.is_dir():
         missing = [str(path / f"{split}.txt") for split in SPLITS if not (path / f"{split}.txt").is_file()]
         raise_all((f"{name} does not exist" for name in missing), "The folder of split lists is not complete")
-        found: Mapping[str, Sequence[object]] = {
-            split: read_text(path / f"{split}.txt", "Split ids").split() for split in SPLITS
-        }
+        found: Any = {split: read_text(path / f"{split}.txt", "Split ids").split() for split in SPLITS}
     else:
         found = read_json(path, "Split ids")
         if not isinstance(found, dict) or any(not isinstance(found.get(split), list) for split in SPLITS):
             raise UserError(f"Split ids: {path} must be an object with the lists {', '.join(SPLITS)}.")
     problems: list[str] = []
-    splits: dict[str, list[int]] = {}
+    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
     home: dict[int, str] = {}
-    for split in SPLITS:
-        splits[split] = []
+    for split, ids in splits.items():
         for value in found[split]:
             image_id = plain_id(value)
             if image_id is None:
@@ -53,17 +51,13 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
             if image_id in home:
                 problems.append(f"image {image_id} is in {home[image_id]} and in {split}")
             home[image_id] = split
-            splits[split].append(image_id)
+            ids.append(image_id)
     raise_all(problems, f"The split ids in {path} cannot be used")
     return splits
 
 
 def overlap_warnings(ours: Mapping[str, Sequence[int]], others: Mapping[str, Sequence[int]], name: str) -> list[str]:
-    """Warnings about contradictions between our splits and others.
-
-    Only images that one scheme uses for training and the other for evaluation matter: scores, features or weights of
-    the two schemes cannot be compared.
-    """
+    """Warnings about images that one scheme uses for training and the other for evaluation."""
     warnings = []
     for here, there in (("train", "test"), ("train", "val"), ("test", "train"), ("val", "train")):
         shared = len(set(ours.get(here, ())) & set(others.get(there, ())))

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import file_name, open_annotations
-from xmodaler_ssattn.data.checksums import write_checksums
-from xmodaler_ssattn.data.vocabulary import build_vocabulary, write_vocabulary
+from xmodaler_ssattn.data.vocabulary import build_vocabulary
 from xmodaler_ssattn.data.written import PrepareReport, SplitOutput
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import read_json, write_json
+from xmodaler_ssattn.files import read_json
 
 
 def select_annotations(
@@ -26,9 +25,6 @@ def select_annotations(
         source_dir: a folder that ``prepare_annotations`` wrote.
         out_dir: folder to write; files of the same name are replaced.
         chosen: split -> image ids, in the order of the new files.
-
-    Returns:
-        Counts and the vocabulary; boxes are counted once per image.
 
     Raises:
         UserError: a file is missing or bad, or lacks an image.
@@ -59,11 +55,8 @@ def select_annotations(
         report.vocabulary = build_vocabulary(counted)
         for output in outputs:
             output.write_references()
-    write_vocabulary(out_dir / "vocabulary.txt", report.vocabulary)
     lemmas = source_dir / "lemmas.json"
-    if lemmas.is_file():
-        write_json(out_dir / lemmas.name, read_json(lemmas, "The table of lemmas"), indent=1)
-    write_checksums(out_dir)
+    report.write_side_files(read_json(lemmas, "The table of lemmas") if lemmas.is_file() else None)
     return report
 
 

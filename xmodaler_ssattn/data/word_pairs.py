@@ -99,6 +99,12 @@ def word_pairs(regions_px: np.ndarray, caption: Caption, words: int, rule: PairR
     return np.concatenate(found).astype(np.float32) if found else np.zeros((0, 3), dtype=np.float32)
 
 
+def of_captions(tables: Sequence[np.ndarray], chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the tables of some captions: (n,) int64, number of the caption in the sample; and (n, ...)."""
+    parts = [tables[caption] for caption in chosen]
+    return np.repeat(np.arange(len(parts)), [len(part) for part in parts]), np.concatenate(parts)
+
+
 def sample_pairs(pairs_of_caption: Sequence[np.ndarray], chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of an image's chosen captions, as a sample has them.
 
@@ -109,7 +115,5 @@ def sample_pairs(pairs_of_caption: Sequence[np.ndarray], chosen: Sequence[int]) 
     Returns:
         (n, 3) int64: number of the caption in the sample, position of the word, region; and (n,) float32 weights.
     """
-    parts = [pairs_of_caption[caption] for caption in chosen]
-    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    table = np.concatenate(parts)
+    number, table = of_captions(pairs_of_caption, chosen)
     return np.column_stack([number, table[:, :2].astype(np.int64)]), table[:, 2]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import Image, coco_reference, file_name, gvd_reference
+from xmodaler_ssattn.data.checksums import write_checksums
 from xmodaler_ssattn.data.json_list import json_list
 from xmodaler_ssattn.data.official import Problem
-from xmodaler_ssattn.data.vocabulary import UNK, Vocabulary
+from xmodaler_ssattn.data.vocabulary import UNK, Vocabulary, write_vocabulary
 from xmodaler_ssattn.files import atomic_path, write_json
 
 LONG_CAPTION = 20  # words; GVD cuts longer captions for training
@@ -20,44 +21,45 @@ LONG_CAPTION = 20  # words; GVD cuts longer captions for training
 
 @dataclasses.dataclass
 class PrepareReport:
-    """The counts. ``counts[split]`` has images, captions, long_captions, phrases, grounded_words, boxes.
+    """What was written into ``out_dir``.
 
-    Attributes:
-        out_dir: the folder that was written.
-        vocabulary: the words.
-        counts: split -> name -> number. Each box is counted once, even if it belongs to several chains.
-        boxed_phrases: phrases whose chain has a box.
-        classes_used: number of classes that have an object word with a box.
-        rest_images: images outside all splits whose words were counted.
-        clipped_boxes: boxes that exceeded the border by one pixel and were clipped.
-        unrelated: captions left out of the training split because they were listed as unrelated.
-        gvd_identical: whether GVD's own file was used.
-        given_vocabulary: whether the words are those of GVD's dictionary.
-        planned: images in all splits.
-        left_out: the skipped parts (empty unless ``skip_bad``).
+    ``counts[split]`` has images, captions, long_captions, phrases, grounded_words and boxes; each box is counted once,
+    even if it belongs to several chains.
     """
 
     out_dir: Path
     counts: dict[str, Counter[str]]
     vocabulary: Vocabulary = dataclasses.field(default_factory=lambda: Vocabulary([UNK]))
-    boxed_phrases: int = 0
-    classes_used: int = 0
-    rest_images: int = 0
-    clipped_boxes: int = 0
-    unrelated: int = 0
-    gvd_identical: bool = False
-    given_vocabulary: bool = False
-    planned: int = 0
-    left_out: list[Problem] = dataclasses.field(default_factory=list)
+    boxed_phrases: int = 0  # phrases whose chain has a box
+    classes_used: int = 0  # classes that have an object word with a box
+    rest_images: int = 0  # images outside all splits whose words were counted
+    clipped_boxes: int = 0  # boxes that exceeded the border by one pixel
+    unrelated: int = 0  # captions left out of the training split because they were listed as unrelated
+    gvd_identical: bool = False  # GVD's own file was used
+    given_vocabulary: bool = False  # the words are those of GVD's dictionary
+    planned: int = 0  # images in all splits
+    left_out: list[Problem] = dataclasses.field(default_factory=list)  # empty unless ``skip_bad``
 
     def total(self, name: str) -> int:
         """A count summed over the splits."""
         return sum(counts[name] for counts in self.counts.values())
 
-    def add_totals(self, outputs: Sequence[SplitOutput]) -> None:
+    def add_totals(self, outputs: Collection[SplitOutput]) -> None:
         """Add the counts over all splits."""
         self.boxed_phrases = sum(output.boxed_phrases for output in outputs)
         self.classes_used = len(set().union(*(output.classes_used for output in outputs)))
+
+    def write_side_files(self, lemmas: Mapping[str, str] | None) -> None:
+        """Write the small files, which describe the others, and remove older ones of which there is none now."""
+        write_vocabulary(self.out_dir / "vocabulary.txt", self.vocabulary)
+        fields = ("image_id", "message", "left_out")
+        left_out = [{key: getattr(problem, key) for key in fields} for problem in self.left_out]
+        for name, content in (("lemmas.json", lemmas), ("left_out.json", left_out or None)):
+            if content is not None:
+                write_json(self.out_dir / name, content, indent=1)
+            else:
+                (self.out_dir / name).unlink(missing_ok=True)
+        write_checksums(self.out_dir)
 
 
 class SplitOutput:
