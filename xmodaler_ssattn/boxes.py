@@ -18,8 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-IOU_THRESHOLD = 0.5
-"""In the published grounding metric, a box hits another when their overlap is above this value."""
+IOU_THRESHOLD = 0.5  # in the published grounding metric, a box hits another when their overlap is above this value
 
 
 def _as_boxes(boxes_px: np.ndarray) -> np.ndarray:
@@ -62,8 +61,7 @@ def iou(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
 def iou_plus_one(a_px: np.ndarray, b_px: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes in pixels whose width is x2 - x1 + 1.
 
-    The convention of the published grounding metric without its rules for one-pixel boxes, see ``iou_gvd``. Only
-    meaningful in pixels, because the added 1 is larger than any box in fractions.
+    The convention of the published grounding metric without its rules for one-pixel boxes, see ``iou_gvd``.
 
     Returns:
         (n, m) float64.
@@ -119,9 +117,8 @@ def union_box(boxes_px: Iterable[Sequence[float]]) -> list[float]:
 def spatial_vectors(boxes_px: np.ndarray, width: float, height: float) -> np.ndarray:
     """The paper's 5-D location p_i = [x1, x2, y1, y2, s] (section 2.1).
 
-    x is divided by the image's width and y by its height; s is the box's area over the image's. The
-    paper's text normalises only s, but pixel coordinates of 0 to 500 would dominate the sum with class
-    probabilities of 0 to 1. Note the order: x1, x2, y1, y2, not x1, y1, x2, y2.
+    x is divided by the image's width and y by its height; s is the box's area over the image's. The paper's text
+    normalises only s, but pixel coordinates would dominate the sum with class probabilities of 0 to 1. Note the order.
 
     Args:
         boxes_px: (n, 4) xyxy pixels.
@@ -134,9 +131,7 @@ def spatial_vectors(boxes_px: np.ndarray, width: float, height: float) -> np.nda
         raise ValueError(f"The image's width and height must be positive, got {width} x {height}.")
     boxes = _as_boxes(boxes_px)
     p = np.empty((len(boxes), 5), dtype=np.float32)
-    p[:, 0] = boxes[:, 0] / width
-    p[:, 1] = boxes[:, 2] / width
-    p[:, 2] = boxes[:, 1] / height
-    p[:, 3] = boxes[:, 3] / height
+    p[:, :2] = boxes[:, [0, 2]] / width
+    p[:, 2:4] = boxes[:, [1, 3]] / height
     p[:, 4] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (float(width) * float(height))
     return p

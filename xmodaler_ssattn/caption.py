@@ -1,8 +1,7 @@
 """GroundedCaption: a caption with the region of each of its words, and Caption: one of a model without attention.
 
 The stock test loop passes only one object per image to the evaluator. A subclass of ``str`` passes through it
-unchanged, works as a caption in code that expects text (including ``json.dump``), and contains words, regions, boxes
-and weights.
+unchanged and works in code that expects text, including ``json.dump``.
 """
 
 from __future__ import annotations
@@ -17,29 +16,19 @@ SameClass = TypeVar("SameClass", bound="Caption")
 
 
 class GroundedWord(NamedTuple):
-    """One generated word and its region.
-
-    Attributes:
-        text: the word.
-        region: index of the chosen region among the image's K regions.
-        box_px: that region's box, x1, y1, x2, y2 in pixels of the original image.
-        weight: the attention weight of that region (gamma sums to 1 + lambda, alpha and beta to 1).
-    """
+    """One generated word and its region."""
 
     text: str
-    region: int
-    box_px: tuple[float, float, float, float]
-    weight: float
+    region: int  # index of the chosen region among the image's K regions
+    box_px: tuple[float, float, float, float]  # its box, x1, y1, x2, y2 in pixels of the original image
+    weight: float  # its attention weight (gamma sums to 1 + lambda, alpha and beta to 1)
 
 
 class Attention(NamedTuple):
-    """The attention weights of a caption of T words over K regions, float32 arrays.
-
-    ``beta`` is None for a model without spatial-semantic attention; gamma then equals alpha.
-    """
+    """The attention weights of a caption of T words over K regions, float32 arrays."""
 
     alpha: np.ndarray  # (T, K)
-    beta: np.ndarray | None  # (K,)
+    beta: np.ndarray | None  # (K,); None for a model without spatial-semantic attention: gamma equals alpha
     gamma: np.ndarray  # (T, K)
 
 
@@ -79,12 +68,9 @@ class GroundedCaption(Caption):
     Attributes:
         words: one ``GroundedWord`` per word, in order; ``" ".join(w.text for w in words)`` is the text.
         boxes_px: (K, 4) float32, the image's regions, x1, y1, x2, y2 in pixels; None when unknown.
-        image_size: (width, height) in pixels; None when unknown.
         attention: all attention weights, or None when they were not requested.
-        greedy: the same image's greedily decoded caption, when this one comes from beam search.
-        references: the words of each reference caption with the regions attended to under teacher
-            forcing; empty unless ``INFERENCE.GT_ATTENTION`` is True.
-        log_prob: the model's log-probability of the caption, None when unknown.
+        references: the words of each reference caption with the regions attended to under teacher forcing; empty
+            unless ``INFERENCE.GT_ATTENTION`` is True.
     """
 
     words: tuple[GroundedWord, ...]
@@ -107,11 +93,8 @@ class GroundedCaption(Caption):
         words = tuple(words)
         text = " ".join(word.text for word in words)
         self = super().__new__(cls, text, image_size=image_size, log_prob=log_prob)
-        self.words = words
-        self.boxes_px = boxes_px
-        self.attention = attention
-        self.greedy = greedy
-        self.references = tuple(references)
+        self.words, self.boxes_px, self.attention = words, boxes_px, attention
+        self.greedy, self.references = greedy, tuple(references)
         return self
 
     def __getnewargs__(self) -> tuple[Any]:
@@ -130,8 +113,7 @@ def ground_words(
 
     Args:
         texts: T words.
-        weights: (>= T, >= num_regions) attention weights, one row per word. Columns from
-            ``num_regions`` on are padding and never chosen.
+        weights: (>= T, >= num_regions) attention weights, one row per word; later columns are padding.
         boxes_px: (>= num_regions, 4), x1, y1, x2, y2 in pixels.
         num_regions: the image's true number of regions, > 0.
         scores: (T, num_regions), choose the region instead of ``weights``, see ``region_rules``.

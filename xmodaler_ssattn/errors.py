@@ -1,8 +1,7 @@
 """The exception classes for errors that a user can fix, and the format of messages.
 
-Problems with files, configs or command lines given by a user raise ``UserError``, whose text says what was
-expected, what was found, where, and what to do. The command line prints that text without a traceback and
-exits with code 2; libraries may catch it as a ``ValueError``.
+Problems with files, configs or command lines raise ``UserError``, whose text says what was expected, what was found,
+where, and what to do. The command line prints it without a traceback and exits with code 2.
 """
 
 from __future__ import annotations
@@ -28,14 +27,11 @@ class HostError(UserError, RuntimeError):
 
 
 def require(module: str, extra: str, what: str) -> Any:
-    """Import an optional library.
+    """Import an optional library; a ``UserError`` has the command that installs it.
 
     Args:
         extra: the extra of this package that installs it.
         what: what needs it, the beginning of a sentence.
-
-    Raises:
-        UserError: it is not installed; the message has the command.
     """
     try:
         return importlib.import_module(module)
@@ -66,11 +62,10 @@ def raise_all(problems: Iterable[str], heading: str) -> None:
         heading: the failed operation, e.g. ``"The training data cannot be used"``.
     """
     problems = list(problems)
-    if not problems:
-        return
     if len(problems) == 1:
         raise UserError(f"{heading}: {problems[0]}")
-    raise UserError(f"{heading}; {len(problems):,} problems:\n{numbered(problems, shown=5 * SHOWN)}")
+    if problems:
+        raise UserError(f"{heading}; {len(problems):,} problems:\n{numbered(problems, shown=5 * SHOWN)}")
 
 
 def numbered(problems: Sequence[str], shown: int = SHOWN) -> str:

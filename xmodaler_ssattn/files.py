@@ -108,7 +108,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def sync_folder(path: str | os.PathLike) -> None:
-    """Let the name of a new file survive a power failure; some file systems cannot, which is not an error."""
+    """Let the name of a new file survive a power failure, where the file system can."""
     handle = os.open(Path(path).parent, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -254,24 +254,21 @@ def read_json(path: str | os.PathLike, what: str, *, finite: bool = True) -> Any
         UserError: ``read_text`` or ``parse_json`` refuses the file.
     """
     size = os.path.getsize(path) if os.path.isfile(path) else 0
-    with doing(f"Reading {path}", size), _garbage_collection_paused():
+    with doing(f"Reading {path}", size):
         text = read_text(path, what)
+        collecting = gc.isenabled()
+        gc.disable()  # parsing makes no garbage, but the collector would search the growing value repeatedly
         try:
             return parse_json(text, finite=finite)
         except UserError as error:
             raise UserError(f"{what}: {path} is {error}") from error
+        finally:
+            if collecting:
+                gc.enable()
 
 
-@contextlib.contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Parsing makes no garbage, but the collector would search the growing value repeatedly."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+# Two such escapes together are one character; one by itself is not a character and cannot be written to a file.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
@@ -291,11 +288,14 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=number, parse_float=number)
         if _SURROGATE.search(text):
-            _refuse_half_characters(value)
+            json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"not valid JSON ({place}: {error.msg}); is the file complete?") from error
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise UserError(f"not valid JSON: {half} is half of a character.") from error
     except (ValueError, RecursionError) as error:  # our own, thousands of digits in an integer, or of brackets
         raise UserError(f"not valid JSON: {error}.") from error
 
@@ -328,17 +328,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(key for key in made if keys.count(key) > 1)
         raise ValueError(f"the key {repeated!r} is duplicated in one object")
     return made
-
-
-# Two such escapes together are one character; one by itself is not a character and cannot be written to a file.
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def _refuse_half_characters(value: Any) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"\\u{ord(error.object[error.start]):04x} is half of a character") from None
 
 
 def _finite(text: str) -> float:

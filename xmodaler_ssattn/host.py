@@ -10,8 +10,7 @@ All other files of this package use ``from xmodaler_ssattn.host import ...`` and
 5. the embedded runtime.
 
 ``import xmodaler`` succeeds in any folder that contains a folder of that name; therefore ``xmodaler.config`` is
-checked. It is an error if the chosen host cannot be imported (it is never silently replaced), or if settings contradict
-each other.
+checked. A chosen host that cannot be imported is an error, as are settings that contradict each other.
 """
 
 from __future__ import annotations
@@ -67,12 +66,6 @@ _WAY_OUT = (
 )
 
 
-def _imported_upstream() -> str | None:
-    """The folder of an X-modaler that is imported already, else None."""
-    module = sys.modules.get("xmodaler.config")
-    return str(Path(str(module.__file__)).parents[2]) if module is not None else None
-
-
 def _find_upstream() -> str | None:
     """The folder of an importable X-modaler, else None; does not leave a half-imported namespace."""
     had = "xmodaler" in sys.modules
@@ -87,28 +80,25 @@ def _find_upstream() -> str | None:
     return str(Path(spec.origin).parents[2])
 
 
-def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str, str]:
-    """Decide which host to use; see the order in the module's docstring.
-
-    Returns:
-        (``upstream`` or ``embedded``, the reason: a clause for the log).
+def choose_host() -> tuple[str, str]:
+    """The host to use, and the reason: a clause for the log; see the order in the module's docstring.
 
     Raises:
         HostError: a value is unknown, the clone does not exist, or settings contradict each other.
     """
-    wanted = environ.get("XMODALER_SSATTN_HOST", "").strip().lower()
-    home = environ.get("XMODALER_HOME", "").strip()
+    wanted = os.environ.get("XMODALER_SSATTN_HOST", "").strip().lower()
+    home = os.environ.get("XMODALER_HOME", "").strip()
     if wanted not in ("", EMBEDDED, UPSTREAM):
         raise HostError(f"XMODALER_SSATTN_HOST: expected 'upstream' or 'embedded', got {wanted!r}.")
 
-    imported = _imported_upstream()
-    if imported is not None:
+    if module := sys.modules.get("xmodaler.config"):
+        imported = Path(str(module.__file__)).parents[2]
         if wanted == EMBEDDED:
             raise HostError(
                 f"XMODALER_SSATTN_HOST=embedded, but X-modaler from {imported} is imported already. "
                 "Unset the variable, or import xmodaler_ssattn before xmodaler."
             )
-        if home and Path(home).resolve() != Path(imported).resolve():
+        if home and Path(home).resolve() != imported.resolve():
             raise HostError(
                 f"XMODALER_HOME={home}, but X-modaler from {imported} is imported already. Unset one of the two."
             )
@@ -127,8 +117,7 @@ def choose_host(environ: dict[str, str] | os._Environ = os.environ) -> tuple[str
         sys.path.insert(0, str(root))
         return UPSTREAM, f"XMODALER_HOME={home}"
 
-    found = _find_upstream()
-    if found is not None:
+    if found := _find_upstream():
         return UPSTREAM, f"it is importable, from {found}"
     if wanted == UPSTREAM:
         raise HostError(

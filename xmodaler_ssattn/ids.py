@@ -25,10 +25,7 @@ _PART = re.compile(r"[^\W_]+")
 
 
 def image_id_of(value: Any) -> int:
-    """The image id of a number or a text.
-
-    Args:
-        value: an integer of Python or numpy, or a text of digits; spaces around it are ignored.
+    """The image id of an integer of Python or numpy, or of a text of digits; spaces around it are ignored.
 
     Raises:
         UserError: it is something else; the message is a phrase about the value, to follow the place.
@@ -39,19 +36,14 @@ def image_id_of(value: Any) -> int:
     Traceback (most recent call last):
     xmodaler_ssattn.errors.UserError: the image id '1e9' is not an integer from 0 to 2**63 - 1
     """
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        number = int(value)
-    elif isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
-        digits = value.strip().lstrip("0") or "0"
-        # The length is checked first: int() refuses thousands of digits with its own error.
-        number = int(digits) if len(digits) <= len(str(LARGEST_ID)) else LARGEST_ID + 1
-    else:
-        number = -1
-    if not 0 <= number <= LARGEST_ID:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        raise UserError(f"the image id {shown} is not an integer from 0 to 2**63 - 1")
-    return number
+    text = str(value).strip() if isinstance(value, (str, numbers.Integral)) and not isinstance(value, bool) else ""
+    digits = text.lstrip("0") or "0"
+    # The length is checked first: int() refuses thousands of digits with its own error.
+    if _DIGITS.fullmatch(text) and len(digits) <= len(str(LARGEST_ID)) and int(digits) <= LARGEST_ID:
+        return int(digits)
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    raise UserError(f"the image id {shown} is not an integer from 0 to 2**63 - 1")
 
 
 def plain_id(value: Any) -> int | None:

@@ -1,8 +1,7 @@
-"""Check that the host's classes in a config work with ours, when our classes read their config or their inputs.
+"""Check that the host's classes in a config work with ours, before any data is read.
 
 GroundedCaptioner passes positions, class probabilities, boxes and the attention; X-modaler's own meta-architectures
-drop every batch key that they do not know. Classes that need those keys refuse other meta-architectures here, before
-any data is read.
+drop every batch key that they do not know.
 """
 
 from __future__ import annotations
@@ -22,11 +21,7 @@ _READ_MORE = {
 
 
 def refuse_parts_that_read_more(cfg: Any, dataset: str) -> None:
-    """Refuse X-modaler's parts that need more of a sample than ``dataset`` has.
-
-    Raises:
-        UserError: names the part, its missing input, and a remedy.
-    """
+    """Refuse X-modaler's parts that need more of a sample than ``dataset`` has, with a remedy."""
     for (key, name), (what, ours) in _READ_MORE.items():
         if cfg.MODEL[key] == name:
             hint = f" {ours} has the same model on the regions of {dataset}." if ours else ""
@@ -42,7 +37,11 @@ def captioner_is_grounded(cfg: Any) -> bool:
 
 
 def needs_grounded_captioner(cfg: Any, name: str, reason: str) -> str | None:
-    """A sentence for a config whose meta-architecture cannot work with the class ``name``, else None."""
+    """A sentence for a config whose meta-architecture cannot work with the class ``name``, else None.
+
+    Args:
+        reason: why the other meta-architecture does not work, beginning with "which" or "whose".
+    """
     if captioner_is_grounded(cfg):
         return None
     return (
@@ -65,25 +64,12 @@ def needs_attention(cfg: Any, name: str) -> str | None:
 
 
 def require_grounded_captioner(cfg: Any, name: str, reason: str) -> None:
-    """Refuse a meta-architecture that cannot work with the class ``name``.
-
-    Args:
-        reason: why the other meta-architecture does not work, beginning with "which" or "whose".
-
-    Raises:
-        UserError: MODEL.META_ARCHITECTURE is not GroundedCaptioner, nor derived from it.
-    """
-    problem = needs_grounded_captioner(cfg, name, reason)
-    if problem:
+    """Raise a ``UserError`` with the sentence of ``needs_grounded_captioner``, if there is one."""
+    if problem := needs_grounded_captioner(cfg, name, reason):
         raise UserError(problem)
 
 
 def require_outputs(outputs: dict, wanted: Collection[str], name: str, source: str) -> None:
-    """Refuse a model's output that lacks inputs of the loss ``name``; ``source`` is a sentence about their origin.
-
-    Raises:
-        KeyError: names the missing keys.
-    """
-    missing = [key for key in wanted if key not in outputs]
-    if missing:
+    """Raise a KeyError if the model's output lacks inputs of a loss; ``source`` is a sentence about their origin."""
+    if missing := [key for key in wanted if key not in outputs]:
         raise KeyError(f"{name} needs {', '.join(missing)} in the model's output. {source}")

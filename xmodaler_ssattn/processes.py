@@ -14,26 +14,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-TIMEOUT = timedelta(minutes=30)
-"""Maximum time that a process waits for the others; longer than the longest evaluation."""
+TIMEOUT = timedelta(minutes=30)  # that a process waits for the others; longer than the longest evaluation
 
 
 class Place(NamedTuple):
-    """The place of a process among those of its run.
-
-    Attributes:
-        rank, size: among all processes.
-        local_rank, local_size: among those of this machine; the ranks of a machine follow one another.
-        address: where the processes meet, "tcp://HOST:PORT".
-        restarted: whether the launcher starts the run again after a failure.
-    """
+    """The place of a process among those of its run."""
 
     rank: int
     size: int
-    local_rank: int
+    local_rank: int  # among the processes of this machine, whose ranks follow one another
     local_size: int
-    address: str
-    restarted: bool = False
+    address: str  # where the processes meet, "tcp://HOST:PORT"
+    restarted: bool = False  # whether the launcher starts the run again after a failure
 
 
 @contextlib.contextmanager

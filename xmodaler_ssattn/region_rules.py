@@ -33,7 +33,7 @@ class RegionRule:
     """A rule with its settings.
 
     Attributes:
-        name: a key of ``RULES``.
+        name: one of ``RULES``.
         power: of ``class``: the exponent of the class probability.
         columns: word -> the columns of the class probabilities that name its class, for every word that names one;
             empty for a class without a column. Only for ``CLASS_RULES``.
@@ -74,8 +74,7 @@ class RegionRule:
         assert class_probs is not None
         found = np.array(weights, dtype=np.float64)
         for step, text in enumerate(texts):
-            columns = self.columns.get(text)
-            if columns is None:
+            if (columns := self.columns.get(text)) is None:
                 continue
             probability = np.ones(len(boxes_px))
             if len(columns):

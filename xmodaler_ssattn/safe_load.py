@@ -19,16 +19,16 @@ import torch
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.progress import doing
-from xmodaler_ssattn.safe_pickle import DAMAGE, PlainUnpickler, RefusedPickle, StoredArray, StoredDict, StoredTensor
+from xmodaler_ssattn.safe_pickle import PlainUnpickler, RefusedPickle, StoredArray, StoredDict, StoredTensor
 
 ZIP_START = b"PK\x03\x04"
-# The beginning of a file of torch.save before it used zip archives.
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the beginning of a file of torch.save before it used zip archives
+BIG_ENDIAN = "it was written on a big-endian machine; save it again on this one"
 PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
 
 
 class StoragePlace(NamedTuple):
-    """The position of a storage's bytes in the file."""
+    """The position of a storage's bytes in the file, and their checksum if it is known."""
 
     offset: int
     size: int
@@ -95,7 +95,7 @@ def _named_errors(what: str, path: str) -> Iterator[None]:
         raise UserError(f"{what}: {path} is a folder, expected a file.") from error
     except OSError as error:
         raise UserError(f"{what}: {path} cannot be read: {error}.") from error
-    except (*DAMAGE, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damage can cause nearly any
         raise UserError(f"{what}: {path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
 
 
@@ -103,8 +103,8 @@ def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]:
     """torch's zip archive: <name>/data.pkl and the storages as <name>/data/<key>, uncompressed."""
     with zipfile.ZipFile(file) as archive:
         members = _members(archive.infolist(), os.fstat(file.fileno()).st_size)
-        if "byteorder" in members:
-            _check_byte_order(archive.read(members["byteorder"]) == b"little")
+        if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
+            raise RefusedPickle(BIG_ENDIAN)
         content = PlainUnpickler(io.BytesIO(archive.read(members["data.pkl"]))).load()
     places = {
         name.removeprefix("data/"): StoragePlace(_data_offset(file, info), info.file_size, info.CRC)
@@ -143,11 +143,6 @@ def _data_offset(file: io.BufferedReader, info: zipfile.ZipInfo) -> int:
     return info.header_offset + len(header) + name_length + extra_length
 
 
-def _check_byte_order(little: bool) -> None:
-    if not little:
-        raise RefusedPickle("it was written on a big-endian machine; save it again on this one")
-
-
 def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]:
     """A plain pickle, or torch's older form: magic number, version, machine, content, storage keys, storages."""
     content = PlainUnpickler(file).load()
@@ -155,7 +150,8 @@ def _open_stream(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]
         return content, {}
     PlainUnpickler(file).load()
     machine = PlainUnpickler(file).load()
-    _check_byte_order(not isinstance(machine, dict) or machine.get("little_endian") is not False)
+    if isinstance(machine, dict) and machine.get("little_endian") is False:
+        raise RefusedPickle(BIG_ENDIAN)
     unpickler = PlainUnpickler(file)
     content = unpickler.load()
     places, size = {}, os.fstat(file.fileno()).st_size

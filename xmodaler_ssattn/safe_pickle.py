@@ -12,7 +12,6 @@ import functools
 import math
 import pickle
 import pickletools
-import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -35,26 +34,9 @@ STORAGES = {
 }
 NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "c8", "c16"}
 
-# The errors that a damaged or hostile pickle can cause.
-DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    AttributeError,
-    ImportError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    RuntimeError,
-    struct.error,
-)
-
 
 class RefusedPickle(pickle.UnpicklingError):
-    """The file is intact but asks for something that is not allowed; the other errors of ``DAMAGE`` mean damage."""
+    """The file is intact but asks for something that is not allowed; any other error means damage."""
 
 
 class Storage(NamedTuple):
@@ -236,7 +218,7 @@ class PlainUnpickler(pickle.Unpickler):
         storages: every storage that the pickle refers to, by key.
 
     Raises:
-        one of ``DAMAGE``; ``RefusedPickle`` when the file is intact but asks for something else.
+        RefusedPickle: the file is intact but asks for something else; any other error: it is damaged.
     """
 
     def __init__(self, file: BinaryIO) -> None:

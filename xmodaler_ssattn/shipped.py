@@ -17,8 +17,6 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_lines
 
 PLAN = ".plan.yaml"
-_PREFIX = "configs/"
-_NEAR = 3
 
 
 def folder() -> Path:
@@ -57,8 +55,7 @@ def find(name: str | os.PathLike, what: str, beside: Path | None = None) -> Path
     path = Path(name) if beside is None else beside / Path(name).expanduser()
     if os.path.lexists(path):
         return path
-    text = Path(name).as_posix()
-    shipped = text.removeprefix(_PREFIX)
+    shipped = Path(name).as_posix().removeprefix("configs/")
     known = names()
     if shipped in known:
         return folder() / shipped
@@ -70,14 +67,13 @@ def find(name: str | os.PathLike, what: str, beside: Path | None = None) -> Path
 
 def _nearest(path: Path, shipped: str, known: list[str]) -> list[str]:
     """Shipped files of the same file name; else similar names: of yaml files in the path's folder, of shipped files."""
-
     if namesakes := [other for other in known if Path(other).name == path.name]:
         return namesakes
     neighbours = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
     if near := difflib.get_close_matches(str(path), neighbours, n=1):
         return near
     if "/" in shipped:
-        return difflib.get_close_matches(shipped, known, n=_NEAR)
+        return difflib.get_close_matches(shipped, known, n=3)
     stems = difflib.get_close_matches(Path(shipped).stem, sorted({Path(other).stem for other in known}), n=1)
     return [other for other in known if Path(other).stem in stems]
 
