@@ -34,39 +34,28 @@ def add_ss_attention_config(cfg: Any) -> None:
     )
     _defaults(
         _node(cfg.MODEL, "SS_ATTENTION"),
-        # False: gamma = alpha, the Up-Down baseline with the same code and the same weights.
-        ENABLED=True,
-        # lambda in gamma = alpha + lambda beta; the paper's 0.5. Write 0.0, not 0: the host checks types.
-        LAMBDA=0.5,
+        ENABLED=True,  # False: gamma = alpha, the Up-Down baseline with the same code and the same weights
+        LAMBDA=0.5,  # lambda in gamma = alpha + lambda beta; the paper's 0.5. Write 0.0, not 0: the host checks types
         # How alpha and beta become gamma. 'sum': the paper's alpha + lambda beta. 'log', beyond the paper:
         # softmax(a + kappa log beta) with a learned kappa that starts at 1; LAMBDA is then unused.
         FUSION="sum",
-        # Divide the sum by 1 + lambda, so that gamma sums to 1. The paper's equation is the plain sum.
-        RENORMALIZE=False,
+        RENORMALIZE=False,  # divide the paper's sum by 1 + lambda, so that gamma sums to 1
         # Beyond the paper: above 0, the state shifts beta between the classes, beta_t = softmax(log beta +
         # (W_s h_t)^T (W_e c_i)), with STATE_DIM numbers in each factor of the product. Trains word by word.
         STATE_DIM=0,
-        # Number of outputs of W_c and of W_p; the paper's "1-dimensional vector, i.e. a value".
-        DIM=1,
-        # Biases of W_c and W_p. The equations have none. A bias by itself does not keep the single ReLU alive: with
-        # torch's initial values, W_p's output is 0 on every region of 200 real images for 21 % of 1,000 seeds (18 %
-        # without a bias). POSITIVE_BIAS_INIT, which needs the bias, keeps it alive.
+        DIM=1,  # number of outputs of W_c and of W_p; the paper's "1-dimensional vector, i.e. a value"
+        # Biases of W_c and W_p, which the equations do not have. POSITIVE_BIAS_INIT needs them.
         BIAS=True,
-        # Added to the initial values of those biases. With 1.0 no slot starts dead on real boxes for 1,000 seeds (0.5:
-        # 1 %). The softmax does not change, since all regions' scores are shifted equally. 0.0: torch's own values.
-        # Unused without BIAS.
+        # Added to the initial values of those biases; 0.0: torch's own values, with which W_p's single ReLU is 0 on
+        # every region of 200 real images for 21 % of 1,000 seeds. With 1.0 it never is (0.5: 1 %). The softmax does not
+        # change, since all regions' scores are shifted equally.
         POSITIVE_BIAS_INIT=1.0,
-        # The input of the spatial slot: 'p', or 'v' for the raw features V (Table 2 replaces inputs, but never removes
-        # them).
-        SPATIAL_INPUT="p",
-        # The input of the semantic slot: 'c' or 'v'.
-        SEMANTIC_INPUT="c",
-        # The nonlinearity in a = W_a f(W_h h + W_v v): the paper's ReLU; 'tanh' is X-modaler's.
-        ACTIVATION="relu",
+        SPATIAL_INPUT="p",  # the input of the spatial slot: 'p', or 'v' for the raw features V, as in Table 2
+        SEMANTIC_INPUT="c",  # the input of the semantic slot: 'c' or 'v'
+        ACTIVATION="relu",  # f in a = W_a f(W_h h + W_v v): the paper's ReLU; 'tanh' is X-modaler's
         # A bias of W_v. The equation has none, but the stock decoder has one, and its weights can be loaded here.
         VISUAL_BIAS=True,
-        # C, background included: Bottom-Up's 1,600 Visual Genome classes + 1.
-        NUM_CLASSES=1601,
+        NUM_CLASSES=1601,  # C, background included: Bottom-Up's 1,600 Visual Genome classes + 1
         # Seed of the separate generator for the initial W_c, W_p, W_b, so that all other weights equal the
         # baseline's for the same SEED. Below 0: the run's SEED.
         SEED=-1,
@@ -78,8 +67,7 @@ def add_ssattn_config(cfg: Any) -> None:
     add_ss_attention_config(cfg)
     _defaults(
         _node(cfg.LOSSES, "GROUNDING"),
-        # mu in L = L_ce + mu L_gnd; the paper's 1. The host sums losses unweighted, so the loss applies it.
-        MU=1.0,
+        MU=1.0,  # mu in L = L_ce + mu L_gnd; the paper's 1
         # How L_gnd is reduced over a batch. The paper's L_ce is a sum over a caption's words, the host's is a mean over
         # the batch's words.
         # 'formula': L_gnd summed over the captions and divided by the number of words, the paper's balance of losses.
@@ -92,8 +80,7 @@ def add_ssattn_config(cfg: Any) -> None:
         # i; 'overlap', 1 if the IoU with some box is above 0.5; 'soft', the largest IoU with any box; 'mentions', the
         # number of phrases whose box region i reaches. REDUCTION 'positive_mean' makes them distributions.
         SIGMA="binary",
-        # A ground-truth box whose best region has a lower IoU than this gives no positive region.
-        MIN_IOU=0.0,
+        MIN_IOU=0.0,  # a ground-truth box whose best region has a lower IoU than this gives no positive region
     )
     _defaults(
         _node(cfg.LOSSES, "WORD_ATTENTION"),
@@ -101,15 +88,13 @@ def add_ssattn_config(cfg: Any) -> None:
         # object word should be on the word's regions. Weight of the loss; GVD's 0.1. 0: as a run without the loss.
         # PointerLoss (docs/methods.md) uses the same weight and the same pairs.
         WEIGHT=0.1,
-        # The supervised attention: 'alpha', or 'gamma' (divided by its sum), which also teaches beta per word.
-        ATTENTION="alpha",
+        ATTENTION="alpha",  # the supervised attention, or 'gamma' (divided by its sum), which also teaches beta
         # 'threshold': all regions whose IoU with the word's box is above MIN_IOU (GVD). 'best': the one with the
         # largest IoU, if it is above MIN_IOU. 'soft': all regions, with the weights softmax(IoU / TEMPERATURE).
         POSITIVES="threshold",
         MIN_IOU=0.5,  # for 'threshold' and 'best'
         TEMPERATURE=0.5,  # for 'soft'
-        # 'pairs': mean over pairs of a word and a region (GVD). 'words': mean over words.
-        REDUCTION="pairs",
+        REDUCTION="pairs",  # 'pairs': mean over pairs of a word and a region (GVD). 'words': mean over words
         # A file of pairs from another teacher (data/pair_file.py), used instead of the boxes. A name without a folder
         # is a file of ANNO_FOLDER.
         PAIRS="",
@@ -126,12 +111,9 @@ def add_ssattn_config(cfg: Any) -> None:
         # between the attention and the one that knows the phrase, summed over the phrases' words and divided by all
         # words. 0 for this weight and for the next one: as a run without the loss.
         WEIGHT=0.1,
-        # Weight of the cross-entropy with the attention that knows the phrase.
-        CROSS_ENTROPY_WEIGHT=1.0,
-        # 'l1', the paper's, or 'kl'.
-        DISTANCE="l1",
-        # True: the distance trains only the decoder's attention. False: both attentions.
-        STOP_GRADIENT=False,
+        CROSS_ENTROPY_WEIGHT=1.0,  # of the cross-entropy with the attention that knows the phrase
+        DISTANCE="l1",  # the paper's, or 'kl'
+        STOP_GRADIENT=False,  # True: the distance trains only the decoder's attention. False: both attentions
     )
     _defaults(
         _node(cfg.LOSSES, "CYCLICAL"),
@@ -147,8 +129,7 @@ def add_ssattn_config(cfg: Any) -> None:
     )
     _defaults(
         cfg.DATALOADER,
-        # The region store, one HDF5 file (written by `xmodaler prepare regions`).
-        REGIONS="",
+        REGIONS="",  # the region store, one HDF5 file (written by `xmodaler prepare regions`)
         # 'none': read rows through the memory map, which all processes of a machine share; 'ram': read the file once at
         # the start; 'device': keep the training images' regions on MODEL.DEVICE, on each GPU a copy of its own, so that
         # a step transfers no features (else 'ram', with a warning).
@@ -156,8 +137,7 @@ def add_ssattn_config(cfg: Any) -> None:
         # With several processes: False, TRAIN_BATCH_SIZE is the number of images of each, as in X-modaler; True, of all
         # together, so that any number of processes gives the numbers of one (embedded runtime only).
         GLOBAL_BATCH=False,
-        # Above 0: the data folder contains sample scenes; this number is drawn when the folder does not exist yet.
-        SAMPLE_SCENES=0,
+        SAMPLE_SCENES=0,  # above 0: the data folder contains sample scenes; so many are drawn if it does not exist yet
     )
     _defaults(
         cfg.MODEL,
@@ -170,8 +150,7 @@ def add_ssattn_config(cfg: Any) -> None:
         VOCABULARY_SHA256="",
         CLASSES_SHA256="",  # of the detector's class list, see VOCABULARY_SHA256
         DETECTOR_SHA256="",  # of the detector's weights, see VOCABULARY_SHA256
-        # CPU threads of torch, set by `xmodaler train`; 0: torch's default.
-        CPU_THREADS=0,
+        CPU_THREADS=0,  # of torch, set by `xmodaler train`; 0: torch's default
         # True: an image's captions share one dropout mask on its embedded regions, so that W_v V is also computed once
         # per image. False: one mask per caption, as in the stock model.
         SHARE_REGION_DROPOUT=False,
@@ -185,23 +164,19 @@ def add_ssattn_config(cfg: Any) -> None:
     )
     _defaults(
         _node(cfg.MODEL, "DISTRIBUTED"),
-        # Branches of attention of DistributedDecoder; 1 is the plain decoder.
-        BRANCHES=2,
+        BRANCHES=2,  # of attention of DistributedDecoder; 1 is the plain decoder
     )
     _defaults(
         cfg.SOLVER,
         # bfloat16 products (tensor cores on a GPU, AMX on a CPU); states, softmax and losses stay float32.
         AMP=False,
-        # Checkpoints within an epoch (embedded runtime only): after this number of iterations; 0: none.
-        CHECKPOINT_STEPS=0,
-        # The same: this number of minutes after the one before; 0: none.
-        CHECKPOINT_MINUTES=10.0,
+        CHECKPOINT_STEPS=0,  # checkpoints within an epoch (embedded runtime only), after so many iterations; 0: none
+        CHECKPOINT_MINUTES=10.0,  # the same: this number of minutes after the one before; 0: none
         # A score such as "val/CIDEr": keep the weights of the epoch where it is highest (model_best.pth).
         KEEP_BEST="",
         # Checkpoints to keep: the last ones (0: all, as the host does). Older ones are removed during training.
         KEEP_LAST=2,
-        # Checkpoints to keep besides: those of every n-th epoch (0: none).
-        KEEP_EVERY=0,
+        KEEP_EVERY=0,  # checkpoints to keep besides: those of every n-th epoch (0: none)
         # When the last checkpoint is damaged, --resume continues from the one before ('previous') or refuses
         # ('refuse').
         DAMAGED_CHECKPOINT="previous",
@@ -213,21 +188,18 @@ def add_ssattn_config(cfg: Any) -> None:
         # The baseline of a sampled caption: 'greedy', the reward of the image's greedy caption, or 'mean', the mean
         # reward of the image's other sampled captions (without greedy decoding).
         BASELINE="greedy",
-        # Weight of the share of sampled object words whose region hits their object, added to CIDEr-D (0 to 10).
-        GROUNDING_WEIGHT=0.0,
+        GROUNDING_WEIGHT=0.0,  # of the share of sampled object words whose region hits their object, added to CIDEr-D
         # With SCORER.NAME MatchingScorer (POS-SCAN, docs/methods.md): weight of the matcher's score, -1 to 1.
         MATCHING_WEIGHT=1.0,
         MATCHER="",  # the matcher's file; "": match.pth of ANNO_FOLDER, which `xmodaler prepare match` writes
     )
     _defaults(
         cfg.DECODE_STRATEGY,
-        # Never generate UNK: the published grounding protocol takes the second best word instead.
-        SUPPRESS_UNK=True,
+        SUPPRESS_UNK=True,  # never generate UNK: the published grounding protocol takes the second best word instead
     )
     _defaults(
         cfg.INFERENCE,
-        # The weights whose argmax is a word's region: 'gamma' pools v-hat; 'alpha' and 'beta' are for analysis.
-        GROUND_BY="gamma",
+        GROUND_BY="gamma",  # the weights that choose a word's region, those of v-hat; 'alpha' and 'beta': for analysis
         # How these weights choose the region. 'argmax': the published protocol. Beyond it: 'pooled', each region's
         # neighbours vote for it by their IoU; 'class', weight times (probability of the word's class) **
         # REGION_CLASS_POWER; 'union', for DistributedDecoder, the box around the regions of its branches. Controls that
@@ -243,23 +215,16 @@ def add_ssattn_config(cfg: Any) -> None:
         REGION_CLASSES="",
         # Scores during training; "test/SPICE" requests a metric on one split only.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],
-        # Scores that are added after the last epoch and by `xmodaler eval`.
-        FINAL_METRICS=["METEOR", "SPICE"],
+        FINAL_METRICS=["METEOR", "SPICE"],  # added after the last epoch and by `xmodaler eval`
         # Folder of pictures named by image id, for the overlays in TensorBoard; "": ANNO_FOLDER/Images if it exists.
         PICTURES="",
-        # Also force the reference captions and report the attention accuracy on them.
-        GT_ATTENTION=False,
-        # Write the K boxes, beta, and alpha and gamma of every word into the results file.
-        SAVE_ATTENTION=False,
+        GT_ATTENTION=False,  # also force the reference captions and report the attention accuracy on them
+        SAVE_ATTENTION=False,  # write the K boxes, beta, and alpha and gamma of every word into the results file
     )
 
 
 def completed(cfg: Any) -> Any:
-    """A copy of ``cfg`` with all our keys; missing ones get their defaults.
-
-    Registered classes read their settings from it, because a project with another meta-architecture does not add our
-    keys.
-    """
+    """A copy of ``cfg`` with all our keys, also in a project whose meta-architecture does not add them."""
     copy = cfg.clone()
     copy.defrost()
     add_ssattn_config(copy)
