@@ -1,8 +1,7 @@
 """The object classes, and the rule by which a word of a caption names a class.
 
-Annotations, drawn scenes and simulated captions use this rule. The published grounding evaluator has its own rule for
-generated words (``evaluation.lemmas.class_of_lemma``), which is different on purpose: it compares only lemmas, so that
-of two names with the same lemma ("paper" and "papers", "outfit" and "outfits") the later one gets all words.
+The published grounding evaluator has its own rule for generated words (``evaluation.lemmas.class_of_lemma``), which is
+different on purpose: of two names with the same lemma ("paper" and "papers") the later one gets all words.
 """
 
 from __future__ import annotations
@@ -65,11 +64,8 @@ def bare_word(word: str) -> str:
 def class_of_word(word: str, classes: Collection[str], lemma: Callable[[str], str]) -> str | None:
     """The class that a word names, else None: the word itself, its lemma, or the lemma of a listed exception.
 
-    The word itself is tried first, because "papers" and "outfits" are classes whose lemmas are also classes.
-
-    Args:
-        classes: the class names.
-        lemma: word -> lemma; called with ``bare_word(word)``.
+    The word itself is tried first, because "papers" and "outfits" are classes whose lemmas are also classes. ``lemma``
+    is called with ``bare_word(word)``.
 
     >>> classes = {"paper", "papers", "pants", "graffitus"}
     >>> [class_of_word(word, classes, lambda word: word.rstrip("s")) for word in ("Papers", "pants", "graffiti", "a")]

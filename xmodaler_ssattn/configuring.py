@@ -153,14 +153,7 @@ def values_of(cfg: Any) -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The inverse of ``flatten``.
-
-    Args:
-        where: what was read, for the message.
-
-    Raises:
-        UserError: a key is both a value and a group.
-    """
+    """The inverse of ``flatten``; a ``UserError`` about ``where`` if a key is both a value and a group."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *groups, leaf = key.split(".")
@@ -207,8 +200,7 @@ def pairs_of(words: Sequence[Any]) -> dict[str, Setting]:
 def merge(cfg: Any, settings: Mapping[str, Setting], *, none_allowed: bool = False) -> None:
     """Set every key of a config node (of either host) to its value, converted to the type of the default.
 
-    Args:
-        none_allowed: None may replace any value, as in X-modaler's own merging.
+    With ``none_allowed``, None may replace any value, as in X-modaler's own merging.
 
     Raises:
         UserError: lists all unknown keys and wrong types; then nothing is changed.

@@ -15,8 +15,7 @@ T = TypeVar("T")
 
 SECONDS_OF_SILENCE = 1.5
 SECONDS_BETWEEN_LINES = 10.0
-LARGE = 50 << 20
-"""Bytes that take seconds to parse, in which no other thread can say so."""
+LARGE = 50 << 20  # bytes that take seconds to parse, in which no other thread can say so
 
 
 def to_stderr(line: str) -> None:
@@ -27,8 +26,7 @@ def to_stderr(line: str) -> None:
 def doing(what: str, size: int = 0, say: Callable[[str], None] = to_stderr) -> Iterator[None]:
     """Say what the block does, "Reading FILE ...", when it has taken longer than ``SECONDS_OF_SILENCE``.
 
-    Args:
-        size: bytes to be read or written; from ``LARGE`` on it is said at once.
+    If ``size``, the bytes to be read or written, is at least ``LARGE``, it is said at once.
     """
     if size >= LARGE:
         say(f"{what} ...")

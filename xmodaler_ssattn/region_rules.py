@@ -30,25 +30,19 @@ CLASS_RULES = (CLASS, DETECTOR, LARGEST_DETECTOR)
 
 @dataclass(frozen=True)
 class RegionRule:
-    """A rule with its settings.
+    """A rule with its settings."""
 
-    Attributes:
-        name: one of ``RULES``.
-        power: of ``class``: the exponent of the class probability.
-        columns: word -> the columns of the class probabilities that name its class, for every word that names one;
-            empty for a class without a column. Only for ``CLASS_RULES``.
-        overlap: of ``union``, see ``enclosing_box``.
-    """
-
-    name: str = ARGMAX
-    power: float = 0.5
+    name: str = ARGMAX  # one of ``RULES``
+    power: float = 0.5  # of ``class``: the exponent of the class probability
+    # For ``CLASS_RULES``: the columns of the class probabilities that name the class of each word that names one; empty
+    # for a class without a column.
     columns: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    overlap: float = 0.3
+    overlap: float = 0.3  # of ``union``, see ``enclosing_box``
 
     def scores(
         self, texts: Sequence[str], weights: np.ndarray, boxes_px: np.ndarray, class_probs: np.ndarray | None
     ) -> np.ndarray:
-        """The scores whose largest one is the word's region.
+        """The scores, (T, K), of which the largest chooses the word's region.
 
         A word that names no class keeps its attention. For a class without a column ``class`` is the attention, and
         the probability of the controls is 1.
@@ -58,9 +52,6 @@ class RegionRule:
             weights: (T, K) attention.
             boxes_px: (K, 4) xyxy pixels.
             class_probs: (K, C), background first; only read by ``CLASS_RULES``.
-
-        Returns:
-            (T, K).
 
         >>> rule = RegionRule("class", 1.0, {"dog": [1]})
         >>> two = np.array([[0.6, 0.4], [0.6, 0.4]])

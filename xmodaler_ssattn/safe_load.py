@@ -42,10 +42,9 @@ def safe_load(
     part: Callable[[Any], Any] | None = None,
     checksums: bool = False,
 ) -> Any:
-    """The content of a file of ``torch.save``, as from ``torch.load``, on the CPU.
+    """The content of a file of ``torch.save``, as from ``torch.load``, on the CPU; also of pickles of numpy arrays.
 
-    Tensors keep their dtype, shape, strides and shared storages, without gradients. Numpy arrays and numbers, and plain
-    pickles of them, are also read.
+    Tensors keep their dtype, shape, strides and shared storages, without gradients.
 
     Args:
         what: the beginning of an error message.

@@ -1,8 +1,7 @@
 """Files with a seal: a text at their end with the sha256 of all bytes before it.
 
 In a file of ``torch.save`` the seal is the comment that a zip archive may have; behind an HDF5 file it is ignored. So
-every reader of these formats reads sealed files. The checksums inside of a zip archive, which torch does not compare,
-cover only the tensors; the seal covers each byte.
+every reader of these formats reads sealed files. The seal covers each byte, the checksums of a zip archive do not.
 """
 
 from __future__ import annotations

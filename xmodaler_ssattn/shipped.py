@@ -45,7 +45,6 @@ def find(name: str | os.PathLike, what: str, beside: Path | None = None) -> Path
     """The file of a config or plan; see the order in the module's docstring.
 
     Args:
-        name: a path or the name of a shipped file.
         what: the role of the file, for the message.
         beside: the folder that a relative path starts from; None: the working directory.
 

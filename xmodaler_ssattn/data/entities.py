@@ -39,24 +39,15 @@ class MarkupError(UserError):
 
 @dataclasses.dataclass
 class ParsedXml:
-    """One image's XML.
-
-    Attributes:
-        width, height: pixels.
-        boxes_px: chain -> its boxes, each [x1, y1, x2, y2] in pixels counted from 0.
-        without_box: chains that the XML names without a usable box: "nobndbox" and "scene".
-        problems: boxes that cannot be used; they are not in ``boxes_px``.
-        boxes: ``bndbox`` elements that can be used; one may belong to several chains.
-        clipped: number of boxes that exceeded the border by a pixel and were clipped.
-    """
+    """One image's XML; width and height in pixels."""
 
     width: int
     height: int
-    boxes_px: dict[str, list[list[int]]]
-    without_box: set[str]
-    problems: list[MarkupError]
-    boxes: int = 0
-    clipped: int = 0
+    boxes_px: dict[str, list[list[int]]]  # chain -> its boxes, each [x1, y1, x2, y2] in pixels counted from 0
+    without_box: set[str]  # chains that the XML names without a usable box: "nobndbox" and "scene"
+    problems: list[MarkupError]  # boxes that cannot be used
+    boxes: int = 0  # ``bndbox`` elements that can be used; one may belong to several chains
+    clipped: int = 0  # boxes that exceeded the border by a pixel
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -24,17 +24,11 @@ STORED = {kfg.ATT_FEATS: "features", keys.BOXES_PX: "boxes", keys.CLASS_PROBS: "
 
 
 class RegionInputs(NamedTuple):
-    """The regions that a config's model expects.
+    """The regions that a config's model expects."""
 
-    Attributes:
-        feature_dim: D.
-        num_classes: C with background, or None when class probabilities are not read.
-        max_regions: only the first ``max_regions`` per image are read; None: all.
-    """
-
-    feature_dim: int
-    num_classes: int | None
-    max_regions: int | None
+    feature_dim: int  # D
+    num_classes: int | None  # C with background; None when class probabilities are not read
+    max_regions: int | None  # only the first ones of an image are read; None: all
 
 
 def keys_read(cfg: Any) -> set[str]:
@@ -67,9 +61,7 @@ def region_sample(regions: Regions, inputs: RegionInputs, source: str | os.PathL
     """The region part of a sample, with keys and shapes as in ``keys.py`` without the batch dimension.
 
     V and c are tensors, which are passed from a worker to the trainer through shared memory; small values are arrays.
-
-    Args:
-        source: the origin of the regions, for messages.
+    ``source`` is the origin of the regions, for messages.
 
     Raises:
         UserError: the image has no region, or a number is not finite; the message names the image.

@@ -1,7 +1,7 @@
 """Make annotation records from the official Entities files (our rule), or from GVD's prepared file.
 
-A record is one image of the annotation file (``annotations.Image``). Problems are not raised but returned as
-``Problem``, so that the caller can show them all at once or continue without the affected parts.
+Problems are not raised but returned as ``Problem``, so that the caller can show them all at once or continue without
+the affected parts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar
 
 from msgspec import Meta
 
@@ -30,44 +30,31 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A part of the data that cannot be used.
-
-    Attributes:
-        image_id: the affected image.
-        message: a sentence with the file and the line or key.
-        left_out: the part that is left out when the user continues: "image", "boxes of the phrase", "box" or "nothing".
-        lack: for problems that many images may have, a phrase such as "have no Sentences file"; they are counted, not
-            listed.
-    """
+    """A part of the data that cannot be used."""
 
     image_id: int
-    message: str
-    left_out: str
-    lack: str = ""
+    message: str  # a sentence with the file and the line or key
+    left_out: str  # the part that is left out if the user continues: "image", "boxes of the phrase", "box" or "nothing"
+    lack: str = ""  # a phrase such as "have no Sentences file", if the images with this problem are counted, not listed
 
 
 @dataclasses.dataclass
 class Loaded:
-    """One image as read: its record (None when it cannot be used), its tokens for the vocabulary, its problems.
-
-    ``boxes`` counts ``bndbox`` elements, ``clipped`` those that exceeded the border by a pixel.
-    """
+    """One image as read."""
 
     image_id: int
-    record: Image | None = None
-    tokens: list[str] = dataclasses.field(default_factory=list)
+    record: Image | None = None  # None when it cannot be used
+    tokens: list[str] = dataclasses.field(default_factory=list)  # for the vocabulary
     problems: list[Problem] = dataclasses.field(default_factory=list)
-    boxes: int = 0
-    clipped: int = 0
+    boxes: int = 0  # ``bndbox`` elements
+    clipped: int = 0  # those that exceeded the border by a pixel
 
 
 # --- Sentences/ and Annotations/ ---------------------------------------------------------------------
 def load_entities(image_id: int, sentences: Path, objects_file: Path | None) -> Loaded:
     """Read one image's files of ``Sentences`` and ``Annotations``; classes come later (``add_classes``).
 
-    Args:
-        sentences: its ``Sentences/ID.txt``.
-        objects_file: its ``Annotations/ID.xml``; None reads only the words, for an image outside all splits.
+    Without ``objects_file`` only the words are read, for an image outside all splits.
     """
     loaded = Loaded(image_id)
     captions: dict[int, Caption] = {}
@@ -146,8 +133,7 @@ class GvdDictionary(_Words, total=False):  # NotRequired needs Python 3.11
     images: list[dict[str, Any]]
 
 
-@dataclasses.dataclass
-class OfficialFile:
+class OfficialFile(NamedTuple):
     """GVD's prepared annotations: the class names, and the images by id."""
 
     path: Path
@@ -155,8 +141,7 @@ class OfficialFile:
     images: dict[int, Mapping[str, Any]]
 
 
-@dataclasses.dataclass
-class OfficialDictionary:
+class OfficialDictionary(NamedTuple):
     """GVD's dictionary: vocabulary, classes in the order of its evaluator, and lemma of each word."""
 
     vocabulary: Vocabulary
@@ -178,14 +163,12 @@ def read_official(path: str | os.PathLike) -> OfficialFile:
     """Read ``flickr30k_cleaned_class.json``; a ``UserError`` names missing or duplicated entries."""
     content = _read(path, "GVD's annotations", GvdFile, "flickr30k_cleaned_class.json")
     names = content["vocab"]
-    problems = [
-        f"vocab[{at}] is {name!r}, expected a name" for at, name in enumerate(names) if not isinstance(name, str)
-    ]
-    problems += [
-        f"the class {name!r} is duplicated: vocab[{names.index(name)}] and vocab[{at}]"
-        for at, name in enumerate(names)
-        if names.index(name) < at
-    ]
+    problems = []
+    for at, name in enumerate(names):
+        if not isinstance(name, str):
+            problems.append(f"vocab[{at}] is {name!r}, expected a name")
+        if (first := names.index(name)) < at:
+            problems.append(f"the class {name!r} is duplicated: vocab[{first}] and vocab[{at}]")
     images = {}
     for number, image in enumerate(content["annotations"]):
         image_id = plain_id(image.get("image_id")) if isinstance(image, dict) else None
@@ -203,12 +186,11 @@ def read_dictionary(path: str | os.PathLike) -> OfficialDictionary:
     """Read ``dic_flickr30k.json``; a ``UserError`` names a missing key or a gap in the indices."""
     content = _read(path, "GVD's dictionary", GvdDictionary, "dic_flickr30k.json")
     words = content["ix_to_word"]
-    gaps = [str(index) for index in range(1, len(words) + 1) if str(index) not in words]
-    if gaps:
+    indices = [str(index) for index in range(1, len(words) + 1)]
+    if gaps := [index for index in indices if index not in words]:
         raise UserError(f"{path}: ix_to_word lacks the indices {', '.join(gaps[:10])} of 1 to {len(words)}.")
-    vocabulary = Vocabulary([words[str(index)] for index in range(1, len(words) + 1)], f"{path}, ix_to_word")
-    odd = [word for word, lemma in content["wtol"].items() if not isinstance(lemma, str)]
-    if odd:
+    vocabulary = Vocabulary([words[index] for index in indices], f"{path}, ix_to_word")
+    if odd := [word for word, lemma in content["wtol"].items() if not isinstance(lemma, str)]:
         raise UserError(f"{path}: wtol must give a word for each word, but {odd[0]!r} has {content['wtol'][odd[0]]!r}.")
     ids = [plain_id(image["id"]) for image in content.get("images", []) if "id" in image]
     if None in ids:
@@ -220,8 +202,8 @@ def load_official(file: OfficialFile, image_id: int) -> Loaded:
     """One image of GVD's file as a record; empty tokens are dropped and positions adjusted."""
     loaded = Loaded(image_id)
     if image_id not in file.images:
-        message = f"image {image_id} is not in {file.path}."
-        loaded.problems.append(Problem(image_id, message, "image", f"are not in {file.path}"))
+        message, lack = f"image {image_id} is not in {file.path}.", f"are not in {file.path}"
+        loaded.problems.append(Problem(image_id, message, "image", lack))
         return loaded
     known = set(file.classes)
     try:

@@ -36,9 +36,7 @@ def annotation_xml(
 ) -> str:
     """The official XML: one <object> per box, with all its chains; pixels are counted from 1.
 
-    Args:
-        without_box: chains of things that have no box.
-        scenes: chains of places without a box.
+    ``without_box`` are the chains of things that have no box, ``scenes`` those of places.
     """
     objects = []
     for box in boxes:

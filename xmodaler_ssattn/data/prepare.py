@@ -201,14 +201,11 @@ def _load_task(task: tuple[int, Path, Path | None]) -> Loaded:
 def _check_arguments(
     sentences_dir: Any, annotations_dir: Any, official: Any, dictionary: Any, require_official: bool, lemma: Any
 ) -> None:
-    problems = []
-    if require_official:
-        for value, name in ((official, "flickr30k_cleaned_class.json"), (dictionary, "dic_flickr30k.json")):
-            if value is None:
-                problems.append(
-                    f"--require-official needs GVD's {name}, and none was given; without it the result is "
-                    "not GVD-identical"
-                )
+    problems = [
+        f"--require-official needs GVD's {name}, and none was given; without it the result is not GVD-identical"
+        for value, name in ((official, "flickr30k_cleaned_class.json"), (dictionary, "dic_flickr30k.json"))
+        if require_official and value is None
+    ]
     if official is None:
         for value, name in ((sentences_dir, "Sentences"), (annotations_dir, "Annotations")):
             if value is None or not Path(value).is_dir():
@@ -220,11 +217,7 @@ def _check_arguments(
 
 
 def grouped(problems: Sequence[Problem], planned: int) -> list[str]:
-    """The problems' messages; images that lack the same are counted in one sentence.
-
-    Args:
-        planned: images in all splits.
-    """
+    """The problems' messages; of all ``planned`` images, those that lack the same are counted in one sentence."""
     lacking: dict[str, list[Problem]] = {}
     for problem in problems:
         if problem.lack:
@@ -238,8 +231,7 @@ def grouped(problems: Sequence[Problem], planned: int) -> list[str]:
 
 
 def _check_not_empty(report: PrepareReport) -> None:
-    empty = [split for split, counts in report.counts.items() if not counts["images"]]
-    if empty:
+    if empty := [split for split, counts in report.counts.items() if not counts["images"]]:
         reason = " ".join(problem.message for problem in report.left_out[:3]) or "its list of image ids is empty."
         raise UserError(f"No usable image is left in the split {', '.join(empty)}: {reason}")
 
@@ -248,8 +240,7 @@ def _drop_captions(image: Loaded, listed: Collection[int], train: bool, problems
     """Remove the listed captions from a training image's record; returns their number."""
     image_id, record = image.image_id, image.record
     captions = CAPTIONS_PER_IMAGE if record is None else len(record["captions"])
-    beyond = sorted(position + 1 for position in listed if position >= captions)
-    if beyond:
+    if beyond := sorted(position + 1 for position in listed if position >= captions):
         numbers = ", ".join(map(str, beyond))
         message = f"the list of unrelated captions names sentence {numbers} of image {image_id}, which has {captions}."
         problems.append(Problem(image_id, message, "nothing"))
@@ -265,8 +256,7 @@ def _ordered_classes(file: OfficialFile, words: OfficialDictionary | None) -> li
     """The dictionary's order if given: GVD's evaluator uses it where two classes share a lemma."""
     if words is None:
         return file.classes
-    if set(words.classes) != set(file.classes):
-        odd = sorted(set(words.classes) ^ set(file.classes))
+    if odd := sorted(set(words.classes) ^ set(file.classes)):
         raise UserError(
             f"{file.path} and the dictionary do not have the same classes: {', '.join(odd[:10])} "
             "are in only one of them. Take both files from one source."

@@ -21,16 +21,13 @@ SIGMAS = ("binary", "count", "overlap", "soft", "mentions")
 def positives(
     regions_px: np.ndarray, targets_px: np.ndarray, min_iou: float = 0.0, counted: bool = False
 ) -> np.ndarray:
-    """The regions that sigma marks.
+    """The regions that sigma marks, as int64 indices, ascending.
 
     Args:
         regions_px: (K, 4) xyxy pixels.
         targets_px: (G, 4) xyxy pixels; G may be 0.
         min_iou: a box whose largest IoU is below this gives no positive; 0 only requires IoU > 0.
         counted: repeat a region once for every box whose best region it is.
-
-    Returns:
-        Region indices, int64, ascending, each once unless ``counted``.
     """
     if len(targets_px) == 0 or len(regions_px) == 0:
         return np.zeros(0, dtype=np.int64)

@@ -1,9 +1,8 @@
 """The vocabulary by the rule of Grounded Video Description (prepro/prepro_dic_flickr.py).
 
-Lower-cased tokens are counted over all annotated images, not only the training images; words seen
-more than three times are kept in the order of their first occurrence; ``UNK`` is last. Indices
-start at 1; 0 is begin, end and padding. Our tokens are never empty, so that, unlike in GVD, removed
-punctuation does not become UNK.
+Lower-cased tokens are counted over all annotated images, not only the training images; words seen more than three times
+are kept in the order of their first occurrence; ``UNK`` is last. Indices start at 1; 0 is begin, end and padding.
+Unlike in GVD, removed punctuation does not become UNK.
 """
 
 from __future__ import annotations
@@ -24,16 +23,13 @@ MIN_COUNT = 4
 class Vocabulary:
     """Words with their indices 1 .. n; the last one is UNK.
 
-    Args:
-        words: all words; the last one is UNK.
-
     Raises:
         UserError: a word is duplicated, is empty or contains a blank, or the last one is not UNK.
     """
 
     def __init__(self, words: Sequence[str], where: str | os.PathLike = "vocabulary") -> None:
         self.words = list(words)
-        if not self.words or self.words[-1] != UNK:
+        if self.words[-1:] != [UNK]:
             last = repr(self.words[-1]) if self.words else "nothing at all"
             raise UserError(f"{where}: the last word must be {UNK}, found {last}.")
         self._index: dict[str, int] = {}

@@ -22,11 +22,8 @@ PAIR_LOSSES = {"WordAttentionLoss", "PointerLoss"}  # losses that read the pairs
 class PairRule(NamedTuple):
     """How a box chooses regions.
 
-    Attributes:
-        positives: ``threshold``, all regions above ``min_iou``, each with weight 1; ``best``, the one with the largest
-            IoU; ``soft``, all regions, with the weights softmax(IoU / temperature).
-        min_iou: a region counts if its IoU is above this value; for ``soft``, a word counts if any region's IoU is.
-        temperature: of ``soft``.
+    ``threshold``: all regions above ``min_iou``, each with weight 1; ``best``: the one with the largest IoU; ``soft``:
+    all regions, with the weights softmax(IoU / temperature), if any IoU is above ``min_iou``.
     """
 
     positives: str = "threshold"
@@ -55,10 +52,7 @@ def pair_rule(cfg: Any) -> PairRule | None:
 
 
 def regions_of_box(overlap: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:
-    """The regions of one box.
-
-    Args:
-        overlap: (K,) float64, from ``phrase_overlap``.
+    """The regions of one box, from its overlap with each, (K,) float64.
 
     Returns:
         (n,) int64 region indices, ascending, and (n,) float64 weights. n is 0 when no region is above ``min_iou``.

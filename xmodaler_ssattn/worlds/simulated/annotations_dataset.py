@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
-from xmodaler_ssattn.data.subset import select_annotations
-from xmodaler_ssattn.data.written import PrepareReport
+from xmodaler_ssattn.data.written import PrepareReport, select_annotations
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import Regions, RegionStore
