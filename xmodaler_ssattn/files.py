@@ -33,11 +33,7 @@ from xmodaler_ssattn.progress import doing
 
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Let the error of a full disk name the file that was being written; some libraries raise other exceptions for it.
-
-    Raises:
-        OSError: with ``errno`` and ``filename``.
-    """
+    """Turn the libraries' exceptions for a full disk into an OSError with ``errno`` and the name of the file."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -57,11 +53,7 @@ def mount_of(path: str | os.PathLike) -> Path:
 
 
 def target_of(path: str | os.PathLike) -> Path:
-    """The file that is written when ``path`` is: the end of a symbolic link, so that the link stays.
-
-    Raises:
-        UserError: it is a folder.
-    """
+    """The file that is written when ``path`` is: the end of a symbolic link; a ``UserError`` for a folder."""
     if os.path.isdir(path):
         raise UserError(f"{os.fspath(path)} is a folder, expected the name of a file.")
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)

@@ -166,6 +166,6 @@ logging.getLogger(__name__).info("Host: %s X-modaler (%s).", NAME, REASON)
 
 
 def describe() -> str:
-    """One line with the chosen host and the reason, e.g. for the first line of a training log."""
+    """One line with the chosen host and the reason."""
     what = "upstream X-modaler" if NAME == UPSTREAM else "the embedded runtime"
     return f"Host: {what} ({REASON})."
