@@ -1,6 +1,7 @@
 """The official Sentences and Annotations files: what a phrase is, what a box is, and what is wrong where."""
 
 import json
+import pickle
 
 import pytest
 
@@ -80,6 +81,11 @@ def test_a_file_with_four_sentences_or_other_bytes_is_named(tmp_path):
     path.write_bytes(b"One man .\nA caf\xe9 .\n")
     with pytest.raises(UserError, match=r"12\.txt is not valid UTF-8 text: line 2, byte 15 is 0xe9"):
         read_sentences(path)
+
+
+def test_an_error_reaches_another_process():
+    error = pickle.loads(pickle.dumps(MarkupError("12.txt", 3, "wrong.")))
+    assert isinstance(error, UserError) and str(error) == "12.txt, line 3: wrong."
 
 
 def test_boxes_count_from_zero_and_chains_collect_their_boxes(tmp_path):

@@ -36,6 +36,9 @@ class MarkupError(UserError):
     def __init__(self, path: str | os.PathLike, line: int | None, message: str) -> None:
         super().__init__(f"{path}{'' if line is None else f', line {line}'}: {message}")
 
+    def __reduce__(self) -> tuple:  # a process sends it to another one
+        return UserError, self.args
+
 
 @dataclasses.dataclass
 class ParsedXml:
