@@ -16,7 +16,7 @@ from packs import pack_writers
 from packs.pack_writers import CLASSES, COUNTS, DIM, HAVE_PROBS, HAVE_SCORES, SIZES, WRITERS, caffe_line, content
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs import writer as region_writer
-from xmodaler_ssattn.packs.classifier import Classifier, background_first, best_scores
+from xmodaler_ssattn.packs.classifier import Classifier
 from xmodaler_ssattn.packs.convert import convert_regions, read_sizes
 from xmodaler_ssattn.packs.formats.caffe_tsv import CaffeTsv
 from xmodaler_ssattn.packs.formats.regions import RegionPack
@@ -133,9 +133,6 @@ def test_probabilities_without_a_background_column_are_kept_as_they_are(tmp_path
     assert store.attributes["background"] == "none"
     best = content(7)["probs"].max(1).argmax()  # column 0 counts too
     np.testing.assert_array_equal(store.read(7).class_probs, content(7)["probs"][[best]])
-    probs = np.array([[0.7, 0.1, 0.2]])
-    assert best_scores(probs, "first").tolist() == [0.2] and best_scores(probs, "none").tolist() == [0.7]
-    assert background_first(probs, "last").tolist() == [[0.2, 0.7, 0.1]]
 
 
 def test_a_region_file_is_a_source_too_and_gets_its_probabilities_later(tmp_path):

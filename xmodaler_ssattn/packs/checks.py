@@ -84,11 +84,7 @@ def inspect_boxes(store: RegionStore, image_ids: Sequence[int], limit: int | Non
 
 
 def inspect_numbers(store: RegionStore, image_ids: Sequence[int], class_probs: bool) -> Inspection:
-    """Read features and class probabilities of the given images.
-
-    Args:
-        class_probs: whether to read them.
-    """
+    """Check the features and, if wanted, the class probabilities of the given images."""
     found = Inspection()
     sums, zero, background = [], [], []
     low, high = np.inf, -np.inf
@@ -135,10 +131,6 @@ def inspect_against(store: RegionStore, known: RegionStore) -> Inspection:
 
     For each known region, the region with the largest IoU in the other file is compared: how many boxes are reached,
     and the cosine of the features of boxes with an IoU of at least SAME_BOX. Their order and number may differ.
-
-    Args:
-        store: the regions in question.
-        known: regions of some of the same pictures, by image id.
     """
     found = Inspection()
     shared = [image_id for image_id in known.ids.tolist() if image_id in store and known.num_boxes(image_id)]
@@ -148,8 +140,7 @@ def inspect_against(store: RegionStore, known: RegionStore) -> Inspection:
     if store.feature_dim != known.feature_dim:
         found.problem(f"the features have {store.feature_dim} numbers, those of {known.path} {known.feature_dim}")
         return found
-    sizes = [image_id for image_id in shared if store.image_size(image_id) != known.image_size(image_id)]
-    if sizes:
+    if sizes := [image_id for image_id in shared if store.image_size(image_id) != known.image_size(image_id)]:
         found.problem(f"{len(sizes)} images have another size than in {known.path}, e.g. {sizes[:IDS_SHOWN]}")
         return found
     overlaps, cosines = [], []

@@ -18,14 +18,11 @@ BACKGROUNDS = ("first", "last", "none")
 
 
 class Classifier:
-    """W (C, D), b (C,) read from an npz file with the keys ``weight`` and ``bias``.
-
-    Args:
-        path: the npz; it may contain ``background`` ("first", "last" or "none").
+    """W (C, D), b (C,) read from an npz file with the keys ``weight`` and ``bias``, and possibly ``background``.
 
     Attributes:
         num_classes, feature_dim: C, D.
-        background: the position of the background column; default "first", as in the Caffe network.
+        background: its column, "first" (default, as in the Caffe network), "last" or "none".
         sha256: the digest of the file.
 
     Raises:
@@ -51,15 +48,8 @@ class Classifier:
         self.background = str(single_value(arrays["background"])) if "background" in arrays else "first"
         if self.background not in BACKGROUNDS:
             raise UserError(f"{path}: background is {self.background!r}, expected one of {', '.join(BACKGROUNDS)}.")
+        self.num_classes, self.feature_dim = self._weight.shape
         self.sha256 = sha256_of(path)
-
-    @property
-    def num_classes(self) -> int:
-        return self._weight.shape[0]
-
-    @property
-    def feature_dim(self) -> int:
-        return self._weight.shape[1]
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(n, D) -> (n, C) float32 probabilities, columns as the classifier has them."""
@@ -68,13 +58,3 @@ class Classifier:
             scores -= scores.max(axis=1, keepdims=True)
             np.exp(scores, out=scores)
             return scores / scores.sum(axis=1, keepdims=True)
-
-
-def background_first(probs: np.ndarray, background: str) -> np.ndarray:
-    """Move the last column to the front if it is the background; nothing is renormalised."""
-    return np.concatenate([probs[:, -1:], probs[:, :-1]], axis=1) if background == "last" else probs
-
-
-def best_scores(probs: np.ndarray, background: str) -> np.ndarray:
-    """(n,) the probability of the best class, without the background."""
-    return probs[:, 1 if background == "first" else 0 :].max(axis=1)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 
-from xmodaler_ssattn.errors import UserError, numbered
+from xmodaler_ssattn.errors import UserError, numbered, raise_all
 from xmodaler_ssattn.files import read_json, sha256_of, write_json
 from xmodaler_ssattn.ids import image_id_of
-from xmodaler_ssattn.packs.layout import PROBLEMS_BEFORE_GIVING_UP, check_layout, common_layout
-from xmodaler_ssattn.packs.pack import Pack
+from xmodaler_ssattn.packs.pack import Pack, PackError
 from xmodaler_ssattn.packs.region_file import ORDER_BY_PROBABILITY, ORDER_BY_SCORE
-from xmodaler_ssattn.packs.select import Rules, check_sums, read_converted
+from xmodaler_ssattn.packs.select import Converted, Rules, check_sums, read_converted
 from xmodaler_ssattn.packs.sniff import other_format
 from xmodaler_ssattn.packs.writer import RegionWriter
 from xmodaler_ssattn.progress import progress
 
+LOOKED_AT = 50  # images, spread over the pack, whose layout is that of the pack
+PROBLEMS_BEFORE_GIVING_UP = 200
 Sizes = Mapping[int, tuple[int, int]]
 
 
@@ -28,24 +31,18 @@ Sizes = Mapping[int, tuple[int, int]]
 class ConvertReport:
     """The result of a conversion.
 
-    Attributes:
-        images: number of images in the file.
-        cut_images: number of these whose regions were cut.
-        num_regions, feature_dim, num_classes: K, D, C (None without class probabilities).
-        resumed: images that were converted by an earlier, stopped run.
-        unused: images of the pack that are not in the data set.
-        left_out: one sentence per skipped image (empty unless ``skip_bad``).
+    K, D, C (None without class probabilities) are num_regions, feature_dim, num_classes.
     """
 
     path: Path
-    images: int
-    cut_images: int
+    images: int  # in the file
+    cut_images: int  # of these, with regions cut
     num_regions: int
     feature_dim: int
     num_classes: int | None
-    resumed: int
-    unused: int
-    left_out: list[str]
+    resumed: int  # converted by an earlier, stopped run
+    unused: int  # in the pack, but not in the data set
+    left_out: list[str]  # one sentence per skipped image; empty unless ``skip_bad``
 
 
 def convert_regions(
@@ -95,7 +92,7 @@ def convert_regions(
         problems += [f"image {image_id} of the data set is not in the pack" for image_id in missing]
     if not chosen:
         raise UserError(_nothing_to_convert(pack, len(available), wanted))
-    layout = common_layout(pack, chosen, rules, sizes, skip_bad)
+    layout = _common_layout(pack, chosen, rules, sizes, skip_bad)
     num_regions = rules.limit or _most_regions(pack, chosen)
     order = pack.order
     if rules.sort:
@@ -133,7 +130,7 @@ def convert_regions(
                 continue
             try:
                 image = read_converted(pack, image_id, rules, sizes)
-                check_layout(image, layout)
+                _check_layout(image, layout)
                 check_sums(image)
                 arrays = image.boxes_px, image.features, image.class_probs
                 writer.write(
@@ -149,7 +146,11 @@ def convert_regions(
                 f"{len(writer.written)} good images are kept in {writer.partial}. Fix the pack and start again, or add "
                 "--skip-bad to leave the others out (their list is written), or delete the file."
             )
-    _write_left_out(out, problems)
+    left_out = out.with_name(out.name + ".left_out.json")
+    if problems:
+        write_json(left_out, problems, indent=1)
+    else:
+        left_out.unlink(missing_ok=True)
     with h5py.File(out, "r", locking=False) as file:
         counts, source = file["num_boxes"][...], file["source_boxes"][...]
     cut, unused = int((source > counts).sum()), len(known - set(chosen))
@@ -170,14 +171,12 @@ def read_sizes(path: str | os.PathLike) -> dict[int, tuple[int, int]]:
             continue
         try:
             image_id = image_id_of(key)
+            if image_id in found:
+                raise UserError(f"image {image_id} is duplicated")
+            found[image_id] = size[0], size[1]
         except UserError as error:
             problems.append(str(error))
-            continue
-        if image_id in found:
-            problems.append(f"image {image_id} is duplicated")
-        found[image_id] = size[0], size[1]
-    if problems:
-        raise UserError(f"{path} cannot be used:\n{numbered(problems)}")
+    raise_all(problems, f"{path} cannot be used")
     return found
 
 
@@ -188,6 +187,75 @@ def sha256_or_empty(path: str | os.PathLike | None) -> str:
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist.")
     return sha256_of(path)
+
+
+class PackLayout(NamedTuple):
+    """D, C (None without class probabilities), and where the background is ("first" or "none")."""
+
+    feature_dim: int
+    num_classes: int | None
+    background: str
+
+
+def _common_layout(
+    pack: Pack, image_ids: Sequence[int], rules: Rules, sizes: Mapping[int, tuple[int, int]], skip_bad: bool
+) -> PackLayout:
+    """The layout of most images in a sample that is spread over the pack, so that no single image decides.
+
+    Raises:
+        UserError: no image can be converted, or two widths occur equally often.
+    """
+    sample = image_ids[:: -(-len(image_ids) // LOOKED_AT)]
+    rest = sorted(set(image_ids) - set(sample))
+    seen: dict[int, PackLayout] = {}
+    errors: list[str] = []
+    for number, image_id in enumerate((*sample, *rest)):
+        if (number >= len(sample) and seen) or (not skip_bad and len(errors) >= PROBLEMS_BEFORE_GIVING_UP):
+            break
+        try:
+            image = read_converted(pack, image_id, rules, sizes)
+            classes = None if image.class_probs is None else image.class_probs.shape[1]
+            seen[image_id] = PackLayout(image.features.shape[1], classes, image.background)
+        except UserError as error:
+            errors.append(str(error))
+    if not seen:
+        hint = other_format(pack.name, pack.inputs)
+        hint = f". {hint}" if hint else ""
+        raise UserError(f"None of {len(errors)} images can be converted{hint}:\n{numbered(errors)}")
+    names = ("Numbers in a feature", "Class probabilities", "Place of the background")
+    columns = (dict(zip(seen, values)) for values in zip(*seen.values()))
+    return PackLayout(*(_most_common(values, pack, name) for values, name in zip(columns, names)))
+
+
+def _most_common(values: Mapping[int, Any], pack: Pack, what: str) -> Any:
+    """The most frequent value; if None and another value are equally frequent, the other value."""
+    counts = Counter(values.values())
+    best = [value for value, count in counts.items() if count == max(counts.values())]
+    best = [value for value in best if value is not None] or best
+    if len(best) == 1:
+        return best[0]
+    examples = (next(image_id for image_id, found in values.items() if found == value) for value in best)
+    shown = "; ".join(f"{value} in {pack.place(image_id)}" for value, image_id in zip(best, examples))
+    raise UserError(f"The images of the pack disagree, and no value is the most common one. {what}: {shown}.")
+
+
+def _check_layout(image: Converted, layout: PackLayout) -> None:
+    """Raise a ``PackError`` when an image differs from most of the pack."""
+    for name, values, width in (
+        ("features", image.features, layout.feature_dim),
+        ("class_probs", image.class_probs, layout.num_classes),
+    ):
+        if (values is None) != (width is None):
+            there = "missing" if values is None else "given"
+            raise PackError(f"{image.where}: {name} are {there}, unlike those of most images of the pack.")
+        if values is not None and values.shape[1] != width:
+            wanted = f"expected ({len(values)}, {width}) as in most images of the pack"
+            raise PackError(f"{image.where}: {name} has shape {values.shape}, {wanted}.")
+    if image.background != layout.background:
+        raise PackError(
+            f"{image.where}: the background of its class probabilities is {image.background!r}, but "
+            f"{layout.background!r} in most images of the pack."
+        )
 
 
 def _nothing_to_convert(pack: Pack, available: int, wanted: Sequence[int] | None) -> str:
@@ -226,7 +294,8 @@ def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Size
     for image_id in dict.fromkeys(written[at] for at in (0, len(written) // 2, -1) if written):
         try:
             image = read_converted(pack, image_id, rules, sizes)
-            same = writer.holds(image_id, image.width, image.height, image.boxes_px, image.features, image.class_probs)
+            arrays = image.boxes_px, image.features, image.class_probs
+            same = writer.holds(image_id, image.width, image.height, *arrays)
         except UserError:
             same = False
         if not same:
@@ -234,11 +303,3 @@ def _check_same_pack(writer: RegionWriter, pack: Pack, rules: Rules, sizes: Size
                 f"{begun} from another pack: image {image_id} has other boxes, features or class probabilities there. "
                 f"Or was it begun with another --background? {remedy}"
             )
-
-
-def _write_left_out(out: Path, problems: list[str]) -> None:
-    path = out.with_name(out.name + ".left_out.json")
-    if problems:
-        write_json(path, problems, indent=1)
-    else:
-        path.unlink(missing_ok=True)

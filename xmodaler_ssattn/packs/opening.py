@@ -7,8 +7,9 @@ import dataclasses
 import gzip
 import lzma
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from xmodaler_ssattn.errors import UserError
 
@@ -22,7 +23,6 @@ _OTHERS = {
     b"\xff\xfe": "it is UTF-16 text",
     b"\xfe\xff": "it is UTF-16 text",
 }
-_TAR = slice(257, 262)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,11 @@ def open_unpacked(part: Part) -> BinaryIO:
     if part.member is not None:
         file = zipfile.ZipFile(part.path).open(part.member)  # noqa: SIM115, the caller closes it
     else:
-        start = _start(part.path)
-        file = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), open)(part.path, "rb")
+        file = unpacker(_start(part.path))(part.path, "rb")
     start = file.read(512)
     file.seek(0)
     reason = next((what for magic, what in _OTHERS.items() if start.startswith(magic)), None)
-    if reason is None and start[_TAR] == b"ustar":
+    if reason is None and start[257:262] == b"ustar":
         reason = "it is a tar archive"
     if reason is None and b"\0" in start:
         reason = "it is not text"
@@ -77,6 +76,11 @@ def open_unpacked(part: Part) -> BinaryIO:
         file.close()
         raise UserError(f"{part}: {reason}, expected plain text; unpack or convert it first.")
     return file
+
+
+def unpacker(start: bytes) -> Callable[..., Any]:
+    """``open``, or that of gzip, bzip2 or xz, by the first bytes of a file."""
+    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), open)
 
 
 def _start(path: Path) -> bytes:

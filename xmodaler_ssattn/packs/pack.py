@@ -22,41 +22,30 @@ class PackError(UserError):
 
 @dataclasses.dataclass
 class PackedImage:
-    """One image of a pack: n regions in the pack's order.
-
-    Attributes:
-        width, height: pixels; None when the pack does not have them.
-        boxes_px: (n, 4) xyxy pixels of the original image.
-        features: (n, D).
-        class_probs: (n, C), or None.
-        scores: (n,) the detector's confidence, when the pack has one, or None.
-        where: file and line, for messages.
-    """
+    """One image of a pack: n regions in the pack's order. What the pack does not have is None."""
 
     image_id: int
-    width: int | None
+    width: int | None  # pixels
     height: int | None
-    boxes_px: np.ndarray
-    features: np.ndarray
-    class_probs: np.ndarray | None
-    scores: np.ndarray | None
-    where: str
+    boxes_px: np.ndarray  # (n, 4) xyxy pixels of the original image
+    features: np.ndarray  # (n, D)
+    class_probs: np.ndarray | None  # (n, C)
+    scores: np.ndarray | None  # (n,) the detector's confidence
+    where: str  # file and line, for messages
 
 
 class Glimpse(NamedTuple):
     """The properties of an input, or of one line of a text, that do not depend on its format.
 
     Attributes:
-        path: the file; for kind "prefix" the beginning of the names of several files.
         kind: "npz", "npy", "hdf5", "row" (one line of a text) or "prefix".
         names: the keys of an npz file, the data sets of an HDF5 file, or the short values of a row.
-        columns: the number of values in a row.
     """
 
-    path: Path
+    path: Path  # of kind "prefix": the beginning of the names of several files
     kind: str
     names: frozenset[str] = frozenset()
-    columns: int = 0
+    columns: int = 0  # values in a row
 
 
 class Pack(abc.ABC):
@@ -164,13 +153,10 @@ def check_name(inside: str | int, image_id: int, where: str) -> None:
 
 
 def list_folder(folder: str | os.PathLike, suffix: str, problems: list[str]) -> dict[int, Path]:
-    """Files of a folder and its subfolders whose names give an image id, by id, in ascending order of ids.
+    """Image id -> file of a folder or its subfolders with this id and suffix in its name, in ascending order of ids.
 
     The names are those of ``ids.id_in_name``: ``7.npz``, ``7.jpg.npz``, ``COCO_val2014_000000000007.npz``. Names
     without an id, duplicated ids, and files such as ``8.npz.gz`` without an ``8.npz`` become problems.
-
-    Args:
-        suffix: ".npz" or ".npy".
 
     Raises:
         UserError: the folder does not exist or has no such file.
@@ -215,11 +201,11 @@ def is_class_file(path: Path) -> bool:
 
 def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
     """Files of a folder and its subfolders, including links, except hidden ones; each folder once, sorted by name."""
-    seen = set()
 
     def failed(error: OSError) -> None:
         problems.append(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
+    seen = set()
     for place, below, files in os.walk(folder, onerror=failed, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:

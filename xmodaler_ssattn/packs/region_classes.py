@@ -20,8 +20,7 @@ LONGEST = 60_000  # bytes of all names; HDF5 has 64 KB for an attribute
 def described_names(names: Sequence[str]) -> dict[str, str]:
     """The attributes of a region file for the names of its classes, in the order of the columns after the background.
 
-    ``vocabulary_sha256`` is the sha256 of the list as a text file, one name per line; ``vocabulary`` is this text, if
-    it is not too long for an attribute.
+    ``vocabulary`` is a text with one name per line, if it is not too long; ``vocabulary_sha256`` is its sha256.
     """
     text = "".join(f"{name}\n" for name in names)
     digest = {"vocabulary_sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -91,12 +90,9 @@ def class_columns(
     wanted = set(classes)
     found: dict[str, list[int]] = {}
     for column, synonyms in enumerate(names, 1):
-        for name in {_class_of(name.strip().lower(), wanted, lemma) for name in synonyms.split(",")} - {None}:
+        named = set()
+        for name in (synonym.strip().lower() for synonym in synonyms.split(",")):
+            named.add(name if name in wanted or " " in name else class_of_word(name, wanted, lemma))
+        for name in named & wanted:
             found.setdefault(name, []).append(column)
     return {name: tuple(columns) for name, columns in found.items()}
-
-
-def _class_of(name: str, classes: set[str], lemma: Callable[[str], str]) -> str | None:
-    if name in classes:
-        return name
-    return None if " " in name else class_of_word(name, classes, lemma)

@@ -109,6 +109,15 @@ def wrong_ids(ids: np.ndarray) -> list[str]:
     return problems
 
 
+def differing_values(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One phrase for each name with another value there than now."""
+    return [
+        f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted({*there, *now})
+        if there.get(name) != now.get(name)
+    ]
+
+
 def plan_fields(
     count: int, num_regions: int, feature_dim: int, num_classes: int | None, feature_dtype: str, probs_dtype: str
 ) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -131,8 +140,8 @@ def create_layout(
 ) -> None:
     """Create the file with every data set at its final place, the large ones empty.
 
-    Space is reserved but not filled, so the file is sparse at first and reads as zeros. No
-    time stamps are stored: the same content gives the same bytes.
+    Space is reserved but not filled: the file is sparse at first and reads as zeros. It has no time stamps, so that the
+    same content gives the same bytes.
     """
     with h5py.File(path, "w", libver=("earliest", "v110"), alignment_threshold=4096, alignment_interval=4096) as file:
         # Sorted, as when they are read, so that a joined file has the same bytes as a file written at once.
@@ -151,14 +160,11 @@ def create_layout(
 
 
 def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
-    """Read and check everything except the large arrays.
-
-    Args:
-        unfinished: accept rows that are not written yet.
+    """Read and check everything except the large arrays; ``unfinished`` accepts rows that are not written yet.
 
     Raises:
-        UserError: the file is missing, not HDF5, incomplete, of another schema or version, or has wrong shapes; the
-            message lists all problems.
+        UserError: the file is missing, not HDF5, incomplete, of another schema or version, or has wrong shapes (all
+            problems are listed).
     """
     path = Path(path)
     if path.is_dir():
@@ -167,8 +173,8 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
         raise UserError(f"The region file {path} does not exist. Write it with `xmodaler prepare regions`.")
     with hdf5_file(path, "Region file") as file:
         attributes = {name: _plain(value) for name, value in file.attrs.items()}
-        texts = [(name, value) for name, value in attributes.items() if isinstance(value, str)]
-        if damaged := [repr(name) for name, value in texts if re.search("[\ud800-\udfff]", value)]:
+        texts = {name: value for name, value in attributes.items() if isinstance(value, str)}
+        if damaged := [repr(name) for name, value in texts.items() if re.search("[\ud800-\udfff]", value)]:
             raise UserError(f"Region file {path}: its attributes {', '.join(damaged)} are not text; is it damaged?")
         schema, version = attributes.get("schema"), attributes.get("version")
         if schema != SCHEMA:
@@ -209,13 +215,11 @@ def open_hdf5(path: str | os.PathLike, what: str) -> h5py.File:
     try:
         return h5py.File(path, "r", locking=False)  # read-only folders and NFS have no locks
     except Exception as error:  # a damaged file makes HDF5 raise more than OSError
-        text = str(error)
+        text, reason = str(error), "HDF5 cannot open it"
         if "truncated" in text or "eof" in text:
             reason = "it is cut short; copy or download it again"
         elif "signature" in text:
             reason = "it is not an HDF5 file"
-        else:
-            reason = "HDF5 cannot open it"
         raise UserError(f"{what}: {path}: {reason} ({text}).") from error
 
 
@@ -299,8 +303,6 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
     size = small["image_size"]
     wrong = ((size <= 0) | (size > MAX_SIDE)).any(axis=1) & (boxes > 0)
     if wrong.any():
-        problems.append(
-            f"width and height must be positive and at most {MAX_SIDE:,}; wrong for image ids "
-            f"{ids[wrong][:10].tolist()}"
-        )
+        found = ids[wrong][:10].tolist()
+        problems.append(f"width and height must be positive and at most {MAX_SIDE:,}; wrong for image ids {found}")
     return problems

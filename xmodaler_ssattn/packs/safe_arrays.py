@@ -11,7 +11,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import h5py
@@ -21,24 +21,21 @@ from xmodaler_ssattn.packs.pack import PackError
 
 # One image: 100 regions x (2048 + 1601 + 4) float32 are 1.5 MB. This is enough for any real file.
 MAX_BYTES = 64 << 20
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npz(path: str | os.PathLike, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Read some arrays of an .npz file; other keys are not read.
 
     Raises:
-        PackError: the file is not a zip file or is damaged, a key is missing, or an array is pickled or exceeds
-            MAX_BYTES; the message names file and key.
+        PackError: the file is not an intact zip file, a key is missing, or an array is pickled or exceeds MAX_BYTES.
     """
-    required = list(required)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [key for key in required if key not in members]
-            if missing:
-                raise PackError(
-                    f"{path}: the keys {', '.join(missing)} are missing; it has {', '.join(sorted(members))}."
-                )
+            if missing := [key for key in required if key not in members]:
+                there = ", ".join(sorted(members))
+                raise PackError(f"{path}: the keys {', '.join(missing)} are missing; it has {there}.")
             wanted = [key for key in (*required, *optional) if key in members]
             total = sum(members[key].file_size for key in wanted)
             if total > MAX_BYTES:
@@ -84,12 +81,9 @@ def _read_array(stream: BinaryIO, size: int, where: str) -> np.ndarray:
     buffer = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(buffer)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
-            version
-        )
-        if read_header is None:
+        if version not in _HEADERS:
             raise PackError(f"{where}: array format {version} is not supported.")
-        shape, _, dtype = read_header(buffer)
+        shape, _, dtype = _HEADERS[version](buffer)
     except PackError:
         raise
     except Exception as error:  # its parser also fails with errors of tokens, memory and recursion

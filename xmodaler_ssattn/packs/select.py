@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.packs.classifier import Classifier, background_first, best_scores
+from xmodaler_ssattn.packs.classifier import Classifier
 from xmodaler_ssattn.packs.pack import Pack, PackedImage, PackError, check_scores
 from xmodaler_ssattn.packs.region_file import check_order, check_size
 from xmodaler_ssattn.packs.safe_arrays import unlike_measurements
@@ -16,8 +16,7 @@ from xmodaler_ssattn.packs.safe_arrays import unlike_measurements
 # Extractors clip to W - 1 or to W and round; a larger excess means a wrong size or a wrong unit.
 BORDER_TOLERANCE_PX = 1.0
 FRACTION = 1.001  # the largest coordinate of boxes in fractions of the picture
-# Half precision and the order of summation leave this much.
-SUM_TOLERANCE = 0.02
+SUM_TOLERANCE = 0.02  # half precision and the order of summation leave this much
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +42,7 @@ class Rules:
 
 @dataclasses.dataclass
 class Converted:
-    """An image for the region file; fields as the arguments of ``RegionWriter.write``, and ``background``, which is
-    "first" or "none"."""
+    """An image for the region file: the arguments of ``RegionWriter.write``, and ``background``, "first" or "none"."""
 
     width: int
     height: int
@@ -64,8 +62,7 @@ def read_converted(pack: Pack, image_id: int, rules: Rules, sizes: Mapping[int, 
 
     Raises:
         PackError: the image cannot be read, its arrays do not belong together, a box leaves the image, its size
-            contradicts ``sizes`` or is unknown, or it must be cut and has no scores. Other exceptions become a
-            ``PackError`` with type and text.
+            contradicts ``sizes`` or is unknown, it must be cut and has no scores, or there is any other exception.
     """
     packed = pack.read(image_id)
     try:
@@ -94,34 +91,24 @@ def _convert(image: PackedImage, rules: Rules, size: tuple[int, int] | None) -> 
     background = rules.background
     if probs is None and rules.classifier is not None:
         if rules.classifier.feature_dim != features.shape[1]:
-            raise PackError(
-                f"{where}: features of {features.shape[1]} numbers, the classifier "
-                f"{rules.classifier.path} takes {rules.classifier.feature_dim}."
-            )
+            taken = f"the classifier {rules.classifier.path} takes {rules.classifier.feature_dim}"
+            raise PackError(f"{where}: features of {features.shape[1]} numbers, {taken}.")
         probs, background = rules.classifier(features), rules.classifier.background
     if probs is not None:
         probs = _floats(probs, "class probabilities", where)
         if probs.ndim != 2 or len(probs) != count or probs.shape[1] < 2:
             raise PackError(f"{where}: class probabilities of shape {probs.shape}, expected ({count}, C).")
-        probs = background_first(probs, background)
-        background = "none" if background == "none" else "first"
-        scores = best_scores(probs, background)
+        if background == "last":
+            probs, background = np.concatenate([probs[:, -1:], probs[:, :-1]], axis=1), "first"
+        scores = probs[:, 0 if background == "none" else 1 :].max(axis=1)
     elif scores is not None:
         scores = _floats(scores, "scores", where)
         if scores.shape != (count,):
             raise PackError(f"{where}: scores of shape {scores.shape}, expected ({count},).")
         check_scores(scores, "the score", where)
     keep = _select(count, scores, rules, where)
-    return Converted(
-        width,
-        height,
-        boxes[keep],
-        features[keep],
-        None if probs is None else probs[keep],
-        count,
-        where,
-        background or "first",
-    )
+    probs = None if probs is None else probs[keep]
+    return Converted(width, height, boxes[keep], features[keep], probs, count, where, background or "first")
 
 
 def check_sums(image: Converted) -> None:

@@ -28,20 +28,15 @@ __all__ = ["RegionStore", "RegionWriter", "Regions"]
 class Regions:
     """The k regions of one image. The arrays are copies: they may be changed and kept.
 
-    Attributes:
-        image_id: the image.
-        width, height: pixels of the original image.
-        boxes_px: (k, 4) float32, x1, y1, x2, y2 in pixels.
-        features: (k, D) float32, the paper's V.
-        class_probs: (k, C) float32, the paper's c, background first; None when the file has none or they were not read.
+    ``class_probs`` is None when the file has none or they were not read.
     """
 
     image_id: int
-    width: int
+    width: int  # pixels of the original image
     height: int
-    boxes_px: np.ndarray
-    features: np.ndarray
-    class_probs: np.ndarray | None
+    boxes_px: np.ndarray  # (k, 4) float32, x1, y1, x2, y2 in pixels
+    features: np.ndarray  # (k, D) float32, the paper's V
+    class_probs: np.ndarray | None  # (k, C) float32, the paper's c, background first
 
     def check_numbers(self, source: str | os.PathLike) -> None:
         """Raise a ``UserError`` that names the image when a number is NaN or beyond ``LIMITS``."""
@@ -123,28 +118,19 @@ class RegionStore:
         return self._read("boxes", row, self._count(image_id, row, limit))
 
     def read(self, image_id: int, *, limit: int | None = None, class_probs: bool = True) -> Regions:
-        """Read one image's regions as copies.
-
-        Args:
-            limit: read only the first ``limit`` regions.
-            class_probs: whether to read class probabilities.
+        """One image's regions, the first ``limit`` of them, with class probabilities if wanted.
 
         Raises:
             UserError: the image is missing, or it has no region.
         """
         row = self.row(image_id)
         count = self._count(image_id, row, limit)
-        width, height = self._header.image_size[row].tolist()
+        boxes, features = self._read("boxes", row, count), self._read("features", row, count)
         probs = self._read("class_probs", row, count) if class_probs and self.num_classes is not None else None
-        return Regions(
-            int(image_id), width, height, self._read("boxes", row, count), self._read("features", row, count), probs
-        )
+        return Regions(int(image_id), *self._header.image_size[row].tolist(), boxes, features, probs)
 
     def warm_up(self) -> None:
-        """Read the file once from front to back, so that the rows are in the system's file cache.
-
-        The cache belongs to the machine, not to a process: all workers share it.
-        """
+        """Read the file once, so that it is in the system's file cache, which all workers share."""
         buffer = bytearray(1 << 22)
         with open(self.path, "rb", buffering=0) as file:
             while file.readinto(buffer):
@@ -164,13 +150,7 @@ class RegionStore:
         return self._header.fields[name].dtype.newbyteorder("=")
 
     def copy_rows(self, name: str, rows: np.ndarray, out: np.ndarray) -> None:
-        """Copy whole rows, padding included, in the file's own type.
-
-        Args:
-            name: ``features``, ``boxes`` or ``class_probs``.
-            rows: (n,) rows of the file, ascending.
-            out: (n, K', ...) with K' up to K.
-        """
+        """Copy rows (n,), ascending, of a data set, padding included, into ``out`` (n, K', ...) with K' up to K."""
         out[...] = self._array(name)[rows, : out.shape[1]]
 
     def _read(self, name: str, row: int, count: int) -> np.ndarray:
@@ -179,15 +159,12 @@ class RegionStore:
     def _array(self, name: str) -> np.ndarray:
         if self._pid != os.getpid():  # an h5py handle must not cross a fork
             self._file, self._arrays, self._pid = None, {}, os.getpid()
-        array = self._arrays.get(name)
-        if array is None:
+        if name not in self._arrays:
             field = self._header.fields[name]
             if field.offset is None or len(self) == 0:
-                if self._file is None:
-                    self._file = h5py.File(self.path, "r", locking=False)
-                array = self._file[name]
+                self._file = self._file or h5py.File(self.path, "r", locking=False)
+                self._arrays[name] = self._file[name]
             else:
                 array = np.memmap(self.path, dtype=field.dtype, mode="r", offset=field.offset, shape=field.shape)
-                array = array.view(np.ndarray)  # slicing a memmap object costs several times as much
-            self._arrays[name] = array
-        return array
+                self._arrays[name] = array.view(np.ndarray)  # slicing a memmap object costs several times as much
+        return self._arrays[name]

@@ -16,14 +16,11 @@ from pathlib import Path
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.sealed import is_intact
 
-SECONDS = 20
-"""Limit for opening one file, of processor time: it usually takes less than a second, on a busy machine not more."""
-PATIENCE = 15
-"""The limit by the clock is this number of times larger."""
-SMALL = 64 << 20
-"""Bytes that are hashed in the time that a new process takes."""
-MEMORY = 1 << 30
-"""Limit for opening one file, of bytes beside those of the process; it usually takes less than 100 MB."""
+# Limits for opening one file: processor time in seconds (usually less than one, on a busy machine not more), and bytes
+# beside those of the process (usually less than 100 MB).
+SECONDS, MEMORY = 20, 1 << 30
+PATIENCE = 15  # the limit by the clock is this number of times larger
+SMALL = 64 << 20  # bytes that are hashed in the time that a new process takes
 NO_END = "HDF5 does not come to an end with it"
 TOO_MUCH = 76  # exit code of the process
 _PROBE = f"""
@@ -101,14 +98,9 @@ def check_region_file(path: str | os.PathLike) -> bool:
 
 
 def check_openable(paths: Sequence[str | os.PathLike], what: str) -> None:
-    """Refuse HDF5 files on which the library would crash or hang. Missing files are accepted here.
+    """Raise a ``UserError`` that names the first HDF5 file on which the library would crash or hang.
 
-    Args:
-        paths: looked at by one process together.
-        what: the files, for the message.
-
-    Raises:
-        UserError: names the first such file.
+    Missing files are accepted here. One process looks at all files together; ``what`` is their name in the message.
     """
     unknown = [path for path in map(Path, paths) if path.is_file() and _identity(path) not in _trusted]
     unknown = [path for path in unknown if path.stat().st_size > SMALL or not is_intact(path)]
@@ -126,9 +118,8 @@ def _open_elsewhere(paths: Sequence[Path], seconds: int) -> tuple[bytes, str]:
     """The files' names up to the last one that was opened, a line each, and what opening it does ("" when nothing)."""
     clock = seconds * PATIENCE
     command = [sys.executable, "-c", _PROBE, str(seconds), str(clock + 5), *map(str, paths)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **streams) as process:
         try:
             seen, _ = process.communicate(timeout=clock)
         except subprocess.TimeoutExpired as error:

@@ -29,6 +29,7 @@ from xmodaler_ssattn.packs.region_file import (
     check_order,
     check_size,
     create_layout,
+    differing_values,
     plan_fields,
     read_header,
     wrong_ids,
@@ -49,14 +50,11 @@ class RegionWriter:
                 writer.write(image_id, width, height, boxes_px, features, class_probs)
 
     Args:
-        path: of the finished file.
         image_ids: all images of the file, in the order of the rows.
-        num_regions: K, the most regions per image.
-        feature_dim: D.
+        num_regions, feature_dim: K, the most regions per image, and D.
         num_classes: C, or None for a file without class probabilities.
         feature_dtype, probs_dtype: "float32" or "float16".
-        source: a description of the origin of the features.
-        order: a description of the order of an image's regions.
+        source, order: descriptions of the origin of the features and of the order of an image's regions.
         background: "first" when column 0 of the class probabilities is the background, "none" without such a column.
         vocabulary_sha256, weights_sha256: of the class list and of the detector's weights, when known.
         attributes: more attributes to store.
@@ -110,24 +108,15 @@ class RegionWriter:
         raise_all(wrong_ids(self._ids), str(self.path))
         self._plan = plan_fields(len(self._ids), num_regions, feature_dim, num_classes, feature_dtype, probs_dtype)
         self._attributes = {
-            "schema": SCHEMA,
-            "version": VERSION,
-            "source": source,
-            "order": order,
-            "background": background,
-            "vocabulary_sha256": vocabulary_sha256,
-            "weights_sha256": weights_sha256,
-            **(attributes or {}),
-        }
+            "schema": SCHEMA, "version": VERSION, "source": source, "order": order, "background": background,
+            "vocabulary_sha256": vocabulary_sha256, "weights_sha256": weights_sha256, **(attributes or {}),
+        }  # fmt: skip
         self._fd = -1
 
-    # --- life ---------------------------------------------------------------------------------------
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            header = self._continue() if self.partial.exists() else None
-            if header is None:
-                header = self._begin()
+            header = (self._continue() if self.partial.exists() else None) or self._begin()
         except (UserError, OSError):
             if self._fd >= 0:
                 os.close(self._fd)
@@ -190,7 +179,6 @@ class RegionWriter:
     def is_written(self, image_id: int) -> bool:
         return bool(self._num_boxes[self._row(image_id)] != NOT_WRITTEN)
 
-    # --- rows ---------------------------------------------------------------------------------------
     def write(
         self,
         image_id: int,
@@ -222,8 +210,7 @@ class RegionWriter:
         if self._num_boxes[row] != NOT_WRITTEN:
             self._mark(row, NOT_WRITTEN)
         for name, value in stored.items():
-            field = self._fields[name]
-            padded = np.zeros(field.shape[1:], dtype=field.dtype)
+            padded = np.zeros(self._fields[name].shape[1:], dtype=value.dtype)
             padded[:count] = value
             self._put(name, row, padded)
         self._put("image_size", row, np.array([width, height], dtype=self._fields["image_size"].dtype))
@@ -237,19 +224,16 @@ class RegionWriter:
         """The arrays in the file's dtypes; a ``UserError`` names a problem."""
         check_size(width, height, where)
         if ("class_probs" in values) != (self.num_classes is not None):
-            raise UserError(
-                f"{where}: class probabilities are {'given' if 'class_probs' in values else 'missing'}, "
-                f"but the file is written {'with' if self.num_classes else 'without'} them."
-            )
+            given, written = ("given", "without") if "class_probs" in values else ("missing", "with")
+            raise UserError(f"{where}: class probabilities are {given}, but the file is written {written} them.")
         count = len(values["boxes"])
         if not 1 <= count <= self.num_regions:
             raise UserError(f"{where}: it has {count} regions, expected 1 to {self.num_regions}.")
         stored = {}
         for name, value in values.items():
-            value = np.asarray(value)
+            value, wanted = np.asarray(value), (count, self._fields[name].shape[2])
             if value.dtype.kind not in "fiu":
                 raise UserError(f"{where}: {name} is of type {value.dtype}, expected numbers.")
-            wanted = (count, self._fields[name].shape[2])
             if value.shape != wanted:
                 raise UserError(f"{where}: {name} has shape {value.shape}, expected {wanted}.")
             stored[name] = _finite(value, self._fields[name].dtype, f"{where}: {name}")
@@ -263,20 +247,12 @@ class RegionWriter:
                 )
         return stored
 
-    def holds(
-        self,
-        image_id: int,
-        width: int,
-        height: int,
-        boxes_px: np.ndarray,
-        features: np.ndarray,
-        class_probs: np.ndarray | None = None,
-    ) -> bool:
+    def holds(self, image_id: int, width: int, height: int, *arrays: np.ndarray | None) -> bool:
         """Whether these values were written for an image; arguments as for ``write``."""
         count = int(self._num_boxes[self._row(image_id)])
         return self.image_size(image_id) == (width, height) and all(
             np.array_equal(self._get(name, image_id)[:count], np.asarray(value).astype(self._fields[name].dtype))
-            for name, value in _named(boxes_px, features, class_probs).items()
+            for name, value in _named(*arrays).items()
         )
 
     def image_size(self, image_id: int) -> tuple[int, int]:
@@ -315,7 +291,6 @@ class RegionWriter:
             self._mark(row, int(self._num_boxes[row]))
         self._pending.clear()
 
-    # --- plan and close -------------------------------------------------------------------------------
     def _check_space(self) -> None:
         needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self._plan.values())
         free = shutil.disk_usage(self.path.parent).free
@@ -328,12 +303,7 @@ class RegionWriter:
     def _differences(self, header: Header) -> list[str]:
         """The differences between the unfinished file's plan and this one, as phrases."""
         found = {name: (field.shape, field.dtype.name) for name, field in header.fields.items()}
-        differences = [
-            f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
-            for there, now in ((found, self._plan), (header.attributes, self._attributes))
-            for name in sorted({*there, *now})
-            if there.get(name) != now.get(name)
-        ]
+        differences = differing_values(found, self._plan) + differing_values(header.attributes, self._attributes)
         if not np.array_equal(header.image_ids, self._ids):
             differences.append(f"image ids: {len(header.image_ids)} there, {len(self._ids)} now, not the same ones")
         return differences
@@ -345,13 +315,11 @@ class RegionWriter:
         if len(missing) == 0:
             os.fsync(self._fd)
             self._publish(self.partial)
-            return
-        if not self._drop_missing:
-            raise UserError(
-                f"{self.path}: {len(missing)} of {len(self._ids)} images were not written, "
-                f"e.g. {missing[:10].tolist()}."
-            )
-        self._compact()
+        elif self._drop_missing:
+            self._compact()
+        else:
+            lost = f"{len(missing)} of {len(self._ids)} images"
+            raise UserError(f"{self.path}: {lost} were not written, e.g. {missing[:10].tolist()}.")
 
     def _compact(self) -> None:
         """Copy the written rows into a file that has no room for the others."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from xmodaler_ssattn.packs.pack import Glimpse, Pack, PackedImage, list_folder
+from xmodaler_ssattn.packs.pack import Glimpse, NpzFolder, PackedImage, list_folder
 from xmodaler_ssattn.packs.safe_arrays import read_npy, read_npz
 
 
-class GroundedImageCaptioning(Pack):
+class GroundedImageCaptioning(NpzFolder):
     """Features under the key ``feat``, boxes in pixels. No sizes, no scores, no class probabilities.
 
     Args:
@@ -24,7 +24,6 @@ class GroundedImageCaptioning(Pack):
 
     def __init__(self, folder: str | os.PathLike, boxes: str | os.PathLike) -> None:
         super().__init__(folder)
-        self._files = list_folder(folder, ".npz", self.problems)
         self._boxes = list_folder(boxes, ".npy", self.problems)
         for one, other, what in (
             (self._files, self._boxes, "no ID.npy among the boxes"),

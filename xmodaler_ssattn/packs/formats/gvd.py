@@ -42,14 +42,13 @@ class GroundedVideoDescription(Pack):
         super().__init__(folder)
         self._files = list_folder(folder, ".npy", self.problems)
         self._boxes = Path(boxes)
-        self._labels, counts = _proposals(boxes)
+        self._labels, self._counts = _proposals(boxes)
         images = _images(dictionary)
         if len(images) != len(self._labels):
             raise UserError(
                 f"{dictionary} lists {len(images)} images, {boxes} has {len(self._labels)} rows; "
                 "they do not belong together."
             )
-        self._counts = counts
         self._rows: dict[int, int] = {}
         for row, image in enumerate(images):
             self._add(row, image, f"{dictionary}, image {row} of the list")
@@ -91,10 +90,11 @@ class GroundedVideoDescription(Pack):
             raise PackError(f"{where}: nms_num is {count}, but the features have shape {features.shape}.")
         labels = read_dataset(self._labels, where, (self._rows[image_id], slice(count)))
         classes = labels[:, 4]
-        if (classes % 1 != 0).any() or (classes < 0).any():
+        wrong = (classes % 1 != 0) | (classes < 0)
+        if wrong.any():
             raise PackError(
-                f"{where}: column 4 holds {classes[(classes % 1 != 0) | (classes < 0)][0]:g}, expected a class; are "
-                "the columns x1, y1, x2, y2, class, score?"
+                f"{where}: column 4 holds {classes[wrong][0]:g}, expected a class; are the columns x1, y1, x2, y2, "
+                "class, score?"
             )
         return PackedImage(image_id, None, None, labels[:, :4], features[:count], None, labels[:, 5], where)
 
@@ -102,8 +102,7 @@ class GroundedVideoDescription(Pack):
 def _proposals(path: str | os.PathLike) -> tuple[h5py.Dataset, np.ndarray]:
     """``dets_labels``, to be read row by row, and ``nms_num``."""
     with hdf5_file(path, "GVD's proposals") as file:
-        missing = [key for key in ("dets_labels", "nms_num") if not isinstance(file.get(key), h5py.Dataset)]
-        if missing:
+        if missing := [key for key in ("dets_labels", "nms_num") if not isinstance(file.get(key), h5py.Dataset)]:
             raise UserError(f"{path}: the data sets {', '.join(missing)} are missing; expected flickr_branch's.")
         labels, counts = file["dets_labels"], read_dataset(file["nms_num"], f"{path}, nms_num").reshape(-1)
         if labels.ndim != 3 or labels.shape[2] < 6 or len(labels) != len(counts):

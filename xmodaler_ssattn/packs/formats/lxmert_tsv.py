@@ -12,16 +12,8 @@ class LxmertTsv(TsvPack):
     name = "lxmert-tsv"
     summary = "LXMERT, airsplay/py-bottom-up-attention"
     columns = (
-        "img_id",
-        "img_h",
-        "img_w",
-        "objects_id",
-        "objects_conf",
-        "attrs_id",
-        "attrs_conf",
-        "num_boxes",
-        "boxes",
-        "features",
+        *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
+        *("num_boxes", "boxes", "features"),
     )
     id_column = "img_id"
 

@@ -31,13 +31,11 @@ class MilvlgNpz(NpzFolder):
         features, boxes, probs = arrays["x"], arrays["bbox"], arrays.get("cls_prob")
         if features.ndim == 2 and features.shape[0] != count and features.shape[1] == count:
             features = features.T
+        shapes = f"{path}: num_bbox is {count}, but x has shape {arrays['x'].shape} and bbox {boxes.shape}"
         if features.ndim != 2 or len(features) < count or len(boxes) < count:
-            raise PackError(f"{path}: num_bbox is {count}, but x has shape {arrays['x'].shape} and bbox {boxes.shape}.")
+            raise PackError(f"{shapes}.")
         if features[count:].any() or boxes[count:].any():
-            raise PackError(
-                f"{path}: num_bbox is {count}, but x has shape {arrays['x'].shape} and bbox {boxes.shape}, with "
-                "numbers after these rows."
-            )
+            raise PackError(f"{shapes}, with numbers after these rows.")
         if "image_id" in arrays:
             check_name(single_value(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
         if probs is not None:

@@ -29,11 +29,7 @@ MAX_LINE = 64 << 20
 
 
 class TsvPack(Pack):
-    """Base of the tab-separated formats.
-
-    Args:
-        paths: the files; large packs come in several parts.
-    """
+    """Base of the tab-separated formats; large packs come in several files."""
 
     usage = "--input a.tsv [b.tsv ...]"
     several = True
@@ -43,11 +39,9 @@ class TsvPack(Pack):
 
     def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
         super().__init__(*paths)
-        missing = [str(path) for path in self.inputs if not path.exists()]
-        folders = [str(path) for path in self.inputs if path.is_dir()]
-        if folders:
+        if folders := [str(path) for path in self.inputs if path.is_dir()]:
             raise UserError(f"This format has tsv files, but these are folders: {', '.join(folders)}.")
-        if missing:
+        if missing := [str(path) for path in self.inputs if not path.exists()]:
             raise UserError(f"These files do not exist: {', '.join(missing)}.")
         self._parts = [part for path in self.inputs for part in parts_of(path)]
         self._names = [tuple(self.columns)] * len(self._parts)  # of the columns, in each part's order
@@ -100,14 +94,10 @@ class TsvPack(Pack):
     def _add(self, number: int, line_number: int, start: int, line: bytes, where: str) -> None:
         names, columns = self._names[number], line.count(b"\t") + 1
         if columns != len(names):
-            self.problems.append(
-                f"{where}: {columns} columns, expected {len(names)} ({', '.join(names)}); "
-                + (
-                    "it contains carriage returns: end the lines with line feeds."
-                    if b"\r" in line.rstrip()
-                    else "is the line cut short?"
-                )
-            )
+            why = "is the line cut short?"
+            if b"\r" in line.rstrip():
+                why = "it contains carriage returns: end the lines with line feeds."
+            self.problems.append(f"{where}: {columns} columns, expected {len(names)} ({', '.join(names)}); {why}")
             return
         column = names.index(self.id_column)
         text = plain(line.split(b"\t", column + 1)[column])
@@ -156,11 +146,7 @@ class TsvPack(Pack):
     def read_arrays(
         self, row: dict[str, bytes], width: str, height: str, image_id: int, scores: str | None = None
     ) -> PackedImage:
-        """Decode what both formats share.
-
-        Args:
-            width, height, scores: the names of these columns.
-        """
+        """Decode what both formats share; ``width``, ``height`` and ``scores`` are names of columns."""
         where = self.place(image_id)
         count = whole(row, "num_boxes", where)
         if count < 1:
@@ -168,9 +154,8 @@ class TsvPack(Pack):
         boxes = decode(row, "boxes", where, count, 4)
         features = decode(row, "features", where, count, None)
         confidence = decode(row, scores, where, count, 1)[:, 0] if scores else None
-        return PackedImage(
-            image_id, whole(row, width, where), whole(row, height, where), boxes, features, None, confidence, where
-        )
+        size = whole(row, width, where), whole(row, height, where)
+        return PackedImage(image_id, *size, boxes, features, None, confidence, where)
 
 
 def plain(value: bytes) -> bytes:
@@ -190,10 +175,7 @@ def whole(row: dict[str, bytes], column: str, where: str) -> int:
 def decode(
     row: dict[str, bytes], column: str, where: str, count: int, width: int | None, dtype: str = "float32"
 ) -> np.ndarray:
-    """base64 -> (count, width) array; ``width`` None: computed from the length.
-
-    Args:
-        dtype: "float32" or "int64", little-endian.
+    """base64 of "float32" or "int64" in little-endian order -> (count, width); ``width`` None: by the length.
 
     Raises:
         PackError: the text is not base64, has the wrong number of bytes, or the numbers are not of this type.

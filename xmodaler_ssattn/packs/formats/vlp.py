@@ -43,12 +43,8 @@ class VisionLanguagePretraining(Pack):
     def __init__(self, features: str | os.PathLike, boxes: str | os.PathLike) -> None:
         super().__init__(features)
         features, boxes = Path(features), Path(boxes)
-        self._files: dict[int, Path] = {}
-        self._features: dict[int, tuple[Path, str]] = {}
-        if features.is_dir():
-            self._files = list_folder(features, ".npy", self.problems)
-        else:
-            self._features = self._index(_existing_parts(features, "_feat"))
+        self._files = list_folder(features, ".npy", self.problems) if features.is_dir() else {}
+        self._features = {} if self._files else self._index(_existing_parts(features, "_feat"))
         self._boxes = self._index([boxes] if boxes.is_file() else _existing_parts(boxes, "_bbox"))
         known = self._files or self._features
         self.problems += [

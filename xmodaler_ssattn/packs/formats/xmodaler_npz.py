@@ -36,19 +36,15 @@ class XmodalerNpz(NpzFolder):
                 raise PackError(f"{path}: num_boxes is {count}, but features has {len(arrays['features'])} rows.")
         if "image_id" in arrays:
             check_name(single_value(arrays["image_id"]), image_id, f"{path}, key 'image_id'")
-        return PackedImage(
-            image_id, width, height, arrays["boxes"], arrays["features"], arrays.get("cls_prob"), None, str(path)
-        )
+        boxes, features, probs = arrays["boxes"], arrays["features"], arrays.get("cls_prob")
+        return PackedImage(image_id, width, height, boxes, features, probs, None, str(path))
 
 
 def export_npz(store: RegionStore, folder: str | os.PathLike) -> int:
-    """Write ``ID.npz`` files that X-modaler's own datasets read (DATALOADER.FEATS_FOLDER).
+    """Write ``ID.npz`` files that X-modaler's own datasets read (DATALOADER.FEATS_FOLDER); returns their number.
 
     Sizes and counts are 1-d arrays, because its reader uses ``content['image_h'][0]``. Existing files are replaced
     atomically.
-
-    Returns:
-        the number of files.
     """
     folder = Path(folder)
     for image_id in progress(store.ids.tolist(), desc="npz"):
