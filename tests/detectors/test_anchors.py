@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from xmodaler_ssattn.detectors.anchors import cell_anchors, grid_anchors
+from xmodaler_ssattn.detectors.proposals import cell_anchors, grid_anchors
 
 
 def test_the_original_twelve_in_their_order():

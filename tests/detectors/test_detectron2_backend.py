@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
-from xmodaler_ssattn.detectors.anchors import cell_anchors
 from xmodaler_ssattn.detectors.detectron2_backend import Detectron2Missing, build_detectron2_network, why_not
 from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS
 from xmodaler_ssattn.detectors.loading import build_network, load_detector, open_weights
 from xmodaler_ssattn.detectors.preprocess import preprocess
-from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.proposals import cell_anchors
+from xmodaler_ssattn.detectors.spec import BLOCKS, DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector, features_in_chunks
 
 # The last two: the ResNeXt of MILVLG, and a network without attributes.
@@ -25,7 +25,7 @@ NETWORKS = {
     "plain": ("airsplay", {"num_attributes": None}),
 }
 # A ResNet-50, since detectron2 builds no other depths than the published ones, an eighth as wide.
-SMALL = {"depth": 50, "base_width": 8, "num_classes": 20, "num_attributes": 6, "rpn_channels": 32}
+SMALL = {"blocks": BLOCKS[50], "base_width": 8, "num_classes": 20, "num_attributes": 6, "rpn_channels": 32}
 
 
 @pytest.fixture(scope="module", autouse=True)

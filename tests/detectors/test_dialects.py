@@ -9,7 +9,7 @@ import torch
 from detectors.toy_networks import conditioned_random_network, dialect_for, from_network_state, tiny
 from xmodaler_ssattn.detectors.dialects import check_finite, dialect_of, expected_shapes, to_network_state
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
-from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.spec import BLOCKS, DetectorSpec
 from xmodaler_ssattn.errors import UserError
 
 KINDS = ("caffe", "airsplay", "milvlg_d2")
@@ -62,7 +62,7 @@ def test_without_random_norms_the_numbers_come_back_bit_by_bit():
 @pytest.mark.parametrize("kind, name", list(zip(KINDS, ("milvlg-caffe", "airsplay", "milvlg-d2"))))
 @pytest.mark.parametrize("depth", [50, 101, 152])
 def test_the_published_sizes_are_recognised(kind, name, depth, caplog):
-    spec = getattr(DetectorSpec, kind)(depth=depth)
+    spec = getattr(DetectorSpec, kind)(blocks=BLOCKS[depth])
     with caplog.at_level(logging.WARNING):
         dialect = dialect_of(expected_shapes(dialect_for(spec)))
     assert (dialect.name, dialect.spec) == (name, spec)
@@ -99,7 +99,7 @@ def test_the_names_and_shapes_are_those_of_the_published_files():
 
 def test_the_resnext_of_milvlg_is_recognised_by_its_grouped_convolutions():
     """32 groups of 8 channels: 256 channels that each see 8."""
-    spec = DetectorSpec.milvlg_d2(depth=152, groups=32, group_width=8, stride_in_1x1=False, pool_size=7)
+    spec = DetectorSpec.milvlg_d2(blocks=BLOCKS[152], groups=32, group_width=8, stride_in_1x1=False, pool_size=7)
     shapes = expected_shapes(dialect_for(spec))
     assert shapes["backbone.res2.0.conv2.weight"] == (256, 8, 3, 3)
     assert dialect_of(shapes).spec == spec

@@ -11,10 +11,10 @@ import torch
 
 from detectors.toy_networks import conditioned_random_network, from_network_state, tiny
 from xmodaler_ssattn.detectors import detectron2_backend
-from xmodaler_ssattn.detectors.anchors import cell_anchors
 from xmodaler_ssattn.detectors.detected import Detector
 from xmodaler_ssattn.detectors.dialects import CELL_ANCHORS
 from xmodaler_ssattn.detectors.loading import build_network, export_classifier, load_detector, open_weights
+from xmodaler_ssattn.detectors.proposals import cell_anchors
 from xmodaler_ssattn.errors import UserError
 
 KINDS = ("caffe", "airsplay", "milvlg_d2")

@@ -10,7 +10,7 @@ from detectors.toy_networks import conditioned_random_network, describe_all, tin
 from xmodaler_ssattn.detectors.backbone import Bottleneck, Stem, fold_norm, resnet_stage
 from xmodaler_ssattn.detectors.network import BottomUpNetwork, ProposalHead, RegionHead
 from xmodaler_ssattn.detectors.proposals import move_boxes
-from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.spec import BLOCKS, DetectorSpec
 
 DIALECTS = ("caffe", "airsplay", "milvlg_d2")
 
@@ -72,7 +72,9 @@ def test_the_full_sizes():
         assert network.res5(torch.empty(2, 1024, 14, 14)).shape == (2, 2048, 14, 14)
         retrained = BottomUpNetwork(DetectorSpec.milvlg_d2())
         assert retrained.res5(torch.empty(2, 1024, 14, 14)).shape == (2, 2048, 7, 7)
-        resnext = resnet_stage(DetectorSpec.milvlg_d2(depth=152, groups=32, group_width=8, stride_in_1x1=False), 3)
+        resnext = resnet_stage(
+            DetectorSpec.milvlg_d2(blocks=BLOCKS[152], groups=32, group_width=8, stride_in_1x1=False), 3
+        )
         assert resnext[0].conv2.weight.shape == (512, 16, 3, 3) and resnext[0].conv2.stride == (2, 2)
     assert [
         len(stage) for stage in (network.backbone.res2, network.backbone.res3, network.backbone.res4, network.res5)
@@ -86,7 +88,7 @@ def test_the_full_sizes():
 
 
 def test_the_names_of_the_state_dict():
-    spec = tiny("airsplay", blocks_per_stage=(1, 1, 1, 1))
+    spec = tiny("airsplay", blocks=(1, 1, 1, 1))
     block = [f"{conv}.{kind}" for conv in ("conv1", "conv2", "conv3", "shortcut") for kind in ("weight", "bias")]
     expected = {
         f"{stage}.0.{name}" for stage in ("backbone.res2", "backbone.res3", "backbone.res4", "res5") for name in block
@@ -213,7 +215,7 @@ def test_no_proposal_is_an_empty_answer(image):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("geometry", "fast"), ("anchors", "yolo"), ("boxes", "all"), ("depth", 18), ("align_samples", 0)],
+    [("geometry", "fast"), ("anchors", "yolo"), ("boxes", "all"), ("align_samples", 0)],
 )
 def test_a_spec_that_cannot_be(field, value):
     with pytest.raises(ValueError, match=field):

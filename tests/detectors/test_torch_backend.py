@@ -8,7 +8,7 @@ import torch
 
 from detectors.toy_networks import conditioned_random_network, describe_all, tiny
 from xmodaler_ssattn.detectors.detected import Detected, Detector
-from xmodaler_ssattn.detectors.network import BottomUpNetwork
+from xmodaler_ssattn.detectors.network import BottomUpNetwork, Described
 from xmodaler_ssattn.detectors.preprocess import preprocess
 from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
 from xmodaler_ssattn.detectors.torch_backend import TorchDetector, select_detected
@@ -137,8 +137,8 @@ def test_without_attributes():
 
 
 def test_a_box_beyond_the_rounded_border_ends_at_the_picture():
-    probs = np.float32([[0.1, 0.9]])
-    found = select_detected(
-        100, 50, np.float32([[-1, 2, 100.4, 50.2]]), np.ones((1, 4), np.float32), probs, None, SelectionRule()
+    described = Described(
+        torch.tensor([[-2, 4, 200.8, 100.4]]), torch.ones(1, 4), torch.tensor([[0.1, 0.9]]), attributes=None
     )
+    found = select_detected(100, 50, described, 2.0, SelectionRule())
     assert found.boxes_px.tolist() == [[0, 2, 100, 50]] and found.attributes is None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from xmodaler_ssattn.detectors.weights import read_weights
+from xmodaler_ssattn.detectors.loading import read_weights
 from xmodaler_ssattn.errors import UserError
 
 WEIGHTS = {"a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a.bias": torch.tensor([0.5, -1.0])}

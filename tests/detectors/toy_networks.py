@@ -20,7 +20,7 @@ from xmodaler_ssattn.detectors.spec import DetectorSpec
 from xmodaler_ssattn.detectors.torch_backend import features_in_chunks
 
 TINY = {
-    "blocks_per_stage": (1, 1, 1, 2),
+    "blocks": (1, 1, 1, 2),
     "base_width": 4,
     "num_classes": 12,
     "num_attributes": 5,

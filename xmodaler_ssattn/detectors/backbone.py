@@ -68,22 +68,12 @@ def resnet_stage(spec: DetectorSpec, stage: int) -> nn.Sequential:
     outputs = 4 * spec.base_width * double
     dilation = 2 if stage == 5 and spec.res5_dilated else 1
     stride = 1 if stage == 2 or dilation > 1 else 2
-    blocks = [
-        Bottleneck(
-            spec.base_width if stage == 2 else outputs // 2,
-            spec.bottleneck_width * double,
-            outputs,
-            stride=stride,
-            stride_in_1x1=spec.stride_in_1x1,
-            dilation=dilation,
-            groups=spec.groups,
-        )
-    ]
-    blocks += [
-        Bottleneck(outputs, spec.bottleneck_width * double, outputs, dilation=dilation, groups=spec.groups)
-        for _ in range(spec.blocks[stage - 2] - 1)
-    ]
-    return nn.Sequential(*blocks)
+    width, same = spec.bottleneck_width * double, {"dilation": dilation, "groups": spec.groups}
+    inputs = spec.base_width if stage == 2 else outputs // 2
+    first = Bottleneck(inputs, width, outputs, stride=stride, stride_in_1x1=spec.stride_in_1x1, **same)
+    return nn.Sequential(
+        first, *(Bottleneck(outputs, width, outputs, **same) for _ in range(1, spec.blocks[stage - 2]))
+    )
 
 
 class Stem(nn.Module):

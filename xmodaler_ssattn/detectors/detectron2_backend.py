@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from xmodaler_ssattn.detectors.backbone import Stem
 from xmodaler_ssattn.detectors.dialects import BOX_PRED, Dialect, Weights, expected_shapes, to_network_state
 from xmodaler_ssattn.detectors.network import Described, RegionHead
 from xmodaler_ssattn.detectors.proposals import Proposals, by_anchor, choose_proposals
 from xmodaler_ssattn.detectors.roi_operators import Pooled
-from xmodaler_ssattn.detectors.spec import BLOCKS_PER_STAGE, DetectorSpec
+from xmodaler_ssattn.detectors.spec import BLOCKS, DetectorSpec
 
 
 class Detectron2Missing(Exception):
@@ -33,7 +33,7 @@ def why_not(spec: DetectorSpec) -> str:
         return f"detectron2 cannot be imported ({error})."
     except (RuntimeError, AttributeError) as error:  # a torchvision or detectron2 of another torch
         return f"detectron2 is installed but does not import with torch {torch.__version__} ({error})."
-    if spec.blocks not in BLOCKS_PER_STAGE.values():
+    if spec.blocks not in BLOCKS.values():
         return f"detectron2 has no ResNet with {spec.blocks} blocks."
     return ""
 
@@ -48,7 +48,7 @@ def detectron2_config(spec: DetectorSpec) -> Any:
     model.META_ARCHITECTURE = "GeneralizedRCNN"
     model.PIXEL_MEAN = list(spec.pixel_mean)
     resnets = model.RESNETS
-    resnets.DEPTH = next(depth for depth, blocks in BLOCKS_PER_STAGE.items() if blocks == spec.blocks)
+    resnets.DEPTH = next(depth for depth, blocks in BLOCKS.items() if blocks == spec.blocks)
     resnets.NORM, resnets.OUT_FEATURES, resnets.STRIDE_IN_1X1 = "FrozenBN", ["res4"], spec.stride_in_1x1
     resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS = spec.base_width, 4 * spec.base_width
     resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = spec.groups, spec.bottleneck_width // spec.groups
@@ -77,8 +77,7 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
         Detectron2Missing: see ``why_not``.
     """
     spec = dialect.spec
-    reason = why_not(spec)
-    if reason:
+    if reason := why_not(spec):
         raise Detectron2Missing(reason)
     import detectron2
     from detectron2.modeling import build_model
@@ -97,9 +96,16 @@ def build_detectron2_network(weights: Weights, dialect: Dialect, anchors_px: np.
     (cell,) = rpn.anchor_generator.cell_anchors
     cell.copy_(torch.from_numpy(anchors_px))
     if spec.stem_pool == "caffe":
-        model.backbone.stem = CaffeStem(model.backbone.stem.conv1)
+        with torch.device("meta"):
+            stem = Stem(spec.base_width, "caffe")
+        stem.conv1 = model.backbone.stem.conv1  # with its norm
+        model.backbone.stem = stem
     if spec.res5_dilated:
-        _dilate(model.roi_heads.res5)
+        res5 = model.roi_heads.res5
+        for layer in (res5[0].conv1, res5[0].conv2, res5[0].shortcut):
+            layer.stride = (1, 1)
+        for block in res5:
+            block.conv2.dilation = block.conv2.padding = (2, 2)
     head = to_network_state(weights, dialect, "head.")
     return Detectron2Network(model, spec, head, f"detectron2 {detectron2.__version__}")
 
@@ -116,37 +122,6 @@ def _load(model: nn.Module, state: Weights) -> None:
             "this version of detectron2 builds another network: it also wants "
             f"{missing[:6]} and does not know {left.unexpected_keys[:6]}."
         )
-
-
-class CaffeStem(nn.Module):
-    """detectron2's stem with the original's pooling: no padding, the size rounded up."""
-
-    def __init__(self, conv1: nn.Module) -> None:
-        super().__init__()
-        self.conv1 = conv1
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=0, ceil_mode=True)
-
-
-def _dilate(res5: nn.Sequential) -> None:
-    """Remove the stride of the first block and dilate all 3x3 convolutions by two."""
-    for layer in (res5[0].conv1, res5[0].conv2, res5[0].shortcut):
-        layer.stride = (1, 1)
-    for block in res5:
-        block.conv2.dilation = block.conv2.padding = (2, 2)
-
-
-class BoxPooled(Pooled):
-    """detectron2's pooler, slice by slice."""
-
-    def __init__(self, pooler: nn.Module, trunk: torch.Tensor, boxes_px: torch.Tensor) -> None:
-        self.boxes_px, self._pooler, self._trunk = boxes_px, pooler, trunk
-
-    def __getitem__(self, boxes: slice) -> torch.Tensor:
-        from detectron2.structures import Boxes
-
-        return self._pooler([self._trunk], [Boxes(self.boxes_px[boxes])])
 
 
 class Detectron2Network(nn.Module):
@@ -189,7 +164,10 @@ class Detectron2Network(nn.Module):
 
     def pool(self, trunk: torch.Tensor, boxes_px: torch.Tensor) -> Pooled:
         """See ``BottomUpNetwork.pool``."""
-        return BoxPooled(self.model.roi_heads.pooler, trunk, boxes_px)
+        from detectron2.structures import Boxes
+
+        pooler = self.model.roi_heads.pooler
+        return Pooled(boxes_px, lambda boxes: pooler([trunk], [Boxes(boxes_px[boxes])]))
 
     def features(self, bins: torch.Tensor) -> torch.Tensor:
         """See ``BottomUpNetwork.features``."""
@@ -202,9 +180,7 @@ class Detectron2Network(nn.Module):
         spec, predictor = self.spec, self.model.roi_heads.box_predictor
         scores, deltas = predictor(features)
         best_row = scores.argmax(dim=1)
-        class_probs = scores.softmax(dim=1)
-        if spec.background == "last":
-            class_probs = class_probs.roll(1, dims=1)
+        class_probs = scores.softmax(dim=1).roll(1 if spec.background == "last" else 0, dims=1)
         if spec.boxes == "regressed":
             moved = predictor.box2box_transform.apply_deltas(deltas, boxes_px).view(-1, spec.num_classes, 4)
             best = class_probs[:, 1:].argmax(dim=1)

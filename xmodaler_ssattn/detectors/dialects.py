@@ -28,7 +28,7 @@ import torch
 
 from xmodaler_ssattn.detectors.backbone import fold_norm
 from xmodaler_ssattn.detectors.network import BottomUpNetwork
-from xmodaler_ssattn.detectors.spec import BLOCKS_PER_STAGE, DetectorSpec
+from xmodaler_ssattn.detectors.spec import BLOCKS, DetectorSpec
 from xmodaler_ssattn.errors import UserError, raise_all
 
 logger = logging.getLogger(__name__)
@@ -153,15 +153,14 @@ def _sizes(shapes: Shapes, attribute_layers: tuple[str, ...], no_attribute: str)
         len({name.split(".")[2] for name in shapes if name.startswith(stage)})
         for stage in ("backbone.res2.", "backbone.res3.", "backbone.res4.", "roi_heads.res5.")
     )
+    if width == PUBLISHED_WIDTH and blocks not in BLOCKS.values():  # a block is missing: compare with the nearest
+        blocks = min(BLOCKS.values(), key=lambda layers: sum(abs(a - b) for a, b in zip(layers, blocks)))
     sizes: dict = {
         "base_width": width,
+        "blocks": blocks,
         "num_classes": shapes[f"{CLS_SCORE}weight"][0] - 1,
         "rpn_channels": shapes[f"{CONV}weight"][0],
     }
-    depths = {layers: depth for depth, layers in BLOCKS_PER_STAGE.items()}
-    if width == PUBLISHED_WIDTH and blocks not in depths:  # a block is missing: compare with the nearest network
-        blocks = min(depths, key=lambda layers: sum(abs(a - b) for a, b in zip(layers, blocks)))
-    sizes |= {"depth": depths[blocks]} if blocks in depths else {"blocks_per_stage": blocks}
     grouped, group_width = shapes["backbone.res2.0.conv2.weight"][:2]
     if grouped != group_width and grouped % group_width == 0:  # MILVLG's ResNeXt-152 sets these three together
         sizes |= {"groups": grouped // group_width, "group_width": group_width, "stride_in_1x1": False, "pool_size": 7}

@@ -14,18 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from xmodaler_ssattn.detectors.join import differing_attributes, join_regions
-from xmodaler_ssattn.detectors.pictures import (
-    READERS,
-    PackedPicture,
-    UnexpectedError,
-    as_user_error,
-    decode_ahead,
-    picture_sides,
-)
+from xmodaler_ssattn.detectors.join import join_regions
+from xmodaler_ssattn.detectors.pictures import READERS, PackedPicture, UnexpectedError, decode_ahead, picture_sides
 from xmodaler_ssattn.detectors.sources import Chosen
 from xmodaler_ssattn.errors import UserError, numbered, raise_all
-from xmodaler_ssattn.packs.region_file import ORDER_BY_SCORE, read_header
+from xmodaler_ssattn.packs.region_file import ORDER_BY_SCORE, differing_values, read_header
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
 
@@ -126,7 +119,7 @@ def _check_same_settings(store: RegionStore, plan: Mapping[str, Any]) -> None:
     wanted = {**plan, **plan["attributes"]}
     del wanted["attributes"], wanted["probs_dtype"]
     raise_all(
-        differing_attributes({name: there.get(name) for name in wanted}, wanted),
+        differing_values({name: there.get(name) for name in wanted}, wanted),
         f"{store.path} exists and was made with other settings (give another --out, or --overwrite to replace it)",
     )
 
@@ -145,13 +138,7 @@ def _check_same_pictures(path: Path, sizes: Mapping[int, tuple[int, int]], pictu
 
 
 def _write(
-    detector: Any,
-    pictures: Chosen,
-    ids: Sequence[int],
-    out: Path,
-    plan: Mapping[str, Any],
-    batch: int,
-    overwrite: bool,
+    detector: Any, pictures: Chosen, ids: Sequence[int], out: Path, plan: Mapping[str, Any], batch: int, overwrite: bool
 ) -> ExtractReport:
     failed: list[str] = []
     unexpected: list[UnexpectedError] = []  # since the last picture that succeeded
@@ -166,19 +153,13 @@ def _write(
             try:
                 if isinstance(detected, UserError):
                     raise detected
-                writer.write(
-                    image_id,
-                    detected.width,
-                    detected.height,
-                    detected.boxes_px,
-                    detected.features,
-                    detected.class_probs,
-                    where=str(path),
-                )
+                arrays = detected.boxes_px, detected.features, detected.class_probs
+                writer.write(image_id, detected.width, detected.height, *arrays, where=str(path))
             except OSError:  # while writing the region file: not because of this picture
                 raise
             except Exception as error:
-                error = as_user_error(error, path)
+                if not isinstance(error, UserError):
+                    error = UnexpectedError(path, error)
                 failed.append(str(error))
                 if isinstance(error, UnexpectedError):
                     unexpected.append(error)

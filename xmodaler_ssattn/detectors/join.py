@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 
 from xmodaler_ssattn.errors import UserError, raise_all
-from xmodaler_ssattn.packs.region_file import Header, read_header
+from xmodaler_ssattn.packs.region_file import Header, differing_values, read_header
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
 
 _GIVEN_BY_NAME = ("source", "order", "background", "vocabulary_sha256", "weights_sha256")
 _OF_THE_FILE = ("schema", "version")
-
-
-def differing_attributes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The attributes in which two files differ, one phrase each."""
-    return [
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
-    ]
 
 
 def join_regions(
@@ -64,8 +54,7 @@ def join_regions(
                 twice.append(f"image {image_id} is in {owner[image_id].path} and in {store.path}")
             owner[image_id] = store
     raise_all(twice, "These files cannot be joined")
-    missing = [image_id for image_id in expected if image_id not in owner]
-    if missing:
+    if missing := [image_id for image_id in expected if image_id not in owner]:
         names = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise UserError(
             f"{len(missing):,} of {len(expected):,} pictures are in none of the {len(paths)} files: {names}. Extract "
@@ -91,16 +80,9 @@ def join_regions(
             store = owner[image_id]
             try:
                 regions = store.read(image_id)
-                writer.write(
-                    image_id,
-                    regions.width,
-                    regions.height,
-                    regions.boxes_px,
-                    regions.features,
-                    regions.class_probs,
-                    source_boxes=counts[store.path].get(image_id),
-                    where=f"{store.path}, image {image_id}",
-                )
+                arrays = regions.boxes_px, regions.features, regions.class_probs
+                source = {"source_boxes": counts[store.path].get(image_id), "where": f"{store.path}, image {image_id}"}
+                writer.write(image_id, regions.width, regions.height, *arrays, **source)
             except UserError as error:
                 bad.append(str(error))
         raise_all(bad, f"{out} was not made")
@@ -113,7 +95,7 @@ def _kind(header: Header, name: str) -> str | None:
 
 
 def _differences(first: Header, other: Header) -> list[str]:
-    differences = differing_attributes(first.attributes, other.attributes)
+    differences = differing_values(first.attributes, other.attributes)
     for name in ("features", "class_probs"):
         one, two = (
             f"{header.fields[name].shape[2]} x {_kind(header, name)}" if name in header.fields else "none"

@@ -20,9 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xmodaler_ssattn.detectors.anchors import cell_anchors, grid_anchors
 from xmodaler_ssattn.detectors.backbone import Trunk, resnet_stage
-from xmodaler_ssattn.detectors.proposals import Proposals, by_anchor, choose_proposals, clip_boxes, move_boxes
+from xmodaler_ssattn.detectors.proposals import (
+    Proposals,
+    by_anchor,
+    cell_anchors,
+    choose_proposals,
+    clip_boxes,
+    grid_anchors,
+    move_boxes,
+)
 from xmodaler_ssattn.detectors.roi_operators import Pooled, pool_regions
 from xmodaler_ssattn.detectors.spec import STRIDE, DetectorSpec
 

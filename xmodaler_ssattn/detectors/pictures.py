@@ -197,21 +197,12 @@ class UnexpectedError(UserError):
         self.error = error
 
 
-def as_user_error(error: Exception, path: Path | PackedPicture) -> UserError:
-    """Any error of one picture as a ``UserError`` with type and text."""
-    return error if isinstance(error, UserError) else UnexpectedError(path, error)
-
-
 def decode_ahead(
     pictures: Iterable[tuple[int, Path | PackedPicture]], ahead: int = READERS
 ) -> Iterator[tuple[int, Path | PackedPicture, np.ndarray | UserError]]:
     """Each picture's (id, picture, pixels), in the order given; for one that cannot be used a ``UserError`` as pixels.
 
-    While the caller works on one picture, threads read the next ones.
-
-    Args:
-        pictures: (id, picture).
-        ahead: maximum number of pictures that are decoded in advance.
+    While the caller works on one picture, threads read the next ones, at most ``ahead``.
     """
     remaining = iter(pictures)
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")
@@ -225,8 +216,10 @@ def decode_ahead(
             image_id, path, future = waiting.popleft()
             try:
                 pixels = future.result()
+            except UserError as error:
+                pixels = error
             except Exception as error:
-                pixels = as_user_error(error, path)
+                pixels = UnexpectedError(path, error)
             yield image_id, path, pixels
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,20 +1,58 @@
-"""Turn the proposal network's outputs into boxes: decode, clip, drop small ones, sort, suppress.
+"""Turn the proposal network's outputs into boxes: move the anchors, clip, drop small ones, sort, suppress.
 
 The original and detectron2 do this in a different order with different conventions; see ``DetectorSpec.geometry``.
+A anchors per position, H and W of the map.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from xmodaler_ssattn.detectors.spec import DetectorSpec
+from xmodaler_ssattn.detectors.spec import STRIDE, DetectorSpec
 from xmodaler_ssattn.detectors.suppression import suppress
 
 # exp() of more than this would make a box over 60 times as wide as its anchor.
 LARGEST_LOG_SCALE = math.log(1000.0 / 16)
+RATIOS = (0.5, 1.0, 2.0)  # height : width
+
+
+def cell_anchors(kind: str, sizes: Sequence[int]) -> np.ndarray:
+    """(A, 4) float32 xyxy: the anchors of the first position.
+
+    Args:
+        kind: "caffe": ratio by ratio, as the original computes them. A 16 x 16 cell (0, 0, 15, 15) is reshaped to each
+            ratio with rounded sides, then multiplied by size / 16 about its centre; a box from x1 to x2 is
+            x2 - x1 + 1 wide. "detectron2": size by size, of area size^2, centred on (0, 0), not rounded.
+        sizes: side lengths in pixels of the network's input.
+    """
+    boxes = []
+    if kind == "caffe":
+        for ratio in RATIOS:
+            width = np.round(np.sqrt(STRIDE * STRIDE / ratio))
+            height = np.round(width * ratio)
+            for size in sizes:
+                centre, half = 0.5 * (STRIDE - 1), 0.5 * (np.array([width, height]) * (size / STRIDE) - 1)
+                boxes.append((*(centre - half), *(centre + half)))
+    else:
+        for size in sizes:
+            for ratio in RATIOS:
+                width = np.sqrt(size * size / ratio)
+                half = 0.5 * np.array([width, ratio * width])
+                boxes.append((*-half, *half))
+    return np.array(boxes, dtype=np.float32)
+
+
+def grid_anchors(cell: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(A, 4) -> (height * width * A, 4), shifted by ``STRIDE * (x, y)``; row by row, then x, then the anchor."""
+    x = torch.arange(width, device=cell.device, dtype=cell.dtype) * STRIDE
+    y = torch.arange(height, device=cell.device, dtype=cell.dtype) * STRIDE
+    shifts = torch.stack(torch.broadcast_tensors(x[None], y[:, None], x[None], y[:, None]), dim=-1)
+    return (shifts[:, :, None] + cell).reshape(-1, 4)
 
 
 class Proposals(NamedTuple):
@@ -107,10 +145,10 @@ def choose_proposals(
     if spec.geometry == "caffe":
         usable &= large_enough(boxes, "caffe", spec.min_size * scale)
         boxes, scores = boxes[usable], scores[usable]
-        best = _best(scores, spec.pre_nms_topk)
+        best = scores.sort(descending=True, stable=True).indices[: spec.pre_nms_topk]
         boxes, scores = boxes[best], scores[best]
     else:
-        best = _best(scores, spec.pre_nms_topk)
+        best = scores.sort(descending=True, stable=True).indices[: spec.pre_nms_topk]
         boxes, scores = boxes[best], scores[best]
         usable = usable[best] & large_enough(boxes, "detectron2", spec.min_size)
         boxes, scores = boxes[usable], scores[usable]
@@ -120,7 +158,3 @@ def choose_proposals(
     )
     rows = torch.from_numpy(kept).to(boxes.device)
     return Proposals(boxes[rows], scores[rows])
-
-
-def _best(scores: torch.Tensor, count: int) -> torch.Tensor:
-    return torch.sort(scores, descending=True, stable=True).indices[:count]

@@ -1,15 +1,14 @@
 """A fixed grid of bins from each box: ROIPool (rounded maxima) and ROIAlignV2 (bilinear samples).
 
 R boxes, C channels, H and W of the map, P bins per side. Plain torch without a loop over boxes or bins, equal to
-torchvision's ``roi_pool`` and ``roi_align(aligned=True)``, which are used where they can be imported. All return a
-``Pooled``, made once per picture and read slice by slice: the bins of 300 boxes would take 240 MB.
+torchvision's ``roi_pool`` and ``roi_align(aligned=True)``, which are used where they can be imported.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -17,16 +16,22 @@ import torch
 logger = logging.getLogger(__name__)
 
 
-class Pooled(ABC):
-    """The bins of R boxes: ``pooled[a:b]`` is (b - a, C, P, P)."""
+class Pooled:
+    """The bins of R boxes, ``pooled[a:b]`` is (b - a, C, P, P); read slice by slice: those of 300 boxes take 240 MB.
 
-    boxes_px: torch.Tensor
+    Args:
+        boxes_px: (R, 4).
+        bins_of: some of the boxes -> their bins.
+    """
+
+    def __init__(self, boxes_px: torch.Tensor, bins_of: Callable[[slice], torch.Tensor]) -> None:
+        self.boxes_px, self._bins_of = boxes_px, bins_of
 
     def __len__(self) -> int:
         return len(self.boxes_px)
 
-    @abstractmethod
-    def __getitem__(self, boxes: slice) -> torch.Tensor: ...
+    def __getitem__(self, boxes: slice) -> torch.Tensor:
+        return self._bins_of(boxes)
 
 
 def _channels_last(features: torch.Tensor) -> torch.Tensor:
@@ -88,38 +93,36 @@ def _corners(
     return level * per_level + start * per_position, level * per_level + last * per_position
 
 
-class MaxPooled(Pooled):
+def _max_pooled(features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int) -> Pooled:
     """ROIPool with the rounding of the original; an empty bin is 0.
 
     A bin's maximum is the maximum of four overlapping windows whose sides are powers of two, one in each corner of
     the bin; the windows' maxima at every position are computed once (a two-dimensional sparse table).
     """
+    maps = _channels_last(features)
+    height, width, channels = maps.shape
+    rows = pool_ranges(boxes_px[:, 1], boxes_px[:, 3], stride, bins, height)
+    columns = pool_ranges(boxes_px[:, 0], boxes_px[:, 2], stride, bins, width)
+    empty = (rows[0] >= rows[1])[:, :, None] | (columns[0] >= columns[1])[:, None, :]
+    tallest, widest = (int((end - start).max()) if len(boxes_px) else 1 for start, end in (rows, columns))
+    # (level of the height, level of the width, H, W, C)
+    table = _window_maxima(_window_maxima(maps, 1, widest), 1, tallest)
+    row_corners = _corners(*rows, per_level=table.shape[1] * height * width, per_position=width)
+    column_corners = _corners(*columns, per_level=height * width, per_position=1)
+    table = table.reshape(-1, channels)
 
-    def __init__(self, features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int) -> None:
-        maps = _channels_last(features)
-        height, width, channels = maps.shape
-        self.boxes_px, self._bins = boxes_px, bins
-        rows = pool_ranges(boxes_px[:, 1], boxes_px[:, 3], stride, bins, height)
-        columns = pool_ranges(boxes_px[:, 0], boxes_px[:, 2], stride, bins, width)
-        self._empty = (rows[0] >= rows[1])[:, :, None] | (columns[0] >= columns[1])[:, None, :]
-        tallest, widest = (int((end - start).max()) if len(boxes_px) else 1 for start, end in (rows, columns))
-        # (level of the height, level of the width, H, W, C)
-        table = _window_maxima(_window_maxima(maps, 1, widest), 1, tallest)
-        self._table = table.reshape(-1, channels)
-        self._rows = _corners(*rows, per_level=table.shape[1] * height * width, per_position=width)
-        self._columns = _corners(*columns, per_level=height * width, per_position=1)
-
-    def __getitem__(self, boxes: slice) -> torch.Tensor:
+    def bins_of(boxes: slice) -> torch.Tensor:
         maxima = None
-        for y in self._rows:
-            for x in self._columns:
-                index = (y[boxes, :, None] + x[boxes, None, :]).flatten()
-                corner = self._table.index_select(0, index)
+        for y in row_corners:
+            for x in column_corners:
+                corner = table.index_select(0, (y[boxes, :, None] + x[boxes, None, :]).flatten())
                 maxima = corner if maxima is None else torch.maximum(maxima, corner, out=maxima)
-        maxima = maxima.view(-1, self._bins, self._bins, self._table.shape[1])
-        if self._empty[boxes].any():
-            maxima.masked_fill_(self._empty[boxes][..., None], 0)
+        maxima = maxima.view(-1, bins, bins, channels)
+        if empty[boxes].any():
+            maxima.masked_fill_(empty[boxes][..., None], 0)
         return maxima.permute(0, 3, 1, 2)
+
+    return Pooled(boxes_px, bins_of)
 
 
 def bilinear_weights(
@@ -146,38 +149,18 @@ def bilinear_weights(
     return weights
 
 
-class AlignPooled(Pooled):
+def _align_pooled(features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int, samples: int) -> Pooled:
     """ROIAlignV2 as two products with interpolation matrices, first down the rows, then across the columns."""
+    maps = _channels_last(features)
+    height, width, channels = maps.shape
+    rows = bilinear_weights(boxes_px[:, 1], boxes_px[:, 3], stride, bins, samples, height)
+    columns = bilinear_weights(boxes_px[:, 0], boxes_px[:, 2], stride, bins, samples, width)
 
-    def __init__(self, features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int, samples: int) -> None:
-        self._maps = _channels_last(features)
-        height, width, _ = self._maps.shape
-        self.boxes_px, self._bins = boxes_px, bins
-        self._rows = bilinear_weights(boxes_px[:, 1], boxes_px[:, 3], stride, bins, samples, height)
-        self._columns = bilinear_weights(boxes_px[:, 0], boxes_px[:, 2], stride, bins, samples, width)
+    def bins_of(boxes: slice) -> torch.Tensor:
+        lines = rows[boxes].reshape(-1, height) @ maps.view(height, width * channels)
+        return (columns[boxes][:, None] @ lines.view(-1, bins, width, channels)).permute(0, 3, 1, 2)
 
-    def __getitem__(self, boxes: slice) -> torch.Tensor:
-        height, width, channels = self._maps.shape
-        rows, columns = self._rows[boxes], self._columns[boxes]
-        lines = rows.reshape(-1, height) @ self._maps.view(height, width * channels)
-        bins = columns[:, None] @ lines.view(-1, self._bins, width, channels)
-        return bins.permute(0, 3, 1, 2)
-
-
-class TorchvisionPooled(Pooled):
-    """torchvision's operators."""
-
-    def __init__(
-        self, features: torch.Tensor, boxes_px: torch.Tensor, bins: int, stride: int, samples: int | None = None
-    ) -> None:
-        self._features, self.boxes_px, self._bins = features, boxes_px, bins
-        self._stride, self._samples = stride, samples
-
-    def __getitem__(self, boxes: slice) -> torch.Tensor:
-        arguments = self._features, [self.boxes_px[boxes]], self._bins, 1.0 / self._stride
-        if self._samples is None:
-            return torchvision_ops().roi_pool(*arguments)
-        return torchvision_ops().roi_align(*arguments, self._samples, aligned=True)
+    return Pooled(boxes_px, bins_of)
 
 
 @functools.cache
@@ -207,7 +190,7 @@ def pool_regions(
     samples: int = 2,
     use_torchvision: bool | None = None,
 ) -> Pooled:
-    """The bins of boxes, to be read slice by slice.
+    """The bins of boxes.
 
     Args:
         features: (1, C, H, W).
@@ -219,7 +202,12 @@ def pool_regions(
         use_torchvision: None: where it can be imported.
     """
     if torchvision_ops() is not None if use_torchvision is None else use_torchvision:
-        return TorchvisionPooled(features, boxes_px, bins, stride, samples if op == "align" else None)
+        ops, scale = torchvision_ops(), 1.0 / stride
+        if op == "pool":
+            return Pooled(boxes_px, lambda boxes: ops.roi_pool(features, [boxes_px[boxes]], bins, scale))
+        return Pooled(
+            boxes_px, lambda boxes: ops.roi_align(features, [boxes_px[boxes]], bins, scale, samples, aligned=True)
+        )
     if op == "pool":
-        return MaxPooled(features, boxes_px, bins, stride)
-    return AlignPooled(features, boxes_px, bins, stride, samples)
+        return _max_pooled(features, boxes_px, bins, stride)
+    return _align_pooled(features, boxes_px, bins, stride, samples)

@@ -7,8 +7,6 @@ links are not followed, and no entry of more than ``MAX_PICTURE_BYTES`` is read.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 import lzma
 import os
@@ -20,19 +18,21 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from xmodaler_ssattn.detectors.folder import FolderPictures, is_picture_name, list_pictures
+from xmodaler_ssattn.detectors.parquet import ParquetPictures
 from xmodaler_ssattn.detectors.pictures import MAX_PICTURE_BYTES, PackedPicture
 from xmodaler_ssattn.errors import UserError, numbered
 from xmodaler_ssattn.ids import PICTURE_SUFFIXES
+from xmodaler_ssattn.packs.opening import unpacker
 
 MAX_ENTRIES = 5_000_000
 PARQUET = ".parquet"
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
-_UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -68,11 +68,7 @@ class PictureSource(Protocol):
 
 
 class Chosen:
-    """Pictures of a source by their image ids.
-
-    Args:
-        names: image id -> name.
-    """
+    """Pictures of a source by their image ids; ``names`` is image id -> name."""
 
     def __init__(self, source: PictureSource | FolderPictures, names: Mapping[int, str]) -> None:
         self._source, self._names = source, dict(sorted(names.items()))
@@ -109,30 +105,18 @@ def open_source(path: str | os.PathLike, *, recursive: bool = False, id_column: 
     path = Path(path)
     if path.is_dir():
         shards = sorted(path.rglob(f"*{PARQUET}") if recursive else path.glob(f"*{PARQUET}"))
-        if shards and not any(is_picture_name(name) for _, _, files in _walk(path, recursive) for name in files):
-            return _parquet(path, shards, id_column)
+        folders = islice(os.walk(path), None if recursive else 1)
+        if shards and not any(is_picture_name(name) for _, _, files in folders for name in files):
+            return ParquetPictures(path, shards, id_column)
         source: PictureSource = list_pictures(path, recursive)
     else:
         start = _start(path)
         if start.startswith(b"PAR1"):
-            return _parquet(path, [path], id_column)
+            return ParquetPictures(path, [path], id_column)
         source = _archive(path, start)
     if id_column is not None:
         raise UserError(f"--id-column: {path} is not a parquet file; ids are taken from the names of the pictures.")
     return source
-
-
-def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str], list[str]]]:
-    for entry in os.walk(folder):
-        yield entry
-        if not recursive:
-            return
-
-
-def _parquet(path: Path, shards: list[Path], id_column: str | None) -> PictureSource:
-    from xmodaler_ssattn.detectors.parquet import ParquetPictures
-
-    return ParquetPictures(path, shards, id_column)
 
 
 def _start(path: Path) -> bytes:
@@ -150,11 +134,7 @@ def _start(path: Path) -> bytes:
 def _archive(path: Path, start: bytes) -> PictureSource:
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return ZipPictures(path)
-    if (
-        start[257:262] == b"ustar"
-        or path.suffix.lower() == ".tar"
-        or any(start.startswith(magic) for magic in _UNPACKERS)
-    ):
+    if start[257:262] == b"ustar" or path.suffix.lower() == ".tar" or unpacker(start) is not open:
         return TarPictures(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"--images: {path} is one picture; give its folder, or `xmodaler caption {path}`.")
@@ -264,9 +244,7 @@ class TarPictures(_Archive):
                     return
 
     def _members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-        start = _start(self.where)
-        unpack = next((opener for magic, opener in _UNPACKERS.items() if start.startswith(magic)), open)
-        with unpack(self.where, "rb") as file, tarfile.TarFile(fileobj=_Bounded(file)) as archive:
+        with unpacker(_start(self.where))(self.where, "rb") as file, tarfile.TarFile(fileobj=_Bounded(file)) as archive:
             while (member := archive.next()) is not None:
                 yield archive, member
                 archive.members = []  # it would keep all of them

@@ -13,7 +13,8 @@ from typing import Any
 BACKENDS = ("auto", "torch", "detectron2")  # of Bottom-Up networks
 CAFFE_PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
 DETECTRON2_PIXEL_MEAN = (103.530, 116.280, 123.675)
-BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# Depth -> blocks of res2, res3, res4 and res5.
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STRIDE = 16  # pixels of the network's input to one position of res4
 
 CHOICES = {
@@ -34,8 +35,7 @@ class DetectorSpec:
 
     Attributes:
         name: name of the dialect, for messages and for the region file.
-        depth: 50, 101 or 152 layers; ``blocks`` follows from it.
-        blocks_per_stage: overrides the blocks that follow from ``depth`` (tests use tiny networks).
+        blocks: of res2, res3, res4 and res5; those of a ResNet-50, 101 or 152 are in ``BLOCKS``.
         base_width: channels after the stem; res2 has 4 times as many, res5 (the feature) 32 times.
         groups, group_width: of the 3x3 convolutions in res2 (later stages double the width); 1 and None for a ResNet,
             32 and 8 for the ResNeXt-152.
@@ -67,8 +67,7 @@ class DetectorSpec:
     """
 
     name: str = "caffe"
-    depth: int = 101
-    blocks_per_stage: tuple[int, int, int, int] | None = None
+    blocks: tuple[int, int, int, int] = BLOCKS[101]
     base_width: int = 64
     groups: int = 1
     group_width: int | None = None
@@ -103,15 +102,8 @@ class DetectorSpec:
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"DetectorSpec.{field} must be one of {choices}, got {getattr(self, field)!r}.")
-        if self.blocks_per_stage is None and self.depth not in BLOCKS_PER_STAGE:
-            raise ValueError(f"DetectorSpec.depth must be one of {sorted(BLOCKS_PER_STAGE)}, got {self.depth!r}.")
         if self.align_samples < 1:
             raise ValueError(f"DetectorSpec.align_samples must be at least 1, got {self.align_samples}.")
-
-    @property
-    def blocks(self) -> tuple[int, int, int, int]:
-        """Blocks of res2, res3, res4 and res5."""
-        return self.blocks_per_stage or BLOCKS_PER_STAGE[self.depth]
 
     @property
     def bottleneck_width(self) -> int:
@@ -141,10 +133,6 @@ class DetectorSpec:
     def attribute_rows(self) -> int | None:
         """Rows of the attribute scores, with the one for "none" if there is one."""
         return None if self.num_attributes is None else self.num_attributes + (self.no_attribute != "absent")
-
-    @property
-    def background_row(self) -> int:
-        return 0 if self.background == "first" else self.num_classes
 
     @classmethod
     def caffe(cls, **changes: Any) -> DetectorSpec:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from xmodaler_ssattn.detectors.detected import Detected
+from xmodaler_ssattn.detectors.network import Described
 from xmodaler_ssattn.detectors.preprocess import preprocess
 from xmodaler_ssattn.detectors.roi_operators import Pooled
 from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
@@ -18,37 +19,22 @@ from xmodaler_ssattn.detectors.selection import SelectionRule, select_regions
 CHUNK_CPU, CHUNK_GPU = 16, 1024
 
 
-def select_detected(
-    width: int,
-    height: int,
-    boxes_px: np.ndarray,
-    features: np.ndarray,
-    class_probs: np.ndarray,
-    attributes: np.ndarray | None,
-    rule: SelectionRule,
-) -> Detected:
-    """The last step of every backend: choose, order and name the regions of one picture.
+def select_detected(width: int, height: int, described: Described, scale: float, rule: SelectionRule) -> Detected:
+    """Choose, order and name the regions of one picture.
 
     Args:
         width, height: of the original picture.
-        boxes_px: (R, 4) float32 xyxy in pixels of the original picture.
-        features: (R, D) float32.
-        class_probs: (R, C + 1) float32, background first.
-        attributes: (R,) int64 or None.
+        described: all its regions, with boxes in pixels of the network's input.
+        scale: from the original picture to that input.
     """
-    rows, confidence = select_regions(boxes_px, class_probs, rule)
+    boxes, features, class_probs, attributes = (None if part is None else part.cpu().numpy() for part in described)
+    boxes = boxes / np.float32(scale)
+    rows, confidence = select_regions(boxes, class_probs, rule)
     # detectron2's geometry lets a box end where the scaled picture's size was rounded to.
-    inside = np.clip(boxes_px[rows], 0, np.array([width, height, width, height], dtype=np.float32))
-    return Detected(
-        width,
-        height,
-        inside,
-        features[rows],
-        class_probs[rows],
-        confidence,
-        class_probs[rows, 1:].argmax(axis=1),
-        None if attributes is None else attributes[rows],
-    )
+    inside = np.clip(boxes[rows], 0, np.array([width, height, width, height], dtype=np.float32))
+    objects = class_probs[rows, 1:].argmax(axis=1)
+    attributes = None if attributes is None else attributes[rows]
+    return Detected(width, height, inside, features[rows], class_probs[rows], confidence, objects, attributes)
 
 
 def features_in_chunks(network: Any, pooled: Sequence[Pooled], chunk: int) -> torch.Tensor:
@@ -115,16 +101,5 @@ class TorchDetector:
         for image, own, place in zip(images_bgr, features.split([len(bins) for bins in pooled]), places):
             boxes, height, width, scale = place
             described = network.describe(own, boxes, height, width)
-            attributes = described.attributes
-            found.append(
-                select_detected(
-                    image.shape[1],
-                    image.shape[0],
-                    described.boxes_px.cpu().numpy() / np.float32(scale),
-                    described.features.cpu().numpy(),
-                    described.class_probs.cpu().numpy(),
-                    None if attributes is None else attributes.cpu().numpy(),
-                    self.rule,
-                )
-            )
+            found.append(select_detected(image.shape[1], image.shape[0], described, scale, self.rule))
         return found

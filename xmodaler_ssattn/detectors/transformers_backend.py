@@ -156,11 +156,9 @@ class TransformersDetector:
         self.source = f"Hugging Face transformers: {type(model).__name__}"
         labels = model.config.id2label
         self.num_classes = len(labels)
-        self.class_names = [_one_line(labels.get(k, f"class {k}")) for k in range(self.num_classes)]
+        self.class_names = [" ".join(str(labels.get(k, f"class {k}")).split()) for k in range(self.num_classes)]
         if getattr(model.config, "use_focal_loss", True) is False:
-            raise UserError(
-                f"Detector: {where}: use_focal_loss false is not supported; its classes have no background."
-            )
+            raise UserError(f"Detector: {where}: use_focal_loss false is not supported; its classes lack a background.")
         try:
             states, scores, boxes = self._run(torch.stack([pictures(np.zeros((*BLANK, 3), dtype=np.uint8))]))
         except (AttributeError, TypeError, IndexError) as error:
@@ -220,15 +218,9 @@ class TransformersDetector:
         size = torch.tensor([width, height], dtype=torch.float32)
         centres, halves = boxes[rows, :2] * size, boxes[rows, 2:] * size / 2
         corners = torch.cat([(centres - halves).minimum(size), (centres + halves).minimum(size)], dim=1).clamp(min=0)
-        return Detected(
-            width,
-            height,
-            corners.numpy(),
-            states[rows].numpy(),
-            probs[rows].numpy(),
-            confidence[rows].numpy(),
-            probs[rows, 1:].argmax(dim=1).numpy(),
-        )
+        objects = probs[rows, 1:].argmax(dim=1)
+        arrays = corners, states[rows], probs[rows], confidence[rows], objects
+        return Detected(width, height, *(array.numpy() for array in arrays))
 
 
 def load_transformers(
@@ -323,7 +315,3 @@ def _sha256_of_weights(folder: Path) -> str:
         return sha256_of(folder / WEIGHTS)
     digests = [sha256_of(path) for path in sorted(folder.glob("*.safetensors"))]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _one_line(name: Any) -> str:
-    return " ".join(str(name).split())
