@@ -28,15 +28,10 @@ def no_boxes(outside: int) -> str:
 
 
 class Written(NamedTuple):
-    """What an export did.
+    """What an export did."""
 
-    Attributes:
-        done: a sentence about what was written; empty when it went to standard output.
-        doubts: warnings, sentences without a full stop.
-    """
-
-    done: str
-    doubts: tuple[str, ...] = ()
+    done: str  # a sentence about what was written; empty when it went to standard output
+    doubts: tuple[str, ...] = ()  # warnings, sentences without a full stop
 
 
 class Export(abc.ABC):
@@ -60,18 +55,11 @@ class Export(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def write(cls, results: Results, args: argparse.Namespace) -> Written:
-        """Write the results.
-
-        Args:
-            results: the content of the file ``args.results``.
-            args: the parsed options.
+        """Write the results, the content of the file ``args.results``.
 
         Raises:
             UserError: the results lack something that the format needs; all problems are listed.
         """
-
-
-# --- options --------------------------------------------------------------------------------------------------------
 
 
 def add_greedy(parser: argparse.ArgumentParser) -> None:
@@ -95,9 +83,6 @@ def add_out_file(parser: argparse.ArgumentParser) -> None:
 
 def add_out_folder(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--out", default=default, metavar="DIR", help=f"a new folder (default: {default})")
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def write_or_print(value: Any, out: str | None, what: str) -> str:

@@ -25,68 +25,45 @@ _EXIF_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
 
 class ExportedImage(NamedTuple):
-    """One image.
-
-    Attributes:
-        result: its captions.
-        file_name: its picture's name, without a folder.
-        path: its picture, when a folder of pictures was given.
-        width, height: pixels of the upright picture.
-        turned: whether its file holds the picture on its side, with a note in the EXIF data to turn it.
-    """
+    """One image; width and height are pixels of the upright picture."""
 
     result: ImageResult
-    file_name: str
-    path: Path | None
+    file_name: str  # without a folder
+    path: Path | None  # its picture, when a folder of pictures was given
     width: int
     height: int
-    turned: bool = False
+    turned: bool = False  # its file holds the picture on its side, with a note in the EXIF data to turn it
 
 
 class ObjectWord(NamedTuple):
-    """An object word of a caption.
-
-    Attributes:
-        text: the word.
-        label: its object class.
-        start, end: its characters in the caption, caption[start:end].
-        box_px: x1, y1, x2, y2 in pixels, inside the picture and at least one pixel wide and high.
-        weight: the attention on the box.
-    """
+    """An object word, caption[start:end]."""
 
     text: str
-    label: str
+    label: str  # its object class
     start: int
     end: int
-    box_px: Box
-    weight: float
-
-
-def caption_of(image: ImageResult, greedy: bool) -> str | None:
-    """The main or the greedy caption; None when there is no greedy one."""
-    return versions(image).get("greedy" if greedy else "main")
+    box_px: Box  # x1, y1, x2, y2 in pixels, inside the picture and at least one pixel wide and high
+    weight: float  # the attention on the box
 
 
 def captions_of(results: Results, greedy: bool, *, boxes: bool = False) -> dict[int, str]:
-    """Image id -> the main or the greedy caption.
-
-    Args:
-        boxes: require ``GroundedCaption`` objects.
+    """Image id -> the main or the greedy caption; with ``boxes`` they are ``GroundedCaption`` objects.
 
     Raises:
         UserError: captions are missing or, with ``boxes``, have no boxes; all images are listed.
     """
-    captions = {image.image_id: caption_of(image, greedy) for image in results.images}
-    problems = []
-    for image_id, caption in captions.items():
+    captions: dict[int, str] = {}
+    problems = [] if results.images else ["they contain no image."]
+    for image in results.images:
+        caption = versions(image).get("greedy" if greedy else "main")
         if caption is None:
-            problems.append(f"image {image_id}: it has no greedy caption.")
+            problems.append(f"image {image.image_id}: it has no greedy caption.")
         elif boxes and not isinstance(caption, GroundedCaption):
-            problems.append(f"image {image_id}: its caption has no boxes.")
-    if not captions:
-        problems.append("they contain no image.")
+            problems.append(f"image {image.image_id}: its caption has no boxes.")
+        else:
+            captions[image.image_id] = caption
     raise_all(problems, "The results cannot be exported")
-    return {image_id: caption for image_id, caption in captions.items() if caption is not None}
+    return captions
 
 
 def object_words(caption: str, classes: Mapping[str, str], width: int, height: int) -> tuple[list[ObjectWord], int]:
@@ -95,7 +72,7 @@ def object_words(caption: str, classes: Mapping[str, str], width: int, height: i
     Args:
         caption: one without boxes has no object word.
         classes: word -> object class.
-        width, height: of the picture, pixels.
+        width, height: pixels of the picture.
     """
     found, outside, start = [], 0, 0
     for word in caption.words if isinstance(caption, GroundedCaption) else ():
@@ -123,9 +100,6 @@ def clipped(box_px: Sequence[float], width: float, height: float) -> Box | None:
 def outside_doubt(number: int) -> tuple[str, ...]:
     """A warning about words without a box inside their picture, or none."""
     return (f"{number} object words were left out: their boxes are not inside the picture",) if number else ()
-
-
-# --- sizes and pictures ---------------------------------------------------------------------------------------------
 
 
 def exported_images(
@@ -191,15 +165,10 @@ def photographs(results: Results) -> dict[int, str]:
 
 
 def _find(results: Results, names: Mapping[int, str], folder: Path) -> dict[int, Path]:
-    """Image id -> picture in the folder.
-
-    Raises:
-        UserError: two photographs have the same name, or the folder is not one.
-    """
+    """Image id -> picture in the folder; a ``UserError`` if it is no folder, or two photographs have the same name."""
     ids = [image.image_id for image in results.images if image.image_id not in names]
     paths = find_pictures(folder, ids)  # also checks the folder
-    repeated = [repr(name) for name, count in Counter(names.values()).items() if count > 1]
-    if repeated:
+    if repeated := [repr(name) for name, count in Counter(names.values()).items() if count > 1]:
         raise UserError(
             f"--images: the results are of several photographs named {', '.join(repeated[:10])} from different "
             "folders; caption each folder into its own results file."

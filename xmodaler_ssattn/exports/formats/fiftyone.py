@@ -33,10 +33,8 @@ from xmodaler_ssattn.files import atomic_directory, write_json
 if TYPE_CHECKING:
     from xmodaler_ssattn.evaluation.results import Results
     from xmodaler_ssattn.exports.grounded import ExportedImage
-    from xmodaler_ssattn.report.source import Truth
 
-GREEDY = "greedy_"
-"""Prefix of the fields of greedy captions, where an image has another main caption."""
+GREEDY = "greedy_"  # prefix of the fields of greedy captions, where an image has another main caption
 
 
 class FiftyOne(Export):
@@ -80,22 +78,22 @@ class FiftyOne(Export):
                 ]
                 sample |= {f"{prefix}caption": str(caption), f"{prefix}words": _detections(boxes)}
                 found, outside = found + len(words), outside + lost
-            if image.result.image_id in truths:
-                sample |= _truth_fields(image, truths[image.result.image_id])
+            if (truth := truths.get(image.result.image_id)) is not None:
+                boxes = [_detection(image, name, box) for name, places in truth.boxes.items() for box in places]
+                references = [caption["raw"] for caption in truth.captions]
+                sample |= {"ground_truth": _detections(boxes), "references": references}
             samples.append(sample)
+        told = [key for key in ("split", "epoch", "ground_by", "scores") if key in results.header]
+        info = {"source": "xmodaler_ssattn", **{key: results.header[key] for key in told}}
+        metadata = {"name": "grounded captions", "media_type": "image", "info": info}
         with atomic_directory(args.out) as folder:
             for image in images:
                 assert image.path is not None  # --images is required
                 link_or_copy(image.path, folder / "data" / image.file_name)
             write_json(folder / "samples.json", {"samples": samples})
-            write_json(folder / "metadata.json", _metadata(results))
+            write_json(folder / "metadata.json", metadata)
         why = outside_doubt(outside) if found else (f"{no_boxes(outside)}, so there are no boxes",)
         return Written(f"{len(samples)} pictures with {found} boxes written to {args.out}", (*notices, *why))
-
-
-def _metadata(results: Results) -> dict[str, Any]:
-    header = {key: results.header[key] for key in ("split", "epoch", "ground_by", "scores") if key in results.header}
-    return {"name": "grounded captions", "media_type": "image", "info": {"source": "xmodaler_ssattn", **header}}
 
 
 def _sample(image: ExportedImage, split: Any) -> dict[str, Any]:
@@ -105,11 +103,6 @@ def _sample(image: ExportedImage, split: Any) -> dict[str, Any]:
         "metadata": {"_cls": "ImageMetadata", "width": image.width, "height": image.height},
         "image_id": image.result.image_id,
     }
-
-
-def _truth_fields(image: ExportedImage, truth: Truth) -> dict[str, Any]:
-    boxes = [_detection(image, name, box) for name, found in truth.boxes.items() for box in found]
-    return {"ground_truth": _detections(boxes), "references": [caption["raw"] for caption in truth.captions]}
 
 
 def _detections(boxes: list[dict[str, Any]]) -> dict[str, Any]:
