@@ -55,11 +55,7 @@ CSS = """
 
 
 def settings(folder: str) -> None:
-    """Set what Gradio reads from the environment; call it before the first import of Gradio.
-
-    Args:
-        folder: for uploaded and drawn pictures.
-    """
+    """Set what Gradio reads from the environment, before its first import; ``folder`` is for its pictures."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_RUN_HISTORY": "False",  # pictures would stay in the browser
@@ -84,9 +80,7 @@ def build(
     """The page, a ``gradio.Blocks``.
 
     Args:
-        answer: (picture file, its name, beam size) -> the captioned picture; raises a ``UserError``, which the page
-            shows.
-        title: heading and title.
+        answer: (picture file, its name, beam size) -> the captioned picture; the page shows its ``UserError``.
         about: a line about model and detector.
         pictures: name -> file, to choose from.
         beam_size: the first value of the slider.
@@ -104,9 +98,7 @@ def build(
             gr.HTML(value=f"<p role='alert'>{escape(message)}</p>", visible=bool(message)),
             gr.HighlightedText(value=[]),
             gr.Radio(choices=[("all object words", ALL)], value=ALL, visible=False),
-            gr.AnnotatedImage(value=None, height="16rem"),
-            "",
-            "",
+            *look(None, ground_by, ALL),
         ]
 
     def show(file: str | None, name: str | None, kind: str, beams: float) -> list[Any]:
@@ -151,13 +143,8 @@ def build(
         with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="choose"):
                 file = gr.File(label="Picture", file_types=FILES, file_count="single", height=150, elem_id="file")
-                name = gr.Dropdown(
-                    choices=list(pictures),
-                    value=None,
-                    label="or a picture of the folder",
-                    visible=bool(pictures),
-                    elem_id="name",
-                )
+                choice = {"choices": list(pictures), "value": None, "visible": bool(pictures)}
+                name = gr.Dropdown(label="or a picture of the folder", elem_id="name", **choice)
             with gr.Column(elem_id="results"):
                 message = gr.HTML(visible=False, elem_id="message", padding=False)
                 caption = gr.HighlightedText(
@@ -176,21 +163,17 @@ def build(
                 beams = gr.Slider(1, MOST_BEAMS, value=beam_size, step=1, label="Beam size", elem_id="beams")
         views = [picture, sentence, boxes]
         everything = [kept, message, caption, word, *views]
-        more = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
+        asked, shown = [file, name, kind, beams], [kept, kind, word]
+        private = {"api_visibility": "private"}
+        model = {**private, "concurrency_limit": 1, "concurrency_id": "model"}
         # A picture replaces the other kind of choice; its own change then asks for the caption.
-        file.upload(lambda: None, None, name, api_visibility="private").then(
-            show, [file, name, kind, beams], everything, **more
-        )
-        file.clear(show, [file, name, kind, beams], everything, **more)
-        name.input(lambda: None, None, file, api_visibility="private").then(
-            show, [file, name, kind, beams], everything, **more
-        )
-        beams.change(show, [file, name, kind, beams], everything, trigger_mode="always_last", **more)
-        kind.input(look, [kept, kind, word], views, api_visibility="private")
-        word.input(look, [kept, kind, word], views, api_visibility="private")
-        caption.select(choose, kept, word, api_visibility="private").then(
-            look, [kept, kind, word], views, api_visibility="private"
-        )
+        file.upload(lambda: None, None, name, **private).then(show, asked, everything, **model)
+        file.clear(show, asked, everything, **model)
+        name.input(lambda: None, None, file, **private).then(show, asked, everything, **model)
+        beams.change(show, asked, everything, trigger_mode="always_last", **model)
+        kind.input(look, shown, views, **private)
+        word.input(look, shown, views, **private)
+        caption.select(choose, kept, word, **private).then(look, shown, views, **private)
     return page.queue(max_size=MOST_WAITING)
 
 

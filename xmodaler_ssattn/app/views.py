@@ -5,6 +5,7 @@ Letters: K regions, T words. Positions of words count from 0.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -15,15 +16,14 @@ from PIL import Image
 from xmodaler_ssattn.caption import GroundedCaption
 from xmodaler_ssattn.report.plot import PALETTE
 
+# Attention weights -> their name on the page.
 KINDS = {"gamma": "\u03b3 gamma", "alpha": "\u03b1 alpha", "beta": "\u03b2 beta"}
-"""Attention weights -> their name on the page."""
 MEANINGS = {
     "gamma": "the attention that the model uses: alpha and beta together",
     "alpha": "the attention of each word, from what was written before it",
     "beta": "the attention to where a region is and what it shows, the same for all words",
 }
-ALL = -1
-"""All object words, where one word can be chosen by its position."""
+ALL = -1  # all object words, where one word can be chosen by its position
 MOST_SIDE = 1600  # pixels of the picture on the page; its boxes are listed in pixels of the original
 VEIL = np.array([10, 15, 22], dtype=np.float32)  # the page of `xmodaler report` has the same dark
 OPACITY, FILL = 0.82, 0.18
@@ -31,25 +31,15 @@ Box = tuple[float, float, float, float]
 
 
 class Answer(NamedTuple):
-    """A captioned picture.
+    """A captioned picture."""
 
-    Attributes:
-        name: the file name.
-        picture: upright RGB, at most MOST_SIDE on its longer side.
-        scale: pixels of ``picture`` per pixel of the original.
-        caption: with attention; boxes in pixels of the original.
-        objects: the positions of the object words.
-        ground_by: the weights that chose the words' boxes, a key of KINDS.
-        notice: a remark about the picture, or "".
-    """
-
-    name: str
-    picture: Image.Image
-    scale: float
-    caption: GroundedCaption
-    objects: tuple[int, ...]
-    ground_by: str
-    notice: str = ""
+    name: str  # of the file
+    picture: Image.Image  # upright RGB, at most MOST_SIDE on its longer side
+    scale: float  # pixels of ``picture`` per pixel of the original
+    caption: GroundedCaption  # with attention; boxes in pixels of the original
+    objects: tuple[int, ...]  # positions of the object words
+    ground_by: str  # the weights that chose the words' boxes, a key of KINDS
+    notice: str = ""  # a remark about the picture
 
 
 def shrunk(picture: Image.Image) -> tuple[Image.Image, float]:
@@ -77,10 +67,10 @@ def labels_of(answer: Answer) -> dict[int, str]:
     A caption "a dog and a dog" has the labels {1: "dog", 4: "dog 2"}.
     """
     labels: dict[int, str] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for at in answer.objects:
         text = answer.caption.words[at].text
-        counts[text] = counts.get(text, 0) + 1
+        counts[text] += 1
         labels[at] = text if counts[text] == 1 else f"{text} {counts[text]}"
     return labels
 
@@ -157,11 +147,7 @@ def outline(answer: Answer, box_px: Box) -> np.ndarray:
 
 
 def shaded(answer: Answer, weights: np.ndarray) -> Image.Image:
-    """The picture under a dark veil that is thin where the weights are large, as on the page of `xmodaler report`.
-
-    Args:
-        weights: (K,) >= 0.
-    """
+    """The picture under a veil that is thin where weights (K,) >= 0 are large, as on the page of `xmodaler report`."""
     boxes = answer.caption.boxes_px
     assert boxes is not None
     width, height = answer.picture.size
@@ -178,13 +164,10 @@ def shaded(answer: Answer, weights: np.ndarray) -> Image.Image:
 def marked(
     answer: Answer, kind: str, at: int | None
 ) -> tuple[tuple[Image.Image, list[tuple[np.ndarray, str]]], dict[str, str]]:
-    """The picture with boxes (of all object words, or of one word with its attention), and the colours of the labels.
+    """The picture with boxes, ((picture, [((H, W) opacity, label), ...]), label -> colour).
 
     Args:
-        at: the position of one word; None: all object words.
-
-    Returns:
-        ((picture, [((H, W) opacity, label), ...]), label -> colour)
+        at: the position of one word, which is shown with its attention; None: all object words.
     """
     labels = labels_of(answer)
     colours = colours_of(list(labels.values()))
