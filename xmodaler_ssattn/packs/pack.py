@@ -22,16 +22,24 @@ class PackError(UserError):
 
 @dataclasses.dataclass
 class PackedImage:
-    """One image of a pack: n regions in the pack's order. What the pack does not have is None."""
+    """One image of a pack: n regions in the pack's order. What the pack does not have is None.
+
+    Attributes:
+        width, height: pixels.
+        boxes_px: (n, 4) xyxy pixels of the original image.
+        features, class_probs: (n, D), (n, C).
+        scores: (n,) the detector's confidence.
+        where: file and line, for messages.
+    """
 
     image_id: int
-    width: int | None  # pixels
+    width: int | None
     height: int | None
-    boxes_px: np.ndarray  # (n, 4) xyxy pixels of the original image
-    features: np.ndarray  # (n, D)
-    class_probs: np.ndarray | None  # (n, C)
-    scores: np.ndarray | None  # (n,) the detector's confidence
-    where: str  # file and line, for messages
+    boxes_px: np.ndarray
+    features: np.ndarray
+    class_probs: np.ndarray | None
+    scores: np.ndarray | None
+    where: str
 
 
 class Glimpse(NamedTuple):
@@ -109,9 +117,8 @@ class Pack(abc.ABC):
             raise
         except Exception as error:  # one damaged image must not stop the others
             hint = "do you have permission to read it" if isinstance(error, PermissionError) else "is the file damaged"
-            raise PackError(
-                f"{self.place(image_id)}: it cannot be read ({type(error).__name__}: {error}); {hint}?"
-            ) from error
+            what = f"{type(error).__name__}: {error}"
+            raise PackError(f"{self.place(image_id)}: it cannot be read ({what}); {hint}?") from error
 
     def count(self, image_id: int) -> int:
         """The number of regions of an image."""
@@ -136,10 +143,8 @@ def check_scores(scores: np.ndarray, name: str, where: str) -> None:
     """Raise a ``PackError`` unless these are probabilities: percent and scores before the softmax are not."""
     wrong = ~((scores >= 0) & (scores <= 1.001))
     if wrong.any():
-        raise PackError(
-            f"{where}: {name} of region {np.argwhere(wrong)[0, 0]} is {scores[wrong][0]:g}, expected 0 to 1; is it in "
-            "percent, or before the softmax?"
-        )
+        found = f"{name} of region {np.argwhere(wrong)[0, 0]} is {scores[wrong][0]:g}, expected 0 to 1"
+        raise PackError(f"{where}: {found}; is it in percent, or before the softmax?")
 
 
 def check_name(inside: str | int, image_id: int, where: str) -> None:

@@ -44,16 +44,17 @@ FLOATS = ("float32", "float16")
 MAX_SIDE = 1_000_000  # pixels; a larger number was read in the wrong byte order
 NOT_WRITTEN = -1  # in num_boxes, while a file is being written
 
-_TAILS = {
-    "image_ids": (),
-    "image_size": (2,),
-    "num_boxes": (),
-    "source_boxes": (),
-    "boxes": (None, 4),
-    "features": (None, None),
-    "class_probs": (None, None),
+# Each data set, small ones first: its sizes after N, and its type ("" for one of FLOATS).
+_LAYOUT: dict[str, tuple[tuple[int | str, ...], str]] = {
+    "image_ids": ((), "int64"),
+    "image_size": ((2,), "int32"),
+    "num_boxes": ((), "int32"),
+    "source_boxes": ((), "int32"),
+    "boxes": (("K", 4), "float32"),
+    "features": (("K", "D"), ""),
+    "class_probs": (("K", "C"), ""),
 }
-_REQUIRED = ("image_ids", "image_size", "num_boxes", "features", "boxes")
+_OPTIONAL = ("source_boxes", "class_probs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +93,9 @@ def check_order(boxes: np.ndarray, where: str) -> None:
     """Raise a ``UserError`` that names the first of (n, 4) boxes that is not x1 <= x2, y1 <= y2."""
     inverted = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
     if len(inverted):
-        raise UserError(
-            f"{where}: box {inverted[0]} {boxes[inverted[0]].tolist()} has x2 < x1 or y2 < y1; is it "
-            "x, y, width, height? Expected x1, y1, x2, y2."
-        )
+        box = f"box {inverted[0]} {boxes[inverted[0]].tolist()}"
+        hint = "is it x, y, width, height? Expected x1, y1, x2, y2"
+        raise UserError(f"{where}: {box} has x2 < x1 or y2 < y1; {hint}.")
 
 
 def wrong_ids(ids: np.ndarray) -> list[str]:
@@ -122,16 +122,12 @@ def plan_fields(
     count: int, num_regions: int, feature_dim: int, num_classes: int | None, feature_dtype: str, probs_dtype: str
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of every data set of a new file, small ones first."""
-    fields = {
-        "image_ids": ((count,), "int64"),
-        "image_size": ((count, 2), "int32"),
-        "num_boxes": ((count,), "int32"),
-        "source_boxes": ((count,), "int32"),
-        "boxes": ((count, num_regions, 4), "float32"),
-        "features": ((count, num_regions, feature_dim), feature_dtype),
-    }
-    if num_classes is not None:
-        fields["class_probs"] = ((count, num_regions, num_classes), probs_dtype)
+    sizes, dtypes = {"K": num_regions, "D": feature_dim, "C": num_classes}, {"features": feature_dtype}
+    fields = {}
+    for name, (tail, dtype) in _LAYOUT.items():
+        if name != "class_probs" or num_classes is not None:
+            shape = (count, *(sizes.get(n, n) for n in tail))
+            fields[name] = shape, dtype or dtypes.get(name, probs_dtype)
     return fields
 
 
@@ -178,15 +174,11 @@ def read_header(path: str | os.PathLike, *, unfinished: bool = False) -> Header:
             raise UserError(f"Region file {path}: its attributes {', '.join(damaged)} are not text; is it damaged?")
         schema, version = attributes.get("schema"), attributes.get("version")
         if schema != SCHEMA:
-            raise UserError(
-                f"Region file {path}: its attribute schema is {schema!r}, expected {SCHEMA!r}. "
-                "Convert other formats with `xmodaler prepare regions`."
-            )
+            found = f"its attribute schema is {schema!r}, expected {SCHEMA!r}"
+            raise UserError(f"Region file {path}: {found}. Convert other formats with `xmodaler prepare regions`.")
         if version != VERSION:
-            raise UserError(
-                f"Region file {path}: version {version}, this program reads version {VERSION}; "
-                "write it again with `xmodaler prepare regions`."
-            )
+            found = f"version {version}, this program reads version {VERSION}"
+            raise UserError(f"Region file {path}: {found}; write it again with `xmodaler prepare regions`.")
         fields, problems = _read_fields(file, path)
         raise_all(problems, f"Region file {path} cannot be used")
         types = {"image_ids": np.int64, "image_size": np.int32, "num_boxes": np.int32}
@@ -235,10 +227,10 @@ def _read_fields(file: h5py.File, path: Path) -> tuple[dict[str, Field], list[st
     behind = size - _end_of_hdf5(path)
     if 0 < behind < SEAL_BYTES:
         problems.append("its sha256, which comes last, is cut short")
-    for name, tail in _TAILS.items():
+    for name, (tail, dtype) in _LAYOUT.items():
         link = file.get(name, getlink=True)
         if link is None:
-            if name in _REQUIRED:
+            if name not in _OPTIONAL:
                 problems.append(f"the data set {name!r} is missing")
             continue
         if not isinstance(link, h5py.HardLink):
@@ -255,11 +247,11 @@ def _read_fields(file: h5py.File, path: Path) -> tuple[dict[str, Field], list[st
         if shape is None or (shape and shape[0] > size):  # an image takes more than one byte, even when compressed
             problems.append(f"{name} claims the shape {shape} in a file of {size:,} bytes")
             continue
-        wanted = "(N" + "".join(f", {'*' if n is None else n}" for n in tail) + ")"
-        if len(shape) != 1 + len(tail) or any(n not in (None, m) for n, m in zip(tail, shape[1:])):
-            problems.append(f"{name} has shape {shape}, expected {wanted}")
+        if len(shape) != 1 + len(tail) or any(isinstance(n, int) and n != m for n, m in zip(tail, shape[1:])):
+            wanted = "".join(f", {n if isinstance(n, int) else '*'}" for n in tail)
+            problems.append(f"{name} has shape {shape}, expected (N{wanted})")
             continue
-        integer = name in ("image_ids", "image_size", "num_boxes", "source_boxes")
+        integer = dtype.startswith("int")
         if dataset.dtype.kind != "i" if integer else dataset.dtype.name not in FLOATS:
             wanted = "integers" if integer else " or ".join(FLOATS)
             problems.append(f"{name} has type {dataset.dtype}, expected {wanted}")
@@ -293,10 +285,8 @@ def _check_small(small: Mapping[str, np.ndarray], fields: Mapping[str, Field], u
     problems = wrong_ids(ids)
     regions = fields["features"].shape[1]
     if not unfinished and (boxes == NOT_WRITTEN).any():
-        problems.append(
-            f"{int((boxes == NOT_WRITTEN).sum())} of {len(ids)} images are not written yet; "
-            "to resume, start the command that writes it again"
-        )
+        left = f"{int((boxes == NOT_WRITTEN).sum())} of {len(ids)} images are not written yet"
+        problems.append(f"{left}; to resume, start the command that writes it again")
     wrong = ((boxes < 0) & (boxes != NOT_WRITTEN)) | (boxes > regions)
     if wrong.any():
         problems.append(f"num_boxes must be 0 to {regions}; wrong for image ids {ids[wrong][:10].tolist()}")

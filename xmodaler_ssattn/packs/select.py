@@ -21,23 +21,14 @@ SUM_TOLERANCE = 0.02  # half precision and the order of summation leave this muc
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The rules for converting images.
+    """The rules for converting images."""
 
-    Attributes:
-        limit: the maximum number of regions per image; None: no limit.
-        min_score: drop regions of this score or less, but never the best one; None: keep all.
-        cut_by_order: if a pack has no scores, keep the first ``limit`` regions.
-        sort: order the regions by descending score, instead of as in the source.
-        background: the position of the background in the pack's class probabilities ("first", "last", "none").
-        classifier: recomputes class probabilities if the pack has none.
-    """
-
-    limit: int | None = 36
-    min_score: float | None = None
-    cut_by_order: bool = False
-    sort: bool = False
-    background: str | None = None
-    classifier: Classifier | None = None
+    limit: int | None = 36  # the maximum number of regions per image; None: no limit
+    min_score: float | None = None  # drop regions of this score or less, but never the best one; None: keep all
+    cut_by_order: bool = False  # if a pack has no scores, keep the first ``limit`` regions
+    sort: bool = False  # order the regions by descending score, instead of as in the source
+    background: str | None = None  # its column in the pack's class probabilities: "first", "last" or "none"
+    classifier: Classifier | None = None  # recomputes class probabilities if the pack has none
 
 
 @dataclasses.dataclass
@@ -163,16 +154,12 @@ def _size(image: PackedImage, known: tuple[int, int] | None) -> tuple[int, int]:
     own = None if image.width is None or image.height is None else (image.width, image.height)
     size = own or known
     if size is None:
-        raise PackError(
-            f"{image.where}: neither the pack nor the annotations have the size of image {image.image_id}; "
-            "give --annotations or --image-sizes."
-        )
+        nobody = f"neither the pack nor the annotations have the size of image {image.image_id}"
+        raise PackError(f"{image.where}: {nobody}; give --annotations or --image-sizes.")
     if own is not None and known is not None and own != known:
+        sizes = f"the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
         swapped = " (width and height swapped?)" if own == known[::-1] else ""
-        raise PackError(
-            f"{image.where}: the pack says {own[0]} x {own[1]}, the annotations {known[0]} x {known[1]}"
-            f"{swapped}; features and annotations are not of the same picture."
-        )
+        raise PackError(f"{image.where}: {sizes}{swapped}; features and annotations are not of the same picture.")
     check_size(*size, image.where)
     return size
 

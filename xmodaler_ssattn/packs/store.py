@@ -28,15 +28,19 @@ __all__ = ["RegionStore", "RegionWriter", "Regions"]
 class Regions:
     """The k regions of one image. The arrays are copies: they may be changed and kept.
 
-    ``class_probs`` is None when the file has none or they were not read.
+    Attributes:
+        width, height: pixels of the original image.
+        boxes_px: (k, 4) float32, x1, y1, x2, y2 in pixels.
+        features: (k, D) float32, the paper's V.
+        class_probs: (k, C) float32, the paper's c, background first; None when the file has none or they were not read.
     """
 
     image_id: int
-    width: int  # pixels of the original image
+    width: int
     height: int
-    boxes_px: np.ndarray  # (k, 4) float32, x1, y1, x2, y2 in pixels
-    features: np.ndarray  # (k, D) float32, the paper's V
-    class_probs: np.ndarray | None  # (k, C) float32, the paper's c, background first
+    boxes_px: np.ndarray
+    features: np.ndarray
+    class_probs: np.ndarray | None
 
     def check_numbers(self, source: str | os.PathLike) -> None:
         """Raise a ``UserError`` that names the image when a number is NaN or beyond ``LIMITS``."""
@@ -139,10 +143,9 @@ class RegionStore:
     def _count(self, image_id: int, row: int, limit: int | None) -> int:
         count = int(self._header.num_boxes[row])
         if count == 0:
-            raise UserError(
-                f"Image {image_id} has no region (num_boxes 0) in {self.path}; attention needs at least "
-                "one. Extract it again, or leave the image out of the split."
-            )
+            remedy = "Extract it again, or leave the image out of the split."
+            place = f"Image {image_id} has no region (num_boxes 0) in {self.path}"
+            raise UserError(f"{place}; attention needs at least one. {remedy}")
         return count if limit is None else min(count, limit)
 
     def field_dtype(self, name: str) -> np.dtype:

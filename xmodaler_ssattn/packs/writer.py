@@ -19,21 +19,8 @@ import numpy as np
 
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import disk_errors, is_special, sync_folder, target_of
-from xmodaler_ssattn.packs.region_file import (
-    FLOATS,
-    NOT_WRITTEN,
-    ORDER_BY_PROBABILITY,
-    SCHEMA,
-    VERSION,
-    Header,
-    check_order,
-    check_size,
-    create_layout,
-    differing_values,
-    plan_fields,
-    read_header,
-    wrong_ids,
-)
+from xmodaler_ssattn.packs import region_file
+from xmodaler_ssattn.packs.region_file import NOT_WRITTEN, SCHEMA, VERSION, Header, create_layout, read_header
 from xmodaler_ssattn.packs.trust import trust
 from xmodaler_ssattn.sealed import seal
 
@@ -78,7 +65,7 @@ class RegionWriter:
         feature_dtype: str = "float32",
         probs_dtype: str = "float32",
         source: str,
-        order: str = ORDER_BY_PROBABILITY,
+        order: str = region_file.ORDER_BY_PROBABILITY,
         background: str = "first",
         vocabulary_sha256: str = "",
         weights_sha256: str = "",
@@ -101,12 +88,14 @@ class RegionWriter:
             if value is not None and value < 1:
                 raise UserError(f"{self.path}: {name} must be at least 1, got {value}.")
         for name, value in (("feature_dtype", feature_dtype), ("probs_dtype", probs_dtype)):
-            if value not in FLOATS:
-                raise UserError(f"{self.path}: {name} must be one of {FLOATS}, got {value!r}.")
+            if value not in region_file.FLOATS:
+                raise UserError(f"{self.path}: {name} must be one of {region_file.FLOATS}, got {value!r}.")
         if len(self._ids) == 0:
             raise UserError(f"{self.path}: there is no image to write.")
-        raise_all(wrong_ids(self._ids), str(self.path))
-        self._plan = plan_fields(len(self._ids), num_regions, feature_dim, num_classes, feature_dtype, probs_dtype)
+        raise_all(region_file.wrong_ids(self._ids), str(self.path))
+        self._plan = region_file.plan_fields(
+            len(self._ids), num_regions, feature_dim, num_classes, feature_dtype, probs_dtype
+        )
         self._attributes = {
             "schema": SCHEMA, "version": VERSION, "source": source, "order": order, "background": background,
             "vocabulary_sha256": vocabulary_sha256, "weights_sha256": weights_sha256, **(attributes or {}),
@@ -146,10 +135,8 @@ class RegionWriter:
         header = read_header(self.partial, unfinished=True)
         differences = self._differences(header)
         if differences and not self._discard_other:
-            raise UserError(
-                f"The unfinished file {self.partial} was begun with other settings "
-                f"({'; '.join(differences)}). Delete it, or use the settings it was begun with."
-            )
+            begun = f"The unfinished file {self.partial} was begun with other settings ({'; '.join(differences)})"
+            raise UserError(f"{begun}. Delete it, or use the settings it was begun with.")
         return None if differences else header
 
     def _begin(self) -> Header:
@@ -222,7 +209,7 @@ class RegionWriter:
 
     def _checked(self, width: int, height: int, values: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
         """The arrays in the file's dtypes; a ``UserError`` names a problem."""
-        check_size(width, height, where)
+        region_file.check_size(width, height, where)
         if ("class_probs" in values) != (self.num_classes is not None):
             given, written = ("given", "without") if "class_probs" in values else ("missing", "with")
             raise UserError(f"{where}: class probabilities are {given}, but the file is written {written} them.")
@@ -237,14 +224,12 @@ class RegionWriter:
             if value.shape != wanted:
                 raise UserError(f"{where}: {name} has shape {value.shape}, expected {wanted}.")
             stored[name] = _finite(value, self._fields[name].dtype, f"{where}: {name}")
-        check_order(stored["boxes"], where)
+        region_file.check_order(stored["boxes"], where)
         if "class_probs" in stored:
             low, high = float(stored["class_probs"].min()), float(stored["class_probs"].max())
             if low < 0 or high > 1.001:
-                raise UserError(
-                    f"{where}: class probabilities range from {low:g} to {high:g}, expected 0 to 1; "
-                    "are they scores before the softmax?"
-                )
+                found = f"class probabilities range from {low:g} to {high:g}, expected 0 to 1"
+                raise UserError(f"{where}: {found}; are they scores before the softmax?")
         return stored
 
     def holds(self, image_id: int, width: int, height: int, *arrays: np.ndarray | None) -> bool:
@@ -295,15 +280,14 @@ class RegionWriter:
         needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self._plan.values())
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
-            raise UserError(
-                f"{self.path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free. "
-                "Write it elsewhere, or with float16 features."
-            )
+            sizes = f"{self.path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
+            raise UserError(f"{sizes}. Write it elsewhere, or with float16 features.")
 
     def _differences(self, header: Header) -> list[str]:
         """The differences between the unfinished file's plan and this one, as phrases."""
         found = {name: (field.shape, field.dtype.name) for name, field in header.fields.items()}
-        differences = differing_values(found, self._plan) + differing_values(header.attributes, self._attributes)
+        pairs = (found, self._plan), (header.attributes, self._attributes)
+        differences = [phrase for there, now in pairs for phrase in region_file.differing_values(there, now)]
         if not np.array_equal(header.image_ids, self._ids):
             differences.append(f"image ids: {len(header.image_ids)} there, {len(self._ids)} now, not the same ones")
         return differences

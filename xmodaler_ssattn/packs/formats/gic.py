@@ -25,11 +25,10 @@ class GroundedImageCaptioning(NpzFolder):
     def __init__(self, folder: str | os.PathLike, boxes: str | os.PathLike) -> None:
         super().__init__(folder)
         self._boxes = list_folder(boxes, ".npy", self.problems)
-        for one, other, what in (
-            (self._files, self._boxes, "no ID.npy among the boxes"),
-            (self._boxes, self._files, "no ID.npz among the features"),
-        ):
-            self.problems += [f"{path}: {what}" for image_id, path in one.items() if image_id not in other]
+        without_boxes = [path for image_id, path in self._files.items() if image_id not in self._boxes]
+        without_features = [path for image_id, path in self._boxes.items() if image_id not in self._files]
+        self.problems += [f"{path}: no ID.npy among the boxes" for path in without_boxes]
+        self.problems += [f"{path}: no ID.npz among the features" for path in without_features]
 
     @classmethod
     def fits(cls, glimpse: Glimpse) -> bool:

@@ -47,15 +47,8 @@ class VisionLanguagePretraining(Pack):
         self._features = {} if self._files else self._index(_existing_parts(features, "_feat"))
         self._boxes = self._index([boxes] if boxes.is_file() else _existing_parts(boxes, "_bbox"))
         known = self._files or self._features
-        self.problems += [
-            f"image {image_id} has {there}, but no {gone}"
-            for one, other, there, gone in (
-                (known, self._boxes, "features", "boxes"),
-                (self._boxes, known, "boxes", "features"),
-            )
-            for image_id in one
-            if image_id not in other
-        ]
+        self.problems += [f"image {i} has features, but no boxes" for i in known if i not in self._boxes]
+        self.problems += [f"image {i} has boxes, but no features" for i in self._boxes if i not in known]
         self._open: dict[Path, h5py.File] = {}
 
     @classmethod
@@ -87,9 +80,8 @@ class VisionLanguagePretraining(Pack):
                 if image_id in found:
                     self.problems.append(f"{path}: image {image_id} is duplicated in {found[image_id][0]}")
                 elif digits and not f"{image_id:0{len(digits[1])}}".endswith(digits[1]):
-                    self.problems.append(
-                        f"{path}: image {image_id} does not belong to this part, whose ids end in {digits[1]}"
-                    )
+                    ids = f"whose ids end in {digits[1]}"
+                    self.problems.append(f"{path}: image {image_id} does not belong to this part, {ids}")
                 else:
                     found[image_id] = path, key
         return found
