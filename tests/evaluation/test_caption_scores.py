@@ -64,8 +64,9 @@ def test_scores_equal_pycocoevalcaps_own_classes_on_the_same_tokens():
     gts = {image: [text.lower() for text in refs] for image, refs in REFERENCES.items()}
     res = {image: [text] for image, text in CAPTIONS.items()}
     captions, references = list(CAPTIONS.values()), list(gts.values())
-    counted = [metric.count(captions, references) for metric in (Bleu(), RougeL(), Cider())]
-    ours = {name: value[0] for c in counted for name, value in c.values(np.ones((1, 3))).items()}
+    metrics = (Bleu(), RougeL(), Cider())
+    found = [metric.values(metric.rows(captions, references), np.ones((1, 3))) for metric in metrics]
+    ours = {name: value[0] for scores in found for name, value in scores.items()}
     expected = dict(
         zip(["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"], OfficialBleu(4).compute_score(gts, res, verbose=0)[0])
     )
@@ -75,20 +76,20 @@ def test_scores_equal_pycocoevalcaps_own_classes_on_the_same_tokens():
 
 def test_bleu_one_by_hand():
     # "a b c" against "a b d e": 2 of 3 words right; the length 3 < 4 costs exp(1 - 4/3).
-    metric = Bleu().count(["a b c"], [["a b d e"]])
-    assert metric.values(np.ones((1, 1)))["Bleu_1"][0] == pytest.approx(2 / 3 * np.exp(-1 / 3))
+    rows = Bleu().rows(["a b c"], [["a b d e"]])
+    assert Bleu().values(rows, np.ones((1, 1)))["Bleu_1"][0] == pytest.approx(2 / 3 * np.exp(-1 / 3))
 
 
 def test_weights_equal_repeating_the_images():
     captions, references = list(CAPTIONS.values()), list(REFERENCES.values())
     repeated = [0, 0, 2]
     weights = np.array([[2.0, 0.0, 1.0]])
-    chosen = Bleu().count([captions[i] for i in repeated], [references[i] for i in repeated])
-    weighted = Bleu().count(captions, references).values(weights)
-    for name, value in chosen.values(np.ones((1, 3))).items():
+    chosen = Bleu().rows([captions[i] for i in repeated], [references[i] for i in repeated])
+    weighted = Bleu().values(Bleu().rows(captions, references), weights)
+    for name, value in Bleu().values(chosen, np.ones((1, 3))).items():
         assert weighted[name] == pytest.approx(value)
-    rouge = RougeL().count(captions, references)
-    assert rouge.values(weights)["ROUGE_L"][0] == pytest.approx((2 * rouge.rows[0] + rouge.rows[2]) / 3)
+    rouge = RougeL().rows(captions, references)
+    assert RougeL().values(rouge, weights)["ROUGE_L"][0] == pytest.approx((2 * rouge[0] + rouge[2]) / 3)
 
 
 def test_a_corpus_of_empty_references_scores_zero_in_cider():
@@ -97,8 +98,8 @@ def test_a_corpus_of_empty_references_scores_zero_in_cider():
 
 def test_empty_captions_score_zero_and_disturb_no_other(with_java):
     scorer = CaptionScorer(REFERENCES)
-    alone = scorer.score({"1": CAPTIONS["1"]}, ["ROUGE_L"]).counted["ROUGE_L"].rows
-    both = scorer.score({"1": CAPTIONS["1"], "2": ""}, ["ROUGE_L"]).counted["ROUGE_L"].rows
+    alone = scorer.score({"1": CAPTIONS["1"]}, ["ROUGE_L"]).rows["ROUGE_L"]
+    both = scorer.score({"1": CAPTIONS["1"], "2": ""}, ["ROUGE_L"]).rows["ROUGE_L"]
     assert both.tolist() == [alone[0], 0.0]
 
 

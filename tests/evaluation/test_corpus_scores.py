@@ -110,29 +110,29 @@ def drawn(row):
 
 def compare_meteor(pairs, replicates):
     captions, references = zip(*pairs)
-    counted = MeteorMetric().count(captions, references)
-    assert counted.values(np.ones((1, len(pairs))))["METEOR"][0] == pytest.approx(
-        meteors_own_total(captions, references), abs=1e-9
-    )
+    metric = MeteorMetric()
+    counts = metric.rows(captions, references)
+    expected = meteors_own_total(captions, references)
+    assert metric.values(counts, np.ones((1, len(pairs))))["METEOR"][0] == pytest.approx(expected, abs=1e-9)
     weights = image_weights(len(pairs), replicates, seed=1)
-    for row, value in zip(weights, counted.values(weights)["METEOR"]):
+    for row, value in zip(weights, metric.values(counts, weights)["METEOR"]):
         again = drawn(row)
         expected = meteors_own_total([captions[i] for i in again], [references[i] for i in again])
         assert value == pytest.approx(expected, abs=1e-9)
-    return counted
+    return counts
 
 
 def test_meteor_equals_the_programs_own_total(with_java):
-    counted = compare_meteor(PLAIN, 5)
-    assert (counted.rows[:, 20] == 0).sum() >= 2  # the perfect match, and the caption without words
+    counts = compare_meteor(PLAIN, 5)
+    assert (counts[:, 20] == 0).sum() >= 2  # the perfect match, and the caption without words
 
 
 def test_meteor_of_5400_real_pairs_equals_the_programs_own_total_and_so_do_replicates(real_pairs):
     assert len(real_pairs) >= 5000
-    counted = compare_meteor(real_pairs, 2)
+    counts = compare_meteor(real_pairs, 2)
     # The sum of the counts themselves, with the chunk of a perfect match, is another score.
     naive = shared_meteor().scores(shared_meteor().counts(*zip(*real_pairs)).sum(axis=0, keepdims=True))[0]
-    assert abs(naive - counted.values(np.ones((1, len(real_pairs))))["METEOR"][0]) > 1e-5
+    assert abs(naive - MeteorMetric().values(counts, np.ones((1, len(real_pairs))))["METEOR"][0]) > 1e-5
 
 
 def official(pairs):
@@ -149,19 +149,22 @@ def official(pairs):
 
 def compare_others(pairs):
     captions, references = zip(*pairs)
-    counted = [metric.count(captions, references) for metric in (Bleu(), RougeL(), Cider())]
+    counted = [(metric, metric.rows(captions, references)) for metric in (Bleu(), RougeL(), Cider())]
+
+    def values(weights):
+        found = [metric.values(rows, weights) for metric, rows in counted]
+        return {name: value for scores in found for name, value in scores.items()}
+
     expected, ciders = official(pairs)
-    once = np.ones((1, len(pairs)))
-    assert {name: value[0] for c in counted for name, value in c.values(once).items()} == pytest.approx(
-        expected, abs=1e-12
-    )
+    once = {name: value[0] for name, value in values(np.ones((1, len(pairs)))).items()}
+    assert once == pytest.approx(expected, abs=1e-12)
     weights = image_weights(len(pairs), 2, seed=1)
     for number, row in enumerate(weights):
         again = drawn(row)
         expected, _ = official([pairs[i] for i in again])
         # CIDEr's document frequencies stay those of all images: a replicate is the mean of the drawn images' scores.
         expected["CIDEr"] = np.mean([ciders[i] for i in again])
-        got = {name: values[number] for c in counted for name, values in c.values(weights).items()}
+        got = {name: value[number] for name, value in values(weights).items()}
         assert got == pytest.approx(expected, abs=1e-12)
 
 

@@ -8,10 +8,10 @@ import pytest
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.metrics import Metric
+from xmodaler_ssattn.evaluation.places import accuracy_by_place
 from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.reproduce.replicates import (
     REPLICATES,
-    Scored,
     read_replicates,
     same_images,
     score_captions,
@@ -50,11 +50,11 @@ def results(*captions):
 def test_replicates_are_the_scores_of_resampled_images(scorer):
     # Two captions of 1 and 3 words: every resample of two images has mean .1, .2 or .3.
     scored = score_captions(results("a", "a b c"), scorer, ["CIDEr", "SPICE"])
-    assert scored.scores == pytest.approx({"CIDEr": 0.2})
-    assert scored.not_computed == {"SPICE": "no models"}
+    assert scored.values == pytest.approx({"CIDEr": 0.2})
+    assert scored.failed == {"SPICE": "no models"}
     assert sorted(set(np.round(scored.replicates["CIDEr"], 6))) == [0.1, 0.2, 0.3]
     assert len(scored.replicates["CIDEr"]) == REPLICATES
-    assert scored.images["captions"].tolist() == [10, 11]
+    assert scored.images == ("10", "11")
     assert scored.rows["CIDEr"].tolist() == pytest.approx([0.1, 0.3])
 
 
@@ -90,20 +90,20 @@ def test_forced_captions_have_their_accuracy_resampled(tmp_path):
     # Both images, the first twice or the second twice: 1/2, 1 or 0. The generated captions are right everywhere.
     assert sorted(set(scored.replicates["attention_accuracy"])) == [0.0, 0.5, 1.0]
     assert set(scored.replicates["F1_loc_per_sentence"]) == {1.0} == set(scored.replicates["F1_all"])
-    assert scored.places["people, 1st"] == {"words": 2, "accuracy": 0.5}
-    assert scored.scores["attention_accuracy"] == 0.5 and scored.images["grounding"].tolist() == [1, 2]
+    assert accuracy_by_place(scored.forced)["people, 1st"] == {"words": 2, "accuracy": 0.5}
+    assert scored.values["attention_accuracy"] == 0.5 and scored.images == (1, 2)
     unforced = Results((ImageResult(1, caption), ImageResult(2, caption)), results.object_words, results.header)
     assert "attention_accuracy" not in score_grounding(unforced, tmp_path).replicates
-    assert score_grounding(unforced, tmp_path).places == {}
+    assert score_grounding(unforced, tmp_path).forced is None
 
 
 def test_replicates_are_written_and_read_back_without_the_rows(tmp_path):
-    scored = Scored(
-        replicates={"CIDEr": np.array([0.1, 0.2]), "F1_all": np.array([0.0, 0.5])},
-        images={"captions": np.array([1, 2]), "grounding": np.array([2])},
-        rows={"CIDEr": np.array([0.3])},
+    write_replicates(
+        tmp_path / "replicates.npz",
+        {"CIDEr": np.array([0.1, 0.2]), "F1_all": np.array([0.0, 0.5])},
+        {"captions": np.array([1, 2]), "grounding": np.array([2])},
+        {"CIDEr": np.array([0.3])},
     )
-    write_replicates(tmp_path / "replicates.npz", scored)
     values, images = read_replicates(tmp_path / "replicates.npz")
     assert {name: array.tolist() for name, array in values.items()} == {"CIDEr": [0.1, 0.2], "F1_all": [0.0, 0.5]}
     assert {name: array.tolist() for name, array in images.items()} == {"captions": [1, 2], "grounding": [2]}
@@ -112,7 +112,7 @@ def test_replicates_are_written_and_read_back_without_the_rows(tmp_path):
 def test_a_file_of_replicates_that_is_missing_or_cut_short_is_named(tmp_path):
     with pytest.raises(UserError, match="replicates.npz cannot be read"):
         read_replicates(tmp_path / "replicates.npz")
-    write_replicates(tmp_path / "replicates.npz", Scored(replicates={"CIDEr": np.zeros(1000)}))
+    write_replicates(tmp_path / "replicates.npz", {"CIDEr": np.zeros(1000)}, {})
     content = (tmp_path / "replicates.npz").read_bytes()
     (tmp_path / "replicates.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="remove it and run again with --resume"):

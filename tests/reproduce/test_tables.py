@@ -16,7 +16,7 @@ from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
 from xmodaler_ssattn.reproduce.machine import machine_of
 from xmodaler_ssattn.reproduce.plan import Row, Table, read_plan
-from xmodaler_ssattn.reproduce.replicates import NO_BOXES, Scored, write_replicates
+from xmodaler_ssattn.reproduce.replicates import NO_BOXES, write_replicates
 from xmodaler_ssattn.reproduce.running import next_job
 from xmodaler_ssattn.reproduce.settings import DataFolder, Machine, identity_sha256
 from xmodaler_ssattn.reproduce.study import Study, decision_of, prepare
@@ -66,8 +66,7 @@ def put(study, row, seed, cider, f1, status=jobs.DONE, **changes):
         }
         replicates = {key: np.array([value - 0.01, value + 0.01]) for key, value in evaluations[name]["scores"].items()}
         images = {"captions": np.array([1, 2]), "grounding": np.array([1, 2])}
-        scored = Scored(replicates=replicates, images=images)
-        write_replicates(evaluation_folder(folder, name) / "replicates.npz", scored)
+        write_replicates(evaluation_folder(folder, name) / "replicates.npz", replicates, images)
     record = jobs.new_record(job, identity, identity_sha256(identity))
     record |= {"status": status, "trained": True, "evaluations": evaluations, "best_epoch": 2}
     record["epochs"] = {str(i): {"train": {"total_loss": 4.0 - i}, "val": {"CIDEr": 0.1 * i}} for i in (1, 2, 10)}
@@ -163,8 +162,9 @@ def test_rows_scored_on_other_images_are_not_paired(study):
     put(study, "updown", 0, 0.60, 0.10)
     put(study, "full", 0, 0.63, 0.12)
     images = {"captions": np.array([1, 3]), "grounding": np.array([1, 2])}
-    scored = Scored(replicates={"CIDEr": np.array([0.6, 0.6]), "F1_loc": np.array([0.11, 0.13])}, images=images)
-    write_replicates(evaluation_folder(Job("full", 0).folder(study.out), "best") / "replicates.npz", scored)
+    replicates = {"CIDEr": np.array([0.6, 0.6]), "F1_loc": np.array([0.11, 0.13])}
+    path = evaluation_folder(Job("full", 0).folder(study.out), "best") / "replicates.npz"
+    write_replicates(path, replicates, images)
     _, summary = text_of(study)
     assert [entry["verdict"] for entry in summary["orderings"]] == ["no data", "held"]
 

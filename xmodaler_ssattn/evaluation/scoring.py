@@ -20,7 +20,7 @@ from xmodaler_ssattn.evaluation.forced import ForcedMatches, attention_accuracy,
 from xmodaler_ssattn.evaluation.grounding import Matches, generated_replicates, generated_scores, match_generated
 from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
-from xmodaler_ssattn.evaluation.metrics import Counted, Metric, all_metrics, metric_names, what_can_run
+from xmodaler_ssattn.evaluation.metrics import Metric, all_metrics, metric_names, what_can_run
 from xmodaler_ssattn.evaluation.ptb import PtbTokenizer, one_line
 from xmodaler_ssattn.evaluation.results import ImageResult, gvd_predictions
 from xmodaler_ssattn.progress import doing
@@ -40,7 +40,7 @@ class Scores:
         replicates: name -> (n,) scores of n resamples of the images; empty when none were asked for.
         failed: metric -> the reason why it could not be computed.
         doubts: signs that the scores are wrong (see ``doubts``), sentences without a full stop.
-        counted: caption metric -> its rows, one per image.
+        rows: caption metric -> its rows, one per image, see ``Metric.rows``.
         matches: the matches for the grounding scores of generated sentences.
         forced: the matches for the attention accuracy.
     """
@@ -50,7 +50,7 @@ class Scores:
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
-    counted: dict[str, Counted] = field(default_factory=dict)
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
     matches: Matches | None = None
     forced: ForcedMatches | None = None
 
@@ -81,7 +81,7 @@ def joined(sets: Mapping[str, Scores]) -> Scores:
         ("greedy captions: " if prefix == GREEDY else "") + doubt for prefix, s in sets.items() for doubt in s.doubts
     )
     images = next((s.images for s in sets.values()), ())
-    return Scores(prefixed("values"), images, prefixed("replicates"), failed, doubts, prefixed("counted"))
+    return Scores(prefixed("values"), images, prefixed("replicates"), failed, doubts, prefixed("rows"))
 
 
 def compared(a: Scores, b: Scores) -> dict[str, dict[str, float]]:
@@ -230,28 +230,30 @@ class CaptionScorer:
         """The scores of one set; failed metrics are added to ``failed``."""
         captions, references = [caption for caption, _ in tokens], [refs for _, refs in tokens]
         once, weights = np.ones((1, len(images))), image_weights(len(images), replicates, seed)
-        found: dict[str, tuple[Counted, dict, dict]] = {}
+        found: dict[str, tuple[np.ndarray, dict, dict]] = {}
         for name in sorted(names, key=lambda name: all_metrics()[name].starts_slowly):
             if name not in failed:
                 try:
-                    rows = self._metric(name).count(captions, references)
-                    found[name] = rows, rows.values(once), rows.values(weights) if replicates else {}
+                    metric = self._metric(name)
+                    counts = metric.rows(captions, references)
+                    sampled = metric.values(counts, weights) if replicates else {}
+                    found[name] = counts, metric.values(counts, once), sampled
                 except JavaError as error:
                     failed[name] = str(error)
-        counted = {name: found[name][0] for name in names if name in found}
-        doubts = caption_doubts(dict(zip(images, captions)), dict(zip(images, references)), tuple(counted))
+        rows = {name: found[name][0] for name in names if name in found}
+        doubts = caption_doubts(dict(zip(images, captions)), dict(zip(images, references)), tuple(rows))
         doubts += [
             f"{name} has no score for {undefined} of {len(images)} captions, and so none for the corpus"
-            for name, c in counted.items()
-            if (undefined := int(np.isnan(c.rows).any(axis=tuple(range(1, c.rows.ndim))).sum()))
+            for name, counts in rows.items()
+            if (undefined := int(np.isnan(counts).any(axis=tuple(range(1, counts.ndim))).sum()))
         ]
         return Scores(
-            {score: float(values[0]) for name in counted for score, values in found[name][1].items()},
+            {score: float(values[0]) for name in rows for score, values in found[name][1].items()},
             images,
-            {score: values for name in counted for score, values in found[name][2].items()},
+            {score: values for name in rows for score, values in found[name][2].items()},
             dict(failed),
             tuple(doubts),
-            counted,
+            rows,
         )
 
 

@@ -118,8 +118,8 @@ def _recount_captions(source: Source, numbers: Numbers) -> None:
     found = [scored(*pair) for pair in zip(source.models, images)]
     for cider, sets in zip(numbers.cider, found):
         for prefix, scores in sets.items():
-            if "CIDEr" in scores.counted:
-                rows = map(float, scores.counted["CIDEr"].rows)
+            if "CIDEr" in scores.rows:
+                rows = map(float, scores.rows["CIDEr"])
                 cider["greedy" if prefix == GREEDY else "main"] = dict(zip(scores.images, rows))
     _take(source, numbers, [joined(sets) for sets in found])
     if len(found) == 2 and numbers.replicates:

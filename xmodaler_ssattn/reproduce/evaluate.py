@@ -9,7 +9,6 @@ last and therefore marks a complete evaluation.
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 import time
@@ -24,7 +23,6 @@ from xmodaler_ssattn.cli.train import check_files, check_weights
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.caption_files import read_reference_captions
 from xmodaler_ssattn.evaluation.java import JavaError
-from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.reproduce.replicates import score_results
@@ -63,7 +61,9 @@ def evaluate(job: Mapping[str, Any]) -> int:
             references = cfg.INFERENCE.TEST_ANNFILE
             if references not in scorers:
                 scorers[references] = CaptionScorer(read_reference_captions(references))
-            record |= _score(cfg, folder, scorers[references], job["metrics"])
+            results = folder / "results" / "test_eval.json"
+            annotations = Path(cfg.DATALOADER.ANNO_FOLDER)
+            record |= score_results(results, scorers[references], job["metrics"], annotations)
         except (UserError, JavaError) as error:
             record["failed"] = str(error)
             code = 3
@@ -96,17 +96,6 @@ def _caption(cfg: Any, weights: Path) -> None:
     loader = host.build_xmodaler_valtest_loader(cfg, stage="test")
     evaluator = host.build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, cfg.OUTPUT_DIR)
     host.DefaultTrainer.test(cfg, model, loader, evaluator, -1)
-
-
-def _score(cfg: Any, folder: Path, scorer: CaptionScorer, metrics: list[str]) -> dict[str, Any]:
-    results = folder / "results" / "test_eval.json"
-    scored = score_results(results, scorer, metrics, Path(cfg.DATALOADER.ANNO_FOLDER))
-    return {
-        "scores": {name: None if math.isnan(value) else value for name, value in scored.scores.items()},
-        "not_computed": scored.not_computed | {m: "it was not requested" for m in metric_names() if m not in metrics},
-        "images": {name: len(ids) for name, ids in scored.images.items()},
-        **({"places": scored.places} if scored.places else {}),
-    }
 
 
 if __name__ == "__main__":

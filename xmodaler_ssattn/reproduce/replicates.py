@@ -7,11 +7,14 @@ scored images; and under ``rows:NAME`` the rows of each caption metric, one per 
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +22,10 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
+from xmodaler_ssattn.evaluation.metrics import metric_names
 from xmodaler_ssattn.evaluation.places import accuracy_by_place
 from xmodaler_ssattn.evaluation.results import Results, read_results, write_results
-from xmodaler_ssattn.evaluation.scoring import ACCURACY, CaptionScorer, GroundingScorer, caption_sets, joined
+from xmodaler_ssattn.evaluation.scoring import ACCURACY, CaptionScorer, GroundingScorer, Scores, caption_sets, joined
 from xmodaler_ssattn.files import atomic_path
 
 REPLICATES = 1000
@@ -30,88 +34,61 @@ REPLICATES_FILE = "replicates.npz"
 CAPTIONS, GROUNDING = "captions", "grounding"
 
 
-@dataclass
-class Scored:
-    """Scores of one evaluation.
-
-    Attributes:
-        scores: name -> fraction; ``greedy_NAME`` for the greedy captions.
-        not_computed: metric -> reason.
-        replicates: name -> (REPLICATES,) scores of the same resampled images; only of names in ``scores``.
-        images: "captions" and "grounding" -> image ids in the order of the resampling.
-        rows: name -> (images, ...) counts or scores.
-        places: ``accuracy_by_place``, of an evaluation that forced the reference captions.
-    """
-
-    scores: dict[str, float] = field(default_factory=dict)
-    not_computed: dict[str, str] = field(default_factory=dict)
-    replicates: dict[str, np.ndarray] = field(default_factory=dict)
-    images: dict[str, np.ndarray] = field(default_factory=dict)
-    rows: dict[str, np.ndarray] = field(default_factory=dict)
-    places: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[str]) -> Scored:
+def score_captions(results: Results, scorer: CaptionScorer, metrics: Sequence[str]) -> Scores:
     """Score the main and greedy captions of a results file; the images of ``scorer`` are the file's ids as strings."""
     sets = caption_sets({str(image.image_id): image.caption for image in results.images})
-    found = joined(scorer.score_many(sets, metrics, replicates=REPLICATES))
-    return Scored(
-        found.values,
-        found.failed,
-        found.replicates,
-        {CAPTIONS: np.array([int(image) for image in found.images], dtype=np.int64)},
-        {name: counted.rows for name, counted in found.counted.items()},
-    )
+    return joined(scorer.score_many(sets, metrics, replicates=REPLICATES))
 
 
-def score_grounding(results: Results, annotations: Path, split: str = "test") -> Scored:
-    """The bootstrap of F1 and, if the reference captions were forced, of the attention accuracy, with the latter by
-    place.
-
-    The scores themselves were computed by the evaluator and are in the results file.
-    """
+def score_grounding(results: Results, annotations: Path, split: str = "test") -> Scores:
+    """The evaluator's scores in the results file, with the bootstrap of F1 and, of forced captions, of the accuracy."""
     path = annotations / f"grounding_{split}.json"
     known = results.header.get("scores") or {}
     if not path.is_file() or known.get("F1_all") is None:
-        reason = f"there is no {path.name} in the data" if not path.is_file() else NO_BOXES
-        return Scored(not_computed={"F1": reason})
+        return Scores({}, failed={"F1": NO_BOXES if path.is_file() else f"there is no {path.name} in the data"})
     scorer = GroundingScorer(read_reference(path).images, Lemmas.of_folder(annotations))
     found = scorer.score_results(results.images, results.object_words, replicates=REPLICATES)
-    return Scored(
-        {name: float(value) for name, value in known.items() if value is not None},
-        found.failed,
-        # A resample without any object word is 0/0, which is 0 in the evaluator.
-        {name: np.nan_to_num(values, nan=0.0) for name, values in found.replicates.items()},
-        {GROUNDING: np.array(found.images, dtype=np.int64)},
-        places=accuracy_by_place(found.forced) if found.forced is not None else {},
-    )
+    values = {name: float(value) for name, value in known.items() if value is not None}
+    # A resample without any object word is 0/0, which is 0 in the evaluator.
+    replicates = {name: np.nan_to_num(array, nan=0.0) for name, array in found.replicates.items()}
+    return replace(found, values=values, replicates=replicates)
 
 
-def score_results(path: Path, scorer: CaptionScorer, metrics: Sequence[str], annotations: Path) -> Scored:
-    """Score a results file, add the caption scores to it, and write ``replicates.npz`` beside its folder."""
+def score_results(path: Path, scorer: CaptionScorer, metrics: Sequence[str], annotations: Path) -> dict[str, Any]:
+    """Score a results file, add the caption scores to it, and write ``replicates.npz`` beside its folder.
+
+    Returns:
+        plain JSON: ``scores``, name -> fraction or None; ``not_computed``, metric -> reason; ``images``, the numbers of
+        scored images; and ``places``, see ``accuracy_by_place``, if the reference captions were forced.
+    """
     results = read_results(path)
-    grounding, captions = score_grounding(results, annotations), score_captions(results, scorer, metrics)
-    scored = Scored(
-        captions.scores | grounding.scores,
-        captions.not_computed | grounding.not_computed,
-        captions.replicates | grounding.replicates,
-        captions.images | grounding.images,
-        captions.rows,
-        grounding.places,
-    )
-    header = {**results.header, "scores": scored.scores}
-    write_results(path, replace(results, header=header))
-    write_replicates(path.parent.parent / REPLICATES_FILE, scored)
-    return scored
+    captions, grounding = score_captions(results, scorer, metrics), score_grounding(results, annotations)
+    scores = captions.values | grounding.values
+    write_results(path, replace(results, header={**results.header, "scores": scores}))
+    scored = {kind: part.images for kind, part in ((CAPTIONS, captions), (GROUNDING, grounding)) if part.images}
+    images = {kind: np.array([int(image) for image in ids], dtype=np.int64) for kind, ids in scored.items()}
+    replicates = captions.replicates | grounding.replicates
+    write_replicates(path.parent.parent / REPLICATES_FILE, replicates, images, captions.rows)
+    places = {} if grounding.forced is None else accuracy_by_place(grounding.forced)
+    not_requested = {metric: "it was not requested" for metric in metric_names() if metric not in metrics}
+    return {
+        "scores": {name: None if math.isnan(value) else value for name, value in scores.items()},
+        "not_computed": captions.failed | grounding.failed | not_requested,
+        "images": {kind: len(ids) for kind, ids in images.items()},
+        **({"places": places} if places else {}),
+    }
 
 
-def write_replicates(path: Path, scored: Scored) -> None:
-    """Write ``replicates.npz`` atomically."""
-    arrays = {f"score:{name}": value for name, value in scored.replicates.items()}
-    arrays |= {f"images:{name}": value for name, value in scored.images.items()}
-    arrays |= {f"rows:{name}": value for name, value in scored.rows.items()}
+def write_replicates(
+    path: Path,
+    replicates: Mapping[str, np.ndarray],
+    images: Mapping[str, np.ndarray],
+    rows: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> None:
+    """Write ``replicates.npz`` atomically; see the module's docstring."""
+    kinds = {"score": replicates, "images": images, "rows": rows}
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
+        np.savez(temporary, **{f"{kind}:{name}": array for kind, part in kinds.items() for name, array in part.items()})
 
 
 def read_replicates(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from xmodaler_ssattn.errors import UserError
@@ -72,27 +71,6 @@ class Metric:
             JavaError: as ``rows``.
         """
         return {self.name: weights @ rows / weights.sum(axis=1)}
-
-    def count(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Counted:
-        """The rows of a corpus together with their metric. Raises as ``rows``."""
-        return Counted(self, self.rows(captions, references))
-
-
-@dataclass(frozen=True)
-class Counted:
-    """The counts of a metric over a corpus.
-
-    Attributes:
-        metric: the metric.
-        rows: (images, ...) see ``Metric.rows``.
-    """
-
-    metric: Metric
-    rows: np.ndarray
-
-    def values(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """See ``Metric.values``."""
-        return self.metric.values(self.rows, weights)
 
 
 _REGISTERED: dict[str, type[Metric]] = {}
