@@ -129,7 +129,7 @@ def test_scores_of_other_images_are_not_paired():
 
 
 def test_epochs_are_cut_where_the_evaluations_say():
-    from xmodaler_ssattn.reproduce.curves import split_epochs
+    from xmodaler_ssattn.reproduce.jobs import split_epochs
 
     # Ten steps an epoch (the second ends at step 19): points at 4 and 9 are the first epoch's, 10 and 14 the second's.
     series = {"total_loss": [(4, 4.0), (9, 2.0), (10, 1.0), (14, 3.0)], "val/CIDEr": [(9, 0.5)]}

@@ -9,15 +9,13 @@ import pytest
 import yaml
 
 from xmodaler_ssattn.reproduce import jobs
-from xmodaler_ssattn.reproduce.card import cards
+from xmodaler_ssattn.reproduce.card import cards, facts_of
 from xmodaler_ssattn.reproduce.collecting import as_text, collect
-from xmodaler_ssattn.reproduce.data_facts import facts_of
 from xmodaler_ssattn.reproduce.evaluate import evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
-from xmodaler_ssattn.reproduce.machine import machine_of
 from xmodaler_ssattn.reproduce.plan import Row, Table, read_plan
 from xmodaler_ssattn.reproduce.replicates import NO_BOXES, write_replicates
-from xmodaler_ssattn.reproduce.running import next_job
+from xmodaler_ssattn.reproduce.running import machine_of, next_job
 from xmodaler_ssattn.reproduce.settings import DataFolder, Machine, identity_sha256
 from xmodaler_ssattn.reproduce.study import Study, decision_of, prepare
 from xmodaler_ssattn.reproduce.tables import cell, markdown, seeds_of

@@ -12,15 +12,25 @@ from typing import Any
 
 import yaml
 
+from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
 from xmodaler_ssattn.engine.best import BEST_WEIGHTS
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.floors import CEILINGS
 from xmodaler_ssattn.files import sha256_of
+from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.reproduce import jobs
 from xmodaler_ssattn.reproduce.plan import ACCURACY, BEST, METRICS, Plan
-from xmodaler_ssattn.reproduce.settings import difference_of
+from xmodaler_ssattn.reproduce.settings import REGIONS, difference_of
 from xmodaler_ssattn.reproduce.tables import number, section
 
+# Manifest of a data folder -> what it says about the data.
+LIMITS = {
+    "simulated.json": "The region features and class probabilities are **simulated**: no picture was seen. The scores "
+    "compare models with each other and say nothing about photographs.",
+    "sample.json": "The pictures are **drawn** scenes of a few simple objects, with captions of a small grammar. The "
+    "scores compare models with each other and say nothing about photographs.",
+}
+REGION_FACTS = ("source", "order", "vocabulary_sha256", "weights_sha256")
 HEAD = """\
 ---
 language: en
@@ -42,12 +52,49 @@ CITATION = """\
 Flickr30k Entities (Plummer et al., 2015) and the pictures of Flickr30k (Young et al., 2014) have their own terms."""
 
 
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What a data folder holds, as plain JSON; what the folder lacks is left out.
+
+    Returns:
+        ``limits``: sentences; ``splits``: split -> images, captions, phrases with boxes, source and sha256 of its file;
+        ``regions``: images, regions, features and classes, and the file's description.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    paths = {split: folder / file_name(split) for split in SPLITS}
+    facts: dict[str, Any] = {
+        "limits": [text for name, text in LIMITS.items() if (folder / name).is_file()],
+        "splits": {split: _split(path, split) for split, path in paths.items() if path.is_file()},
+    }
+    if (folder / REGIONS).is_file():
+        header = read_header(folder / REGIONS)
+        shapes = {name: field.shape for name, field in header.fields.items()}
+        images, regions, width = shapes["features"]
+        facts["regions"] = {
+            "images": images, "regions": regions, "features": width, "classes": shapes.get("class_probs", [0])[-1],
+            **{name: str(header.attributes[name]) for name in REGION_FACTS if header.attributes.get(name)},
+        }  # fmt: skip
+    return facts
+
+
+def _split(path: Path, split: str) -> dict[str, Any]:
+    header, images = open_annotations(path, split)
+    counts = {"images": 0, "captions": 0, "phrases": 0}
+    for image in images:
+        counts["images"] += 1
+        counts["captions"] += len(image["captions"])
+        counts["phrases"] += sum(bool(phrase["boxes"]) for text in image["captions"] for phrase in text["phrases"])
+    source = {"source": header.get("source"), "gvd_identical": header.get("gvd_identical")}
+    return {**counts, **source, "sha256": sha256_of(path)}
+
+
 def cards(plan: Plan, summary: Mapping[str, Any], facts: Mapping[str, Any], out: Path) -> dict[str, str]:
     """Row -> its card, for each row with a finished run.
 
     Args:
         summary: see ``collecting.collect``.
-        facts: of the data, see ``data_facts.facts_of``.
+        facts: of the data, see ``facts_of``.
         out: the folder of the study, which has the weights.
     """
     found = {}

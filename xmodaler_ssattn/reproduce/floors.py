@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.evaluation.floors import (
-    RULES,
-    WITH_CLASSES,
-    WITHOUT_REGIONS,
-    ImageBoxes,
-    floors_and_ceilings,
-)
+from xmodaler_ssattn.evaluation.floors import RULES, WITH_CLASSES, WITHOUT_REGIONS, ImageBoxes, floors_and_ceilings
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
@@ -23,9 +17,7 @@ from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.packs.region_classes import class_columns, region_classes
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.reproduce.collecting import public
-from xmodaler_ssattn.reproduce.settings import DataFolder
-
-REGIONS = "regions.h5"
+from xmodaler_ssattn.reproduce.settings import REGIONS, DataFolder
 
 
 def read_floors(
@@ -61,9 +53,7 @@ def read_floors(
                 f"{folder / f'grounding_{split}.json'}: {len(unknown)} of {len(sizes)} images have no image_size, e.g. "
                 f"{unknown[:5]}, and there is no {path.name} to take it from."
             )
-        found = floors_and_ceilings(
-            reference.images, lambda i: ImageBoxes(*sizes[i], ()), lemmas, {}, WITHOUT_REGIONS
-        )  # fmt: skip
+        found = floors_and_ceilings(reference.images, lambda i: ImageBoxes(*sizes[i], ()), lemmas, {}, WITHOUT_REGIONS)
         return {"rules": found, "notes": [f"There is no {path.name}: only the rules that need no regions are here."]}
     store = RegionStore(path)
     names = region_classes(folder, store.num_classes, class_names, store.attributes)

@@ -1,4 +1,4 @@
-"""The runs of a plan, those of this machine, and the remaining work in a run's folder."""
+"""The runs of a plan, those of this machine, and a run's folder: its record, its curves, its remaining work."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from xmodaler_ssattn.engine.best import BEST_RECORD
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, write_json
+from xmodaler_ssattn.report.curves import read_run
+from xmodaler_ssattn.report.plot import Point
 from xmodaler_ssattn.reproduce.plan import Plan
 
 RUN_FILE = "run.json"
@@ -18,8 +22,6 @@ SCHEMA, VERSION = "xmodaler_ssattn/run", 1
 RUNNING, DONE, FAILED, DIVERGED = "running", "done", "failed", "diverged"
 # Further values in a table.
 MISSING, OTHER, NO_CONFIG = "missing", "other config", "no config"
-
-
 MOST_SHOWN = 5  # differing keys of two configs
 
 
@@ -87,25 +89,56 @@ def new_record(job: Job, identity: Mapping[str, Any], config_sha256: str) -> dic
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write ``run.json`` atomically."""
     write_json(folder / RUN_FILE, record, indent=1)
+
+
+def best_record(run: Path) -> dict[str, Any]:
+    """``best.json`` of a run, or an empty record without it."""
+    path = run / BEST_RECORD
+    return read_json(path, "The best checkpoint's record") if path.is_file() else {"best": None, "epochs": {}}
+
+
+def epochs_of(run: Path) -> dict[str, dict[str, Any]]:
+    """A run's curves: epoch (as text) -> {"train": {name: mean over the epoch's points}, "val": {name: score}}.
+
+    ``metrics.json`` has losses and learning rate every SOLVER.WRITE_PERIOD steps, smoothed by the host; the record of
+    the best checkpoint has the scores and says where the epochs end.
+    """
+    scored = best_record(run)["epochs"]
+    ends = {int(epoch): int(entry["iteration"]) for epoch, entry in scored.items()}
+    series = read_run(run).series if (run / "metrics.json").is_file() else {}
+    return {
+        str(epoch): {"train": values, "val": scored.get(str(epoch), {}).get("scores", {})}
+        for epoch, values in split_epochs(series, ends).items()
+    }
+
+
+def split_epochs(series: Mapping[str, Sequence[Point]], ends: Mapping[int, int]) -> dict[int, dict[str, float]]:
+    """Epoch -> name -> mean of the series' points in it.
+
+    Args:
+        series: name -> [(iteration, finite value), ...]; names with a split ("val/CIDEr") are left out.
+        ends: evaluated epoch -> its last iteration, counted from 0.
+    """
+    if not ends:
+        return {}
+    last, end = max(ends.items())
+    found: dict[int, dict[str, list[float]]] = {epoch: {} for epoch in range(1, last + 1)}
+    for name, points in series.items():
+        for iteration, value in points if "/" not in name else ():
+            epoch = min(int(iteration * last // (end + 1)) + 1, last)
+            found[epoch].setdefault(name, []).append(value)
+    return {epoch: {name: fmean(values) for name, values in means.items()} for epoch, means in found.items()}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision about a run.
+    """What to do with a run."""
 
-    Attributes:
-        train: whether to train it (from its last checkpoint, if any).
-        evaluate: names of the evaluations to run.
-        status: the entry in the table when there is nothing to do.
-        reason: the reason, for display.
-    """
-
-    train: bool = False
-    evaluate: tuple[str, ...] = ()
-    status: str = DONE
-    reason: str = ""
+    train: bool = False  # from its last checkpoint, if any
+    evaluate: tuple[str, ...] = ()  # names of evaluations
+    status: str = DONE  # the entry in the table when there is nothing to do
+    reason: str = ""  # of the status
 
 
 def decide(
@@ -126,12 +159,9 @@ def decide(
     if record["status"] == DIVERGED:  # it would diverge again: a run depends only on its config and seed
         return Decision(status=DIVERGED, reason=record["reason"])
     done = record["evaluations"]
+    wanted = json.loads(json.dumps({name: dict(settings) for name, settings in evaluations.items()}))
     open_ones = tuple(
-        name for name, settings in evaluations.items()
-        if name not in done or done[name].get("failed") or done[name]["set"] != _plain(settings)
+        name for name, settings in wanted.items()
+        if name not in done or done[name].get("failed") or done[name]["set"] != settings
     )  # fmt: skip
     return Decision(not record["trained"], open_ones)
-
-
-def _plain(settings: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(dict(settings)))

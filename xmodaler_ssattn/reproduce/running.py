@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import platform
 import signal
 import subprocess
 import time
@@ -11,24 +13,27 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy
+import torch
+
 from xmodaler_ssattn import host
+from xmodaler_ssattn._version import __version__
 from xmodaler_ssattn.cli.child import python_module
-from xmodaler_ssattn.cli.demo import last_words, state_of
+from xmodaler_ssattn.cli.demo import last_words, memory_of_machine, state_of
 from xmodaler_ssattn.engine.best import BEST_WEIGHTS
 from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.files import write_json
+from xmodaler_ssattn.files import read_lines, write_json
 from xmodaler_ssattn.reproduce import jobs, settings
-from xmodaler_ssattn.reproduce.curves import best_record, epochs_of
 from xmodaler_ssattn.reproduce.evaluate import EVALUATION_FILE, evaluation_folder
 from xmodaler_ssattn.reproduce.jobs import Job
-from xmodaler_ssattn.reproduce.machine import machine_of
 from xmodaler_ssattn.reproduce.plan import BEST, LAST
 from xmodaler_ssattn.reproduce.study import LOCK, Prepared, Study, decision_of, evaluations_of, prepare, take_evaluation
 
 FINAL_WEIGHTS = "model_final.pth"
 TERMINAL = "terminal.txt"
 SCORING = "xmodaler_ssattn.reproduce.evaluate"  # run as a program
+CPU_INFO = Path("/proc/cpuinfo")
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -69,7 +74,7 @@ def run_job(study: Study, job: Job) -> Generator[subprocess.Popen, int, str]:
             record |= {"status": jobs.FAILED if failed else jobs.DONE, "reason": "; ".join(failed)}
         except Failed as error:
             record["status"], record["reason"] = error.args
-        record["epochs"] = epochs_of(prepared.folder)
+        record["epochs"] = jobs.epochs_of(prepared.folder)
         jobs.write_record(prepared.folder, record)
         _say(job, _outcome(record))
         return record["status"]
@@ -101,19 +106,14 @@ def _train(study: Study, prepared: Prepared, record: dict[str, Any], lock: IO) -
     finally:  # also when this program is interrupted
         record["seconds"]["train"] = round(record["seconds"]["train"] + time.monotonic() - started, 1)
         jobs.write_record(folder, record)
-    record["best_epoch"] = best_record(folder)["best"]
+    record["best_epoch"] = jobs.best_record(folder)["best"]
     if code:
         raise Failed(*why(code, folder / TERMINAL))
     record["trained"] = True
-    _forget_results(folder, record["best_epoch"])
-    jobs.write_record(folder, record)
-
-
-def _forget_results(folder: Path, best: int | None) -> None:
-    """Delete val's results files except the best epoch's: their scores are in best.json, and each has megabytes."""
-    for path in (folder / "results").glob("val_epoch_*.json"):
-        if path.stem != f"val_epoch_{best}":
+    for path in (folder / "results").glob("val_epoch_*.json"):  # the scores are in best.json; each has megabytes
+        if path.stem != f"val_epoch_{record['best_epoch']}":
             path.unlink()
+    jobs.write_record(folder, record)
 
 
 def _evaluate(study: Study, prepared: Prepared, record: dict[str, Any], names: Sequence[str], lock: IO) -> Generator:
@@ -140,6 +140,29 @@ def _evaluate(study: Study, prepared: Prepared, record: dict[str, Any], names: S
         jobs.write_record(folder, record)
     if code not in (0, 3):
         raise Failed(*why(code, folder / TERMINAL))
+
+
+def machine_of(device: str | None) -> dict[str, Any]:
+    """What a run is computed on, as plain JSON: processor, memory, GPUs and versions.
+
+    Args:
+        device: of the runs; None: the host's default, a GPU when there is one.
+    """
+    lines = read_lines(CPU_INFO, "The processor") if CPU_INFO.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = memory_of_machine()
+    use_gpus = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
+    return {
+        "processor": named[0] if named else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": None if memory is None else round(memory / 1e9, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if use_gpus else [],
+        "system": platform.system(),
+        "versions": {
+            "xmodaler_ssattn": __version__, "Python": platform.python_version(), "PyTorch": str(torch.__version__),
+            "CUDA": (torch.version.cuda or "none") if use_gpus else "none", "numpy": numpy.__version__,
+        },
+    }  # fmt: skip
 
 
 def why(code: int, terminal: Path) -> tuple[str, str]:

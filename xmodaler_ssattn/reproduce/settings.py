@@ -21,7 +21,7 @@ from xmodaler_ssattn.reproduce.plan import Plan, Row
 NOT_OF_THE_RUN = (
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE",
 )  # fmt: skip
-BASE = "base.yaml"
+BASE, REGIONS = "base.yaml", "regions.h5"
 DATA = "{data}"
 
 
@@ -58,11 +58,11 @@ def read_data_folder(folder: str | Path) -> DataFolder:
     """
     folder = Path(folder).resolve()
     words = folder / "vocabulary.txt"
-    needed = [words, folder / "captions_test.json", folder / "regions.h5"]
+    needed = [words, folder / "captions_test.json", folder / REGIONS]
     absent = [path.name for path in needed if not path.is_file()]
     if absent:
         raise UserError(f"--data: {folder} lacks {', '.join(absent)}; expected a folder written by `xmodaler prepare`.")
-    header = read_header(folder / "regions.h5")
+    header = read_header(folder / REGIONS)
     sizes = {
         "MODEL.VOCAB_SIZE": len(read_lines(words, "The vocabulary")) + 1,
         "MODEL.VISUAL_EMBED.IN_DIM": header.fields["features"].shape[2],
