@@ -27,7 +27,7 @@ def test_the_difference_is_the_mean_over_seeds_in_points():
     # seed 0: 65 - 63 = 2 points, seed 1: 66 - 62 = 4 points; mean 3.
     found = paired({0: pair(0.63, 0.65, [0.63], [0.65]), 1: pair(0.62, 0.66, [0.62], [0.66])})
     assert found.difference == pytest.approx(3.0)
-    assert (found.a, found.b) == pytest.approx((62.5, 65.5))
+    assert (found.mean_a, found.mean_b) == pytest.approx((62.5, 65.5))
     assert found.by_seed == pytest.approx({0: 2.0, 1: 4.0})
 
 

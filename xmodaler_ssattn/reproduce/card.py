@@ -6,7 +6,7 @@ gives the same text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +99,16 @@ def cards(plan: Plan, summary: Mapping[str, Any], facts: Mapping[str, Any], out:
     """
     found = {}
     for name, row in summary["rows"].items():
-        done = [seed for seed, run in row["seeds"].items() if run["status"] == jobs.DONE]
-        if done:
-            found[name] = _card(plan, name, summary, facts, out, done)
+        runs = {seed: run for seed, run in row["seeds"].items() if run["status"] == jobs.DONE}
+        if runs:
+            found[name] = _card(plan, name, summary, facts, out, runs)
     return found
 
 
 def _card(
-    plan: Plan, name: str, summary: Mapping[str, Any], facts: Mapping[str, Any], out: Path, done: Sequence[str]
+    plan: Plan, name: str, summary: Mapping[str, Any], facts: Mapping[str, Any], out: Path, runs: Mapping[str, Any]
 ) -> str:
     row = summary["rows"][name]
-    runs = {seed: row["seeds"][seed] for seed in done}
-    weights = {seed: _weights(out, name, seed) for seed in done}
     parts = [
         HEAD,
         f"# {row['label']}\n",
@@ -121,8 +119,8 @@ def _card(
         *_data(summary, facts),
         *_scores(row, summary),
         *_training(plan, name, runs),
-        *_weights_section(weights, runs),
-        *_use(name, done[0]),
+        *_weights(out, name, runs),
+        *_use(name, next(iter(runs))),
         "## Citation\n",
         CITATION,
     ]
@@ -228,10 +226,8 @@ def _machines(runs: Mapping[str, Any]) -> list[str]:
     for seed, run in runs.items():
         for machine in run.get("machines") or [None]:
             by_machine.setdefault(_machine_text(machine), []).append(seed)
-    return [
-        *(f"* Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {text}" for text, seeds in by_machine.items()),
-        "",
-    ]
+    lines = [f"* Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {text}" for text, seeds in by_machine.items()]
+    return [*lines, ""]
 
 
 def _machine_text(machine: Mapping[str, Any] | None) -> str:
@@ -248,20 +244,15 @@ def _hours(run: Mapping[str, Any], what: str) -> str:
     return "" if seconds is None else f"{seconds / 3600:.2f}"
 
 
-def _weights(out: Path, name: str, seed: str) -> dict[str, Any] | None:
-    path = jobs.Job(name, int(seed)).folder(out) / BEST_WEIGHTS
-    if not path.is_file():
-        return None
-    return {"file": path.relative_to(out).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _weights_section(weights: Mapping[str, Mapping[str, Any] | None], runs: Mapping[str, Any]) -> list[str]:
-    rows = [
-        [f"`{found['file']}`", seed, str(runs[seed].get("best_epoch")), f"{found['bytes']:,}", f"`{found['sha256']}`"]
-        for seed, found in weights.items()
-        if found is not None
-    ]
-    absent = [seed for seed, found in weights.items() if found is None]
+def _weights(out: Path, name: str, runs: Mapping[str, Any]) -> list[str]:
+    rows, absent = [], []
+    for seed, run in runs.items():
+        path = jobs.Job(name, int(seed)).folder(out) / BEST_WEIGHTS
+        if not path.is_file():
+            absent.append(seed)
+            continue
+        file, size = path.relative_to(out).as_posix(), path.stat().st_size
+        rows.append([f"`{file}`", seed, str(run.get("best_epoch")), f"{size:,}", f"`{sha256_of(path)}`"])
     notes = [f"No {BEST_WEIGHTS} is in the folder of seed {', '.join(absent)}."] if absent else []
     return section("Weights", ["file", "seed", "epoch", "bytes", "sha256"], rows, notes=notes)
 

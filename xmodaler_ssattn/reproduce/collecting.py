@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,13 @@ SCHEMA, VERSION = "xmodaler_ssattn/study", 1
 # The scores on val to keep for each epoch, so that the summary is small enough to be committed.
 CURVE_SCORES = ("CIDEr", "greedy_CIDEr", "F1_all", "F1_loc")
 NO_BEST = "no epoch has a CIDEr on val, so the last weights stand for the best"
-# The entries of a run in the summary; its curves and its config are in its own record.
-RUN_KEYS = ("status", "reason", "config_sha256", "host", "seconds", "best_epoch")
+# The entries of a run in the summary, if its record has them; its curves and its config are only in its record.
+RUN_KEYS = ("status", "reason", "config_sha256", "host", "seconds", "best_epoch", "machines")
+EVALUATION_KEYS = ("scores", "not_computed", "failed", "images", "places", "seconds")
 
 
 def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The summary: every run of the plan (missing ones included), means, orderings, comparisons.
-
-    Seeds that are not in the plan are included when their folder exists.
+    """Every run of the plan, missing ones included, and of other seeds with a folder; means, orderings, comparisons.
 
     Args:
         floors: those of the data, see ``floors.kept_floors``; included unchanged.
@@ -39,7 +39,7 @@ def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, 
         seeds = {str(seed): runs[name, seed] for seed in seeds_of[name]}
         rows[name] = {
             "label": row.label, "note": row.note, "of": row.of, "paper": dict(row.paper), "set": dict(row.set),
-            "seeds": seeds, "evaluations": {e: _spread(e, seeds) for e in evaluations_of(row)},
+            "seeds": seeds, "evaluations": {e: _over_seeds(_parts("scores", e, seeds)) for e in evaluations_of(row)},
             "quoted": row.config is None,
             "places": {e: found for e in evaluations_of(row) if (found := _places(e, seeds))},
         }  # fmt: skip
@@ -50,9 +50,10 @@ def collect(study: Study, floors: Mapping[str, Any] | None = None) -> dict[str, 
                 scores[score] |= arrays.interval(name, evaluation, score)
     claims = [entry for ordering in study.plan.orderings for entry in _ordering(study.plan, ordering, arrays)]
     comparisons = _comparisons(study.plan, arrays)
+    data = {"folder": study.data.path.name, "sha256": study.data.sha256, "sizes": dict(study.data.sizes)}
     return _finite({
         "schema": SCHEMA, "version": VERSION, "title": study.plan.title, "note": study.plan.note,
-        "plan": study.plan.path.name, "common": dict(study.plan.common), "data": _data(study), "rows": rows,
+        "plan": study.plan.path.name, "common": dict(study.plan.common), "data": data, "rows": rows,
         "floors": {} if floors is None else dict(floors),
         "orderings": claims, "comparisons": comparisons, "problems": arrays.problems,
     })  # fmt: skip
@@ -65,25 +66,18 @@ def _seeds(folder: Path, row: Row) -> list[int]:
     return sorted({*row.seeds, *(int(match.group(1)) for match in found if match)})
 
 
-def _data(study: Study) -> dict[str, Any]:
-    return {"folder": study.data.path.name, "sha256": study.data.sha256, "sizes": dict(study.data.sizes)}
-
-
 def _run(study: Study, job: jobs.Job) -> dict[str, Any]:
+    nothing = {"evaluations": {}, "curves": {}}
     try:
         decision, record = decision_of(study, prepare(study, job))
     except UserError as error:
-        return {"status": jobs.FAILED, "reason": public(str(error)), "evaluations": {}, "curves": {}}
+        return {"status": jobs.FAILED, "reason": public(str(error)), **nothing}
     if decision.status in (jobs.OTHER, jobs.NO_CONFIG) or (record is None and decision.reason):
-        return {"status": decision.status, "reason": public(decision.reason), "evaluations": {}, "curves": {}}
+        return {"status": decision.status, "reason": public(decision.reason), **nothing}
     if record is None:
-        return {"status": jobs.MISSING, "reason": "not run yet", "evaluations": {}, "curves": {}}
+        return {"status": jobs.MISSING, "reason": "not run yet", **nothing}
     evaluations = {
-        name: {
-            key: entry[key]
-            for key in ("scores", "not_computed", "failed", "images", "places", "seconds")
-            if key in entry
-        }
+        name: {key: entry[key] for key in EVALUATION_KEYS if key in entry}
         for name, entry in record["evaluations"].items()
     }
     for entry in evaluations.values():
@@ -93,9 +87,7 @@ def _run(study: Study, job: jobs.Job) -> dict[str, Any]:
             entry["failed"] = public(entry["failed"])
     if evaluations and record["best_epoch"] is None:
         record["reason"] = "; ".join(filter(None, (record["reason"], NO_BEST)))
-    kept = {key: record[key] for key in RUN_KEYS} | {"reason": public(record["reason"])}
-    if "machines" in record:  # an older record has none
-        kept["machines"] = record["machines"]
+    kept = {key: record[key] for key in RUN_KEYS if key in record} | {"reason": public(record["reason"])}
     return {**kept, "evaluations": evaluations, "curves": columns(record["epochs"])}
 
 
@@ -115,20 +107,20 @@ def public(text: str) -> str:
     return re.sub(r"(?<![\w.:/])/(?:[^\s/]+/)+(?=[^\s/])", "", text)
 
 
-def _spread(evaluation: str, seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """score -> mean and deviation over the finished seeds, in percent, and the number of seeds."""
-    return _over_seeds([run["evaluations"].get(evaluation, {}).get("scores", {}) for run in seeds.values()])
+def _parts(part: str, evaluation: str, seeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [run["evaluations"].get(evaluation, {}).get(part, {}) for run in seeds.values()]
 
 
 def _places(evaluation: str, seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """group -> words, and mean and deviation of its attention accuracy; see ``accuracy_by_place``."""
-    found = [run["evaluations"].get(evaluation, {}).get("places", {}) for run in seeds.values()]
+    found = _parts("places", evaluation, seeds)
     spread = _over_seeds([{name: group["accuracy"] for name, group in entry.items()} for entry in found])
     words = {name: group["words"] for entry in found for name, group in entry.items()}
     return {name: {"words": words[name], **entry} for name, entry in spread.items()}
 
 
 def _over_seeds(found: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+    """name -> mean and deviation over the seeds that have it, in percent, and their number."""
     spread = {}
     for name in dict.fromkeys(name for entry in found for name in entry):
         values = [100 * entry[name] for entry in found if entry.get(name) is not None]
@@ -195,17 +187,9 @@ def _ordering(plan: Plan, ordering: Ordering, arrays: _Arrays) -> list[dict[str,
         entries.append({
             "name": ordering.name, "metric": metric, "a": ordering.a, "b": ordering.b, "claim": ordering.claim,
             "margin": ordering.margin, "note": ordering.note, "verdict": verdict,
-            "paper": orderings.in_the_paper(*papers), **_entry(found),
+            "paper": orderings.in_the_paper(*papers), **asdict(found),
         })  # fmt: skip
     return entries
-
-
-def _entry(found: orderings.Difference) -> dict[str, Any]:
-    names = ("difference", "low", "high", "p")
-    return {
-        "mean_a": found.a, "mean_b": found.b, **{name: getattr(found, name) for name in names},
-        "by_seed": {str(seed): value for seed, value in found.by_seed.items()},
-    }  # fmt: skip
 
 
 def _comparisons(plan: Plan, arrays: _Arrays) -> list[dict[str, Any]]:
@@ -217,7 +201,7 @@ def _comparisons(plan: Plan, arrays: _Arrays) -> list[dict[str, Any]]:
         for metric in (*PAPER_METRICS, ACCURACY):
             found = arrays.difference(a, b, METRICS[metric])
             if found.by_seed:
-                entries.append({"a": a, "b": b, "metric": metric, **_entry(found)})
+                entries.append({"a": a, "b": b, "metric": metric, **asdict(found)})
     return entries
 
 

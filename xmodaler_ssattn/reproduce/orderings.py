@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,7 @@ from xmodaler_ssattn.reproduce.plan import GREATER
 HELD, NOT_HELD, UNDECIDED, NO_DATA = "held", "not held", "undecided", "no data"
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One score of two rows with one seed: the scores and their replicates, as fractions."""
 
     a: float
@@ -37,14 +37,14 @@ class Difference:
     """b - a in points (percent).
 
     Attributes:
-        a, b: means over seeds, in percent.
+        mean_a, mean_b: means over seeds, in percent.
         difference, low, high: mean difference, and the spread of the central 95 % of resampled test images around it.
         p: two-sided bootstrap p-value.
         by_seed: seed -> difference.
     """
 
-    a: float = math.nan
-    b: float = math.nan
+    mean_a: float = math.nan
+    mean_b: float = math.nan
     difference: float = math.nan
     low: float = math.nan
     high: float = math.nan
@@ -56,22 +56,15 @@ def paired(pairs: Mapping[int, Pair]) -> Difference:
     """Pool the seeds; all values are NaN when there is no seed."""
     if not pairs:
         return Difference()
-    a = np.mean([pair.a_values for pair in pairs.values()], axis=0)
-    b = np.mean([pair.b_values for pair in pairs.values()], axis=0)
+    a_scores, b_scores, a_values, b_values = zip(*pairs.values())
+    a, b = np.mean(a_values, axis=0), np.mean(b_values, axis=0)
     by_seed = {seed: 100 * (pair.b - pair.a) for seed, pair in pairs.items()}
     measured = float(np.mean(list(by_seed.values())))
     if not np.isnan(b - a).all():
         b = b + measured / 100 - np.nanmean(b - a)
     spread = bootstrap.difference(a, b)
-    return Difference(
-        100 * float(np.mean([pair.a for pair in pairs.values()])),
-        100 * float(np.mean([pair.b for pair in pairs.values()])),
-        measured,
-        100 * spread["low"],
-        100 * spread["high"],
-        spread["p"],
-        by_seed,
-    )
+    means = 100 * float(np.mean(a_scores)), 100 * float(np.mean(b_scores))
+    return Difference(*means, measured, 100 * spread["low"], 100 * spread["high"], spread["p"], by_seed)
 
 
 def around_the_mean(scores: Sequence[float], replicates: Sequence[np.ndarray]) -> tuple[float, float]:
