@@ -5,9 +5,16 @@ import pytest
 
 from xmodaler_ssattn.evaluation import floors
 from xmodaler_ssattn.evaluation.floors import ImageBoxes, choose, floors_and_ceilings
-from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced, reachable_share
+from xmodaler_ssattn.evaluation.forced import (
+    CLOTHING,
+    PEOPLE,
+    accuracy_by_place,
+    attention_accuracy,
+    kind_of,
+    match_forced,
+    reachable_share,
+)
 from xmodaler_ssattn.evaluation.lemmas import own_lemma
-from xmodaler_ssattn.evaluation.places import CLOTHING, PEOPLE, accuracy_by_place, kind_of
 
 # 100 x 100 pixels: region 0 is the largest (60 x 60), 1 the most central, 2 a small one in the corner.
 BOXES = np.array([(0, 0, 59, 59), (40, 40, 60, 60), (90, 90, 99, 99)], dtype=np.float32)

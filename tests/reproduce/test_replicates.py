@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.forced import accuracy_by_place
 from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.metrics import Metric
-from xmodaler_ssattn.evaluation.places import accuracy_by_place
 from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.reproduce.replicates import (
     REPLICATES,

@@ -3,8 +3,8 @@
     scoring.py           captions and groundings with their references -> scores with intervals, for all callers
 Grounding
     grounding.py         F1_all, F1_loc, per sentence, per class: generated sentences
-    forced.py            attention accuracy on the reference sentences; reach of the regions
-    floors.py            the scores of rules without a model;  places.py: the accuracy by position and kind of word
+    forced.py            attention accuracy on the reference sentences, also by place and kind of word; reach of regions
+    floors.py            the scores of rules without a model
     lemmas.py            word -> lemma -> class;  object_words.py: the words of a caption that name an object
     gvd_format.py        reads and checks reference and submission files of Grounded Video Description
 Captions

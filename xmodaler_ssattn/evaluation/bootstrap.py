@@ -24,8 +24,8 @@ def image_weights(num_images: int, replicates: int, seed: int = 0) -> np.ndarray
     return counts
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The central ``level`` of the replicates; those that are 0/0 (NaN) are left out. NaN when all are 0/0.
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The central 95 % of the replicates; those that are 0/0 (NaN) are left out. NaN when all are 0/0.
 
     >>> low, high = interval(np.array([*range(101), math.nan]))  # 0 to 100: the quantiles are the values themselves
     >>> round(low, 6), round(high, 6)
@@ -35,11 +35,11 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     values = values[~np.isnan(values)]
     if not len(values):
         return math.nan, math.nan
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def difference(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> dict[str, float]:
+def difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """The paired difference b - a over replicates that sampled the same images for both.
 
     Returns:
@@ -48,7 +48,7 @@ def difference(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> dict[str, 
     """
     d = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     d = d[~np.isnan(d)]
-    low, high = interval(d, level)
+    low, high = interval(d)
     smaller = min(int(np.sum(d <= 0)), int(np.sum(d >= 0)))
     p = min(1.0, 2 * (smaller + 1) / (len(d) + 1)) if len(d) else math.nan
     return {"low": low, "high": high, "p": p}

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from xmodaler_ssattn.boxes import IOU_THRESHOLD, area, iou_gvd
-from xmodaler_ssattn.evaluation.forced import attention_accuracy, match_forced
-from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, generated_scores, match_generated
-from xmodaler_ssattn.evaluation.places import accuracy_by_place
+from xmodaler_ssattn.evaluation.forced import accuracy_by_place, attention_accuracy, match_forced
+from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES, generated_scores, match_generated, record_of
 
 RANDOM, CENTRAL, WHOLE, LARGEST = "random region", "most central region", "whole picture", "largest region"
 DETECTOR, LARGEST_DETECTED = "detector alone", "largest region x detector"
@@ -35,26 +34,16 @@ WITH_CLASSES = (DETECTOR, LARGEST_DETECTED)
 
 @dataclass(frozen=True)
 class ImageBoxes:
-    """The input of the rules for one image.
+    """The input of the rules for one image."""
 
-    Attributes:
-        width, height: pixels of the original image.
-        boxes_px: (K, 4), xyxy pixels.
-        class_probs: (K, C), background first; None when the regions have none.
-    """
-
-    width: float
+    width: float  # pixels of the original image
     height: float
-    boxes_px: np.ndarray
-    class_probs: np.ndarray | None = None
+    boxes_px: np.ndarray  # (K, 4), xyxy pixels
+    class_probs: np.ndarray | None = None  # (K, C), background first; None when the regions have none
 
 
 def choose(
-    rule: str,
-    image: ImageBoxes,
-    columns: Sequence[int],
-    box_px: Sequence[float],
-    random: np.random.Generator,
+    rule: str, image: ImageBoxes, columns: Sequence[int], box_px: Sequence[float], random: np.random.Generator
 ) -> Sequence[float] | None:
     """The box that a rule chooses for an annotated word, or None.
 
@@ -116,21 +105,18 @@ def predictions_of(
     """
     found: dict[str, Predictions] = {rule: {} for rule in rules}
     for record in reference:
-        image_id = int(record["image_id"])
-        image = image_of(image_id)
+        image = image_of(int(record["image_id"]))
         for rule in rules:
-            random = np.random.default_rng(zlib.crc32(str(image_id).encode()))
+            random = np.random.default_rng(zlib.crc32(str(int(record["image_id"])).encode()))
             sentences = []
             for caption in record["captions"]:
                 words = zip(caption["process_clss"], caption["process_idx"], caption["process_bnd_box"])
-                said = [
+                said = (
                     (name, position, [float(value) for value in chosen])
                     for name, position, box in words
                     if (chosen := choose(rule, image, columns.get(name, ()), box, random)) is not None
-                ]
-                sentences.append(
-                    {key: [word[i] for word in said] for i, key in enumerate(("clss", "idx_in_sent", "bbox"))}
                 )
+                sentences.append(record_of(said))
             found[rule][str(record["image_id"])] = sentences
     return found
 

@@ -22,7 +22,7 @@ bootstrap replicate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,45 +39,33 @@ GENERATED_SCORES = (
 """The names of the scores that ``generated_scores`` returns."""
 
 
+def record_of(words: Iterable[tuple[str, int, Sequence[float]]]) -> dict[str, list]:
+    """The record of one predicted sentence from (class, position, box) of its object words."""
+    found = list(words)
+    return {key: [word[i] for word in found] for i, key in enumerate(("clss", "idx_in_sent", "bbox"))}
+
+
 @dataclass(frozen=True)
 class Entries:
-    """The 0s and 1s that the evaluator collects, one row each; all arrays have the same length n.
+    """The 0s and 1s that the evaluator collects, one row each; all arrays have the same length n."""
 
-    Attributes:
-        image: (n,) int64, row of the image in the reference.
-        pair: (n,) int64, running number of the (image, caption) pair.
-        label: (n,) int64, index into ``Matches.classes``.
-        hit: (n,) bool, the value that is appended.
-        loc: (n,) bool, whether mode "loc" appends it too; mode "all" appends every row.
-    """
-
-    image: np.ndarray
-    pair: np.ndarray
-    label: np.ndarray
-    hit: np.ndarray
-    loc: np.ndarray
+    image: np.ndarray  # (n,) int64, row of the image in the reference
+    pair: np.ndarray  # (n,) int64, running number of the (image, caption) pair
+    label: np.ndarray  # (n,) int64, index into ``Matches.classes``
+    hit: np.ndarray  # (n,) bool, the value that is appended
+    loc: np.ndarray  # (n,) bool, whether mode "loc" appends it too; mode "all" appends every row
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The counts from which the scores of generated sentences are computed.
+    """The counts from which the scores of generated sentences are computed."""
 
-    Attributes:
-        classes: the class names that occur in the reference or in a prediction.
-        image_ids: the reference's images, in its order.
-        pair_image: (pairs,) int64, the image's row for each (image, caption) pair.
-        predicted: (images,) bool, whether the predictions contain the image.
-        annotated: (m, 2) int64, (image row, label) per annotated word of a predicted image: the set V.
-        named: (m, 2) int64, (image row, label) per predicted class and image.
-        precision, recall: the entries.
-    """
-
-    classes: tuple[str, ...]
-    image_ids: tuple[int, ...]
-    pair_image: np.ndarray
-    predicted: np.ndarray
-    annotated: np.ndarray
-    named: np.ndarray
+    classes: tuple[str, ...]  # that occur in the reference or in a prediction
+    image_ids: tuple[int, ...]  # the reference's images, in its order
+    pair_image: np.ndarray  # (pairs,) int64, the image's row for each (image, caption) pair
+    predicted: np.ndarray  # (images,) bool, whether the predictions contain the image
+    annotated: np.ndarray  # (m, 2) int64, (image row, label) per annotated word of a predicted image: the set V
+    named: np.ndarray  # (m, 2) int64, (image row, label) per predicted class and image
     precision: Entries
     recall: Entries
 
@@ -203,8 +191,6 @@ class _Tally:
     """The entries of one list in one mode, summed per image and class, so that a resample needs only two short sums."""
 
     def __init__(self, entries: Entries, mode: str, num_classes: int) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")
         keep = entries.loc if mode == "loc" else np.ones(len(entries.loc), dtype=bool)
         self._classes = num_classes
         cells, cell = np.unique(entries.image[keep] * num_classes + entries.label[keep], return_inverse=True)
@@ -231,11 +217,10 @@ def _pair_scores(matches: Matches, mode: str) -> tuple[np.ndarray, np.ndarray]:
     size = len(matches.pair_image)
 
     def mean(entries: Entries) -> tuple[np.ndarray, np.ndarray]:
-        pair, hit = (
-            (entries.pair, entries.hit) if mode == "all" else (entries.pair[entries.loc], entries.hit[entries.loc])
-        )
-        total = np.bincount(pair, minlength=size)
-        return np.divide(np.bincount(pair, hit, minlength=size), total, out=np.zeros(size), where=total > 0), total > 0
+        keep = entries.loc if mode == "loc" else slice(None)
+        total = np.bincount(entries.pair[keep], minlength=size)
+        hits = np.bincount(entries.pair[keep], entries.hit[keep], minlength=size)
+        return np.divide(hits, total, out=np.zeros(size), where=total > 0), total > 0
 
     (p, _), (r, counted) = mean(matches.precision), mean(matches.recall)
     score = np.divide(2 * p * r, p + r, out=np.zeros(size), where=p + r > 0)
@@ -305,7 +290,6 @@ def generated_replicates(
         for mode in MODES:
             p, r = (tally.average(row, vocabulary, undefined) for tally in tallies[mode])
             scores |= {f"F1_{mode}": f1(p, r, undefined), f"precision_{mode}": p, f"recall_{mode}": r}
-        for mode in MODES:
             score, counted = per_pair[mode]
             weight = row[matches.pair_image] * counted
             mean = float(np.sum(score * weight) / weight.sum()) if weight.sum() > 0 else undefined
@@ -314,8 +298,8 @@ def generated_replicates(
     return {name: np.array([scores[name] for scores in rows]) for name in GENERATED_SCORES}
 
 
-def class_table(matches: Matches, mode: str = "all") -> list[dict[str, Any]]:
-    """One row per class, most often annotated first (ties by name).
+def class_table(matches: Matches) -> list[dict[str, Any]]:
+    """One row per class of the entries in mode "all", most often annotated first (ties by name).
 
     Returns:
         Rows ``{"class", "in_vocabulary", "predictions", "annotations", "precision", "recall", "F1"}``:
@@ -323,8 +307,8 @@ def class_table(matches: Matches, mode: str = "all") -> list[dict[str, Any]]:
         scores are NaN where their list is empty (the average of ``generated_scores`` takes 0 for these).
     """
     once, size = np.ones(len(matches.image_ids)), len(matches.classes)
-    hits_p, total_p = _Tally(matches.precision, mode, size).by_class(once)
-    hits_r, total_r = _Tally(matches.recall, mode, size).by_class(once)
+    hits_p, total_p = _Tally(matches.precision, "all", size).by_class(once)
+    hits_r, total_r = _Tally(matches.recall, "all", size).by_class(once)
     vocabulary = set(matches.annotated[:, 1].tolist())
     rows = []
     for label, name in enumerate(matches.classes):

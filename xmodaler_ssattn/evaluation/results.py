@@ -37,6 +37,7 @@ from msgspec import Meta, Struct
 
 from xmodaler_ssattn.caption import Attention, Caption, GroundedCaption, GroundedWord
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.grounding import record_of
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.schema import typed
@@ -47,17 +48,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image's captions.
-
-    Attributes:
-        image_id: as in the annotations.
-        caption: the main caption; a ``GroundedCaption`` or ``Caption`` with ``greedy`` set, or a plain ``str``.
-        forced: one sentence in GVD's format per reference caption, under teacher forcing; may be empty.
-    """
+    """One image's captions."""
 
     image_id: int
-    caption: str
-    forced: tuple[Mapping[str, Any], ...] = ()
+    caption: str  # the main one: a ``GroundedCaption`` or ``Caption``, with ``greedy`` if there is one, or a plain text
+    forced: tuple[Mapping[str, Any], ...] = ()  # GVD's sentence of each reference caption, under teacher forcing
 
     @property
     def grounded(self) -> GroundedCaption | None:
@@ -69,17 +64,11 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Results:
-    """A results file.
+    """A results file."""
 
-    Attributes:
-        images: in the file's order.
-        object_words: word -> class.
-        header: every other top-level entry: split, epoch, ground_by, config, scores, hashes.
-    """
-
-    images: tuple[ImageResult, ...]
-    object_words: Mapping[str, str] = field(default_factory=dict)
-    header: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[ImageResult, ...]  # in the file's order
+    object_words: Mapping[str, str] = field(default_factory=dict)  # word -> class
+    header: Mapping[str, Any] = field(default_factory=dict)  # every other top-level entry: split, epoch, scores, ...
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -104,14 +93,10 @@ def _caption_record(caption: str, save_attention: bool) -> dict[str, Any]:
     if not isinstance(caption, GroundedCaption):
         return record
     record["words"] = [
-        {
-            "text": word.text,
-            "region": int(word.region),
-            "box_px": [_short(v) for v in word.box_px],
-            "weight": _short(word.weight),
-        }
+        {"text": word.text, "region": int(word.region), "box_px": list(map(_short, word.box_px)),
+         "weight": _short(word.weight)}
         for word in caption.words
-    ]
+    ]  # fmt: skip
     if save_attention and caption.attention is not None:
         record["attention"] = {
             name: None if array is None else encode_array(array) for name, array in caption.attention._asdict().items()
@@ -125,14 +110,14 @@ def _image_record(result: ImageResult, save_attention: bool) -> dict[str, Any]:
     greedy = getattr(caption, "greedy", None)
     record: dict[str, Any] = {
         "image_id": int(result.image_id),
-        "image_size": None if size is None else [_short(v) for v in size],
+        "image_size": None if size is None else list(map(_short, size)),
         "caption": _caption_record(caption, save_attention),
         "greedy": None if greedy is None else _caption_record(greedy, save_attention),
     }
     if result.forced:
         record["forced"] = list(result.forced)
     if save_attention and boxes is not None:
-        record["boxes_px"] = [[_short(v) for v in box] for box in np.asarray(boxes)]
+        record["boxes_px"] = [list(map(_short, box)) for box in np.asarray(boxes)]
     return record
 
 
@@ -266,12 +251,9 @@ def read_results(path: str | os.PathLike) -> Results:
 
 def sentence_of(words: Sequence[GroundedWord], object_words: Mapping[str, str]) -> dict[str, list]:
     """GVD's record of one sentence: class, position and box of each object word, repeated ones included."""
-    found = [(i, object_words[word.text], word.box_px) for i, word in enumerate(words) if word.text in object_words]
-    return {
-        "clss": [name for _, name, _ in found],
-        "idx_in_sent": [i for i, _, _ in found],
-        "bbox": [list(box) for _, _, box in found],
-    }
+    return record_of(
+        (object_words[word.text], i, list(word.box_px)) for i, word in enumerate(words) if word.text in object_words
+    )
 
 
 def gvd_predictions(images: Iterable[ImageResult], object_words: Mapping[str, str], mode: str = "gen") -> dict:
@@ -282,17 +264,13 @@ def gvd_predictions(images: Iterable[ImageResult], object_words: Mapping[str, st
     """
     predictions: dict[str, list[Mapping[str, Any]]] = {}
     for result in images:
-        if mode == "gt":
-            if not result.forced:
-                raise UserError(
-                    f"image {result.image_id}: no forced sentences; evaluate with INFERENCE.GT_ATTENTION True."
-                )
-            predictions[str(result.image_id)] = list(result.forced)
-            continue
-        caption = result.grounded
-        if caption is None:
-            raise UserError(f"image {result.image_id}: its caption has no regions, so it cannot be grounded.")
-        predictions[str(result.image_id)] = [sentence_of(caption.words, object_words)]
+        caption, what = result.grounded, f"image {result.image_id}"
+        if mode == "gt" and not result.forced:
+            raise UserError(f"{what}: no forced sentences; evaluate with INFERENCE.GT_ATTENTION True.")
+        if mode == "gen" and caption is None:
+            raise UserError(f"{what}: its caption has no regions, so it cannot be grounded.")
+        sentences = list(result.forced) if mode == "gt" else [sentence_of(caption.words, object_words)]
+        predictions[str(result.image_id)] = sentences
     return predictions
 
 

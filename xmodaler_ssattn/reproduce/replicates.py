@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from xmodaler_ssattn.errors import UserError
+from xmodaler_ssattn.evaluation.forced import accuracy_by_place
 from xmodaler_ssattn.evaluation.grounding import GENERATED_SCORES
 from xmodaler_ssattn.evaluation.gvd_format import read_reference
 from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.metrics import metric_names
-from xmodaler_ssattn.evaluation.places import accuracy_by_place
 from xmodaler_ssattn.evaluation.results import Results, read_results, write_results
 from xmodaler_ssattn.evaluation.scoring import ACCURACY, CaptionScorer, GroundingScorer, Scores, caption_sets, joined
 from xmodaler_ssattn.files import atomic_path

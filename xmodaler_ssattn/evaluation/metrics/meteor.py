@@ -34,11 +34,7 @@ def meteor_files() -> list[str]:
 
 
 def meteor_command() -> list[str]:
-    """The command line; the parallel collector and a large initial heap save about a third of the start time.
-
-    Raises:
-        JavaError: no Java or no jar.
-    """
+    """The command line; the parallel collector and a large initial heap save a third of the start time. May raise."""
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
     # METEOR finds its paraphrases by itself only if its path has no space and only ASCII letters.
     jar, paraphrases = meteor_files()
@@ -92,15 +88,8 @@ class Meteor:
         self._counts: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Start the process if it is not running; does not wait until it is ready.
-
-        Raises:
-            JavaError: no Java, or it cannot be started.
-        """
-        self._running()
-
-    def _running(self) -> LineServer:
+    def start(self) -> LineServer:
+        """The process; started if it is not running, without waiting until it is ready. Raises JavaError."""
         if self._server is None or not self._server.alive:
             self._server = LineServer(self._command or meteor_command(), "METEOR")
         return self._server
@@ -118,7 +107,7 @@ class Meteor:
         with self._lock:
             new = [line for line in dict.fromkeys(lines) if line not in self._counts]
             if new:
-                answers = self._running().ask(new, len(new), self.time_limit_s)
+                answers = self.start().ask(new, len(new), self.time_limit_s)
                 width = len(answers[0].split())
                 for answer in answers:
                     if len(answer.split()) != width or not _all_numbers(answer.split()):
@@ -141,7 +130,7 @@ class Meteor:
         lines = [f"EVAL {SEPARATOR} {' '.join(map(repr, row))}" for row in counts.tolist()]
         with self._lock:
             # The answer to one line of counts is its score, then the total over this one line.
-            answers = self._running().ask(lines, 2 * len(lines), self.time_limit_s)
+            answers = self.start().ask(lines, 2 * len(lines), self.time_limit_s)
         try:
             return np.array([float(answer) for answer in answers[::2]])
         except ValueError as error:
