@@ -8,8 +8,7 @@ from engine.rl_world import DOG, MAN, REGIONS, RUNS, UNK, A, rl_config, write_wo
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import build_scorer, kfg
-from xmodaler_ssattn.scorer.caption_reward import up_to_the_end
-from xmodaler_ssattn.scorer.grounded_words import grounded_share
+from xmodaler_ssattn.scorer.caption_reward import grounded_share, up_to_the_end
 
 TWO = {11: ["a man"], 12: ["a dog runs", "a dog sleeps"]}
 

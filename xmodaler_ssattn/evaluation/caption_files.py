@@ -34,6 +34,14 @@ def _coco_captions(records: Sequence[Any], name: str, problems: list[str]) -> It
             yield image, record["caption"]
 
 
+def _add(found: dict[str, Any], name: str, value: Any, problems: list[str]) -> None:
+    """Put the entry of an image into ``found``, without the leading zeros of its name."""
+    image = id_key(name)
+    if image in found:
+        problems.append(f"image {image}: is duplicated, also as {name!r}.")
+    found.setdefault(image, value)
+
+
 def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
     """Read reference captions.
 
@@ -75,13 +83,10 @@ def read_reference_captions(path: str | os.PathLike) -> dict[str, list[str]]:
         )
     else:
         for name, captions in data.items():
-            image = id_key(name)
             if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-                problems.append(f"image {image}: expected a list of captions.")
-            elif image in references:
-                problems.append(f"image {image}: is duplicated, also as {name!r}.")
+                problems.append(f"image {id_key(name)}: expected a list of captions.")
             else:
-                references[image] = captions
+                _add(references, name, captions, problems)
     empty = [image for image, captions in references.items() if not captions]
     problems += [f"image {image}: there is no reference caption." for image in empty if not problems]
     raise_all(problems, what)
@@ -121,13 +126,10 @@ def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[s
         ):
             raise UserError(f"{what}: expected one caption per image, got several; {SWAPPED}")
         for name, caption in data.items():
-            image = id_key(name)
             if not isinstance(caption, str):
-                problems.append(f"image {image}: expected a caption, got {caption!r:.60}.")
-            elif image in predictions:
-                problems.append(f"image {image}: is duplicated, also as {name!r}.")
+                problems.append(f"image {id_key(name)}: expected a caption, got {caption!r:.60}.")
             else:
-                predictions[image] = caption
+                _add(predictions, name, caption, problems)
     else:
         raise UserError(f"{what}: expected an object or a list, got {type(data).__name__}.")
     raise_all(problems, what)
@@ -139,8 +141,7 @@ def read_predictions(path: str | os.PathLike, *, greedy: bool = False) -> dict[s
 def keep_common(references: Mapping[str, Any], predictions: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The predictions that have references, and the reference images without a prediction.
 
-    Raises:
-        UserError: an image with a prediction has no references (a score over the rest would hide a mix-up).
+    Raises UserError: an image with a prediction has no references (a score over the rest would hide a mix-up).
     """
     unknown = [image for image in predictions if image not in references]
     if unknown:

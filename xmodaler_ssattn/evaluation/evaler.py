@@ -71,8 +71,7 @@ def _caption_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
 def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
     """The names of the scores of ``INFERENCE.METRICS`` for a split that this machine can compute.
 
-    Raises:
-        UserError: an unknown metric.
+    Raises UserError: an unknown metric.
     """
     metrics = metrics_of(cfg.INFERENCE.get("METRICS", DEFAULT_METRICS), split)
     captions = [name for metric in _caption_metrics(metrics) for name in all_metrics()[metric].titles]

@@ -81,23 +81,14 @@ def forced_sentences(
 
 @dataclass(frozen=True)
 class ForcedMatches:
-    """One row per annotated word of the reference; all arrays have length n.
+    """One row per annotated word of the reference; all arrays have length n."""
 
-    Attributes:
-        classes: the class names that occur.
-        image_ids: the reference's images, in its order.
-        image: (n,) int64, row of the image in the reference.
-        label: (n,) int64, index into ``classes``.
-        place: (n,) int64, the number of annotated words before it in its caption.
-        hit: (n,) bool, whether the predicted box overlaps the annotated one by more than 0.5.
-    """
-
-    classes: tuple[str, ...]
-    image_ids: tuple[int, ...]
-    image: np.ndarray
-    label: np.ndarray
-    place: np.ndarray
-    hit: np.ndarray
+    classes: tuple[str, ...]  # that occur
+    image_ids: tuple[int, ...]  # the reference's images, in its order
+    image: np.ndarray  # (n,) int64, row of the image in the reference
+    label: np.ndarray  # (n,) int64, index into ``classes``
+    place: np.ndarray  # (n,) int64, the number of annotated words before it in its caption
+    hit: np.ndarray  # (n,) bool, whether the predicted box overlaps the annotated one by more than 0.5
 
 
 def match_forced(
@@ -201,10 +192,7 @@ def accuracy_by_place(matches: ForcedMatches) -> dict[str, dict[str, float]]:
 
 
 def reachable_share(
-    reference: Sequence[Mapping[str, Any]],
-    regions_px: Mapping[str, np.ndarray],
-    *,
-    undefined: float = math.nan,
+    reference: Sequence[Mapping[str, Any]], regions_px: Mapping[str, np.ndarray], *, undefined: float = math.nan
 ) -> float:
     """Share of the annotated boxes that at least one region could hit: the upper limit of every grounding score.
 

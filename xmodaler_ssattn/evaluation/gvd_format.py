@@ -20,41 +20,29 @@ from xmodaler_ssattn.files import read_json
 from xmodaler_ssattn.ids import id_key, plain_id
 from xmodaler_ssattn.schema import typed
 
-EVAL_MODES = {"gen": "gen", "gt": "GT"}
+MODES = ("gen", "gt")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference restricted to the wanted images.
+    """The reference restricted to the wanted images."""
 
-    Attributes:
-        classes: the file's ``vocab`` in the file's order, else the 480 classes.
-        images: the records that ``grounding`` and ``forced`` take.
-    """
-
-    classes: tuple[str, ...]
-    images: tuple[Mapping[str, Any], ...]
+    classes: tuple[str, ...]  # the file's ``vocab`` in the file's order, else the 480 classes
+    images: tuple[Mapping[str, Any], ...]  # the records that ``grounding`` and ``forced`` take
 
 
 class Submission(NamedTuple):
-    """A submission for the images of a reference.
+    """A submission for the images of a reference."""
 
-    Attributes:
-        predictions: the input of ``grounding`` (mode "gen") and ``forced`` (mode "gt").
-        missing: ids of the reference's images that it lacks.
-        mode: "gen" or "gt".
-    """
-
-    predictions: dict[str, list[Mapping[str, Any]]]
-    missing: list[str]
-    mode: str
+    predictions: dict[str, list[Mapping[str, Any]]]  # the input of ``grounding`` (mode "gen") and ``forced`` ("gt")
+    missing: list[str]  # ids of the reference's images that it lacks
+    mode: str  # "gen" or "gt"
 
 
 def read_split_ids(path: str | os.PathLike, splits: Iterable[str]) -> set[str]:
     """The image ids (as strings) of the named splits of GVD's ``{"train": [id], "val": [id], "test": [id]}``.
 
-    Raises:
-        UserError: the file cannot be read, or lacks a split.
+    Raises UserError: the file cannot be read, or lacks a split.
     """
     table = read_json(path, "Split ids")
     if not isinstance(table, dict):
@@ -170,8 +158,7 @@ def _classes(data: Mapping[str, Any], what: str) -> tuple[str, ...]:
 def read_classes_of(path: str | os.PathLike) -> tuple[str, ...]:
     """The class names of a reference file; its images are not checked.
 
-    Raises:
-        UserError: the file cannot be read, or has no list of names.
+    Raises UserError: the file cannot be read, or has no list of names.
     """
     data = read_json(path, "Grounding reference")
     if not isinstance(data, Mapping):
@@ -188,14 +175,13 @@ def read_reference(path: str | os.PathLike, keep: set[str] | None = None) -> Ref
 def mode_of(data: Any, what: str, wanted: str | None) -> str:
     """ "gen" or "gt": the submission's ``eval_mode``, else the wanted mode, else "gen".
 
-    Raises:
-        UserError: the submission's mode is not the wanted one, or is neither of the two.
+    Raises UserError: the submission's mode is not the wanted one, or is neither of the two.
     """
     stated = data.get("eval_mode") if isinstance(data, Mapping) else None
     if stated is None:
         return wanted or "gen"
     mode = stated.lower() if isinstance(stated, str) else stated
-    if mode not in tuple(EVAL_MODES):  # a tuple: a list or an object in the file has no hash
+    if mode not in MODES:
         raise UserError(f"{what}, field eval_mode: expected 'gen' or 'GT', got {stated!r:.60}.")
     if wanted not in (None, mode):
         raise UserError(
@@ -223,7 +209,7 @@ def check_predictions(
     Raises:
         UserError: there are problems, listed with image, sentence and field.
     """
-    if mode not in EVAL_MODES:
+    if mode not in MODES:
         raise ValueError(f"mode must be 'gen' or 'gt', got {mode!r}.")
     if not isinstance(data, Mapping) or not isinstance(data.get("results"), dict):
         raise UserError(f'{what}: expected an object with an object "results" (image id -> list of sentences).')

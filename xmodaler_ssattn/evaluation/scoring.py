@@ -32,27 +32,16 @@ ACCURACY = "attention_accuracy"
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores, with the data for intervals and comparisons.
+    """Scores, with the data for intervals and comparisons."""
 
-    Attributes:
-        values: name -> score, as a fraction.
-        images: the scored images, in the order of the resampling.
-        replicates: name -> (n,) scores of n resamples of the images; empty when none were asked for.
-        failed: metric -> the reason why it could not be computed.
-        doubts: signs that the scores are wrong (see ``doubts``), sentences without a full stop.
-        rows: caption metric -> its rows, one per image, see ``Metric.rows``.
-        matches: the matches for the grounding scores of generated sentences.
-        forced: the matches for the attention accuracy.
-    """
-
-    values: dict[str, float]
-    images: tuple[Any, ...] = ()
-    replicates: dict[str, np.ndarray] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
-    rows: dict[str, np.ndarray] = field(default_factory=dict)
-    matches: Matches | None = None
-    forced: ForcedMatches | None = None
+    values: dict[str, float]  # name -> score, as a fraction
+    images: tuple[Any, ...] = ()  # the scored images, in the order of the resampling
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (n,) scores of n resamples, if any
+    failed: dict[str, str] = field(default_factory=dict)  # metric -> the reason why it could not be computed
+    doubts: tuple[str, ...] = ()  # signs that the scores are wrong (see ``doubts``), sentences without a full stop
+    rows: dict[str, np.ndarray] = field(default_factory=dict)  # caption metric -> see ``Metric.rows``
+    matches: Matches | None = None  # of generated sentences
+    forced: ForcedMatches | None = None  # of the attention accuracy
 
     def renamed(self, names: Mapping[str, str]) -> Scores:
         """The same scores, some under other names: old -> new."""
@@ -184,7 +173,11 @@ class CaptionScorer:
         """
         names = metric_names(metrics)
         for captions in sets.values():
-            self._check(captions)
+            unknown = [str(image) for image in captions if image not in self._references]
+            if unknown:
+                raise UserError(f"Captions: no references for image {', '.join(unknown[:10])} ({len(unknown)} in all).")
+            if not captions:
+                raise UserError("Captions: there are none to score.")
         failed = {name: reason for name, reason in what_can_run(names, tokenized=self._tokenized).items() if reason}
         # In the order of the references, as in pycocoevalcap, whatever the order of the captions.
         images = {key: tuple(i for i in self._references if i in captions) for key, captions in sets.items()}
@@ -204,13 +197,6 @@ class CaptionScorer:
             key: self._score_set(names, images[key], [next(rest) for _ in images[key]], failed, replicates, seed)
             for key in sets
         }
-
-    def _check(self, captions: Mapping[Any, str]) -> None:
-        unknown = [str(image) for image in captions if image not in self._references]
-        if unknown:
-            raise UserError(f"Captions: no references for image {', '.join(unknown[:10])} ({len(unknown)} in all).")
-        if not captions:
-            raise UserError("Captions: there are none to score.")
 
     def _tokens(self, pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, list[str]]]:
         """(caption, its references) as token strings."""
@@ -262,17 +248,11 @@ class CaptionScorer:
 
 @dataclass(frozen=True)
 class GroundingScorer:
-    """Scores groundings against one reference.
+    """Scores groundings against one reference."""
 
-    Attributes:
-        reference: the images, see ``grounding``.
-        lemmas: word -> lemma, with its count of fallbacks.
-        undefined: the value of a score that is 0/0; in the replicates it is always NaN.
-    """
-
-    reference: Sequence[Mapping[str, Any]]
+    reference: Sequence[Mapping[str, Any]]  # the images, see ``grounding``
     lemmas: Lemmas
-    undefined: float = math.nan
+    undefined: float = math.nan  # the value of a score that is 0/0; in the replicates it is always NaN
 
     @doing("Scoring the boxes")
     def score(

@@ -67,11 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def study_of(args: argparse.Namespace) -> Study:
-    """The study that the flags name.
-
-    Raises:
-        UserError: no data, a bad plan, shard, row or number.
-    """
+    """The study that the flags name. Raises UserError: no data, a bad plan, shard, row or number."""
     for name in ("jobs", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")

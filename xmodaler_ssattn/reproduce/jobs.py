@@ -49,8 +49,7 @@ def job_list(plan: Plan) -> list[Job]:
 def parse_shard(text: str) -> tuple[int, int]:
     """ "2/3" -> (2, 3), the second of three machines.
 
-    Raises:
-        UserError: the text is not two numbers with 1 <= i <= n.
+    Raises UserError: the text is not two numbers with 1 <= i <= n.
     """
     first, slash, second = text.partition("/")
     if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
@@ -65,11 +64,7 @@ def shard_of(jobs: Sequence[Job], shard: tuple[int, int]) -> list[Job]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The run's record; None when there is none.
-
-    Raises:
-        UserError: the file is not such a record.
-    """
+    """The run's record; None when there is none. Raises UserError: the file is not such a record."""
     path = folder / RUN_FILE
     if not path.is_file():
         return None

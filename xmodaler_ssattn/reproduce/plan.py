@@ -150,8 +150,7 @@ def restricted(plan: Plan, rows: Sequence[str] | None, seeds: Sequence[int] | No
 
     The seeds replace those of every row with more than one seed; a row with one seed of its own takes the first.
 
-    Raises:
-        UserError: a row that the plan does not have.
+    Raises UserError: a row that the plan does not have.
     """
     unknown = [name for name in rows or () if name not in plan.rows]
     if unknown:

@@ -94,8 +94,7 @@ def write_replicates(
 def read_replicates(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(score name -> replicates, "captions" and "grounding" -> image ids) of ``replicates.npz``.
 
-    Raises:
-        UserError: the file is missing or damaged.
+    Raises UserError: the file is missing or damaged.
     """
     try:
         with np.load(path) as file:  # only plain arrays: numpy refuses objects by default

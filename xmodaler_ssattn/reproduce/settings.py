@@ -27,19 +27,12 @@ DATA = "{data}"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder written by `xmodaler prepare`, the sample scenes or the simulation.
+    """A folder written by `xmodaler prepare`, the sample scenes or the simulation."""
 
-    Attributes:
-        path: absolute.
-        sizes: the config values that follow from its content: vocabulary, classes, feature width.
-        sha256: the digest of its words, test captions and manifest, which identifies the data set.
-        regions_sha256: the digest of the region file's attributes and shapes (source, weights), not of its numbers.
-    """
-
-    path: Path
-    sizes: Mapping[str, Any]
-    sha256: str
-    regions_sha256: str = ""
+    path: Path  # absolute
+    sizes: Mapping[str, Any]  # config values that follow from its content: vocabulary, classes, feature width
+    sha256: str  # of its words, test captions and manifest, which identifies the data set
+    regions_sha256: str = ""  # of the region file's attributes and shapes (source, weights), not of its numbers
 
 
 @dataclass(frozen=True)
@@ -53,8 +46,7 @@ class Machine:
 def read_data_folder(folder: str | Path) -> DataFolder:
     """Sizes and identity of a data folder.
 
-    Raises:
-        UserError: the folder, vocabulary.txt or captions_test.json is missing, or the region file cannot be read.
+    Raises UserError: the folder, vocabulary.txt or captions_test.json is missing, or the region file cannot be read.
     """
     folder = Path(folder).resolve()
     words = folder / "vocabulary.txt"
@@ -87,8 +79,7 @@ def difference_of(config: Path) -> dict[str, Any]:
 
     OUTPUT_DIR is left out. The values of the file itself win over those of its bases.
 
-    Raises:
-        UserError: a missing or broken file, or a chain without a ``base.yaml``.
+    Raises UserError: a missing or broken file, or a chain without a ``base.yaml``.
     """
     settings = read_config(config)
     if not any(Path(setting.where).name == BASE for setting in settings.values()):
@@ -105,8 +96,7 @@ def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str,
 
     sizes of the data, the row's difference (with another base), the plan's common values, the row's, the seed.
 
-    Raises:
-        UserError: the row's config is missing or broken.
+    Raises UserError: the row's config is missing or broken.
     """
     if row.config is None:
         raise UserError("the row has no config; it only quotes the paper.")
@@ -141,11 +131,7 @@ def words_of(values: Mapping[str, Any]) -> list[str]:
 
 
 def config_of(config: str, values: Mapping[str, Any], data: DataFolder, machine: Machine) -> Any:
-    """The full config.
-
-    Raises:
-        UserError: see ``load_config``.
-    """
+    """The full config. Raises UserError: see ``load_config``."""
     if machine.threads:
         values = {**values, "MODEL.CPU_THREADS": machine.threads}
     return load_config(config, words_of(values), data=str(data.path), device=machine.device)

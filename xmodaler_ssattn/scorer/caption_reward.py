@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from xmodaler_ssattn import keys
+from xmodaler_ssattn.boxes import IOU_THRESHOLD, iou_plus_one
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.vocabulary import END
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
 from xmodaler_ssattn.partners import needs_attention, needs_grounded_captioner
 from xmodaler_ssattn.scorer.cider import DocumentFrequencies, cider_d
-from xmodaler_ssattn.scorer.grounded_words import grounded_share
 from xmodaler_ssattn.scorer.references import NO_CLASS, RewardReferences, read_reward_references, references_path
 
 logger = logging.getLogger(__name__)
@@ -171,6 +171,38 @@ class GroundedScorer:
         return shares
 
 
+def grounded_share(
+    word_classes: Sequence[Sequence[int]],
+    word_regions: Sequence[Sequence[int]],
+    object_classes: np.ndarray,
+    object_boxes_px: np.ndarray,
+    region_boxes_px: np.ndarray,
+) -> np.ndarray:
+    """The share of each caption's words naming an annotated class of the image whose region hits such an object.
+
+    A region hits when its overlap with one of the objects of the word's class is above 0.5, in the published metric's
+    convention (boxes are x2 - x1 + 1 wide). Words that name no class, or a class without a box in this image, are
+    ignored, because the place of these objects is unknown.
+
+    Args:
+        word_classes: the class of each word of each caption; below 0 for none.
+        word_regions: the region of each word of each caption.
+        object_classes: (G,) the image's annotated objects; G may be 0.
+        object_boxes_px: (G, 4) xyxy pixels.
+        region_boxes_px: (K, 4) xyxy pixels.
+
+    Returns:
+        (captions,) float64, 0 to 1; 0 for a caption without such a word.
+    """
+    overlaps = iou_plus_one(object_boxes_px, region_boxes_px) > IOU_THRESHOLD  # (G, K)
+    hits = {int(name): overlaps[object_classes == name].any(axis=0) for name in np.unique(object_classes)}
+    shares = np.zeros(len(word_classes))
+    for number, (classes, regions) in enumerate(zip(word_classes, word_regions, strict=True)):
+        said = [bool(hits[name][region]) for name, region in zip(classes, regions, strict=True) if name in hits]
+        shares[number] = sum(said) / len(said) if said else 0.0
+    return shares
+
+
 def up_to_the_end(ids: Sequence[int]) -> list[int]:
     """Word ids up to and including the first 0; all of them when there is none."""
     ids = list(ids)
@@ -180,8 +212,7 @@ def up_to_the_end(ids: Sequence[int]) -> list[int]:
 def check_scorer_config(cfg: Any) -> None:
     """Refuse SCORER settings that cannot work, all at once.
 
-    Raises:
-        UserError: lists the wrong settings, with the values to set.
+    Raises UserError: lists the wrong settings, with the values to set.
     """
     scorer, problems = cfg.SCORER, []
     unknown = [name for name in scorer.TYPES if name not in SCORER_REGISTRY]

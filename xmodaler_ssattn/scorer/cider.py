@@ -29,17 +29,11 @@ WordIds = Sequence[int]
 
 
 class NGrams(NamedTuple):
-    """The n-grams of some captions, each once per caption, by caption and then by n-gram; all arrays (rows,).
+    """The n-grams of some captions, each once per caption, by caption and then by n-gram; all arrays (rows,)."""
 
-    Attributes:
-        caption: int64, index of the caption.
-        gram: uint64, the packed words.
-        counts: int64, how often it occurs in the caption.
-    """
-
-    caption: np.ndarray
-    gram: np.ndarray
-    counts: np.ndarray
+    caption: np.ndarray  # int64, index of the caption
+    gram: np.ndarray  # uint64, the packed words
+    counts: np.ndarray  # int64, how often it occurs in the caption
 
     @property
     def order(self) -> np.ndarray:
@@ -84,17 +78,11 @@ def ngrams(captions: Sequence[WordIds], owners: Sequence[int] | None = None) -> 
 
 
 class DocumentFrequencies(NamedTuple):
-    """For each n-gram, the number of images whose references contain it.
+    """For each n-gram, the number of images whose references contain it."""
 
-    Attributes:
-        images: N.
-        grams: (U,) uint64, ascending.
-        counts: (U,) int64.
-    """
-
-    images: int
-    grams: np.ndarray
-    counts: np.ndarray
+    images: int  # N
+    grams: np.ndarray  # (U,) uint64, ascending
+    counts: np.ndarray  # (U,) int64
 
     @classmethod
     def of(cls, references: Iterable[Sequence[WordIds]]) -> DocumentFrequencies:

@@ -21,33 +21,23 @@ NO_CLASS = -1
 
 
 class ImageObjects(NamedTuple):
-    """The annotated objects of one image, from all its captions, each once.
+    """The annotated objects of one image, from all its captions, each once."""
 
-    Attributes:
-        classes: (G,) int64, index of the class.
-        boxes_px: (G, 4) float64, xyxy pixels; for several boxes of a phrase, their enclosing box, as in GVD.
-    """
-
-    classes: np.ndarray
-    boxes_px: np.ndarray
+    classes: np.ndarray  # (G,) int64, index of the class
+    boxes_px: np.ndarray  # (G, 4) float64, xyxy pixels; for several boxes of a phrase their enclosing box, as in GVD
 
 
 class RewardReferences(NamedTuple):
     """The references of the training split.
 
-    Attributes:
-        path: the annotation file.
-        captions: image -> its full captions as word ids with the end (0). A word that is not in the vocabulary has its
-            own id after those of the vocabulary, so that no model can produce it and UNK does not match it.
-        objects: image -> its objects; empty when they were not requested.
-        class_of_word: (V,) int64, the class that each word of the vocabulary names, or ``NO_CLASS``; empty when objects
-            were not requested.
+    Captions are word ids with the end (0). A word that is not in the vocabulary has its own id after those of the
+    vocabulary, so that no model can produce it and UNK does not match it. The last two are empty unless requested.
     """
 
-    path: Path
-    captions: dict[int, list[list[int]]]
+    path: Path  # the annotation file
+    captions: dict[int, list[list[int]]]  # image -> its full captions
     objects: dict[int, ImageObjects]
-    class_of_word: np.ndarray
+    class_of_word: np.ndarray  # (V,) int64, the class that each word of the vocabulary names, or ``NO_CLASS``
 
 
 def references_path(cfg: Any) -> Path:

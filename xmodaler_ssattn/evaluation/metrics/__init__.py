@@ -59,16 +59,14 @@ class Metric:
     def rows(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """(images, ...) float64: the contribution of each image. Captions and references are tokens joined by spaces.
 
-        Raises:
-            JavaError: a program was not found, died or took too long.
+        Raises JavaError: a program was not found, died or took too long.
         """
         raise NotImplementedError
 
     def values(self, rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Name of each score -> (m,) corpus scores for m rows of image weights, ``weights`` (m, images).
 
-        Raises:
-            JavaError: as ``rows``.
+        Raises JavaError: as ``rows``.
         """
         return {self.name: weights @ rows / weights.sum(axis=1)}
 
@@ -98,8 +96,7 @@ def all_metrics() -> dict[str, type[Metric]]:
 def metric_names(names: Iterable[str] | None = None) -> tuple[str, ...]:
     """The metrics for names in any case ("BLEU", "rouge-l"), in the order of ``all_metrics``; None: all of them.
 
-    Raises:
-        UserError: there are unknown metrics; the message lists the known ones.
+    Raises UserError: there are unknown metrics; the message lists the known ones.
     """
     known = tuple(all_metrics())
     if names is None:

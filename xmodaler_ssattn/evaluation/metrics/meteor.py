@@ -34,7 +34,7 @@ def meteor_files() -> list[str]:
 
 
 def meteor_command() -> list[str]:
-    """The command line; the parallel collector and a large initial heap save a third of the start time. May raise."""
+    """The command line; the parallel collector and a large initial heap save a third of its start. Raises JavaError."""
     options = ["-Xms1G", "-Xmx2G", "-XX:+UseParallelGC"]
     # METEOR finds its paraphrases by itself only if its path has no space and only ASCII letters.
     jar, paraphrases = meteor_files()
@@ -97,8 +97,7 @@ class Meteor:
     def counts(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """(n, 23) float64 counts of n captions, each against the reference that gives it its best score.
 
-        Raises:
-            JavaError: METEOR died, took too long, or did not answer with numbers.
+        Raises JavaError: METEOR died, took too long, or did not answer with numbers.
         """
         lines = [
             f"SCORE {SEPARATOR} {f' {SEPARATOR} '.join(_clean(r) for r in refs)} {SEPARATOR} {_clean(caption)}"
@@ -121,8 +120,7 @@ class Meteor:
     def scores(self, counts: np.ndarray) -> np.ndarray:
         """(m, 23) counts -> (m,) scores: of single captions, or of corpora when a row is a sum of ``addends``.
 
-        Raises:
-            JavaError: as ``counts``.
+        Raises JavaError: as ``counts``.
         """
         counts = np.asarray(counts, dtype=np.float64)
         if not len(counts):

@@ -39,8 +39,7 @@ CORENLP_VARIABLE = "SSATTN_CORENLP"
 def spice_engine_jar() -> Path:
     """A replacement for the JavaScript engine that SPICE needs and Java 15 removed; see resources/spice_engine.
 
-    Raises:
-        JavaError: it is missing from this installation.
+    Raises JavaError: it is missing from this installation.
     """
     jar = Path(__file__).parents[1] / "resources" / "spice_engine" / "spice_engine.jar"
     if not jar.is_file():
@@ -53,8 +52,7 @@ def spice_class_path() -> list[Path]:
 
     The CoreNLP jars are searched in the folder in ``SSATTN_CORENLP``, then in pycocoevalcap's ``spice/lib``.
 
-    Raises:
-        JavaError: a file is missing; the message says how to get it.
+    Raises JavaError: a file is missing; the message says how to get it.
     """
     spice = bundled("spice", "spice-1.0.jar")
     folder = spice.parent
@@ -99,8 +97,7 @@ class Spice(Metric):
     def rows(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """(n,) F of each caption; NaN where SPICE gives none.
 
-        Raises:
-            JavaError: no models, SPICE died, took too long, or left out an answer.
+        Raises JavaError: no models, SPICE died, took too long, or left out an answer.
         """
         keys = [(caption, *refs) for caption, refs in zip(captions, references, strict=True)]
         new = [key for key in dict.fromkeys(keys) if key not in self._known]
