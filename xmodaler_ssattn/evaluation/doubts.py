@@ -34,20 +34,13 @@ def grounding_doubts(
         one sentence per doubt, without a full stop; empty when there is none.
     """
     compared, boxes, sizes, images = _compared(reference, predictions, mode)
-    annotated = [
-        (record["image_id"], box)
-        for record in reference
-        for caption in record["captions"]
-        for box in caption["process_bnd_box"]
-    ]
+    captions = [(record["image_id"], caption) for record in reference for caption in record["captions"]]
+    annotated = [(image, box) for image, caption in captions for box in caption["process_bnd_box"]]
     doubts = _unit_doubts([box for _, box in annotated], [image for image, _ in annotated], "boxes of the reference")
+    if not boxes and mode == "gen":
+        return [*doubts, "no sentence names an object: there are no classes and boxes, so nothing is scored"]
     if not boxes:
-        return [
-            *doubts,
-            "no sentence names an object: there are no classes and boxes, so nothing is scored"
-            if mode == "gen"
-            else "no sentence has a box at any word, so every annotated word counts as a miss",
-        ]
+        return [*doubts, "no sentence has a box at any word, so every annotated word counts as a miss"]
     doubts += _unit_doubts(boxes, images, "boxes")
     px, wide_high = np.array(boxes, dtype=np.float64), np.array(sizes, dtype=np.float64)
     outside = _outside(px, wide_high, EDGE_PX) & ~_inverted(px)
@@ -128,12 +121,10 @@ def _other_readings(compared: Sequence[tuple[int, Sequence[float]]], px: np.ndar
         hit = iou_gvd(read[rows], annotated) > IOU_THRESHOLD
         return len(np.unique(rows[hit]))
 
-    by_size = np.concatenate([size, size], axis=1)
+    by_size = np.hstack([size, size])
     readings = {
-        "x, y, width, height": np.concatenate([px[:, :2], px[:, :2] + px[:, 2:]], axis=1),
-        "centre x, centre y, width, height": np.concatenate(
-            [px[:, :2] - px[:, 2:] / 2, px[:, :2] + px[:, 2:] / 2], axis=1
-        ),
+        "x, y, width, height": np.hstack([px[:, :2], px[:, :2] + px[:, 2:]]),
+        "centre x, centre y, width, height": np.hstack([px[:, :2] - px[:, 2:] / 2, px[:, :2] + px[:, 2:] / 2]),
         "x1, x2, y1, y2": px[:, [0, 2, 1, 3]],
         "y1, x1, y2, x2": px[:, [1, 0, 3, 2]],
         "fractions of the image": px * by_size,
@@ -144,9 +135,7 @@ def _other_readings(compared: Sequence[tuple[int, Sequence[float]]], px: np.ndar
     given = hits(px)
     found = {name: hits(read) for name, read in readings.items() if fit(read)}
     name = max(found, key=found.__getitem__, default="")
-    if not name:
-        return []
-    if found[name] < max(READING_SHARE * len(there), READING_GAIN * given, 1):
+    if not name or found[name] < max(READING_SHARE * len(there), READING_GAIN * given, 1):
         return []
     return [
         f"{given} of {len(there)} boxes hit an annotated object of their class, {found[name]} would if they were read "

@@ -86,10 +86,9 @@ def scores_after_each_epoch(cfg: Any, split: str) -> tuple[str, ...]:
 class Flickr30kEntitiesEvaler:
     """Caption scores, and grounding scores when there is a reference.
 
-    Config: ``INFERENCE.{VAL_ANNFILE, TEST_ANNFILE, ID_KEY, VALUE, VOCAB}``; ``INFERENCE.METRICS`` after every evaluated
-    epoch and also ``INFERENCE.FINAL_METRICS`` after the last (``SOLVER.EPOCH``), names of
-    ``metrics.all_metrics`` and "F1", and "test/SPICE" for one split only; ``DATALOADER.ANNO_FOLDER``, where
-    ``grounding_{val,test}.json`` and ``lemmas.json`` are searched; ``INFERENCE.{GROUND_BY, SAVE_ATTENTION}``.
+    Config: ``INFERENCE.METRICS`` after every evaluated epoch and also ``INFERENCE.FINAL_METRICS`` after the last
+    (``SOLVER.EPOCH``): names of ``metrics.all_metrics`` and "F1", and "test/SPICE" for one split only;
+    ``DATALOADER.ANNO_FOLDER``, where ``grounding_{val,test}.json`` and ``lemmas.json`` are searched.
 
     Results go to ``OUTPUT_DIR/results/{val,test}_epoch_{n}.json``, or ``{val,test}_eval.json`` without training.
 
@@ -110,23 +109,27 @@ class Flickr30kEntitiesEvaler:
         self._last_epoch = cfg.SOLVER.EPOCH
         self._folder = Path(cfg.OUTPUT_DIR) / "results"
         attends = decoder_attends(cfg)
-        chosen = {
-            "ground_by": inference.get("GROUND_BY", "gamma"),
-            "region_rule": inference.get("REGION_RULE", "argmax"),
-        }
-        chosen = chosen if attends else {}
-        self._header = {"split": self.split, **chosen, **_config_header(cfg)}
+        self._header = {"split": self.split}
+        if attends:
+            self._header["ground_by"] = inference.get("GROUND_BY", "gamma")
+            self._header["region_rule"] = inference.get("REGION_RULE", "argmax")
+        text = cfg.dump()
+        self._header |= {"config_sha256": _sha256(text), "loss_sha256": _sha256(cfg.LOSSES.dump()), "config": text}
         self._metrics = metrics_of(inference.get("METRICS", DEFAULT_METRICS), self.split)
         final = metrics_of(inference.get("FINAL_METRICS", DEFAULT_FINAL_METRICS), self.split)
         self._final = (*self._metrics, *final)
         self._references = read_reference_captions(annfile)
         self._captions = CaptionScorer(self._references)
-        grounded = GROUNDING in self._final
-        if grounded and not attends:
-            _say_once(f"No grounding scores: MODEL.DECODER {cfg.MODEL.DECODER} has no attention.")
-        self._grounding = _Grounding.of(cfg, self.split) if grounded and attends else None
-        if self._grounding is not None:
-            check_classes_of(cfg, self._grounding.records)
+        self._grounding: _Grounding | None = None
+        path = Path(cfg.DATALOADER.ANNO_FOLDER) / f"grounding_{self.split}.json"
+        if GROUNDING in self._final:
+            if not attends:
+                _say_once(f"No grounding scores: MODEL.DECODER {cfg.MODEL.DECODER} has no attention.")
+            elif not path.is_file():
+                _say_once(f"No grounding scores for {self.split}: there is no {path}.")
+            else:
+                self._grounding = _Grounding(cfg, path)
+                check_classes_of(cfg, self._grounding.records)
         self._previous: tuple[int, str, dict[str, float]] | None = None
         self._left_out = self._announce()
 
@@ -136,7 +139,7 @@ class Flickr30kEntitiesEvaler:
         Returns:
             the caption metrics to leave out.
         """
-        wanted = _caption_metrics(self._final)
+        wanted = _caption_metrics(self._final)  # also a check of the names, on every process
         if not comm.is_main_process():
             return set()
         reasons = {metric: reason for metric, reason in what_can_run(wanted).items() if reason}
@@ -208,31 +211,16 @@ class Flickr30kEntitiesEvaler:
 
 
 class _Grounding:
-    """Grounding scores against the reference of one split.
+    """Grounding scores against the reference of one split, in DATALOADER.ANNO_FOLDER. Raises UserError."""
 
-    Args:
-        records: the reference's images, see ``grounding``.
-        object_words: which words name an object; its lemmas count their fallbacks.
-    """
-
-    def __init__(self, records: Sequence[Mapping[str, Any]], object_words: ObjectWords) -> None:
-        self.records = records
-        self._object_words = object_words
-        self._captions = {int(record["image_id"]): record["captions"] for record in records}
-        self._scorer = GroundingScorer(records, object_words.lemmas, undefined=0.0)
-
-    @classmethod
-    def of(cls, cfg: Any, split: str) -> _Grounding | None:
-        """Read the files in DATALOADER.ANNO_FOLDER; None without a reference. Raises UserError."""
-        folder = Path(cfg.DATALOADER.ANNO_FOLDER)
-        path = folder / f"grounding_{split}.json"
-        if not path.is_file():
-            _say_once(f"No grounding scores for {split}: there is no {path}.")
-            return None
+    def __init__(self, cfg: Any, path: Path) -> None:
         words = Path(cfg.INFERENCE.VOCAB)
         vocabulary = read_lines(words, "Vocabulary") if words.is_file() else None
         reference = read_reference(path)
-        return cls(reference.images, ObjectWords(reference.classes, Lemmas.of_folder(folder), vocabulary))
+        self.records = reference.images
+        self._captions = {int(record["image_id"]): record["captions"] for record in self.records}
+        self._object_words = ObjectWords(reference.classes, Lemmas.of_folder(path.parent), vocabulary)
+        self._scorer = GroundingScorer(self.records, self._object_words.lemmas, undefined=0.0)
 
     def with_object_words(self, images: Sequence[ImageResult]) -> tuple[list[ImageResult], dict[str, str]]:
         """(the results with their forced sentences, word -> class for the words of their captions)."""
@@ -261,21 +249,15 @@ class _Grounding:
         return scores
 
 
-def _config_header(cfg: Any) -> dict[str, str]:
-    """The config, its sha256, and the sha256 of its LOSSES."""
-    text = cfg.dump()
-    return {
-        "config_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
-        "loss_sha256": hashlib.sha256(cfg.LOSSES.dump().encode("utf-8")).hexdigest(),
-        "config": text,
-    }
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _fingerprint(captions: Mapping[int, str]) -> str:
     """A digest of all captions and their chosen regions."""
-    digest = hashlib.sha256()
+    parts = []
     for image_id, caption in captions.items():
         for part in (caption, getattr(caption, "greedy", None)):
             regions = [word.region for word in part.words] if isinstance(part, GroundedCaption) else None
-            digest.update(repr((image_id, None if part is None else str(part), regions)).encode("utf-8"))
-    return digest.hexdigest()
+            parts.append((image_id, None if part is None else str(part), regions))
+    return _sha256(repr(parts))

@@ -108,9 +108,7 @@ def match_forced(
     """
     labels: dict[str, int] = {}
     rows: list[tuple[int, int, int]] = []
-    compared: list[int] = []
-    predicted_px: list[Sequence[float]] = []
-    reference_px: list[Sequence[float]] = []
+    compared, predicted_px, reference_px = [], [], []
     for image, record in enumerate(reference):
         sentences = predictions.get(str(record["image_id"]))
         captions = record["captions"]

@@ -132,8 +132,7 @@ def match_generated(
     """
     labels: dict[str, int] = {}
     precision, recall = _EntryList(), _EntryList()
-    annotated: list[tuple[int, int]] = []
-    named: list[tuple[int, int]] = []
+    annotated, named = [], []
     pair_image: list[int] = []
     predicted = np.zeros(len(reference), dtype=bool)
     for image, record in enumerate(reference):
@@ -314,15 +313,8 @@ def class_table(matches: Matches) -> list[dict[str, Any]]:
     for label, name in enumerate(matches.classes):
         p = hits_p[label] / total_p[label] if total_p[label] else math.nan
         r = hits_r[label] / total_r[label] if total_r[label] else math.nan
-        rows.append(
-            {
-                "class": name,
-                "in_vocabulary": label in vocabulary,
-                "predictions": int(total_p[label]),
-                "annotations": int(total_r[label]),
-                "precision": float(p),
-                "recall": float(r),
-                "F1": f1(p, r),
-            }
-        )
+        rows.append({
+            "class": name, "in_vocabulary": label in vocabulary, "predictions": int(total_p[label]),
+            "annotations": int(total_r[label]), "precision": float(p), "recall": float(r), "F1": f1(p, r),
+        })  # fmt: skip
     return sorted(rows, key=lambda row: (-row["annotations"], row["class"]))

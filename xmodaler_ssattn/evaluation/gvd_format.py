@@ -223,15 +223,11 @@ def check_predictions(
     for image_id, captions in sentences_of.items():
         if image_id not in results:
             continue
-        sentences = results[image_id]
-        expected = 1 if mode == "gen" else captions
+        sentences, expected = results[image_id], 1 if mode == "gen" else captions
         if not isinstance(sentences, list) or len(sentences) != expected:
             got = len(sentences) if isinstance(sentences, list) else type(sentences).__name__
-            hint = (
-                " With one sentence per reference caption it is for --mode gt."
-                if mode == "gen" and got == captions
-                else ""
-            )
+            for_gt = mode == "gen" and got == captions
+            hint = " With one sentence per reference caption it is for --mode gt." if for_gt else ""
             problems.append(f"image {image_id}: {mode} mode expects {expected} sentence(s), got {got}.{hint}")
             continue
         for i, sentence in enumerate(sentences):

@@ -66,10 +66,7 @@ def java_environment(**more: str) -> dict[str, str]:
     """The environment of a Java program: that of this process, without variables that could change an answer.
 
     ``_JAVA_OPTIONS`` would override our command line; ``JAVA_TOOL_OPTIONS`` is overridden by it. The harmless options
-    of both, which some clusters need to start Java, are put into the latter.
-
-    Args:
-        more: variables to add.
+    of both, which some clusters need to start Java, are put into the latter. ``more`` are variables to add.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
     for name in ("LANG", "LANGUAGE", "CLASSPATH", "JDK_JAVA_OPTIONS"):
@@ -141,7 +138,7 @@ def run_java(
     cwd: str | os.PathLike | None = None,
     env: dict[str, str] | None = None,
 ) -> str:
-    """Run a Java program to its end and return its standard output.
+    """Run a Java program to its end and return its standard output; after ``time_limit_s`` it is ended.
 
     Args:
         arguments: those after ``java`` and ``JAVA_OPTIONS``.
@@ -149,18 +146,13 @@ def run_java(
         env: variables to add to the environment.
 
     Raises:
-        JavaError: no Java, an exit code other than 0, or more than ``time_limit_s``, after which the program is ended.
+        JavaError: no Java, an exit code other than 0, or not done in time.
     """
-    command = java_command(*arguments)
+    command, text = java_command(*arguments), stdin.encode("utf-8", "replace")
+    environment = java_environment(**(env or {}))
     try:
         done = subprocess.run(
-            command,
-            input=stdin.encode("utf-8", "replace"),
-            capture_output=True,
-            timeout=time_limit_s,
-            cwd=cwd,
-            env=java_environment(**(env or {})),
-            check=False,
+            command, input=text, capture_output=True, timeout=time_limit_s, cwd=cwd, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
         raise JavaError(f"{what} did not finish within {time_limit_s:.0f} s and was ended.") from None
@@ -193,16 +185,13 @@ class LineServer:
         except OSError as error:
             raise JavaError(f"{what} could not be started: {error}") from error
         # Both outputs are drained all the time: a full pipe would stop the program in mid-answer.
-        self._readers = [
-            threading.Thread(target=self._read_answers, daemon=True),
-            threading.Thread(target=self._read_last_words, daemon=True),
-        ]
+        targets = (self._read_answers, self._read_last_words)
+        self._readers = [threading.Thread(target=target, daemon=True) for target in targets]
         for reader in self._readers:
             reader.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the program still runs."""
         return self._process.poll() is None
 
     def _read_answers(self) -> None:
@@ -240,14 +229,12 @@ class LineServer:
                 answer = self._answers.get(timeout=time_limit_s)
             except queue.Empty:
                 self.close()
-                raise JavaError(
-                    f"{self._what} gave no answer for {time_limit_s:.0f} s and was ended."
-                    f"{_tail(''.join(self._last_words))}"
-                ) from None
+                last = _tail("".join(self._last_words))
+                raise JavaError(f"{self._what} gave no answer for {time_limit_s:.0f} s and was ended.{last}") from None
             if answer is None:
                 self.close()
-                code = self._process.returncode
-                raise JavaError(f"{self._what} died (exit code {code}).{_tail(''.join(self._last_words))}")
+                code, last = self._process.returncode, _tail("".join(self._last_words))
+                raise JavaError(f"{self._what} died (exit code {code}).{last}")
             got.append(answer)
         return got
 

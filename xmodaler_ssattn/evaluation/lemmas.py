@@ -68,14 +68,12 @@ class Lemmas:
 
     def __call__(self, word: str) -> str:
         self.asked += 1
-        lemma = self.table.get(word)
-        if lemma is not None:
+        if (lemma := self.table.get(word)) is not None:
             return lemma
         self.fell_back += 1
-        lemma = self._known.get(word)
-        if lemma is None:
-            lemma = self._known[word] = self.fallback(word)
-        return lemma
+        if word not in self._known:
+            self._known[word] = self.fallback(word)
+        return self._known[word]
 
     @classmethod
     def of_folder(cls, folder: str | os.PathLike) -> Lemmas:
@@ -94,11 +92,7 @@ class Lemmas:
 
 
 def read_lemma_table(path: str | os.PathLike) -> dict[str, str]:
-    """Read a JSON object word -> lemma, or the ``wtol`` of GVD's ``dic_flickr30k.json``.
-
-    Raises:
-        UserError: the file does not exist or is not a JSON object, or a lemma is not a string (the message names it).
-    """
+    """Read a JSON object word -> lemma, or the ``wtol`` of GVD's ``dic_flickr30k.json``. Raises UserError."""
     table = read_json(path, "Lemma table")
     if isinstance(table, dict) and isinstance(table.get("wtol"), dict):
         table = table["wtol"]

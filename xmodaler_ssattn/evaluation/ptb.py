@@ -47,19 +47,9 @@ class PtbTokenizer:
         from pycocoevalcap.tokenizer import ptbtokenizer as official
 
         text = "".join(f"{caption}\n{_NEXT_LINE}\n" for caption in captions)
-        output = run_java(
-            [
-                "-XX:+UseSerialGC",
-                "-cp",
-                str(tokenizer_jar()),
-                "edu.stanford.nlp.process.PTBTokenizer",
-                "-preserveLines",
-                "-lowerCase",
-            ],
-            what="The PTB tokeniser",
-            time_limit_s=self.time_limit_s,
-            stdin=text,
-        )
+        program = ["-cp", str(tokenizer_jar()), "edu.stanford.nlp.process.PTBTokenizer"]
+        arguments = ["-XX:+UseSerialGC", *program, "-preserveLines", "-lowerCase"]
+        output = run_java(arguments, what="The PTB tokeniser", time_limit_s=self.time_limit_s, stdin=text)
         # Counted from the end: if java is a script, it may print something before the program answers.
         lines = output.split("\n")[-2 * len(captions) - 1 :]
         if len(lines) != 2 * len(captions) + 1 or {line.strip() for line in lines[1::2]} != {_NEXT_LINE.lower()}:

@@ -69,9 +69,9 @@ def columns_of_classes(cfg: Any, user: str) -> tuple[ObjectWords, dict[str, tupl
     names = region_classes(Path(words).parent, classes, cfg.INFERENCE.REGION_CLASSES or None, attributes)
     if names is None:
         raise UserError(
-            f"{user} needs the names of the {classes - 1} classes of the regions' class "
-            "probabilities (MODEL.SS_ATTENTION.NUM_CLASSES without the background). Set INFERENCE.REGION_CLASSES to "
-            "the detector's list, one name per line."
+            f"{user} needs the names of the {classes - 1} classes of the regions' class probabilities (MODEL."
+            "SS_ATTENTION.NUM_CLASSES without the background). Set INFERENCE.REGION_CLASSES to the detector's list, "
+            "one name per line."
         )
     object_words = ObjectWords.of_model(words)
     columns = class_columns(names, object_words.classes, object_words.lemmas)
@@ -104,10 +104,8 @@ def check_class_names(
     num_classes: int,
     user: str = "INFERENCE.REGION_RULE",
 ) -> None:
-    """Refuse a rule of classes whose class names do not fit the regions.
-
-    On annotated images the probability of an object's class must be higher on the regions that hit its box than on the
-    others.
+    """Refuse a rule of classes whose class names do not fit the regions: on annotated images, the probability of an
+    object's class must be higher on the regions that hit its box than on the others.
 
     Args:
         records: grounding references, see ``grounding``.
@@ -123,8 +121,7 @@ def check_class_names(
             f"(MODEL.SS_ATTENTION.NUM_CLASSES), but {store.path} has {store.num_classes or 'none'}. `xmodaler prepare "
             "regions --classifier FILE` computes them from the features."
         )
-    right: list[float] = []
-    wrong: list[float] = []
+    right, wrong = [], []
     for record in records[:IMAGES_CHECKED]:
         if int(record["image_id"]) not in store:
             continue

@@ -222,8 +222,8 @@ class CaptionScorer:
                 try:
                     metric = self._metric(name)
                     counts = metric.rows(captions, references)
-                    sampled = metric.values(counts, weights) if replicates else {}
-                    found[name] = counts, metric.values(counts, once), sampled
+                    resampled = metric.values(counts, weights) if replicates else {}
+                    found[name] = counts, metric.values(counts, once), resampled
                 except JavaError as error:
                     failed[name] = str(error)
         rows = {name: found[name][0] for name in names if name in found}
@@ -233,14 +233,9 @@ class CaptionScorer:
             for name, counts in rows.items()
             if (undefined := int(np.isnan(counts).any(axis=tuple(range(1, counts.ndim))).sum()))
         ]
-        return Scores(
-            {score: float(values[0]) for name in rows for score, values in found[name][1].items()},
-            images,
-            {score: values for name in rows for score, values in found[name][2].items()},
-            dict(failed),
-            tuple(doubts),
-            rows,
-        )
+        values = {score: float(value[0]) for name in rows for score, value in found[name][1].items()}
+        sampled = {score: value for name in rows for score, value in found[name][2].items()}
+        return Scores(values, images, sampled, dict(failed), tuple(doubts), rows)
 
 
 # --- grounding ------------------------------------------------------------------------------------------------------
@@ -295,12 +290,11 @@ class GroundingScorer:
         grounded = [result for result in results if result.grounded is not None]
         scores = self.score(gvd_predictions(grounded, object_words), replicates=replicates, seed=seed)
         answered = [result for result in results if result.forced]
-        if answered:
-            try:
-                predictions = gvd_predictions(answered, object_words, mode="gt")
-                forced = self.score(predictions, "gt", replicates=replicates, seed=seed)
-            except UserError as error:
-                return replace(scores, failed={ACCURACY: str(error)})
-            both = {part: getattr(scores, part) | getattr(forced, part) for part in ("values", "replicates")}
-            return replace(scores, **both, forced=forced.forced)
-        return scores
+        if not answered:
+            return scores
+        try:
+            forced = self.score(gvd_predictions(answered, object_words, "gt"), "gt", replicates=replicates, seed=seed)
+        except UserError as error:
+            return replace(scores, failed={ACCURACY: str(error)})
+        values, sampled = scores.values | forced.values, scores.replicates | forced.replicates
+        return replace(scores, values=values, replicates=sampled, forced=forced.forced)

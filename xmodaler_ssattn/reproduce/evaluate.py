@@ -26,7 +26,7 @@ from xmodaler_ssattn.evaluation.java import JavaError
 from xmodaler_ssattn.evaluation.scoring import CaptionScorer
 from xmodaler_ssattn.files import read_json, write_json
 from xmodaler_ssattn.reproduce.replicates import score_results
-from xmodaler_ssattn.reproduce.settings import DATA, DataFolder, Machine, config_of, read_data_folder
+from xmodaler_ssattn.reproduce.settings import DATA, Machine, config_of, read_data_folder, renamed
 from xmodaler_ssattn.safe_load import safe_load, weights_of
 
 EVALUATION_FILE = "evaluation.json"
@@ -44,11 +44,9 @@ def evaluate(job: Mapping[str, Any]) -> int:
     Returns:
         0, or 3 when one failed.
     """
-    run = Path(job["run"])
-    data = read_data_folder(job["data"])
+    run, data, code = Path(job["run"]), read_data_folder(job["data"]), 0
     machine = Machine(job["device"], job["threads"])
     scorers: dict[str, CaptionScorer] = {}
-    code = 0
     for name, entry in job["evaluations"].items():
         folder = evaluation_folder(run, name)
         if folder.exists():
@@ -56,7 +54,10 @@ def evaluate(job: Mapping[str, Any]) -> int:
         started = time.monotonic()
         record: dict[str, Any] = {"set": entry["set"], "weights": entry["weights"]}
         try:
-            cfg = _config(job, entry["set"], folder, data, machine)
+            placed = {key: renamed(value, DATA, str(data.path)) for key, value in entry["set"].items()}
+            # The job file names the weights; the initial weights of the run are not used.
+            placed |= {**EVALUATOR_METRICS, "OUTPUT_DIR": str(folder), "MODEL.WEIGHTS": ""}
+            cfg = config_of(job["config"], {**job["values"], **placed}, data, machine)
             _caption(cfg, run / entry["weights"])
             references = cfg.INFERENCE.TEST_ANNFILE
             if references not in scorers:
@@ -71,15 +72,6 @@ def evaluate(job: Mapping[str, Any]) -> int:
         write_json(folder / EVALUATION_FILE, record, indent=1)
         print(f"{name}: {record.get('failed') or record['scores']}, {record['seconds']} s", flush=True)
     return code
-
-
-def _config(
-    job: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, data: DataFolder, machine: Machine
-) -> Any:
-    placed = {k: v.replace(DATA, str(data.path)) if isinstance(v, str) else v for k, v in changes.items()}
-    # The job file names the weights; the initial weights of the run are not used.
-    values = {**job["values"], **placed, **EVALUATOR_METRICS, "OUTPUT_DIR": str(folder), "MODEL.WEIGHTS": ""}
-    return config_of(job["config"], values, data, machine)
 
 
 def _caption(cfg: Any, weights: Path) -> None:

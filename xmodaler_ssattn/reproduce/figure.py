@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from xmodaler_ssattn.report.curves import CROSS_ENTROPY, cross_entropy_name, title_unit_scale
@@ -34,15 +35,11 @@ def curves_svg(plan: Plan, summary: Mapping[str, Any]) -> str:
     places = {name: place for place, name in enumerate(summary["rows"])}
     blocks: dict[str, dict[str, list[Line]]] = {}
     for table in plan.tables:
-        rows = {name: summary["rows"][name] for name in table.rows if name in summary["rows"]}
-        panels = {
-            column: [
-                Line(row["label"], points, places[name])
-                for name, row in rows.items()
-                if (points := mean_curve(list(row["seeds"].values()), column))
-            ]
-            for column in PANELS
-        }
+        panels: dict[str, list[Line]] = {column: [] for column in PANELS}
+        for name, column in product(table.rows, PANELS):
+            row = summary["rows"].get(name, {"seeds": {}})
+            if points := mean_curve(list(row["seeds"].values()), column):
+                panels[column].append(Line(row["label"], points, places[name]))
         if any(panels.values()):
             blocks[table.title] = panels
     if not blocks:

@@ -86,13 +86,11 @@ def kept_floors(data: DataFolder, summary: Path) -> dict[str, Any]:
         summary: the summary.json that may hold them.
     """
     of = [data.sha256, data.regions_sha256, *GENERATED_SCORES]
-    before: Any = None
-    if summary.is_file():
-        with contextlib.suppress(UserError):  # a damaged summary will be rewritten
-            before = read_json(summary, "The summary")
-    floors = before.get("floors") if isinstance(before, Mapping) else None
-    if isinstance(floors, Mapping) and floors.get("of") == of:
-        return dict(floors)
+    with contextlib.suppress(UserError):  # a damaged summary will be rewritten
+        before = read_json(summary, "The summary") if summary.is_file() else None
+        floors = before.get("floors") if isinstance(before, Mapping) else None
+        if isinstance(floors, Mapping) and floors.get("of") == of:
+            return dict(floors)
     try:
         return {"of": of, **read_floors(data.path)}
     except UserError as error:

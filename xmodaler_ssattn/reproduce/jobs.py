@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from xmodaler_ssattn.engine.best import BEST_RECORD
 from xmodaler_ssattn.errors import UserError
@@ -25,8 +25,7 @@ MISSING, OTHER, NO_CONFIG = "missing", "other config", "no config"
 MOST_SHOWN = 5  # differing keys of two configs
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One run: a row with one seed."""
 
     row: str

@@ -217,11 +217,8 @@ def _state(study: Study, job: Job, process: subprocess.Popen) -> str:
 
 def next_job(study: Study, waiting: Sequence[Job], active: Mapping[Job, Any]) -> Job | None:
     """The first waiting job that does not need the weights of an unfinished job."""
-    for job in waiting:
-        start = study.plan.rows[job.row].start
-        if start is None or Job(start, job.seed) not in (*waiting, *active):
-            return job
-    return None
+    starts = ((job, study.plan.rows[job.row].start) for job in waiting)
+    return next((job for job, start in starts if (start, job.seed) not in (*waiting, *active)), None)
 
 
 def _say(job: Job, text: str) -> None:

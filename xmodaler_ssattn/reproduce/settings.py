@@ -18,9 +18,7 @@ from xmodaler_ssattn.packs.region_file import read_header
 from xmodaler_ssattn.reproduce.plan import Plan, Row
 
 # Keys for where a run is computed, not what is computed.
-NOT_OF_THE_RUN = (
-    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE",
-)  # fmt: skip
+NOT_OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CPU_THREADS", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE")
 BASE, REGIONS = "base.yaml", "regions.h5"
 DATA = "{data}"
 
@@ -87,8 +85,8 @@ def difference_of(config: Path) -> dict[str, Any]:
             f"{config}: expected a chain of _BASE_ that ends in {BASE}; the row's difference from that file is "
             "applied to the plan's base."
         )
-    own = {key: setting.value for key, setting in settings.items() if Path(setting.where).name != BASE}
-    return {key: value for key, value in own.items() if key not in ("OUTPUT_DIR", "VERSION")}
+    own = {key: setting for key, setting in settings.items() if key not in ("OUTPUT_DIR", "VERSION")}
+    return {key: setting.value for key, setting in own.items() if Path(setting.where).name != BASE}
 
 
 def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str, dict[str, Any]]:
@@ -109,7 +107,7 @@ def settings_of(plan: Plan, row: Row, seed: int, data: DataFolder) -> tuple[str,
         # The sample scenes' own config would draw them again; here the data are given.
         values |= {"DATALOADER.SAMPLE_SCENES": 0} | difference_of(row.config)
     values |= {**plan.common, **row.set, "SEED": seed}
-    return str(config.resolve()), {key: _renamed(value, DATA, str(data.path)) for key, value in values.items()}
+    return str(config.resolve()), {key: renamed(value, DATA, str(data.path)) for key, value in values.items()}
 
 
 def training_values(values: Mapping[str, Any], output: Path) -> dict[str, Any]:
@@ -118,11 +116,11 @@ def training_values(values: Mapping[str, Any], output: Path) -> dict[str, Any]:
     return {**defaults, **values, "DATASETS.TEST": "", "OUTPUT_DIR": str(output)}
 
 
-def _renamed(value: Any, old: str, new: str) -> Any:
+def renamed(value: Any, old: str, new: str) -> Any:
     """``value`` with ``old`` replaced by ``new`` in every text."""
     if isinstance(value, str):
         return value.replace(old, new)
-    return [_renamed(item, old, new) for item in value] if isinstance(value, list) else value
+    return [renamed(item, old, new) for item in value] if isinstance(value, list) else value
 
 
 def words_of(values: Mapping[str, Any]) -> list[str]:
@@ -142,13 +140,12 @@ def identity_of(cfg: Any, data: DataFolder) -> dict[str, Any]:
 
     OUTPUT_DIR, device, threads, workers and cache are left out: a run can move to another folder or machine.
     """
-    flat = {key: _renamed(value, str(data.path), DATA) for key, value in values_of(cfg).items()}
+    flat = {key: renamed(value, str(data.path), DATA) for key, value in values_of(cfg).items()}
     flat = {key: value for key, value in flat.items() if key not in NOT_OF_THE_RUN}
     return dict(sorted(flat.items())) | {"data_sha256": data.sha256, "regions_sha256": data.regions_sha256}
 
 
 def identity_sha256(identity: Mapping[str, Any]) -> str:
-    """The digest of ``identity_of``."""
     return hashlib.sha256(json.dumps(dict(sorted(identity.items()))).encode("utf-8")).hexdigest()
 
 

@@ -78,8 +78,7 @@ def decision_of(study: Study, prepared: Prepared) -> tuple[jobs.Decision, dict[s
     if record is None and prepared.folder.is_dir() and any(p.name != LOCK for p in prepared.folder.iterdir()):
         reason = f"{prepared.folder} contains files that were not written by a run of a plan"
         return jobs.Decision(status=jobs.OTHER, reason=reason), None
-    evaluations = evaluations_of(study.plan.rows[prepared.job.row])
-    changed = []
+    evaluations, changed = evaluations_of(study.plan.rows[prepared.job.row]), []
     if record is not None:
         changed = settings.differences(record["config"], prepared.identity, prepared.defaults)
         for name in evaluations:

@@ -1,5 +1,4 @@
-"""The summary of a study as Markdown: mean ± deviation of every score with the paper's number, orderings, differences,
-runs."""
+"""The summary of a study as Markdown: scores with the paper's numbers, orderings, differences, runs."""
 
 from __future__ import annotations
 
@@ -28,9 +27,7 @@ NOTHING = "-"
 
 def markdown(plan: Plan, summary: Mapping[str, Any], command: str = "") -> str:
     """The whole text."""
-    parts = [f"# {plan.title}", ""]
-    if plan.note:
-        parts += [plan.note, ""]
+    parts = _paragraphs([f"# {plan.title}", *([plan.note] if plan.note else [])])
     if command:
         parts += ["```", command, "```", ""]
     parts += [
@@ -46,12 +43,8 @@ def markdown(plan: Plan, summary: Mapping[str, Any], command: str = "") -> str:
         parts += _table(kept, summary, BEST, "best", paper=True)
         parts += _table(kept, summary, BEST, "best, greedy captions", greedy=True)
         parts += _table(kept, summary, LAST, "last epoch")
-    parts += _evaluations(plan, summary)
-    parts += _places(summary)
-    parts += _floor_notes(summary)
-    parts += _orderings(summary)
-    parts += _comparisons(summary)
-    parts += _paragraphs(f"Problem: {problem}" for problem in summary["problems"])
+    parts += [*_evaluations(plan, summary), *_places(summary), *_floor_notes(summary), *_orderings(summary)]
+    parts += [*_comparisons(summary), *_paragraphs(f"Problem: {problem}" for problem in summary["problems"])]
     parts += _runs(summary)
     return "\n".join(parts).rstrip() + "\n"
 
@@ -79,7 +72,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def cell(entry: Mapping[str, Any] | None, paper: float | None = None) -> str:
     """ "61.20 ± 0.31 (63.4)"; a single seed has no deviation; "n/a" for a score that was not computed."""
-    text = "n/a" if entry is None or entry["mean"] is None else f"{entry['mean']:.2f}"
+    text = number(None if entry is None else entry["mean"])
     if entry is not None and entry["deviation"] is not None:
         text += f" ± {entry['deviation']:.2f}"
     return text if paper is None else f"{text} ({float(paper)})"
@@ -89,13 +82,13 @@ def seeds_of(row: Mapping[str, Any], evaluation: str = BEST) -> str:
     """ "3/3", or "1/3 (1: diverged, 2: missing)"; "quoted" for a row of the paper that is not run"""
     if row.get("quoted"):
         return "quoted"
-    bad = {}
-    for seed, run in row["seeds"].items():
-        if "scores" not in run["evaluations"].get(evaluation, {}):
-            bad[seed] = run["status"] if run["status"] != DONE else "not evaluated"
+    bad = [
+        f"{seed}: {run['status'] if run['status'] != DONE else 'not evaluated'}"
+        for seed, run in row["seeds"].items()
+        if "scores" not in run["evaluations"].get(evaluation, {})
+    ]
     total = len(row["seeds"])
-    states = f" ({', '.join(f'{seed}: {status}' for seed, status in bad.items())})" if bad else ""
-    return f"{total - len(bad)}/{total}{states}"
+    return f"{total - len(bad)}/{total}" + (f" ({', '.join(bad)})" if bad else "")
 
 
 def _scores_row(
@@ -166,14 +159,11 @@ def _floors(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[list[str
     """Rows of the data's floors and ceilings; none for a table without grounding metrics."""
     if not any(metric in GROUNDING_METRICS for metric in metrics):
         return []
-    return [
-        [
-            floor_label(rule),
-            *(number(100 * scores[METRICS[metric]]) if metric in GROUNDING_METRICS else "" for metric in metrics),
-            "",
-        ]
-        for rule, scores in summary.get("floors", {}).get("rules", {}).items()
-    ]
+    rows = []
+    for rule, scores in summary.get("floors", {}).get("rules", {}).items():
+        shown = (number(100 * scores[METRICS[name]]) if name in GROUNDING_METRICS else "" for name in metrics)
+        rows.append([floor_label(rule), *shown, ""])
+    return rows
 
 
 def _floor_notes(summary: Mapping[str, Any]) -> list[str]:
@@ -216,13 +206,9 @@ def _places(summary: Mapping[str, Any]) -> list[str]:
 def _interval(entry: Mapping[str, Any]) -> list[str]:
     if entry["low"] is None:
         return ["n/a", "", "", ""]
-    signs = [value for value in entry["by_seed"].values() if value > 0]
-    return [
-        f"{entry['difference']:+.2f}",
-        f"[{entry['low']:+.2f}, {entry['high']:+.2f}]",
-        f"{len(signs)}/{len(entry['by_seed'])}",
-        number(entry["p"], 3),
-    ]
+    up, seeds = sum(value > 0 for value in entry["by_seed"].values()), len(entry["by_seed"])
+    spread = f"[{entry['low']:+.2f}, {entry['high']:+.2f}]"
+    return [f"{entry['difference']:+.2f}", spread, f"{up}/{seeds}", number(entry["p"], 3)]
 
 
 def _orderings(summary: Mapping[str, Any]) -> list[str]:

@@ -30,11 +30,7 @@ GROUNDING = "Grounding"  # the name of the grounding term among the scores
 
 @SCORER_REGISTRY.register()
 class CiderD:
-    """CIDEr-D with the document frequencies of the training references.
-
-    Args:
-        frequencies: counted over the training images' references.
-    """
+    """CIDEr-D with the document frequencies of the training images' references."""
 
     @configurable
     def __init__(self, *, frequencies: DocumentFrequencies):
@@ -185,11 +181,9 @@ def grounded_share(
     ignored, because the place of these objects is unknown.
 
     Args:
-        word_classes: the class of each word of each caption; below 0 for none.
-        word_regions: the region of each word of each caption.
+        word_classes, word_regions: of each word of each caption; the class is below 0 for none.
         object_classes: (G,) the image's annotated objects; G may be 0.
-        object_boxes_px: (G, 4) xyxy pixels.
-        region_boxes_px: (K, 4) xyxy pixels.
+        object_boxes_px, region_boxes_px: (G, 4) and (K, 4), xyxy pixels.
 
     Returns:
         (captions,) float64, 0 to 1; 0 for a caption without such a word.
@@ -249,9 +243,5 @@ def unread_files(cfg: Any) -> list[str]:
 
 
 def _references(cfg: Any) -> RewardReferences:
-    return read_reward_references(
-        str(references_path(cfg)),
-        cfg.INFERENCE.VOCAB,
-        objects=cfg.SCORER.GROUNDING_WEIGHT > 0,
-        lemma_folder=cfg.DATALOADER.ANNO_FOLDER,
-    )
+    path, objects = str(references_path(cfg)), cfg.SCORER.GROUNDING_WEIGHT > 0
+    return read_reward_references(path, cfg.INFERENCE.VOCAB, objects=objects, lemma_folder=cfg.DATALOADER.ANNO_FOLDER)

@@ -69,11 +69,10 @@ def read_reward_references(
     captions, found = {}, {}
     others: dict[str, int] = {}
     for image in images:
-        captions[image["image_id"]] = [
-            [*_encode(caption["tokens"], vocabulary, others), END] for caption in image["captions"]
-        ]
+        texts, image_id = [caption["tokens"] for caption in image["captions"]], image["image_id"]
+        captions[image_id] = [[*_encode(tokens, vocabulary, others), END] for tokens in texts]
         if objects:
-            found[image["image_id"]] = _objects(image, index)
+            found[image_id] = _objects(image, index)
     class_of_word = np.full(vocabulary.model_size if objects else 0, NO_CLASS, dtype=np.int64)
     if objects:
         named = ObjectWords(classes, Lemmas.of_folder(lemma_folder), vocabulary.words)
@@ -94,13 +93,10 @@ def _encode(tokens: Sequence[str], vocabulary: Vocabulary, others: dict[str, int
 def _objects(image: Image, index: dict[str, int]) -> ImageObjects:
     """The phrases with a class and a box, as in GVD's reference."""
     found = {
-        (index[name], tuple(map(float, box)))
+        (index[name], *map(float, box))
         for caption in gvd_reference(image)["captions"]
         for name, box in zip(caption["process_clss"], caption["process_bnd_box"])
         if name in index
     }
-    ordered = sorted(found)
-    return ImageObjects(
-        np.array([number for number, _ in ordered], dtype=np.int64),
-        np.array([box for _, box in ordered], dtype=np.float64).reshape(-1, 4),
-    )
+    table = np.array(sorted(found), dtype=np.float64).reshape(-1, 5)
+    return ImageObjects(table[:, 0].astype(np.int64), table[:, 1:])

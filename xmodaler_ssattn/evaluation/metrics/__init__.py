@@ -32,19 +32,12 @@ USUAL_ORDER = ("Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 
 
 class Metric:
-    """One caption metric; an object may keep results between calls.
+    """One caption metric; an object may keep results between calls."""
 
-    Attributes:
-        name: as users write it, in any case.
-        titles: name of each of its scores -> its short title in tables and plans ("Bleu_4" -> "B@4").
-        needs_java: whether the metric itself needs Java; the tokeniser always does.
-        starts_slowly: whether a background start pays off; it is then computed last.
-    """
-
-    name: ClassVar[str]
-    titles: ClassVar[Mapping[str, str]]
-    needs_java: ClassVar[bool] = False
-    starts_slowly: ClassVar[bool] = False
+    name: ClassVar[str]  # as users write it, in any case
+    titles: ClassVar[Mapping[str, str]]  # name of each score -> its short title in tables and plans ("Bleu_4" -> "B@4")
+    needs_java: ClassVar[bool] = False  # whether the metric itself needs Java; the tokeniser always does
+    starts_slowly: ClassVar[bool] = False  # whether a background start pays off; it is then computed last
 
     @classmethod
     def check_files(cls) -> None:
@@ -124,12 +117,12 @@ def what_can_run(metrics: Iterable[str] | None = None, *, tokenized: bool = Fals
     reasons: dict[str, str | None] = {}
     for name in metric_names(metrics):
         metric = all_metrics()[name]
+        reasons[name] = None
         try:
             tokenizer_jar()  # a file of pycocoevalcap, which all metrics need
             if metric.needs_java or not tokenized:
                 find_java()
             metric.check_files()
-            reasons[name] = None
         except JavaError as error:
             reasons[name] = str(error)
     return reasons

@@ -30,8 +30,6 @@ _OPENED = (
     *("java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch"),
 )
 _ENVIRONMENT = {"JDK_JAVA_OPTIONS": " ".join(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED)}
-
-
 CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 CORENLP_VARIABLE = "SSATTN_CORENLP"
 
@@ -56,11 +54,8 @@ def spice_class_path() -> list[Path]:
     """
     spice = bundled("spice", "spice-1.0.jar")
     folder = spice.parent
-    places = [folder / "lib"]
     named = os.environ.get(CORENLP_VARIABLE, "").strip()
-    if named:
-        places.insert(0, Path(named).expanduser())
-    for place in places:
+    for place in (*([Path(named).expanduser()] if named else []), folder / "lib"):
         corenlp = [place / name for name in CORENLP_JARS]
         if all(jar.is_file() for jar in corenlp):
             others = sorted(jar for jar in (folder / "lib").glob("*.jar") if jar.name not in CORENLP_JARS)
@@ -113,9 +108,8 @@ class Spice(Metric):
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="ssattn_spice_", ignore_cleanup_errors=True)
         folder = Path(self._folder.name)
-        cache = folder / "cache"
+        cache, questions, answers = folder / "cache", folder / "in.json", folder / "out.json"
         cache.mkdir(exist_ok=True)
-        questions, answers = folder / "in.json", folder / "out.json"
         answers.unlink(missing_ok=True)
         records = [{"image_id": i, "test": pair[0], "refs": list(pair[1:])} for i, pair in enumerate(pairs)]
         questions.write_text(json.dumps(records), encoding="utf-8")
