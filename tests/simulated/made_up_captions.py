@@ -15,7 +15,7 @@ from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, understand_captions
 from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, make_captions_world
 from xmodaler_ssattn.worlds.simulated.detector import detect_invented
-from xmodaler_ssattn.worlds.simulated.layout import Layout
+from xmodaler_ssattn.worlds.simulated.world import Layout
 
 NAMES = "man guy woman dog ball shirt hat street tree car bench bird guitar ladder bucket"
 CLASSES = NAMES.split()

@@ -15,8 +15,7 @@ from xmodaler_ssattn.worlds.simulated.annotations_dataset import simulate_annota
 from xmodaler_ssattn.worlds.simulated.annotations_layout import collect_donors, column_of, real_layout
 from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.detector import detect_real
-from xmodaler_ssattn.worlds.simulated.layout import Layout
-from xmodaler_ssattn.worlds.simulated.world import World, make_world
+from xmodaler_ssattn.worlds.simulated.world import Layout, World, make_world
 
 
 def hear(image):
@@ -179,7 +178,7 @@ def test_regions_do_not_know_which_objects_are_mentioned():
     world = world_of()
     donors = collect_donors([hear(hatted(2))], world.assumptions)
     told = hear(children(1))
-    layout, regions = simulate_annotated(world, told, donors)
+    layout, regions = simulate_annotated(world, {1: told}, donors, 1)
     # rows are in the order of c
     best = regions.class_probs[:, 1:].max(axis=1)
     np.testing.assert_array_equal(np.argsort(-best, kind="stable"), np.arange(36))
@@ -194,12 +193,14 @@ def test_regions_do_not_know_which_objects_are_mentioned():
 def test_an_image_depends_on_its_id_and_not_on_the_images_before_it():
     world = world_of()
     donors = collect_donors([hear(hatted(2)), hear(hatted(9))], world.assumptions)
-    alone = simulate_annotated(world, hear(children(1)), donors)[1]
-    simulate_annotated(world, hear(hatted(3)), donors)
-    again = simulate_annotated(world_of(), hear(children(1)), donors)[1]
+    alone = simulate_annotated(world, {1: hear(children(1))}, donors, 1)[1]
+    simulate_annotated(world, {3: hear(hatted(3))}, donors, 3)
+    again = simulate_annotated(world_of(), {1: hear(children(1))}, donors, 1)[1]
     assert alone.features.tobytes() == again.features.tobytes()
     assert alone.class_probs.tobytes() == again.class_probs.tobytes()
-    assert simulate_annotated(world, hear(children(8)), donors)[1].features.tobytes() != alone.features.tobytes()
+    assert (
+        simulate_annotated(world, {8: hear(children(8))}, donors, 8)[1].features.tobytes() != alone.features.tobytes()
+    )
 
 
 def test_wrong_numbers_and_words_are_named_together():

@@ -10,14 +10,13 @@ from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedObject
 from xmodaler_ssattn.worlds.simulated.captions_dataset import simulate_captioned
 from xmodaler_ssattn.worlds.simulated.captions_layout import invent_layout
 from xmodaler_ssattn.worlds.simulated.detector import detect_invented
-from xmodaler_ssattn.worlds.simulated.layout import Layout
-from xmodaler_ssattn.worlds.simulated.world import generator
+from xmodaler_ssattn.worlds.simulated.world import Layout, generator
 
 
 def images(world, count):
     for number in range(count):
         content = hear(invent(number))
-        yield content, *simulate_captioned(world, number, content)
+        yield content, *simulate_captioned(world, {number: content}, number)
 
 
 def test_every_image_has_k_regions_with_probabilities_that_sum_to_one_in_descending_order():
@@ -120,19 +119,19 @@ def test_a_linear_probe_finds_classes_in_v_and_c_knows_more():
 
 def test_the_same_seed_and_id_give_the_same_bytes_and_others_do_not():
     content = hear(invent(3))
-    one, same = (simulate_captioned(small_world(), 3, content) for _ in range(2))
+    one, same = (simulate_captioned(small_world(), {3: content}, 3) for _ in range(2))
     for name in ("boxes_px", "features", "class_probs"):
         assert getattr(one[1], name).tobytes() == getattr(same[1], name).tobytes()
-    assert simulate_captioned(small_world(), 4, content)[1].features.tobytes() != one[1].features.tobytes()
-    assert simulate_captioned(small_world(seed=1), 3, content)[1].features.tobytes() != one[1].features.tobytes()
+    assert simulate_captioned(small_world(), {4: content}, 4)[1].features.tobytes() != one[1].features.tobytes()
+    assert simulate_captioned(small_world(seed=1), {3: content}, 3)[1].features.tobytes() != one[1].features.tobytes()
 
 
 def test_an_image_does_not_depend_on_the_images_before_it():
     world = small_world()
-    alone = simulate_captioned(world, 11, hear(invent(11)))[1]
+    alone = simulate_captioned(world, {11: hear(invent(11))}, 11)[1]
     for number in range(5):
-        simulate_captioned(world, number, hear(invent(number)))
-    after = simulate_captioned(world, 11, hear(invent(11)))[1]
+        simulate_captioned(world, {number: hear(invent(number))}, number)
+    after = simulate_captioned(world, {11: hear(invent(11))}, 11)[1]
     assert alone.class_probs.tobytes() == after.class_probs.tobytes()
 
 
@@ -160,7 +159,7 @@ def test_random_numbers_belong_to_their_names():
 def test_an_image_without_any_object_has_background_regions():
     world = small_world(unmentioned_mean=0.0)
     content = hear(["It rains."] * 5)
-    layout, regions = simulate_captioned(world, 1, content)
+    layout, regions = simulate_captioned(world, {1: content}, 1)
     assert len(layout.boxes_px) == 0 and regions.boxes_px.shape == (36, 4)
     assert np.isfinite(regions.features).all()
 

@@ -22,42 +22,26 @@ Box = tuple[float, ...]  # x1, y1, x2, y2 in pixels, whole numbers
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedObject:
-    """An object with a real box.
-
-    Attributes:
-        box_px: xyxy, pixels.
-        name: its class, None when no phrase of its chain names one.
-        head: the word that its phrases end with most often, as a lemma; used instead of the class when there is none.
-        modifiers: the words that describe it, one entry per use.
-        times: number of captions that mention its chain.
-    """
+    """An object with a real box."""
 
     box_px: Box
-    name: str | None
-    head: str
-    modifiers: tuple[str, ...]
-    times: int
+    name: str | None  # its class, None when no phrase of its chain names one
+    head: str  # the word that its phrases end with most often, as a lemma; used instead of a missing class
+    modifiers: tuple[str, ...]  # the words that describe it, one entry per use
+    times: int  # number of captions that mention its chain
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
-    """The content of the captions and boxes of one image.
-
-    Attributes:
-        image_id, width, height: the image, pixels.
-        objects: one for each distinct box, in the order of mention.
-        groups: a group's enclosing box, where that is none of `objects`' boxes.
-        others: word outside the phrases that have a box -> share of the captions that have it.
-        chains, chains_without_box: numbers of chains that the captions mention.
-    """
+    """The content of the captions and boxes of one image."""
 
     image_id: int
-    width: int
+    width: int  # pixels
     height: int
-    objects: tuple[AnnotatedObject, ...]
-    groups: tuple[AnnotatedObject, ...]
-    others: Mapping[str, float]
-    chains: int
+    objects: tuple[AnnotatedObject, ...]  # one for each distinct box, in the order of mention
+    groups: tuple[AnnotatedObject, ...]  # a group's enclosing box, where that is none of `objects`' boxes
+    others: Mapping[str, float]  # word outside the phrases that have a box -> share of the captions that have it
+    chains: int  # number of chains that the captions mention
     chains_without_box: int
 
     @property
@@ -131,12 +115,7 @@ def _describe(
 
 
 def problems_of(image: AnnotatedImage, classes: Collection[str], unnamed: int) -> list[str]:
-    """The reasons why an image cannot be simulated.
-
-    Args:
-        classes: those that have a vector.
-        unnamed: number of classes without a name that have a vector.
-    """
+    """The reasons why an image cannot be simulated, with vectors for these and for `unnamed` other classes."""
     items = (*image.objects, *image.groups)
     problems = []
     strange = sorted({item.name for item in items if item.name is not None and item.name not in classes})

@@ -20,17 +20,16 @@ from xmodaler_ssattn.data.annotations import SPLITS, file_name, open_annotations
 from xmodaler_ssattn.data.written import PrepareReport, select_annotations
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.packs.store import Regions, RegionStore
+from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, describe
 from xmodaler_ssattn.worlds.simulated.annotations_content import AnnotatedImage, problems_of, understand_record
-from xmodaler_ssattn.worlds.simulated.annotations_layout import AnnotationsWorld, Donors, collect_donors, real_layout
+from xmodaler_ssattn.worlds.simulated.annotations_layout import Donors, collect_donors, real_layout
 from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, Settings
 from xmodaler_ssattn.worlds.simulated.dataset import REGIONS, Simulated, Splits, WorldSource
 from xmodaler_ssattn.worlds.simulated.detector import detect_real
-from xmodaler_ssattn.worlds.simulated.layout import Layout
-from xmodaler_ssattn.worlds.simulated.world import make_world
+from xmodaler_ssattn.worlds.simulated.world import World, make_world
 from xmodaler_ssattn.worlds.statistics import AREAS, region_statistics
 
 MEASURED_IMAGES = 200  # their regions are compared with the real ones
@@ -38,10 +37,9 @@ LISTED = 20  # ids of the images named in the manifest
 
 
 class AnnotationsSource(WorldSource):
-    """A folder of ``xmodaler prepare annotations``.
+    """A folder of ``xmodaler prepare annotations`` with real boxes.
 
     Args:
-        folder: with real boxes.
         lemma: word -> lemma, for the heads of phrases without a class.
         splits: split -> ids to use, each in its own split of the annotations.
 
@@ -49,7 +47,6 @@ class AnnotationsSource(WorldSource):
         UserError: unusable annotations, all problems at once.
     """
 
-    assumptions: AnnotationsAssumptions
     title = "simulated around real boxes: captions, phrases and boxes are real, features do not come from pictures"
 
     def __init__(
@@ -77,27 +74,25 @@ class AnnotationsSource(WorldSource):
         )
         words = set().union(*(record.words for record in training + others))
         world = make_world(settings, self.assumptions, self.classes, words)
-        return functools.partial(_simulate, world, self._records, collect_donors(training, self.assumptions))
+        donors = collect_donors(training, self.assumptions)
+        return functools.partial(simulate_annotated, world, self._records, donors)
 
     def write(
         self, folder: Path, chosen: Splits, written: Iterator[Simulated], workers: int
-    ) -> tuple[PrepareReport, dict[str, Any], dict[str, Any]]:
+    ) -> tuple[PrepareReport, dict[str, Any]]:
         report = select_annotations(self.folder, folder, chosen)
         counts = _count(written, self._records)
-        reasons = {field.name: field.metadata["reason"] for field in dataclasses.fields(self.assumptions)}
-        measured = _measure(folder, counts)
-        digests = {name: sha256_of(folder / name) for name in sorted(os.listdir(folder))}
-        return report, measured, {"reasons": reasons, "sha256": digests}
+        return report, {
+            **_measure(folder),
+            "world": counts,
+            "reasons": {field.name: field.metadata["reason"] for field in dataclasses.fields(self.assumptions)},
+            "sha256": {name: sha256_of(folder / name) for name in sorted(os.listdir(folder))},
+        }
 
 
-def _simulate(
-    world: AnnotationsWorld, records: Mapping[int, AnnotatedImage], donors: Donors, image_id: int
-) -> Simulated:
-    return simulate_annotated(world, records[image_id], donors)
-
-
-def simulate_annotated(world: AnnotationsWorld, image: AnnotatedImage, donors: Donors) -> tuple[Layout, Regions]:
+def simulate_annotated(world: World, images: Mapping[int, AnnotatedImage], donors: Donors, image_id: int) -> Simulated:
     """One image's objects and regions. Depends only on the world, the donors, the id and the image's annotations."""
+    image = images[image_id]
     layout = real_layout(world, image, donors)
     rng = world.random("boxes", image.image_id)
     boxes = detect_real(world.assumptions, world.settings.num_regions, layout, rng)
@@ -160,7 +155,7 @@ def _count(written: Iterable[Simulated], records: Mapping[int, AnnotatedImage]) 
     }
 
 
-def _measure(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
+def _measure(folder: Path) -> dict[str, Any]:
     """Statistics of the reach and the features of the regions."""
     store = RegionStore(folder / REGIONS)
     images = chain.from_iterable(open_annotations(folder / file_name(split), split)[1] for split in SPLITS)
@@ -170,7 +165,6 @@ def _measure(folder: Path, counts: dict[str, Any]) -> dict[str, Any]:
     return {
         "reach": rounded["reach"],
         "reach_by_area": {f"up to {high:g}": rounded[f"reach_to_{high:g}"] for high in AREAS},
-        "world": counts,
         "pixels": {"simulated": looks, "bottom_up": BOTTOM_UP},
         "phrase_words_reached": rounded["reach_of_words"],
     }

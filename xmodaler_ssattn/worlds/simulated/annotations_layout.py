@@ -10,10 +10,7 @@ import numpy as np
 
 from xmodaler_ssattn.worlds.simulated.annotations_content import AnnotatedImage, AnnotatedObject
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions
-from xmodaler_ssattn.worlds.simulated.layout import Layout
-from xmodaler_ssattn.worlds.simulated.world import World
-
-AnnotationsWorld = World[AnnotationsAssumptions]
+from xmodaler_ssattn.worlds.simulated.world import Layout, World
 
 
 def column_of(world: World, name: str | None, head: str) -> int:
@@ -27,17 +24,11 @@ def column_of(world: World, name: str | None, head: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Donors:
-    """Training images whose boxes are used as unmentioned objects in other images.
+    """Training images whose boxes are used as unmentioned objects in other images."""
 
-    Attributes:
-        ids: ascending.
-        words: image id -> its other words.
-        items: image id -> its distractors, each with its box as fractions of the image (4,).
-    """
-
-    ids: tuple[int, ...]
-    words: Mapping[int, frozenset[str]]
-    items: Mapping[int, list[tuple[AnnotatedObject, np.ndarray]]]
+    ids: tuple[int, ...]  # ascending
+    words: Mapping[int, frozenset[str]]  # image id -> its other words
+    items: Mapping[int, list[tuple[AnnotatedObject, np.ndarray]]]  # its distractors, boxes (4,) as fractions
 
 
 def collect_donors(images: Iterable[AnnotatedImage], a: AnnotationsAssumptions) -> Donors:
@@ -58,7 +49,7 @@ def collect_donors(images: Iterable[AnnotatedImage], a: AnnotationsAssumptions) 
     return Donors(tuple(items), words, items)
 
 
-def real_layout(world: AnnotationsWorld, image: AnnotatedImage, donors: Donors) -> Layout:
+def real_layout(world: World, image: AnnotatedImage, donors: Donors) -> Layout:
     """The real objects of an image, then groups as wholes, then unmentioned objects."""
     a, rng = world.assumptions, world.random("scene", image.image_id)
     groups = [item for item in image.groups if rng.random() < a.group_boxes]
@@ -77,7 +68,7 @@ def real_layout(world: AnnotationsWorld, image: AnnotatedImage, donors: Donors) 
 
 
 def _distractors(
-    world: AnnotationsWorld, image: AnnotatedImage, donors: Donors, rng: np.random.Generator
+    world: World, image: AnnotatedImage, donors: Donors, rng: np.random.Generator
 ) -> list[tuple[AnnotatedObject, np.ndarray, int]]:
     """Object, box as fractions and column: none of a class that this image has."""
     a = world.assumptions
@@ -88,12 +79,12 @@ def _distractors(
     sampled = [image_id for image_id in dict.fromkeys(sampled) if image_id != image.image_id]
     sampled.sort(key=lambda image_id: -len(donors.words[image_id] & image.others.keys()))  # stable
     taken = {column_of(world, item.name, item.head) for item in (*image.objects, *image.groups)}
-    found = []
-    for image_id in sampled[: a.donors_kept]:
-        for item, box in donors.items[image_id]:
-            column = column_of(world, item.name, item.head)
-            if column not in taken:
-                found.append((item, box, column))
+    found = [
+        (item, box, column)
+        for image_id in sampled[: a.donors_kept]
+        for item, box in donors.items[image_id]
+        if (column := column_of(world, item.name, item.head)) not in taken
+    ]
     first, chosen = 1 + len(world.columns), []
     for place in rng.permutation(len(found))[:count]:
         item, box, column = found[place]

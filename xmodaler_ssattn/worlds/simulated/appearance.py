@@ -14,8 +14,7 @@ import numpy as np
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.worlds.simulated.assumptions import Assumptions
-from xmodaler_ssattn.worlds.simulated.layout import MIN_AREA, REFERENCE_AREA, Layout
-from xmodaler_ssattn.worlds.simulated.world import World
+from xmodaler_ssattn.worlds.simulated.world import MIN_AREA, REFERENCE_AREA, Layout, World
 
 _CONFUSION_RANGE = (0.7, 2.5)
 

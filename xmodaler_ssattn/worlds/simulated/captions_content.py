@@ -6,6 +6,8 @@ import dataclasses
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 from xmodaler_ssattn.data.annotations import SPLITS
 from xmodaler_ssattn.errors import UserError, raise_all
@@ -19,38 +21,23 @@ CAPTIONS = 5
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedObject:
-    """An object that captions mention.
+    """An object that captions mention."""
 
-    Attributes:
-        name: its class, the most frequent of the words used for it.
-        often: share of the captions that mention it, above 0 to 1.
-        early: mean over these captions of 1 / (1 + objects mentioned before it), above 0 to 1.
-        modifiers: the words that describe it, one entry per use.
-    """
-
-    name: str
-    often: float
-    early: float
-    modifiers: tuple[str, ...]
+    name: str  # its class, the most frequent of the words used for it
+    often: float  # share of the captions that mention it, above 0 to 1
+    early: float  # mean over these captions of 1 / (1 + objects mentioned before it), above 0 to 1
+    modifiers: tuple[str, ...]  # the words that describe it, one entry per use
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImage:
-    """The content of the captions of one image.
+    """The content of the captions of one image."""
 
-    Attributes:
-        tokens: the words of each caption, as written.
-        phrases: of each caption, in order.
-        chains: of each caption, the number of each phrase's object (its index in `objects`).
-        objects: the mentioned objects; the most often mentioned first.
-        others: word that is part of no phrase -> share of the captions that have it.
-    """
-
-    tokens: tuple[tuple[str, ...], ...]
-    phrases: tuple[tuple[ObjectPhrase, ...], ...]
-    chains: tuple[tuple[int, ...], ...]
-    objects: tuple[CaptionedObject, ...]
-    others: Mapping[str, float]
+    tokens: tuple[tuple[str, ...], ...]  # the words of each caption, as written
+    phrases: tuple[tuple[ObjectPhrase, ...], ...]  # of each caption, in order
+    chains: tuple[tuple[int, ...], ...]  # of each caption, the number of each phrase's object: its index in `objects`
+    objects: tuple[CaptionedObject, ...]  # the most often mentioned first
+    others: Mapping[str, float]  # word that is part of no phrase -> share of the captions that have it
 
     @property
     def words(self) -> set[str]:
@@ -70,8 +57,7 @@ def read_captions(path: str | os.PathLike) -> dict[int, dict]:
     problems: list[str] = []
     found: dict[int, dict] = {}
     for key, entry in content.items():
-        problem = _problem_of(key, entry)
-        if problem:
+        if problem := _problem_of(key, entry):
             problems.append(problem)
         elif int(key) in found:
             problems.append(f"image {int(key)} is duplicated; its second key is {key!r}")
@@ -144,26 +130,22 @@ def _objects_of(captions: Sequence[Sequence[str]]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Habits:
-    """Frequencies in the training captions, from which unmentioned objects are sampled.
+    """Frequencies in the training captions, from which unmentioned objects are sampled."""
 
-    Attributes:
-        mentions: class -> number of images that mention it.
-        modifiers: describing word -> number of uses.
-        modifier_counts: number of describing words of an object -> number of such objects.
-    """
-
-    mentions: Mapping[str, int]
-    modifiers: Mapping[str, int]
-    modifier_counts: Mapping[int, int]
+    mentions: Mapping[str, int]  # class -> number of images that mention it
+    modifiers: Mapping[str, int]  # describing word -> number of uses
+    modifier_counts: Mapping[int, int]  # number of describing words of an object -> number of such objects
 
 
 def learn_habits(images: Iterable[CaptionedImage]) -> Habits:
-    mentions: Counter[str] = Counter()
-    modifiers: Counter[str] = Counter()
-    counts: Counter[int] = Counter()
-    for image in images:
-        mentions.update({item.name for item in image.objects})
-        for item in image.objects:
-            modifiers.update(item.modifiers)
-            counts[len(item.modifiers)] += 1
-    return Habits(dict(sorted(mentions.items())), dict(sorted(modifiers.items())), dict(sorted(counts.items())))
+    images = list(images)
+    described = [item.modifiers for image in images for item in image.objects]
+    return Habits(
+        _count(name for image in images for name in {item.name for item in image.objects}),
+        _count(chain.from_iterable(described)),
+        _count(map(len, described)),
+    )
+
+
+def _count(items: Iterable[Any]) -> dict[Any, int]:
+    return dict(sorted(Counter(items).items()))

@@ -19,7 +19,6 @@ from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.data.official_writer import ObjectBox, annotation_xml, marked
 from xmodaler_ssattn.data.prepare import PrepareReport
 from xmodaler_ssattn.files import sha256_of
-from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.worlds import official_layout
 from xmodaler_ssattn.worlds.simulated.appearance import regions_of
@@ -29,23 +28,16 @@ from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, inve
 from xmodaler_ssattn.worlds.simulated.class_priors import prior_of
 from xmodaler_ssattn.worlds.simulated.dataset import Simulated, Splits, WorldSource
 from xmodaler_ssattn.worlds.simulated.detector import detect_invented
-from xmodaler_ssattn.worlds.simulated.layout import Layout
+from xmodaler_ssattn.worlds.simulated.world import Layout
 
 
 class CaptionsSource(WorldSource):
-    """A captions file.
-
-    Args:
-        path: as ``read_captions`` reads it.
-        classes: the named classes.
-        lemma: word -> lemma.
-        splits: split -> ids, instead of the file's own.
+    """A captions file, as ``read_captions`` reads it, and the named classes; ``lemma`` maps a word to its lemma.
 
     Raises:
         UserError: an unusable file.
     """
 
-    assumptions: CaptionsAssumptions
     title = "simulated from captions: neither boxes nor features come from pictures"
 
     def __init__(
@@ -66,20 +58,19 @@ class CaptionsSource(WorldSource):
 
     def build(self, settings: Settings, chosen: Splits) -> Callable[[int], Simulated]:
         # Habits are learnt from all training captions, so that they do not depend on the number of images.
-        training = (
-            self.splits["train"] if self.splits else [i for i, split in self.split_of.items() if split == "train"]
-        )
+        own = [image_id for image_id, split in self.split_of.items() if split == "train"]
+        training = self.splits["train"] if self.splits else own
         names, ids = frozenset(self.classes), {*training, *chain.from_iterable(chosen.values())}
         self._images = {
             image_id: understand_captions(self._captions[image_id], names, self._lemma)
             for image_id in progress(sorted(ids), desc="reading captions")
         }
         world = make_captions_world(settings, self.assumptions, self.classes, self._images, training)
-        return functools.partial(_simulate, world, self._images)
+        return functools.partial(simulate_captioned, world, self._images)
 
     def write(
         self, folder: Path, chosen: Splits, written: Iterator[Simulated], workers: int
-    ) -> tuple[PrepareReport, dict[str, Any], dict[str, Any]]:
+    ) -> tuple[PrepareReport, dict[str, Any]]:
         official_layout.make_folders(folder, chosen)
         reached = [np.zeros(0)]
         for layout, regions in written:
@@ -89,15 +80,12 @@ class CaptionsSource(WorldSource):
             reached.append(iou(boxes, regions.boxes_px).max(axis=1) > 0.5)
         reach = np.concatenate(reached)
         report = official_layout.prepare(folder, chosen, self.classes, self._lemma, "simulated", workers)
-        return report, {"reach": round(float(reach.mean()), 4) if len(reach) else 0.0}, {}
+        return report, {"reach": round(float(reach.mean()), 4) if len(reach) else 0.0}
 
 
-def _simulate(world: CaptionsWorld, images: Mapping[int, CaptionedImage], image_id: int) -> Simulated:
-    return simulate_captioned(world, image_id, images[image_id])
-
-
-def simulate_captioned(world: CaptionsWorld, image_id: int, content: CaptionedImage) -> tuple[Layout, Regions]:
-    """One image's objects and regions. Depends only on the world, the id and the captions."""
+def simulate_captioned(world: CaptionsWorld, images: Mapping[int, CaptionedImage], image_id: int) -> Simulated:
+    """One image's objects and regions. Depends only on the world, the id and the image's captions."""
+    content = images[image_id]
     layout = invent_layout(world, image_id, content)
     boxes = detect_invented(world.assumptions, world.settings.num_regions, layout, world.random("boxes", image_id))
     return layout, regions_of(world, image_id, content.others, layout, boxes)

@@ -14,8 +14,15 @@ import numpy as np
 from xmodaler_ssattn.worlds.simulated.assumptions import CaptionsAssumptions, Settings
 from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, Habits, learn_habits
 from xmodaler_ssattn.worlds.simulated.class_priors import PLACES, prior_of
-from xmodaler_ssattn.worlds.simulated.layout import MIN_AREA, MIN_SIDE_PX, Layout
-from xmodaler_ssattn.worlds.simulated.world import World, class_names, generator, make_world
+from xmodaler_ssattn.worlds.simulated.world import (
+    MIN_AREA,
+    MIN_SIDE_PX,
+    Layout,
+    World,
+    class_names,
+    generator,
+    make_world,
+)
 
 SIZES = ((500, 375), (500, 333), (375, 500), (333, 500))  # width, height; the usual ones of Flickr30k
 SIZE_CHANCES = (0.4, 0.35, 0.15, 0.1)
@@ -26,19 +33,13 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionsWorld(World[CaptionsAssumptions]):
-    """The world of captions, with the usual sizes and places of objects and the usual mentions.
+class CaptionsWorld(World):
+    """The world of captions, with the usual sizes and places of objects and the usual mentions."""
 
-    Attributes:
-        log_area, height, aspect: (C,) float64, usual values of each class; entry 0 is not used.
-        unmentioned_chance: (C,) float64, sums to 1: classes of objects that no caption mentions.
-        habits: of the captions.
-    """
-
-    log_area: np.ndarray
+    log_area: np.ndarray  # this and the next two: (C,) float64, usual values of each class; entry 0 is not used
     height: np.ndarray
     aspect: np.ndarray
-    unmentioned_chance: np.ndarray
+    unmentioned_chance: np.ndarray  # (C,) float64, sums to 1: classes of objects that no caption mentions
     habits: Habits
 
 
@@ -49,20 +50,14 @@ def make_captions_world(
     images: Mapping[int, CaptionedImage],
     training: Sequence[int],
 ) -> CaptionsWorld:
-    """Sample the world.
-
-    Args:
-        images: image id -> content of its captions, for all images to simulate and the training images.
-        training: the ids of the images from which habits are learnt.
-    """
+    """Sample the world; ``images`` are all that it will have, habits are learnt from those of ``training``."""
     habits = learn_habits(images[image_id] for image_id in training)
     words = set().union(*(image.words for image in images.values()))
     usual = [(0.0, 0.0, 0.0), *(_usual(settings.seed, name) for name in class_names(classes, settings))]
     log_area, height, aspect = np.array(usual).T
     chance = _unmentioned_chance(assumptions, classes, habits, settings.num_classes)
     world = make_world(settings, assumptions, classes, words)
-    return CaptionsWorld(**vars(world), log_area=log_area, height=height, aspect=aspect,
-                         unmentioned_chance=chance, habits=habits)  # fmt: skip
+    return CaptionsWorld(*vars(world).values(), log_area, height, aspect, chance, habits)
 
 
 def _usual(seed: int, name: str) -> tuple[float, float, float]:

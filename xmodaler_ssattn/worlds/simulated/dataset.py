@@ -37,8 +37,7 @@ from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.worlds.manifest import differences, read_manifest
 from xmodaler_ssattn.worlds.parallel import map_in_processes
 from xmodaler_ssattn.worlds.simulated.assumptions import Assumptions, Settings
-from xmodaler_ssattn.worlds.simulated.layout import Layout
-from xmodaler_ssattn.worlds.simulated.world import generator
+from xmodaler_ssattn.worlds.simulated.world import Layout, generator
 
 SCHEMA = "xmodaler_ssattn/simulated"
 VERSION = 1
@@ -49,22 +48,13 @@ Splits = Mapping[str, Sequence[int]]  # train, val and test -> image ids
 
 
 class WorldSource(abc.ABC):
-    """The input of a simulation, and the parts that are specific to its world.
+    """The input of a simulation, and the parts that are specific to its world."""
 
-    Attributes:
-        title: one sentence about the real and simulated parts, for the manifest and the region file.
-        digest: the identity of the input, by its name in the manifest.
-        classes: in the order of the columns of c after the background.
-        split_of: image id -> its split in the input.
-        splits: split -> ids, instead of the input's own; None: the input's own.
-        assumptions: the numbers of the model.
-    """
-
-    title: str
-    digest: Mapping[str, Any]
-    classes: Sequence[str]
-    split_of: Mapping[int, str]
-    splits: Splits | None
+    title: str  # one sentence about the real and simulated parts, for the manifest and the region file
+    digest: Mapping[str, Any]  # the identity of the input, by its name in the manifest
+    classes: Sequence[str]  # in the order of the columns of c after the background
+    split_of: Mapping[int, str]  # image id -> its split in the input
+    splits: Splits | None  # split -> ids, instead of the input's own
     assumptions: Assumptions
 
     @abc.abstractmethod
@@ -74,11 +64,11 @@ class WorldSource(abc.ABC):
     @abc.abstractmethod
     def write(
         self, folder: Path, chosen: Splits, written: Iterator[Simulated], workers: int
-    ) -> tuple[PrepareReport, Mapping[str, Any], Mapping[str, Any]]:
+    ) -> tuple[PrepareReport, Mapping[str, Any]]:
         """Write the annotations; the region files are written while ``written`` is iterated over.
 
         Returns:
-            the report on the annotations, and entries of the manifest before and after its counts.
+            the report on the annotations, and entries of the manifest.
         """
 
 
@@ -114,7 +104,7 @@ def simulate(
     make = source.build(settings, chosen)
     with new_folder(out_dir) as folder:
         written = write_regions(folder, settings, chosen, make, workers, source.title)
-        report, measured, more = source.write(folder, chosen, written, workers)
+        report, entries = source.write(folder, chosen, written, workers)
         manifest = {
             **wanted,
             "source": source.title,
@@ -123,9 +113,8 @@ def simulate(
             "num_classes": settings.num_classes,
             "feature_dim": settings.feature_dim,
             "num_regions": settings.num_regions,
-            **measured,
             "counts": {split: dict(counts) for split, counts in report.counts.items()},
-            **more,
+            **entries,
             "files": sorted([*os.listdir(folder), MANIFEST]),
         }
         write_json(folder / MANIFEST, manifest, indent=1)
@@ -228,12 +217,7 @@ def write_regions(
     workers: int,
     source: str,
 ) -> Iterator[Simulated]:
-    """Write the region files, and yield each image's layout and regions (in the file's dtype).
-
-    Args:
-        make: image id -> its layout and regions.
-        workers: processes; the result is the same.
-    """
+    """Write the region files, and yield what ``make`` makes for each image, with regions in the file's dtype."""
     ids = [image_id for split in SPLITS for image_id in chosen[split]]
     make = functools.partial(_in_dtype, make, np.dtype(settings.dtype))
     with _writer(folder / REGIONS, ids, settings, source) as writer:
@@ -256,14 +240,8 @@ def _writer(path: Path, ids: Sequence[int], settings: Settings, source: str) -> 
     return RegionWriter(path, ids, *sizes, feature_dtype=settings.dtype, probs_dtype=settings.dtype, source=source)
 
 
-def derangement(ids: Sequence[int], seed: int, name: str = "") -> dict[int, int]:
-    """image id -> another image's id, each used once: a random cycle through all of them.
-
-    Raises:
-        UserError: fewer than two images.
-    """
-    if len(ids) < 2:
-        raise UserError(f"Shuffling exchanges images within a split; {name or 'it'} has {len(ids)}, two are needed.")
+def derangement(ids: Sequence[int], seed: int, name: str) -> dict[int, int]:
+    """image id -> another image's id, each used once: a random cycle through all of them, two at least."""
     circle = generator(seed, "derangement", name).permutation(np.sort(np.asarray(ids, dtype=np.int64)))
     return dict(zip(circle.tolist(), np.roll(circle, -1).tolist()))
 

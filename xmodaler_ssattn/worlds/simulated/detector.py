@@ -11,7 +11,7 @@ import numpy as np
 from xmodaler_ssattn.boxes import area as area_of
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, CaptionsAssumptions
-from xmodaler_ssattn.worlds.simulated.layout import MIN_AREA, MIN_SIDE_PX, REFERENCE_AREA, Layout
+from xmodaler_ssattn.worlds.simulated.world import MIN_AREA, MIN_SIDE_PX, REFERENCE_AREA, Layout
 
 # Background boxes are as large as objects are: median area, spread of its logarithm and of the aspect's.
 _BACKGROUND_AREA, _BACKGROUND_SPREAD, _BACKGROUND_ASPECT_SPREAD = 0.04, 1.0, 0.4
