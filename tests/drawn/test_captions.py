@@ -10,9 +10,8 @@ from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.worlds.drawn.backgrounds import PLACES
 from xmodaler_ssattn.worlds.drawn.drawn_dataset import scene_xml, singular
-from xmodaler_ssattn.worlds.drawn.grammar import MarkedCaption, MarkedPhrase, describe
+from xmodaler_ssattn.worlds.drawn.grammar import MarkedCaption, MarkedPhrase, choose_first, describe, salience
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES, COLOUR_NAMES, KIND_BY_NAME, KINDS
-from xmodaler_ssattn.worlds.drawn.salience import choose_first, salience
 from xmodaler_ssattn.worlds.drawn.scenes import make_scene
 
 SCENES = [make_scene(3, index) for index in range(80)]

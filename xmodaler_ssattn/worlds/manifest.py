@@ -19,14 +19,14 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A phrase for each entry of `wanted` whose value in `found` differs.
+def differences(found: Any, wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A phrase for each entry of `wanted` whose value in `found`, usually a dict, differs.
 
     >>> list(differences({"seed": 1, "sizes": {"K": 36}}, {"seed": 2, "sizes": {"K": 10}}))
     ['seed was 1, now 2', 'sizes.K was 36, now 10']
     """
     for name, value in wanted.items():
-        there = found.get(name)
+        there = found.get(name) if isinstance(found, dict) else None
         if isinstance(value, dict) and isinstance(there, dict):
             yield from differences(there, value, f"{prefix}{name}.")
         elif there != value:

@@ -2,9 +2,9 @@
 
 brush, shapes                         drawing of objects
 kinds, backgrounds, scenes            the objects, the places, and their arrangement
-salience, grammar                     the captions
+grammar                               the captions
 proposals, descriptors, region_maker  from pixels to regions: the detector of the scenes
-components, picture_proposals         its boxes from the pixels of a picture only
+picture_proposals                     its boxes from the pixels of a picture only
 drawn_dataset                         the whole data set
 """
 

@@ -63,14 +63,11 @@ def draw_dataset(
     """Draw the sample scenes into a folder, unless they exist there.
 
     The folder is written atomically. A folder that was drawn with the same arguments by the same program is used
-    unchanged; an incomplete one, or one with other arguments, is drawn again. The same arguments give the same pictures
-    and sentences.
+    unchanged; an incomplete one, or one with other arguments, is drawn again.
 
     Args:
         out_dir: folder to make; it is DATALOADER.ANNO_FOLDER.
         num_images: pictures; a tenth each for val and test.
-        seed: the seed for everything.
-        feature_dim: D.
         workers: processes; None: the cores that this process may use. The result is the same.
 
     Returns:
@@ -153,14 +150,12 @@ def _why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
             "folder, or remove this one."
         )
     found = read_manifest(folder / MANIFEST)
-    drawn = found.get("parameters")
-    reasons = list(differences(drawn if isinstance(drawn, dict) else {}, wanted["parameters"]))
+    reasons = list(differences(found.get("parameters"), wanted["parameters"]))
     if found.get("program") != wanted["program"]:
         reasons.append("they were drawn by another version of the program")
     reasons += [f"{name} is missing" for name in sorted(set(found.get("files", ())) - present)]
     for name in (IMAGES, SENTENCES, ANNOTATIONS):
-        count = len(os.listdir(folder / name)) if name in present else None
-        if count not in (None, wanted["parameters"]["num_images"]):
+        if name in present and (count := len(os.listdir(folder / name))) != wanted["parameters"]["num_images"]:
             reasons.append(f"{name} holds {count} files")
     if not reasons:
         return None
@@ -176,26 +171,21 @@ def _why_not_usable(folder: Path, wanted: Mapping[str, Any]) -> str | None:
 # --- drawing --------------------------------------------------------------------------------------------
 @dataclasses.dataclass
 class WrittenScene:
-    """The data of a scene that are needed after its files are written.
-
-    boxes_px: (K, 4) float32; descriptors: (K, E) float32; labels: (K,) int64, 0 background, else 1 + the index in
-    CLASS_NAMES; colours: (K,) int64, the index in COLOUR_NAMES, -1 for background; reached: for each object, whether a
-    region overlaps it by more than OBJECT_IOU.
-    """
+    """The data of a scene that are needed after its files are written."""
 
     image_id: int
     width: int
     height: int
-    boxes_px: np.ndarray
-    descriptors: np.ndarray
-    labels: np.ndarray
-    colours: np.ndarray
-    reached: np.ndarray
+    boxes_px: np.ndarray  # (K, 4) float32
+    descriptors: np.ndarray  # (K, E) float32
+    labels: np.ndarray  # (K,) int64, 0 background, else 1 + the index in CLASS_NAMES
+    colours: np.ndarray  # (K,) int64, the index in COLOUR_NAMES, -1 for background
+    reached: np.ndarray  # for each object, whether a region overlaps it by more than OBJECT_IOU
 
 
 def _draw_into(folder: Path, parameters: Mapping[str, Any], workers: int | None) -> dict[str, Any]:
     count, (train, val, _) = parameters["num_images"], parameters["splits"]
-    ids = list(range(FIRST_IMAGE_ID, FIRST_IMAGE_ID + count))
+    ids = range(FIRST_IMAGE_ID, FIRST_IMAGE_ID + count)
     splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
     (folder / IMAGES).mkdir(parents=True)
     official_layout.make_folders(folder, splits)
@@ -203,12 +193,8 @@ def _draw_into(folder: Path, parameters: Mapping[str, Any], workers: int | None)
     drawing = map_in_processes(draw, range(count), _cores() if workers is None else workers)
     scenes = list(progress(drawing, count, "drawing sample scenes"))
     report = official_layout.prepare(folder, splits, CLASS_NAMES, singular, "sample")
-    maker = SceneRegionMaker.fit(
-        np.concatenate([scene.descriptors for scene in scenes[:train]]),
-        np.concatenate([scene.labels for scene in scenes[:train]]),
-        np.concatenate([scene.colours for scene in scenes[:train]]),
-        parameters["feature_dim"],
-    )
+    known = zip(*((scene.descriptors, scene.labels, scene.colours) for scene in scenes[:train]))
+    maker = SceneRegionMaker.fit(*map(np.concatenate, known), parameters["feature_dim"])
     maker.save(folder / REGION_MAKER)
     right = np.concatenate(_write_regions(folder / REGIONS, scenes, maker)[train:])
     return {

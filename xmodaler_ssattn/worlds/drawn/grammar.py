@@ -1,17 +1,26 @@
 """The captions of a scene, from a small grammar.
 
-A caption is about one or two objects, chosen by their salience. It may name colours and sizes, the pose, a relation
-that holds in the picture, and the place. An object has the same chain in all sentences.
+A caption is about one or two objects, chosen by their salience: large and central objects and some kinds are preferred.
+Spatial-Semantic Attention can learn this, as it depends only on p (size, place) and c (kind). A caption may name
+colours and sizes, the pose, a relation that holds in the picture, and the place. An object has the same chain in all
+sentences.
 """
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xmodaler_ssattn.data.official_writer import marked
-from xmodaler_ssattn.worlds.drawn.salience import choose_first, choose_second
 from xmodaler_ssattn.worlds.drawn.scenes import FIRST_IMAGE_ID, Scene, SceneObject
+
+# Salience
+SIZE_WEIGHT = 3.0  # on the logarithm of the box's share of the picture
+CENTRE_WEIGHT = 9.0  # on the distance of the box's centre from the picture's, in picture diagonals
+APPEAL_WEIGHT = 3.8  # on the kind's appeal
+NEARNESS_WEIGHT = 5.0  # a second object is one near the first; distance in picture diagonals
 
 CAPTIONS_PER_IMAGE = 5
 NOT_VISUAL = 0  # the chain of phrases without an object
@@ -63,17 +72,12 @@ class MarkedCaption:
 
 @dataclass
 class Description:
-    """The captions of a scene and their objects.
+    """The captions of a scene and their objects."""
 
-    captions: five sentences.
-    boxes: chain -> numbers of the objects (in `scene.objects`) whose boxes it has.
-    without_box: chains of visible things without a box (clothes); scenes: chains of places.
-    """
-
-    captions: list[MarkedCaption] = field(default_factory=list)
-    boxes: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    without_box: list[int] = field(default_factory=list)
-    scenes: list[int] = field(default_factory=list)
+    captions: list[MarkedCaption]  # five sentences
+    boxes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # chain -> its objects' numbers in `scene.objects`
+    without_box: list[int] = field(default_factory=list)  # chains of visible things without a box (clothes)
+    scenes: list[int] = field(default_factory=list)  # chains of places
 
 
 def describe(scene: Scene) -> Description:
@@ -82,10 +86,9 @@ def describe(scene: Scene) -> Description:
     writer = _Writer(scene, rng)
     captions = [writer.sentence() for _ in range(CAPTIONS_PER_IMAGE)]
     used = {phrase.chain for caption in captions for phrase in caption.phrases}
-    first = writer.first_chain
     description = Description(captions)
     for chain in sorted(used - {NOT_VISUAL}):
-        number = chain - first
+        number = chain - writer.first_chain
         if number < _PAIR:
             description.boxes[chain] = (number,)
         elif number < _PLACE:
@@ -208,3 +211,47 @@ class _Writer:
         if gap < 0 and abs(depth) > 0.08:
             return "in front of" if depth > 0 else "behind"
         return rng.choice(("next to", "near", "beside"))
+
+
+# --- salience ------------------------------------------------------------------------------------------
+def salience(scene: Scene) -> list[float]:
+    """One number for each object; mention chances are proportional to its exponential."""
+    values = []
+    for item in scene.objects:
+        x1, y1, x2, y2 = item.box_px
+        share = (x2 - x1) * (y2 - y1) / (scene.width * scene.height)
+        away = math.dist(_centre(item), (scene.width / 2, scene.height / 2)) / _diagonal(scene)
+        values.append(SIZE_WEIGHT * math.log(share) - CENTRE_WEIGHT * away + APPEAL_WEIGHT * item.kind.appeal)
+    return values
+
+
+def choose_first(scene: Scene, rng: random.Random) -> int:
+    """The object that a caption is about."""
+    return _sample(salience(scene), rng)
+
+
+def choose_second(scene: Scene, first: int, rng: random.Random) -> int | None:
+    """Another object, salient or near the first, of another kind; None when there is none."""
+    values = salience(scene)
+    here = scene.objects[first]
+    for index, item in enumerate(scene.objects):
+        if item.kind is here.kind:
+            values[index] = -math.inf
+        else:
+            values[index] -= NEARNESS_WEIGHT * math.dist(_centre(item), _centre(here)) / _diagonal(scene)
+    return _sample(values, rng) if max(values) > -math.inf else None
+
+
+def _sample(values: Sequence[float], rng: random.Random) -> int:
+    top = max(values)
+    weights = [math.exp(value - top) for value in values]
+    return rng.choices(range(len(values)), weights)[0]
+
+
+def _centre(item: SceneObject) -> tuple[float, float]:
+    x1, y1, x2, y2 = item.box_px
+    return (x1 + x2) / 2, (y1 + y2) / 2
+
+
+def _diagonal(scene: Scene) -> float:
+    return math.hypot(scene.width, scene.height)

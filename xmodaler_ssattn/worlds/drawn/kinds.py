@@ -24,29 +24,18 @@ COLOURS: dict[str, Colour] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of object.
+    """One kind of object."""
 
-    Attributes:
-        name, plural: the words of the captions.
-        entity_type: the type that the Flickr30k Entities markup gives it (people, animals, vehicles, other).
-        draw: fills a tile with it.
-        height: its usual height as a fraction of the picture's smaller side; aspect: width / height.
-        zone: its possible place, 'ground', 'sky' or 'water'.
-        colours: its possible colours, equally likely.
-        appeal: how much more often people write about it, added to its salience (see `salience.py`).
-        poses: its possible actions, the captions' verbs; they change the drawing of people and animals.
-    """
-
-    name: str
+    name: str  # this and the plural: the words of the captions
     plural: str
-    entity_type: str
-    draw: Callable[[Brush, Colour, str], None]
-    height: float
-    aspect: float
-    zone: str
-    colours: tuple[str, ...]
-    appeal: float
-    poses: tuple[str, ...]
+    entity_type: str  # in the Flickr30k Entities markup: people, animals, vehicles, other
+    draw: Callable[[Brush, Colour, str], None]  # fills a tile with it
+    height: float  # its usual height as a fraction of the picture's smaller side
+    aspect: float  # width / height
+    zone: str  # its possible place: ground, sky or water
+    colours: tuple[str, ...]  # its possible colours, equally likely
+    appeal: float  # how much more often people write about it, added to its salience (see `grammar.py`)
+    poses: tuple[str, ...]  # its possible actions, the captions' verbs; they change the drawing of people and animals
 
 
 _ANY = tuple(COLOURS)

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from xmodaler_ssattn.boxes import area
-from xmodaler_ssattn.worlds.drawn import components
 from xmodaler_ssattn.worlds.drawn.brush import INK, SKIN
 from xmodaler_ssattn.worlds.drawn.kinds import COLOURS
 from xmodaler_ssattn.worlds.drawn.proposals import NUM_REGIONS, fill_with_background, inside, jittered
@@ -100,14 +99,14 @@ def _intersections(box_px: np.ndarray, others_px: np.ndarray) -> np.ndarray:
 def candidates(picture: Image.Image) -> list[tuple[float, ...]]:
     """Boxes (x1, y1, x2, y2 in pixels) of whatever differs from the background: about 150, many of parts of objects."""
     pixels = np.asarray(picture)
-    mask = components.fill_holes(foreground(picture))
-    wholes = components.label(mask.astype(np.int8))
-    boxes, sizes = components.boxes_and_sizes(wholes)
+    mask = fill_holes(foreground(picture))
+    wholes = label(mask.astype(np.int8))
+    boxes, sizes = boxes_and_sizes(wholes)
     dark = np.bincount(wholes[mask & (pixels.max(axis=2) < DARK)], minlength=len(boxes) + 1)[1:]
     objects = np.flatnonzero((sizes >= MIN_WHOLE * mask.size) & (dark >= MIN_DARK * sizes))
 
-    labels = components.label(np.where(mask, _nearest_colour(pixels), 0))
-    fragments, fragment_sizes = components.boxes_and_sizes(labels)
+    labels = label(np.where(mask, _nearest_colour(pixels), 0))
+    fragments, fragment_sizes = boxes_and_sizes(labels)
     owner = np.zeros(len(fragments) + 1, dtype=np.int64)
     owner[labels.ravel()] = wholes.ravel()
     found = [boxes[number] for number in objects]
@@ -166,3 +165,56 @@ def _unions(boxes: np.ndarray, sizes: np.ndarray, whole_size: int) -> list[np.nd
         boxes, sizes = np.vstack([boxes[keep], union]), np.append(sizes[keep], size)
         found.append(union)
     return found
+
+
+# --- connected parts -----------------------------------------------------------------------------------
+def label(values: np.ndarray) -> np.ndarray:
+    """Number the connected parts of equal value.
+
+    Args:
+        values: (h, w) integers; 0 is empty. Pixels are neighbours when they share a side.
+
+    Returns:
+        (h, w) int64: 0 where empty, else the number of the part, from 1 in the order of its first pixel.
+
+    >>> label(np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [2, 0, 2]]))
+    array([[1, 0, 1],
+           [1, 1, 1],
+           [0, 0, 0],
+           [2, 0, 3]])
+    """
+    height, width = values.shape
+    flat = values.ravel()
+    starts = np.ones((height, width), dtype=bool)
+    starts[:, 1:] = values[:, 1:] != values[:, :-1]
+    run = np.cumsum(starts) - 1  # each pixel's run: equal neighbours in its row
+    touching = (flat[:-width] == flat[width:]) & (flat[width:] != 0)
+    pairs = np.stack([run[:-width][touching], run[width:][touching]])
+    first = np.arange(run[-1] + 1)  # each run points to an earlier run of its part, in the end to the first
+    while pairs.size:
+        np.minimum.at(first, pairs[1], pairs[0])
+        while (first[first] != first).any():
+            first = first[first]
+        pairs = np.sort(first[pairs], axis=0)
+        pairs = pairs[:, pairs[0] != pairs[1]]
+    filled = flat[starts.ravel()] != 0  # of each run
+    number = np.cumsum(filled & (first == np.arange(len(first))))
+    return np.where(filled, number[first], 0)[run].reshape(height, width)
+
+
+def boxes_and_sizes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) int64 x1, y1, x2, y2 (x2, y2 exclusive) and pixel counts (n,) of the parts 1..n."""
+    rows, columns = np.nonzero(labels)
+    number = labels[rows, columns] - 1
+    sizes = np.bincount(number)
+    low, high = np.full((2, len(sizes)), max(labels.shape)), np.zeros((2, len(sizes)), dtype=np.int64)
+    for axis, place in enumerate((columns, rows)):
+        np.minimum.at(low[axis], number, place)
+        np.maximum.at(high[axis], number, place + 1)
+    return np.concatenate([low, high]).T, sizes
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """The mask with filled holes, which are empty parts that do not reach the border."""
+    outside = label((~np.pad(mask, 1)).astype(np.int8))
+    return (outside != outside[0, 0])[1:-1, 1:-1]

@@ -116,15 +116,9 @@ class SceneRegionMaker:
         projection = FEATURE_SPREAD * rng.standard_normal((inputs, feature_dim), dtype=np.float32)
         spread = np.sqrt(descriptors.var(axis=0, dtype=np.float64).sum())
         projection[:DESCRIPTOR_DIM] *= np.float32(DESCRIPTOR_SHARE / spread)
-        arrays = {
-            "mean": descriptors.mean(axis=0, dtype=np.float64).astype(np.float32),
-            "projection": projection,
-            "kind_weights": kind_weights,
-            "kind_bias": kind_bias,
-            "colour_weights": colour_weights,
-            "colour_bias": colour_bias,
-        }
-        return cls(arrays)
+        mean = descriptors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        arrays = (mean, kind_weights, kind_bias, colour_weights, colour_bias, projection)
+        return cls(dict(zip(_SHAPES, arrays)))
 
     @property
     def feature_dim(self) -> int:
@@ -165,15 +159,15 @@ class SceneRegionMaker:
             raise UserError(f"Image {image_id} is {size} pixels; regions need at least {least} on each side.")
         picture = picture.convert("RGB")
 
-        def probs_of(boxes: np.ndarray) -> np.ndarray:
-            return self.class_probs(describe_crops(cut_crops(picture, boxes)))
+        def described(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            descriptors = describe_crops(cut_crops(picture, boxes))
+            return descriptors, self.class_probs(descriptors)
 
-        boxes = propose_from_picture(picture, probs_of, self.num_regions) if boxes_px is None else boxes_px
-        boxes = np.asarray(boxes, dtype=np.float32)
-        descriptors = describe_crops(cut_crops(picture, boxes))
-        probs = self.class_probs(descriptors)
-        order = self.order(probs)
-        features = self.features(descriptors, probs)
+        if boxes_px is None:
+            boxes_px = propose_from_picture(picture, lambda boxes: described(boxes)[1], self.num_regions)
+        boxes = np.asarray(boxes_px, dtype=np.float32)
+        descriptors, probs = described(boxes)
+        order, features = self.order(probs), self.features(descriptors, probs)
         return Regions(image_id, picture.width, picture.height, boxes[order], features[order], probs[order])
 
     def save(self, path: str | os.PathLike) -> None:

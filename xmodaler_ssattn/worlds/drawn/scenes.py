@@ -12,7 +12,7 @@ from xmodaler_ssattn.worlds.drawn.backgrounds import PLACES, SIZES, Place, draw_
 from xmodaler_ssattn.worlds.drawn.brush import Brush, Colour
 from xmodaler_ssattn.worlds.drawn.kinds import COLOURS, KIND_BY_NAME, KINDS, Kind
 
-Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2, the last two exclusive
 MIN_OBJECTS, MAX_OBJECTS = 5, 8
 DUPLICATE_CHANCE = 0.6  # the chance that one kind occurs twice in the picture
 SAME_COLOUR_CHANCE = 0.3  # the chance that the second object then has the colour of the first
@@ -25,20 +25,16 @@ MIN_FLAT, MAX_FLAT = 0.8, 0.97  # share of a scene's neighbouring pixels that di
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object.
-
-    box_px: (x1, y1, x2, y2) around its opaque pixels, x2 and y2 exclusive; tile_px: the same of its tile;
-    scale: its height against the usual height of its kind; tint: the exact RGB of its colour's shade.
-    """
+    """One object."""
 
     kind: Kind
     colour: str
-    tint: Colour
+    tint: Colour  # the exact RGB of its colour's shade
     pose: str
     mirrored: bool
-    scale: float
+    scale: float  # its height against the usual height of its kind
     tile_px: Box
-    box_px: Box
+    box_px: Box  # around its opaque pixels
 
     def draw_tile(self) -> Image.Image:
         """Only the object, RGBA, at the size of `tile_px`."""

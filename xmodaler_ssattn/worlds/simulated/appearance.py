@@ -33,9 +33,8 @@ def regions_of(world: World, image_id: int, others: Mapping[str, float], layout:
     probs = _class_probs(world, match, confusion, world.random("classes", image_id))
     features = _features(world, others, layout, boxes, shows, confusion, world.random("features", image_id))
     order = np.argsort(-probs[:, 1:].max(axis=1), kind="stable")
-    return Regions(
-        image_id, layout.width, layout.height, boxes[order].astype(np.float32), features[order], probs[order]
-    )
+    boxes = boxes[order].astype(np.float32)
+    return Regions(image_id, layout.width, layout.height, boxes, features[order], probs[order])
 
 
 def shares(overlap: np.ndarray, visibility_power: float, dominance_power: float) -> np.ndarray:

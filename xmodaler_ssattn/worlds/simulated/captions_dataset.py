@@ -1,7 +1,7 @@
 """The world of captions: from a captions file to a data set. Captions are real; boxes and features are simulated.
 
-The folder contains the official layout without pictures, the annotations prepared from it
-(``worlds.official_layout``), and the files of ``dataset``.
+The folder has the official layout without pictures, the annotations prepared from it (``worlds.official_layout``), and
+the files of ``dataset``.
 """
 
 from __future__ import annotations

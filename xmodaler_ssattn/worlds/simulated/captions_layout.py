@@ -75,8 +75,8 @@ def _usual(seed: int, name: str) -> tuple[float, float, float]:
 
 def _unmentioned_chance(a: CaptionsAssumptions, classes: Sequence[str], habits: Habits, num_classes: int) -> np.ndarray:
     chance, named = np.zeros(num_classes), 1 + len(classes)
-    mentions = np.array([habits.mentions.get(name, 0) for name in classes], dtype=float)
-    weight = np.maximum(mentions, 1.0) ** -a.unmentioned_rarity
+    mentions = np.array([habits.mentions.get(name, 1) for name in classes], dtype=float)
+    weight = mentions**-a.unmentioned_rarity
     unnamed = num_classes - named
     share = a.unmentioned_unnamed if unnamed else 0.0
     chance[1:named] = (1 - share) * weight / weight.sum()
@@ -90,10 +90,8 @@ def invent_layout(world: CaptionsWorld, image_id: int, content: CaptionedImage) 
     width, height = SIZES[rng.choice(len(SIZES), p=SIZE_CHANCES)]
     mentioned, others = len(content.objects), _unmentioned(world, content, rng)
     columns = np.array([*(world.columns[item.name] for item in content.objects), *others], dtype=np.int64)
-    salience = np.zeros(len(columns))
-    salience[:mentioned] = [
-        a.mention_weight * item.often + (1 - a.mention_weight) * item.early for item in content.objects
-    ]
+    said = [a.mention_weight * item.often + (1 - a.mention_weight) * item.early for item in content.objects]
+    salience = np.array([*said, *(0.0 for _ in others)])
     hidden = np.arange(len(columns)) >= mentioned
     boxed = tuple(item.name not in PLACES or bool(rng.random() < a.places_boxed) for item in content.objects)
     modifiers = tuple(item.modifiers for item in content.objects) + tuple(_modifiers(world, rng) for _ in others)
@@ -112,10 +110,9 @@ def _unmentioned(world: CaptionsWorld, content: CaptionedImage, rng: np.random.G
 
 def _modifiers(world: CaptionsWorld, rng: np.random.Generator) -> tuple[str, ...]:
     """Describing words for an unmentioned object, with the numbers and frequencies of mentioned objects."""
-    habits = world.habits
-    if not habits.modifiers:
+    if not world.habits.modifiers:
         return ()
-    return tuple(_sample(habits.modifiers, rng, _sample(habits.modifier_counts, rng, 1)[0]))
+    return tuple(_sample(world.habits.modifiers, rng, _sample(world.habits.modifier_counts, rng, 1)[0]))
 
 
 def _sample(counts: Mapping[T, int], rng: np.random.Generator, size: int) -> list[T]:

@@ -2,14 +2,9 @@
 
 folder/regions.h5  [regions_shuffled.h5]  simulated.json
 
-The shuffled file is for the leak test: it has the regions of whole images exchanged among the images of a split. The
-captions of a trained model must depend on an image's own regions. When the model is evaluated on this file without
-other changes, its scores must fall to those of captions of other images:
-
-    xmodaler eval --weights W --config-file C --data DIR DATALOADER.REGIONS DIR/regions_shuffled.h5 OUTPUT_DIR OTHER
-
-If CIDEr is well above that of the references of exchanged images, something other than the regions identifies the
-image.
+The shuffled file is for the leak test (`tools/simulate_regions.py`): it has the regions of whole images exchanged among
+the images of a split. If the CIDEr of a model that is evaluated on it is well above that of the references of exchanged
+images, something other than the regions identifies the image.
 """
 
 from __future__ import annotations
@@ -124,16 +119,13 @@ def simulate(
 def choose_images(
     split_of: Mapping[int, str], splits: Splits | None, counts: Sequence[int] | None, seed: int
 ) -> dict[str, list[int]]:
-    """Choose the images of each split.
+    """Choose the images of each split, split -> ids, ascending; fewer images are a subset of more.
 
     Args:
         split_of: image id -> its split in the input.
         splits: split -> ids to use instead of the input's own splits.
         counts: images of train, val, test; None: all.
-        seed: seed of the random order of a split's images, of which the first are used; fewer are a subset of more.
-
-    Returns:
-        split -> ids, ascending.
+        seed: of the random order of a split's images, of which the first are used.
 
     Raises:
         UserError: a split lacks images, or names images without captions.
