@@ -37,17 +37,11 @@ AXES = (0.15, 0.18, 0.83, 0.66)  # left, bottom, width, height in a panel; four 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The scalars of one run.
+    """The scalars of one run."""
 
-    Attributes:
-        name: as shown.
-        series: scalar name -> [(iteration, value), ...] in order of iteration; finite values only.
-        epochs: iteration of an evaluation -> its epoch, if the results files give it.
-    """
-
-    name: str
-    series: dict[str, list[Point]]
-    epochs: dict[float, int]
+    name: str  # as shown
+    series: dict[str, list[Point]]  # scalar name -> [(iteration, value), ...] in order; finite values only
+    epochs: dict[float, int]  # iteration of an evaluation -> its epoch, if the results files give it
 
     def cross_entropy(self) -> Sequence[Point]:
         """The training points of the cross-entropy; empty for a run of other losses."""

@@ -43,8 +43,7 @@ def choose_images(source: Source, wanted: Sequence[int] | None) -> list[int]:
         raise UserError("--figure: the results have no images.")
 
     def judged(model: Model, image_id: int) -> str:
-        image, truth = model.images.get(image_id), source.truths.get(image_id)
-        caption = None if image is None else _caption(model, image_id)
+        caption, truth = _caption(model, image_id), source.truths.get(image_id)
         return "" if caption is None or truth is None else verdicts(caption, model.results.object_words, truth.boxes)
 
     first, last = source.models[0], source.models[-1]
@@ -78,13 +77,7 @@ def save_figure(prefix: Path, source: Source, image_ids: Sequence[int], pictures
 def draw_captions(
     picture: Image.Image, captions: Mapping[str, GroundedCaption], object_words: Mapping[str, str]
 ) -> Image.Image:
-    """One row of the figure as an RGB picture: one column per model.
-
-    Args:
-        picture: any mode.
-        captions: model name -> its caption.
-        object_words: word -> class, for the words to colour and box.
-    """
+    """One row of the figure, RGB, one column per model (name -> its caption); object_words: word -> class."""
     buffer = io.BytesIO()
     with drawing():
         row = FigureRow(picture, picture.size, [(caption, object_words) for caption in captions.values()])
@@ -104,17 +97,11 @@ def draw_figure(source: Source, image_ids: Sequence[int], pictures: Mapping[int,
 
 
 class FigureRow(NamedTuple):
-    """One image.
+    """One image."""
 
-    Attributes:
-        picture: None draws the boxes on a blank frame.
-        size: (width, height) that the boxes are for, pixels.
-        captions: for each model its caption, or None, and word -> class for its object words.
-    """
-
-    picture: Image.Image | None
-    size: tuple[float, float]
-    captions: Sequence[tuple[str | None, Mapping[str, str]]]
+    picture: Image.Image | None  # None draws the boxes on a blank frame
+    size: tuple[float, float]  # (width, height) that the boxes are for, pixels
+    captions: Sequence[tuple[str | None, Mapping[str, str]]]  # of each model, and word -> class for its object words
 
 
 def _lay_out(names: Sequence[str], rows: Sequence[FigureRow]) -> Figure:

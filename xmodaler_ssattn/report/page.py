@@ -58,7 +58,6 @@ def write_page(
     """Write the page into ``out``; an existing page is replaced.
 
     Args:
-        source: models and annotations.
         images: folder of pictures; None draws the boxes on blank frames.
         refer: link to the pictures instead of copying them into ``out``.
         runs: training runs whose curves are shown.

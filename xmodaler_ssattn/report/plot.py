@@ -49,17 +49,11 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a panel.
+    """One line of a panel."""
 
-    Attributes:
-        name: the label.
-        points: (x, y), in order of x.
-        place: the number of its model or run, which determines colour and dashes, equal in every panel.
-    """
-
-    name: str
-    points: Sequence[Point]
-    place: int = 0
+    name: str  # the label
+    points: Sequence[Point]  # (x, y), in order of x
+    place: int = 0  # the number of its model or run, which determines colour and dashes, equal in every panel
 
 
 @contextlib.contextmanager
@@ -87,17 +81,12 @@ def legend_key(place: int, name: str) -> Line2D:
     return Line2D([0, 1], [0, 0], label=name, **look(place))
 
 
-def is_single(lines: Sequence[Line]) -> bool:
-    """Whether no line has two points, so that there is nothing to draw."""
-    return all(len(line.points) < 2 for line in lines)
-
-
 def draw_panel(axes: Axes, lines: Sequence[Line], title: str, x_title: str, y_title: str) -> None:
     """Draw the lines with titled axes; if no line has two points, write the values instead."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, loc="left")
-    if is_single(lines):
+    if all(len(line.points) < 2 for line in lines):
         values = [f"{line.name}: {y:.4g} ({x_title} {x:g})" for line in lines for x, y in line.points]
         axes.text(0, 0.9, "\n".join(values) or "no values", transform=axes.transAxes, va="top")
         axes.set_axis_off()

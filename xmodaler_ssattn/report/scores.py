@@ -39,21 +39,17 @@ SAME = 1e-6
 class Numbers:
     """The result of ``numbers_of``, scores as fractions.
 
-    Attributes:
-        scores: for each model, score name -> value; NaN for 0/0.
-        intervals: for each model, score name -> (low, high), central 95 %.
-        comparison: for two models, score name -> ``{"a", "b", "difference", "low", "high", "p"}``.
-        classes: rows ``{"class", "annotations", "models": [{"predictions", "precision", "recall", "F1"} or None]}``.
-        cider: for each model, kind ("main", "greedy") -> image id -> CIDEr.
-        replicates: the number of resamples for the intervals; 0: no intervals.
+    A row of `classes` is {"class", "annotations", "models": [{"predictions", "precision", "recall", "F1"} or None]}.
     """
 
-    scores: list[dict[str, float]]
-    intervals: list[dict[str, tuple[float, float]]]
-    comparison: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: list[dict[str, float]]  # for each model, score name -> value; NaN for 0/0
+    intervals: list[dict[str, tuple[float, float]]]  # for each model, score name -> (low, high), central 95 %
+    cider: list[dict[str, dict[int, float]]]  # for each model, kind ("main", "greedy") -> image id -> CIDEr
+    replicates: int  # the number of resamples for the intervals; 0: no intervals
+    comparison: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # of two models: a, b, difference, low, ...
     classes: list[dict[str, Any]] = field(default_factory=list)
-    cider: list[dict[str, dict[int, float]]] = field(default_factory=list)
-    replicates: int = 0
 
 
 def numbers_of(source: Source, replicates: int | None = None) -> Numbers:
@@ -70,7 +66,7 @@ def numbers_of(source: Source, replicates: int | None = None) -> Numbers:
             )
     read = [dict(model.results.header.get("scores") or {}) for model in source.models]
     scores = [{k: math.nan if v is None else float(v) for k, v in row.items()} for row in read]
-    numbers = Numbers(scores, [{} for _ in scores], cider=[{} for _ in scores], replicates=replicates)
+    numbers = Numbers(scores, [{} for _ in scores], [{} for _ in scores], replicates)
     if source.truths:
         _recount_captions(source, numbers)
         _recount_grounding(source, numbers)
@@ -80,14 +76,13 @@ def numbers_of(source: Source, replicates: int | None = None) -> Numbers:
 def _take(source: Source, numbers: Numbers, counted: Sequence[Scores]) -> None:
     """Add recomputed scores and their intervals; a score that differs from the results gets no interval."""
     other: set[str] = set()
-    for i, scores in enumerate(counted):
-        intervals = scores.intervals
+    for scores, known, intervals in zip(counted, numbers.scores, numbers.intervals):
         for name, value in scores.values.items():
-            known = numbers.scores[i].setdefault(name, value)
-            if not (math.isclose(known, value, rel_tol=SAME, abs_tol=SAME) or math.isnan(value)):
+            old = known.setdefault(name, value)
+            if not (math.isclose(old, value, rel_tol=SAME, abs_tol=SAME) or math.isnan(value)):
                 other.add(name)
-            elif name in intervals:
-                numbers.intervals[i][name] = intervals[name]
+            elif name in scores.intervals:
+                intervals[name] = scores.intervals[name]
     if other:
         source.notices.append(
             f"The annotations give other values than the results for {', '.join(sorted(other))}, which therefore have "

@@ -23,67 +23,39 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Model:
-    """One results file, with its name on the page.
+    """One results file, with its name on the page."""
 
-    Attributes:
-        name: unique among the models of a page.
-        results: the file's content.
-        images: image id -> its result; of a repeated id, the last.
-    """
-
-    name: str
+    name: str  # unique among the models of a page
     results: Results
-    images: Mapping[int, ImageResult]
+    images: Mapping[int, ImageResult]  # image id -> its result; of a repeated id, the last
 
 
 @dataclass(frozen=True)
 class Truth:
-    """One image's annotations.
+    """One image's annotations. Several boxes of one phrase become their union, as in the published grounding metric."""
 
-    Attributes:
-        size: (width, height) pixels.
-        captions: those of the annotation file: ``{"raw", "tokens", "phrases"}``.
-        boxes: class -> the boxes of its phrases in all captions, without repeats, xyxy pixels. Several boxes of one
-            phrase become their union, as in the published grounding metric.
-    """
-
-    size: tuple[float, float]
-    captions: tuple[Mapping[str, Any], ...]
-    boxes: Mapping[str, tuple[Box, ...]]
+    size: tuple[float, float]  # (width, height) pixels
+    captions: tuple[Mapping[str, Any], ...]  # those of the annotation file: {"raw", "tokens", "phrases"}
+    boxes: Mapping[str, tuple[Box, ...]]  # class -> boxes of its phrases in all captions, no repeats, xyxy pixels
 
 
 @dataclass
 class Source:
-    """Everything that a page shows.
+    """Everything that a page shows."""
 
-    Attributes:
-        models: in the order of the command line.
-        image_ids: the images of all models, in order of first appearance.
-        truths: image id -> its annotations; empty without an annotation folder.
-        names: image id -> name of the photograph, from the results of `xmodaler caption`.
-        splits: of the results, in order.
-        annotations: the annotation folder, or None.
-        notices: one sentence per missing item.
-    """
-
-    models: tuple[Model, ...]
-    image_ids: tuple[int, ...]
-    truths: Mapping[int, Truth] = field(default_factory=dict)
-    names: Mapping[int, str] = field(default_factory=dict)
-    splits: tuple[str, ...] = ()
-    annotations: Path | None = None
-    notices: list[str] = field(default_factory=list)
+    models: tuple[Model, ...]  # in the order of the command line
+    image_ids: tuple[int, ...]  # the images of all models, in order of first appearance
+    truths: Mapping[int, Truth] = field(default_factory=dict)  # by image id; empty without an annotation folder
+    names: Mapping[int, str] = field(default_factory=dict)  # image id -> photograph's name, from `xmodaler caption`
+    splits: tuple[str, ...] = ()  # of the results, in order
+    annotations: Path | None = None  # the annotation folder
+    notices: list[str] = field(default_factory=list)  # one sentence per missing item
 
 
 def read_source(
     paths: Sequence[str | os.PathLike], names: Sequence[str] = (), annotations: str | os.PathLike | None = None
 ) -> Source:
-    """Read results files and, when given, the annotation folder that belongs to them.
-
-    Args:
-        paths: results files.
-        names: the models' names; default from the paths.
-        annotations: folder with ``{split}.json``.
+    """Read results files and, when given, the annotation folder that belongs to them; names default to the paths'.
 
     Raises:
         UserError: a file cannot be read, the number of names is not that of the paths, or a name is repeated.

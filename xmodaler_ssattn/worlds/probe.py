@@ -36,15 +36,10 @@ ALL_REGIONS_OF = 8  # all regions of every eighth image are used for the second 
 
 @dataclass(frozen=True)
 class LabelledRegions:
-    """Regions of a split.
+    """Regions of a split."""
 
-    Attributes:
-        inputs: "V" (n, D), "p" (n, 5) and, when the file has class probabilities, "c" (n, C); float32.
-        labels: (n,) int64.
-    """
-
-    inputs: Mapping[str, np.ndarray]
-    labels: np.ndarray
+    inputs: Mapping[str, np.ndarray]  # "V" (n, D), "p" (n, 5) and, where the file has it, "c" (n, C); float32
+    labels: np.ndarray  # (n,) int64
 
 
 def objects_of(image: Mapping[str, Any]) -> dict[str, list[list[float]]]:
@@ -131,16 +126,12 @@ def linear_scores(
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: the chance that a positive has a larger score than a negative, ties counted half.
 
-    Args:
-        scores: (n,). labels: (n,) of 0 and 1.
-
-    Returns:
-        NaN when there is no positive or no negative.
+    ``scores`` and ``labels`` (0 and 1) are (n,). NaN when there is no positive or no negative.
 
     >>> auc(np.array([1, 3, 2, 4]), np.array([0, 0, 1, 1]))
     0.75
     """
-    scores, positive = np.asarray(scores), np.asarray(labels).astype(bool)
+    positive = np.asarray(labels).astype(bool)
     count, rest = int(positive.sum()), int((~positive).sum())
     if not count or not rest:
         return float("nan")
@@ -162,11 +153,7 @@ def probe(splits: Splits, names: str, num_classes: int, steps: int = STEPS) -> n
 
 
 def centrality(p: np.ndarray) -> np.ndarray:
-    """Minus the distance of a region's centre from the image's, in units of the image's sides.
-
-    Args:
-        p: (n, 5), the paper's [x1, x2, y1, y2, s].
-    """
+    """Minus the distance of a region's centre from the image's, in the image's sides; p (n, 5): [x1, x2, y1, y2, s]."""
     x, y = (p[:, 0] + p[:, 1]) / 2 - 0.5, (p[:, 2] + p[:, 3]) / 2 - 0.5
     return -np.hypot(x, y)
 

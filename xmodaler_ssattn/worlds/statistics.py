@@ -12,11 +12,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from xmodaler_ssattn.boxes import area, iou, union_box
+from xmodaler_ssattn.packs.store import RegionStore
 
 MIN_IOU = 0.5  # a region reaches a box above this IoU; the metric's threshold
 CAPTIONS = 5
@@ -26,32 +27,17 @@ AREAS = (0.01, 0.05, 0.2, 1)  # the reach of the regions is counted up to each o
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of some images. Letters: n objects.
+    """The n objects of some images."""
 
-    Attributes:
-        image: (n,) int64, running number of the image.
-        label: (n,) int64, index into ``classes``; -1 without class.
-        classes: the class names that occur.
-        mentions: (n,) int64, number of captions of the image that mention it.
-        early: (n,) float64, mean over these captions of 1 / (1 + objects mentioned before it in the caption).
-        boxes: (n,) int64, number of its boxes; 0 for a mentioned object without a box.
-        box: (n, 4) float64, x1, y1, x2, y2 of the box around them as fractions of the sides; NaN without box.
-        pixel: (n,) float64, area of one pixel.
-        totals: images, captions, phrases, words, boxes (each once per image).
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    classes: tuple[str, ...]
-    mentions: np.ndarray
-    early: np.ndarray
-    boxes: np.ndarray
-    box: np.ndarray
-    pixel: np.ndarray
-    totals: Mapping[str, int]
-
-    def __len__(self) -> int:
-        return len(self.image)
+    image: np.ndarray  # (n,) int64, running number of the image
+    label: np.ndarray  # (n,) int64, index into ``classes``; -1 without class
+    classes: tuple[str, ...]  # the class names that occur
+    mentions: np.ndarray  # (n,) int64, number of captions of the image that mention it
+    early: np.ndarray  # (n,) float64, mean over these captions of 1 / (1 + objects mentioned before it in the caption)
+    boxes: np.ndarray  # (n,) int64, number of its boxes; 0 for a mentioned object without a box
+    box: np.ndarray  # (n, 4) float64, x1, y1, x2, y2 around them as fractions of the sides; NaN without box
+    pixel: np.ndarray  # (n,) float64, area of one pixel
+    totals: Mapping[str, int]  # images, captions, phrases, words, boxes (each once per image)
 
 
 def collect_objects(images: Iterable[Mapping[str, Any]]) -> Objects:
@@ -131,7 +117,7 @@ def annotation_statistics(objects: Objects) -> dict[str, float]:
         "words_per_caption": _ratio(totals["words"], totals["captions"]),
         "phrases_per_caption": _ratio(totals["phrases"], totals["captions"]),
         "boxes_per_image": _ratio(totals["boxes"], totals["images"]),
-        "objects_per_image": _ratio(len(objects), totals["images"]),
+        "objects_per_image": _ratio(len(objects.image), totals["images"]),
         "without_box": _mean(objects.boxes == 0),
         "several_boxes": _mean(objects.boxes[known] > 1),
         "median_area": float(np.median(wide * tall)) if len(box) else math.nan,
@@ -205,13 +191,7 @@ def linear_discriminant(inputs: np.ndarray, labels: np.ndarray, others: np.ndarr
     return names[scores.argmax(axis=1)]
 
 
-class RegionBoxes(Protocol):
-    """The required interface of a ``RegionStore``."""
-
-    def boxes_px(self, image_id: int) -> np.ndarray: ...
-
-
-def region_statistics(images: Iterable[Mapping[str, Any]], store: RegionBoxes) -> dict[str, float]:
+def region_statistics(images: Iterable[Mapping[str, Any]], store: RegionStore) -> dict[str, float]:
     """Coverage of the boxes by the regions of their images: IoU (without the added pixel) above ``MIN_IOU``.
 
     ``regions_per_image``; ``reach``: share of the annotated boxes (each once per image) that a region reaches;
@@ -219,9 +199,7 @@ def region_statistics(images: Iterable[Mapping[str, Any]], store: RegionBoxes) -
     ``reach_of_words``: share of the phrases with a class and a box whose box (several become their union) is reached;
     ``positives_per_word``: mean number of regions that reach such a box, over all these phrases.
     """
-    reached: list[np.ndarray] = [np.zeros(0)]
-    areas, positives = reached.copy(), reached.copy()
-    counts = []
+    reached, areas, positives, counts = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)], []
     for image in images:
         regions_px = store.boxes_px(image["image_id"])
         counts.append(len(regions_px))
