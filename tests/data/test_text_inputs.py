@@ -21,7 +21,7 @@ from xmodaler_ssattn.host import NAME, UPSTREAM, load_vocab
 from xmodaler_ssattn.packs.convert import read_sizes
 from xmodaler_ssattn.report.curves import read_run
 from xmodaler_ssattn.reproduce.plan import read_plan
-from xmodaler_ssattn.worlds.simulated.captions_content import read_captions
+from xmodaler_ssattn.worlds.simulated.captions_world import read_captions
 
 CAPTION = {"raw": "A café .", "tokens": ["a", "café"], "phrases": []}
 IMAGE = {"image_id": 12, "width": 9, "height": 8, "captions": [CAPTION]}

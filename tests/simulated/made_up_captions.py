@@ -11,10 +11,13 @@ from pathlib import Path
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions, Settings
-from xmodaler_ssattn.worlds.simulated.appearance import regions_of
-from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, understand_captions
-from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, make_captions_world
-from xmodaler_ssattn.worlds.simulated.detector import detect_invented
+from xmodaler_ssattn.worlds.simulated.captions_world import (
+    CaptionedImage,
+    CaptionsWorld,
+    make_captions_world,
+    understand_captions,
+)
+from xmodaler_ssattn.worlds.simulated.detector import detect_invented, regions_of
 from xmodaler_ssattn.worlds.simulated.world import Layout
 
 NAMES = "man guy woman dog ball shirt hat street tree car bench bird guitar ladder bucket"

@@ -10,11 +10,15 @@ from xmodaler_ssattn.boxes import area, iou
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.lemmas import noun_lemma
 from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions, Settings
-from xmodaler_ssattn.worlds.simulated.annotations_content import problems_of, understand_record
 from xmodaler_ssattn.worlds.simulated.annotations_dataset import simulate_annotated
-from xmodaler_ssattn.worlds.simulated.annotations_layout import collect_donors, column_of, real_layout
-from xmodaler_ssattn.worlds.simulated.appearance import regions_of
-from xmodaler_ssattn.worlds.simulated.detector import detect_real
+from xmodaler_ssattn.worlds.simulated.annotations_world import (
+    collect_donors,
+    column_of,
+    problems_of,
+    real_layout,
+    understand_record,
+)
+from xmodaler_ssattn.worlds.simulated.detector import detect_real, regions_of
 from xmodaler_ssattn.worlds.simulated.world import Layout, World, make_world
 
 

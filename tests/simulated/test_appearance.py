@@ -11,8 +11,7 @@ from worlds.tools import load_tool
 from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, describe
 from xmodaler_ssattn.worlds.simulated import AnnotationsAssumptions
-from xmodaler_ssattn.worlds.simulated.appearance import common_noise, regions_of
-from xmodaler_ssattn.worlds.simulated.detector import detect_real
+from xmodaler_ssattn.worlds.simulated.detector import common_noise, detect_real, regions_of
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from simulated.made_up_captions import hear, invented_captions, write_captions
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.worlds.simulated.captions_content import learn_habits, read_captions
+from xmodaler_ssattn.worlds.simulated.captions_world import learn_habits, read_captions
 from xmodaler_ssattn.worlds.simulated.dataset import choose_images
 
 FIVE = [

@@ -9,8 +9,7 @@ from simulated.made_up_captions import CLASSES, hear, invent, small_world
 from xmodaler_ssattn.boxes import area
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.worlds.simulated import CaptionsAssumptions
-from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedObject
-from xmodaler_ssattn.worlds.simulated.captions_layout import invent_layout
+from xmodaler_ssattn.worlds.simulated.captions_world import CaptionedObject, invent_layout
 from xmodaler_ssattn.worlds.simulated.class_priors import KIN, PRIORS, prior_of
 
 SAMPLES = 400

@@ -5,11 +5,9 @@ import pytest
 
 from simulated.made_up_captions import hear, invent, regions_in, small_world
 from xmodaler_ssattn.boxes import area, iou
-from xmodaler_ssattn.worlds.simulated.appearance import shares
-from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedObject
 from xmodaler_ssattn.worlds.simulated.captions_dataset import simulate_captioned
-from xmodaler_ssattn.worlds.simulated.captions_layout import invent_layout
-from xmodaler_ssattn.worlds.simulated.detector import detect_invented
+from xmodaler_ssattn.worlds.simulated.captions_world import CaptionedObject, invent_layout
+from xmodaler_ssattn.worlds.simulated.detector import detect_invented, shares
 from xmodaler_ssattn.worlds.simulated.world import Layout, generator
 
 

@@ -8,7 +8,7 @@ import pytest
 from simulated.made_up_captions import hear, invent, regions_in, small_world
 from xmodaler_ssattn.boxes import iou
 from xmodaler_ssattn.worlds.simulated.captions_dataset import simulate_captioned
-from xmodaler_ssattn.worlds.simulated.captions_layout import invent_layout
+from xmodaler_ssattn.worlds.simulated.captions_world import invent_layout
 from xmodaler_ssattn.worlds.simulated.dataset import derangement
 
 

@@ -14,17 +14,7 @@ from msgspec import Struct
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import read_json, read_lines
-from xmodaler_ssattn.report.plot import (
-    HEIGHT,
-    INK,
-    WIDTH,
-    Line,
-    Point,
-    draw_panel,
-    drawing,
-    legend_key,
-    to_svg,
-)
+from xmodaler_ssattn.report.plot import HEIGHT, INK, WIDTH, Line, Point, draw_panel, drawing, legend_key, to_svg
 from xmodaler_ssattn.schema import typed
 
 MOST_POINTS = 300
@@ -42,10 +32,6 @@ class Run:
     name: str  # as shown
     series: dict[str, list[Point]]  # scalar name -> [(iteration, value), ...] in order; finite values only
     epochs: dict[float, int]  # iteration of an evaluation -> its epoch, if the results files give it
-
-    def cross_entropy(self) -> Sequence[Point]:
-        """The training points of the cross-entropy; empty for a run of other losses."""
-        return self.series.get(cross_entropy_name(self.series), ())
 
     def epoch_at(self, iteration: float) -> float:
         """The number of epochs up to that iteration, with a fraction."""
@@ -196,8 +182,11 @@ def _plot(name: str, runs: Sequence[Run], places: Mapping[str, int]) -> str:
     from matplotlib.figure import Figure
 
     title, unit, scale = title_unit_scale(name)
-    series = {run: run.cross_entropy() if name == CROSS_ENTROPY else run.series.get(name, ()) for run in runs}
-    series = {run: points for run, points in series.items() if points}
+    series = {}
+    for run in runs:
+        own = cross_entropy_name(run.series) if name == CROSS_ENTROPY else name
+        if own in run.series:
+            series[run] = run.series[own]
     by_epoch = all(run.epochs for run in series)
     x_title = "epoch" if by_epoch else "step"
     lines, values = [], []

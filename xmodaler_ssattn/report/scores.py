@@ -39,16 +39,15 @@ SAME = 1e-6
 class Numbers:
     """The result of ``numbers_of``, scores as fractions.
 
-    A row of `classes` is {"class", "annotations", "models": [{"predictions", "precision", "recall", "F1"} or None]}.
+    comparison: of two models, score name -> {"a", "b", "difference", "low", "high", "p"};
+    classes: rows {"class", "annotations", "models": [{"predictions", "precision", "recall", "F1"} or None]}.
     """
 
     scores: list[dict[str, float]]  # for each model, score name -> value; NaN for 0/0
     intervals: list[dict[str, tuple[float, float]]]  # for each model, score name -> (low, high), central 95 %
     cider: list[dict[str, dict[int, float]]]  # for each model, kind ("main", "greedy") -> image id -> CIDEr
     replicates: int  # the number of resamples for the intervals; 0: no intervals
-    comparison: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # of two models: a, b, difference, low, ...
+    comparison: dict[str, dict[str, float]] = field(default_factory=dict)
     classes: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -74,7 +74,9 @@ def describe(images: Sequence[Regions]) -> dict[str, Any]:
         cosines.append((own @ own.T)[upper])
     overlap, cosine = np.concatenate(overlaps), np.concatenate(cosines)
     bins = [np.searchsorted(IOU_BINS, overlap) == number for number in range(len(IOU_BINS))]
-    found = {
+    known = [image.class_probs[:, 1:].max(axis=1) for image in images if image.class_probs is not None]
+    confidence = np.concatenate(known) if len(known) == len(images) else None
+    return {
         "images": len(images),
         "regions": len(features),
         "cosine_by_iou": {
@@ -91,17 +93,10 @@ def describe(images: Sequence[Regions]) -> dict[str, Any]:
         "zeros_deviation": _rounded(zero.std()),
         "zeros_and_log_area": _correlation(zero, log_area),
         "norm_and_log_area": _correlation(norm, log_area),
-        "confidence": None,
-        "confidence_quantiles": None,
-        "confidence_and_log_area": None,
+        "confidence": None if confidence is None else _rounded(confidence.mean()),
+        "confidence_quantiles": None if confidence is None else [*map(_rounded, np.percentile(confidence, QUANTILES))],
+        "confidence_and_log_area": None if confidence is None else _correlation(confidence, log_area),
     }
-    known = [image.class_probs[:, 1:].max(axis=1) for image in images if image.class_probs is not None]
-    if len(known) == len(images):
-        confidence = np.concatenate(known)
-        found["confidence"] = _rounded(confidence.mean())
-        found["confidence_quantiles"] = [_rounded(q) for q in np.percentile(confidence, QUANTILES)]
-        found["confidence_and_log_area"] = _correlation(confidence, log_area)
-    return found
 
 
 def _between(unit: np.ndarray, of_image: Sequence[np.ndarray]) -> float | None:

@@ -36,18 +36,11 @@ MIN_LIKENESS = 0.2  # less likely candidates are left out
 SHARE_OF_OBJECTS = 0.45  # of the boxes, as in the data set; the others are background
 
 
-def propose_from_picture(
-    picture: Image.Image, class_probs: Callable[[np.ndarray], np.ndarray], num_regions: int = NUM_REGIONS
-) -> np.ndarray:
-    """Boxes from the pixels only; the same picture always gives the same ones.
+def propose_from_picture(picture: Image.Image, class_probs: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Boxes from the pixels only, (NUM_REGIONS, 4) float32 xyxy; the same picture always gives the same ones.
 
-    Args:
-        picture: of any size.
-        class_probs: (n, 4) boxes -> (n, C) what each crop shows, background first.
-
-    Returns:
-        (num_regions, 4) float32 xyxy pixels: the best candidates, each object once, jittered copies of them, and
-        background boxes, in the shares that the data set has.
+    They are the best candidates, each object once, jittered copies of them, and background boxes, in the shares that
+    the data set has. ``class_probs``: (n, 4) boxes -> (n, C) what each crop shows, background first.
     """
     picture = picture.convert("RGB")
     width, height = picture.size
@@ -56,13 +49,12 @@ def propose_from_picture(
     small = picture if shrink == 1.0 else picture.resize((round(width / shrink), round(height / shrink)))
     boxes = [inside([shrink * side for side in box], width, height) for box in candidates(small)]
     found = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-    wanted = round(num_regions * SHARE_OF_OBJECTS)
-    kept = _best(found, _likeness(found, class_probs, width, height), num_regions) if len(found) else []
+    kept = _best(found, _likeness(found, class_probs, width, height)) if len(found) else []
     objects = [tuple(box) for box in found[kept].tolist()]
     boxes = list(objects)
-    while objects and len(boxes) < wanted:
+    while objects and len(boxes) < round(NUM_REGIONS * SHARE_OF_OBJECTS):
         boxes.append(jittered(objects[len(boxes) % len(objects)], width, height, rng))
-    return fill_with_background(boxes, objects, width, height, num_regions, rng)
+    return fill_with_background(boxes, objects, width, height, rng)
 
 
 def _likeness(
@@ -76,12 +68,12 @@ def _likeness(
     return probs.mean(axis=0)[:, 1:].max(axis=1)
 
 
-def _best(boxes_px: np.ndarray, likeness: np.ndarray, most: int) -> list[int]:
-    """Numbers of the likeliest boxes, at most `most`; a part of a likelier box, or a box around one, is left out."""
+def _best(boxes_px: np.ndarray, likeness: np.ndarray) -> list[int]:
+    """Numbers of the likeliest boxes, at most NUM_REGIONS; no part of a likelier box, and no box around one."""
     kept: list[int] = []
     score = likeness * area(boxes_px) ** SIZE_BONUS
     for number in np.argsort(-score, kind="stable").tolist():
-        if len(kept) == most:
+        if len(kept) == NUM_REGIONS:
             break
         if kept and likeness[number] < MIN_LIKENESS:
             continue
@@ -169,13 +161,9 @@ def _unions(boxes: np.ndarray, sizes: np.ndarray, whole_size: int) -> list[np.nd
 
 # --- connected parts -----------------------------------------------------------------------------------
 def label(values: np.ndarray) -> np.ndarray:
-    """Number the connected parts of equal value.
+    """Number the connected parts of equal value; pixels are neighbours when they share a side.
 
-    Args:
-        values: (h, w) integers; 0 is empty. Pixels are neighbours when they share a side.
-
-    Returns:
-        (h, w) int64: 0 where empty, else the number of the part, from 1 in the order of its first pixel.
+    (h, w) integers, 0 is empty -> (h, w) int64, 0 or the number of the part, from 1 in the order of its first pixel.
 
     >>> label(np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [2, 0, 2]]))
     array([[1, 0, 1],

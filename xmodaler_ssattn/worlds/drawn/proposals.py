@@ -18,17 +18,18 @@ NUM_REGIONS = 36
 JITTER = 0.12  # standard deviation of a side's and the centre's error, as a share of the box's width or height
 MAX_BACKGROUND_IOU = 0.3
 MIN_SIDE_PX = 6.0
+Box = tuple[float, ...]
 
 
-def propose_from_scene(scene: Scene, num_regions: int = NUM_REGIONS) -> np.ndarray:
-    """(num_regions, 4) float32 xyxy pixels: two or three boxes for each object, then background boxes."""
+def propose_from_scene(scene: Scene) -> np.ndarray:
+    """(NUM_REGIONS, 4) float32 xyxy pixels: two or three boxes for each object, then background boxes."""
     rng = random.Random(f"{scene.seed}/proposals")
     objects = [tuple(map(float, item.box_px)) for item in scene.objects]
     boxes = [jittered(box, scene.width, scene.height, rng) for box in objects for _ in range(rng.choice((2, 3)))]
-    return fill_with_background(boxes[:num_regions], objects, scene.width, scene.height, num_regions, rng)
+    return fill_with_background(boxes[:NUM_REGIONS], objects, scene.width, scene.height, rng)
 
 
-def jittered(box: Sequence[float], width: int, height: int, rng: random.Random) -> tuple[float, ...]:
+def jittered(box: Box, width: int, height: int, rng: random.Random) -> Box:
     """The box with its centre moved and its sides changed by errors of JITTER, kept inside the picture."""
     x1, y1, x2, y2 = box
     wide, tall = x2 - x1, y2 - y1
@@ -39,7 +40,7 @@ def jittered(box: Sequence[float], width: int, height: int, rng: random.Random) 
     return inside((x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2), width, height)
 
 
-def inside(box: Sequence[float], width: int, height: int) -> tuple[float, ...]:
+def inside(box: Sequence[float], width: int, height: int) -> Box:
     """The box clipped to the picture, with sides of MIN_SIDE_PX at least."""
     x1, x2 = _clip(box[0], box[2], width)
     y1, y2 = _clip(box[1], box[3], height)
@@ -55,18 +56,13 @@ def _clip(low: float, high: float, size: int) -> tuple[float, float]:
 
 
 def fill_with_background(
-    boxes: list[tuple[float, ...]],
-    objects: Sequence[Sequence[float]],
-    width: int,
-    height: int,
-    num_regions: int,
-    rng: random.Random,
+    boxes: Sequence[Box], objects: Sequence[Box], width: int, height: int, rng: random.Random
 ) -> np.ndarray:
-    """Add boxes of the objects' sizes at places that no object fills, up to `num_regions`."""
+    """Add boxes of the objects' sizes at places that no object fills, up to NUM_REGIONS."""
     sizes = [(x2 - x1, y2 - y1) for x1, y1, x2, y2 in objects] or [(0.2 * width, 0.2 * height)]
     known = np.asarray(objects, dtype=np.float64).reshape(-1, 4)
     boxes = list(boxes)
-    while len(boxes) < num_regions:
+    while len(boxes) < NUM_REGIONS:
         for _ in range(5):  # after five tries in a crowded picture any place will do
             wide, tall = (side * rng.uniform(0.8, 1.25) for side in rng.choice(sizes))
             x, y = rng.uniform(0, max(0.0, width - wide)), rng.uniform(0, max(0.0, height - tall))

@@ -44,11 +44,8 @@ def fit_softmax(inputs: np.ndarray, labels: np.ndarray, num_classes: int) -> tup
 
     The inputs are whitened first: gradient descent with momentum then needs few steps, and no random start.
 
-    Args:
-        inputs: (n, D) float32; labels: (n,) integers in 0..num_classes - 1.
-
     Returns:
-        W (D, C) and b (C,), float32, for the inputs as given.
+        W (D, C) and b (C,), float32, for inputs (n, D) float32 and labels (n,), integers in 0..C - 1.
     """
     mean = inputs.mean(axis=0, dtype=np.float64)
     centred = (inputs - mean).astype(np.float32)
@@ -86,15 +83,13 @@ class SceneRegionMaker:
     Args:
         arrays: mean (E,), kind_weights (E, C), kind_bias (C,), colour_weights (E, A), colour_bias (A,),
             projection P (E + C - 1 + A, D) with s multiplied into its first E rows; all float32.
-        class_names: C - 1 names, of the columns after the background.
-        num_regions: regions per picture.
     """
 
-    def __init__(
-        self, arrays: dict[str, np.ndarray], class_names: tuple[str, ...] = CLASS_NAMES, num_regions: int = NUM_REGIONS
-    ) -> None:
+    num_regions = NUM_REGIONS  # per picture
+    num_classes = len(CLASS_NAMES) + 1  # C, with the background
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self._arrays = arrays
-        self.class_names, self.num_regions = tuple(class_names), num_regions
 
     @classmethod
     def fit(
@@ -109,7 +104,7 @@ class SceneRegionMaker:
             feature_dim: D.
         """
         objects = labels > 0
-        kind_weights, kind_bias = fit_softmax(descriptors, labels, len(CLASS_NAMES) + 1)
+        kind_weights, kind_bias = fit_softmax(descriptors, labels, cls.num_classes)
         colour_weights, colour_bias = fit_softmax(descriptors[objects], colours[objects], len(COLOUR_NAMES))
         rng = np.random.default_rng(PROJECTION_SEED)
         inputs = DESCRIPTOR_DIM + len(CLASS_NAMES) + len(COLOUR_NAMES)
@@ -123,11 +118,6 @@ class SceneRegionMaker:
     @property
     def feature_dim(self) -> int:
         return self._arrays["projection"].shape[1]
-
-    @property
-    def num_classes(self) -> int:
-        """C, with the background."""
-        return len(self._arrays["kind_bias"])
 
     def class_probs(self, descriptors: np.ndarray) -> np.ndarray:
         """(n, E) -> c (n, C) float32, background first; each row sums to 1."""
@@ -164,7 +154,7 @@ class SceneRegionMaker:
             return descriptors, self.class_probs(descriptors)
 
         if boxes_px is None:
-            boxes_px = propose_from_picture(picture, lambda boxes: described(boxes)[1], self.num_regions)
+            boxes_px = propose_from_picture(picture, lambda boxes: described(boxes)[1])
         boxes = np.asarray(boxes_px, dtype=np.float32)
         descriptors, probs = described(boxes)
         order, features = self.order(probs), self.features(descriptors, probs)
@@ -173,7 +163,7 @@ class SceneRegionMaker:
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as npz, without pickles."""
         with atomic_path(path) as temporary:
-            np.savez(temporary, **self._arrays, class_names=self.class_names, num_regions=self.num_regions)  # type: ignore[arg-type]
+            np.savez(temporary, **self._arrays, class_names=CLASS_NAMES, num_regions=NUM_REGIONS)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SceneRegionMaker:
@@ -192,8 +182,7 @@ class SceneRegionMaker:
             found = read_npz(path, (*_SHAPES, "class_names", "num_regions"))
         except UserError as error:
             raise UserError(f"The region maker {error} Draw the sample scenes again.") from error
-        names = found["class_names"].tolist()
-        sizes = {"E": DESCRIPTOR_DIM, "C": len(names) + 1, "A": len(COLOUR_NAMES)}
+        sizes = {"E": DESCRIPTOR_DIM, "C": cls.num_classes, "A": len(COLOUR_NAMES)}
         sizes["F"] = sizes["E"] + sizes["C"] - 1 + sizes["A"]
         sizes["D"] = found["projection"].size // sizes["F"]
         for name, letters in _SHAPES.items():
@@ -203,4 +192,4 @@ class SceneRegionMaker:
                     f"The region maker {path}: {name} has shape {shape}, expected {wanted}; another version made it. "
                     "Draw the sample scenes again."
                 )
-        return cls({name: found[name] for name in _SHAPES}, tuple(names), int(found["num_regions"]))
+        return cls({name: found[name] for name in _SHAPES})

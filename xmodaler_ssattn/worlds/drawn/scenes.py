@@ -69,8 +69,7 @@ class Scene:
 def looks_drawn(picture: Image.Image) -> bool:
     """Whether a picture may be one of these scenes, by its size and the share of flat areas.
 
-    Of 60 scenes, saved as JPEG, 84 to 92 % of the neighbours in a row hardly differ; of 12 photographs at that size, 15
-    to 78 %.
+    In 60 scenes, saved as JPEG, 84 to 92 % of neighbours in a row hardly differ; in 12 photographs 15 to 78 %.
     """
     if picture.size not in SIZES:
         return False
@@ -90,16 +89,12 @@ def make_scene(seed: int, index: int) -> Scene:
 
 
 def _try_scene(rng: random.Random, image_id: int, key: str) -> Scene:
-    width, height = rng.choice(SIZES)
-    place = rng.choice(PLACES)
-    horizon = rng.uniform(0.34, 0.44)
-    placed: list[SceneObject] = []
-    for kind, colour in _choose_objects(rng, place):
-        item = _place(rng, kind, colour, width, height, place, horizon, placed)
+    scene = Scene(image_id, key, *rng.choice(SIZES), rng.choice(PLACES), rng.uniform(0.34, 0.44), ())
+    for kind, colour in _choose_objects(rng, scene.place):
+        item = _place(rng, kind, colour, scene)
         if item is not None:
-            placed.append(item)
-    placed.sort(key=lambda item: (item.box_px[3], item.box_px[0]))
-    return Scene(image_id, key, width, height, place, horizon, tuple(placed))
+            scene = replace(scene, objects=(*scene.objects, item))
+    return replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: (item.box_px[3], item.box_px[0]))))
 
 
 def _choose_objects(rng: random.Random, place: Place) -> list[tuple[Kind, str]]:
@@ -107,7 +102,7 @@ def _choose_objects(rng: random.Random, place: Place) -> list[tuple[Kind, str]]:
     count = rng.randint(MIN_OBJECTS, MAX_OBJECTS)
     duplicated = rng.random() < DUPLICATE_CHANCE
     same_colour = rng.random() < SAME_COLOUR_CHANCE
-    zones = {"sky": MAX_IN_SKY, "water": MAX_ON_WATER if place.name == "beach" else 0}
+    zones = {"ground": count, "sky": MAX_IN_SKY, "water": MAX_ON_WATER if place.name == "beach" else 0}
     pool = list(KINDS)
     rng.shuffle(pool)
     if place.name == "beach" and rng.random() < 0.7:
@@ -116,30 +111,19 @@ def _choose_objects(rng: random.Random, place: Place) -> list[tuple[Kind, str]]:
     for kind in pool:
         if len(chosen) == count - duplicated:
             break
-        if zones.get(kind.zone, 1) > 0:
-            if kind.zone in zones:
-                zones[kind.zone] -= 1
+        if zones[kind.zone] > 0:
+            zones[kind.zone] -= 1
             chosen.append((kind, rng.choice(kind.colours)))
     if duplicated:
-        options = [pair for pair in chosen if zones.get(pair[0].zone, 1) > 0]
-        kind, colour = rng.choice(options)
+        kind, colour = rng.choice([pair for pair in chosen if zones[pair[0].zone] > 0])
         others = [name for name in kind.colours if name != colour]
         chosen.append((kind, colour if same_colour else rng.choice(others)))
     return sorted(chosen, key=lambda pair: -pair[0].height * pair[0].aspect)
 
 
-def _place(
-    rng: random.Random,
-    kind: Kind,
-    colour: str,
-    width: int,
-    height: int,
-    place: Place,
-    horizon: float,
-    placed: list[SceneObject],
-) -> SceneObject | None:
+def _place(rng: random.Random, kind: Kind, colour: str, scene: Scene) -> SceneObject | None:
     """Find a place where the object hides little; None after forty tries, each with a slightly smaller object."""
-    side, line, shore = min(width, height), round(horizon * height), ground_starts(place, height, horizon)
+    width, height = scene.width, scene.height
     shade = rng.uniform(0.9, 1.06)
     tint: Colour = tuple(max(0, min(255, int(c * shade))) for c in COLOURS[colour])  # type: ignore[assignment]
     pose, mirrored = rng.choice(kind.poses), rng.random() < 0.5
@@ -148,14 +132,14 @@ def _place(
         scale = (0.6 + 0.6 * near) * rng.uniform(0.85, 1.2) * 0.985**attempt
         if kind.zone == "sky":
             scale = rng.uniform(0.65, 1.3) * 0.985**attempt
-        tall = max(14, round(scale * kind.height * side))
+        tall = max(14, round(scale * kind.height * min(width, height)))
         wide = max(10, round(tall * kind.aspect))
-        bottom = _base_line(kind.zone, near, line, shore, height, tall, rng)
+        bottom = _base_line(kind.zone, near, scene, tall, rng)
         left, top = rng.randint(2, max(2, width - wide - 2)), round(bottom) - tall
         if top < 2 or left + wide > width - 1 or bottom > height - 1:
             continue
         tile_px = (left, top, left + wide, top + tall)
-        if all(_hidden(tile_px, other.tile_px) <= MAX_HIDDEN for other in placed):
+        if all(_hidden(tile_px, other.tile_px) <= MAX_HIDDEN for other in scene.objects):
             item = SceneObject(kind, colour, tint, pose, mirrored, scale, tile_px, tile_px)
             opaque = item.draw_tile().getchannel("A").point(lambda value: 255 * (value >= 128))
             x1, y1, x2, y2 = opaque.getbbox() or (0, 0, wide, tall)
@@ -163,8 +147,10 @@ def _place(
     return None
 
 
-def _base_line(zone: str, near: float, line: int, shore: int, height: int, tall: int, rng: random.Random) -> float:
+def _base_line(zone: str, near: float, scene: Scene, tall: int, rng: random.Random) -> float:
     """The y of the object's lowest row: its feet on the ground, its keel in the water, or a height in the sky."""
+    height, line = scene.height, round(scene.horizon * scene.height)
+    shore = ground_starts(scene.place, height, scene.horizon)
     if zone == "sky":
         return rng.uniform(tall + 2, max(tall + 3, line + 0.3 * tall))
     if zone == "water":

@@ -23,12 +23,17 @@ from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.worlds.pixels import BOTTOM_UP, describe
-from xmodaler_ssattn.worlds.simulated.annotations_content import AnnotatedImage, problems_of, understand_record
-from xmodaler_ssattn.worlds.simulated.annotations_layout import Donors, collect_donors, real_layout
-from xmodaler_ssattn.worlds.simulated.appearance import regions_of
+from xmodaler_ssattn.worlds.simulated.annotations_world import (
+    AnnotatedImage,
+    Donors,
+    collect_donors,
+    problems_of,
+    real_layout,
+    understand_record,
+)
 from xmodaler_ssattn.worlds.simulated.assumptions import AnnotationsAssumptions, Settings
 from xmodaler_ssattn.worlds.simulated.dataset import REGIONS, Simulated, Splits, WorldSource
-from xmodaler_ssattn.worlds.simulated.detector import detect_real
+from xmodaler_ssattn.worlds.simulated.detector import detect_real, regions_of
 from xmodaler_ssattn.worlds.simulated.world import World, make_world
 from xmodaler_ssattn.worlds.statistics import AREAS, region_statistics
 

@@ -21,13 +21,18 @@ from xmodaler_ssattn.data.prepare import PrepareReport
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.worlds import official_layout
-from xmodaler_ssattn.worlds.simulated.appearance import regions_of
 from xmodaler_ssattn.worlds.simulated.assumptions import CaptionsAssumptions, Settings
-from xmodaler_ssattn.worlds.simulated.captions_content import CaptionedImage, read_captions, understand_captions
-from xmodaler_ssattn.worlds.simulated.captions_layout import CaptionsWorld, invent_layout, make_captions_world
+from xmodaler_ssattn.worlds.simulated.captions_world import (
+    CaptionedImage,
+    CaptionsWorld,
+    invent_layout,
+    make_captions_world,
+    read_captions,
+    understand_captions,
+)
 from xmodaler_ssattn.worlds.simulated.class_priors import prior_of
 from xmodaler_ssattn.worlds.simulated.dataset import Simulated, Splits, WorldSource
-from xmodaler_ssattn.worlds.simulated.detector import detect_invented
+from xmodaler_ssattn.worlds.simulated.detector import detect_invented, regions_of
 from xmodaler_ssattn.worlds.simulated.world import Layout
 
 

@@ -202,12 +202,7 @@ def new_folder(out_dir: Path) -> Iterator[Path]:
 
 # --- region files -------------------------------------------------------------------------------------
 def write_regions(
-    folder: Path,
-    settings: Settings,
-    chosen: Splits,
-    make: Callable[[int], Simulated],
-    workers: int,
-    source: str,
+    folder: Path, settings: Settings, chosen: Splits, make: Callable[[int], Simulated], workers: int, source: str
 ) -> Iterator[Simulated]:
     """Write the region files, and yield what ``make`` makes for each image, with regions in the file's dtype."""
     ids = [image_id for split in SPLITS for image_id in chosen[split]]

@@ -26,13 +26,12 @@ _PREPOSITIONS = _words(
     "in on at of with by near from into onto over under through along across beside behind between among around "
     "against off during for inside outside towards toward without atop down up past next front while as"
 )
-_OTHER_STOPS = _words(
+# The finite verbs in it end a phrase; as actions they count in their far more frequent form with -ing.
+_STOPS = _PREPOSITIONS | _words(
     "and or but to is are was were be been being has have had do does did not he she it they who which what where when "
     "there here him them himself herself themselves i we you very just also out away together so than then if can "
     "looks look stands sits walks runs plays holds wears rides watch watches play hold wear walk run sit"
 )
-# The finite verbs in it end a phrase; as actions they count in their far more frequent form with -ing.
-_STOPS = _PREPOSITIONS | _OTHER_STOPS
 # Nouns of the class list that captions also use as verbs: they are nouns only after a determiner or a preposition.
 _ALSO_VERBS = _words(
     "stand ride slide swing rock dress face work step wave drink hand head back park mask drum line log set smile "
@@ -106,9 +105,7 @@ def is_grammar(word: str) -> bool:
 
 
 def _is_noun(words: Sequence[str], names: Sequence[str | None], position: int, name: str) -> bool:
-    if name not in _ALSO_VERBS and words[position] not in _ALSO_VERBS:
-        return True
-    if position == 0:
+    if position == 0 or (name not in _ALSO_VERBS and words[position] not in _ALSO_VERBS):
         return True
     before = words[position - 1]
     if before in _DETERMINERS or before in _PREPOSITIONS:
