@@ -49,11 +49,10 @@ def cross_entropy_name(names: Collection[str]) -> str:
 
 
 def read_run(folder: str | os.PathLike, name: str | None = None) -> Run:
-    """Read ``folder/metrics.json``: one JSON object per line, as both hosts write it.
+    """Read ``folder/metrics.json``: one JSON object per line. An incomplete last line is ignored: a run may be writing.
 
     Raises:
-        UserError: the file does not exist, or a line is not a JSON object. An incomplete last line is ignored: the run
-            may still be writing it.
+        UserError: the file does not exist, or a line is not a JSON object.
     """
     folder = Path(folder)
     path = folder / "metrics.json"
@@ -103,9 +102,7 @@ def _epochs(folder: Path, series: dict[str, list[Point]]) -> dict[float, int]:
 def curves_html(runs: Sequence[Run], models: Sequence[str] = (), *, opened: bool = True) -> str:
     """All plots of all runs, in a collapsible part of the page; "" without a run. Every text is escaped.
 
-    Args:
-        models: names in the order of the page's colours; a run with the name of a model gets that model's colour.
-        opened: whether the part is open at first.
+    ``models`` are names in the order of the page's colours; a run with the name of a model gets that model's colour.
     """
     if not runs:
         return ""

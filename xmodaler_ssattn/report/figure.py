@@ -44,20 +44,19 @@ def choose_images(source: Source, wanted: Sequence[int] | None) -> list[int]:
 
     def judged(model: Model, image_id: int) -> str:
         caption, truth = _caption(model, image_id), source.truths.get(image_id)
-        return "" if caption is None or truth is None else verdicts(caption, model.results.object_words, truth.boxes)
+        return verdicts(caption or "", model.results.object_words, truth.boxes if truth else None)
 
     first, last = source.models[0], source.models[-1]
-    telling = [
-        i
-        for i in source.image_ids
-        if WRONG in judged(first, i) and RIGHT in judged(last, i) and WRONG not in judged(last, i)
-    ]
-    return (telling + [i for i in source.image_ids if i not in telling])[:IMAGES]
+
+    def is_telling(image_id: int) -> bool:
+        now = judged(last, image_id)
+        return RIGHT in now and WRONG not in now and WRONG in judged(first, image_id)
+
+    return sorted(source.image_ids, key=is_telling, reverse=True)[:IMAGES]
 
 
 def _caption(model: Model, image_id: int) -> str | None:
-    image = model.images.get(image_id)
-    return None if image is None else next(iter(versions(image).values()))
+    return next(iter(versions(model.images.get(image_id)).values()), None)
 
 
 def save_figure(prefix: Path, source: Source, image_ids: Sequence[int], pictures: Mapping[int, Path]) -> list[Path]:

@@ -55,16 +55,13 @@ def write_page(
     title: str = "Grounded captions",
     replicates: int | None = None,
 ) -> Path:
-    """Write the page into ``out``; an existing page is replaced.
+    """Write the page into ``out``, or replace the page there; returns the path of its ``index.html``.
 
     Args:
         images: folder of pictures; None draws the boxes on blank frames.
         refer: link to the pictures instead of copying them into ``out``.
         runs: training runs whose curves are shown.
         replicates: see ``numbers_of``.
-
-    Returns:
-        the path of ``index.html``.
 
     Raises:
         UserError: ``out`` contains something other than a page, or ``images`` is not a folder.
@@ -182,19 +179,16 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
     truth = source.truths.get(image_id)
     models: list[dict[str, Any] | None] = []
     for model, cider in zip(source.models, numbers.cider):
-        image = model.images.get(image_id)
-        entry: dict[str, dict[str, Any]] | None = None
-        if image is not None:
-            entry = {}
-            for kind, caption in versions(image).items():
-                judged = verdicts(caption, model.results.object_words, truth.boxes if truth else None)
-                words = words_of(caption)
-                entry[kind] = {"t": " ".join(words), "v": judged}
-                if words and " ".join(words).split(" ") != words:
-                    entry[kind]["w"] = words  # a word contains a blank: splitting the text would shift the boxes
-                if image_id in cider.get(kind, ()):
-                    entry[kind]["c"] = round(cider[kind][image_id], 4)
-        models.append(entry)
+        entry: dict[str, Any] = {}
+        for kind, caption in versions(model.images.get(image_id)).items():
+            words = words_of(caption)
+            judged = verdicts(caption, model.results.object_words, truth.boxes if truth else None)
+            entry[kind] = {"t": " ".join(words), "v": judged}
+            if words and " ".join(words).split(" ") != words:
+                entry[kind]["w"] = words  # a word contains a blank: splitting the text would shift the boxes
+            if image_id in cider.get(kind, ()):
+                entry[kind]["c"] = round(cider[kind][image_id], 4)
+        models.append(entry or None)
     row: dict[str, Any] = {"i": image_id, "s": size_of(source, image_id), "p": picture, "m": models}
     if image_id in source.names:
         row["n"] = source.names[image_id]
@@ -208,8 +202,7 @@ def _row(source: Source, numbers: Numbers, image_id: int, picture: str | None) -
 
 def _details(source: Source, image_id: int, *, attention: bool) -> dict[str, Any]:
     truth = source.truths.get(image_id)
-    groundings = [_grounding(model.images.get(image_id), attention) for model in source.models]
-    details: dict[str, Any] = {"models": groundings}
+    details: dict[str, Any] = {"models": [_grounding(m.images.get(image_id), attention) for m in source.models]}
     if truth is not None:
         details["references"] = [
             {
@@ -228,7 +221,7 @@ def _details(source: Source, image_id: int, *, attention: bool) -> dict[str, Any
 
 def _grounding(image: ImageResult | None, attention: bool) -> dict[str, Any] | None:
     """Boxes, weights and attention of each kind of caption; None where there is nothing to draw."""
-    kinds = {} if image is None else {k: c for k, c in versions(image).items() if isinstance(c, GroundedCaption)}
+    kinds = {kind: caption for kind, caption in versions(image).items() if isinstance(caption, GroundedCaption)}
     if not kinds:
         return None
     boxes_px = next((c.boxes_px for c in kinds.values() if c.boxes_px is not None), None) if attention else None

@@ -20,8 +20,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 def find_pictures(folder: str | os.PathLike, image_ids: Iterable[int]) -> dict[int, Path]:
     """image id -> ``folder/{id}.jpg``, or another suffix of ``SUFFIXES``; ids without a picture are left out.
 
-    Other names that give the id by the rule of ``ids.py`` (``COCO_val2014_000000000139.jpg``) are used when no picture
-    is named by the plain id.
+    Names like ``COCO_val2014_000000000139.jpg`` (see ``ids.py``) are used when no picture is named by the plain id.
 
     Raises:
         UserError: ``folder`` is not a folder.
@@ -44,12 +43,7 @@ def find_pictures(folder: str | os.PathLike, image_ids: Iterable[int]) -> dict[i
 
 
 def place_picture(picture: Path, page: Path, *, refer: bool = False) -> str:
-    """Make a picture reachable from the page; returns its address there.
-
-    Args:
-        refer: use its present address. Otherwise it is linked into ``page/pictures``, or copied if the file system
-            cannot link.
-    """
+    """Make a picture reachable from the page, in ``page/pictures`` or, with ``refer``, where it is; its address."""
     if refer:
         return picture.resolve().as_uri()
     link_or_copy(picture, page / "pictures" / picture.name)

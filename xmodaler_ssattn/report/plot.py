@@ -101,8 +101,7 @@ def draw_panel(axes: Axes, lines: Sequence[Line], title: str, x_title: str, y_ti
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as one ``<svg>`` element with text as text, and a tooltip on each mark of its lines.
 
-    Args:
-        name: unique within the HTML page, because the ids inside are derived from it.
+    ``name`` must be unique within the HTML page, because the ids inside are derived from it.
     """
     import matplotlib
 

@@ -54,8 +54,7 @@ class Numbers:
 def numbers_of(source: Source, replicates: int | None = None) -> Numbers:
     """Read and recompute the scores of all models; reasons for missing ones are added to ``source.notices``.
 
-    Args:
-        replicates: resamples of the images for intervals; None: ``REPLICATES``, or 0 above ``MOST_IMAGES`` images.
+    ``replicates``: resamples of the images for intervals; None: ``REPLICATES``, or 0 above ``MOST_IMAGES`` images.
     """
     if replicates is None:
         replicates = REPLICATES if len(source.image_ids) <= MOST_IMAGES else 0

@@ -22,9 +22,7 @@ QUALITY = 88
 def write_single_file(path: Path, source: Source, pictures: Iterable[tuple[int, Image.Image]], *, title: str) -> Path:
     """Write the page of ``write_page`` with its style, scripts, data and pictures inside one file.
 
-    Args:
-        source: models and annotations.
-        pictures: (image id, upright picture); an image without a picture is shown as a blank frame.
+    ``pictures``: (image id, upright picture); an image without a picture is shown as a blank frame.
     """
     with tempfile.TemporaryDirectory() as temporary:
         images, page = Path(temporary) / "images", Path(temporary) / "page"

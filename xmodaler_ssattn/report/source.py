@@ -101,15 +101,13 @@ def _names(models: Sequence[Model]) -> dict[int, str]:
 
 def default_names(paths: Sequence[str | os.PathLike]) -> list[str]:
     """Short names that differ: the run's folder for ``RUN/results/FILE.json``, else the file's name, else the path."""
-
-    def short(path: Path) -> str:
-        return path.parent.parent.name if path.parent.name == "results" and path.parent.parent.name else path.stem
-
+    files = [Path(path) for path in paths]
+    short = [(p.parent.name == "results" and p.parent.parent.name) or p.stem for p in files]
     candidates = [
-        [short(Path(p)) for p in paths],
-        [f"{short(Path(p))} {Path(p).stem}" for p in paths],
-        [str(p) for p in paths],
-        [f"{p} ({i})" for i, p in enumerate(paths, 1)],
+        short,
+        [f"{name} {path.stem}" for name, path in zip(short, files)],
+        [str(path) for path in paths],
+        [f"{path} ({i})" for i, path in enumerate(paths, 1)],
     ]
     return next(names for names in candidates if len(set(names)) == len(names))
 
@@ -120,9 +118,7 @@ def these(ids: Sequence[int], total: int) -> str:
 
 
 def _about_models(source: Source) -> list[str]:
-    notices = []
-    if source.models and not source.image_ids:
-        notices.append("The results have no images.")
+    notices = ["The results have no images."] if source.models and not source.image_ids else []
     if len(source.splits) > 1:
         notices.append(f"The results are of different splits: {', '.join(source.splits)}.")
     for model in source.models:
@@ -188,17 +184,18 @@ def read_truths_of(
 
 def _truth(image: Mapping[str, Any]) -> Truth:
     boxes: dict[str, dict[Box, None]] = {}
-    for caption in image["captions"]:
-        for phrase in caption["phrases"]:
-            if phrase["class"] is not None and phrase["boxes"]:
-                x1, y1, x2, y2 = union_box(phrase["boxes"])
-                boxes.setdefault(phrase["class"], {})[x1, y1, x2, y2] = None
+    for phrase in (phrase for caption in image["captions"] for phrase in caption["phrases"]):
+        if phrase["class"] is not None and phrase["boxes"]:
+            x1, y1, x2, y2 = union_box(phrase["boxes"])
+            boxes.setdefault(phrase["class"], {})[x1, y1, x2, y2] = None
     size = (float(image["width"]), float(image["height"]))
     return Truth(size, tuple(image["captions"]), {name: tuple(found) for name, found in boxes.items()})
 
 
-def versions(image: ImageResult) -> dict[str, str]:
-    """An image's captions by kind: "main", and, if present, "greedy", whose grounding is scored."""
+def versions(image: ImageResult | None) -> dict[str, str]:
+    """Captions by kind: "main", and, if present, "greedy", whose grounding is scored; {} without a result."""
+    if image is None:
+        return {}
     greedy = getattr(image.caption, "greedy", None)
     return {"main": image.caption} if greedy is None else {"greedy": greedy, "main": image.caption}
 
@@ -211,7 +208,7 @@ def words_of(caption: str) -> list[str]:
 def size_of(source: Source, image_id: int) -> tuple[float, float] | None:
     """(width, height) of an image in pixels, from the results, else from the annotations."""
     for model in source.models:
-        for caption in versions(model.images[image_id]).values() if image_id in model.images else ():
+        for caption in versions(model.images.get(image_id)).values():
             if (size := getattr(caption, "image_size", None)) is not None:
                 return float(size[0]), float(size[1])
     return source.truths[image_id].size if image_id in source.truths else None

@@ -27,11 +27,9 @@ def verdict_of(box_px: Sequence[float], annotated: Sequence[Box]) -> str:
 
 
 def verdicts(caption: str, object_words: Mapping[str, str], boxes: Mapping[str, Sequence[Box]] | None) -> str:
-    """One letter per object word of the caption, in order; "" for a caption without boxes.
+    """One letter per object word (word -> class) of the caption, in order; "" for a caption without boxes.
 
-    Args:
-        object_words: word -> class.
-        boxes: class -> annotated boxes of the image, xyxy pixels; None (an image without annotations) gives "".
+    ``boxes``: class -> annotated boxes of the image, xyxy pixels; None (an image without annotations) gives "".
     """
     if boxes is None or not isinstance(caption, GroundedCaption):
         return ""

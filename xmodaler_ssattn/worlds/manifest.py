@@ -10,11 +10,7 @@ from xmodaler_ssattn.files import read_json
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
-    """The entries; empty when the file has other content.
-
-    Raises:
-        UserError: the file cannot be read as JSON.
-    """
+    """The entries; empty when the file has other content. Raises a ``UserError`` if it is not JSON."""
     manifest = read_json(path, "The manifest")
     return manifest if isinstance(manifest, dict) else {}
 

@@ -14,11 +14,9 @@ _make: Callable[[Any], Any] | None = None  # set in a worker
 
 
 def map_in_processes(make: Callable[[Any], T], items: Sequence[Any], workers: int) -> Iterator[T]:
-    """``make(item)`` for each item, in order.
+    """``make(item)`` for each item, in order, in so many processes; 1: only this one.
 
-    Args:
-        make: must be picklable, for systems without fork: a function of a module, or a partial of one.
-        workers: processes; 1: only this one.
+    ``make`` must be picklable, for systems without fork: a function of a module, or a partial of one.
     """
     if min(workers, len(items)) <= 1:
         yield from map(make, items)

@@ -56,7 +56,6 @@ def objects_of(image: Mapping[str, Any]) -> dict[str, list[list[float]]]:
 
 def covered_objects(store: RegionStore, images: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> LabelledRegions:
     """Each annotated object with the region that covers it best, if one has an IoU above ``MIN_IOU``."""
-    column = {name: i for i, name in enumerate(classes)}
     parts = []
     for image in images:
         regions, best, labels = store.read(image["image_id"]), [], []
@@ -64,7 +63,7 @@ def covered_objects(store: RegionStore, images: Iterable[Mapping[str, Any]], cla
             overlap = iou(np.asarray(boxes), regions.boxes_px)
             covering = overlap.argmax(axis=1)[overlap.max(axis=1) > MIN_IOU].tolist()
             best += covering
-            labels += [column[name]] * len(covering)
+            labels += [classes.index(name)] * len(covering)
         parts.append(_labelled(regions, best, labels))
     return _concatenated(parts)
 
@@ -188,10 +187,9 @@ def probe_folder(
     steps: int = STEPS,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, float]]:
-    """Both reports of a data set: ``class`` and ``talked_about``.
+    """Both reports of a data set written by `xmodaler prepare`: ``class`` and ``talked_about``.
 
     Args:
-        folder: written by `xmodaler prepare`.
         regions: region file, instead of the folder's own.
         num_images: maximum number of images per split.
         say: called with a line about each split.

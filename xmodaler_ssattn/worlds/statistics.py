@@ -174,12 +174,7 @@ def linear_discriminant(inputs: np.ndarray, labels: np.ndarray, others: np.ndarr
 
         guess(x) = argmax over classes c of  log share_c + m_c S^-1 x - m_c S^-1 m_c / 2
 
-    Args:
-        inputs: (n, F) and labels: (n,) int, to learn from.
-        others: (m, F).
-
-    Returns:
-        (m,) the labels guessed for ``others``.
+    (n, F) and (n,) int, to learn from, others (m, F) -> (m,) the labels guessed for them.
     """
     names, label = np.unique(labels, return_inverse=True)
     count = np.bincount(label).astype(np.float64)

@@ -101,7 +101,6 @@ class SceneRegionMaker:
             descriptors: (m, E) float32.
             labels: (m,) integers: 0 background, else 1 + the index in CLASS_NAMES.
             colours: (m,) integers: the index in COLOUR_NAMES; not read where the label is 0.
-            feature_dim: D.
         """
         objects = labels > 0
         kind_weights, kind_bias = fit_softmax(descriptors, labels, cls.num_classes)

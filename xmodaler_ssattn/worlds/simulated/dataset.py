@@ -60,10 +60,9 @@ class WorldSource(abc.ABC):
     def write(
         self, folder: Path, chosen: Splits, written: Iterator[Simulated], workers: int
     ) -> tuple[PrepareReport, Mapping[str, Any]]:
-        """Write the annotations; the region files are written while ``written`` is iterated over.
+        """Write the annotations; returns the report on them, and entries of the manifest.
 
-        Returns:
-            the report on the annotations, and entries of the manifest.
+        The region files are written while ``written`` is iterated over.
         """
 
 
@@ -72,11 +71,8 @@ def simulate(
 ) -> tuple[Mapping[str, Any], bool]:
     """Write the data set atomically. A folder that was made with the same arguments is not changed.
 
-    Args:
-        workers: processes; the result is the same.
-
     Returns:
-        the manifest, and whether the folder was made by this call.
+        the manifest, and whether the folder was made by this call. The number of `workers`, processes, changes nothing.
 
     Raises:
         UserError: the input cannot be used, there are not enough images, or the folder has other content.

@@ -134,8 +134,7 @@ def _inside(boxes: np.ndarray, layout: Layout) -> np.ndarray:
 def regions_of(world: World, image_id: int, others: Mapping[str, float], layout: Layout, boxes: np.ndarray) -> Regions:
     """The regions of the detected boxes (K, 4), descending by their largest class probability except the background's.
 
-    Args:
-        others: word of the captions that describes no object -> share of the captions that have it.
+    ``others``: word of the captions that describes no object -> share of the captions that have it.
     """
     a = world.assumptions
     shows = shares(iou(boxes, layout.boxes_px), a.visibility_power, a.dominance_power)
@@ -161,11 +160,9 @@ def shares(overlap: np.ndarray, visibility_power: float, dominance_power: float)
 
 
 def _class_probs(world: World, match: np.ndarray, confusion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """c, (K, C) float32: softmax of how well each class fits.
+    """c, (K, C) float32: softmax of how well each class fits the detector vectors (K, M) of the objects in a region.
 
-    Args:
-        match: (K, M), the detector vectors of the objects in each region.
-        confusion: (K, 1), factor of the noise.
+    ``confusion``: (K, 1), factor of the noise.
     """
     a = world.assumptions
     noise = rng.standard_normal(match.shape, dtype=np.float32)

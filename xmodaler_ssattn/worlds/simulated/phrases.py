@@ -65,12 +65,9 @@ def split_words(caption: str) -> list[str]:
 
 
 def object_phrases(words: Sequence[str], classes: Collection[str], lemma: Callable[[str], str]) -> list[ObjectPhrase]:
-    """The phrases of a caption that name objects, in order, not overlapping.
+    """The phrases of a caption (its ``split_words``) that name objects, in order, not overlapping.
 
-    Args:
-        words: of ``split_words``.
-        classes: the object classes.
-        lemma: word -> lemma, for the rule by which a word names a class (``classes.class_of_word``).
+    ``lemma``: word -> lemma, for the rule by which a word names a class (``classes.class_of_word``).
     """
     lowered = [word.lower() for word in words]
     names: list[str | None] = []
