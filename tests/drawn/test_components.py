@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xmodaler_ssattn.worlds.drawn.picture_proposals import boxes_and_sizes, fill_holes, label
+from xmodaler_ssattn.worlds.drawn.proposals import boxes_and_sizes, fill_holes, label
 
 
 def flood(values):

@@ -19,7 +19,7 @@ from xmodaler_ssattn import stopping
 from xmodaler_ssattn.runtime import HookBase, seed_all_rng
 from xmodaler_ssattn.runtime.data import worker_init_reset_seed
 from xmodaler_ssattn.stopping import Stopped, polite_stops
-from xmodaler_ssattn.worlds.parallel import map_in_processes
+from xmodaler_ssattn.worlds.making import map_in_processes
 
 STEPS, EPOCHS = 4, 3  # 13 images, 3 a batch
 

@@ -404,7 +404,7 @@ def prepare_sample(cfg: Any, *, given: bool = False) -> None:
         return
     from xmodaler_ssattn.worlds.drawn import draw_dataset
     from xmodaler_ssattn.worlds.drawn.drawn_dataset import MANIFEST
-    from xmodaler_ssattn.worlds.manifest import read_manifest
+    from xmodaler_ssattn.worlds.making import read_manifest
 
     folder = Path(cfg.DATALOADER.ANNO_FOLDER)
     if given and (manifest_file := folder / MANIFEST).is_file():

@@ -1,10 +1,9 @@
 """The sample scenes: a small drawn world in the layout of Flickr30k Entities, made from a seed.
 
-brush, shapes                         drawing of objects
-kinds, backgrounds, scenes            the objects, the places, and their arrangement
+brush, kinds                          the objects and their drawings
+backgrounds, scenes                   the places, and the arrangement of the objects
 grammar                               the captions
 proposals, descriptors, region_maker  from pixels to regions: the detector of the scenes
-picture_proposals                     its boxes from the pixels of a picture only
 drawn_dataset                         the whole data set
 """
 

@@ -1,6 +1,6 @@
 """The data set of drawn scenes: pictures, annotations in the official layout, prepared annotations, regions.
 
-folder/Images/ID.jpg and the files of ``worlds.official_layout``   official layout, prepared annotations
+folder/Images/ID.jpg and the files of ``worlds.making``   official layout, prepared annotations
 folder/regions.h5  region_maker.npz  sample.json                   regions, their maker, manifest
 """
 
@@ -29,15 +29,14 @@ from xmodaler_ssattn.files import write_json
 from xmodaler_ssattn.packs import region_file
 from xmodaler_ssattn.packs.store import RegionWriter
 from xmodaler_ssattn.progress import progress
-from xmodaler_ssattn.worlds import official_layout
+from xmodaler_ssattn.worlds import making
 from xmodaler_ssattn.worlds.drawn.descriptors import cut_crops, describe_crops
 from xmodaler_ssattn.worlds.drawn.grammar import Description, describe
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES, COLOUR_NAMES, KINDS
 from xmodaler_ssattn.worlds.drawn.proposals import NUM_REGIONS, propose_from_scene
 from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
 from xmodaler_ssattn.worlds.drawn.scenes import FIRST_IMAGE_ID, Scene, make_scene
-from xmodaler_ssattn.worlds.manifest import differences, read_manifest
-from xmodaler_ssattn.worlds.parallel import map_in_processes
+from xmodaler_ssattn.worlds.making import differences, map_in_processes, read_manifest
 
 MANIFEST, REGIONS, REGION_MAKER = "sample.json", "regions.h5", "region_maker.npz"
 JPEG_QUALITY = 92
@@ -128,7 +127,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _program_hash() -> str:
     """The identity of the drawing program: a hash of its source files and of the region file's version."""
     digest = hashlib.sha256(str(region_file.VERSION).encode())
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(official_layout.__file__)]:
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(making.__file__)]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -188,11 +187,11 @@ def _draw_into(folder: Path, parameters: Mapping[str, Any], workers: int | None)
     ids = range(FIRST_IMAGE_ID, FIRST_IMAGE_ID + count)
     splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
     (folder / IMAGES).mkdir(parents=True)
-    official_layout.make_folders(folder, splits)
+    making.make_folders(folder, splits)
     draw = functools.partial(_draw_scene, folder, parameters["seed"])
     drawing = map_in_processes(draw, range(count), _cores() if workers is None else workers)
     scenes = list(progress(drawing, count, "drawing sample scenes"))
-    report = official_layout.prepare(folder, splits, CLASS_NAMES, singular, "sample")
+    report = making.prepare(folder, splits, CLASS_NAMES, singular, "sample")
     known = zip(*((scene.descriptors, scene.labels, scene.colours) for scene in scenes[:train]))
     maker = SceneRegionMaker.fit(*map(np.concatenate, known), parameters["feature_dim"])
     maker.save(folder / REGION_MAKER)
@@ -215,7 +214,7 @@ def _draw_scene(folder: Path, seed: int, index: int) -> WrittenScene:
     scene = make_scene(seed, index)
     description = describe(scene)
     sentences = [caption.markup() for caption in description.captions]
-    official_layout.write_image(folder, scene.image_id, sentences, scene_xml(scene, description))
+    making.write_image(folder, scene.image_id, sentences, scene_xml(scene, description))
     jpeg = io.BytesIO()
     # 4:4:4: the usual halving of the colour planes smears the edges of small bright objects.
     scene.draw().save(jpeg, "JPEG", quality=JPEG_QUALITY, subsampling=0)

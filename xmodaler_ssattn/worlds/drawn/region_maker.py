@@ -14,8 +14,7 @@ from xmodaler_ssattn.packs.safe_arrays import read_npz
 from xmodaler_ssattn.packs.store import Regions
 from xmodaler_ssattn.worlds.drawn.descriptors import DESCRIPTOR_DIM, cut_crops, describe_crops
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES, COLOUR_NAMES
-from xmodaler_ssattn.worlds.drawn.picture_proposals import propose_from_picture
-from xmodaler_ssattn.worlds.drawn.proposals import MIN_SIDE_PX, NUM_REGIONS
+from xmodaler_ssattn.worlds.drawn.proposals import MIN_SIDE_PX, NUM_REGIONS, propose_from_picture
 
 PROJECTION_SEED = 20230507
 STEPS, STEP_SIZE = 25, 4.0  # of the softmax regression

@@ -1,6 +1,6 @@
 """The world of captions: from a captions file to a data set. Captions are real; boxes and features are simulated.
 
-The folder has the official layout without pictures, the annotations prepared from it (``worlds.official_layout``), and
+The folder has the official layout without pictures, the annotations prepared from it (``worlds.making``), and
 the files of ``dataset``.
 """
 
@@ -20,7 +20,7 @@ from xmodaler_ssattn.data.official_writer import ObjectBox, annotation_xml, mark
 from xmodaler_ssattn.data.prepare import PrepareReport
 from xmodaler_ssattn.files import sha256_of
 from xmodaler_ssattn.progress import progress
-from xmodaler_ssattn.worlds import official_layout
+from xmodaler_ssattn.worlds import making
 from xmodaler_ssattn.worlds.simulated.assumptions import CaptionsAssumptions, Settings
 from xmodaler_ssattn.worlds.simulated.captions_world import (
     CaptionedImage,
@@ -76,15 +76,15 @@ class CaptionsSource(WorldSource):
     def write(
         self, folder: Path, chosen: Splits, written: Iterator[Simulated], workers: int
     ) -> tuple[PrepareReport, dict[str, Any]]:
-        official_layout.make_folders(folder, chosen)
+        making.make_folders(folder, chosen)
         reached = [np.zeros(0)]
         for layout, regions in written:
             image_id, content = regions.image_id, self._images[regions.image_id]
-            official_layout.write_image(folder, image_id, _sentences(content), _xml(image_id, layout))
+            making.write_image(folder, image_id, _sentences(content), _xml(image_id, layout))
             boxes = layout.boxes_px[: layout.mentioned][np.array(layout.boxed, dtype=bool)]
             reached.append(iou(boxes, regions.boxes_px).max(axis=1) > 0.5)
         reach = np.concatenate(reached)
-        report = official_layout.prepare(folder, chosen, self.classes, self._lemma, "simulated", workers)
+        report = making.prepare(folder, chosen, self.classes, self._lemma, "simulated", workers)
         return report, {"reach": round(float(reach.mean()), 4) if len(reach) else 0.0}
 
 

@@ -29,8 +29,7 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import atomic_directory, write_json
 from xmodaler_ssattn.packs.store import Regions, RegionStore, RegionWriter
 from xmodaler_ssattn.progress import progress
-from xmodaler_ssattn.worlds.manifest import differences, read_manifest
-from xmodaler_ssattn.worlds.parallel import map_in_processes
+from xmodaler_ssattn.worlds.making import differences, map_in_processes, read_manifest
 from xmodaler_ssattn.worlds.simulated.assumptions import Assumptions, Settings
 from xmodaler_ssattn.worlds.simulated.world import Layout, generator
 
