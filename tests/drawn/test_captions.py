@@ -10,7 +10,7 @@ from xmodaler_ssattn.evaluation.lemmas import Lemmas
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.worlds.drawn.backgrounds import PLACES
 from xmodaler_ssattn.worlds.drawn.drawn_dataset import scene_xml, singular
-from xmodaler_ssattn.worlds.drawn.grammar import MarkedCaption, MarkedPhrase, choose_first, describe, salience
+from xmodaler_ssattn.worlds.drawn.grammar import MarkedPhrase, choose_first, describe, markup, salience
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES, COLOUR_NAMES, KIND_BY_NAME, KINDS
 from xmodaler_ssattn.worlds.drawn.scenes import make_scene
 
@@ -19,14 +19,18 @@ SCENES = [make_scene(3, index) for index in range(80)]
 
 def plain(caption):
     """The sentence without markup."""
-    words = " ".join(part.words if isinstance(part, MarkedPhrase) else part for part in caption.parts)
+    words = " ".join(part.words if isinstance(part, MarkedPhrase) else part for part in caption)
     return f"{words[0].upper()}{words[1:]} ."
 
 
+def phrases_of(caption):
+    return [part for part in caption if isinstance(part, MarkedPhrase)]
+
+
 def test_a_caption_is_written_with_and_without_markup():
-    caption = MarkedCaption((MarkedPhrase("a red ball", 7, "other"), "on", MarkedPhrase("the beach", 9, "scene")))
+    caption = (MarkedPhrase("a red ball", 7, "other"), "on", MarkedPhrase("the beach", 9, "scene"))
     assert plain(caption) == "A red ball on the beach ."
-    assert caption.markup() == "[/EN#7/other A red ball] on [/EN#9/scene the beach] ."
+    assert markup(caption) == "[/EN#7/other A red ball] on [/EN#9/scene the beach] ."
 
 
 def test_the_same_scene_is_always_described_alike_by_five_sentences():
@@ -38,10 +42,10 @@ def test_the_same_scene_is_always_described_alike_by_five_sentences():
 def test_the_markup_parses_into_the_same_words_and_chains():
     for scene in SCENES:
         for caption in describe(scene).captions:
-            parsed = parse_caption(caption.markup())
+            parsed = parse_caption(markup(caption))
             assert parsed["raw"] == plain(caption)
             assert [phrase["chain"] for phrase in parsed["phrases"]] == [
-                str(phrase.chain) if phrase.chain else None for phrase in caption.phrases
+                str(phrase.chain) if phrase.chain else None for phrase in phrases_of(caption)
             ]
 
 
@@ -51,7 +55,7 @@ def test_a_chain_names_one_object_in_all_sentences_and_its_words_name_its_kind_a
         description = describe(scene)
         assert not set(description.boxes) & {*description.scenes, *description.without_box}
         for caption in description.captions:
-            for phrase in caption.phrases:
+            for phrase in phrases_of(caption):
                 numbers = description.boxes.get(phrase.chain)
                 if numbers is None:
                     continue
@@ -73,7 +77,7 @@ def test_every_chain_of_the_sentences_is_in_the_xml_with_its_boxes(tmp_path):
         path.write_text(scene_xml(scene, description), encoding="utf-8")
         found = read_objects(path)
         assert (found.width, found.height) == (scene.width, scene.height) and not found.problems and not found.clipped
-        used = {str(phrase.chain) for caption in description.captions for phrase in caption.phrases if phrase.chain}
+        used = {str(phrase.chain) for caption in description.captions for phrase in phrases_of(caption) if phrase.chain}
         assert used == set(found.boxes_px) | found.without_box
         for chain, numbers in description.boxes.items():
             # The official parser subtracts 1 from each corner: what is left is the last pixel, not the one after it.
@@ -82,7 +86,7 @@ def test_every_chain_of_the_sentences_is_in_the_xml_with_its_boxes(tmp_path):
 
 
 def test_scene_phrases_and_phrases_of_no_object_occur_as_in_the_real_data():
-    text = "\n".join(caption.markup() for scene in SCENES for caption in describe(scene).captions)
+    text = "\n".join(markup(caption) for scene in SCENES for caption in describe(scene).captions)
     types = Counter(re.findall(r"\[/EN#\d+/(\w+) ", text))
     assert set(types) == {"people", "animals", "vehicles", "other", "scene", "clothing", "notvisual"}
     assert re.search(r"\[/EN#0/notvisual There\] is \[", text)
@@ -96,7 +100,7 @@ def test_every_word_of_the_grammar_that_names_a_class_is_a_noun_of_that_meaning(
     said = set()
     for scene in SCENES:
         for caption in describe(scene).captions:
-            for part in caption.parts:
+            for part in caption:
                 words = (part.words if isinstance(part, MarkedPhrase) else part).split()
                 said.update(words)
                 # Verbs, prepositions and "and" stand between the phrases: none of them names an object.
@@ -115,14 +119,13 @@ def test_left_and_right_and_above_hold_in_the_picture():
     for scene in SCENES:
         description = describe(scene)
         for caption in description.captions:
-            parts = caption.parts
-            for i, word in enumerate(parts):
+            for i, word in enumerate(caption):
                 if word not in ("to the left of", "to the right of", "above", "over"):
                     continue
-                other = parts[i + 1]
+                other = caption[i + 1]
                 if other.chain not in description.boxes:
                     continue  # above a place
-                first = scene.objects[description.boxes[parts[0].chain][0]]
+                first = scene.objects[description.boxes[caption[0].chain][0]]
                 second = scene.objects[description.boxes[other.chain][0]]
                 if word.startswith("to the"):
                     assert (first.box_px[0] < second.box_px[0]) == (word == "to the left of")

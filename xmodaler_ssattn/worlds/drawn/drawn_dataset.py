@@ -31,7 +31,7 @@ from xmodaler_ssattn.packs.store import RegionWriter
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.worlds import making
 from xmodaler_ssattn.worlds.drawn.descriptors import cut_crops, describe_crops
-from xmodaler_ssattn.worlds.drawn.grammar import Description, describe
+from xmodaler_ssattn.worlds.drawn.grammar import Description, describe, markup
 from xmodaler_ssattn.worlds.drawn.kinds import CLASS_NAMES, COLOUR_NAMES, KINDS
 from xmodaler_ssattn.worlds.drawn.proposals import NUM_REGIONS, propose_from_scene
 from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
@@ -213,7 +213,7 @@ def _cores() -> int:
 def _draw_scene(folder: Path, seed: int, index: int) -> WrittenScene:
     scene = make_scene(seed, index)
     description = describe(scene)
-    sentences = [caption.markup() for caption in description.captions]
+    sentences = map(markup, description.captions)
     making.write_image(folder, scene.image_id, sentences, scene_xml(scene, description))
     jpeg = io.BytesIO()
     # 4:4:4: the usual halving of the colour planes smears the edges of small bright objects.

@@ -44,37 +44,29 @@ class MarkedPhrase:
     entity_type: str
 
 
-@dataclass(frozen=True)
-class MarkedCaption:
-    """A sentence with marked phrases, as in Flickr30k Entities.
+# A sentence: plain words and phrases in order, without the capital letter and the full stop.
+Caption = tuple[str | MarkedPhrase, ...]
 
-    parts: plain words and phrases in order, without the capital letter and the full stop.
 
-    >>> MarkedCaption((MarkedPhrase("a ball", 7, "other"), "on", MarkedPhrase("the sand", 9, "scene"))).markup()
+def markup(caption: Caption) -> str:
+    """The sentence with marked phrases, as in Flickr30k Entities.
+
+    >>> markup((MarkedPhrase("a ball", 7, "other"), "on", MarkedPhrase("the sand", 9, "scene")))
     '[/EN#7/other A ball] on [/EN#9/scene the sand] .'
     """
-
-    parts: tuple[str | MarkedPhrase, ...]
-
-    @property
-    def phrases(self) -> tuple[MarkedPhrase, ...]:
-        return tuple(part for part in self.parts if isinstance(part, MarkedPhrase))
-
-    def markup(self) -> str:
-        """The sentence with markup."""
-        written = []
-        for number, part in enumerate(self.parts):
-            words = part if isinstance(part, str) else part.words
-            words = words if number else words[0].upper() + words[1:]
-            written.append(words if isinstance(part, str) else marked(words, part.chain, part.entity_type))
-        return " ".join([*written, "."])
+    written = []
+    for number, part in enumerate(caption):
+        words = part if isinstance(part, str) else part.words
+        words = words if number else words[0].upper() + words[1:]
+        written.append(words if isinstance(part, str) else marked(words, part.chain, part.entity_type))
+    return " ".join([*written, "."])
 
 
 @dataclass
 class Description:
     """The captions of a scene and their objects."""
 
-    captions: list[MarkedCaption]  # five sentences
+    captions: list[Caption]  # five sentences
     boxes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # chain -> its objects' numbers in `scene.objects`
     without_box: list[int] = field(default_factory=list)  # chains of visible things without a box (clothes)
     scenes: list[int] = field(default_factory=list)  # chains of places
@@ -85,7 +77,7 @@ def describe(scene: Scene) -> Description:
     rng = random.Random(f"{scene.seed}/captions")
     writer = _Writer(scene, rng)
     captions = [writer.sentence() for _ in range(CAPTIONS_PER_IMAGE)]
-    used = {phrase.chain for caption in captions for phrase in caption.phrases}
+    used = {part.chain for caption in captions for part in caption if isinstance(part, MarkedPhrase)}
     description = Description(captions)
     for chain in sorted(used - {NOT_VISUAL}):
         number = chain - writer.first_chain
@@ -110,7 +102,7 @@ class _Writer:
             if len(same) == 2:
                 self.twins[number] = same
 
-    def sentence(self) -> MarkedCaption:
+    def sentence(self) -> Caption:
         rng = self.rng
         first = choose_first(self.scene, rng)
         if first in self.twins and rng.random() < PLURAL_CHANCE:
@@ -122,21 +114,21 @@ class _Writer:
         return self._about_one(first)
 
     # --- sentences ----------------------------------------------------------------------------------------
-    def _about_one(self, number: int) -> MarkedCaption:
+    def _about_one(self, number: int) -> Caption:
         item, rng = self.scene.objects[number], self.rng
         form = rng.random()
         if form < 0.15:
             there = MarkedPhrase("there", NOT_VISUAL, "notvisual")
-            return MarkedCaption((there, "is", *self._noun(number), *self._place(item)))
+            return (there, "is", *self._noun(number), *self._place(item))
         if form < 0.35:
-            return MarkedCaption((*self._noun(number), *self._place(item)))
+            return (*self._noun(number), *self._place(item))
         verb = item.pose
         if form < 0.6:
-            return MarkedCaption((*self._noun(number), verb, *self._place(item)))
+            return (*self._noun(number), verb, *self._place(item))
         place = self._place(item) if rng.random() < PLACE_CHANCE else ()
-        return MarkedCaption((*self._noun(number), f"is {verb}", *place))
+        return (*self._noun(number), f"is {verb}", *place)
 
-    def _about_both(self, number: int) -> MarkedCaption:
+    def _about_both(self, number: int) -> Caption:
         twins = self.twins[number]
         items = [self.scene.objects[twin] for twin in twins]
         words = ["two"]
@@ -145,23 +137,23 @@ class _Writer:
         words.append(items[0].kind.plural)
         noun = MarkedPhrase(" ".join(words), self.first_chain + _PAIR + twins[0], items[0].kind.entity_type)
         if items[0].pose == items[1].pose and self.rng.random() < 0.6:
-            return MarkedCaption((noun, f"are {items[0].pose}", *self._place(items[0])))
-        return MarkedCaption((noun, *self._place(items[0])))
+            return (noun, f"are {items[0].pose}", *self._place(items[0]))
+        return (noun, *self._place(items[0]))
 
-    def _about_two(self, first: int, second: int) -> MarkedCaption:
+    def _about_two(self, first: int, second: int) -> Caption:
         item, other, rng = self.scene.objects[first], self.scene.objects[second], self.rng
         form = rng.random()
         if form < 0.25:
-            return MarkedCaption((*self._noun(first), "and", *self._noun(second), *self._place(None)))
+            return (*self._noun(first), "and", *self._noun(second), *self._place(None))
         if form < 0.4 and item.kind.entity_type in ("people", "animals") and item.kind.zone == "ground":
             look = rng.choice(("looks at", "is looking at", "is watching"))
-            return MarkedCaption((*self._noun(first), look, *self._noun(second)))
+            return (*self._noun(first), look, *self._noun(second))
         ending = self._place(None) if rng.random() < 0.3 else ()
         verb = (f"is {item.pose}",) if form < 0.75 else ()
-        return MarkedCaption((*self._noun(first), *verb, self._relation(item, other), *self._noun(second), *ending))
+        return (*self._noun(first), *verb, self._relation(item, other), *self._noun(second), *ending)
 
     # --- their parts --------------------------------------------------------------------------------------
-    def _noun(self, number: int) -> tuple[str | MarkedPhrase, ...]:
+    def _noun(self, number: int) -> Caption:
         """'a small red ball', or for people 'a man' + 'in' + 'a red shirt', which is a phrase of its own."""
         item, rng = self.scene.objects[number], self.rng
         chain = self.first_chain + number
@@ -184,7 +176,7 @@ class _Writer:
         article = "an" if words[0][0] in "aeiou" else "a"
         return (MarkedPhrase(" ".join([article, *words]), chain, item.kind.entity_type),)
 
-    def _place(self, item: SceneObject | None) -> tuple[str | MarkedPhrase, ...]:
+    def _place(self, item: SceneObject | None) -> Caption:
         """The place of the object, or with None, of the scene."""
         rng = self.rng
         if item is not None and item.kind.zone == "sky" and rng.random() < 0.6:
