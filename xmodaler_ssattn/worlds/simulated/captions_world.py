@@ -11,7 +11,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -173,7 +173,6 @@ SIZE_CHANCES = (0.4, 0.35, 0.15, 0.1)
 MAX_AREA = 0.9
 # A class without a prior: median area, spread of log area, height of the centre and its spread, spread of log aspect.
 _OTHER_AREA, _OTHER_AREA_SPREAD, _OTHER_HEIGHT, _OTHER_HEIGHT_SPREAD, _OTHER_ASPECT_SPREAD = 0.03, 0.7, 0.56, 0.12, 0.3
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +258,7 @@ def _modifiers(world: CaptionsWorld, rng: np.random.Generator) -> tuple[str, ...
     return tuple(_sample(world.habits.modifiers, rng, _sample(world.habits.modifier_counts, rng, 1)[0]))
 
 
-def _sample(counts: Mapping[T, int], rng: np.random.Generator, size: int) -> list[T]:
+def _sample(counts: Mapping[Any, int], rng: np.random.Generator, size: int) -> list[Any]:
     """Sample `size` keys with probabilities proportional to their counts."""
     total = np.cumsum(np.fromiter(counts.values(), dtype=float))
     names = list(counts)
