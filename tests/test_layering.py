@@ -39,7 +39,7 @@ ALLOWED = {
     # A rule for a word's region knows which words name an object, as the scores do.
     "modeling": {"host", "partners", "evaluation"},
     "losses": {"host", "partners"},
-    "fast": {"host", "modeling", "partners"},
+    "fast": {"host", "losses", "modeling", "partners"},
     "data": {"host", "packs", "fast", "partners"},
     "packs": set(),
     "evaluation": {"host", "packs", "partners"},

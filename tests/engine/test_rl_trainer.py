@@ -10,9 +10,9 @@ import torch
 
 from engine.rl_world import all_images, rl_config, rl_trainer, write_world
 from xmodaler_ssattn import host, keys
-from xmodaler_ssattn.engine.rl_trainer import SelfCriticalTrainer
+from xmodaler_ssattn.engine.rl_trainer import LOSS, SelfCriticalTrainer, learns_from_captions
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import NAME, UPSTREAM, EventStorage, HookBase, kfg, seed_all_rng
+from xmodaler_ssattn.host import LOSSES_REGISTRY, NAME, UPSTREAM, EventStorage, HookBase, kfg, seed_all_rng
 from xmodaler_ssattn.modeling.sampling import sample_captions
 from xmodaler_ssattn.stopping import Stopped, polite_stops
 
@@ -235,6 +235,20 @@ def test_every_setting_that_cannot_work_is_named_before_any_data_is_read(tmp_pat
     ):
         assert part in message
     assert "nowhere.h5" not in message
+
+
+def test_a_loss_is_refused_by_what_it_learns_and_a_derived_one_as_its_base(tmp_path):
+    pairs = dict.fromkeys(("WordAttentionLoss", "PointerLoss", "GVDClassLoss"), "pairs")
+    words = ("CrossEntropy", "FusedCrossEntropy", "CyclicalLoss", "ProphetLoss", "ConsistencyLoss", "RewardCriterion")
+    learned = pairs | dict.fromkeys(words, "words") | dict.fromkeys(("GroundingLoss", LOSS, "unknown"), "")
+    for name, what in learned.items():
+        assert learns_from_captions(name) == what
+        if name in LOSSES_REGISTRY:
+            LOSSES_REGISTRY._do_register("Derived", type("Derived", (LOSSES_REGISTRY.get(name),), {}))
+            try:
+                assert learns_from_captions("Derived") == what
+            finally:
+                del LOSSES_REGISTRY._obj_map["Derived"]
 
 
 def test_the_mean_of_the_others_needs_two_captions_an_image(tmp_path):

@@ -28,6 +28,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import (
     ENGINE_REGISTRY,
+    LOSSES_REGISTRY,
     SCORER_REGISTRY,
     DefaultTrainer,
     build_scorer,
@@ -43,11 +44,8 @@ from xmodaler_ssattn.scorer.caption_reward import unread_files
 
 LOSS = "SelfCriticalLoss"
 BASELINES = ("greedy", "mean")
-# Losses on target words: on sampled words they would teach the model to repeat its own output.
-WORD_LOSSES = (
-    *("CrossEntropy", "FusedCrossEntropy", "LabelSmoothing", "RewardCriterion"),
-    *("CyclicalLoss", "ProphetLoss", "ConsistencyLoss"),
-)
+# The hosts' losses on target words; ours state themselves what they learn from captions.
+HOST_WORD_LOSSES = {"CrossEntropy", "LabelSmoothing", "RewardCriterion"}
 
 
 def over_greedy(rewards: Tensor, greedy: Tensor) -> Tensor:
@@ -208,6 +206,14 @@ def forced_batch(batch: dict, sents: Tensor, end: int = 0) -> dict:
     }
 
 
+def learns_from_captions(name: str) -> str:
+    """What the loss ``name``, or a class that it is derived from, learns from captions: see ``Loss``."""
+    kind = LOSSES_REGISTRY.get(name) if name in LOSSES_REGISTRY else object
+    if HOST_WORD_LOSSES & {name, *(base.__name__ for base in kind.__mro__)}:
+        return "words"
+    return getattr(kind, "learns_from_captions", "")
+
+
 def check_config(cfg: Any) -> None:
     """Refuse settings of the self-critical stage that cannot work, all at once.
 
@@ -229,7 +235,8 @@ def check_config(cfg: Any) -> None:
             f"known are {known}."
         )
     names = list(cfg.LOSSES.NAMES)
-    wrong = [name for name in names if name in WORD_LOSSES]
+    learned = {name: learns_from_captions(name) for name in names}
+    wrong = [name for name in names if learned[name] == "words"]
     if LOSS not in names:
         problems.append(f"LOSSES.NAMES: expected {LOSS!r} among them, got {names!r}.")
     if wrong:
@@ -237,7 +244,7 @@ def check_config(cfg: Any) -> None:
             f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat its own output; remove "
             f"them, {LOSS} replaces them."
         )
-    for name in sorted({"WordAttentionLoss", "PointerLoss"}.intersection(names)):
+    for name in sorted(name for name in learned if learned[name] == "pairs"):
         problems.append(
             f"LOSSES.NAMES: {name} pairs regions with the words of reference captions, but the captions here "
             "are sampled; remove it. SCORER.GROUNDING_WEIGHT rewards object words whose region is right."

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
-from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
+from xmodaler_ssattn.host import LOSSES_REGISTRY
+from xmodaler_ssattn.losses.base import Loss
+from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import product_dtype
 
 # Vocabulary words per slice: wide enough for a fast product; needs memory for M x 1024 numbers.
@@ -97,16 +98,15 @@ def _slices(hidden: Tensor, weight: Tensor, bias: Tensor, product: torch.dtype) 
 
 
 @LOSSES_REGISTRY.register()
-class FusedCrossEntropy(nn.Module):
+class FusedCrossEntropy(Loss):
     """The host's CrossEntropy with less memory: the captioner returns the loss instead of the logits.
 
     In LOSSES.NAMES it replaces CrossEntropy; metrics keep the name of that loss. It computes a third more products of
     the vocabulary's size, so use it only when the batch would not fit otherwise.
     """
 
-    @configurable
-    def __init__(self) -> None:
-        super().__init__()
+    learns_from_captions = "words"
+    source = "GroundedCaptioner returns it when LOSSES.NAMES of its config contains FusedCrossEntropy."
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -119,16 +119,6 @@ class FusedCrossEntropy(nn.Module):
             )
         return {}
 
-    @classmethod
-    def add_config(cls, cfg: Any, tmp_cfg: Any = None) -> None:
-        """No keys of its own."""
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"CrossEntropy Loss(G)": L}``."""
-        source = "GroundedCaptioner returns it when LOSSES.NAMES of its config contains FusedCrossEntropy."
-        require_outputs(outputs_dict, [keys.CROSS_ENTROPY], "FusedCrossEntropy", source)
-        return {"CrossEntropy Loss(G)": outputs_dict[keys.CROSS_ENTROPY]}
-
-    def normaliser(self, outputs_dict: dict) -> int:
-        """M, the number of words of the mean."""
-        return outputs_dict[keys.NUM_WORDS]
+        return {"CrossEntropy Loss(G)": self.read(outputs_dict, keys.CROSS_ENTROPY)[0]}

@@ -14,13 +14,14 @@ Letters: B images, S captions per image, K regions, M predicted words of the bat
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config, completed
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
-from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
+from xmodaler_ssattn.losses.base import Loss, check_weights
+from xmodaler_ssattn.partners import require_grounded_captioner
 
 REDUCTIONS = {
     "formula": "sum over captions of L_gnd, divided by the predicted words: the paper's balance of the two losses",
@@ -73,10 +74,8 @@ def grounding_loss(
 
 
 @LOSSES_REGISTRY.register()
-class GroundingLoss(nn.Module):
-    """mu L_gnd for the host's trainer: reads log beta and sigma from the batch, returns one named loss.
-
-    The name must not contain "acc": the host leaves such losses out of the sum.
+class GroundingLoss(Loss):
+    """mu L_gnd for the host's trainer.
 
     Args:
         mu: weight of the loss, at least 0.
@@ -91,10 +90,8 @@ class GroundingLoss(nn.Module):
             raise UserError(
                 f"LOSSES.GROUNDING.REDUCTION: expected one of {tuple(REDUCTIONS)}, got {reduction!r}. {meanings}."
             )
-        if not mu >= 0:
-            raise UserError(f"LOSSES.GROUNDING.MU: expected a number >= 0, got {mu!r}.")
-        self.mu = mu
-        self.reduction = reduction
+        check_weights("LOSSES.GROUNDING", MU=mu)
+        self.mu, self.reduction = mu, reduction
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -108,16 +105,11 @@ class GroundingLoss(nn.Module):
             )
         return {"mu": grounding.MU, "reduction": grounding.REDUCTION}
 
-    @classmethod
-    def add_config(cls, cfg, tmp_cfg=None) -> None:
-        add_ssattn_config(cfg)
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Grounding Loss": mu L_gnd}``."""
-        wanted = (keys.LOG_BETA, keys.SIGMA, keys.HAS_BOXES, keys.CAPTIONS_PER_IMAGE, keys.NUM_WORDS)
-        source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset provide it in training."
-        require_outputs(outputs_dict, wanted, "GroundingLoss", source)
-        log_beta, sigma, has_boxes, captions, words = (outputs_dict[key] for key in wanted)
+        log_beta, sigma, has_boxes, captions, words = self.read(
+            outputs_dict, keys.LOG_BETA, keys.SIGMA, keys.HAS_BOXES, keys.CAPTIONS_PER_IMAGE, keys.NUM_WORDS
+        )
         loss = grounding_loss(
             log_beta, sigma, has_boxes, reduction=self.reduction, captions_per_image=captions, num_words=words
         )

@@ -8,13 +8,13 @@ advantage over the baseline; the M words contain neither padding nor words after
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config
-from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable, kfg
-from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
+from xmodaler_ssattn.host import LOSSES_REGISTRY, kfg
+from xmodaler_ssattn.losses.base import Loss
+from xmodaler_ssattn.partners import require_grounded_captioner
 
 
 def reward_loss(logits: Tensor, words: Tensor, advantages: Tensor, suppressed: int | None = None) -> Tensor:
@@ -43,35 +43,23 @@ def reward_loss(logits: Tensor, words: Tensor, advantages: Tensor, suppressed: i
 
 
 @LOSSES_REGISTRY.register()
-class SelfCriticalLoss(nn.Module):
+class SelfCriticalLoss(Loss):
     """``reward_loss`` for the host's trainer; ``SelfCriticalTrainer`` adds its inputs to the batch."""
 
-    @configurable
-    def __init__(self):
-        super().__init__()
+    source = (
+        "Captions and rewards are from ENGINE.NAME SelfCriticalTrainer, the rest from MODEL.META_ARCHITECTURE "
+        "GroundedCaptioner."
+    )
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         require_grounded_captioner(cfg, "SelfCriticalLoss", "which does not return the caption of each word")
         return {}
 
-    @classmethod
-    def add_config(cls, cfg, tmp_cfg=None) -> None:
-        add_ssattn_config(cfg)
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's output on sampled captions; returns ``{"Self-critical Loss": L}``."""
-        wanted = (kfg.G_LOGITS, kfg.G_TARGET_IDS, keys.CAPTION_OF_WORD, kfg.REWARDS)
-        source = (
-            "Captions and rewards are from ENGINE.NAME SelfCriticalTrainer, the rest from MODEL.META_ARCHITECTURE "
-            "GroundedCaptioner."
+        logits, words, captions, rewards = self.read(
+            outputs_dict, kfg.G_LOGITS, kfg.G_TARGET_IDS, keys.CAPTION_OF_WORD, kfg.REWARDS
         )
-        require_outputs(outputs_dict, wanted, "SelfCriticalLoss", source)
-        logits, words, captions, rewards = (outputs_dict[key] for key in wanted)
-        return {
-            "Self-critical Loss": reward_loss(logits, words, rewards[captions], outputs_dict.get(keys.SUPPRESSED_WORD))
-        }
-
-    def normaliser(self, outputs_dict: dict) -> int:
-        """M, by which the sum over the words is divided."""
-        return len(outputs_dict[kfg.G_TARGET_IDS])
+        suppressed = outputs_dict.get(keys.SUPPRESSED_WORD)
+        return {"Self-critical Loss": reward_loss(logits, words, rewards[captions], suppressed)}

@@ -14,13 +14,14 @@ Letters: M predicted words of the batch, K regions, n pairs.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config, completed
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, configurable
-from xmodaler_ssattn.partners import needs_attention, require_grounded_captioner, require_outputs
+from xmodaler_ssattn.losses.base import Loss, check_weights
+from xmodaler_ssattn.partners import needs_attention, require_grounded_captioner
 
 REDUCTIONS = ("pairs", "words")
 ATTENTIONS = {"alpha": keys.WORD_ALPHA, "gamma": keys.WORD_GAMMA}
@@ -72,8 +73,8 @@ def _per_word(num_words: int, words: Tensor, weights: Tensor) -> Tensor:
 
 
 @LOSSES_REGISTRY.register()
-class WordAttentionLoss(nn.Module):
-    """WEIGHT times L_attn for the host's trainer: reads the attention and the pairs from the model's output.
+class WordAttentionLoss(Loss):
+    """WEIGHT times L_attn for the host's trainer.
 
     Args:
         weight: at least 0; with 0 the data set makes no pairs, and the loss is left out.
@@ -81,14 +82,15 @@ class WordAttentionLoss(nn.Module):
         reduction: see ``word_attention_loss``.
     """
 
+    learns_from_captions = "pairs"
+
     @configurable
     def __init__(self, *, weight: float = 0.1, attention: str = "alpha", reduction: str = "pairs"):
         super().__init__()
         for key, value, allowed in (("ATTENTION", attention, ATTENTIONS), ("REDUCTION", reduction, REDUCTIONS)):
             if value not in allowed:
                 raise UserError(f"LOSSES.WORD_ATTENTION.{key}: expected one of {tuple(allowed)}, got {value!r}.")
-        if not 0 <= weight < float("inf"):
-            raise UserError(f"LOSSES.WORD_ATTENTION.WEIGHT: expected a number >= 0, got {weight!r}.")
+        check_weights("LOSSES.WORD_ATTENTION", WEIGHT=weight)
         self.weight, self.attention, self.reduction = weight, attention, reduction
 
     @classmethod
@@ -100,18 +102,11 @@ class WordAttentionLoss(nn.Module):
         settings = cfg.LOSSES.WORD_ATTENTION
         return {"weight": settings.WEIGHT, "attention": settings.ATTENTION, "reduction": settings.REDUCTION}
 
-    @classmethod
-    def add_config(cls, cfg, tmp_cfg=None) -> None:
-        add_ssattn_config(cfg)
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Word Attention Loss": WEIGHT L_attn}``."""
         if self.weight == 0:
             return {}
-        wanted = (ATTENTIONS[self.attention], keys.WORD_PAIRS)
-        source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset provide it in training."
-        require_outputs(outputs_dict, wanted, "WordAttentionLoss", source)
-        attention, pairs = (outputs_dict[key] for key in wanted)
+        attention, pairs = self.read(outputs_dict, ATTENTIONS[self.attention], keys.WORD_PAIRS)
         return {"Word Attention Loss": self.weight * word_attention_loss(attention, *pairs, reduction=self.reduction)}
 
     def normaliser(self, outputs_dict: dict) -> Tensor:

@@ -20,17 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config, completed
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.host import LOSSES_REGISTRY, META_ARCH_REGISTRY, configurable, kfg
-from xmodaler_ssattn.methods.second_pass import (
-    SecondPassCaptioner,
-    check_weights,
-    in_grid,
-    own_random_numbers,
-    require_captioner,
-)
+from xmodaler_ssattn.losses.base import Loss, check_weights
+from xmodaler_ssattn.methods.second_pass import SecondPassCaptioner, in_grid, own_random_numbers, require_captioner
 from xmodaler_ssattn.modeling.forcing import WordStates
-from xmodaler_ssattn.partners import require_outputs
 from xmodaler_ssattn.precision import at_least_float32
 
 
@@ -78,8 +72,11 @@ class CyclicalCaptioner(SecondPassCaptioner):
 
 
 @LOSSES_REGISTRY.register()
-class CyclicalLoss(nn.Module):
+class CyclicalLoss(Loss):
     """WEIGHT times L_rec for the host's trainer."""
+
+    learns_from_captions = "words"
+    source = "CyclicalCaptioner provides it in training."
 
     @configurable
     def __init__(self, *, weight: float = 1.0):
@@ -93,18 +90,8 @@ class CyclicalLoss(nn.Module):
         require_captioner(cfg, "CyclicalLoss", CyclicalCaptioner)
         return {"weight": cfg.LOSSES.CYCLICAL.WEIGHT}
 
-    @classmethod
-    def add_config(cls, cfg: Any, tmp_cfg: Any = None) -> None:
-        add_ssattn_config(cfg)
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Reconstruction Loss": WEIGHT L_rec}``."""
         if self.weight == 0:
             return {}
-        wanted = [keys.SECOND_CROSS_ENTROPY]
-        require_outputs(outputs_dict, wanted, "CyclicalLoss", "CyclicalCaptioner provides it in training.")
-        return {"Reconstruction Loss": self.weight * outputs_dict[keys.SECOND_CROSS_ENTROPY]}
-
-    def normaliser(self, outputs_dict: dict) -> int:
-        """M, the number of words."""
-        return len(outputs_dict[kfg.G_TARGET_IDS])
+        return {"Reconstruction Loss": self.weight * self.read(outputs_dict, keys.SECOND_CROSS_ENTROPY)[0]}

@@ -26,11 +26,11 @@ from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import DECODER_REGISTRY, LOSSES_REGISTRY, configurable, kfg
-from xmodaler_ssattn.methods.second_pass import check_weights, own_random_numbers
+from xmodaler_ssattn.losses.base import Loss, check_weights
+from xmodaler_ssattn.methods.second_pass import own_random_numbers
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.ss_attention import MASKED_SCORE, TopDownAttention
-from xmodaler_ssattn.partners import require_outputs
 from xmodaler_ssattn.precision import at_least_float32
 
 # Added to the scores of regions that an earlier branch looks at. Padding is below them: with fewer regions than
@@ -152,13 +152,16 @@ def consistency_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 @LOSSES_REGISTRY.register()
-class ConsistencyLoss(nn.Module):
+class ConsistencyLoss(Loss):
     """WEIGHT times L_con for the host's trainer.
 
     Args:
         weight: at least 0.
         classes: (V,) int64 from ``class_of_words``; None with weight 0.
     """
+
+    learns_from_captions = "words"
+    source = "DistributedDecoder provides it in training."
 
     @configurable
     def __init__(self, *, weight: float = 0.1, classes: Tensor | None = None):
@@ -179,17 +182,11 @@ class ConsistencyLoss(nn.Module):
             )
         return {"weight": weight, "classes": class_of_words(cfg) if weight > 0 else None}
 
-    @classmethod
-    def add_config(cls, cfg: Any, tmp_cfg: Any = None) -> None:
-        add_ssattn_config(cfg)
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Consistency Loss": WEIGHT L_con}``."""
         if self.weight == 0:
             return {}
-        wanted = (keys.BRANCH_LOGITS, kfg.G_TARGET_IDS)
-        require_outputs(outputs_dict, wanted, "ConsistencyLoss", "DistributedDecoder provides it in training.")
-        logits, targets = (outputs_dict[key] for key in wanted)
+        logits, targets = self.read(outputs_dict, keys.BRANCH_LOGITS, kfg.G_TARGET_IDS)
         self.classes = self.classes.to(targets.device)
         return {"Consistency Loss": self.weight * consistency_loss(logits, self.classes[targets])}
 

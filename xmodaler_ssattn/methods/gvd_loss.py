@@ -16,19 +16,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.classes import class_of_word
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.data.word_pairs import pair_rule
-from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.errors import raise_all
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.files import read_lines
 from xmodaler_ssattn.host import EMBEDDING_REGISTRY, LOSSES_REGISTRY, configurable, kfg
 from xmodaler_ssattn.losses import word_attention_loss
+from xmodaler_ssattn.losses.base import Loss, check_weights
 from xmodaler_ssattn.methods.gvd import GVDRegionEmbedding
-from xmodaler_ssattn.partners import needs_grounded_captioner, require_outputs
+from xmodaler_ssattn.partners import needs_grounded_captioner
 
 EMBEDDING = GVDRegionEmbedding.__name__
 
@@ -67,19 +68,20 @@ def region_class_loss(scores: Tensor, images: Tensor, regions: Tensor, classes: 
 
 
 @LOSSES_REGISTRY.register()
-class GVDClassLoss(nn.Module):
+class GVDClassLoss(Loss):
     """GROUNDING_WEIGHT L_grd + CLASS_WEIGHT L_cls for the host's trainer.
 
     Args:
         class_of_word: (V,) int64, for each word id the number of its class, 0 for a word that names none.
     """
 
+    learns_from_captions = "pairs"
+    source = f"GroundedCaptioner with {EMBEDDING} and the dataset Flickr30kEntitiesDataset provide it in training."
+
     @configurable
     def __init__(self, *, class_of_word: Tensor, grounding_weight: float = 0.1, class_weight: float = 0.1) -> None:
         super().__init__()
-        for name, weight in (("GROUNDING_WEIGHT", grounding_weight), ("CLASS_WEIGHT", class_weight)):
-            if not 0 <= weight < float("inf"):
-                raise UserError(f"LOSSES.GVD.{name}: expected a number >= 0, got {weight!r}.")
+        check_weights("LOSSES.GVD", GROUNDING_WEIGHT=grounding_weight, CLASS_WEIGHT=class_weight)
         self.grounding_weight, self.class_weight = grounding_weight, class_weight
         self.class_of_word = class_of_word
 
@@ -107,21 +109,15 @@ class GVDClassLoss(nn.Module):
             "class_weight": weights.CLASS_WEIGHT,
         }
 
-    @classmethod
-    def add_config(cls, cfg: Any, tmp_cfg: Any = None) -> None:
-        """Its keys are among those that the captioner adds."""
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns the two weighted losses."""
-        wanted = (
-            *(keys.REGION_CLASS_SCORES, keys.WORD_ALPHA, keys.WORD_PAIRS, keys.IMAGE_MASK),
-            *(kfg.G_TARGET_IDS, keys.CAPTION_OF_WORD, keys.CAPTIONS_PER_IMAGE),
+        scores, alpha, (words, regions, weights), mask = self.read(
+            outputs_dict, keys.REGION_CLASS_SCORES, keys.WORD_ALPHA, keys.WORD_PAIRS, keys.IMAGE_MASK
         )
-        source = f"GroundedCaptioner with {EMBEDDING} and the dataset Flickr30kEntitiesDataset provide it in training."
-        require_outputs(outputs_dict, wanted, "GVDClassLoss", source)
-        scores, alpha, pairs, mask, targets, caption, captions = (outputs_dict[key] for key in wanted)
+        targets, caption, captions = self.read(
+            outputs_dict, kfg.G_TARGET_IDS, keys.CAPTION_OF_WORD, keys.CAPTIONS_PER_IMAGE
+        )
         self.class_of_word = self.class_of_word.to(targets.device)  # copied once
-        words, regions, weights = pairs
         images, classes = caption.div(captions, rounding_mode="floor"), self.class_of_word[targets]
         weights = weights * (classes[words] > 0)
         grounding = word_attention_loss(

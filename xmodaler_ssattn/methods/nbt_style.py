@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config, completed
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, LOSSES_REGISTRY, configurable, kfg
+from xmodaler_ssattn.losses.base import Loss
 from xmodaler_ssattn.modeling.captioner import ENCODE_ONCE
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.ss_attention import ACTIVATIONS, pool
-from xmodaler_ssattn.partners import require_grounded_captioner, require_outputs
+from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.precision import at_least_float32
 
 
@@ -109,12 +110,14 @@ class SentinelDecoder(SSAttentionDecoder):
 
 
 @LOSSES_REGISTRY.register()
-class PointerLoss(nn.Module):
+class PointerLoss(Loss):
     """LOSSES.WORD_ATTENTION.WEIGHT times L_ptr; the pairs are those of LOSSES.WORD_ATTENTION.
 
     Args:
         weight: above 0.
     """
+
+    learns_from_captions = "pairs"
 
     @configurable
     def __init__(self, *, weight: float):
@@ -133,21 +136,10 @@ class PointerLoss(nn.Module):
             )
         return {"weight": cfg.LOSSES.WORD_ATTENTION.WEIGHT}
 
-    @classmethod
-    def add_config(cls, cfg: Any, tmp_cfg: Any = None) -> None:
-        add_ssattn_config(cfg)
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns ``{"Pointer Loss": WEIGHT L_ptr}``."""
-        wanted = (keys.WORD_ALPHA, keys.WORD_PAIRS)
-        source = "GroundedCaptioner and the dataset Flickr30kEntitiesDataset provide it in training."
-        require_outputs(outputs_dict, wanted, "PointerLoss", source)
-        attention, pairs = (outputs_dict[key] for key in wanted)
+        attention, pairs = self.read(outputs_dict, keys.WORD_ALPHA, keys.WORD_PAIRS)
         return {"Pointer Loss": self.weight * pointer_loss(attention, *pairs)}
-
-    def normaliser(self, outputs_dict: dict) -> int:
-        """M, the number of words."""
-        return len(outputs_dict[keys.WORD_ALPHA])
 
 
 ENCODE_ONCE.append(SentinelDecoder)

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from xmodaler_ssattn import keys
-from xmodaler_ssattn.config import add_ssattn_config, completed
+from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY, META_ARCH_REGISTRY, configurable, kfg
+from xmodaler_ssattn.losses.base import Loss, check_weights
 from xmodaler_ssattn.methods.second_pass import (
     SecondPassCaptioner,
-    check_weights,
     in_order_of_words,
     own_random_numbers,
     require_captioner,
@@ -127,7 +127,7 @@ class ProphetCaptioner(SecondPassCaptioner):
 
 
 @LOSSES_REGISTRY.register()
-class ProphetLoss(nn.Module):
+class ProphetLoss(Loss):
     """The second cross-entropy, and the distance of the two attentions, for the host's trainer.
 
     Args:
@@ -136,6 +136,9 @@ class ProphetLoss(nn.Module):
         distance: ``l1`` or ``kl``.
         stop_gradient: whether the distance trains only alpha.
     """
+
+    learns_from_captions = "words"
+    source = "ProphetCaptioner provides it in training."
 
     @configurable
     def __init__(
@@ -159,25 +162,15 @@ class ProphetLoss(nn.Module):
         require_captioner(cfg, "ProphetLoss", ProphetCaptioner)
         return {key.lower(): value for key, value in cfg.LOSSES.PROPHET.items()}
 
-    @classmethod
-    def add_config(cls, cfg: Any, tmp_cfg: Any = None) -> None:
-        add_ssattn_config(cfg)
-
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns its losses whose weight is above 0."""
-        wanted = (keys.WORD_ALPHA, keys.PROPHET_ALPHA, keys.IN_PHRASE) if self.weight else ()
-        wanted += (keys.SECOND_CROSS_ENTROPY,) if self.cross_entropy_weight else ()
-        require_outputs(outputs_dict, wanted, "ProphetLoss", "ProphetCaptioner provides it in training.")
         losses = {}
         if self.cross_entropy_weight:
-            losses["Prophet Cross-Entropy"] = self.cross_entropy_weight * outputs_dict[keys.SECOND_CROSS_ENTROPY]
+            (second,) = self.read(outputs_dict, keys.SECOND_CROSS_ENTROPY)
+            losses["Prophet Cross-Entropy"] = self.cross_entropy_weight * second
         if self.weight:
-            alpha, prophet, in_phrase = (outputs_dict[key] for key in wanted[:3])
+            alpha, prophet, in_phrase = self.read(outputs_dict, keys.WORD_ALPHA, keys.PROPHET_ALPHA, keys.IN_PHRASE)
             prophet = prophet.detach() if self.stop_gradient else prophet
             distances = attention_distance(alpha, prophet, self.distance) * in_phrase
             losses["Prophet Attention Loss"] = self.weight * distances.sum() / len(alpha)
         return losses
-
-    def normaliser(self, outputs_dict: dict) -> int:
-        """M, the number of words."""
-        return len(outputs_dict[kfg.G_TARGET_IDS])

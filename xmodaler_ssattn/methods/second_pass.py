@@ -106,13 +106,3 @@ def require_captioner(cfg: Any, loss: str, captioner: type) -> None:
             f"LOSSES.NAMES contains {loss}, whose inputs are returned only by {name}, but MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE!r}. Set MODEL.META_ARCHITECTURE: {name}."
         )
-
-
-def check_weights(loss: str, **weights: float) -> None:
-    """Refuse weights that are not finite numbers >= 0, all at once."""
-    problems = [
-        f"{key}: expected a number >= 0, got {value!r}."
-        for key, value in weights.items()
-        if not 0 <= value < float("inf")
-    ]
-    raise_all(problems, loss)
