@@ -93,7 +93,7 @@ LOG_BETA = "SSATTN_LOG_BETA"  # (B, K) float32: log beta (log-softmax in one ste
 # (N, K): the basic attention of the last step. It may have more columns or none, see ``GroundedDecoder``.
 ALPHA = "SSATTN_ALPHA"
 GAMMA = "SSATTN_GAMMA"  # (N, K): gamma = alpha + lambda beta of the last step, the weights that pool v-hat
-# (N, E): the v-hat of this step, instead of the decoder's attention; see ``modeling/given.py``.
+# (N, E): the v-hat of this step, instead of the decoder's attention; see ``methods/second_pass.py``.
 GIVEN_V_HAT = "SSATTN_GIVEN_V_HAT"
 # (N, n) int64: the region of each branch of a decoder with n branches of attention, at the last step.
 BRANCH_REGIONS = "SSATTN_BRANCH_REGIONS"

@@ -22,6 +22,7 @@ from xmodaler_ssattn import host, keys
 from xmodaler_ssattn.engine import finite
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.modeling import searchers
+from xmodaler_ssattn.modeling.loop import Ends
 from xmodaler_ssattn.modeling.sampling import replace_some, sample_words
 
 # (cases, line of code, number of waits, reason). Each wait of any case must be here.
@@ -35,10 +36,10 @@ ALLOWED = [
     ("trainer, stock Adam", "engine/finite.py bad_tensors", "only a fused update can be told to change nothing"),
     ("self-critical", "engine/rl_trainer.py _sample_and_score", "the host scores the sampled words"),
     ("self-critical", "scorer/caption_reward.py _grounding", "the host compares boxes with references"),
-    ("self-critical", "modeling/searchers.py read", "whether all captions have ended, once in some words"),
-    ("sample", "modeling/searchers.py read", "the same"),
-    ("greedy", "modeling/searchers.py read", "the same"),
-    ("beam", "modeling/searchers.py read", "the same"),
+    ("self-critical", "modeling/loop.py read", "whether all captions have ended, once in some words"),
+    ("sample", "modeling/loop.py read", "the same"),
+    ("greedy", "modeling/loop.py read", "the same"),
+    ("beam", "modeling/loop.py read", "the same"),
     ("greedy", "modeling/grounded_output.py captions_from_decoding", "the captions, once per batch"),
     ("beam", "modeling/grounded_output.py captions_from_decoding", "the captions, once per batch"),
     ("greedy", "modeling/grounded_output.py _array", "their weights, once per batch"),
@@ -48,7 +49,7 @@ ALLOWED = [
 ]
 # Waits that come before the update of the optimiser although the step could be queued first.
 BEFORE_UPDATE = {
-    "modeling/searchers.py read",
+    "modeling/loop.py read",
     "engine/rl_trainer.py _sample_and_score",
     "scorer/caption_reward.py _grounding",
     "engine/finite.py bad_tensors",
@@ -121,7 +122,7 @@ def test_what_a_training_step_reads_is_read_after_the_update_is_queued(report):
 def test_decoding_looks_at_the_device_once_in_some_words(report):
     """12 words, a look in 4: 3 looks per decoding; `beam and references` decodes twice, greedily and with beams."""
     for name, looks in (("greedy", 3), ("beam, bfloat16", 3), ("beam and references", 6), ("sample", 3)):
-        assert Counter(map(place, report[name]["waits"]))["modeling/searchers.py read"] == looks, name
+        assert Counter(map(place, report[name]["waits"]))["modeling/loop.py read"] == looks, name
 
 
 def test_under_autocast_all_products_are_in_bfloat16(report):
@@ -202,14 +203,14 @@ def test_looking_less_often_gives_the_same_captions_weights_and_scores(tmp_path,
         return logp
 
     monkeypatch.setattr(searchers.GroundedDecodeStrategy, "_log_probs", ends_sooner_or_later)
+    start = Ends.__init__
     for looks in (1, every):
 
-        class Late(searchers.Ends):
-            def __init__(self, device, steps, looks=looks):
-                super().__init__(device, steps)
-                self._every = looks
+        def late(self, device, steps, looks=looks):
+            start(self, device, steps)
+            self._every = looks
 
-        monkeypatch.setattr(searchers, "Ends", Late)
+        monkeypatch.setattr(Ends, "__init__", late)
         model = toy_model(tmp_path, MODEL__MAX_SEQ_LEN=15).eval()
         with torch.no_grad():
             for parameter in model.parameters():

@@ -7,7 +7,7 @@ from slow_beam import UNK, slow_beam, word_log_probs
 from toys import WORDS, captions_of, for_test, toy_model, toy_sample
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.modeling import SSAttentionDecoder
-from xmodaler_ssattn.modeling.searchers import best_candidates
+from xmodaler_ssattn.modeling.beam_search import best_candidates
 
 
 @pytest.mark.parametrize("width", [2, 3, 5])

@@ -81,7 +81,7 @@ def words_at_once(model: GroundedCaptioner, batch: dict, ss_prob: float) -> Word
 
 
 def given_at_once(model: GroundedCaptioner, states: WordStates, tokens: Tensor, v_hat: Tensor) -> Tensor | None:
-    """Equals ``given.word_by_word`` wherever ``words_at_once`` equals ``word_states``; None elsewhere."""
+    """``word_by_word`` of ``methods/second_pass.py`` where ``words_at_once`` equals ``word_states``, else None."""
     if states.plan is None or model.fast_forcing is None or not model.fast_forcing.suits(model):
         return None
     plan, rows = states.plan, states.rows

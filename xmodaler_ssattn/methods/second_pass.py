@@ -1,9 +1,9 @@
-"""The common part of methods with a second teacher-forced pass, whose v-hat are given (``modeling/given.py``).
+"""The common part of methods with a second teacher-forced pass, whose v-hat are given.
 
 Such a method trains the plain decoder twice on the same captions: with its own attention, and with regions that were
 chosen from words that are already known. Decoding is that of the plain decoder.
 
-Letters: N captions, T words, M words to predict in all, K regions, E embedded feature size.
+Letters: N captions, T words, M words to predict in all, K regions, E embedded feature size, H hidden size.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from torch.nn import functional as F
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError, raise_all
+from xmodaler_ssattn.fast.teacher_forcing import given_at_once
 from xmodaler_ssattn.fast.words import packs
 from xmodaler_ssattn.host import META_ARCH_REGISTRY, configurable, kfg
 from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.forcing import WordStates
-from xmodaler_ssattn.modeling.given import given_states
+from xmodaler_ssattn.modeling.loop import each_word
 
 
 @contextmanager
@@ -73,7 +74,10 @@ class SecondPassCaptioner(GroundedCaptioner):
 
     def second_cross_entropy(self, batch: dict, states: WordStates, outputs: dict, v_hat: Tensor) -> Tensor:
         """The mean cross-entropy () of the same words with v-hat (N, T, E) instead of the decoder's attention."""
-        hidden = given_states(self, states, batch[kfg.G_TOKENS_IDS], v_hat)
+        tokens = batch[kfg.G_TOKENS_IDS]
+        hidden = given_at_once(self, states, tokens, v_hat)
+        if hidden is None:
+            hidden = word_by_word(self, states, tokens, v_hat)
         targets = outputs[kfg.G_TARGET_IDS]
         found = self._predict(states._replace(hidden=hidden, logits=None), targets)
         if keys.CROSS_ENTROPY in found:
@@ -83,6 +87,34 @@ class SecondPassCaptioner(GroundedCaptioner):
     def embedded(self, words: Tensor) -> Tensor:
         """(N, T) int64 -> (N, T, word embedding)."""
         return self.token_embed({kfg.G_TOKENS_IDS: words.flatten()})[kfg.G_TOKEN_EMBED].view(*words.shape, -1)
+
+
+def word_by_word(model: GroundedCaptioner, states: WordStates, tokens: Tensor, v_hat: Tensor) -> Tensor:
+    """The language LSTM's state for every word if step t reads ``v_hat[:, t]`` instead of the decoder's own v-hat.
+
+    Args:
+        states: of the first pass over the same captions.
+        tokens: (N, T) int64 input words.
+        v_hat: (N, T, E), captions in the order of ``states.plan``.
+
+    Returns:
+        (M, H), words in the order of ``states.hidden``.
+    """
+    plan, rows = states.plan, states.rows
+    assert plan is not None and rows is not None
+    tokens = tokens[plan.order]
+    hidden: list[Tensor] = []
+
+    def next_word(state: dict, t: int) -> Tensor | None:
+        hidden.append(state[kfg.G_HIDDEN_STATES][-1])
+        if t + 1 == tokens.shape[1]:
+            return None
+        state[keys.GIVEN_V_HAT] = v_hat[:, t + 1]
+        return tokens[:, t + 1]
+
+    first = {**model.with_rows(rows, len(tokens)), keys.GIVEN_V_HAT: v_hat[:, 0]}
+    each_word(model, first, tokens[:, 0], tokens.shape[1], next_word)
+    return torch.stack(hidden).flatten(0, 1)[plan.cells]
 
 
 def in_order_of_words(grid: Tensor, states: WordStates) -> Tensor:

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from xmodaler_ssattn.modeling.forcing import WordStates
-
-
-class Forcing(Protocol):
-    """Teacher forcing that equals ``forcing.word_states``, or None if it would not. One object per captioner."""
-
-    def __call__(self, model: Any, batch: dict, ss_prob: float) -> WordStates | None: ...
 
 
 @dataclass
@@ -26,15 +20,14 @@ class Accelerators:
     """The accelerators of ``fast/``.
 
     Attributes:
-        forcing: makes the ``Forcing`` of a new captioner; the argument is MODEL.CAPTURE_GRAPHS.
+        forcing: called with MODEL.CAPTURE_GRAPHS for each new captioner; returns a function that equals
+            ``forcing.word_states``, or returns None if it would not.
         linear_cross_entropy: (hidden (M, H), weight (V, H), bias (V,), targets (M,)) -> (), equal to
             ``cross_entropy(linear(hidden, weight, bias), targets)``.
-        given: equals ``given.word_by_word``, or None if it would not.
     """
 
-    forcing: Callable[[bool], Forcing] | None = None
+    forcing: Callable[[bool], Callable[[Any, dict, float], WordStates | None]] | None = None
     linear_cross_entropy: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
-    given: Callable[[Any, WordStates, Tensor, Tensor], Tensor | None] | None = None
 
 
 ATTACHED = Accelerators()

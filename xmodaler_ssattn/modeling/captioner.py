@@ -4,8 +4,8 @@ X-modaler's own meta-architecture copies only the batch keys that it knows, so t
 boxes would not reach the decoder and the losses. This one collates exactly the keys of ``keys.py``, runs
 on the device of its parameters, and decodes GroundedCaptions.
 
-Letters: B images, S captions per image, N = B S, K regions, C classes, D raw and E embedded feature
-size, T words.
+Letters: B images, S captions per image, N = B S, K regions, E embedded feature size, M words to predict in all,
+H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,20 +32,18 @@ from xmodaler_ssattn.host import (
     configurable,
     kfg,
 )
+from xmodaler_ssattn.modeling import word_list
 from xmodaler_ssattn.modeling.accelerators import ATTACHED
 from xmodaler_ssattn.modeling.collate import collate
 from xmodaler_ssattn.modeling.dead_units import DeadUnitWatch
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.definition import follows
-from xmodaler_ssattn.modeling.forcing import WordStates, word_states
+from xmodaler_ssattn.modeling.forcing import WordStates, forced_references, word_states
 from xmodaler_ssattn.modeling.grounded_decoder import GroundedDecoder
-from xmodaler_ssattn.modeling.grounded_output import Decoded
-from xmodaler_ssattn.modeling.loop import each_word
 from xmodaler_ssattn.modeling.sampling import sample_words
-from xmodaler_ssattn.modeling.searchers import GroundedDecodeStrategy, check_vocabulary
+from xmodaler_ssattn.modeling.searchers import GroundedDecodeStrategy
 from xmodaler_ssattn.modeling.ss_attention import extended_mask
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
-from xmodaler_ssattn.modeling.word_list import accept_weights_without, check_words, from_state, to_state, words_sha256
 from xmodaler_ssattn.precision import at_least_float32
 
 # Visual embeddings and decoders that a batch with one row per image and IMAGE_OF_ROW suits, see ``encodes_per_image``;
@@ -72,6 +70,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
     # Checked by SSAttentionDecoder: batches of this class contain p, c and V.
     carries_region_inputs = True
 
+    # --- building, and weights ---
     @configurable
     def __init__(
         self,
@@ -84,7 +83,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         **modules: Any,
     ) -> None:
         super().__init__(**modules)
-        if fuse_loss and not follows(self.predictor, BasePredictor):
+        if fuse_loss and not self.predicts_from_state:
             raise UserError(
                 "LOSSES.NAMES contains FusedCrossEntropy, which uses the predictor's matrix directly and therefore "
                 f"needs BasePredictor, got {type(self.predictor).__name__}. Use CrossEntropy."
@@ -96,25 +95,12 @@ class GroundedCaptioner(BaseEncoderDecoder):
                 "Up-Down decoder set MODEL.DECODER: SSAttentionDecoder and MODEL.SS_ATTENTION.ENABLED: False; weights "
                 "of the stock decoder can be loaded there."
             )
-        self.share_region_dropout = share_region_dropout
-        self.fuse_loss = fuse_loss
-        self.gt_attention = gt_attention
-        self.amp = amp
-        self.fast_forcing = ATTACHED.forcing(capture_graphs) if ATTACHED.forcing is not None else None
+        self.gt_attention, self.amp = gt_attention, amp
+        self.share_region_dropout, self.fuse_loss = share_region_dropout, fuse_loss
+        self.fast_forcing: Any = ATTACHED.forcing(capture_graphs) if ATTACHED.forcing is not None else None
         self.dead_units = DeadUnitWatch()
-        # Index 0 of the host's list is the end mark.
-        self.words_sha256 = words_sha256((self.greedy_decoder.vocab or [])[1:])
-        self.register_load_state_dict_post_hook(accept_weights_without)
-
-    def get_extra_state(self) -> Tensor:
-        """The word list's digest, saved with the weights; see ``word_list.py``."""
-        return to_state(self.words_sha256)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Refuse weights of another word list; called by ``load_state_dict``."""
-        trained = from_state(state)
-        check_words(trained, self.words_sha256, "The weights")
-        self.words_sha256 = self.words_sha256 or trained
+        self.words_sha256 = word_list.words_sha256((self.greedy_decoder.vocab or [])[1:])  # without the end mark
+        self.register_load_state_dict_post_hook(word_list.accept_weights_without)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -125,30 +111,43 @@ class GroundedCaptioner(BaseEncoderDecoder):
                 f"DECODE_STRATEGY.NAME: GroundedCaptioner needs a decoder that keeps the attention of every word, "
                 f"got {cfg.DECODE_STRATEGY.NAME!r}. Set DECODE_STRATEGY.NAME: GroundedBeamSearcher."
             )
-        check_vocabulary(cfg)
-        arguments = super().from_config(cfg)
-        words = words_sha256((arguments["beam_searcher"].vocab or [])[1:])
-        check_words(cfg.MODEL.VOCABULARY_SHA256, words, "MODEL.VOCABULARY_SHA256 of the config")
-        # The host builds its greedy decoder by the fixed name "GreedyDecoder", which does not suppress UNK.
-        arguments["greedy_decoder"] = DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg)
+        word_list.check_vocabulary(cfg)
         if torch.device(cfg.MODEL.DEVICE).type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = cfg.MODEL.TF32  # here, because both hosts and all commands pass it
-        arguments["gt_attention"] = cfg.INFERENCE.GT_ATTENTION
-        arguments["amp"] = cfg.SOLVER.AMP
-        arguments["share_region_dropout"] = cfg.MODEL.SHARE_REGION_DROPOUT
-        arguments["capture_graphs"] = cfg.MODEL.CAPTURE_GRAPHS
-        arguments["fuse_loss"] = "FusedCrossEntropy" in cfg.LOSSES.NAMES
-        return arguments
+        arguments = super().from_config(cfg)
+        words = word_list.words_sha256((arguments["beam_searcher"].vocab or [])[1:])
+        word_list.check_words(cfg.MODEL.VOCABULARY_SHA256, words, "MODEL.VOCABULARY_SHA256 of the config")
+        return {
+            **arguments,
+            # The host builds its greedy decoder by the fixed name "GreedyDecoder", which does not suppress UNK.
+            "greedy_decoder": DECODE_STRATEGY_REGISTRY.get("GroundedGreedyDecoder")(cfg),
+            "gt_attention": cfg.INFERENCE.GT_ATTENTION,
+            "amp": cfg.SOLVER.AMP,
+            "share_region_dropout": cfg.MODEL.SHARE_REGION_DROPOUT,
+            "capture_graphs": cfg.MODEL.CAPTURE_GRAPHS,
+            "fuse_loss": "FusedCrossEntropy" in cfg.LOSSES.NAMES,
+        }
 
     @classmethod
     def add_config(cls, cfg: Any, tmp_cfg: Any) -> None:
         super().add_config(cfg, tmp_cfg)
         add_ssattn_config(cfg)
 
+    def get_extra_state(self) -> Tensor:
+        """The word list's digest, saved with the weights; see ``word_list.py``."""
+        return word_list.to_state(self.words_sha256)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse weights of another word list; called by ``load_state_dict``."""
+        trained = word_list.from_state(state)
+        word_list.check_words(trained, self.words_sha256, "The weights")
+        self.words_sha256 = self.words_sha256 or trained
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    # --- a batch, its encoding, and a step ---
     def preprocess_batch(self, batched_inputs: list[dict]) -> dict:
         """Samples of the mapper -> one batch on the model's device; see ``collate``.
 
@@ -158,22 +157,18 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     def get_extended_attention_mask(self, batched_inputs: dict) -> dict:
         """EXT_ATT_MASKS (B, K): 0 for a region, -1e4 for padding; None when no image is padded."""
-        counts = batched_inputs[keys.NUM_REGIONS]
         mask = batched_inputs[kfg.ATT_MASKS]
-        padded = min(counts) < mask.shape[1]
+        padded = min(batched_inputs[keys.NUM_REGIONS]) < mask.shape[1]
         return {kfg.ATT_MASKS: mask, kfg.EXT_ATT_MASKS: extended_mask(mask) if padded else None}
 
     def encode(self, batched_inputs: dict, images: Tensor | None = None) -> dict:
         """The computation that is done once per image, before the first word.
 
         Args:
-            batched_inputs: from ``preprocess_batch``. A dict that is already encoded is returned unchanged, so
-                that two decodings share the work.
-            images: (N,) the image of each caption, in the order in which captions are processed; for
-                training, if ``encodes_per_image`` is True. Each caption then has its own dropout on the region
-                embedding, as in the stock model (with ``share_region_dropout``, each image); everything before it, and
-                beta, is still computed once per image. Without ``images``, features have one row per image, which
-                captions or beams share.
+            batched_inputs: from ``preprocess_batch``. A dict that is already encoded is returned unchanged.
+            images: (N,) the image of each caption, for training if ``encodes_per_image``. Features then have one row
+                per caption, with a dropout of its own as in the stock model (with ``share_region_dropout``, that of
+                its image). Without ``images`` they have one row per image, which captions or beams share.
 
         Returns:
             a new dict with ATT_FEATS, GLOBAL_FEATS, P_ATT_FEATS, the states, LOG_BETA (one row per image)
@@ -185,8 +180,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
             once = self.encode(batched_inputs)
             rows = {key: once[key][images] for key in self.decoder.READ_PER_STEP if once.get(key) is not None}
             return {**once, **rows, keys.IMAGE_OF_ROW: images}
-        inputs = dict(batched_inputs)
-        inputs.update(self.get_extended_attention_mask(inputs))
+        inputs = {**batched_inputs, **self.get_extended_attention_mask(batched_inputs)}
         inputs[keys.RAW_FEATS] = inputs[kfg.ATT_FEATS]
         inputs[keys.IMAGE_MASK], inputs[keys.IMAGE_EXT_MASK] = inputs[kfg.ATT_MASKS], inputs[kfg.EXT_ATT_MASKS]
         inputs[keys.IMAGE_OF_ROW] = images
@@ -215,6 +209,10 @@ class GroundedCaptioner(BaseEncoderDecoder):
         repeated = once[images]
         return {kfg.ATT_FEATS: dropout(repeated) if dropout is not None else repeated}
 
+    def with_rows(self, inputs: dict, rows: int) -> dict:
+        """A copy of an encoded batch with initial states of ``rows`` rows (captions of all images)."""
+        return {**inputs, **self.decoder.first_states(inputs, rows)}
+
     def step(self, inputs: dict, word: Tensor, t: int) -> None:
         """Advance the decoder by one word; updates ``inputs`` (the caller's own dict) in place.
 
@@ -226,17 +224,27 @@ class GroundedCaptioner(BaseEncoderDecoder):
         inputs.update(self.encoder(inputs, mode="t"))
         inputs.update(self.decoder(inputs))
 
-    def with_rows(self, inputs: dict, rows: int) -> dict:
-        """A copy of an encoded batch with initial states of ``rows`` rows (captions of all images)."""
-        return {**inputs, **self.decoder.first_states(inputs, rows)}
+    # --- training ---
+    def forward(self, batched_inputs: dict, use_beam_search: bool | None = None, output_sents: bool = False) -> dict:
+        """The host's interface: losses' inputs when ``use_beam_search`` is None, else decoding.
+
+        With ``use_beam_search`` True and ``output_sents`` (the stock test loop's only call), OUTPUT contains
+        one GroundedCaption per image from beam search (a Caption, if the decoder has no attention), which also has
+        the greedy caption, and the forced references if INFERENCE.GT_ATTENTION is True and the dataset supplies them.
+        The image is encoded once for all three.
+        """
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            if use_beam_search is None:
+                return self._forward(batched_inputs)
+            return self._decode(batched_inputs, use_beam_search, output_sents)
 
     def _forward(self, batched_inputs: dict) -> dict:
         """Teacher forcing, with scheduled sampling when SS_PROB is above 0 in training.
 
         Returns:
-            the batch with G_LOGITS (M, V), G_TARGET_IDS (M,) and CAPTION_OF_WORD (M,) over the M predicted
-            words of the batch, without padding, and LOG_BETA for the grounding loss. With ``fuse_loss``,
-            CROSS_ENTROPY replaces G_LOGITS. With WORD_PAIRS in the batch also WORD_ALPHA and WORD_GAMMA (M, K).
+            the batch with G_LOGITS (M, V), G_TARGET_IDS (M,) and CAPTION_OF_WORD (M,), without padding, and LOG_BETA
+            for the grounding loss. With ``fuse_loss``, CROSS_ENTROPY replaces G_LOGITS. With WORD_PAIRS in the batch
+            also WORD_ALPHA and WORD_GAMMA (M, K).
         """
         ss_prob = float(batched_inputs.get(kfg.SS_PROB, 0.0)) if self.training else 0.0
         states = self.fast_forcing(self, batched_inputs, ss_prob) if self.fast_forcing is not None else None
@@ -249,7 +257,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         outputs = {
             **states.inputs,
             **self._predict(states, targets),
-            **_supervised_words(states),
+            **states.supervised(),
             **states.further,
             kfg.G_TARGET_IDS: targets,
             keys.CAPTION_OF_WORD: states.captions,
@@ -279,6 +287,16 @@ class GroundedCaptioner(BaseEncoderDecoder):
         # If another layer has replaced the predictor's own: the same loss, but without saving memory.
         return {keys.CROSS_ENTROPY: F.cross_entropy(logits, targets)} if self.fuse_loss else {kfg.G_LOGITS: logits}
 
+    @torch.no_grad()
+    def sample_words(self, hidden: Tensor) -> Tensor:
+        """(n, H) states of the language LSTM -> (n,) words sampled from the model's distribution."""
+        # Autocast must not cache the weights that it converts here: older versions of torch would use these copies,
+        # which have no gradient, for training, and never train the predictor.
+        kind = hidden.device.type
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False) if self.amp else nullcontext():
+            return sample_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
+
+    # --- which parts compute what their class defines, so that another way gives the same ---
     @property
     def predicts_from_state(self) -> bool:
         """Whether the predictor reads only the language LSTM's state of a step."""
@@ -292,13 +310,11 @@ class GroundedCaptioner(BaseEncoderDecoder):
         everything in training, and one row per image in decoding; see ``forcing.encoded_rows``.
         """
         ours = ("encode", "_embed_regions", "get_extended_attention_mask", "step", "with_rows")
+        decoder = self.decoder
         return (
             follows(self, GroundedCaptioner, *ours)
             and any(follows(self.visual_embed, known) for known in ENCODE_ONCE)
-            and (
-                any(follows(self.decoder, known) for known in ENCODE_ONCE)
-                or getattr(self.decoder, "encodes_per_image", False)
-            )
+            and (any(follows(decoder, known) for known in ENCODE_ONCE) or getattr(decoder, "encodes_per_image", False))
             and self.encoder_skips_words
             and self.predicts_from_state
         )
@@ -313,44 +329,21 @@ class GroundedCaptioner(BaseEncoderDecoder):
         own = (kind,) if vars(kind).get("skips_words") else ()
         return any(follows(self.encoder, definition) for definition in (UpDownEncoder, Encoder, *own))
 
-    @torch.no_grad()
-    def sample_words(self, hidden: Tensor) -> Tensor:
-        """(n, H) states of the language LSTM -> (n,) words sampled from the model's distribution."""
-        # Autocast must not cache the weights that it converts here: older versions of torch would use these copies,
-        # which have no gradient, for training, and never train the predictor.
-        kind = hidden.device.type
-        with torch.autocast(kind, torch.bfloat16, cache_enabled=False) if self.amp else nullcontext():
-            return sample_words(self.predictor({kfg.G_HIDDEN_STATES: hidden})[kfg.G_LOGITS])
-
-    def forward(self, batched_inputs: dict, use_beam_search: bool | None = None, output_sents: bool = False) -> dict:
-        """The host's interface: losses' inputs when ``use_beam_search`` is None, else decoding.
-
-        With ``use_beam_search`` True and ``output_sents`` (the stock test loop's only call), OUTPUT contains
-        one GroundedCaption per image from beam search (a Caption, if the decoder has no attention), which also has
-        the greedy caption, and the forced references if INFERENCE.GT_ATTENTION is True and the dataset supplies them.
-        The image is encoded once for all three.
-        """
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            if use_beam_search is None:
-                return self._forward(batched_inputs)
-            return self._decode(batched_inputs, use_beam_search, output_sents)
-
+    # --- decoding ---
     def _decode(self, batched_inputs: dict, use_beam_search: bool, output_sents: bool) -> dict:
         inputs = self.encode(batched_inputs)
-        if not use_beam_search:
-            return self.greedy_decode(inputs, output_sents)
-        if not output_sents:
-            return self.decode_beam_search(inputs, output_sents)
+        if use_beam_search and not output_sents:
+            return self.decode_beam_search(inputs)
         out = greedy = self.greedy_decode(inputs, output_sents)
+        if not use_beam_search:
+            return greedy
         if self.beam_searcher.beam_size > 1:
-            out = self.decode_beam_search(inputs, output_sents)
+            out = self.decode_beam_search(inputs, True)
         references = [()] * len(out[kfg.OUTPUT])
         if self.gt_attention and keys.REF_TOKENS_IDS in inputs:
-            references = self.attend_references(inputs)
-        captions = [
-            best.with_companions(greedy=plain, references=forced)
-            for best, plain, forced in zip(out[kfg.OUTPUT], greedy[kfg.OUTPUT], references, strict=True)
-        ]
+            references = forced_references(self, inputs)
+        companions = zip(out[kfg.OUTPUT], greedy[kfg.OUTPUT], references, strict=True)
+        captions = [best.with_companions(greedy=plain, references=forced) for best, plain, forced in companions]
         return {**out, kfg.OUTPUT: captions}
 
     def greedy_decode(self, batched_inputs: dict, output_sents: bool = False) -> dict:
@@ -358,45 +351,3 @@ class GroundedCaptioner(BaseEncoderDecoder):
 
     def decode_beam_search(self, batched_inputs: dict, output_sents: bool = False) -> dict:
         return self.beam_searcher(batched_inputs, output_sents, model=weakref.proxy(self))
-
-    def attend_references(self, inputs: dict) -> list[tuple]:
-        """Teacher forcing on REF_TOKENS_IDS (B, S, T): B tuples of S GroundedCaptions.
-
-        The region of word j of a caption (from 0) is that attended to at step j, the step that predicts the word.
-        Without attention, the tuples are empty.
-        """
-        tokens = inputs[keys.REF_TOKENS_IDS]
-        images, captions, length = tokens.shape
-        if length < 2 or not self.decoder.attends:
-            return [()] * images
-        state = self.with_rows(inputs, images * captions)
-        rows = tokens.view(images * captions, length).clamp(min=0)
-        alphas, gammas, regions = [], [], []
-
-        def next_word(state: dict, t: int) -> Tensor:
-            alphas.append(state[keys.ALPHA])
-            gammas.append(state[keys.GAMMA])
-            if keys.BRANCH_REGIONS in state:
-                regions.append(state[keys.BRANCH_REGIONS])
-            return rows[:, t + 1]
-
-        each_word(self, state, rows[:, 0], length - 1, next_word)
-        found = [
-            torch.stack(parts, 1).view(images, captions, length - 1, -1) for parts in (alphas, gammas, regions) if parts
-        ]
-        by_caption = [
-            self.greedy_decoder.captions(Decoded(tokens[:, s, 1:], None, *(part[:, s] for part in found)), inputs)
-            for s in range(captions)
-        ]
-        return list(zip(*by_caption, strict=True))
-
-
-def _supervised_words(states: WordStates) -> dict:
-    """The attention of all words, and WORD_PAIRS with the words as its rows; nothing if the batch has no pairs."""
-    pairs = states.inputs.get(keys.WORD_PAIRS)
-    if pairs is None:
-        return {}
-    row = states.words.new_zeros(states.inputs[kfg.G_TARGET_IDS].numel())
-    row[states.words] = torch.arange(len(states.words), device=row.device)
-    pairs = pairs._replace(words=row[pairs.words])
-    return {keys.WORD_ALPHA: states.alpha, keys.WORD_GAMMA: states.gamma, keys.WORD_PAIRS: pairs}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,12 @@ from torch import Tensor
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import kfg
 from xmodaler_ssattn.modeling.collate import send
-from xmodaler_ssattn.modeling.loop import WordModel, each_word
+from xmodaler_ssattn.modeling.grounded_output import Decoded, of_regions
+from xmodaler_ssattn.modeling.loop import each_word
 from xmodaler_ssattn.modeling.sampling import replace_some, sample_words
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
 
 
 class WordStates(NamedTuple):
@@ -49,6 +53,16 @@ class WordStates(NamedTuple):
     rows: dict | None = None
     plan: CaptionPlan | None = None
     further: Mapping[str, Tensor] = MappingProxyType({})
+
+    def supervised(self) -> dict:
+        """The attention of all words, and WORD_PAIRS with the words as its rows; nothing if the batch has no pairs."""
+        pairs = self.inputs.get(keys.WORD_PAIRS)
+        if pairs is None:
+            return {}
+        row = self.words.new_zeros(self.inputs[kfg.G_TARGET_IDS].numel())
+        row[self.words] = torch.arange(len(self.words), device=row.device)
+        pairs = pairs._replace(words=row[pairs.words])
+        return {keys.WORD_ALPHA: self.alpha, keys.WORD_GAMMA: self.gamma, keys.WORD_PAIRS: pairs}
 
 
 class CaptionPlan(NamedTuple):
@@ -88,7 +102,7 @@ class CaptionPlan(NamedTuple):
         return cls(order, sizes[sizes > 0].tolist(), words, rows, cells, listed)
 
 
-def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
+def word_states(model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordStates:
     """Run the decoder word by word for all captions of a batch.
 
     Args:
@@ -142,7 +156,7 @@ def word_states(model: WordModel, batch: dict, ss_prob: float) -> WordStates:
     )
 
 
-def encoded_rows(model: WordModel, batch: dict, plan: CaptionPlan) -> tuple[dict, dict]:
+def encoded_rows(model: GroundedCaptioner, batch: dict, plan: CaptionPlan) -> tuple[dict, dict]:
     """The encoded batch: (for the losses, with one row per image; for the decoder, with one row per caption).
 
     Parts of the model that are not ours may read anything in the batch. Everything in it then has one row per caption
@@ -188,3 +202,29 @@ def _per_caption(batch: dict, plan: CaptionPlan, images: Tensor) -> dict:
     captions = batch[keys.CAPTIONS_PER_IMAGE]
     listed = {key: [batch[key][row // captions] for row in plan.listed] for key in (kfg.IDS, keys.NUM_REGIONS)}
     return {**batch, **rows, **listed}
+
+
+def forced_references(model: GroundedCaptioner, inputs: dict) -> list[tuple]:
+    """Teacher forcing on REF_TOKENS_IDS (B, S, T) of an encoded batch: B tuples of S GroundedCaptions.
+
+    The region of word j of a caption (from 0) is that attended to at step j, the step that predicts the word.
+    Without attention, the tuples are empty.
+    """
+    tokens = inputs[keys.REF_TOKENS_IDS]
+    images, captions, length = tokens.shape
+    if length < 2 or not model.decoder.attends:
+        return [()] * images
+    words = tokens.flatten(0, 1).clamp(min=0)
+    steps: list[list[Tensor]] = []
+
+    def next_word(state: dict, t: int) -> Tensor:
+        steps.append(of_regions(state))
+        return words[:, t + 1]
+
+    each_word(model, model.with_rows(inputs, len(words)), words[:, 0], length - 1, next_word)
+    attention = [torch.stack(parts, 1).unflatten(0, (images, captions)) for parts in zip(*steps, strict=True)]
+    of_captions = (
+        model.greedy_decoder.captions(Decoded(tokens[:, s, 1:], None, *(part[:, s] for part in attention)), inputs)
+        for s in range(captions)
+    )
+    return list(zip(*of_captions, strict=True))

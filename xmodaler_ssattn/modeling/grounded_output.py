@@ -38,6 +38,13 @@ class Decoded(NamedTuple):
     branches: Tensor | None = None
 
 
+def of_regions(outputs: dict) -> list[Tensor]:
+    """alpha and gamma of a step, (N, K) float32, and the regions of its branches, (N, n), if the decoder has some."""
+    branches = outputs.get(keys.BRANCH_REGIONS)
+    attention = [outputs[keys.ALPHA].float(), outputs[keys.GAMMA].float()]
+    return attention if branches is None else [*attention, branches]
+
+
 def captions_from_decoding(
     decoded: Decoded,
     batch: dict,

@@ -6,14 +6,16 @@ Letters: B images, R captions per image, N = B R, K regions, V vocabulary, T wor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.host import kfg
-from xmodaler_ssattn.modeling.loop import WordModel
+
+if TYPE_CHECKING:
+    from xmodaler_ssattn.modeling.captioner import GroundedCaptioner
 
 
 def sample_words(logits: Tensor) -> Tensor:
@@ -57,18 +59,16 @@ class Sampled(NamedTuple):
 
 
 @torch.no_grad()
-def sample_captions(model: WordModel, batch: dict, samples: int, *, greedy_first: bool = False) -> Sampled:
+def sample_captions(model: GroundedCaptioner, batch: dict, samples: int, *, greedy_first: bool = False) -> Sampled:
     """Sample captions word by word; all captions of an image share its features, its beta and one encoding.
 
     UNK is never sampled when DECODE_STRATEGY.SUPPRESS_UNK is True: the other probabilities are renormalised.
 
     Args:
-        model: in evaluation mode (without dropout) the captions are sampled from exactly the distribution that decoding
-            uses.
+        model: in evaluation mode (without dropout) it samples from exactly the distribution that decoding uses.
         batch: from ``preprocess_batch``, encoded or not.
         samples: S, the number of captions to sample per image.
-        greedy_first: add a caption of the most probable words as the first one of each image. All captions are
-            processed together.
+        greedy_first: add a caption of the most probable words as the first one of each image.
 
     Returns:
         R = S captions per image, or S + 1 with ``greedy_first``.
