@@ -19,7 +19,6 @@ from xmodaler_ssattn.data.device_cache import resident_regions
 from xmodaler_ssattn.data.inputs import RegionInputs
 from xmodaler_ssattn.data.json_list import json_list
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.fast import resident
 from xmodaler_ssattn.host import build_xmodaler_train_loader, kfg
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 
@@ -119,11 +118,11 @@ def test_the_table_goes_when_the_dataset_goes(files):
     mapper = dataset(files, cache="device")
     mapper.load_data(None)
     name = mapper._resident.name
-    assert resident.find(name) is mapper._resident
+    assert name.gather([0], torch.device("cpu"))[1] == [4]  # image 11 has four regions
     del mapper
     gc.collect()
     with pytest.raises(RuntimeError, match="is not in this process"):
-        resident.find(name)
+        name.gather([0], torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("free", "instead"), [(400, "none"), (50_000, "device")])

@@ -73,9 +73,8 @@ class CapturedForcing:
     """
 
     def __init__(self, backend: Backend | None = None):
-        self._backend = backend
+        self._backend, self._told = backend, False
         self._graphs: dict[tuple, _Graph] = {}
-        self._told = False
 
     def __deepcopy__(self, memo: dict) -> CapturedForcing:
         """A copied model has other weights: it captures its own graphs."""
@@ -126,11 +125,10 @@ class CapturedForcing:
         return states._replace(alpha=alpha, gamma=gamma)
 
     def _sizes(self, common: tuple, sizes: list[int], most: int) -> list[int]:
-        """The captions per step of a captured graph that this batch fits into, or of one to capture.
+        """The captions per step of a captured graph that a batch with ``sizes`` fits into, or of one to capture.
 
         Args:
             common: what else the graph depends on.
-            sizes: the batch's own captions per step.
             most: steps of the longest caption that the data set makes.
         """
         new = rounded(sizes, most)
@@ -196,15 +194,8 @@ class _Shape(nn.Module):
         batch[keys.NUM_REGIONS] = [batch[kfg.ATT_FEATS].shape[1] - 1]
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.amp, cache_enabled=False):
             inputs = model.encode(batch, images)
-            words = WordSource(
-                model.token_embed,
-                tokens,
-                self.sizes,
-                self._rows,
-                ss_prob if self.sampling else 0.0,
-                model.sample_words,
-                static=True,
-            )
+            prob = ss_prob if self.sampling else 0.0
+            words = WordSource(model.token_embed, tokens, self.sizes, self._rows, prob, model.sample_words, static=True)
             states = roll_out(model.decoder, inputs, words)
         return (*states, inputs[keys.LOG_BETA]) if keys.LOG_BETA in inputs else states
 
@@ -237,11 +228,7 @@ class _Graph:
         return begun
 
     def differentiate(self, which: _Pass) -> None:
-        """Called before the captured backward pass of ``which`` runs.
-
-        Raises:
-            RuntimeError: the buffers have been reused by a later pass.
-        """
+        """Called before the captured backward pass of ``which``; a ``RuntimeError`` if a later pass has its buffers."""
         if self._latest is None or self._latest() is not which:
             raise RuntimeError(
                 "The backward pass of a training step was requested after the next step had begun, but its captured "

@@ -16,11 +16,7 @@ from xmodaler_ssattn.host import SOLVER_REGISTRY, configurable
 
 
 def merge_groups(groups: Iterable[dict]) -> list[dict]:
-    """Join parameter groups with equal settings, in order of first appearance and without repeated parameters.
-
-    Args:
-        groups: torch's parameter groups: ``params`` and any settings (``lr``, ``weight_decay``, ...).
-    """
+    """Join torch's parameter groups that have equal settings (``lr``, ...), in order of first appearance."""
     merged: dict[tuple, dict] = {}
     for group in groups:
         settings = {name: value for name, value in group.items() if name != "params"}
@@ -35,18 +31,10 @@ class FusedAdam(torch.optim.Adam):
 
     @configurable
     def __init__(self, *, params: Any, lr: float, betas: Any, eps: float, weight_decay: float, amsgrad: bool = False):
-        groups = merge_groups(params)
-        super().__init__(
-            groups, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=True
-        )
+        settings: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        super().__init__(merge_groups(params), betas=tuple(betas), fused=True, **settings)
 
     @classmethod
     def from_config(cls, cfg: Any, params: Any) -> dict[str, Any]:
-        return {
-            "params": params,
-            "lr": cfg.SOLVER.BASE_LR,
-            "betas": cfg.SOLVER.BETAS,
-            "eps": cfg.SOLVER.EPS,
-            "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
-            "amsgrad": cfg.SOLVER.AMSGRAD,
-        }
+        settings = {key: cfg.SOLVER[key.upper()] for key in ("betas", "eps", "weight_decay", "amsgrad")}
+        return {"params": params, "lr": cfg.SOLVER.BASE_LR, **settings}

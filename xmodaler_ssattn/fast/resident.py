@@ -31,8 +31,18 @@ class TableName:
     name: str
 
     def gather(self, rows: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], list[int]]:
-        """``ResidentRegions.gather`` of the table with this name in this process."""
-        return find(self).gather(rows, device)
+        """``ResidentRegions.gather`` of the table with this name.
+
+        Raises:
+            RuntimeError: there is no such table in this process, or it is no longer referenced.
+        """
+        table = _TABLES.get(self)
+        if table is None:
+            raise RuntimeError(
+                f"The resident region table {self.name} is not in this process, but where the dataset was loaded. A "
+                "batch that was made in another process needs DATALOADER.CACHE ram or none."
+            )
+        return table.gather(rows, device)
 
 
 class ResidentRegions:
@@ -57,10 +67,7 @@ class ResidentRegions:
         return len(self._counts)
 
     def gather(self, rows: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], list[int]]:
-        """One batch: every field as float32, (B, K, ...), where K is the largest number of regions of these images.
-
-        Returns:
-            the fields, and the true number of regions of each image.
+        """Every field of a batch as float32, (B, K, ...), K the largest number of regions, and each image's own number.
 
         Raises:
             RuntimeError: the model is on another device than the table.
@@ -75,18 +82,3 @@ class ResidentRegions:
         fields = {key: table[:, :widest].index_select(0, index).float() for key, table in self._per_region.items()}
         fields |= {key: table.index_select(0, index).float() for key, table in self._per_image.items()}
         return fields, counts
-
-
-def find(name: TableName) -> ResidentRegions:
-    """The table with that name.
-
-    Raises:
-        RuntimeError: there is no such table in this process, or it is no longer referenced.
-    """
-    table = _TABLES.get(name)
-    if table is None:
-        raise RuntimeError(
-            f"The resident region table {name.name} is not in this process, but where the dataset was loaded. A "
-            "batch that was made in another process needs DATALOADER.CACHE ram or none."
-        )
-    return table

@@ -113,9 +113,7 @@ def run(
     before = None
     for t, n in enumerate(sizes):
         now = at[t]
-        h1_old, c1_old, h2_old, c2_old = (
-            (zero[:n],) * 4 if before is None else tuple(s[before][:n] for s in (h1, c1, h2, c2))
-        )
+        h1_old, c1_old, h2_old, c2_old = (zero[:n] if before is None else s[before][:n] for s in (h1, c1, h2, c2))
         z1 = gates1[now]
         z1.copy_(x1_of_step(t, h2_old))
         if before is not None:
@@ -231,40 +229,29 @@ class Rollout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, trace, sizes, activation, x1, p, v, lambda_beta, prior, *weights):
-        ctx.sizes, ctx.activation = sizes, activation
-        ctx.has_beta, ctx.has_prior = lambda_beta is not None, prior is not None
+        ctx.settings = sizes, activation, prior is not None
         ctx.set_materialize_grads(False)  # without a loss on the attention its gradient is None and costs nothing
-        ctx.save_for_backward(*trace[:8], p, v, lambda_beta if ctx.has_beta else p.new_empty(0), *weights)
+        ctx.save_for_backward(*trace[:8], p, v, lambda_beta, *weights)
         return trace.h2.clone(), trace.scores
 
     @staticmethod
+    @torch.no_grad()
     def backward(ctx, grad_h2, grad_scores):
         saved = ctx.saved_tensors
-        trace, p, v, lambda_beta = Trace(*saved[:8], scores=None), saved[8], saved[9], saved[10]
-        if not ctx.has_beta:
-            lambda_beta = None
+        trace, weights = Trace(*saved[:8], scores=None), Weights(*saved[11:])
         if grad_h2 is None:
             grad_h2 = torch.zeros_like(trace.h2)
-        weights = Weights(*saved[11:])
-        with torch.no_grad():
-            return (
-                None,
-                None,
-                None,
-                *_backward(
-                    trace, ctx.sizes, ctx.activation, p, v, lambda_beta, ctx.has_prior, weights, grad_h2, grad_scores
-                ),
-            )
+        return None, None, None, *_backward(trace, *ctx.settings, *saved[8:11], weights, grad_h2, grad_scores)
 
 
 def _backward(
     trace: Trace,
     sizes: list[int],
     activation: str,
+    has_prior: bool,
     p: Tensor,
     v: Tensor,
     lambda_beta: Tensor | None,
-    has_prior: bool,
     weights: Weights,
     grad_h2: Tensor,
     grad_scores: Tensor | None,

@@ -26,9 +26,8 @@ def rolls_out(decoder: Any) -> bool:
     The loop is needed with dropout inside the recurrence (all three rates are 0 in X-modaler's Up-Down files), with a
     beta that depends on the state, and with a subclass or a hook that changes a method reimplemented by ``roll_out``.
     """
-    if not follows(
-        decoder, SSAttentionDecoder, "forward", "attend", "pooled", "_fuse", "initial_states", "first_states"
-    ):
+    methods = ("forward", "attend", "pooled", "_fuse", "initial_states", "first_states")
+    if not follows(decoder, SSAttentionDecoder, *methods):
         return False
     att, dropouts = decoder.att, (decoder.dropout1, decoder.dropout2, decoder.att.dropout)
     return (

@@ -33,13 +33,11 @@ class WordSource:
 
     Args:
         token_embed: the host's word embedding (``packs`` must be True).
-        tokens: (M,) int64 ground-truth input words, packed.
+        tokens, rows: (M,) int64, the ground-truth input words and their captions, packed.
         sizes: the number of captions that have a word at each step.
-        rows: (M,) int64, the caption of each word.
         ss_prob: probability of replacing a word by one of the model's own, never at the first step. A tensor ()
             is treated as above 0.
-        sample: (h2 of some captions (n, H)) -> (n,) words sampled from the model; only used when ``ss_prob`` > 0.
-        static: whether shapes must not depend on random values, as in a captured graph.
+        sample, static: see ``replace_some``; only used when ``ss_prob`` > 0.
     """
 
     def __init__(

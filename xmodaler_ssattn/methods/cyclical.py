@@ -30,12 +30,7 @@ from xmodaler_ssattn.precision import at_least_float32
 
 @META_ARCH_REGISTRY.register()
 class CyclicalCaptioner(SecondPassCaptioner):
-    """The captioner with a localiser in training.
-
-    Args:
-        parts: see ``GroundedCaptioner``.
-        reconstructs: whether training has the second pass.
-    """
+    """The captioner with a localiser in training; ``reconstructs``: whether training has the second pass."""
 
     @configurable
     def __init__(self, *, reconstructs: bool = True, **parts: Any) -> None:

@@ -45,7 +45,6 @@ class DistributedDecoder(SSAttentionDecoder):
     Args:
         branches: n.
         object_classes: number of classes in q; 0: no q.
-        parts: see ``SSAttentionDecoder``.
     """
 
     READ_BY_LOSSES = (keys.BRANCH_LOGITS,)
@@ -167,7 +166,8 @@ class ConsistencyLoss(Loss):
     def __init__(self, *, weight: float = 0.1, classes: Tensor | None = None):
         super().__init__()
         check_weights("LOSSES.CONSISTENCY", WEIGHT=weight)
-        self.weight, self.classes = weight, torch.empty(0, dtype=torch.long) if classes is None else classes
+        self.weight = weight
+        self.classes = torch.empty(0, dtype=torch.long) if classes is None else classes
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:

@@ -96,13 +96,8 @@ def gathered(relation: Tensor, gate: Tensor, values: Tensor, bias: Tensor) -> Te
 class SpatialGraphEmbedding(VisualBaseEmbedding):
     """ATT_FEATS (B, K, D) -> h (B, K, E), then the dropout of MODEL.VISUAL_EMBED.
 
-    Where E differs from D, v_i is a linear map of the feature; X-modaler has D = E = 2048 and no map. The other
-    settings of MODEL.VISUAL_EMBED have no meaning here.
-
-    Args:
-        in_dim: D.
-        out_dim: E.
-        embeddings_dropout: on h.
+    Where E (``out_dim``) differs from D (``in_dim``), v_i is a linear map of the feature; X-modaler has D = E = 2048
+    and no map. The other settings of MODEL.VISUAL_EMBED have no meaning here.
     """
 
     @configurable

@@ -99,9 +99,8 @@ class GVDRegionEmbedding(VisualBaseEmbedding):
     """r_i (B, K, E), and the class head's scores as REGION_CLASS_SCORES (B, K, 1 + N).
 
     Args:
-        feature_dim: D; MODEL.VISUAL_EMBED.IN_DIM.
         columns: (C, 1 + N), see ``detector_scores``.
-        arguments: those of the host's ``VisualBaseEmbedding``, with ``in_dim`` D.
+        in_dim, arguments: those of the host's ``VisualBaseEmbedding``; D is ``in_dim``.
     """
 
     reads_class_names = True  # the evaluator checks before training that they fit the regions
@@ -138,11 +137,7 @@ class GVDRegionEmbedding(VisualBaseEmbedding):
 
 @ENCODER_REGISTRY.register()
 class GVDContextEncoder(UpDownEncoder):
-    """Self-attention over an image's regions, then Up-Down's mean. Post-norm layers with E / 2 hidden units.
-
-    Args:
-        dim: E, a multiple of 8.
-    """
+    """Self-attention over an image's regions, then Up-Down's mean. Post-norm layers with E / 2 units; ``dim`` is E."""
 
     skips_words = True
 

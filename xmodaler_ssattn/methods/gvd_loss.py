@@ -101,13 +101,9 @@ class GVDClassLoss(Loss):
             )
         if cfg.MODEL.CAPTURE_GRAPHS:
             problems.append("MODEL.CAPTURE_GRAPHS: captured graphs do not return the class scores. Set it to False.")
-        raise_all([problem for problem in problems if problem], f"{cls.__name__} cannot be used")
-        weights = cfg.LOSSES.GVD
-        return {
-            "class_of_word": class_numbers(cfg),
-            "grounding_weight": weights.GROUNDING_WEIGHT,
-            "class_weight": weights.CLASS_WEIGHT,
-        }
+        raise_all(filter(None, problems), f"{cls.__name__} cannot be used")
+        weights = {key: cfg.LOSSES.GVD[key.upper()] for key in ("grounding_weight", "class_weight")}
+        return {"class_of_word": class_numbers(cfg), **weights}
 
     def forward(self, outputs_dict: dict) -> dict[str, Tensor]:
         """``outputs_dict``: the captioner's training output; returns the two weighted losses."""
@@ -120,18 +116,11 @@ class GVDClassLoss(Loss):
         self.class_of_word = self.class_of_word.to(targets.device)  # copied once
         images, classes = caption.div(captions, rounding_mode="floor"), self.class_of_word[targets]
         weights = weights * (classes[words] > 0)
-        grounding = word_attention_loss(
-            # Without a sentinel's column: the softmax over the regions removes its share.
-            grounding_weights(scores, alpha[:, : scores.shape[1]], images, classes, mask),
-            words,
-            regions,
-            weights,
-        )
-        of_regions = region_class_loss(scores, images[words], regions, classes[words], weights)
-        return {
-            "GVD Grounding Loss": self.grounding_weight * grounding,
-            "GVD Class Loss": self.class_weight * of_regions,
-        }
+        alpha = alpha[:, : scores.shape[1]]  # without a sentinel's column: the softmax below removes its share
+        attention = grounding_weights(scores, alpha, images, classes, mask)
+        grounding = word_attention_loss(attention, words, regions, weights)
+        of_class = region_class_loss(scores, images[words], regions, classes[words], weights)
+        return {"GVD Grounding Loss": self.grounding_weight * grounding, "GVD Class Loss": self.class_weight * of_class}
 
     def normaliser(self, outputs_dict: dict) -> Tensor:
         """The sum of the weights of the pairs whose word names a class."""

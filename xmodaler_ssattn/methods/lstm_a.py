@@ -58,7 +58,6 @@ class LSTMADecoder(GroundedDecoder):
     @configurable
     def __init__(self, *, hidden_size: int, feature_dim: int, num_attributes: int):
         super().__init__()
-        self.num_layers = 1
         self.hidden_size = hidden_size
         self.attribute_fc = nn.Linear(num_attributes, hidden_size)
         self.vfeat_fc = nn.Linear(feature_dim, hidden_size)
@@ -67,8 +66,8 @@ class LSTMADecoder(GroundedDecoder):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
-        model, reason = cfg.MODEL, "whose preprocess_batch drops class probabilities"
-        problems = list(filter(None, [needs_grounded_captioner(cfg, cls.__name__, reason)]))
+        model = cfg.MODEL
+        problems = [needs_grounded_captioner(cfg, cls.__name__, "whose preprocess_batch drops class probabilities")]
         if model.SS_ATTENTION.ENABLED:
             problems.append("MODEL.SS_ATTENTION.ENABLED: expected False, because this decoder has no attention.")
         if model.TOKEN_EMBED.DIM != model.DECODER_DIM:
@@ -81,7 +80,7 @@ class LSTMADecoder(GroundedDecoder):
                 f"MODEL.SS_ATTENTION.NUM_CLASSES: expected 2 or more, the background and the attributes; got "
                 f"{model.SS_ATTENTION.NUM_CLASSES}."
             )
-        raise_all(problems, f"{cls.__name__} cannot be built from this config")
+        raise_all(filter(None, problems), f"{cls.__name__} cannot be built from this config")
         return {
             "hidden_size": model.DECODER_DIM,
             "feature_dim": model.VISUAL_EMBED.IN_DIM,
@@ -102,9 +101,8 @@ class LSTMADecoder(GroundedDecoder):
         feats, mask = batched_inputs[keys.RAW_FEATS], batched_inputs[keys.IMAGE_MASK]
         found = attributes(batched_inputs[keys.CLASS_PROBS], mask)
         mean = (feats * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-        state = self.lstm(self.attribute_fc(found))
-        state = self.lstm(self.vfeat_fc(mean), state)
-        return {**batched_inputs, kfg.G_HIDDEN_STATES: [state[0]], kfg.G_CELL_STATES: [state[1]]}
+        h, c = self.lstm(self.vfeat_fc(mean), self.lstm(self.attribute_fc(found)))
+        return {**batched_inputs, kfg.G_HIDDEN_STATES: [h], kfg.G_CELL_STATES: [c]}
 
     def initial_states(self, like: Tensor, rows: int) -> dict[str, Any]:
         """Zeros: the states before the attributes."""

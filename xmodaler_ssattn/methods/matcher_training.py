@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.methods.scan import Matcher, caption_scores, ranking_loss
+from xmodaler_ssattn.methods.scan import Matcher, caption_scores, padded, ranking_loss
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.progress import progress, to_stderr
 from xmodaler_ssattn.safe_load import safe_load
@@ -44,34 +43,21 @@ def batch_of(
     store: RegionStore, ids: Sequence[int], tokens: list, nouns: list, limit: int | None, device: torch.device
 ) -> dict[str, Tensor]:
     """The input of ``Matcher`` for images ``ids`` and some captions, padded with 0."""
-
-    def padded(rows: list) -> Tensor:
-        return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True).to(device)
-
     feats = []
     for image_id in ids:
         regions = store.read(image_id, limit=limit, class_probs=False)
         regions.check_numbers(store.path)
         feats.append(torch.from_numpy(regions.features))
-    return {
-        "feats": padded(feats),
-        "region_mask": padded([torch.ones(len(part)) for part in feats]),
-        "tokens": padded(tokens),
-        "nouns": padded(nouns),
-        "noun_mask": padded([torch.ones(len(part)) for part in nouns]),
-    }
+    masks = {"region_mask": [torch.ones(len(part)) for part in feats], "noun_mask": [torch.ones(len(n)) for n in nouns]}
+    parts = {"feats": feats, "tokens": tokens, "nouns": nouns, **masks}
+    return {name: padded(rows, device) for name, rows in parts.items()}
 
 
 class Kept(NamedTuple):
-    """Where a training is kept after each epoch.
-
-    Attributes:
-        path: of the file.
-        made_for: what another training must have in common to continue with the file.
-    """
+    """Where a training is kept after each epoch."""
 
     path: Path
-    made_for: dict[str, Any]
+    made_for: dict[str, Any]  # what another training must have in common to continue with the file
 
     def load(self, matcher: Matcher, optimiser: torch.optim.Optimizer) -> list[float]:
         """Continue with the file, if there is a sound one of the same training; returns the epochs' losses so far."""
@@ -108,12 +94,9 @@ def train_matcher(
     seed: int = 0,
     kept: Kept | None = None,
 ) -> list[float]:
-    """Train; every epoch uses each caption about once.
+    """Train, and return the mean loss of each epoch; an epoch uses each caption about once.
 
     A batch has an image only once, so that all its other pairs are wrong.
-
-    Returns:
-        the mean loss of each epoch.
     """
     if len(images) < 2:
         raise UserError(f"The matcher compares images with each other: expected at least 2, got {len(images)}.")

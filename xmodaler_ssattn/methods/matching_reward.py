@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from xmodaler_ssattn.config import completed
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.evaluation.object_words import ObjectWords
 from xmodaler_ssattn.files import read_lines, sha256_of
 from xmodaler_ssattn.host import SCORER_REGISTRY, configurable, kfg
-from xmodaler_ssattn.methods.scan import Matcher, caption_scores, match
+from xmodaler_ssattn.methods.scan import Matcher, caption_scores, match, padded
 from xmodaler_ssattn.partners import require_grounded_captioner
 from xmodaler_ssattn.safe_load import safe_load
 from xmodaler_ssattn.scorer import GroundedScorer
@@ -91,13 +90,9 @@ def matching_scores(
     spoken = [at for at, nouns in enumerate(places) if len(nouns)]
     if not spoken:
         return found
-
-    def padded(rows: list) -> Tensor:
-        return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True).to(feats.device)
-
-    nouns = padded([places[at] for at in spoken])
-    noun_mask = padded([torch.ones(len(places[at])) for at in spoken])
-    w = matcher.encode_nouns(padded([captions[at] for at in spoken]), nouns)
+    nouns = padded([places[at] for at in spoken], feats.device)
+    noun_mask = padded([torch.ones(len(places[at])) for at in spoken], feats.device)
+    w = matcher.encode_nouns(padded([captions[at] for at in spoken], feats.device), nouns)
     v, per_image = matcher.encode_regions(feats.float()), len(captions) // len(feats)
     rows = torch.tensor([at // per_image for at in spoken])
     parts = []
@@ -116,8 +111,7 @@ class MatchingScorer(GroundedScorer):
     Args:
         matcher: on the device of the captioner.
         is_noun: (V,) bool, the object words among the word ids.
-        matching_weight: above 0.
-        arguments: those of ``GroundedScorer``.
+        matching_weight: above 0. The other arguments are those of ``GroundedScorer``.
     """
 
     @configurable
@@ -150,7 +144,7 @@ class MatchingScorer(GroundedScorer):
         """As ``GroundedScorer``; also reads ATT_FEATS (B, K, D) and ATT_MASKS (B, K), n being a multiple of B."""
         out = super().__call__(batched_inputs)
         captions = [up_to_the_end(row) for row in batched_inputs[kfg.G_SENTS_IDS].tolist()]
-        feats, mask = batched_inputs[kfg.ATT_FEATS], batched_inputs[kfg.ATT_MASKS]
-        each = matching_scores(self.matcher, feats, mask, captions, self.is_noun)
+        images = batched_inputs[kfg.ATT_FEATS], batched_inputs[kfg.ATT_MASKS]
+        each = matching_scores(self.matcher, *images, captions, self.is_noun)
         rewards = out[kfg.REWARDS] + self.matching_weight * each
         return {**out, kfg.REWARDS: rewards, MATCHING: float(each.mean()) if len(each) else 0.0}

@@ -64,9 +64,8 @@ class SentinelDecoder(SSAttentionDecoder):
 
     @configurable
     def __init__(self, *, hidden_size: int, visual_embed_dim: int, att_embed_size: int, **others: Any):
-        super().__init__(
-            hidden_size=hidden_size, visual_embed_dim=visual_embed_dim, att_embed_size=att_embed_size, **others
-        )
+        sizes = {"hidden_size": hidden_size, "visual_embed_dim": visual_embed_dim, "att_embed_size": att_embed_size}
+        super().__init__(**sizes, **others)
         self.sentinel_x = nn.Linear(self.lstm1.input_size, hidden_size)
         self.sentinel_h = nn.Linear(hidden_size, hidden_size, bias=False)
         self.sentinel_att = nn.Linear(hidden_size, att_embed_size)
@@ -101,21 +100,13 @@ class SentinelDecoder(SSAttentionDecoder):
         v_hat = seen + weights[:, -1:] * self.sentinel_embed(sentinel)
 
         h2, c2 = self.lstm2(self.dropout2(torch.cat([v_hat, h1], dim=1)), (h2, c2))
-        return {
-            kfg.G_HIDDEN_STATES: [h1, h2],
-            kfg.G_CELL_STATES: [c1, c2],
-            keys.ALPHA: alpha,
-            keys.GAMMA: alpha,
-        }
+        states = {kfg.G_HIDDEN_STATES: [h1, h2], kfg.G_CELL_STATES: [c1, c2]}
+        return {**states, keys.ALPHA: alpha, keys.GAMMA: alpha}
 
 
 @LOSSES_REGISTRY.register()
 class PointerLoss(Loss):
-    """LOSSES.WORD_ATTENTION.WEIGHT times L_ptr; the pairs are those of LOSSES.WORD_ATTENTION.
-
-    Args:
-        weight: above 0.
-    """
+    """LOSSES.WORD_ATTENTION.WEIGHT, above 0, times L_ptr; the pairs are those of LOSSES.WORD_ATTENTION."""
 
     learns_from_captions = "pairs"
 

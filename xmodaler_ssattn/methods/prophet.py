@@ -77,7 +77,6 @@ class ProphetCaptioner(SecondPassCaptioner):
     """The captioner with alpha-hat in training.
 
     Args:
-        parts: see ``GroundedCaptioner``.
         attends: whether training computes alpha-hat.
         second_pass: whether training also forces the captions with the v-hat of alpha-hat.
     """
@@ -131,8 +130,7 @@ class ProphetLoss(Loss):
     """The second cross-entropy, and the distance of the two attentions, for the host's trainer.
 
     Args:
-        weight: of the distance, at least 0.
-        cross_entropy_weight: of the second cross-entropy, at least 0.
+        weight, cross_entropy_weight: of the distance and of the second cross-entropy, at least 0.
         distance: ``l1`` or ``kl``.
         stop_gradient: whether the distance trains only alpha.
     """

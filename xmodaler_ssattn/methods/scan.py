@@ -16,13 +16,20 @@ Letters: B images, N captions, K regions, J nouns of a caption, T words, D featu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 SHARPNESS, SLOPE, MARGIN = 9.0, 0.1, 0.2
+
+
+def padded(rows: Sequence, device: torch.device) -> Tensor:
+    """n rows of numbers, of different lengths -> (n, longest) on ``device``, 0 on the right."""
+    return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True).to(device)
 
 
 def match(v: Tensor, w: Tensor, region_mask: Tensor, noun_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,10 +77,8 @@ class Matcher(nn.Module):
     """Regions by a linear layer, words by an embedding and a GRU over the caption; both divided by their lengths.
 
     Args:
-        feature_dim: D.
-        vocab_size: words + 1.
-        size: E.
-        word_size: of the word embedding.
+        feature_dim, size: D and E.
+        vocab_size, word_size: of the word embedding; words + 1, and its width.
     """
 
     def __init__(self, *, feature_dim: int, vocab_size: int, size: int = 1024, word_size: int = 300) -> None:

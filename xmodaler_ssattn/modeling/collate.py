@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from xmodaler_ssattn import keys
@@ -19,13 +18,14 @@ from xmodaler_ssattn.host import kfg
 # Per-region values (k, ...) that are padded with zeros to the batch's largest K.
 _REGION_KEYS = (kfg.ATT_FEATS, *keys.PER_REGION)
 _REQUIRED = (kfg.IDS, kfg.ATT_FEATS, keys.BOXES_PX, keys.SPATIAL, keys.IMAGE_SIZE)
+_CAPTIONS = (kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS)
 # Optional keys; either all samples of a batch have such a key, or none.
 _SAMPLE_KEYS = {
     *_REQUIRED,
     *_REGION_KEYS,
+    *_CAPTIONS,
     *(keys.SIGMA, keys.HAS_BOXES, keys.WORD_PAIRS, keys.PAIR_WEIGHTS, keys.WORD_SPANS),
     *(keys.REF_TOKENS_IDS, keys.RESIDENT, keys.RESIDENT_ROW),
-    *(kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS),
 }
 
 
@@ -82,37 +82,32 @@ def collate(samples: list[dict], device: torch.device) -> dict:
     if keys.REF_TOKENS_IDS in first:
         batch[keys.REF_TOKENS_IDS] = _stack_ragged([sample[keys.REF_TOKENS_IDS] for sample in samples])
 
-    pairs = _word_pairs(samples, captions, batch[kfg.G_TARGET_IDS].shape[1]) if keys.WORD_PAIRS in first else None
     batch = {key: send(value, device) for key, value in batch.items()} | on_device
-    if pairs is not None:
+    if keys.WORD_PAIRS in first:
+        pairs = _word_pairs(samples, captions, batch[kfg.G_TARGET_IDS].shape[1])
         batch[keys.WORD_PAIRS] = WordPairs(*(send(part, device) for part in pairs))
     # Python values, known here without waiting for the device.
     batch[keys.CAPTIONS_PER_IMAGE] = captions
     batch[keys.NUM_REGIONS] = counts
     batch[kfg.IDS] = [sample[kfg.IDS] for sample in samples]
     if kfg.SEQ_PER_SAMPLE in first:
-        lengths = [len(ids) for sample in samples for ids in sample[kfg.G_TARGET_IDS]]
-        batch[keys.CAPTION_LENGTHS] = lengths
-        batch[keys.NUM_WORDS] = sum(lengths)
+        batch[keys.CAPTION_LENGTHS] = [len(ids) for sample in samples for ids in sample[kfg.G_TARGET_IDS]]
+        batch[keys.NUM_WORDS] = sum(batch[keys.CAPTION_LENGTHS])
     return batch
 
 
 def _check(samples: list[dict]) -> None:
-    """Refuse samples that do not fit the contract or each other.
-
-    Raises:
-        UserError: lists all problems with their images; for the contents of a sample see ``keys.py``.
-    """
+    """Refuse samples that do not fit the contract (``keys.py``) or each other: all problems, with their images."""
     problems = []
     resident_ones = keys.RESIDENT in samples[0]
     required = (kfg.IDS, keys.RESIDENT_ROW) if resident_ones else _REQUIRED
     if kfg.SEQ_PER_SAMPLE in samples[0]:
-        required = (*required, kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS)
+        required = (*required, *_CAPTIONS)
     wanted = {key for sample in samples for key in sample if key in _SAMPLE_KEYS} | set(required)
     if keys.WORD_PAIRS in wanted:
         wanted |= {keys.PAIR_WEIGHTS}
     if wanted & set(keys.NEED_ATTENTION):
-        wanted |= {kfg.SEQ_PER_SAMPLE, kfg.G_TOKENS_IDS, kfg.G_TARGET_IDS}
+        wanted |= set(_CAPTIONS)
     for sample in samples:
         name = f"image {sample.get(kfg.IDS, '(no id)')}"
         missing = sorted(wanted - set(sample))
@@ -205,8 +200,7 @@ def _pad(sequences: list, value: int) -> Tensor:
 
 def _pad_last(rows: list[Tensor]) -> Tensor:
     """[(S, k)] with differing k -> (B, S, K), zeros on the right."""
-    widest = max(row.shape[-1] for row in rows)
-    return torch.stack([F.pad(row, (0, widest - row.shape[-1])) for row in rows])
+    return _pad([row.T for row in rows], 0).transpose(1, 2).contiguous()
 
 
 def _stack_ragged(images: list[list]) -> Tensor:

@@ -22,8 +22,7 @@ def dead_shares(attention: SpatialSemanticAttention, slots: tuple[Tensor, ...], 
     """For each matrix of ``SLOTS``, the share (0 to 1) of valid regions on which all its ReLUs are 0.
 
     Args:
-        slots: the inputs of the slots, (B, K, ...) each.
-        mask: (B, K), 1 for a region.
+        slots, mask: the inputs of the slots, (B, K, ...) each, and (B, K), 1 for a region.
     """
     valid = mask > 0
     dead = [part.eq(0).all(-1) & valid for part in attention.hidden(*slots).chunk(len(SLOTS), dim=-1)]

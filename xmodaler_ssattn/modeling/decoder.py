@@ -3,12 +3,12 @@
 Letters: B images, R rows (captions or beams) per image, N = B R, K regions, C classes, D raw feature
 size, E embedded feature size, A attention size, H hidden size.
 
-Rows share their image's features: ATT_FEATS is (B, K, E) and the states are (N, H), N a multiple of
-B. Nothing is copied for captions or beams.
+Rows share their image's features: ATT_FEATS is (B, K, E), the states are (N, H), and nothing is copied for rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -34,6 +34,12 @@ from xmodaler_ssattn.partners import needs_grounded_captioner
 # The batch key that the slot reads for each value of SPATIAL_INPUT and of SEMANTIC_INPUT.
 SPATIAL_SLOT = {"p": keys.SPATIAL, "v": keys.RAW_FEATS}
 SEMANTIC_SLOT = {"c": keys.CLASS_PROBS, "v": keys.RAW_FEATS}
+_CHOICES: dict[str, Collection[str]] = {
+    "activation": ACTIVATIONS,
+    "spatial_input": SPATIAL_SLOT,
+    "semantic_input": SEMANTIC_SLOT,
+    "fusion": FUSIONS,
+}
 
 
 @DECODER_REGISTRY.register()
@@ -45,16 +51,11 @@ class SSAttentionDecoder(GroundedDecoder):
     part has its own generator.
 
     Args:
-        hidden_size: H of both LSTMs.
-        token_embed_dim: width of the word embedding.
-        visual_embed_dim: E.
-        att_embed_size: A; the paper's 512.
+        hidden_size, token_embed_dim, visual_embed_dim, att_embed_size: H, width of the word embedding, E, A (512).
         dropout1, dropout2: on the inputs of the attention LSTM and of the language LSTM.
-        att_embed_dropout: on f(W_h h + W_v v).
-        activation: ``relu`` (paper) or ``tanh`` (stock).
+        att_embed_dropout, activation: see ``TopDownAttention``.
         lambda_: weight of beta in gamma; unused without ``ss_attention``.
-        spatial_input: the input of the spatial slot, ``p`` or ``v``.
-        semantic_input: the input of the semantic slot, ``c`` or ``v``.
+        spatial_input, semantic_input: the inputs of the slots, ``p`` or ``v``, and ``c`` or ``v``.
         ss_attention: the module that computes log beta, or None for the Up-Down baseline.
         fusion: ``sum``, the paper's gamma = alpha + lambda beta, or ``log``, softmax(a + kappa log beta) with a
             learned kappa that starts at 1.
@@ -90,18 +91,13 @@ class SSAttentionDecoder(GroundedDecoder):
         visual_bias: bool = True,
     ):
         super().__init__()
-        for name, value, allowed in (
-            ("spatial_input", spatial_input, tuple(SPATIAL_SLOT)),
-            ("semantic_input", semantic_input, tuple(SEMANTIC_SLOT)),
-            ("fusion", fusion, FUSIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"SSAttentionDecoder: {name} must be one of {allowed}, got {value!r}.")
-        self.num_layers = 2
-        self.hidden_size = hidden_size
-        self.lambda_ = lambda_
-        self.spatial_input = spatial_input
-        self.semantic_input = semantic_input
+        chosen = {"spatial_input": spatial_input, "semantic_input": semantic_input, "fusion": fusion}
+        for name, value in chosen.items():
+            if value not in _CHOICES[name]:
+                raise ValueError(f"SSAttentionDecoder: {name} must be one of {tuple(_CHOICES[name])}, got {value!r}.")
+        self.num_layers, self.hidden_size = 2, hidden_size
+        self.lambda_, self.renormalize = lambda_, renormalize
+        self.spatial_input, self.semantic_input = spatial_input, semantic_input
         self.lstm1 = nn.LSTMCell(hidden_size + token_embed_dim + visual_embed_dim, hidden_size)
         self.dropout1 = nn.Dropout(dropout1)
         self.lstm2 = nn.LSTMCell(hidden_size + visual_embed_dim, hidden_size)
@@ -116,7 +112,6 @@ class SSAttentionDecoder(GroundedDecoder):
         self.ss_attention = ss_attention
         self.kappa = nn.Parameter(torch.ones(())) if ss_attention is not None and fusion == "log" else None
         self.state_condition = state_condition
-        self.renormalize = renormalize
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -172,14 +167,11 @@ class SSAttentionDecoder(GroundedDecoder):
         return slots - {keys.RAW_FEATS}
 
     def preprocess(self, batched_inputs: dict) -> dict:
-        """Everything that does not depend on the step: W_v v_i, log beta and beta, and zero states.
+        """A new dict with everything that does not depend on the step: P_ATT_FEATS (W_v v_i), zero states, and beta.
 
         Reads ATT_FEATS with one row per image or per caption (then IMAGE_OF_ROW has their images) and, for
-        active slots, RAW_FEATS, SPATIAL or CLASS_PROBS, always one row per image: beta is computed once.
-
-        Returns:
-            a new dict with P_ATT_FEATS, G_HIDDEN_STATES, G_CELL_STATES and, when enabled, LOG_BETA (one
-            row per image), BETA and ROW_LOG_BETA (one row per feature row), and STATE_KEYS for a beta_t.
+        active slots, RAW_FEATS, SPATIAL or CLASS_PROBS, always one row per image: beta is computed once. LOG_BETA has
+        one row per image; BETA, ROW_LOG_BETA and, for a beta_t, STATE_KEYS have one row per feature row.
         """
         feats = batched_inputs[kfg.ATT_FEATS]
         inputs = dict(batched_inputs)
@@ -230,7 +222,6 @@ class SSAttentionDecoder(GroundedDecoder):
         h1, h2 = batched_inputs[kfg.G_HIDDEN_STATES]
         c1, c2 = batched_inputs[kfg.G_CELL_STATES]
         rows = word.shape[0] // batched_inputs[kfg.ATT_FEATS].shape[0]
-
         mean_feats = batched_inputs[kfg.GLOBAL_FEATS]
         if rows > 1:
             mean_feats = mean_feats.repeat_interleave(rows, dim=0)
@@ -282,14 +273,9 @@ def _check(cfg: Any) -> None:
     if ss.ENABLED:  # else gamma = alpha, which needs no key that a stock meta-architecture drops
         reason = "whose preprocess_batch drops positions, class probabilities and the raw features"
         problems += filter(None, [needs_grounded_captioner(cfg, "SSAttentionDecoder", reason)])
-    for name, allowed in (
-        ("ACTIVATION", tuple(ACTIVATIONS)),
-        ("SPATIAL_INPUT", tuple(SPATIAL_SLOT)),
-        ("SEMANTIC_INPUT", tuple(SEMANTIC_SLOT)),
-        ("FUSION", FUSIONS),
-    ):
-        if ss[name] not in allowed:
-            problems.append(f"MODEL.SS_ATTENTION.{name}: expected one of {allowed}, got {ss[name]!r}.")
+    for name, allowed in _CHOICES.items():
+        if (value := ss[name.upper()]) not in allowed:
+            problems.append(f"MODEL.SS_ATTENTION.{name.upper()}: expected one of {tuple(allowed)}, got {value!r}.")
     if not ss.LAMBDA >= 0:
         problems.append(f"MODEL.SS_ATTENTION.LAMBDA: expected a number >= 0, got {ss.LAMBDA!r}.")
     for name in ("DIM", "NUM_CLASSES"):

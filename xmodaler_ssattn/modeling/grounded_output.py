@@ -66,8 +66,7 @@ def captions_from_decoding(
     """
     if ground_by == "beta" and batch.get(keys.BETA) is None:
         raise ValueError("captions_from_decoding: ground_by is 'beta', but the model has no beta.")
-    ids = decoded.sents.cpu().numpy()
-    logp = decoded.logp
+    ids, logp = decoded.sents.cpu().numpy(), decoded.logp
     log_probs = logp.detach().double().sum(-1).tolist() if logp is not None else [None] * len(ids)
     stops = [np.flatnonzero(row <= 0) for row in ids]  # the end, or -1 on padding
     words = [[vocab[i] for i in row[: stop[0] if len(stop) else None]] for row, stop in zip(ids, stops, strict=True)]
@@ -106,15 +105,8 @@ def captions_from_decoding(
         grounded = ground_words(texts, chooser, boxes[b], regions, scores)
         if branches is not None:
             grounded = enclosing_words(grounded, chooser, branches[b, :length], boxes[b], rule.overlap)
-        captions.append(
-            GroundedCaption(
-                grounded,
-                boxes_px=boxes[b, :regions].copy(),
-                image_size=(sizes[b][0], sizes[b][1]),
-                attention=attention,
-                log_prob=log_probs[b],
-            )
-        )
+        own = {"boxes_px": boxes[b, :regions].copy(), "image_size": tuple(sizes[b]), "log_prob": log_probs[b]}
+        captions.append(GroundedCaption(grounded, attention=attention, **own))
     return captions
 
 
@@ -126,14 +118,11 @@ def enclosing_words(
     Args:
         weights: (>= T, K). branches: (T, n). boxes_px: (K, 4). overlap: see ``region_rules.enclosing_box``.
     """
-    return tuple(
-        word._replace(
-            region=int(regions[0]),
-            box_px=enclosing_box(boxes_px[regions], overlap),
-            weight=float(weights[step, regions[0]]),
-        )
-        for step, (word, regions) in enumerate(zip(words, branches, strict=True))
-    )
+    found = []
+    for step, (word, regions) in enumerate(zip(words, branches, strict=True)):
+        box, first = enclosing_box(boxes_px[regions], overlap), int(regions[0])
+        found.append(word._replace(region=first, box_px=box, weight=float(weights[step, first])))
+    return tuple(found)
 
 
 def _array(weights: Tensor) -> np.ndarray:
