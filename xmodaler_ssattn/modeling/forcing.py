@@ -8,6 +8,7 @@ size, V vocabulary.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -115,45 +116,32 @@ def word_states(model: GroundedCaptioner, batch: dict, ss_prob: float) -> WordSt
     tokens = tokens[plan.order]
     from_state = model.predicts_from_state
     supervised = any(key in batch for key in keys.NEED_ATTENTION)
-    hidden, logits, alpha, gamma = (list[Tensor]() for _ in range(4))
-    further: dict[str, list[Tensor]] = {}
+    # The values of each step: the fields of WordStates, and the decoder's READ_BY_LOSSES.
+    steps: defaultdict[str, list[Tensor]] = defaultdict(list)
 
     def next_word(state: dict, t: int) -> Tensor | None:
-        hidden.append(state[kfg.G_HIDDEN_STATES][-1])
+        steps["hidden"].append(state[kfg.G_HIDDEN_STATES][-1])
         if not from_state:
-            logits.append(model.predictor(state)[kfg.G_LOGITS])
+            steps["logits"].append(model.predictor(state)[kfg.G_LOGITS])
         if supervised:
-            alpha.append(state[keys.ALPHA])
-            gamma.append(state[keys.GAMMA])
+            steps["alpha"].append(state[keys.ALPHA])
+            steps["gamma"].append(state[keys.GAMMA])
         for key in model.decoder.READ_BY_LOSSES:
             if key in state:
-                further.setdefault(key, []).append(state[key])
+                steps[key].append(state[key])
         if t + 1 == tokens.shape[1]:
             return None
         word = tokens[:, t + 1]
         if not ss_prob > 0:
             return word
-        source, sample = (hidden, model.sample_words) if from_state else (logits, sample_words)
-        return replace_some(word, source[-1].detach(), ss_prob, sample)
+        source, sample = ("hidden", model.sample_words) if from_state else ("logits", sample_words)
+        return replace_some(word, steps[source][-1].detach(), ss_prob, sample)
 
     each_word(model, model.with_rows(rows, len(tokens)), tokens[:, 0], tokens.shape[1], next_word)
-
-    def packed(steps: list[Tensor]) -> Tensor:
-        return torch.stack(steps).flatten(0, 1)[plan.cells]
-
+    packed = {key: torch.stack(values).flatten(0, 1)[plan.cells] for key, values in steps.items()}
+    further = {key: packed.pop(key) for key in model.decoder.READ_BY_LOSSES if key in packed}
     captions = plan.order[plan.rows]
-    return WordStates(
-        inputs,
-        packed(hidden),
-        plan.words,
-        captions,
-        packed(logits) if logits else None,
-        packed(alpha) if alpha else None,
-        packed(gamma) if gamma else None,
-        rows=rows,
-        plan=plan,
-        further={key: packed(steps) for key, steps in further.items()},
-    )
+    return WordStates(inputs, words=plan.words, captions=captions, rows=rows, plan=plan, further=further, **packed)
 
 
 def encoded_rows(model: GroundedCaptioner, batch: dict, plan: CaptionPlan) -> tuple[dict, dict]:
