@@ -126,7 +126,7 @@ def test_a_command_whose_terminal_knows_ascii_only_ends_well():
 def test_log_lines_pass_a_terminal_that_does_not_know_their_characters(monkeypatch):
     import logging
 
-    from xmodaler_ssattn.runtime.logger import _ConsoleHandler
+    from xmodaler_ssattn.runtime.setup import _ConsoleHandler
 
     bytes_written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_written, encoding="ascii", errors="strict"))

@@ -249,7 +249,7 @@ ALLOWED_READS = {
     "report/single_file.py": {"read_text": OWN, "decode": "base64"},
     "reproduce/jobs.py": {"loads": "of json.dumps"},
     "reproduce/running.py": {"read_text": OWN},  # terminal output
-    "runtime/logger.py": {"decode": "what the terminal's encoding lacks becomes an escape"},
+    "runtime/setup.py": {"decode": "what the terminal's encoding lacks becomes an escape"},
     "runtime/data.py": {"loads": "of json.dumps"},
     "tools/docs.py": {"read_text": "the documents and sources of this clone"},
     "tools/faults.py": {"read_text": OWN, "loads": OWN},

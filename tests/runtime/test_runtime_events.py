@@ -12,7 +12,7 @@ import pytest
 from xmodaler_ssattn import progress as progress_module
 from xmodaler_ssattn.progress import progress
 from xmodaler_ssattn.runtime import EventStorage, JSONWriter, default_writers, get_event_storage, hooks, setup_logger
-from xmodaler_ssattn.runtime import logger as logger_module
+from xmodaler_ssattn.runtime.setup import FILE_ONLY
 
 
 def test_noisy_scalars_are_medians_and_others_the_last_value():
@@ -78,7 +78,7 @@ def test_loggers_write_to_stdout_and_file_and_a_second_setup_replaces_the_first(
 
 def test_what_the_bar_shows_goes_to_the_file_only(tmp_path, capsys):
     setup_logger(tmp_path / "file.log")
-    logging.getLogger("xmodaler").info("losses", extra=logger_module.FILE_ONLY)
+    logging.getLogger("xmodaler").info("losses", extra=FILE_ONLY)
     setup_logger()
     assert "losses" not in capsys.readouterr().out
     assert "losses" in (tmp_path / "file.log").read_text()

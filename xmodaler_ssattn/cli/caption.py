@@ -55,11 +55,7 @@ class CaptionJob(NamedTuple):
 def add_parser(subparsers: Any) -> None:
     from xmodaler_ssattn.cli.detectors import add_detector_arguments
 
-    parser = subparsers.add_parser(
-        "caption",
-        description=TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = subparsers.add_parser("caption", description=TEXT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="picture files, or folders, zip, tar and parquet files of pictures")
     add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
@@ -240,10 +236,7 @@ def name_of_run(weights: Path) -> str:
 
 
 def _write(
-    captioner: Captioner,
-    captions: Sequence[tuple[CaptionJob, Caption]],
-    spoken: ObjectWords,
-    args: argparse.Namespace,
+    captioner: Captioner, captions: Sequence[tuple[CaptionJob, Caption]], spoken: ObjectWords, args: argparse.Namespace
 ) -> None:
     from xmodaler_ssattn.detectors.pictures import open_upright
     from xmodaler_ssattn.evaluation.results import ImageResult, Results, write_results

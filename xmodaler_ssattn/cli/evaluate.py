@@ -10,10 +10,7 @@ from xmodaler_ssattn.errors import UserError
 
 
 def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "eval",
-        description="The same as `xmodaler train --eval-only MODEL.WEIGHTS FILE`.",
-    )
+    parser = subparsers.add_parser("eval", description="The same as `xmodaler train --eval-only MODEL.WEIGHTS FILE`.")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, or the folder of a run")
     train.add_arguments(parser, training=False)
     parser.set_defaults(run=run)

@@ -34,11 +34,7 @@ With --images, a picture that is in no part is an error.
 def add_parser(subparsers: Any) -> None:
     from xmodaler_ssattn.cli.detectors import add_detector_arguments
 
-    parser = subparsers.add_parser(
-        "extract",
-        description=TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = subparsers.add_parser("extract", description=TEXT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--images", metavar="PATH", help="pictures (JPEG, PNG, WebP, TIFF, ...): a folder, zip, tar or parquet")
     add(

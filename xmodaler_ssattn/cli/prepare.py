@@ -31,10 +31,7 @@ COCO_val2014_000000000139.jpg.npz and be in subfolders. A file that does not fol
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "prepare",
-        description="Make the files that training reads.",
-    )
+    parser = subparsers.add_parser("prepare", description="Make the files that training reads.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_annotations(commands)
     _add_regions(commands)

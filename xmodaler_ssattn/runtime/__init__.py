@@ -7,29 +7,36 @@ README.md in this folder lists what is equal to upstream and what differs.
 
 from . import comm, hooks
 from .checkpoint import CheckpointError, XmodalerCheckpointer
-from .config import CfgNode, get_cfg
+from .config import CfgNode, get_cfg, kfg
 from .configurable import configurable
-from .constants import kfg
-from .data import (
-    DatasetFromList,
-    MapDataset,
-    build_xmodaler_train_loader,
-    build_xmodaler_valtest_loader,
-)
+from .data import DatasetFromList, MapDataset, build_xmodaler_train_loader, build_xmodaler_valtest_loader
 from .decode_strategy import BeamSearcher, DecodeStrategy, GreedyDecoder
-from .decoder import BaseAttention, Decoder, UpDownDecoder
-from .embedding import TokenBaseEmbedding, VisualBaseEmbedding, VisualIdentityEmbedding
-from .encoder import Encoder, UpDownEncoder
-from .events import EventStorage, get_event_storage
+from .events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    default_writers,
+    get_event_storage,
+)
 from .functional import decode_sequence, expand_tensor, load_vocab, pad_tensor, to_device
 from .hooks import flatten_results_dict
 from .launch import launch
-from .logger import setup_logger
 from .losses import CrossEntropy, LabelSmoothing, build_losses
-from .lr_scheduler import FixLR, StepLR
 from .meta_arch import BaseEncoderDecoder, RnnAttEncoderDecoder, add_config, build_model
-from .optim import SGD, Adam, AdamW, build_optimizer
-from .predictor import BasePredictor
+from .optim import SGD, Adam, AdamW, FixLR, StepLR, build_optimizer
+from .parts import (
+    BaseAttention,
+    BasePredictor,
+    Decoder,
+    Encoder,
+    TokenBaseEmbedding,
+    UpDownDecoder,
+    UpDownEncoder,
+    VisualBaseEmbedding,
+    VisualIdentityEmbedding,
+)
 from .registry import (
     DATASETS_REGISTRY,
     DECODE_STRATEGY_REGISTRY,
@@ -51,7 +58,6 @@ from .registry import (
     build_scorer,
 )
 from .rng import seed_all_rng
-from .setup import default_setup
+from .setup import default_setup, setup_logger
 from .train_loop import HookBase, TrainerBase
 from .trainer import DefaultTrainer
-from .writers import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, default_writers

@@ -1,4 +1,7 @@
-"""``CfgNode``: the config tree, with safe yaml and errors that name the key, the file and the nearest known key."""
+"""``CfgNode``: the config tree, with safe yaml and errors that name the key, the file and the nearest known key.
+
+``kfg``: the keys of a sample and of a batch. Each value is the key's own name, as in upstream.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,21 @@ def _refuse_unsafe(allow_unsafe: bool) -> None:
 def get_cfg() -> CfgNode:
     """A fresh copy of the default config."""
     return CfgNode(DEFAULTS)
+
+
+_NAMES = """
+    IDS SEQ_PER_SAMPLE SAMPLE_PER_SAMPLE
+    U_TOKENS_IDS U_TOKENS_IDS_WO_MASK G_TOKENS_IDS U_TOKENS_TYPE G_TOKENS_TYPE U_TOKEN_EMBED G_TOKEN_EMBED
+    TOKENS_MASKS EXT_U_TOKENS_MASKS EXT_G_TOKENS_MASKS
+    U_TARGET_IDS G_TARGET_IDS V_TARGET V_TARGET_LABELS ITM_NEG_LABEL
+    RELATION ATTRIBUTE
+    ATT_FEATS ATT_FEATS_WO_MASK ATT_MASKS EXT_ATT_MASKS ATT_FEATS_LOC P_ATT_FEATS GLOBAL_FEATS
+    U_HIDDEN_STATES G_HIDDEN_STATES U_CELL_STATES G_CELL_STATES HISTORY_STATES ENC_HISTORY_STATES
+    U_LOGITS G_LOGITS V_LOGITS V_REGRESS ITM_LOGITS
+    G_SENTS_IDS G_LOGP OUTPUT DECODE_BY_SAMPLE REWARDS SS_PROB TIME_STEP
+    SEMANTICS_IDS SEMANTICS_MASK EXT_SEMANTICS_MASKS SEMANTICS_LABELS SEMANTICS_MISS_LABELS
+    SEMANTICS_PRED SEMANTICS_FEATS SEMANTICS_POS_PRED
+"""
+
+kfg = CfgNode({name: name for name in _NAMES.split()})
+kfg.freeze()

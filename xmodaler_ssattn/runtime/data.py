@@ -18,10 +18,10 @@ from xmodaler_ssattn.stopping import left_to_its_parent
 from . import comm
 from .config import CfgNode
 from .configurable import configurable
-from .logger import FILE_ONLY
 from .order import BatchesOfRank, Draw, SharedOrder
 from .registry import DATASETS_REGISTRY
 from .rng import drawing_from, get_random_state, seed_all_rng, set_random_state
+from .setup import FILE_ONLY
 
 logger = logging.getLogger(__name__)
 
@@ -181,11 +181,7 @@ def build_xmodaler_train_loader(
 
 @configurable(from_config=_from_config)
 def build_xmodaler_valtest_loader(
-    datalist: Sequence | Dataset | None,
-    *,
-    dataset_mapper: Callable | None,
-    batch_size: int,
-    num_workers: int,
+    datalist: Sequence | Dataset | None, *, dataset_mapper: Callable | None, batch_size: int, num_workers: int
 ) -> DataLoader | None:
     """All records in order, or None without a data set. Several processes read every R-th batch each."""
     if datalist is None or dataset_mapper is None:

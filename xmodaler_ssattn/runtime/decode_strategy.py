@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from xmodaler_ssattn.errors import UserError
 
-from .config import CfgNode
+from .config import CfgNode, kfg
 from .configurable import configurable
-from .constants import kfg
 from .functional import decode_sequence, expand_tensor, load_vocab
 from .registry import DECODE_STRATEGY_REGISTRY
 
@@ -75,7 +74,7 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
         return ret
 
 
-def _prepare(batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def prepare(batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     """The computation before the first word, in a copy of the batch: masks, region embedding, encoder, zero states."""
     inputs = dict(batched_inputs)
     inputs.update(model.get_extended_attention_mask(inputs))
@@ -85,9 +84,9 @@ def _prepare(batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]
     return model.decoder.preprocess(inputs)
 
 
-def _next_logits(inputs: dict[str, Any], model: nn.Module, words: Tensor, t: int) -> Tensor:
-    """Feed ``words`` (N,) at step ``t``: the new state is stored in ``inputs``; returns (N, V) logits."""
-    inputs[kfg.G_TOKENS_IDS], inputs[kfg.TIME_STEP] = words, t
+def next_logits(inputs: dict[str, Any], model: nn.Module, words: Tensor) -> Tensor:
+    """Feed ``words`` (N,): the new state is stored in ``inputs``; returns (N, V) logits."""
+    inputs[kfg.G_TOKENS_IDS] = words
     inputs.update(model.token_embed(inputs))
     if model.encoder is not None:
         inputs.update(model.encoder(inputs, mode="t"))
@@ -102,13 +101,14 @@ class GreedyDecoder(DecodeStrategy):
     def _forward(self, batched_inputs: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         feats = batched_inputs[kfg.ATT_FEATS]
         batch_size = feats.size(0)
-        inputs = _prepare(batched_inputs, model)
+        inputs = prepare(batched_inputs, model)
         words = torch.full((batch_size,), self.bos_token_id, dtype=torch.long, device=feats.device)
         sents = torch.full((batch_size, self.max_seq_len), self.eos_token_id, dtype=torch.long, device=feats.device)
         logprobs = torch.zeros(batch_size, self.max_seq_len, device=feats.device)
         unfinished = torch.ones(batch_size, dtype=torch.bool, device=feats.device)
         for t in range(self.max_seq_len):
-            logp = F.log_softmax(_next_logits(inputs, model, words, t), dim=-1)
+            inputs[kfg.TIME_STEP] = t
+            logp = F.log_softmax(next_logits(inputs, model, words), dim=-1)
             if batched_inputs.get(kfg.DECODE_BY_SAMPLE, False):
                 words = torch.multinomial(logp.exp(), 1)
                 word_logp, words = logp.gather(1, words).squeeze(1), words.squeeze(1)
@@ -119,8 +119,7 @@ class GreedyDecoder(DecodeStrategy):
             sents[:, t], logprobs[:, t] = words, word_logp
             if not unfinished.any():
                 break
-        inputs.update({kfg.G_SENTS_IDS: sents, kfg.G_LOGP: logprobs})
-        return inputs
+        return {**inputs, kfg.G_SENTS_IDS: sents, kfg.G_LOGP: logprobs}
 
 
 @DECODE_STRATEGY_REGISTRY.register()
@@ -132,13 +131,8 @@ class BeamSearcher(DecodeStrategy):
 
     # Tensors with one row per image; after the first step they need one row per beam. A subclass may add its own.
     EXPANDED_KEYS = (
-        kfg.ATT_FEATS,
-        kfg.GLOBAL_FEATS,
-        kfg.ATT_MASKS,
-        kfg.EXT_ATT_MASKS,
-        kfg.P_ATT_FEATS,
-        kfg.EXT_G_TOKENS_MASKS,
-        kfg.G_TOKENS_TYPE,
+        *(kfg.ATT_FEATS, kfg.GLOBAL_FEATS, kfg.ATT_MASKS, kfg.EXT_ATT_MASKS, kfg.P_ATT_FEATS),
+        *(kfg.EXT_G_TOKENS_MASKS, kfg.G_TOKENS_TYPE),
     )
     # Lists of tensors that are re-ordered with the beams.
     STATE_KEYS = (kfg.G_HIDDEN_STATES, kfg.G_CELL_STATES)
@@ -148,7 +142,7 @@ class BeamSearcher(DecodeStrategy):
         feats = batched_inputs[kfg.ATT_FEATS]
         batch_size, beam, device = feats.size(0), self.beam_size, feats.device
         out_size = batched_inputs.get("OUT_SIZE", 1)
-        inputs = _prepare(batched_inputs, model)
+        inputs = prepare(batched_inputs, model)
 
         words = torch.full((batch_size,), self.bos_token_id, dtype=torch.long, device=device)
         scores = torch.zeros(batch_size, 1, device=device)  # (B, b), one beam before the first word
@@ -157,7 +151,8 @@ class BeamSearcher(DecodeStrategy):
         logprobs = torch.zeros(batch_size, 1, self.max_seq_len, device=device)
 
         for t in range(self.max_seq_len):
-            logp = F.log_softmax(_next_logits(inputs, model, words, t), dim=-1).view(batch_size, scores.size(1), -1)
+            inputs[kfg.TIME_STEP] = t
+            logp = F.log_softmax(next_logits(inputs, model, words), dim=-1).view(batch_size, scores.size(1), -1)
             # A finished beam can only be continued by another end word, with log-probability 0.
             stay = torch.full_like(logp[:, :1], float("-inf"))
             stay[..., self.eos_token_id] = 0
@@ -169,15 +164,16 @@ class BeamSearcher(DecodeStrategy):
             parents = torch.div(chosen, logp.size(-1), rounding_mode="floor")
             words = chosen % logp.size(-1)
 
-            self._follow(inputs, parents)
-            sents = _gather(sents, parents)
-            logprobs = _gather(logprobs, parents)
+            for key in self.STATE_KEYS:
+                if key in inputs:
+                    inputs[key] = [_follow(state, parents) for state in inputs[key]]
+            sents, logprobs = _gather(sents, parents), _gather(logprobs, parents)
             sents[:, :, t] = words
             logprobs[:, :, t] = logp.flatten(1).gather(1, chosen)
             open_beams = open_beams.gather(1, parents) & (words != self.eos_token_id)
             words = words.flatten()
-            if t == 0:
-                self._expand(inputs)
+            if t == 0:  # B rows become B b rows
+                inputs.update({key: expand_tensor(inputs[key], beam) for key in self.EXPANDED_KEYS if key in inputs})
             if not open_beams.any():
                 break
 
@@ -188,20 +184,10 @@ class BeamSearcher(DecodeStrategy):
         ids = {kfg.IDS: batched_inputs[kfg.IDS]} if kfg.IDS in batched_inputs else {}
         return {**ids, kfg.G_SENTS_IDS: sents, kfg.G_LOGP: logprobs}
 
-    def _follow(self, inputs: dict[str, Any], parents: Tensor) -> None:
-        """Re-order the decoder's states (B b, ...) so that each beam continues its parent (B, b)."""
-        for key in self.STATE_KEYS:
-            if key in inputs:
-                inputs[key] = [
-                    _gather(state.view(parents.size(0), -1, *state.shape[1:]), parents).flatten(0, 1)
-                    for state in inputs[key]
-                ]
 
-    def _expand(self, inputs: dict[str, Any]) -> None:
-        """After the first word: B rows become B b rows."""
-        for key in self.EXPANDED_KEYS:
-            if key in inputs:
-                inputs[key] = expand_tensor(inputs[key], self.beam_size)
+def _follow(state: Tensor, parents: Tensor) -> Tensor:
+    """Re-order a state (B b, ...) so that each beam continues its parent (B, b)."""
+    return _gather(state.view(parents.size(0), -1, *state.shape[1:]), parents).flatten(0, 1)
 
 
 def _gather(values: Tensor, parents: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from xmodaler_ssattn import stopping
 
 from . import comm
 from .checkpoint import XmodalerCheckpointer
-from .logger import show_bars
+from .events import EventWriter, losses_for_people, time_left
+from .setup import show_bars
 from .train_loop import HookBase
-from .writers import EventWriter, losses_for_people, time_left
 
 logger = logging.getLogger(__name__)
 

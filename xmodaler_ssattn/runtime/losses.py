@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from xmodaler_ssattn.errors import UserError
 
-from .config import CfgNode
+from .config import CfgNode, kfg
 from .configurable import configurable
-from .constants import kfg
 from .registry import LOSSES_REGISTRY
 
 PADDING = -1  # the target of a position that is ignored
@@ -28,21 +27,21 @@ def build_losses(cfg: CfgNode) -> list[nn.Module]:
     return [LOSSES_REGISTRY.get(name)(cfg) for name in names]
 
 
+class _WordLoss(nn.Module):
+    def normaliser(self, outputs_dict: dict[str, Any]) -> Tensor:
+        """The number of words of the mean."""
+        return (outputs_dict[kfg.G_TARGET_IDS] != PADDING).sum()
+
+
 @LOSSES_REGISTRY.register()
-class CrossEntropy(nn.Module):
-    """Mean over the words of -log p(word): logits (N, T, vocabulary), targets (N, T) with -1 on padding."""
+class CrossEntropy(_WordLoss):
+    """Mean over the words of -log p(word): logits (N, T, vocabulary), targets (N, T) with -1 on padding.
 
-    @configurable
-    def __init__(self) -> None:
+    Reads nothing of the config.
+    """
+
+    def __init__(self, cfg: CfgNode | None = None) -> None:
         super().__init__()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def add_config(cls, cfg: CfgNode) -> None:
-        """No keys of its own."""
 
     def forward(self, outputs_dict: dict[str, Any]) -> dict[str, Tensor]:
         if kfg.G_LOGITS not in outputs_dict:
@@ -51,13 +50,9 @@ class CrossEntropy(nn.Module):
         loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten().long(), ignore_index=PADDING)
         return {"CrossEntropy Loss(G)": loss}
 
-    def normaliser(self, outputs_dict: dict[str, Any]) -> Tensor:
-        """The number of words of the mean."""
-        return (outputs_dict[kfg.G_TARGET_IDS] != PADDING).sum()
-
 
 @LOSSES_REGISTRY.register()
-class LabelSmoothing(nn.Module):
+class LabelSmoothing(_WordLoss):
     """Mean over the words of KL(q || p) with q = 1 - e on the word and e / (vocabulary - 1) on every other."""
 
     @configurable
@@ -69,10 +64,6 @@ class LabelSmoothing(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"label_smoothing": cfg.LOSSES.LABELSMOOTHING}
 
-    @classmethod
-    def add_config(cls, cfg: CfgNode) -> None:
-        """No keys of its own."""
-
     def forward(self, outputs_dict: dict[str, Any]) -> dict[str, Tensor]:
         if kfg.G_LOGITS not in outputs_dict:
             return {}
@@ -83,7 +74,3 @@ class LabelSmoothing(nn.Module):
         q = log_p.new_full(log_p.shape, self.label_smoothing / (log_p.size(-1) - 1))
         q.scatter_(1, targets.unsqueeze(1), 1.0 - self.label_smoothing)
         return {"LabelSmoothing(G) loss": F.kl_div(log_p, q, reduction="none").sum(1).mean()}
-
-    def normaliser(self, outputs_dict: dict[str, Any]) -> Tensor:
-        """The number of words of the mean."""
-        return (outputs_dict[kfg.G_TARGET_IDS] != PADDING).sum()

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from xmodaler_ssattn.errors import UserError
 
-from .config import CfgNode
+from .config import CfgNode, kfg
 from .configurable import configurable
-from .constants import kfg
-from .decode_strategy import DecodeStrategy
+from .decode_strategy import DecodeStrategy, next_logits, prepare
 from .functional import expand_tensor, pad_tensor, to_device
 from .registry import (
     DECODE_STRATEGY_REGISTRY,
@@ -172,8 +171,7 @@ class RnnAttEncoderDecoder(BaseEncoderDecoder):
 
     def get_extended_attention_mask(self, batched_inputs: dict[str, Any]) -> dict[str, Tensor | None]:
         """``EXT_ATT_MASKS`` (N, K): 0 on regions, -10000 on padding."""
-        masks = batched_inputs.get(kfg.ATT_MASKS)
-        if masks is None:
+        if (masks := batched_inputs.get(kfg.ATT_MASKS)) is None:
             return {kfg.ATT_MASKS: None, kfg.EXT_ATT_MASKS: None}
         masks = masks.to(next(self.parameters()).dtype)
         return {kfg.ATT_MASKS: masks, kfg.EXT_ATT_MASKS: (1.0 - masks) * -10000.0}
@@ -182,14 +180,8 @@ class RnnAttEncoderDecoder(BaseEncoderDecoder):
         """``G_TOKENS_IDS`` (N, T) in the result are still the reference words; logits of the padded tail are 0."""
         tokens = batched_inputs[kfg.G_TOKENS_IDS]
         ss_prob = batched_inputs.get(kfg.SS_PROB, 0.0) if self.training else 0.0
-        inputs = dict(batched_inputs)
-        inputs.update(self.get_extended_attention_mask(inputs))
-        inputs.update(self.visual_embed(inputs))
-        if self.encoder is not None:
-            inputs.update(self.encoder(inputs, mode="v"))
-        inputs = self.decoder.preprocess(inputs)
-
-        batch_size, seq_len = tokens.shape
+        inputs = prepare(batched_inputs, self)
+        seq_len = tokens.size(1)
         steps: list[Tensor] = []
         for t in range(seq_len):
             if t > 0 and not tokens[:, t].any():
@@ -197,19 +189,10 @@ class RnnAttEncoderDecoder(BaseEncoderDecoder):
             words = tokens[:, t]
             if t > 0 and ss_prob > 0:
                 words = self._mix_own_words(words, steps[-1], ss_prob)
-            inputs[kfg.G_TOKENS_IDS] = words
-            inputs.update(self.token_embed(inputs))
-            if self.encoder is not None:
-                inputs.update(self.encoder(inputs, mode="t"))
-            inputs.update(self.decoder(inputs))
-            steps.append(self.predictor(inputs)[kfg.G_LOGITS])
+            steps.append(next_logits(inputs, self, words))
 
-        logits = torch.stack(steps, dim=1)
-        if len(steps) < seq_len:
-            tail = logits.new_zeros(batch_size, seq_len - len(steps), logits.size(-1))
-            logits = torch.cat([logits, tail], dim=1)
-        inputs.update({kfg.G_LOGITS: logits, kfg.G_TOKENS_IDS: tokens})
-        return inputs
+        steps += [torch.zeros_like(steps[0])] * (seq_len - len(steps))
+        return {**inputs, kfg.G_LOGITS: torch.stack(steps, dim=1), kfg.G_TOKENS_IDS: tokens}
 
     @staticmethod
     def _mix_own_words(words: Tensor, last_logits: Tensor, ss_prob: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Optimisers with one parameter group per tensor and optional gradient clipping inside ``step``."""
+"""Optimisers with one parameter group per tensor and optional clipping inside ``step``, and their schedules."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from xmodaler_ssattn.errors import UserError
 
 from .config import CfgNode
 from .configurable import configurable
-from .registry import SOLVER_REGISTRY
+from .registry import LR_SCHEDULER_REGISTRY, SOLVER_REGISTRY
 
 _NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.GroupNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm),
 )
 
 
@@ -79,7 +72,7 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
     return type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
 
 
-def _adam_settings(cfg: CfgNode, params: Any) -> dict[str, Any]:
+def _adam_settings(cls: type, cfg: CfgNode, params: Any) -> dict[str, Any]:
     return {
         "params": params,
         "lr": cfg.SOLVER.BASE_LR,
@@ -96,9 +89,7 @@ class Adam(torch.optim.Adam):
     def __init__(self, *, params, **settings) -> None:
         super().__init__(params, **settings)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
-        return _adam_settings(cfg, params)
+    from_config = classmethod(_adam_settings)
 
 
 @SOLVER_REGISTRY.register()
@@ -107,9 +98,7 @@ class AdamW(torch.optim.AdamW):
     def __init__(self, *, params, **settings) -> None:
         super().__init__(params, **settings)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, params: Any) -> dict[str, Any]:
-        return _adam_settings(cfg, params)
+    from_config = classmethod(_adam_settings)
 
 
 @SOLVER_REGISTRY.register()
@@ -128,3 +117,31 @@ class SGD(torch.optim.SGD):
             "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
             "nesterov": bool(cfg.SOLVER.NESTEROV),
         }
+
+
+@LR_SCHEDULER_REGISTRY.register()
+class StepLR(torch.optim.lr_scheduler.StepLR):
+    """The rate times GAMMA every STEP_SIZE epochs; as every schedule, it steps once per iteration."""
+
+    @configurable
+    def __init__(self, *, optimizer, step_size, gamma=0.1) -> None:
+        super().__init__(optimizer, step_size, gamma)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, data_size: int) -> dict[str, Any]:
+        """``data_size``: iterations of an epoch."""
+        settings = cfg.LR_SCHEDULER
+        return {"optimizer": optimizer, "step_size": settings.STEP_SIZE * data_size, "gamma": settings.GAMMA}
+
+
+@LR_SCHEDULER_REGISTRY.register()
+class FixLR(torch.optim.lr_scheduler.LambdaLR):
+    """A constant rate."""
+
+    @configurable
+    def __init__(self, *, optimizer, last_epoch=-1) -> None:
+        super().__init__(optimizer, lambda step: 1.0, last_epoch=last_epoch)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, data_size: int) -> dict[str, Any]:
+        return {"optimizer": optimizer}

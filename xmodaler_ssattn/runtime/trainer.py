@@ -23,18 +23,17 @@ from xmodaler_ssattn.sealed import save_sealed
 
 from . import comm, hooks
 from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain
-from .config import CfgNode
-from .constants import kfg
+from .config import CfgNode, kfg
 from .data import BatchesOfAnEpoch, build_xmodaler_train_loader, build_xmodaler_valtest_loader
-from .logger import FILE_ONLY
+from .events import EventWriter, default_writers
 from .losses import build_losses
 from .meta_arch import build_model
 from .optim import build_optimizer
 from .order import SharedOrder
 from .registry import ENGINE_REGISTRY, build_evaluation, build_lr_scheduler
 from .rng import get_random_state, set_random_state
+from .setup import FILE_ONLY
 from .train_loop import HookBase, TrainerBase
-from .writers import EventWriter, default_writers
 
 logger = logging.getLogger(__name__)
 LAST_RANDOM_STATE = "last_random_state"
