@@ -10,7 +10,7 @@ from torch import nn
 
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sync_folder, write_text
-from xmodaler_ssattn.safe_load import read_checkpoint, safe_load
+from xmodaler_ssattn.safe_load import read_checkpoint
 from xmodaler_ssattn.sealed import save_sealed
 
 from . import comm
@@ -22,44 +22,25 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or does not fit; the message has the file and the reason."""
 
 
-def read_plain(path: str | os.PathLike) -> Any:
-    """The content of a file of ``torch.save``: tensors and plain values, never code; see ``safe_load``.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, or holds other Python objects.
-    """
-    try:
-        return safe_load(path, "The checkpoint")
-    except UserError as error:
-        raise CheckpointError(str(error)) from error
-
-
 class XmodalerCheckpointer(Checkpointer):
-    """fvcore's checkpointer with atomic writes, plain data and a report of mismatches.
-
-    After ``load``, ``incompatible`` has the mismatches: ``missing_keys``, ``unexpected_keys``,
-    ``incorrect_shapes`` (each as name, shape in the file, shape in the model); None before.
-    """
+    """fvcore's checkpointer with atomic writes, plain data and, in ``incompatible``, the mismatches of ``load``."""
 
     def __init__(
         self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
     ) -> None:
-        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
-        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        writes = comm.is_main_process() if save_to_disk is None else save_to_disk
+        super().__init__(model, save_dir, save_to_disk=writes, **checkpointables)
         self.incompatible: _IncompatibleKeys | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<name>.pth`` with the model, the checkpointables and ``kwargs``, then name it in last_checkpoint."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
-        data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
-        data.update(kwargs)
-        basename = f"{name}.pth"
-        path = os.path.join(self.save_dir, basename)
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        save_sealed(path, data)
-        self.tag_last_checkpoint(basename)
+        save_sealed(path, {"model": self.model.state_dict(), **states, **kwargs})
+        self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, LAST_CHECKPOINT)
@@ -72,16 +53,12 @@ class XmodalerCheckpointer(Checkpointer):
         return os.path.join(self.save_dir, name) if name else ""
 
     def load(self, path: str, checkpointables: list[str] | None = None, *, strict: bool = False) -> dict[str, Any]:
-        """Load weights, and the checkpointables (all, or those named) that the file has.
-
-        Mismatches are logged as a warning and kept in ``incompatible``.
+        """Load weights, and the checkpointables (all, or those named) that the file has; returns the rest of the file.
 
         Args:
             path: a file, or a URL that fvcore's path manager fetches; '' loads nothing.
-            strict: refuse a file that does not fit the model in every tensor, before any state is loaded.
-
-        Returns:
-            the rest of the file.
+            strict: refuse a file that does not fit the model in every tensor, before any state is loaded; otherwise
+                mismatches are logged.
 
         Raises:
             CheckpointError: the file is missing, cannot be read as plain data, or under ``strict`` does not fit.
@@ -121,11 +98,10 @@ class XmodalerCheckpointer(Checkpointer):
             raise CheckpointError(str(error)) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
-        self.incompatible = super()._load_model(checkpoint)
+        found = super()._load_model(checkpoint)
         # fvcore removes tensors of the wrong shape, so torch lists them as missing too.
-        wrong = {name for name, _, _ in self.incompatible.incorrect_shapes}
-        missing = [name for name in self.incompatible.missing_keys if name not in wrong]
-        self.incompatible = self.incompatible._replace(missing_keys=missing)
+        wrong = {name for name, _, _ in found.incorrect_shapes}
+        self.incompatible = found._replace(missing_keys=[name for name in found.missing_keys if name not in wrong])
         return self.incompatible
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:

@@ -13,27 +13,16 @@ from yacs.config import CfgNode as _AnyCfgNode
 def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
     """Let a constructor or a function take a config instead of its own arguments.
 
-    On a class, decorate ``__init__``; the class then needs ``from_config(cls, cfg, ...)``, which returns the
-    keyword arguments of ``__init__``::
-
-        class Loss:
-            @configurable
-            def __init__(self, *, weight): ...
-
-            @classmethod
-            def from_config(cls, cfg):
-                return {"weight": cfg.LOSSES.WEIGHT}
+    On a class, decorate ``__init__``; the class then needs the class method ``from_config(cfg, ...)``, which returns
+    the keyword arguments of ``__init__``::
 
         Loss(weight=2.0)        # arguments
-        Loss(cfg)               # from the config
+        Loss(cfg)               # Loss(**Loss.from_config(cfg))
         Loss(cfg, weight=2.0)   # from the config, one argument replaced
 
     On a function, pass the translation: ``@configurable(from_config=lambda cfg: {...})``.
 
     Further arguments are passed to ``from_config`` if its signature has them, else to the constructor.
-
-    Raises:
-        AttributeError: at the first call with a config, the class has no ``from_config``.
     """
     if init_func is None and from_config is None:
         return configurable  # "@configurable()" means "@configurable"
@@ -57,8 +46,7 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 def _translate(from_config: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Call ``from_config`` with the arguments that it takes; the others replace or extend its result."""
     parameters = inspect.signature(from_config).parameters
-    takes_anything = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
-    if takes_anything:
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):  # it takes anything
         return from_config(*args, **kwargs)
     known = {name: value for name, value in kwargs.items() if name in parameters}
     extra = {name: value for name, value in kwargs.items() if name not in parameters}

@@ -29,16 +29,14 @@ logger = logging.getLogger(__name__)
 class DatasetFromList(Dataset):
     """A list as a dataset; each record is returned as a new copy, so that a mapper may change it.
 
-    Records of plain JSON values are packed into one array of bytes: the loader's worker processes then share
-    its memory, whereas a list of Python objects would gradually be copied into each of them. A list that is
-    changed by a JSON round trip (arrays, tuples, integer keys) is not packed.
+    Records that a JSON round trip does not change are packed into one array of bytes: the loader's worker processes
+    then share its memory, whereas a list of Python objects would gradually be copied into each of them.
     """
 
     def __init__(self, lst: Sequence) -> None:
-        self._list: Sequence | None = lst
         packed = _pack(lst)
+        self._list: Sequence | None = lst if packed is None else None
         if packed is not None:
-            self._list = None
             self._ends = np.cumsum([len(record) for record in packed])
             self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
             logger.info("Packed %d records into %.1f MiB", len(packed), self._bytes.nbytes / 2**20, extra=FILE_ONLY)
@@ -69,15 +67,10 @@ def _pack(records: Sequence) -> list[bytes] | None:
 
 
 class MapDataset(Dataset):
-    """``map_func(record)`` for each record of a dataset.
-
-    Raises:
-        ValueError: ``map_func`` returned None; the message names the record's index.
-    """
+    """``map_func(record)`` for each record of a dataset; None instead of a sample is an error."""
 
     def __init__(self, dataset: Dataset, map_func: Callable[[Any], dict[str, Any]]) -> None:
-        self._dataset = dataset
-        self._map_func = map_func
+        self._dataset, self._map_func = dataset, map_func
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -108,7 +101,7 @@ def worker_init_reset_seed(worker_id: int) -> None:
 
 
 def _from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None, stage="val") -> dict[str, Any]:
-    """The arguments of a loader: the mapper registered for the stage, and the records that it loads."""
+    """The mapper registered for the stage, the records that it loads, and the loader's settings."""
     name = cfg.DATASETS[stage.upper()]
     if name and dataset_mapper is None:
         dataset_mapper = DATASETS_REGISTRY.get(name)(cfg, stage)
@@ -129,6 +122,11 @@ def _train_from_config(cfg: CfgNode, dataset_mapper=None, *, datalist=None) -> d
 
 def _dataset(datalist: Sequence | Dataset, mapper: Callable) -> MapDataset:
     return MapDataset(DatasetFromList(datalist) if isinstance(datalist, list) else datalist, mapper)
+
+
+def _loader(dataset: Dataset, num_workers: int, **order: Any) -> DataLoader:
+    functions = {"collate_fn": trivial_batch_collator, "worker_init_fn": worker_init_reset_seed}
+    return DataLoader(dataset, num_workers=num_workers, **functions, **order)
 
 
 @configurable(from_config=_train_from_config)
@@ -168,15 +166,7 @@ def build_xmodaler_train_loader(
         )
     shared = global_batch or processes > 1
     sampler: Sampler = SharedOrder(len(dataset), share) if shared else RandomSampler(dataset)
-    return DataLoader(
-        dataset,
-        sampler=sampler,
-        batch_size=share,
-        num_workers=num_workers,
-        collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
-        drop_last=True,
-    )
+    return _loader(dataset, num_workers, sampler=sampler, batch_size=share, drop_last=True)
 
 
 @configurable(from_config=_from_config)
@@ -187,13 +177,7 @@ def build_xmodaler_valtest_loader(
     if datalist is None or dataset_mapper is None:
         return None
     dataset = _dataset(datalist, dataset_mapper)
-    return DataLoader(
-        dataset,
-        batch_sampler=BatchesOfRank(len(dataset), batch_size),
-        num_workers=num_workers,
-        collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
-    )
+    return _loader(dataset, num_workers, batch_sampler=BatchesOfRank(len(dataset), batch_size))
 
 
 class BatchesOfAnEpoch:

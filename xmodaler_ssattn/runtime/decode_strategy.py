@@ -40,12 +40,10 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
             raise ValueError("BERT tokens are available with upstream X-modaler only; give a vocabulary file.")
         if beam_size < 1:
             raise ValueError(f"The beam size must be at least 1, received {beam_size}.")
-        self.beam_size = beam_size
         self.vocab = load_vocab(vocab_path)
-        self.max_seq_len = max_seq_len
+        self.beam_size, self.max_seq_len = beam_size, max_seq_len
         self.bert_tokenizer = None
-        self.bos_token_id = bos_token_id
-        self.eos_token_id = eos_token_id
+        self.bos_token_id, self.eos_token_id = bos_token_id, eos_token_id
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -55,9 +53,7 @@ class DecodeStrategy(nn.Module, metaclass=ABCMeta):
             "vocab_path": cfg.INFERENCE.VOCAB,
             "beam_size": cfg.DECODE_STRATEGY.BEAM_SIZE,
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
-            "bert_tokenizer": None,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
+            **{"bert_tokenizer": None, "bos_token_id": 0, "eos_token_id": 0},
         }
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+_EMBED = {"ACTIVATION": "none", "ELU_ALPHA": 0.5, "USE_NORM": False, "DROPOUT": 0.0}
 DEFAULTS: dict[str, Any] = {
     "VERSION": 1,
     # Names of registered mappers; an empty name means that there is no such split.
@@ -38,26 +39,8 @@ DEFAULTS: dict[str, Any] = {
         "MAX_SEQ_LEN": 17,
         "WEIGHTS": "",
         "USE_EMA": False,  # True is refused: the runtime keeps no averaged weights
-        "TOKEN_EMBED": {
-            "NAME": "",
-            "DIM": 1024,
-            "ACTIVATION": "none",
-            "ELU_ALPHA": 0.5,
-            "USE_NORM": False,
-            "DROPOUT": 0.0,
-            "POSITION": "none",
-            "TYPE_VOCAB_SIZE": 0,
-        },
-        "VISUAL_EMBED": {
-            "NAME": "",
-            "IN_DIM": 2048,
-            "OUT_DIM": 1024,
-            "ACTIVATION": "none",
-            "ELU_ALPHA": 0.5,
-            "USE_NORM": False,
-            "DROPOUT": 0.0,
-            "LOCATION_SIZE": 0,
-        },
+        "TOKEN_EMBED": {"NAME": "", "DIM": 1024, **_EMBED, "POSITION": "none", "TYPE_VOCAB_SIZE": 0},
+        "VISUAL_EMBED": {"NAME": "", "IN_DIM": 2048, "OUT_DIM": 1024, **_EMBED, "LOCATION_SIZE": 0},
     },
     "SOLVER": {
         "NAME": "Adam",

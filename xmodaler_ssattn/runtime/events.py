@@ -26,11 +26,7 @@ _STORAGES: list[EventStorage] = []
 
 
 def get_event_storage() -> EventStorage:
-    """The storage of the innermost ``with EventStorage(...)``.
-
-    Raises:
-        RuntimeError: it was called outside of any storage.
-    """
+    """The storage of the innermost ``with EventStorage(...)``; RuntimeError outside of any."""
     if not _STORAGES:
         raise RuntimeError("get_event_storage() works only inside 'with EventStorage(...)', that is, during training.")
     return _STORAGES[-1]
@@ -46,11 +42,7 @@ class EventStorage:
         self.iter = start_iter
 
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True) -> None:
-        """Add a value. ``smoothing_hint``: whether writers should show a median, since single values are noisy.
-
-        Raises:
-            ValueError: the name was used with the other hint before.
-        """
+        """Add a value. ``smoothing_hint``: whether writers should show a median; always the same for a name."""
         if self._smoothing_hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise ValueError(f"The scalar {name!r} was put with smoothing_hint={not smoothing_hint} before.")
         value = float(value)
@@ -63,11 +55,7 @@ class EventStorage:
             self.put_scalar(name, value, smoothing_hint=smoothing_hint)
 
     def history(self, name: str) -> HistoryBuffer:
-        """All values of one scalar: ``.latest()``, ``.median(20)``, ``.values()`` as (value, iteration).
-
-        Raises:
-            KeyError: nothing was put under that name.
-        """
+        """All values of one scalar: ``.latest()``, ``.median(20)``, ``.values()`` as (value, iteration)."""
         if name not in self._history:
             raise KeyError(f"There is no scalar {name!r}; there are: {', '.join(sorted(self._history)) or 'none'}.")
         return self._history[name]
@@ -141,11 +129,7 @@ class JSONWriter(_ScalarWriter):
 
 
 class TensorboardXWriter(_ScalarWriter):
-    """Scalars as TensorBoard events.
-
-    Raises:
-        ImportError: the package ``tensorboard`` is not installed.
-    """
+    """Scalars as TensorBoard events; ImportError where the package ``tensorboard`` is not installed."""
 
     def __init__(self, log_dir: str | os.PathLike) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -53,17 +53,11 @@ def expand_tensor(tensor: Tensor | None, size: int, dim: int = 1) -> Tensor | No
 
 def load_vocab(path: str | os.PathLike) -> list[str] | None:
     """Read a vocabulary file, one word per line: line n is index n, index 0 is '.'. An empty path gives None."""
-    if not str(path):
-        return None
-    return [".", *(line.strip() for line in read_lines(path, "The vocabulary"))]
+    return [".", *(line.strip() for line in read_lines(path, "The vocabulary"))] if str(path) else None
 
 
 def decode_sequence(vocab: Sequence[str], seq: Tensor) -> list[str]:
-    """(N, T) word indices -> N sentences; index 0 ends a sentence.
-
-    Raises:
-        IndexError: an index is outside the vocabulary, so the vocabulary file is not the model's.
-    """
+    """(N, T) word indices -> N sentences; index 0 ends a sentence. IndexError for a word outside the vocabulary."""
     highest = int(seq.max()) if seq.numel() else 0
     if highest >= len(vocab):
         raise IndexError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
 import os
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -14,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from xmodaler_ssattn import stopping
+from xmodaler_ssattn.processes import images_per_step
 
 from . import comm
 from .checkpoint import XmodalerCheckpointer
@@ -29,8 +32,7 @@ class IterationTimer(HookBase):
 
     def __init__(self) -> None:
         self._train_start = self._step_start = time.perf_counter()
-        self._seconds_in_steps = 0.0
-        self._timed = 0
+        self._seconds_in_steps, self._timed = 0.0, 0
 
     def before_train(self) -> None:
         self._train_start = time.perf_counter()
@@ -77,10 +79,8 @@ class ScheduledSampling(HookBase):
     """ss_prob = min(INC_PROB * floor(steps since the start / steps of one increment), MAX_PROB), for the next step."""
 
     def __init__(self, start_iter: int, inc_every_iter: int, inc_prob: float, max_prob: float) -> None:
-        self._start_iter = start_iter
-        self._inc_every_iter = inc_every_iter
-        self._inc_prob = inc_prob
-        self._max_prob = max_prob
+        self._start_iter, self._inc_every_iter = start_iter, inc_every_iter
+        self._inc_prob, self._max_prob = inc_prob, max_prob
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
@@ -113,9 +113,7 @@ class PeriodicCheckpointer(HookBase):
         self, checkpointer: XmodalerCheckpointer, period: int, *, steps: int = 0, minutes: float = 0.0
     ) -> None:
         self.checkpointer = checkpointer
-        self.period = period
-        self.steps = steps
-        self.minutes = minutes
+        self.period, self.steps, self.minutes = period, steps, minutes
 
     def before_train(self) -> None:
         self._saved_at = time.monotonic()
@@ -170,11 +168,9 @@ class EvalHook(HookBase):
         stage: str,
         images: int = 0,
     ) -> None:
-        self._period = eval_period * iters_per_epoch
-        self._start = eval_start
-        self._function = eval_function
+        self._period, self._start = eval_period * iters_per_epoch, eval_start
+        self._function, self._stage = eval_function, stage
         self._iters_per_epoch = iters_per_epoch
-        self._stage = stage
         self._evaluated_at: int | None = None
         self.images = images
         self.seconds: list[float] = []
@@ -186,10 +182,7 @@ class EvalHook(HookBase):
         return scheduled + int(period <= 0 or max_iter % period != 0 or max_iter <= first)
 
     def after_step(self) -> None:
-        self.evaluate_if_due(self.trainer.iter + 1)
-
-    def evaluate_if_due(self, next_iter: int) -> None:
-        """Evaluate if it is scheduled after ``next_iter`` iterations."""
+        next_iter = self.trainer.iter + 1
         epoch = next_iter // self._iters_per_epoch
         if self._period > 0 and next_iter % self._period == 0 and epoch > self._start:
             self._evaluate(next_iter)
@@ -212,7 +205,8 @@ class EvalHook(HookBase):
             return
         if not isinstance(results, Mapping):
             raise TypeError(f"An evaluation must return a dict of numbers, received a {type(results).__name__}.")
-        scores = {_staged(name, self._stage): value for name, value in flatten_results_dict(results).items()}
+        prefix = f"{self._stage}/"
+        scores = {prefix + name.removeprefix(prefix): value for name, value in flatten_results_dict(results).items()}
         for name, value in scores.items():
             try:
                 float(value)
@@ -220,10 +214,6 @@ class EvalHook(HookBase):
                 raise ValueError(f"The evaluation score {name!r} is not a number: {value!r}.") from error
         self.trainer.storage.put_scalars(**scores, smoothing_hint=False)
         logger.info("Epoch %d: %s", epoch, "  ".join(f"{name} {float(value):.4f}" for name, value in scores.items()))
-
-
-def _staged(name: str, stage: str) -> str:
-    return name if name.startswith(f"{stage}/") else f"{stage}/{name}"
 
 
 def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,8 +238,7 @@ class PeriodicWriter(HookBase):
     """Lets the writers write every ``period`` iterations and at the end, then closes them. Must come last."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20) -> None:
-        self._writers = writers
-        self._period = period
+        self._writers, self._period = writers, period
 
     def after_step(self) -> None:
         next_iter = self.trainer.iter + 1
@@ -275,8 +264,7 @@ class TimeLeft(HookBase):
     """
 
     def __init__(self, evaluations: Sequence[EvalHook], images_per_step: int) -> None:
-        self._evaluations = evaluations
-        self._images_per_step = images_per_step
+        self._evaluations, self._images_per_step = evaluations, images_per_step
         self._since = (0, 0.0)
 
     def after_step(self) -> None:
@@ -302,21 +290,62 @@ class ProgressBar(HookBase):
 
     def before_train(self) -> None:
         if show_bars():
-            trainer = self.trainer
             # The postfix has our time left; the bar's own does not know the evaluations.
             shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
-            self._bar = tqdm(
-                total=trainer.max_iter, initial=trainer.start_iter, dynamic_ncols=True, unit="it", bar_format=shown
-            )
+            steps = {"total": self.trainer.max_iter, "initial": self.trainer.start_iter}
+            self._bar = tqdm(**steps, dynamic_ncols=True, unit="it", bar_format=shown)
 
     def after_step(self) -> None:
         if self._bar is not None:
-            epochs = self.trainer.max_iter // self.trainer.iters_per_epoch
-            self._bar.set_description(f"epoch {self.trainer.iter // self.trainer.iters_per_epoch + 1}/{epochs}", False)
-            storage = self.trainer.storage
+            trainer, storage = self.trainer, self.trainer.storage
+            epoch, epochs = (steps // trainer.iters_per_epoch for steps in (trainer.iter, trainer.max_iter))
+            self._bar.set_description(f"epoch {epoch + 1}/{epochs}", False)
             self._bar.set_postfix_str("  ".join([*time_left(storage), *losses_for_people(storage)]), False)
             self._bar.update()
 
     def after_train(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def default_hooks(trainer: Any) -> list[HookBase]:
+    """Those of the trainer: checkpoints before evaluations, so that a failing one loses no work; writers last."""
+    cfg, solver, epoch = trainer.cfg, trainer.cfg.SOLVER, trainer.iters_per_epoch
+    me = weakref.proxy(trainer)  # the trainer refers to the hooks: a strong reference would be circular
+    evaluations = []
+    for stage, loader in (("val", trainer.val_data_loader), ("test", trainer.test_data_loader)):
+        if loader is not None:
+            start, evaluate = cfg.INFERENCE[f"{stage.upper()}_EVAL_START"], functools.partial(_evaluate, me, stage)
+            evaluations.append(EvalHook(solver.EVAL_PERIOD, start, evaluate, epoch, stage, len(loader.dataset)))
+    sampling = cfg.SCHEDULED_SAMPLING
+    hooks = [
+        IterationTimer(),
+        LRScheduler(),
+        ScheduledSampling(
+            start_iter=sampling.START_EPOCH * epoch,
+            inc_every_iter=sampling.INC_EVERY_EPOCH * epoch,
+            inc_prob=sampling.INC_PROB,
+            max_prob=sampling.MAX_PROB,
+        ),
+        ModelWeightsManipulating(),
+        PeriodicCheckpointer(
+            trainer.checkpointer,
+            solver.CHECKPOINT_PERIOD * epoch,
+            steps=solver.CHECKPOINT_STEPS,
+            minutes=solver.CHECKPOINT_MINUTES,
+        ),
+        *evaluations,
+        RandomStateAfterEvaluation(),
+    ]
+    if comm.is_main_process():
+        hooks += [
+            TimeLeft(evaluations, images_per_step(cfg, comm.get_world_size())),
+            ProgressBar(),
+            PeriodicWriter(trainer.build_writers(), period=solver.WRITE_PERIOD),
+        ]
+    return hooks
+
+
+def _evaluate(trainer: Any, stage: str, epoch: int) -> Any:
+    loader, evaluator = getattr(trainer, f"{stage}_data_loader"), getattr(trainer, f"{stage}_evaluator")
+    return trainer.test(trainer.cfg, trainer.model, loader, evaluator, epoch)

@@ -24,10 +24,8 @@ from xmodaler_ssattn.processes import TIMEOUT, Place, joined
 
 from . import comm
 
-ENDING = 10.0
-"""Seconds that the other processes have to end when one has failed; then again, after SIGTERM."""
-SUSPENDED = 60.0
-"""Seconds that a process may be suspended (SIGSTOP, a debugger) before all are ended."""
+ENDING = 10.0  # seconds that the other processes have to end when one has failed; then again, after SIGTERM
+SUSPENDED = 60.0  # seconds that a process may be suspended (SIGSTOP, a debugger) before all are ended
 
 
 class ProcessFailed(RuntimeError):
@@ -49,9 +47,8 @@ def launch(
     others are ended, and the error is that of the one that failed first. When this process dies, they are told to stop
     (Linux; torch sees to it).
 
-    With CUDA, each process has a GPU and uses NCCL; otherwise they are CPU processes that use gloo.
-    ``main_func`` must be a function of a module that the new processes can import; that module must import
-    everything that registers classes.
+    With CUDA, each process has a GPU and uses NCCL; otherwise they use gloo. ``main_func`` must be a function of a
+    module that the new processes can import; that module must import everything that registers classes.
 
     Args:
         dist_url: the processes' common address, e.g. "tcp://127.0.0.1:8686"; "auto" finds a free port (one machine).

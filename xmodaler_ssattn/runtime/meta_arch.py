@@ -32,11 +32,7 @@ _PARTS = {"ENCODER": ENCODER_REGISTRY, "DECODER": DECODER_REGISTRY, "PREDICTOR":
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build the architecture that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, with initial weights.
-
-    Raises:
-        UserError: the device is a CUDA device, but PyTorch sees none. There is no silent fallback to the CPU.
-    """
+    """The architecture that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE`` (no silent fallback to the CPU)."""
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no CUDA device; set MODEL.DEVICE cpu.")
@@ -53,12 +49,8 @@ def add_config(cfg: CfgNode, tmp_cfg: CfgNode) -> None:
 
 # Sample key -> padding value. Everything else in a sample is left out of the batch, as in upstream.
 _PADDED = {
-    kfg.ATT_FEATS_LOC: 0,
-    kfg.GLOBAL_FEATS: 0,
-    kfg.V_TARGET: 0,
-    kfg.G_TOKENS_IDS: 0,
-    kfg.G_TARGET_IDS: -1,
-    kfg.G_TOKENS_TYPE: 1,
+    **dict.fromkeys((kfg.ATT_FEATS_LOC, kfg.GLOBAL_FEATS, kfg.V_TARGET, kfg.G_TOKENS_IDS), 0),
+    **{kfg.G_TARGET_IDS: -1, kfg.G_TOKENS_TYPE: 1},
 }
 # One row per image in the samples, one row per caption in a training batch.
 _REPEATED = (kfg.ATT_FEATS, kfg.ATT_MASKS, kfg.ATT_FEATS_LOC, kfg.GLOBAL_FEATS)
@@ -82,15 +74,10 @@ class BaseEncoderDecoder(nn.Module, metaclass=ABCMeta):
         beam_searcher: DecodeStrategy,
     ) -> None:
         super().__init__()
-        self.token_embed = token_embed
-        self.visual_embed = visual_embed
-        self.encoder = encoder
-        self.decoder = decoder
-        self.predictor = predictor
-        self.greedy_decoder = greedy_decoder
-        self.beam_searcher = beam_searcher
-        self.vocab_size = vocab_size
-        self.max_seq_len = max_seq_len
+        self.token_embed, self.visual_embed = token_embed, visual_embed
+        self.encoder, self.decoder, self.predictor = encoder, decoder, predictor
+        self.greedy_decoder, self.beam_searcher = greedy_decoder, beam_searcher
+        self.vocab_size, self.max_seq_len = vocab_size, max_seq_len
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -198,8 +185,7 @@ class RnnAttEncoderDecoder(BaseEncoderDecoder):
     def _mix_own_words(words: Tensor, last_logits: Tensor, ss_prob: float) -> Tensor:
         """Replace each word with probability ``ss_prob`` by one sampled from the last step's distribution.
 
-        Random numbers are used as in upstream: one uniform number per caption, then, if any word is replaced, one word
-        per caption.
+        The order of random numbers is upstream's.
         """
         replaced = torch.rand(words.shape, device=words.device) < ss_prob
         if not replaced.any():

@@ -50,11 +50,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """``optimizer``, or when ``SOLVER.GRAD_CLIP`` > 0 a subclass of it that clips the gradients before each step.
-
-    Raises:
-        UserError: ``SOLVER.GRAD_CLIP_TYPE`` is neither 'value' nor 'norm'.
-    """
+    """``optimizer``, or when ``SOLVER.GRAD_CLIP`` > 0 a subclass of it that clips the gradients before each step."""
     clip, norm_type, kind = cfg.SOLVER.GRAD_CLIP, cfg.SOLVER.NORM_TYPE, cfg.SOLVER.GRAD_CLIP_TYPE
     if clip <= 0:
         return optimizer

@@ -22,9 +22,8 @@ class SharedOrder(Sampler[Draw]):
     """A new random order of all images in each epoch; step s takes the images s B, ..., (s + 1) B - 1 of it.
 
     B images are a step of all processes together, and process r of R takes the r-th of R equal parts. The order and
-    the seed of each image depend on the epoch and on a seed that the first process draws, and on nothing else: neither
-    R, nor the number of loading processes, nor random numbers that the model uses. The last, incomplete step is left
-    out.
+    the seed of each image depend on the epoch and on a seed that the first process draws, and on nothing else. The
+    last, incomplete step is left out.
 
     Args:
         images: their number.
@@ -34,8 +33,7 @@ class SharedOrder(Sampler[Draw]):
     def __init__(self, images: int, batch_size: int) -> None:
         self._images, self._batch_size = images, batch_size
         self.seed = comm.from_first(int(torch.empty((), dtype=torch.int64).random_()))
-        self.epoch = 0
-        self._first_step = 0
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """The epoch of the next iterators, and the step of it from which the next one starts."""

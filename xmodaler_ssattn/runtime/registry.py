@@ -13,11 +13,7 @@ class Registry(_Registry):
     """fvcore's registry; the error for an unknown name has the nearest and all known names."""
 
     def get(self, name: str) -> Any:
-        """Return the class registered under ``name``.
-
-        Raises:
-            KeyError: nothing is registered under that name.
-        """
+        """The class registered under ``name``; KeyError if there is none."""
         if name in self:
             return super().get(name)
         known = sorted(key for key, _ in self)

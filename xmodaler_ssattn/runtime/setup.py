@@ -25,19 +25,15 @@ from .rng import seed_all_rng
 
 logger = logging.getLogger(__name__)
 LOGGER_NAMES = ("xmodaler", "xmodaler_ssattn", "fvcore")
+# ``extra=`` of a line that is written only to the log file: long ones, and those that a progress bar shows.
 FILE_ONLY = {"file_only": True}
-"""``extra=`` of a line that is written only to the log file: long ones, and those that a progress bar shows."""
-
 _LINE = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
 _CONSOLE = logging.Formatter("[%(asctime)s %(levelname).1s] %(message)s", datefmt="%m/%d %H:%M:%S")
 _our_handlers: list[logging.Handler] = []
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes with tqdm, which removes its bars from the terminal while a line is written.
-
-    Characters that the terminal cannot encode are escaped.
-    """
+    """Writes with tqdm, which removes its bars meanwhile; escapes characters that the terminal cannot encode."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if sys.stdout is None or getattr(record, "file_only", False):
@@ -55,9 +51,6 @@ def setup_logger(output: str | os.PathLike | None = None, distributed_rank: int 
     Args:
         output: a folder (``log.txt`` in it) or a file name ending in .txt or .log; None or '' for no file.
         distributed_rank: the process; from 1 on the file name ends in ``.rank1`` and so on.
-
-    Returns:
-        The logger ``xmodaler``.
     """
     handlers: list[logging.Handler] = []
     if distributed_rank == 0:

@@ -59,9 +59,7 @@ class TrainerBase:
 
     def __init__(self) -> None:
         self._hooks: list[HookBase] = []
-        self.iter = 0
-        self.start_iter = 0
-        self.max_iter = 0
+        self.iter = self.start_iter = self.max_iter = 0
         self.storage = EventStorage()
 
     def register_hooks(self, hooks: list[HookBase | None]) -> None:
@@ -77,8 +75,7 @@ class TrainerBase:
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run the steps ``start_iter`` to ``max_iter - 1``."""
         logger.info("Starting training from iteration %d", start_iter)
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -19,10 +20,11 @@ from torch.utils.data import DataLoader
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.processes import images_per_step, losses_over_processes
 from xmodaler_ssattn.progress import progress
+from xmodaler_ssattn.safe_load import safe_load
 from xmodaler_ssattn.sealed import save_sealed
 
 from . import comm, hooks
-from .checkpoint import CheckpointError, XmodalerCheckpointer, read_plain
+from .checkpoint import CheckpointError, XmodalerCheckpointer
 from .config import CfgNode, kfg
 from .data import BatchesOfAnEpoch, build_xmodaler_train_loader, build_xmodaler_valtest_loader
 from .events import EventWriter, default_writers
@@ -43,11 +45,7 @@ LAST_RANDOM_STATE = "last_random_state"
 class DefaultTrainer(TrainerBase):
     """One epoch: all training batches, a checkpoint, the evaluations.
 
-    A run that was resumed after any step equals an uninterrupted one, bit for bit if the device computes
-    reproducibly. A checkpoint contains the random states of every process at the time of writing and, within an
-    epoch, those from which the epoch's batches come again in the same order. The evaluations after an epoch also use
-    random numbers; the states after them are written to ``last_random_state``, with the id of its checkpoint. If a
-    run ends between the two files, resuming evaluates that epoch first.
+    A run that was resumed after any step equals an uninterrupted one; "Resuming" in README.md explains how.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -65,29 +63,23 @@ class DefaultTrainer(TrainerBase):
         self.iters_per_epoch = len(self.train_data_loader) if has_training else 1
         self._epoch = BatchesOfAnEpoch()
         self._train_data_loader_iter = self._epoch.begin(self.train_data_loader) if has_training else None
-        self.val_evaluator = self.test_evaluator = None
-        if self.val_data_loader is not None:
-            self.val_evaluator = build_evaluation(cfg, cfg.INFERENCE.VAL_ANNFILE, None)
-        if self.test_data_loader is not None:
-            self.test_evaluator = build_evaluation(cfg, cfg.INFERENCE.TEST_ANNFILE, cfg.OUTPUT_DIR)
+        val, test, files = self.val_data_loader, self.test_data_loader, cfg.INFERENCE
+        self.val_evaluator = build_evaluation(cfg, files.VAL_ANNFILE, None) if val is not None else None
+        self.test_evaluator = build_evaluation(cfg, files.TEST_ANNFILE, cfg.OUTPUT_DIR) if test is not None else None
         self.losses = self.build_losses(cfg)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer, self.iters_per_epoch)
         self.ss_prob = 0.0
 
         if comm.get_world_size() > 1:
-            unstated = [type(loss).__name__ for loss in self.losses if not hasattr(loss, "normaliser")]
-            if unstated:
+            if unstated := [type(loss).__name__ for loss in self.losses if not hasattr(loss, "normaliser")]:
                 logger.warning(
                     "%s: no method normaliser, see xmodaler_ssattn/processes.py. Of this loss the mean over the "
                     "processes is used, which differs from the loss of one process with all images.",
                     ", ".join(unstated),
                 )
-            on_cuda = next(model.parameters()).is_cuda
+            device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
             model = DistributedDataParallel(
-                model,
-                find_unused_parameters=True,
-                device_ids=[comm.get_local_rank()] if on_cuda else None,
-                broadcast_buffers=False,
+                model, find_unused_parameters=True, device_ids=device_ids, broadcast_buffers=False
             )
         self.model = model
         self.model.train()
@@ -97,95 +89,31 @@ class DefaultTrainer(TrainerBase):
         self._random_states: list[dict[str, Any]] | None = None
         self._positions: list[dict[str, Any]] | None = None
         self.batch_ids: list[Any] = []  # the images of the present step
-        self._save_id = ""
-        self._saved_at = -1
+        self._save_id, self._saved_at = "", -1
         self._resumed = False
         self.register_hooks(self.build_hooks())
 
     # --- parts -------------------------------------------------------------------------------------------
 
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
+    @staticmethod
+    def build_model(cfg: CfgNode) -> nn.Module:
         model = build_model(cfg)
         logger.info("Model:\n%s", model, extra=FILE_ONLY)
         logger.info("Model: %s weights", f"{sum(weight.numel() for weight in model.parameters()):,}")
         return model
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int):
-        return build_lr_scheduler(cfg, optimizer, iters_per_epoch)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader | None:
-        return build_xmodaler_train_loader(cfg)
-
-    @classmethod
-    def build_val_loader(cls, cfg: CfgNode) -> DataLoader | None:
-        return build_xmodaler_valtest_loader(cfg, stage="val")
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode) -> DataLoader | None:
-        return build_xmodaler_valtest_loader(cfg, stage="test")
-
-    @classmethod
-    def build_losses(cls, cfg: CfgNode) -> list[nn.Module]:
-        return build_losses(cfg)
+    build_optimizer = staticmethod(build_optimizer)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_train_loader = staticmethod(build_xmodaler_train_loader)
+    build_val_loader = staticmethod(functools.partial(build_xmodaler_valtest_loader, stage="val"))
+    build_test_loader = staticmethod(functools.partial(build_xmodaler_valtest_loader, stage="test"))
+    build_losses = staticmethod(build_losses)
 
     def build_writers(self) -> list[EventWriter]:
         return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Checkpoint before evaluation, so that a failing evaluation loses no work; writers last."""
-        cfg, epoch = self.cfg, self.iters_per_epoch
-        me = weakref.proxy(self)  # the trainer refers to the hooks: a strong reference would be circular
-
-        def evaluation(stage: str, start: int) -> HookBase | None:
-            if getattr(self, f"{stage}_data_loader") is None:
-                return None
-
-            def evaluate(epoch: int) -> Any:
-                loader, evaluator = getattr(me, f"{stage}_data_loader"), getattr(me, f"{stage}_evaluator")
-                return me.test(me.cfg, me.model, loader, evaluator, epoch)
-
-            images = len(getattr(self, f"{stage}_data_loader").dataset)
-            return hooks.EvalHook(cfg.SOLVER.EVAL_PERIOD, start, evaluate, epoch, stage, images)
-
-        sampling = cfg.SCHEDULED_SAMPLING
-        evaluations = [
-            evaluation("val", cfg.INFERENCE.VAL_EVAL_START),
-            evaluation("test", cfg.INFERENCE.TEST_EVAL_START),
-        ]
-        ret: list[HookBase | None] = [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            hooks.ScheduledSampling(
-                start_iter=sampling.START_EPOCH * epoch,
-                inc_every_iter=sampling.INC_EVERY_EPOCH * epoch,
-                inc_prob=sampling.INC_PROB,
-                max_prob=sampling.MAX_PROB,
-            ),
-            hooks.ModelWeightsManipulating(),
-            hooks.PeriodicCheckpointer(
-                self.checkpointer,
-                cfg.SOLVER.CHECKPOINT_PERIOD * epoch,
-                steps=cfg.SOLVER.CHECKPOINT_STEPS,
-                minutes=cfg.SOLVER.CHECKPOINT_MINUTES,
-            ),
-            *evaluations,
-            hooks.RandomStateAfterEvaluation(),
-        ]
-        if comm.is_main_process():
-            done = [hook for hook in evaluations if hook is not None]
-            ret += [
-                hooks.TimeLeft(done, images_per_step(cfg, comm.get_world_size())),
-                hooks.ProgressBar(),
-                hooks.PeriodicWriter(self.build_writers(), period=cfg.SOLVER.WRITE_PERIOD),
-            ]
-        return ret
+        return hooks.default_hooks(self)
 
     # --- training ----------------------------------------------------------------------------------------
 
@@ -220,15 +148,12 @@ class DefaultTrainer(TrainerBase):
         iterator = self._train_data_loader_iter
         batch = self._epoch.take(iterator) if iterator is not None else None
         if batch is None:  # the epoch is over, or the run was resumed after one
-            self._begin_epoch()
+            if self._shared_order is not None:
+                self._shared_order.set_epoch(self.iter // self.iters_per_epoch)
+            self._train_data_loader_iter = self._epoch.begin(self.train_data_loader)
             batch = self._epoch.take(self._train_data_loader_iter)
         self.batch_ids = [sample.get(kfg.IDS) for sample in batch if isinstance(sample, dict)]
         return batch
-
-    def _begin_epoch(self) -> None:
-        if self._shared_order is not None:
-            self._shared_order.set_epoch(self.iter // self.iters_per_epoch)
-        self._train_data_loader_iter = self._epoch.begin(self.train_data_loader)
 
     def _write_metrics(self, loss_dict: dict[str, Tensor | float], data_time: float) -> None:
         """Put the losses, averaged over the processes, into the storage.
@@ -261,19 +186,15 @@ class DefaultTrainer(TrainerBase):
         """
         model.eval()
         unwrapped = comm.unwrap_model(model)
+        generate = {"use_beam_search": True, "output_sents": True} if cfg.INFERENCE.GENERATION_MODE else {}
+        id_key, value = cfg.INFERENCE.ID_KEY, cfg.INFERENCE.VALUE
         batches = []
         with torch.no_grad():
             shown = progress(test_data_loader, desc="decoding", say=logger.info)
             for data in shown if comm.is_main_process() else test_data_loader:
                 data = unwrapped.preprocess_batch(data)
-                generate = {"use_beam_search": True, "output_sents": True} if cfg.INFERENCE.GENERATION_MODE else {}
                 ids, outputs = data[kfg.IDS], unwrapped(data, **generate)[kfg.OUTPUT]
-                batches.append(
-                    [
-                        {cfg.INFERENCE.ID_KEY: int(image_id), cfg.INFERENCE.VALUE: output}
-                        for image_id, output in zip(ids, outputs, strict=True)
-                    ]
-                )
+                batches.append([{id_key: int(i), value: output} for i, output in zip(ids, outputs, strict=True)])
         # Batch 0 of process 0, 1, ..., then batch 1 of each.
         rounds = zip_longest(*comm.gather(batches), fillvalue=())
         results = [result for of_all in rounds for batch in of_all for result in batch]
@@ -292,8 +213,7 @@ class DefaultTrainer(TrainerBase):
         """Continue from the output folder's last checkpoint, or load ``MODEL.WEIGHTS`` if there is none.
 
         Raises:
-            CheckpointError: the checkpoint is of another model, its epochs have another number of iterations, or it has
-                completed more epochs than SOLVER.EPOCH.
+            CheckpointError: the checkpoint is of another model, or its epochs are not those of this run.
         """
         self._resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
@@ -348,7 +268,7 @@ class DefaultTrainer(TrainerBase):
 
     @property
     def knows_its_place(self) -> bool:
-        """Whether the present batch was counted; a derived class may take its batches in another way."""
+        """Whether the present batch was counted; a derived class may take its batches another way."""
         return self._epoch.taken == self.iter % self.iters_per_epoch + 1
 
     def take_random_states(self) -> None:
@@ -379,20 +299,18 @@ class DefaultTrainer(TrainerBase):
         states, evaluated = self._random_states, bool(self.start_iter % self.iters_per_epoch)
         path = os.path.join(self.cfg.OUTPUT_DIR, LAST_RANDOM_STATE)
         if states is not None and not evaluated and os.path.isfile(path):
-            after = read_plain(path)
+            after = safe_load(path, "The checkpoint")
             if after["save_id"] == self._save_id:
                 states, evaluated = after["random_states"], True
         if states is None or len(states) != comm.get_world_size():
-            logger.warning(
-                "The checkpoint has no random states of %d process(es); training continues with new ones.",
-                comm.get_world_size(),
-            )
-            states = [get_random_state()] * comm.get_world_size()
+            processes = comm.get_world_size()
+            logger.warning("The checkpoint has no random states of %d process(es); new ones are used.", processes)
+            states = [get_random_state()] * processes
         if self._positions:
             logger.info("Going to the place in the epoch: %d batches", self._positions[0]["taken"])
             # The place is the same in all processes; without a shared order there is only one.
-            position, epoch = self._positions[0], self.start_iter // self.iters_per_epoch
-            self._train_data_loader_iter = self._epoch.go_to(position, self.train_data_loader, epoch)
+            epoch = self.start_iter // self.iters_per_epoch
+            self._train_data_loader_iter = self._epoch.go_to(self._positions[0], self.train_data_loader, epoch)
         set_random_state(states[comm.get_rank()])
         if self._save_id and not evaluated:
             self._evaluate_pending()
