@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from xmodaler_ssattn.cli import demo as demo_command
-from xmodaler_ssattn.cli import train as train_command
+from xmodaler_ssattn.cli.data_files import prepare_sample
 from xmodaler_ssattn.cli.main import main
+from xmodaler_ssattn.cli.training import loader_errors
+from xmodaler_ssattn.engine.weights import check_weights
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.results import read_results
 from xmodaler_ssattn.worlds.drawn import drawn_dataset
@@ -169,10 +171,10 @@ def test_a_signal_before_the_first_step_or_in_an_evaluation_ends_the_command_at_
 def test_a_killed_process_that_loads_data_is_one_sentence(capsys):
     with (
         pytest.raises(UserError, match=r"A process that loads data was ended .*NUM_WORKERS"),
-        train_command.loader_errors(),
+        loader_errors(),
     ):
         raise RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. ")
-    with pytest.raises(RuntimeError, match="other"), train_command.loader_errors():
+    with pytest.raises(RuntimeError, match="other"), loader_errors():
         raise RuntimeError("other")
 
 
@@ -216,7 +218,7 @@ def test_sizes_of_the_sample_follow_what_was_drawn(data):
     from xmodaler_ssattn.cli.configuring import load_config
 
     cfg = load_config(CONFIG, options(), data=str(data), device="cpu")
-    train_command.prepare_sample(cfg)
+    prepare_sample(cfg)
     words = (data / "vocabulary.txt").read_text(encoding="utf-8").split()
     assert len(words) + 1 == cfg.MODEL.VOCAB_SIZE
     assert cfg.MODEL.SS_ATTENTION.NUM_CLASSES == 16
@@ -242,13 +244,13 @@ def test_a_file_where_the_demos_folder_should_be_is_named(tmp_path, capsys):
 def test_a_file_without_weights_by_name_is_not_a_checkpoint(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w\.pth has no weights by name"):
-        train_command.check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
+        check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
 
 
 def test_a_checkpoint_of_python_objects_is_refused_without_advice_to_load_it_all_the_same(tmp_path):
     torch.save({"model": Path("x")}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w\.pth is refused: it asks for pathlib") as caught:
-        train_command.check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
+        check_weights(str(tmp_path / "w.pth"), torch.nn.Linear(1, 1))
     assert "weights_only" not in str(caught.value)
 
 
@@ -309,11 +311,11 @@ def test_partial_weights_name_what_keeps_its_draw_and_still_refuse_another_model
     path = str(tmp_path / "w.pth")
     torch.save({"model": {"0.weight": torch.ones(1, 1), "0.bias": torch.ones(1)}}, path)
     with pytest.raises(UserError, match="it lacks 2 weights: 1.bias, 1.weight"):
-        train_command.check_weights(path, model)
-    assert train_command.check_weights(path, model, partial=True) == ["1.bias", "1.weight"]
+        check_weights(path, model)
+    assert check_weights(path, model, partial=True) == ["1.bias", "1.weight"]
     torch.save({"model": {"other": torch.ones(1)}}, path)
     with pytest.raises(UserError, match="it contains none of the model's weights") as error:
-        train_command.check_weights(path, model, partial=True)
+        check_weights(path, model, partial=True)
     assert "it has unknown 1 weights: other" in str(error.value)
 
 

@@ -14,6 +14,7 @@ from toys import toy_config
 from xmodaler_ssattn.classes import read_classes
 from xmodaler_ssattn.cli import check, prepare
 from xmodaler_ssattn.cli.configuring import load_config
+from xmodaler_ssattn.cli.data_files import DATASET
 from xmodaler_ssattn.data import expected
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.packs.checks import Inspection
@@ -261,9 +262,9 @@ def checked(folder, **overrides):
     cfg = toy_config(
         folder.parent,
         **{
-            "DATASETS.TRAIN": check.DATASET,
-            "DATASETS.VAL": check.DATASET,
-            "DATASETS.TEST": check.DATASET,
+            "DATASETS.TRAIN": DATASET,
+            "DATASETS.VAL": DATASET,
+            "DATASETS.TEST": DATASET,
             "DATALOADER.ANNO_FOLDER": str(folder),
             "DATALOADER.REGIONS": str(folder / "regions.h5"),
             "INFERENCE.VOCAB": str(folder / "vocabulary.txt"),

@@ -3,13 +3,9 @@
 import pytest
 import torch
 
-from xmodaler_ssattn.engine.rl_trainer import over_greedy, over_others
+from xmodaler_ssattn.engine.rl_trainer import over_others
 
 REWARDS = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])
-
-
-def test_over_greedy_takes_the_images_own_greedy_reward():
-    assert over_greedy(REWARDS, torch.tensor([2.0, 5.0])).tolist() == [[-1, 0, 4], [-1, -1, -1]]
 
 
 def test_over_others_takes_the_mean_of_the_others():

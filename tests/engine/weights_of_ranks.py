@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.cli import train
+from xmodaler_ssattn.cli import training
 from xmodaler_ssattn.cli.main import main
 
 
@@ -17,7 +17,7 @@ class Digest(host.HookBase):
         Path(f"rank{host.comm.get_rank()}").write_text(digest.hexdigest())
 
 
-def ready_trainer(*args, original=train.ready_trainer):
+def ready_trainer(*args, original=training.ready_trainer):
     trainer = original(*args)
     trainer.register_hooks([Digest()])
     return trainer
@@ -25,5 +25,5 @@ def ready_trainer(*args, original=train.ready_trainer):
 
 if __name__ == "__main__":
     assert os.environ["WORLD_SIZE"] == "2"
-    train.ready_trainer = ready_trainer
+    training.ready_trainer = ready_trainer
     sys.exit(main())

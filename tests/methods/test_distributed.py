@@ -21,7 +21,7 @@ from toys import (
 from xmodaler_ssattn import keys
 from xmodaler_ssattn.boxes import iou_gvd
 from xmodaler_ssattn.caption import ground_words
-from xmodaler_ssattn.cli.train import check_weights
+from xmodaler_ssattn.engine.weights import check_weights
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import DECODER_REGISTRY, build_losses, build_model, kfg
 from xmodaler_ssattn.methods.distributed import (

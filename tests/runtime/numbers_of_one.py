@@ -4,7 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.cli.train import prepare_sample, run_host
+from xmodaler_ssattn.cli.data_files import prepare_sample
+from xmodaler_ssattn.cli.training import run_host
 
 CONFIG = Path(__file__).parents[2] / "configs" / "sample" / "ss_attn.yaml"
 SETTINGS = {
@@ -36,13 +37,13 @@ def train(folder: str, out: str, losses: str, epochs: int) -> None:
     """Train without dropout into ``folder/out``."""
     only_training = {"DATASETS.VAL": "", "DATASETS.TEST": "", "SOLVER.EPOCH": epochs, "SOLVER.CHECKPOINT_PERIOD": 99}
     cfg = config(Path(folder), OUTPUT_DIR=Path(folder, out), **only_training, **LOSSES[losses])
-    run_host(Namespace(eval_only=False, resume=False), cfg)
+    run_host(Namespace(eval_only=False, resume=False), cfg, {})
 
 
 def evaluate(folder: str, weights: str) -> None:
     """The results files of ``folder/weights`` in folder/evaluated/results."""
     cfg = config(Path(folder), OUTPUT_DIR=Path(folder, "evaluated"), **{"MODEL.WEIGHTS": Path(folder, weights)})
-    run_host(Namespace(eval_only=True, resume=False), cfg)
+    run_host(Namespace(eval_only=True, resume=False), cfg, {})
 
 
 def train_and_evaluate(folder: str, out: str, epochs: int) -> None:

@@ -58,7 +58,7 @@ class Place:
 
     def config(self, device: str | None = None, **settings: Any) -> Any:
         from xmodaler_ssattn.cli.configuring import load_config
-        from xmodaler_ssattn.cli.train import prepare_sample
+        from xmodaler_ssattn.cli.data_files import prepare_sample
 
         data = str(self.folder / "data")
         exact = {"MODEL.TF32": False}  # a CPU rounds no inputs of products

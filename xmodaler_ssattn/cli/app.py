@@ -34,23 +34,13 @@ On a server, open the page through `ssh -L 7860:127.0.0.1:7860 SERVER`.
 
 
 def add_parser(subparsers: Any) -> None:
-    from xmodaler_ssattn.cli.detectors import add_detector_arguments
+    from xmodaler_ssattn.cli.detectors import add_captioner_arguments
 
     parser = subparsers.add_parser("app", description=TEXT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
-    add(
-        "--detector",
-        metavar="FILE",
-        help="the detector's weights, from their authors (default: region_maker.npz of the sample scenes, when the "
-        "captioner was trained on them)",
-    )
     add("--images", metavar="PATH", help=f"also offer these pictures, the first {MOST_PICTURES:,}: {IMAGES_HELP}")
     add("--port", type=int, default=PORT, metavar="N", help=f"port of the page (default: {PORT})")
-    add_detector_arguments(parser, several=False)
-    add("--config-file", metavar="FILE", help="the captioner's config (default: config.yaml beside the checkpoint)")
-    add("--vocabulary", metavar="FILE", help="the captioner's vocabulary (default: as in its config)")
-    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config options, e.g. DECODE_STRATEGY.BEAM_SIZE 5")
+    add_captioner_arguments(parser, several=False)
     parser.set_defaults(run=run)
 
 
@@ -70,11 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def serve(args: argparse.Namespace) -> Iterator[str]:
-    """Serve the page while the block runs; yields its address.
-
-    Raises:
-        UserError: Gradio is not installed, a file cannot be used, or the port is not free.
-    """
+    """Serve the page while the block runs; yields its address."""
     from xmodaler_ssattn.app.page import build, launch, settings
 
     if not 1 <= args.port <= 65535:
@@ -84,15 +70,8 @@ def serve(args: argparse.Namespace) -> Iterator[str]:
         settings(folder)
         require("gradio", "app", "`xmodaler app`")
         models = LoadedModels(args)
-        page = build(
-            models.answer,
-            title="Grounded captions",
-            about=models.about,
-            pictures=pictures,
-            beam_size=models.beam_size,
-            has_beta=models.has_beta,
-            ground_by=models.ground_by,
-        )
+        shown = {name: getattr(models, name) for name in ("about", "beam_size", "has_beta", "ground_by")}
+        page = build(models.answer, title="Grounded captions", pictures=pictures, **shown)
         address = launch(page, args.port)
         try:
             yield address
@@ -117,14 +96,7 @@ def _pictures_of(images: str, temporary: Path) -> dict[str, Path]:
 
 
 class LoadedModels:
-    """The models of the app, loaded once.
-
-    Attributes:
-        about: a line about them.
-        beam_size: that of the config.
-        has_beta: whether the captioner has spatial-semantic attention.
-        ground_by: the weights that choose a word's box; alpha where they are gamma of a model without beta.
-    """
+    """The models of the app, loaded once, and what the page says of them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from xmodaler_ssattn.cli.caption import detector_for, name_of_run
@@ -148,16 +120,11 @@ class LoadedModels:
         self.about = f"Captioner: {name_of_run(Path(args.weights))}. Detector: {self._detector.source}."
         self.beam_size = int(cfg.DECODE_STRATEGY.BEAM_SIZE)
         self.has_beta = bool(cfg.MODEL.SS_ATTENTION.ENABLED)
-        self.ground_by = cfg.INFERENCE.GROUND_BY if self.has_beta else "alpha"
+        self.ground_by = cfg.INFERENCE.GROUND_BY if self.has_beta else "alpha"  # which gamma is without beta
         self._lock = threading.Lock()  # one picture at a time: the beam size belongs to the model
 
     def answer(self, path: Path, name: str, beam_size: int) -> Answer:
-        """Caption a picture.
-
-        Args:
-            path: the picture file.
-            name: its name on the page and in messages.
-            beam_size: >= 1; 1 is greedy.
+        """Caption a picture file; ``name`` stands for it on the page and in messages, and a beam of 1 is greedy.
 
         Raises:
             UserError: the file is not a picture that can be read, or the detector found nothing.
@@ -180,7 +147,6 @@ class LoadedModels:
                 regions = Regions(1, found.width, found.height, found.boxes_px, found.features, found.class_probs)
                 self._captioner.model.beam_searcher.beam_size = beam_size
                 (caption,) = caption_regions(self._captioner, [regions])
-                assert isinstance(caption, GroundedCaption)  # of a decoder with attention
         except UserError as error:
             raise UserError(visible(str(error).replace(str(path), name))) from error
         assert isinstance(caption, GroundedCaption)  # the decoder has an attention

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xmodaler_ssattn.cli.extract import list_failed
-from xmodaler_ssattn.cli.output import printable, visible
+from xmodaler_ssattn.cli.output import printable, visible, warn
 from xmodaler_ssattn.errors import UserError
 
 if TYPE_CHECKING:
-    from xmodaler_ssattn.caption import Caption, GroundedWord
+    from xmodaler_ssattn.caption import Caption
     from xmodaler_ssattn.cli.captioning import Captioner
     from xmodaler_ssattn.detectors.detected import Detector
     from xmodaler_ssattn.detectors.pictures import PackedPicture
@@ -53,27 +52,17 @@ class CaptionJob(NamedTuple):
 
 
 def add_parser(subparsers: Any) -> None:
-    from xmodaler_ssattn.cli.detectors import add_detector_arguments
+    from xmodaler_ssattn.cli.detectors import add_captioner_arguments
 
     parser = subparsers.add_parser("caption", description=TEXT, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="picture files, or folders, zip, tar and parquet files of pictures")
-    add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
-    add(
-        "--detector",
-        metavar="FILE",
-        help="the detector's weights, from their authors (default: region_maker.npz of "
-        "the sample scenes, when the captioner was trained on them)",
-    )
     add("--regions", metavar="FILE", help="read the regions from this file instead of running a detector")
     add("--ids", nargs="+", type=int, metavar="ID", help="with --regions: these images (default: all)")
     add("--images", metavar="PATH", help="with --regions: pictures, named by image id, for the report")
     add("--report", metavar="FILE", help="write a page of the captions, one HTML file: page.html")
     add("--json", metavar="FILE", help="write a results file, as `xmodaler report` and `xmodaler export` read it")
-    add_detector_arguments(parser)
-    add("--config-file", metavar="FILE", help="the captioner's config (default: config.yaml beside the checkpoint)")
-    add("--vocabulary", metavar="FILE", help="the captioner's vocabulary (default: as in its config)")
-    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config options, e.g. DECODE_STRATEGY.BEAM_SIZE 5")
+    add_captioner_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -84,12 +73,9 @@ def run(args: argparse.Namespace) -> int:
 
     _check_arguments(args)
     shown = ["INFERENCE.SAVE_ATTENTION", "True"] if args.report or args.json else []
+    opts = [*shown, *args.opts]
     captioner = load_captioner(
-        args.weights,
-        config_file=args.config_file,
-        vocabulary=args.vocabulary,
-        device=args.device,
-        opts=[*shown, *args.opts],
+        args.weights, config_file=args.config_file, vocabulary=args.vocabulary, device=args.device, opts=opts
     )
     if not decoder_attends(captioner.cfg):
         print(f"MODEL.DECODER {captioner.cfg.MODEL.DECODER} has no attention: the captions have no boxes.", flush=True)
@@ -127,7 +113,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 # --- where regions come from ---------------------------------------------------------------------------
 def _from_store(captioner: Captioner, args: argparse.Namespace, stack: ExitStack) -> Iterator[CaptionJob]:
     from xmodaler_ssattn.cli.captioning import check_fit
-    from xmodaler_ssattn.cli.identity import warn_of_other_regions
+    from xmodaler_ssattn.cli.data_files import warn_of_other_regions
     from xmodaler_ssattn.cli.pictures import folder_of_pictures
     from xmodaler_ssattn.packs.store import RegionStore
     from xmodaler_ssattn.report.pictures import find_pictures
@@ -136,7 +122,7 @@ def _from_store(captioner: Captioner, args: argparse.Namespace, stack: ExitStack
     check_fit(captioner, store.feature_dim, store.num_classes, args.regions)
     warn_of_other_regions(captioner.cfg, store.attributes, args.regions)
     if captioner.cfg.DATALOADER.SAMPLE_SCENES and not str(store.attributes.get("source")).startswith("sample scenes"):
-        _warn(f"{args.regions}: the regions are not from drawn scenes. {DRAWN_ONLY}")
+        warn(f"{args.regions}: the regions are not from drawn scenes. {DRAWN_ONLY}")
     ids = store.ids.tolist() if args.ids is None else list(dict.fromkeys(args.ids))
     empty = [image_id for image_id in ids if not store.num_boxes(image_id)]  # an id that is not in the file is an error
     if empty:
@@ -170,7 +156,7 @@ def _from_photos(captioner: Captioner, args: argparse.Namespace, failed: list[st
             failed.append(str(found))
             continue
         if captioner.cfg.DATALOADER.SAMPLE_SCENES and not looks_drawn(open_upright(path)):
-            _warn(f"{_name_of_picture(path)}: this is not a drawn scene. {DRAWN_ONLY}")
+            warn(f"{_name_of_picture(path)}: this is not a drawn scene. {DRAWN_ONLY}")
         regions = Regions(number, found.width, found.height, found.boxes_px, found.features, found.class_probs)
         shown = path if args.report or isinstance(path, Path) else None  # not all bytes of an archive, if not needed
         yield CaptionJob(number, _name_of_picture(path), shown, regions)
@@ -181,16 +167,17 @@ def _name_of_picture(picture: Path | PackedPicture) -> str:
 
 
 def detector_for(captioner: Captioner, args: argparse.Namespace) -> Detector:
-    """The detector of ``args.detector``, or that of the sample scenes.
-
-    Raises:
-        UserError: it cannot be opened, or the captioner was trained on other regions.
-    """
+    """The detector of ``args.detector``, or that of the sample scenes; it must fit the captioner."""
     from xmodaler_ssattn.cli.captioning import check_fit
+    from xmodaler_ssattn.cli.data_files import warn_of_other_regions
     from xmodaler_ssattn.cli.detectors import open_detector
-    from xmodaler_ssattn.cli.identity import warn_of_other_regions
 
-    weights = args.detector or _sample_detector(captioner)
+    weights = args.detector or Path(captioner.cfg.INFERENCE.VOCAB).parent / REGION_MAKER
+    if not args.detector and not weights.is_file():
+        raise UserError(
+            "--detector: give the weights of the detector whose regions the captioner was trained on "
+            f"(a default exists only for sample scenes; there is no {weights})."
+        )
     detector, _ = open_detector(weights, args)
     check_fit(captioner, detector.feature_dim, detector.num_classes + 1, weights)
     warn_of_other_regions(captioner.cfg, {"weights_sha256": detector.weights_sha256 or ""}, weights)
@@ -198,35 +185,16 @@ def detector_for(captioner: Captioner, args: argparse.Namespace) -> Detector:
     return detector
 
 
-def _sample_detector(captioner: Captioner) -> Path:
-    """The region maker in the folder of the vocabulary of a captioner of sample scenes."""
-    path = Path(captioner.cfg.INFERENCE.VOCAB).parent / REGION_MAKER
-    if not path.is_file():
-        raise UserError(
-            "--detector: give the weights of the detector whose regions the captioner was trained on "
-            f"(a default exists only for sample scenes; there is no {path})."
-        )
-    return path
-
-
-def _warn(message: str) -> None:
-    print(visible(f"xmodaler: warning: {message}"), file=sys.stderr, flush=True)
-
-
 # --- output ------------------------------------------------------------------------------------
 def as_text(name: str, caption: Caption, spoken: ObjectWords) -> str:
     """The caption, and a line per object word with a region: its box (x1, y1, x2, y2, pixels) and its attention."""
     lines = [name, f"  {caption or '(no word)'}"]
-    objects = [word for word in _grounded_words(caption) if spoken(word.text)]
+    objects = [word for word in getattr(caption, "words", ()) if spoken(word.text)]
     width = max((len(word.text) for word in objects), default=0)
     for word in objects:
         box = " ".join(f"{side:6.0f}" for side in word.box_px)
         lines.append(f"    {word.text:{width}}  {box}   {word.weight:.2f}")
     return "\n".join(lines)
-
-
-def _grounded_words(caption: Caption) -> tuple[GroundedWord, ...]:
-    return getattr(caption, "words", ())
 
 
 def name_of_run(weights: Path) -> str:
@@ -244,7 +212,7 @@ def _write(
     from xmodaler_ssattn.report.source import read_source
 
     captions = [(job, caption.with_companions()) for job, caption in captions]
-    objects = spoken.among(sorted({word.text for _, caption in captions for word in _grounded_words(caption)}))
+    objects = spoken.among(sorted({word.text for _, caption in captions for word in getattr(caption, "words", ())}))
     header = {
         "ground_by": captioner.cfg.INFERENCE.GROUND_BY,
         "region_rule": captioner.cfg.INFERENCE.REGION_RULE,

@@ -11,8 +11,8 @@ import torch
 
 from xmodaler_ssattn.caption import Caption
 from xmodaler_ssattn.cli.configuring import load_config
-from xmodaler_ssattn.cli.train import check_weights
 from xmodaler_ssattn.data.inputs import RegionInputs, region_inputs, region_sample
+from xmodaler_ssattn.engine.weights import check_weights
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.host import build_model, kfg
 from xmodaler_ssattn.packs.store import Regions
@@ -44,8 +44,7 @@ def load_captioner(
         weights: a checkpoint, or the folder of a run.
         config_file: default: ``config.yaml`` beside the checkpoint, which every run writes.
         vocabulary: default: the config's, see ``find_vocabulary``.
-        device: ``cpu``, ``cuda``, ...; default: the config's, or the CPU when there is no GPU.
-        opts: KEY VALUE config options.
+        device, opts: see ``load_config``.
 
     Raises:
         UserError: a file is missing, or weights, config and vocabulary do not belong together.
@@ -91,12 +90,8 @@ def find_vocabulary(path: str, output_dir: str, folder: Path) -> Path:
     """The vocabulary of a run whose folder may have been moved, or whose config has relative paths.
 
     Args:
-        path: INFERENCE.VOCAB of the run's config.
-        output_dir: OUTPUT_DIR of the run's config.
+        path, output_dir: INFERENCE.VOCAB and OUTPUT_DIR of the run's config.
         folder: the checkpoint's folder now.
-
-    Raises:
-        UserError: the vocabulary was not found; the message lists the places searched.
     """
     from_run = os.path.relpath(path, output_dir) if path and output_dir else VOCABULARY
     # Relative to the run first: relative to the working directory, the path may lead to another run's vocabulary.
@@ -111,16 +106,7 @@ def find_vocabulary(path: str, output_dir: str, folder: Path) -> Path:
 
 
 def check_fit(captioner: Captioner, feature_dim: int, num_classes: int | None, source: str) -> None:
-    """Refuse regions that the captioner was not trained on.
-
-    Args:
-        feature_dim: D of the regions.
-        num_classes: their C with background; None when they have no class probabilities.
-        source: the origin of the regions, for the message.
-
-    Raises:
-        UserError: the regions do not fit; the message has both numbers.
-    """
+    """Refuse regions of D numbers and C classes (with background; None: no probabilities) that do not fit."""
     problems = []
     wanted_dim, wanted_classes = captioner.inputs.feature_dim, captioner.inputs.num_classes
     if feature_dim != wanted_dim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -10,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn.cli.options import add_config_options
 from xmodaler_ssattn.cli.output import visible
-from xmodaler_ssattn.cli.train import CONFIG_HELP, DATASET, changed_data
+from xmodaler_ssattn.cli.train import CONFIG_HELP
 from xmodaler_ssattn.configuring import pairs_of
 from xmodaler_ssattn.errors import UserError, numbered
 
 if TYPE_CHECKING:
     from xmodaler_ssattn.data.mapper import Flickr30kEntitiesDataset
     from xmodaler_ssattn.packs.checks import Inspection
-    from xmodaler_ssattn.packs.store import RegionStore
 
 STAGES = ("train", "val", "test")
 SAMPLE_IMAGES = 200  # spread over the whole file; all images with --all
@@ -30,16 +30,14 @@ def add_parser(subparsers: Any) -> None:
         description="Check files, ids, vocabulary, widths, boxes, Java and disk space for a config. The exit code is 2 "
         "when something would stop or spoil the run.",
     )
-    parser.add_argument("--config-file", metavar="FILE", help=CONFIG_HELP)
-    parser.add_argument("--regions", metavar="FILE", help="check only this region file, without a config")
-    parser.add_argument(
-        "--against",
-        metavar="FILE",
-        help="with --regions: compare with known regions of the same pictures, to check a detector's weights",
-    )
-    parser.add_argument("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
-    parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
-    parser.add_argument("--all", action="store_true", help=f"read the features of all images, not of {SAMPLE_IMAGES}")
+    add = parser.add_argument
+    add("--config-file", metavar="FILE", help=CONFIG_HELP)
+    add("--regions", metavar="FILE", help="check only this region file, without a config")
+    known = "with --regions: compare with known regions of the same pictures, to check a detector's weights"
+    add("--against", metavar="FILE", help=known)
+    add("--data", metavar="DIR", help="folder written by `xmodaler prepare`; sets all data paths")
+    add("--device", help="cpu or cuda; default: cuda when there is one")
+    add("--all", action="store_true", help=f"read the features of all images, not of {SAMPLE_IMAGES}")
     add_config_options(parser)
     parser.set_defaults(run=run)
 
@@ -59,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
     print(host.describe(), flush=True)
     cfg = load_config(args.config_file, args.opts, data=args.data, device=args.device)
     check = Inspection()
-    if _sample_not_drawn(cfg):
-        check.fact(f"The sample scenes will be drawn into {cfg.DATALOADER.ANNO_FOLDER} when training starts.")
+    folder = Path(cfg.DATALOADER.ANNO_FOLDER)
+    if cfg.DATALOADER.get("SAMPLE_SCENES", 0) and not folder.exists():
+        check.fact(f"The sample scenes will be drawn into {folder} when training starts.")
     else:
         check_data(cfg, check, read_all=args.all)
     check_metrics(cfg, check)
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_regions(args: argparse.Namespace) -> int:
     """Check a region file only: its header, all boxes, and the features of some or all images."""
-    from xmodaler_ssattn.packs.checks import Inspection, inspect_against
+    from xmodaler_ssattn.packs.checks import Inspection, inspect_against, inspect_boxes, inspect_numbers
     from xmodaler_ssattn.packs.region_classes import names_in
     from xmodaler_ssattn.packs.store import RegionStore
     from xmodaler_ssattn.packs.trust import check_region_file
@@ -89,7 +88,9 @@ def run_regions(args: argparse.Namespace) -> int:
     if names := names_in(store.attributes):
         check.fact(f"the {len(names)} classes have names: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
     check.fact("its sha256 is right" if sealed else "it has no sha256: another program or an earlier version wrote it")
-    _check_regions(check, store, store.ids.tolist(), args.all, class_probs=store.num_classes is not None)
+    ids = store.ids.tolist()
+    check.add(inspect_boxes(store, ids, None))
+    check.add(inspect_numbers(store, _some(ids, args.all), store.num_classes is not None))
     if args.against:
         check_region_file(args.against)
         check.add(inspect_against(store, RegionStore(args.against)))
@@ -108,40 +109,27 @@ def text(check: Inspection, good: str = "The run has everything that it needs.")
 
 
 # --- data ------------------------------------------------------------------------------------------------
-def _check_regions(
-    check: Inspection,
-    store: RegionStore,
-    image_ids: list[int],
-    read_all: bool,
-    *,
-    class_probs: bool,
-    limit: int | None = None,
-    prefix: str = "",
-) -> None:
-    """Check all boxes, and the features of all images or of some that are spread over the file."""
-    from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
-
-    step = 1 if read_all else max(len(image_ids) // SAMPLE_IMAGES, 1)
-    check.add(inspect_boxes(store, image_ids, limit), prefix)
-    check.add(inspect_numbers(store, image_ids[::step], class_probs), prefix)
+def _some(image_ids: list[int], read_all: bool) -> list[int]:
+    """All images, or some that are spread over the file."""
+    return image_ids[:: 1 if read_all else max(len(image_ids) // SAMPLE_IMAGES, 1)]
 
 
 def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
     """Check files, ids, vocabulary, widths, boxes, numbers and references, and report what the regions can reach."""
+    from xmodaler_ssattn.cli.data_files import DATASET, changed_data
     from xmodaler_ssattn.host import DATASETS_REGISTRY
+    from xmodaler_ssattn.packs.checks import inspect_boxes, inspect_numbers
 
     changed, regions_are_intact = changed_data(cfg)
     check.problem(*changed)
     if not regions_are_intact:
         return  # opening it could end this process
-    stages = [stage for stage in STAGES if cfg.DATASETS[stage.upper()]]
-    foreign = [stage for stage in stages if cfg.DATASETS[stage.upper()] != DATASET]
-    check.warn(
-        *(f"DATASETS.{stage.upper()} is {cfg.DATASETS[stage.upper()]}, which is not checked here." for stage in foreign)
-    )
     ids: dict[str, list[int]] = {}
-    for stage in stages:
-        if stage in foreign:
+    for stage in STAGES:
+        name = cfg.DATASETS[stage.upper()]
+        if name != DATASET:
+            if name:
+                check.warn(f"DATASETS.{stage.upper()} is {name}, which is not checked here.")
             continue
         try:
             dataset = DATASETS_REGISTRY.get(DATASET)(cfg, stage)
@@ -156,11 +144,12 @@ def check_data(cfg: Any, check: Inspection, *, read_all: bool = False) -> None:
         if not records:
             continue
         check.fact(f"{stage}: {len(records):,} usable images in {dataset.annotation_file}")
-        probs, limit = dataset.inputs.num_classes is not None, dataset.inputs.max_regions
-        _check_regions(check, dataset.store, ids[stage], read_all, class_probs=probs, limit=limit, prefix=f"{stage}: ")
+        probs, some = dataset.inputs.num_classes is not None, _some(ids[stage], read_all)
+        check.add(inspect_boxes(dataset.store, ids[stage], dataset.inputs.max_regions), f"{stage}: ")
+        check.add(inspect_numbers(dataset.store, some, probs), f"{stage}: ")
         if stage == "train":
             _check_targets(records, dataset, check)
-    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+    for one, two in itertools.combinations(STAGES, 2):
         shared = sorted(set(ids.get(one, ())) & set(ids.get(two, ())))
         if shared:
             check.problem(f"{len(shared)} images are in both {one} and {two}: {shared[:10]}")
@@ -205,7 +194,7 @@ def _check_references(
 
     key = f"INFERENCE.{stage.upper()}_ANNFILE"
     try:
-        references = read_reference_captions(cfg.INFERENCE[f"{stage.upper()}_ANNFILE"])
+        references = read_reference_captions(cfg.INFERENCE[key.removeprefix("INFERENCE.")])
         absent = [image_id for image_id in ids if str(image_id) not in references]
         if absent:
             check.problem(f"{key}: {len(absent)} images of the split have no reference captions, e.g. {absent[:10]}")
@@ -232,9 +221,8 @@ def _check_references(
     if not ids:
         return
     regions = {str(image_id): dataset.store.boxes_px(image_id, dataset.inputs.max_regions) for image_id in ids}
-    share = reachable_share(
-        [record for record in reference.images if str(record["image_id"]) in regions], regions, undefined=0.0
-    )
+    judged = [record for record in reference.images if str(record["image_id"]) in regions]
+    share = reachable_share(judged, regions, undefined=0.0)
     check.fact(
         f"{stage}: {100 * share:.1f} % of the annotated boxes have a region with IoU > 0.5: the upper limit of the "
         "grounding recall"
@@ -296,7 +284,3 @@ def check_model_and_disk(cfg: Any, check: Inspection) -> None:
         check.problem(f"{sizes}; set SOLVER.CHECKPOINT_PERIOD higher, or OUTPUT_DIR to another disk")
     else:
         check.fact(f"{weights / 1e6:.1f} million weights; {sizes}")
-
-
-def _sample_not_drawn(cfg: Any) -> bool:
-    return bool(cfg.DATALOADER.get("SAMPLE_SCENES", 0)) and not Path(cfg.DATALOADER.ANNO_FOLDER).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,43 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.cli.ranges import out_of_range
 from xmodaler_ssattn.configuring import Setting, merge, nested, pairs_of, read_config
 from xmodaler_ssattn.engine.kept import ON_DAMAGE
 from xmodaler_ssattn.errors import UserError, raise_all
 
+INF = math.inf
+# The hosts notice a wrong number late, some after minutes of training.
+# Key -> (lowest, highest, whether the lowest itself is allowed). A list is checked number by number.
+RANGES: dict[str, tuple[float, float, bool]] = {
+    **{f"DATALOADER.{key}": (1, INF, True) for key in ("TRAIN_BATCH_SIZE", "TEST_BATCH_SIZE", "SEQ_PER_SAMPLE")},
+    "DATALOADER.NUM_WORKERS": (0, INF, True),
+    **{f"SOLVER.{key}": (0, INF, True) for key in (
+        "EPOCH", "EVAL_PERIOD", "CHECKPOINT_STEPS", "CHECKPOINT_MINUTES", "KEEP_LAST", "KEEP_EVERY", "WEIGHT_DECAY",
+        "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "BIAS_LR_FACTOR",
+    )},
+    **{f"SOLVER.{key}": (1, INF, True) for key in ("CHECKPOINT_PERIOD", "WRITE_PERIOD")},
+    "SOLVER.BASE_LR": (0, INF, False),
+    "SOLVER.EPS": (0, INF, False),
+    "SOLVER.BETAS": (0, 1, True),
+    "SOLVER.MOMENTUM": (0, 1, True),
+    "SOLVER.GRAD_CLIP": (-INF, INF, True),
+    "LR_SCHEDULER.STEP_SIZE": (1, INF, True),
+    "LR_SCHEDULER.GAMMA": (0, INF, False),
+    "SCHEDULED_SAMPLING.INC_EVERY_EPOCH": (1, INF, True),
+    "SCHEDULED_SAMPLING.INC_PROB": (0, 1, True),
+    "SCHEDULED_SAMPLING.MAX_PROB": (0, 1, True),
+    "MODEL.CPU_THREADS": (0, INF, True),
+    **{f"MODEL.{key}": (1, INF, True) for key in ("MAX_SEQ_LEN", "ENCODER_DIM", "DECODER_DIM")},
+    "MODEL.VOCAB_SIZE": (2, INF, True),
+    **{f"MODEL.{key}": (0, 1, True) for key in (
+        "PRED_DROPOUT", "TOKEN_EMBED.DROPOUT", "VISUAL_EMBED.DROPOUT", "UPDOWN.DROPOUT1", "UPDOWN.DROPOUT2",
+        "UPDOWN.ATT_EMBED_DROPOUT",
+    )},
+    "MODEL.UPDOWN.ATT_EMBED_SIZE": (1, INF, True),
+    "MODEL.SS_ATTENTION.LAMBDA": (-INF, INF, True),
+    "LOSSES.GROUNDING.MU": (0, INF, True),
+    "INFERENCE.REGION_CLASS_POWER": (0, INF, True),
+}  # fmt: skip
 _ARCHITECTURE = ("MODEL.META_ARCHITECTURE", "MODEL.ENCODER", "MODEL.DECODER", "MODEL.PREDICTOR")
 
 
@@ -27,12 +60,10 @@ def load_config(
         config_file: a yaml file, which may name others with ``_BASE_``, or the name of a shipped one.
         opts: KEY VALUE pairs, flat.
         data: folder that `xmodaler prepare` wrote; sets every data path at once. ``opts`` win over it.
-        device: ``cpu``, ``cuda``, ...; None: the config's MODEL.DEVICE, or the CPU when that is
-            ``cuda`` and there is no GPU.
+        device: None: the config's MODEL.DEVICE, or the CPU when that is ``cuda`` and there is no GPU.
 
     Raises:
-        UserError: missing file, unsafe or broken yaml, unknown keys, values of the wrong type, weights
-            in a pickle file.
+        UserError: missing file, unsafe or broken yaml, unknown keys, wrong values, weights in a pickle file.
     """
     if not config_file:
         raise UserError("--config-file: give a yaml file, such as configs/sample/ss_attn.yaml.")
@@ -66,9 +97,6 @@ def default_config(values: Mapping[str, Any], where: str) -> Any:
     Args:
         values: a raw config by dotted key; parts that it does not name are the host's defaults.
         where: the name of the config, for the message.
-
-    Raises:
-        UserError: a name is not registered.
     """
     cfg = host.get_cfg()
     named = {key: cfg.MODEL[key.removeprefix("MODEL.")] for key in _ARCHITECTURE}
@@ -123,12 +151,33 @@ def _check_names(cfg: Any, config_file: str) -> None:
 
 
 def _check_numbers(cfg: Any, config_file: str) -> None:
-    problems = out_of_range(cfg)
+    problems = _out_of_range(cfg)
     beams, words = cfg.DECODE_STRATEGY.BEAM_SIZE, cfg.MODEL.VOCAB_SIZE
     if not 1 <= beams <= words:
         problems.append(f"DECODE_STRATEGY.BEAM_SIZE: expected 1 to MODEL.VOCAB_SIZE, {words}; got {beams}.")
-    if cfg.SOLVER.DAMAGED_CHECKPOINT not in ON_DAMAGE:
-        problems.append(
-            f"SOLVER.DAMAGED_CHECKPOINT: expected one of {ON_DAMAGE}, got {cfg.SOLVER.DAMAGED_CHECKPOINT!r}."
-        )
+    if (on_damage := cfg.SOLVER.DAMAGED_CHECKPOINT) not in ON_DAMAGE:
+        problems.append(f"SOLVER.DAMAGED_CHECKPOINT: expected one of {ON_DAMAGE}, got {on_damage!r}.")
     raise_all(problems, f"{config_file} and the KEY VALUE options")
+
+
+def _out_of_range(cfg: Any) -> list[str]:
+    """One sentence for each number of ``cfg`` that no run can use. Keys that the config lacks are not checked."""
+    problems = []
+    for key, (lowest, highest, included) in RANGES.items():
+        node = cfg
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, dict) else None
+        for value in node if isinstance(node, (list, tuple)) else [node]:
+            if not isinstance(value, (int, float)):
+                continue
+            if not (lowest <= value <= highest and (included or value > lowest)) or not math.isfinite(value):
+                problems.append(f"{key}: expected {_words(lowest, highest, included)}, got {value}.")
+    return problems
+
+
+def _words(lowest: float, highest: float, included: bool) -> str:
+    if highest < INF:
+        return f"a number from {lowest:g} to {highest:g}"
+    if lowest == -INF:
+        return "a finite number"
+    return f"{lowest:g} or more" if included else f"a finite number above {lowest:g}"

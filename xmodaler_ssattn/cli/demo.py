@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xmodaler_ssattn import shipped
-from xmodaler_ssattn.cli import train
 from xmodaler_ssattn.cli.child import python_module
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.progress import doing
@@ -27,16 +26,8 @@ if TYPE_CHECKING:
 ROWS = ("updown", "ss_attn_words")
 TITLES = {"updown": "Up-Down", "ss_attn_words": "SS attention"}
 # The columns of the table, in the order of the paper's Table 1; scores are fractions, the table is in percent.
-TABLE = (
-    ("B@1", "Bleu_1"),
-    ("B@4", "Bleu_4"),
-    ("M", "METEOR"),
-    ("R", "ROUGE_L"),
-    ("C", "CIDEr"),
-    ("S", "SPICE"),
-    ("F1_all", "F1_all"),
-    ("F1_loc", "F1_loc"),
-)
+TABLE = {"B@1": "Bleu_1", "B@4": "Bleu_4", "M": "METEOR", "R": "ROUGE_L", "C": "CIDEr", "S": "SPICE"}
+TABLE |= {"F1_all": "F1_all", "F1_loc": "F1_loc"}
 PICTURES_SHOWN = 12
 SAMPLE_SCENES = 1500
 SECONDS_BETWEEN_LINES = 10.0
@@ -49,19 +40,19 @@ def add_parser(subparsers: Any) -> None:
         "demo",
         description="Needs only this package: draws pictures, trains two small models, and shows their captions.",
     )
-    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the training runs (default: 1)")
-    parser.add_argument(
-        "--images", type=int, default=SAMPLE_SCENES, help=f"pictures to draw (default: {SAMPLE_SCENES})"
-    )
-    parser.add_argument("--epochs", type=int, help="epochs of each model (default: the sample config's)")
-    parser.add_argument("--device", help="cpu or cuda; default: cuda when there is one")
+    add = parser.add_argument
+    add("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
+    add("--seed", type=int, default=1, help="seed of the training runs (default: 1)")
+    add("--images", type=int, default=SAMPLE_SCENES, help=f"pictures to draw (default: {SAMPLE_SCENES})")
+    add("--epochs", type=int, help="epochs of each model (default: the sample config's)")
+    add("--device", help="cpu or cuda; default: cuda when there is one")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from xmodaler_ssattn import host
     from xmodaler_ssattn.cli.configuring import load_config
+    from xmodaler_ssattn.cli.data_files import prepare_sample
     from xmodaler_ssattn.evaluation.metrics import what_can_run
 
     started = time.monotonic()
@@ -73,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(config, opts, data=str(out / "data"), device=args.device)
     check_space(args.images, cfg.SOLVER.EPOCH, out)
     with polite_stops(), stopping_at_once():
-        train.prepare_sample(cfg)
+        prepare_sample(cfg)
     train_rows(commands, out, args)
     source = read_demo(out)
     scores = {row: dict(model.results.header["scores"]) for row, model in zip(ROWS, source.models)}
@@ -94,27 +85,16 @@ def run(args: argparse.Namespace) -> int:
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
     print(f"Both show first the pictures in which {TITLES[ROWS[1]]} has more right boxes than {TITLES[ROWS[0]]}.")
     print(f"Open {page.resolve()}")
-    words = [
-        "xmodaler",
-        "caption",
-        str(picture_file(out / "data", min(source.image_ids))),
-        "--weights",
-        str(out / ROWS[-1]),
-    ]
-    print(
-        "Caption a picture from its pixels only (data/region_maker.npz is the scenes' detector):\n  "
-        f"{shlex.join(words)} --report caption.html"
-    )
+    picture = picture_file(out / "data", min(source.image_ids))
+    words = ["xmodaler", "caption", str(picture), "--weights", str(out / ROWS[-1]), "--report", "caption.html"]
+    print("Caption a picture from its pixels only (data/region_maker.npz is the scenes' detector):")
+    print(f"  {shlex.join(words)}")
     print(f"Done in {time.monotonic() - started:.0f} seconds.")
     return 0
 
 
 def check_sizes(args: argparse.Namespace, out: Path) -> None:
-    """Refuse wrong numbers and a wrong folder before anything is drawn.
-
-    Raises:
-        UserError: all of them.
-    """
+    """Refuse wrong numbers and a wrong folder before anything is drawn."""
     problems = []
     if out.exists() and not out.is_dir():
         problems.append(f"--out: {out} is a file, expected a folder.")
@@ -128,11 +108,7 @@ def check_sizes(args: argparse.Namespace, out: Path) -> None:
 
 
 def check_space(images: int, epochs: int, out: Path) -> None:
-    """Refuse a demo that does not fit the disk or the memory.
-
-    Raises:
-        UserError: with the bytes that are needed and those that there are.
-    """
+    """Refuse a demo that does not fit the disk or the memory."""
     problems = []
     folder = out.absolute()
     while not folder.exists():
@@ -171,23 +147,17 @@ def command_of(row: str, configs: Path, out: Path, args: argparse.Namespace) -> 
 
 
 def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argparse.Namespace) -> None:
-    """Train all rows at once, each in its own process on one core, and report their progress.
-
-    Raises:
-        UserError: a row failed; the message has the end of its output.
-    """
-    processes, logs = {}, {}
+    """Train all rows at once, each in its own process on one core, and report their progress."""
+    processes = {}
     for row, (config, opts) in commands.items():
         if (out / row / "terminal.txt").is_file():  # of an earlier demo, which starts from the beginning
             shutil.rmtree(out / row)
         (out / row).mkdir(parents=True, exist_ok=True)
-        logs[row] = open(out / row / "terminal.txt", "w", encoding="utf-8")  # noqa: SIM115  (closed below)
         command = [*python_module("xmodaler_ssattn"), "train", "--config-file", config, "--data", str(out / "data")]
-        if args.device:
-            command += ["--device", args.device]
-        processes[row] = subprocess.Popen(
-            [*command, *opts], stdout=logs[row], stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
+        command += ["--device", args.device, *opts] if args.device else opts
+        streams = {"stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        with open(out / row / "terminal.txt", "w", encoding="utf-8") as terminal:
+            processes[row] = subprocess.Popen(command, stdout=terminal, **streams)
     try:
         watch(processes, out)
     finally:
@@ -195,14 +165,12 @@ def train_rows(commands: dict[str, tuple[str, list[str]]], out: Path, args: argp
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-        for log in logs.values():
-            log.close()
     for row, process in processes.items():
         if process.returncode:
-            terminal = out / row / "terminal.txt"
-            last = last_words(terminal.read_text(encoding="utf-8", errors="replace"))
+            path = out / row / "terminal.txt"
+            last = last_words(path.read_text(encoding="utf-8", errors="replace"))
             raise UserError(
-                f"Training {TITLES[row]} failed with exit code {process.returncode} (output: {terminal}):\n{last}"
+                f"Training {TITLES[row]} failed with exit code {process.returncode} (output: {path}):\n{last}"
             )
 
 
@@ -229,11 +197,7 @@ def watch(processes: dict[str, subprocess.Popen], out: Path) -> None:
 
 
 def state_of(folder: Path, started: float | None = None) -> str:
-    """The progress of a run, from its metrics file.
-
-    Args:
-        started: on ``time.monotonic``'s clock, to tell how much of the time is over.
-    """
+    """The progress of a run, from its metrics file; ``started`` (``time.monotonic``) tells how much is over."""
     metrics = folder / "metrics.json"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     for line in reversed(lines):
@@ -261,10 +225,11 @@ def last_results_file(folder: Path) -> Path:
 
 def format_table(scores: dict[str, dict[str, float]]) -> str:
     """Both models side by side; a score that could not be computed is left out of the table."""
-    columns = [(title, key) for title, key in TABLE if any(key in row for row in scores.values())]
-    lines = ["".join([f"{'':14s}", *(f"{title:>8s}" for title, _ in columns)])]
+    columns = {title: key for title, key in TABLE.items() if any(key in row for row in scores.values())}
+    lines = ["".join([f"{'':14s}", *(f"{title:>8s}" for title in columns)])]
     for row, values in scores.items():
-        cells = [f"{100 * values[key]:8.1f}" if values.get(key) is not None else f"{'-':>8s}" for _, key in columns]
+        found = [values.get(key) for key in columns.values()]
+        cells = [f"{'-':>8s}" if value is None else f"{100 * value:8.1f}" for value in found]
         lines.append("".join([f"{TITLES[row]:14s}", *cells]))
     return "\n".join(lines)
 
@@ -274,7 +239,7 @@ def read_demo(out: Path) -> Source:
     from xmodaler_ssattn.report.source import read_source
     from xmodaler_ssattn.report.verdicts import RIGHT, WRONG
 
-    source = read_source([last_results_file(out / row) for row in ROWS], [TITLES[row] for row in ROWS], out / "data")
+    source = read_source([last_results_file(out / row) for row in ROWS], list(TITLES.values()), out / "data")
     first, second = source.models
 
     def gain(image_id: int) -> tuple[int, int]:

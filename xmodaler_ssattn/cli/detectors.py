@@ -19,12 +19,7 @@ TRANSFORMERS = "transformers"
 
 
 class SampleDetector:
-    """``SceneRegionMaker`` as a ``Detector``.
-
-    Attributes:
-        max_boxes: regions per picture.
-        strangers: the number of pictures so far that are not drawn scenes; their regions are meaningless.
-    """
+    """``SceneRegionMaker`` as a ``Detector``."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
@@ -32,10 +27,10 @@ class SampleDetector:
         self._maker = SceneRegionMaker.load(path)
         self.feature_dim = self._maker.feature_dim
         self.num_classes = self._maker.num_classes - 1
-        self.max_boxes = self._maker.num_regions
+        self.max_boxes = self._maker.num_regions  # per picture
         self.source = "sample scenes: region maker, from pictures alone"
         self.weights_sha256 = sha256_of(path)
-        self.strangers = 0
+        self.strangers = 0  # pictures so far that are not drawn scenes; their regions are meaningless
 
     def detect(self, image_bgr: np.ndarray) -> Detected:
         from PIL import Image
@@ -44,16 +39,11 @@ class SampleDetector:
 
         picture = Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1]))
         self.strangers += not looks_drawn(picture)
-        regions = self._maker(picture)
-        kinds = regions.class_probs[:, 1:]
+        found = self._maker(picture)
+        kinds = found.class_probs[:, 1:]
+        confidence, objects = kinds.max(axis=1), kinds.argmax(axis=1)
         return Detected(
-            regions.width,
-            regions.height,
-            regions.boxes_px,
-            regions.features,
-            regions.class_probs,
-            kinds.max(axis=1),
-            kinds.argmax(axis=1),
+            found.width, found.height, found.boxes_px, found.features, found.class_probs, confidence, objects
         )
 
     def detect_many(self, images_bgr: Sequence[np.ndarray]) -> list[Detected]:
@@ -84,14 +74,27 @@ def add_detector_arguments(parser: argparse.ArgumentParser, *, several: bool = T
         parser.set_defaults(batch=1)
 
 
+def add_captioner_arguments(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """The options of ``load_captioner`` and of its detector; ``several`` as in ``add_detector_arguments``."""
+    add = parser.add_argument
+    add("--weights", required=True, metavar="FILE", help="the captioner: a checkpoint, or the folder of a run")
+    add(
+        "--detector",
+        metavar="FILE",
+        help="the detector's weights, from their authors (default: region_maker.npz of the sample scenes, when the "
+        "captioner was trained on them)",
+    )
+    add_detector_arguments(parser, several=several)
+    add("--config-file", metavar="FILE", help="the captioner's config (default: config.yaml beside the checkpoint)")
+    add("--vocabulary", metavar="FILE", help="the captioner's vocabulary (default: as in its config)")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config options, e.g. DECODE_STRATEGY.BEAM_SIZE 5")
+
+
 def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[Detector, int]:
     """The detector of a weights file or folder, and the maximum number of regions that it returns per picture.
 
     Args:
-        args: parsed arguments, see ``add_detector_arguments``.
-
-    Raises:
-        UserError: the file is missing or of an unknown network, or an option does not apply to it.
+        args: see ``add_detector_arguments``.
     """
     if args.batch < 1:
         raise UserError(f"--batch: expected 1 or more, got {args.batch}.")
@@ -102,8 +105,8 @@ def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[De
                 f"{path} is a region maker of the sample scenes; --backend and --min-max-boxes apply only to other "
                 "detectors."
             )
-        detector = SampleDetector(path)
-        return detector, detector.max_boxes
+        sample = SampleDetector(path)
+        return sample, sample.max_boxes
     _check_device(args.device)
     if args.backend == TRANSFORMERS or (args.backend == "auto" and Path(path).is_dir()):
         from xmodaler_ssattn.detectors.transformers_backend import load_transformers

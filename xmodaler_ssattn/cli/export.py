@@ -7,7 +7,7 @@ import contextlib
 import sys
 from typing import Any
 
-from xmodaler_ssattn.cli.output import visible
+from xmodaler_ssattn.cli.output import visible, warn
 from xmodaler_ssattn.cli.pictures import folder_of_pictures
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             args.images = stack.enter_context(folder_of_pictures(args.images, ids, names))
         done, doubts = args.writer.write(results, args)
     for doubt in doubts:
-        print(visible(f"xmodaler: warning: {args.results}: {doubt.rstrip('.')}."), file=sys.stderr)
+        warn(f"{args.results}: {doubt.rstrip('.')}.")
     if done:
         print(visible(done), file=sys.stderr)
     return 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import Any
 
-from xmodaler_ssattn.cli.output import visible
+from xmodaler_ssattn.cli.output import visible, warn
 from xmodaler_ssattn.errors import UserError
 
 SOME_FAILED = 3  # the exit code when some pictures are missing from the file
@@ -110,12 +109,10 @@ def run(args: argparse.Namespace) -> int:
             "The configs expect other widths; train with MODEL.VISUAL_EMBED.IN_DIM "
             f"{detector.feature_dim} MODEL.SS_ATTENTION.NUM_CLASSES {detector.num_classes + 1}"
         )
-    strangers = getattr(detector, "strangers", 0)
-    if strangers:
-        print(
-            f"xmodaler: warning: {strangers:,} pictures are not drawn scenes, and {args.weights} was trained only on "
-            "those; their regions are meaningless. Photographs need a Bottom-Up network.",
-            file=sys.stderr,
+    if strangers := getattr(detector, "strangers", 0):
+        warn(
+            f"{strangers:,} pictures are not drawn scenes, and {args.weights} was trained only on those; their regions "
+            "are meaningless. Photographs need a Bottom-Up network."
         )
     if report.resumed:
         print(f"{report.resumed:,} of them are from an earlier run.")

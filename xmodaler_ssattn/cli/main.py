@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from xmodaler_ssattn._version import __version__
-from xmodaler_ssattn.cli.completion import SHELLS, PrintCompletion
-from xmodaler_ssattn.cli.options import Parser
+from xmodaler_ssattn.cli.options import SHELLS, Parser, PrintCompletion
 from xmodaler_ssattn.cli.output import accept_all_characters, exit_code_of
 from xmodaler_ssattn.progress import doing
 

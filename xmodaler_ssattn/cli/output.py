@@ -12,14 +12,8 @@ from xmodaler_ssattn.errors import UserError, visible
 
 # Problems with a path that a user can fix: no permission, a read-only or full disk, a file where a folder should be.
 FIXABLE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENOENT,
-    errno.ENAMETOOLONG,
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
+    *(errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
 )
 FULL = (errno.ENOSPC, errno.EFBIG, *((errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()))
 
@@ -71,6 +65,10 @@ def exit_code_of(run: Callable[[], int | None], how_to_resume: str = "", program
     except KeyboardInterrupt:
         say(f"interrupted.{more}")
         return 130
+
+
+def warn(message: str) -> None:
+    print(visible(f"xmodaler: warning: {message}"), file=sys.stderr, flush=True)
 
 
 def accept_all_characters() -> None:

@@ -1,8 +1,4 @@
-"""Draw a few captions onto their pictures after every evaluation, for TensorBoard.
-
-The hook reads what the evaluator wrote and adds an events file to OUTPUT_DIR, which TensorBoard shows together with
-the host's. It works the same on both hosts.
-"""
+"""Draw a few captions onto their pictures after every evaluation, for TensorBoard; on both hosts."""
 
 from __future__ import annotations
 
@@ -35,12 +31,7 @@ def overlay_hook(cfg: Any) -> Overlays | None:
 
 
 class Overlays(HookBase):
-    """Draws the first pictures of each new results file of ``output_dir / results``.
-
-    Args:
-        output_dir: the run's folder.
-        pictures: folder of pictures named by image id.
-    """
+    """Draws the first ``pictures`` (a folder, named by image id) of each new file in ``output_dir / results``."""
 
     def __init__(self, output_dir: Path, pictures: Path):
         self._output_dir, self._pictures, self._writer = output_dir, pictures, None

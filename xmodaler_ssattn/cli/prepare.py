@@ -33,11 +33,8 @@ COCO_val2014_000000000139.jpg.npz and be in subfolders. A file that does not fol
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("prepare", description="Make the files that training reads.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_annotations(commands)
-    _add_regions(commands)
-    _add_classifier(commands)
-    _add_match(commands)
-    _add_npz(commands)
+    for add in (_add_annotations, _add_regions, _add_classifier, _add_match, _add_npz):
+        add(commands)
 
 
 # --- annotations ---------------------------------------------------------------------------------------
@@ -120,14 +117,12 @@ def run_annotations(args: argparse.Namespace) -> int:
 def _warn_unreachable(classes: Sequence[str]) -> None:
     from xmodaler_ssattn.classes import bare_word
 
-    lost = [name for name in classes if bare_word(name) != name or len(name.split()) > 1]
-    if lost:
+    if lost := [name for name in classes if bare_word(name) != name or len(name.split()) > 1]:
+        shown = ", ".join(map(repr, lost[:10])) + (", ..." if len(lost) > 10 else "")
         logging.getLogger(__name__).warning(
             "%d of %d class names cannot match a word of a caption, because a class is one word in lower case: %s.",
-            len(lost),
-            len(classes),
-            ", ".join(map(repr, lost[:10])) + (", ..." if len(lost) > 10 else ""),
-        )
+            len(lost), len(classes), shown,
+        )  # fmt: skip
 
 
 def _warn_overlaps(splits: dict[str, list[int]], other: str | None, entities: Path | None, ours: str) -> None:
@@ -229,16 +224,14 @@ def run_regions(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         overwrite=args.overwrite,
     )
-    print(
-        f"{report.images:,} images with up to {report.num_regions} regions of {report.feature_dim} numbers, "
-        + (
-            f"{report.num_classes} class probabilities (background first)."
-            if report.num_classes
-            else "without class probabilities: a config with SEMANTIC_INPUT c will be refused. With the detector's "
+    probs = f"{report.num_classes} class probabilities (background first)."
+    if not report.num_classes:
+        probs = (
+            "without class probabilities: a config with SEMANTIC_INPUT c will be refused. With the detector's "
             "classifier they can be added: "
             f"xmodaler prepare regions --format regions --input {report.path} --classifier FILE --out NEW"
         )
-    )
+    print(f"{report.images:,} images with up to {report.num_regions} regions of {report.feature_dim} numbers, {probs}")
     if report.resumed:
         print(f"{report.resumed:,} of them are from an earlier run.")
     if report.cut_images:
@@ -298,10 +291,8 @@ def run_classifier(args: argparse.Namespace) -> int:
 
     made = export_classifier(args.weights, args.out)
     print(f"Weights: {args.weights} ({made.dialect}), sha256 {made.weights_sha256}")
-    print(
-        f"{made.num_classes:,} classes, background first, of features of {made.feature_dim:,} numbers: written to "
-        f"{args.out}."
-    )
+    size = f"{made.num_classes:,} classes, background first, of features of {made.feature_dim:,} numbers"
+    print(f"{size}: written to {args.out}.")
     return 0
 
 

@@ -17,33 +17,27 @@ def add_parser(subparsers: Any) -> None:
         description="Builds a page from results files. It needs no server and no network: open OUT/index.html. Any "
         "results file has boxes; shading by attention needs one that was made with INFERENCE.SAVE_ATTENTION True.",
     )
-    parser.add_argument("results", nargs="*", metavar="RESULTS", help="results files, OUTPUT_DIR/results/*.json")
-    parser.add_argument("--out", default="page", metavar="DIR", help="folder of the page (default: page)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("results", nargs="*", metavar="RESULTS", help="results files, OUTPUT_DIR/results/*.json")
+    add("--out", default="page", metavar="DIR", help="folder of the page (default: page)")
+    add(
         "--images",
         metavar="PATH",
         help="pictures, named by image id: a folder, zip, tar or parquet (default: boxes on blank frames)",
     )
-    parser.add_argument(
+    add(
         "--annotations",
         metavar="DIR",
         help="folder written by `xmodaler prepare`; adds references, ground-truth boxes, verdicts, intervals, classes",
     )
-    parser.add_argument(
-        "--names", nargs="+", default=[], metavar="NAME", help="the models' names (default: from paths)"
-    )
-    parser.add_argument(
-        "--run", nargs="+", default=[], dest="runs", metavar="OUTPUT_DIR", help="also draw the curves of these runs"
-    )
-    parser.add_argument("--title", default="Grounded captions", help="the page's title")
-    parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples for intervals; 0: none (default: 1000)")
-    parser.add_argument(
-        "--refer", action="store_true", help="link to the pictures instead of copying them into the page"
-    )
-    parser.add_argument(
-        "--figure", metavar="PREFIX", help="write the models side by side into PREFIX.png, .pdf and .svg, no page"
-    )
-    parser.add_argument(
+    add("--names", nargs="+", default=[], metavar="NAME", help="the models' names (default: from paths)")
+    curves = "also draw the curves of these runs"
+    add("--run", nargs="+", default=[], dest="runs", metavar="OUTPUT_DIR", help=curves)
+    add("--title", default="Grounded captions", help="the page's title")
+    add("--bootstrap", type=int, metavar="N", help="resamples for intervals; 0: none (default: 1000)")
+    add("--refer", action="store_true", help="link to the pictures instead of copying them into the page")
+    add("--figure", metavar="PREFIX", help="write the models side by side into PREFIX.png, .pdf and .svg, no page")
+    add(
         "--figure-images",
         nargs="+",
         type=int,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from xmodaler_ssattn.cli.output import visible
+from xmodaler_ssattn.cli.output import visible, warn
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.metrics import file_names
 
@@ -50,12 +50,8 @@ def add_parser(subparsers) -> None:
         "`python -m pycocoevalcap.spice.get_stanford_models` downloads them into pycocoevalcap's own folder.",
     )
     _caption_arguments(captions, required=True)
-    captions.add_argument(
-        "--predictions",
-        required=True,
-        metavar="P",
-        help="{image_id: caption}, COCO style results, or a results file of ours",
-    )
+    files = "{image_id: caption}, COCO style results, or a results file of ours"
+    captions.add_argument("--predictions", required=True, metavar="P", help=files)
     _common_arguments(captions)
     captions.set_defaults(run=run_captions)
 
@@ -74,17 +70,13 @@ def add_parser(subparsers) -> None:
 
 
 def _grounding_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument(
-        "--reference", required=required, metavar="R", help="flickr30k_cleaned_class.json, or a file of its format"
-    )
-    parser.add_argument("--split-ids", metavar="F", help="split_ids_flickr30k_entities.json; default: all images of R")
-    parser.add_argument("--split", nargs="+", help="which split(s) of F (default: test)")
-    parser.add_argument(
-        "--mode",
-        choices=("gen", "gt"),
-        help="gen: generated sentences; gt: forced reference captions (default: the submission's eval_mode, else gen)",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--reference", required=required, metavar="R", help="flickr30k_cleaned_class.json, or a file of its format")
+    add("--split-ids", metavar="F", help="split_ids_flickr30k_entities.json; default: all images of R")
+    add("--split", nargs="+", help="which split(s) of F (default: test)")
+    modes = "gen: generated sentences; gt: forced reference captions (default: the submission's eval_mode, else gen)"
+    add("--mode", choices=("gen", "gt"), help=modes)
+    add(
         "--lemmas",
         metavar="L",
         help="JSON object word -> lemma, or GVD's dic_flickr30k.json; a word that is not in it is its own lemma "
@@ -93,29 +85,20 @@ def _grounding_arguments(parser: argparse.ArgumentParser, *, required: bool) -> 
 
 
 def _caption_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument(
-        "--references", required=required, metavar="R", help="{image_id: [caption, ...]} or COCO style captions"
-    )
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        metavar="M",
-        help=f"some of {' '.join(file_names())} (default: all that this machine can compute)",
-    )
-    parser.add_argument("--tokenized", action="store_true", help="the texts are tokens already: no PTB tokeniser")
-    parser.add_argument("--greedy", action="store_true", help="use the greedy captions of a results file of ours")
+    add = parser.add_argument
+    add("--references", required=required, metavar="R", help="{image_id: [caption, ...]} or COCO style captions")
+    names = f"some of {' '.join(file_names())} (default: all that this machine can compute)"
+    add("--metrics", nargs="+", metavar="M", help=names)
+    add("--tokenized", action="store_true", help="the texts are tokens already: no PTB tokeniser")
+    add("--greedy", action="store_true", help="use the greedy captions of a results file of ours")
 
 
 def _common_arguments(parser: argparse.ArgumentParser, replicates: int = 0) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object, scores as fractions, a 0/0 as null")
-    parser.add_argument(
-        "--bootstrap",
-        type=int,
-        metavar="N",
-        default=replicates,
-        help="95 %% interval from N resamples of the images" + (f" (default {replicates})" if replicates else ""),
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling")
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object, scores as fractions, a 0/0 as null")
+    resampled = "95 %% interval from N resamples of the images" + (f" (default {replicates})" if replicates else "")
+    add("--bootstrap", type=int, metavar="N", default=replicates, help=resampled)
+    add("--seed", type=int, default=0, help="seed of the resampling")
 
 
 # --- printing -------------------------------------------------------------------------------------------------------
@@ -134,14 +117,10 @@ def _percent(value: float) -> str:
     return "   n/a" if math.isnan(value) else f"{100 * value:6.2f}"
 
 
-def _warn(message: str) -> None:
-    print(visible(f"xmodaler: warning: {message}"), file=sys.stderr)
-
-
 def _warn_missing(missing: list, total: int, what: str) -> None:
     if missing:
         names = ", ".join(str(image) for image in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        _warn(f"{len(missing)} of {total} images {what}: {names}")
+        warn(f"{len(missing)} of {total} images {what}: {names}")
 
 
 def _show(scores: Scores, args: argparse.Namespace) -> None:
@@ -159,13 +138,9 @@ def _show(scores: Scores, args: argparse.Namespace) -> None:
 
 
 def _resampling(args: argparse.Namespace, num_images: int) -> dict[str, int]:
-    """The resampling arguments of the scorers.
-
-    Raises:
-        UserError: impossible numbers.
-    """
+    """The resampling arguments of the scorers."""
     if args.bootstrap and num_images == 1:
-        _warn("an interval over images has no width when there is one image; score more images.")
+        warn("an interval over images has no width when there is one image; score more images.")
     if not 0 <= args.bootstrap <= MOST_RESAMPLES:
         raise UserError(
             f"--bootstrap: expected a number of resamples from 0 to {MOST_RESAMPLES}, got {args.bootstrap}."
@@ -204,7 +179,7 @@ def _score_submissions(
         predictions, missing, mode = read_submission(path, args.mode, reference)
         _warn_missing(missing, len(reference.images), f"are missing from {path}; scored as the published script does")
         for doubt in grounding_doubts(reference.images, predictions, mode):
-            _warn(f"{path}: {doubt}.")
+            warn(f"{path}: {doubt}.")
         scores = scorer.score(predictions, mode, **resampling)
         yield scores.renamed({"attention_accuracy": "gt_accuracy"})  # the name of the published script
 
@@ -235,11 +210,7 @@ def run_grounding(args: argparse.Namespace) -> int:
 
 
 def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
-    """The metrics to compute: those of --metrics, or by default all that can run; a warning names the others.
-
-    Raises:
-        UserError: none of them can run.
-    """
+    """The metrics to compute: those of --metrics, or by default all that can run; a warning names the others."""
     from xmodaler_ssattn.evaluation.metrics import metric_names, what_can_run
 
     wanted = metric_names(args.metrics)
@@ -250,7 +221,7 @@ def _wanted(args: argparse.Namespace) -> tuple[str, ...]:
         hint = f" {', '.join(on_tokens)} can if the texts are tokens already: give --tokenized." if on_tokens else ""
         raise UserError("No score was computed. " + _reasons("cannot be computed", absent) + hint)
     if absent and not args.metrics:
-        _warn(_reasons("left out", absent))
+        warn(_reasons("left out", absent))
         return tuple(name for name in wanted if name not in absent)
     return wanted
 
@@ -275,14 +246,14 @@ def _score_captions(
     found = list(scorer.score_many(dict(enumerate(captions)), metrics, **resampling).values())
     for number, scores in enumerate(found):
         for doubt in scores.doubts:
-            _warn(f"{paths[number]}: {doubt}." if paths else f"{doubt}.")
+            warn(f"{paths[number]}: {doubt}." if paths else f"{doubt}.")
     return found
 
 
 def _warn_failed(failed: dict[str, str]) -> int:
     """The exit code: 1 when a metric that was asked for could not be computed."""
     for name, reason in failed.items():
-        _warn(f"{name} could not be computed: {reason}")
+        warn(f"{name} could not be computed: {reason}")
     return 1 if failed else 0
 
 

@@ -1,7 +1,4 @@
-"""Keep the weights with the best validation score.
-
-A hook in addition to the host's. It reads an epoch's scores from the results file that the evaluator has just written,
-and so does not depend on how a host stores scores.
+"""Keep the weights with the best validation score, which is read from the results file of the epoch's evaluation.
 
 ``OUTPUT_DIR/best.json``::
 
@@ -35,12 +32,7 @@ def best_epoch(scores: Mapping[int, float | None]) -> int | None:
 
 
 def best_hook(cfg: Any) -> KeepBest | None:
-    """The hook for a config, or None when ``SOLVER.KEEP_BEST`` is empty.
-
-    Raises:
-        UserError: the key is not of the form split/score, the config has no data set for the split, or our evaluator
-            would not compute that score after every epoch.
-    """
+    """The hook for a config, or None when ``SOLVER.KEEP_BEST`` is empty; a score that it would not have is refused."""
     name = cfg.SOLVER.get("KEEP_BEST", "")
     if not name:
         return None
@@ -106,6 +98,7 @@ class KeepBest(HookBase):
             self._record(epoch, iterations - 1, read_json(results, "The epoch's results").get("scores") or {})
 
     def _record(self, epoch: int, iteration: int, scores: Mapping[str, float | None]) -> None:
+        name = f"{self._split}/{self._metric}"
         self._epochs[epoch] = {"iteration": iteration, "scores": dict(scores)}
         best = best_epoch({number: entry["scores"].get(self._metric) for number, entry in self._epochs.items()})
         if best == epoch:
@@ -113,16 +106,11 @@ class KeepBest(HookBase):
             weights = comm.unwrap_model(self.trainer.model).state_dict()
             save_sealed(self._folder / BEST_WEIGHTS, {"model": weights, "epoch": epoch})
         if best is None:
-            known = ", ".join(sorted(name for name, value in scores.items() if value is not None)) or "none"
+            known = ", ".join(sorted(score for score, value in scores.items() if value is not None)) or "none"
             logger.warning(
-                "SOLVER.KEEP_BEST: no %s/%s after epoch %d, so no best weights are kept; scores are: %s.",
-                self._split,
-                self._metric,
+                "SOLVER.KEEP_BEST: no %s after epoch %d, so no best weights are kept; scores are: %s.",
+                name,
                 epoch,
                 known,
             )
-        write_json(
-            self._folder / BEST_RECORD,
-            {"metric": f"{self._split}/{self._metric}", "best": best, "epochs": self._epochs},
-            indent=1,
-        )
+        write_json(self._folder / BEST_RECORD, {"metric": name, "best": best, "epochs": self._epochs}, indent=1)

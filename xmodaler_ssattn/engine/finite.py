@@ -13,9 +13,7 @@ from torch import Tensor
 
 from xmodaler_ssattn.host import HookBase, comm
 
-EXPLODED = 10.0
-"""A loss above this multiple of the median of the last ``RECENT`` losses is reported."""
-RECENT = 50
+EXPLODED, RECENT = 10.0, 50  # a loss above this multiple of the median of that many losses is reported
 STILL = "The weights are still those of the previous step."
 logger = logging.getLogger(__name__)
 
@@ -31,8 +29,7 @@ def bad_tensors(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     if not tensors:
         return []
     # A sum is finite only if each number is; it takes a twentieth of the time of ``isfinite``. A sum of finite numbers
-    # may be infinite, therefore the second look.
-    # Adam counts its steps on the CPU, also when its moments are on a GPU.
+    # may be infinite, therefore the second look. Adam counts its steps on the CPU, also when its moments are on a GPU.
     device = tensors[-1][1].device
     sums = torch.stack([tensor.detach().sum(dtype=torch.float32).to(device) for _, tensor in tensors])
     suspects = [pair for pair, fine in zip(tensors, torch.isfinite(sums.cpu()).tolist()) if not fine]
@@ -43,31 +40,28 @@ class OnlyFinite(HookBase):
     """Stops a run before infinite or NaN numbers change its weights or reach a checkpoint. Works on both hosts."""
 
     def __init__(self) -> None:
-        self._tested = -1
+        self._tested, self._said = -1, -RECENT  # iterations
         self._losses: deque[float] = deque(maxlen=RECENT)
-        self._said = -RECENT
         self._unread: tuple[list[str], Tensor] | None = None
 
     def before_train(self) -> None:
         self._named = dict(comm.unwrap_model(self.trainer.model).named_parameters())
         # Before clipping, which would turn an infinite gradient into a small one.
         self.trainer.optimizer.register_step_pre_hook(lambda *_: self._test_gradients())
-        checkpointer = self.trainer.checkpointer
-        save = checkpointer.save
+        save = self.trainer.checkpointer.save
 
         def save_finite(name: str, **more: Any) -> None:
             self._test_weights(name)
             save(name, **more)
 
-        checkpointer.save = save_finite
+        self.trainer.checkpointer.save = save_finite
 
     def after_step(self) -> None:
         if self._unread is not None:
             (names, largest), self._unread = self._unread, None
             bad = [name for name, fine in zip(names, torch.isfinite(largest.cpu()).tolist()) if not fine]
             self._refuse("gradient", bad, STILL)
-        latest = self.trainer.storage.latest().get("total_loss")
-        if latest is None:
+        if (latest := self.trainer.storage.latest().get("total_loss")) is None:
             return
         loss = latest[0] if isinstance(latest, tuple) else latest
         if len(self._losses) == RECENT and self.trainer.iter - self._said >= RECENT:

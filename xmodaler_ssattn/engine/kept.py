@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from xmodaler_ssattn.engine.best import BEST_WEIGHTS
 from xmodaler_ssattn.engine.resume import LAST_CHECKPOINT, last_checkpoint
@@ -54,36 +53,26 @@ class KeepCheckpoints(HookBase):
 
     Args:
         folder: the run's OUTPUT_DIR.
-        last, every: SOLVER.KEEP_LAST and KEEP_EVERY.
+        last, every: SOLVER.KEEP_LAST (0: keep all) and KEEP_EVERY.
         best: whether the run keeps its best weights; then nothing is removed before there are any.
     """
 
     def __init__(self, folder: Path, last: int, every: int, *, best: bool) -> None:
         self._folder, self._last, self._every, self._best = folder, last, every, best
+        self._seen = -1  # time of change of last_checkpoint
 
     def after_step(self) -> None:
-        self._remove()
-
-    def after_train(self) -> None:
-        self._remove()
-
-    def _remove(self) -> None:
         if not comm.is_main_process() or not (self._folder / LAST_CHECKPOINT).is_file():
             return
         changed = (self._folder / LAST_CHECKPOINT).stat().st_mtime_ns
-        if changed == getattr(self, "_seen", None) or (self._best and not (self._folder / BEST_WEIGHTS).is_file()):
+        if changed == self._seen or (self._best and not (self._folder / BEST_WEIGHTS).is_file()):
             return
         self._seen = changed
         for path in obsolete(self._folder, self._last, self._every):
             path.unlink(missing_ok=True)
 
-
-def keeping_hook(cfg: Any) -> KeepCheckpoints | None:
-    """The hook for a config; None when SOLVER.KEEP_LAST is 0."""
-    last = cfg.SOLVER.KEEP_LAST
-    if not last:
-        return None
-    return KeepCheckpoints(Path(cfg.OUTPUT_DIR), last, cfg.SOLVER.KEEP_EVERY, best=bool(cfg.SOLVER.KEEP_BEST))
+    def after_train(self) -> None:
+        self.after_step()
 
 
 def damage(path: Path) -> str:
@@ -100,7 +89,6 @@ def choose_intact(folder: Path, on_damage: str) -> None:
     """Let ``last_checkpoint`` name an intact checkpoint: if the last one is damaged, the newest intact one before it.
 
     Args:
-        folder: the run's OUTPUT_DIR; nothing happens without a checkpoint in it.
         on_damage: SOLVER.DAMAGED_CHECKPOINT.
 
     Raises:

@@ -25,9 +25,6 @@ FIRST_PORT, PORTS = 20_000, 20_000  # of a SLURM job, by its number
 def place_of(environ: Mapping[str, str]) -> Place | None:
     """The place that torchrun or srun states in the environment; None when neither has started this process.
 
-    Raises:
-        UserError: the variables are incomplete or contradict each other.
-
     >>> ranks = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     >>> place_of({**ranks, "MASTER_ADDR": "a", "MASTER_PORT": "9"})
     Place(rank=3, size=4, local_rank=1, local_size=2, address='tcp://a:9', restarted=False)
@@ -81,25 +78,20 @@ def _number(text: str, name: str) -> int:
 
 @contextlib.contextmanager
 def first_alone(place: Place | None) -> Iterator[None]:
-    """The first process executes the block before the others; where it fails, the others end without a message.
-
-    Raises:
-        SystemExit: in the other processes, with code 2, when the first one has failed.
-    """
+    """The first process executes the block before the others; where it fails, the others end with code 2."""
     if place is None or place.size == 1:
         yield
-        return
-    if place.rank > 0:
+    elif place.rank > 0:
         if not _told():
             raise SystemExit(2)
         yield
-        return
-    good = False
-    try:
-        yield
-        good = True
-    finally:
-        _told(good)
+    else:
+        good = False
+        try:
+            yield
+            good = True
+        finally:
+            _told(good)
 
 
 def _told(good: bool = False) -> bool:

@@ -36,11 +36,7 @@ class EndWhenAsked(HookBase):
 
 @contextlib.contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it when the process ends, in whatever way.
-
-    Raises:
-        UserError: another process holds it; the message names the process.
-    """
+    """Hold the folder's lock, or refuse; the system releases it when the process ends, in whatever way."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
@@ -54,8 +50,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             yield
             return
-        file.seek(0)
-        file.truncate()
+        file.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
         file.flush()
@@ -63,14 +58,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
 
 def make_room(folder: Path, *, move_aside: bool) -> Path | None:
-    """Before a new run: refuse a folder with a run in it, or move that run aside.
-
-    Returns:
-        the folder with the earlier run, if it was moved.
-
-    Raises:
-        UserError: the folder holds a run and ``move_aside`` is False.
-    """
+    """Before a new run: refuse a folder with a run in it, or move that run aside and return its new folder."""
     traces = [name for name in TRACES if (folder / name).exists()]
     if not traces:
         return None

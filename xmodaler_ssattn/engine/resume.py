@@ -44,6 +44,7 @@ MAY_DIFFER = (
     "INFERENCE.SAVE_ATTENTION", "INFERENCE.REGION_RULE", "INFERENCE.REGION_CLASS_POWER",
     "INFERENCE.UNION_OVERLAP", "INFERENCE.REGION_CLASSES", "INFERENCE.VAL_EVAL_START", "INFERENCE.TEST_EVAL_START",
 )  # fmt: skip
+BATCH_SIZE = "DATALOADER.TRAIN_BATCH_SIZE"
 IMAGES_PER_STEP = "images per step (DATALOADER.TRAIN_BATCH_SIZE times processes)"
 ITERATIONS = "iterations per epoch"
 
@@ -55,9 +56,6 @@ def check_same_run(stored: Mapping[str, Mapping], now: Mapping[str, Mapping], wh
         stored, now: {"settings": {key: value}, "facts": {name: value}} of the checkpoint and of this run. Keys
             in only one of them are not compared.
         where: the checkpoint, for the message.
-
-    Raises:
-        UserError: values that must be equal differ; the message lists both values of each.
     """
     problems = []
     for key in _changed(stored["settings"], now["settings"]):
@@ -103,17 +101,13 @@ def last_checkpoint(folder: Path) -> Path | None:
     return folder / name
 
 
-def _iteration(content: Any) -> Any:
-    return content.get("iteration") if isinstance(content, dict) else None
-
-
 def iterations_of(checkpoint: Path) -> int:
-    """The number of iterations that a checkpoint's run has done.
+    """The number of iterations that a checkpoint's run has done."""
 
-    Raises:
-        UserError: the file cannot be read, or does not say.
-    """
-    done = safe_load(checkpoint, "The checkpoint", part=_iteration)
+    def iteration(content: Any) -> Any:
+        return content.get("iteration") if isinstance(content, dict) else None
+
+    done = safe_load(checkpoint, "The checkpoint", part=iteration)
     if type(done) is not int or done < 0:
         raise UserError(f"The checkpoint: {checkpoint} has no number of iterations; it is not one of a training run.")
     return done + 1
@@ -136,8 +130,10 @@ def run_of(checkpoint: Path) -> dict[str, dict]:
     except UserError:  # missing, another kind of file, or with upstream's tags
         settings = None
     settings = flatten(settings) if isinstance(settings, dict) else {}
-    batch = settings.get("DATALOADER.TRAIN_BATCH_SIZE")
-    return {"settings": settings, "facts": {} if batch is None else {"DATALOADER.TRAIN_BATCH_SIZE": batch}}
+    return {
+        "settings": settings,
+        "facts": {key: settings[key] for key in (BATCH_SIZE,) if settings.get(key) is not None},
+    }
 
 
 class SameRun(HookBase):
@@ -155,10 +151,8 @@ class SameRun(HookBase):
 
     def state_dict(self) -> dict[str, dict]:
         loader = self.trainer.train_data_loader
-        facts = {
-            ITERATIONS: self.trainer.iters_per_epoch,
-            IMAGES_PER_STEP: images_per_step(self.trainer.cfg, comm.get_world_size()),
-        }
+        images = images_per_step(self.trainer.cfg, comm.get_world_size())
+        facts = {ITERATIONS: self.trainer.iters_per_epoch, IMAGES_PER_STEP: images}
         if hasattr(loader, "dataset"):
             facts["training images"] = len(loader.dataset)
         return {"settings": self._settings, "facts": {**facts, **self._facts}}

@@ -48,36 +48,28 @@ BASELINES = ("greedy", "mean")
 HOST_WORD_LOSSES = {"CrossEntropy", "LabelSmoothing", "RewardCriterion"}
 
 
-def over_greedy(rewards: Tensor, greedy: Tensor) -> Tensor:
-    """Advantages r - r_greedy (Rennie et al., CVPR 2017): (B, S), (B,) -> (B, S)."""
-    return rewards - greedy.unsqueeze(1)
-
-
 def over_others(rewards: Tensor) -> Tensor:
     """Advantages r - the mean of the image's other S - 1 captions (Luo, 2020, arXiv:2003.09971): (B, S) -> (B, S).
 
-    The other captions do not depend on the caption itself, so the gradient is unbiased. The advantages of an image sum
-    to 0.
+    The other captions do not depend on the caption itself, so the gradient is unbiased.
 
     Raises:
         ValueError: S is 1, so there is no other caption.
     """
-    samples = rewards.shape[1]
-    if samples < 2:
+    if (samples := rewards.shape[1]) < 2:
         raise ValueError(f"over_others: expected at least two captions per image, got {samples}.")
     return rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / (samples - 1)
 
 
 @ENGINE_REGISTRY.register()
 class SelfCriticalTrainer(DefaultTrainer):
-    """The host's trainer with another step. ``SCORER.BASELINE`` chooses the baseline.
+    """The host's trainer with another step. ``SCORER.BASELINE`` chooses the baseline; DATALOADER.SEQ_PER_SAMPLE is S.
 
-    DATALOADER.SEQ_PER_SAMPLE is S. The event storage gets ``rl/reward`` and ``rl/baseline``, means over the batch and
-    the processes, ``rl/length``, the number of words with the end, and each term of the reward, such as ``rl/CiderD``.
+    The event storage gets ``rl/reward`` and ``rl/baseline``, means over the batch and the processes, ``rl/length``,
+    the number of words with the end, and each term of the reward, such as ``rl/CiderD``.
 
     Raises:
-        UserError: lists all settings that cannot work, before any data is read. ``resume_or_load`` raises it when
-            there is nothing to resume and MODEL.WEIGHTS is empty.
+        UserError: lists all settings that cannot work, before any data is read.
     """
 
     _train_data_loader_iter: Any  # of the host; None at the beginning of an epoch
@@ -147,8 +139,8 @@ class SelfCriticalTrainer(DefaultTrainer):
         scores = self._score(batch, sents[:, int(greedy) :], regions[:, int(greedy) :])
         rewards = scores.pop(kfg.REWARDS)
         if greedy:
-            baseline = self._score(batch, sents[:, :1], regions[:, :1])[kfg.REWARDS].squeeze(1)
-            advantages = over_greedy(rewards, baseline)
+            baseline = self._score(batch, sents[:, :1], regions[:, :1])[kfg.REWARDS]  # (B, 1)
+            advantages = rewards - baseline
         else:
             baseline, advantages = rewards, over_others(rewards)
         forced = forced_batch(batch, sents[:, int(greedy) :].flatten(0, 1), model.greedy_decoder.eos_token_id)
@@ -215,11 +207,7 @@ def learns_from_captions(name: str) -> str:
 
 
 def check_config(cfg: Any) -> None:
-    """Refuse settings of the self-critical stage that cannot work, all at once.
-
-    Raises:
-        UserError: lists the wrong settings, with the values to set.
-    """
+    """Refuse settings of the self-critical stage that cannot work, all at once."""
     problems = []
     if cfg.SCORER.BASELINE not in BASELINES:
         problems.append(f"SCORER.BASELINE: expected one of {BASELINES}, got {cfg.SCORER.BASELINE!r} (not a beam).")
@@ -236,13 +224,12 @@ def check_config(cfg: Any) -> None:
         )
     names = list(cfg.LOSSES.NAMES)
     learned = {name: learns_from_captions(name) for name in names}
-    wrong = [name for name in names if learned[name] == "words"]
     if LOSS not in names:
         problems.append(f"LOSSES.NAMES: expected {LOSS!r} among them, got {names!r}.")
-    if wrong:
+    if wrong := [name for name in names if learned[name] == "words"]:
         problems.append(
-            f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat its own output; remove "
-            f"them, {LOSS} replaces them."
+            f"LOSSES.NAMES: {', '.join(wrong)} would teach the model to repeat its own output; remove them, {LOSS} "
+            "replaces them."
         )
     for name in sorted(name for name in learned if learned[name] == "pairs"):
         problems.append(

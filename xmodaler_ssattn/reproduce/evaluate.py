@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn import host
-from xmodaler_ssattn.cli.train import check_files, check_weights
+from xmodaler_ssattn.cli.data_files import check_files
+from xmodaler_ssattn.engine.weights import check_weights
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.caption_files import read_reference_captions
 from xmodaler_ssattn.evaluation.java import JavaError
