@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from xmodaler_ssattn import host
+from xmodaler_ssattn.cli.options import check_device
 from xmodaler_ssattn.configuring import Setting, merge, nested, pairs_of, read_config
 from xmodaler_ssattn.engine.kept import ON_DAMAGE
 from xmodaler_ssattn.errors import UserError, raise_all
@@ -78,7 +79,7 @@ def load_config(
         cfg.MODEL.DEVICE = device
     elif cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    _check_device(cfg.MODEL.DEVICE)
+    check_device(cfg.MODEL.DEVICE, "MODEL.DEVICE")
     _check_names(cfg, config_file)
     _check_numbers(cfg, config_file)
     if cfg.MODEL.WEIGHTS.endswith(".pkl"):
@@ -117,15 +118,6 @@ def data_paths(folder: str | os.PathLike) -> dict[str, str]:
         "INFERENCE.VAL_ANNFILE": str(folder / "captions_val.json"),
         "INFERENCE.TEST_ANNFILE": str(folder / "captions_test.json"),
     }
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"MODEL.DEVICE: expected a device such as cpu, cuda or cuda:1, got {name!r}.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"MODEL.DEVICE is {name}, but PyTorch sees no CUDA device; give --device cpu.")
 
 
 def _check_names(cfg: Any, config_file: str) -> None:

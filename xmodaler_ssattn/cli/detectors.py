@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xmodaler_ssattn.cli.options import check_device
 from xmodaler_ssattn.detectors.detected import Detected, Detector
 from xmodaler_ssattn.detectors.spec import BACKENDS
 from xmodaler_ssattn.errors import UserError
@@ -107,7 +108,7 @@ def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[De
             )
         sample = SampleDetector(path)
         return sample, sample.max_boxes
-    _check_device(args.device)
+    check_device("cpu" if args.device is None else args.device, "--device")
     if args.backend == TRANSFORMERS or (args.backend == "auto" and Path(path).is_dir()):
         from xmodaler_ssattn.detectors.transformers_backend import load_transformers
 
@@ -121,17 +122,6 @@ def open_detector(path: str | os.PathLike, args: argparse.Namespace) -> tuple[De
     from xmodaler_ssattn.detectors.loading import load_detector
 
     return load_detector(path, backend=args.backend, device=args.device, min_max_boxes=boxes), boxes[1]
-
-
-def _check_device(name: str | None) -> None:
-    import torch
-
-    try:
-        device = torch.device("cpu" if name is None else name)
-    except RuntimeError:
-        raise UserError(f"--device: expected cpu, cuda or cuda:1, got {name!r}.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device is {name}, but PyTorch sees no CUDA device; give --device cpu.")
 
 
 def parse_min_max(text: str) -> tuple[int, int]:

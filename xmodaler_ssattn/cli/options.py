@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xmodaler_ssattn.errors import did_you_mean, require
+from xmodaler_ssattn.errors import UserError, did_you_mean, require
 
 SHELLS = ("bash", "zsh", "tcsh")
 # What the values of an option are, by its name in the help; other values have choices or cannot be completed.
@@ -27,6 +27,18 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return number
+
+
+def check_device(name: str, option: str) -> None:
+    """Refuse a device that PyTorch does not know or have."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"{option}: expected cpu, cuda, cuda:1 or another device of PyTorch, got {name!r}.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{option} is {name}, but PyTorch sees no CUDA device; give --device cpu.")
 
 
 class Parser(argparse.ArgumentParser):
