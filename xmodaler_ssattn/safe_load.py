@@ -95,7 +95,8 @@ def _named_errors(what: str, path: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{what}: {path} cannot be read: {error}.") from error
     except Exception as error:  # damage can cause nearly any
-        raise UserError(f"{what}: {path} is damaged or incomplete ({type(error).__name__}: {error}).") from error
+        reason = f"damaged or incomplete ({type(error).__name__}: {error})" if os.path.getsize(path) else "empty"
+        raise UserError(f"{what}: {path} is {reason}. Expected a file of torch.save.") from error
 
 
 def _open_zip(file: io.BufferedReader) -> tuple[Any, dict[str, StoragePlace]]:

@@ -311,5 +311,8 @@ def test_a_missing_file_a_folder_and_a_text_are_named(tmp_path):
     with pytest.raises(UserError, match=r"r101\.caffemodel is a model of Caffe"):
         read_weights(tmp_path / "r101.caffemodel")
     (tmp_path / "text.pth").write_text("not weights\n" * 20)
-    with pytest.raises(UserError, match=r"text\.pth is damaged or incomplete"):
+    with pytest.raises(UserError, match=r"text\.pth is damaged or incomplete .* Expected a file of torch\.save"):
         read_weights(tmp_path / "text.pth")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(UserError, match=r"empty\.pth is empty\. Expected a file of torch\.save"):
+        read_weights(tmp_path / "empty.pth")
