@@ -265,13 +265,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
         return outputs | self.further_outputs(batched_inputs, states, outputs)
 
     def further_outputs(self, batch: dict, states: WordStates, outputs: dict) -> dict:
-        """What the losses of a derived captioner read in addition; a hook for ``methods/``.
-
-        Args:
-            batch: from ``preprocess_batch``.
-            states: of the words of the batch.
-            outputs: those of ``_forward`` so far.
-        """
+        """What the losses of a derived captioner read in addition to ``outputs``, those of ``_forward`` so far."""
         return {}
 
     def _predict(self, states: WordStates, targets: Tensor) -> dict:
