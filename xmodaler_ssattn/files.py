@@ -39,7 +39,7 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if getattr(error, "errno", None) is None and "No space left on device" in str(error):  # of HDF5
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = os.fspath(path)
         raise
 

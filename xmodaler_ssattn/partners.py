@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from xmodaler_ssattn.errors import UserError
-from xmodaler_ssattn.host import DECODER_REGISTRY, META_ARCH_REGISTRY
+from xmodaler_ssattn.host import DECODER_REGISTRY, LOSSES_REGISTRY, META_ARCH_REGISTRY
 
 # X-modaler's parts that need inputs of their own data sets: (key in MODEL, class): (the input, our counterpart).
 _READ_MORE = {
@@ -29,6 +29,17 @@ def refuse_parts_that_read_more(cfg: Any, dataset: str) -> None:
                 f"MODEL.{key}: {name} reads {what} of an image, which {dataset} does not have. Use the data set that "
                 f"X-modaler has for it, or another MODEL.{key}.{hint}"
             )
+
+
+def is_kind_of(registry: Any, name: str, *kinds: str) -> bool:
+    """Whether ``name`` is one of ``kinds``, or the registered class of that name is derived from one of them."""
+    bases = getattr(registry.get(name), "__mro__", ()) if name in registry else ()
+    return not {name, *(base.__name__ for base in bases)}.isdisjoint(kinds)
+
+
+def losses_of(cfg: Any, *kinds: str) -> list[str]:
+    """The names in LOSSES.NAMES of the losses ``kinds`` and of classes derived from them."""
+    return [name for name in cfg.LOSSES.NAMES if is_kind_of(LOSSES_REGISTRY, name, *kinds)]
 
 
 def captioner_is_grounded(cfg: Any) -> bool:

@@ -1,7 +1,6 @@
 """What a page shows when something is missing, hostile or very large."""
 
 import json
-import time
 
 import pytest
 

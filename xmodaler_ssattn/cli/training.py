@@ -36,6 +36,7 @@ from xmodaler_ssattn.engine.weights import accept_weights
 from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.files import atomic_path
 from xmodaler_ssattn.modeling.word_list import check_words
+from xmodaler_ssattn.partners import is_kind_of, losses_of
 from xmodaler_ssattn.processes import Place, images_per_step
 from xmodaler_ssattn.safe_load import read_checkpoint
 from xmodaler_ssattn.shipped import find
@@ -84,7 +85,8 @@ def check_flags(args: argparse.Namespace, cfg: Any) -> None:
         )
     if args.eval_only and not (args.resume or cfg.MODEL.WEIGHTS):
         raise UserError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
-    if not args.eval_only and "SelfCriticalLoss" in cfg.LOSSES.NAMES and cfg.ENGINE.NAME != "SelfCriticalTrainer":
+    sampled = is_kind_of(host.ENGINE_REGISTRY, cfg.ENGINE.NAME, "SelfCriticalTrainer")
+    if not args.eval_only and losses_of(cfg, "SelfCriticalLoss") and not sampled:
         raise UserError(
             f"LOSSES.NAMES contains SelfCriticalLoss, but ENGINE.NAME is {cfg.ENGINE.NAME}: sampled captions "
             "and their rewards come only from SelfCriticalTrainer; the *_rl.yaml configs set both."

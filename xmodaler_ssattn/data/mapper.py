@@ -25,7 +25,12 @@ from xmodaler_ssattn.errors import UserError, raise_all
 from xmodaler_ssattn.fast.resident import ResidentRegions
 from xmodaler_ssattn.host import DATASETS_REGISTRY, configurable, kfg
 from xmodaler_ssattn.packs.store import RegionStore
-from xmodaler_ssattn.partners import captioner_is_grounded, refuse_parts_that_read_more, require_grounded_captioner
+from xmodaler_ssattn.partners import (
+    captioner_is_grounded,
+    losses_of,
+    refuse_parts_that_read_more,
+    require_grounded_captioner,
+)
 
 TARGETS = ("image", "sentence")
 CACHES = ("none", "ram", "device")
@@ -131,7 +136,7 @@ class Flickr30kEntitiesDataset:
             "max_seq_len": cfg.MODEL.MAX_SEQ_LEN,
             "vocab_size": cfg.MODEL.VOCAB_SIZE,
             "inputs": region_inputs(cfg, stage),
-            "targets": cfg.LOSSES.GROUNDING.TARGETS if "GroundingLoss" in cfg.LOSSES.NAMES else None,
+            "targets": cfg.LOSSES.GROUNDING.TARGETS if losses_of(cfg, "GroundingLoss") else None,
             "min_iou": cfg.LOSSES.GROUNDING.MIN_IOU,
             "sigma": cfg.LOSSES.GROUNDING.SIGMA,
             "pair_rule": pair_rule(cfg),

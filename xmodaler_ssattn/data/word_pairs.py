@@ -14,9 +14,10 @@ from xmodaler_ssattn.boxes import IOU_THRESHOLD
 from xmodaler_ssattn.data.annotations import Caption
 from xmodaler_ssattn.data.sigma import phrase_overlap
 from xmodaler_ssattn.errors import raise_all
+from xmodaler_ssattn.partners import losses_of
 
 POSITIVES = ("threshold", "best", "soft")
-PAIR_LOSSES = {"WordAttentionLoss", "PointerLoss"}  # losses that read the pairs of words and regions
+PAIR_LOSSES = ("WordAttentionLoss", "PointerLoss")  # losses that read the pairs of words and regions
 
 
 class PairRule(NamedTuple):
@@ -38,7 +39,7 @@ def pair_rule(cfg: Any) -> PairRule | None:
         UserError: lists all values that cannot work.
     """
     settings = cfg.LOSSES.WORD_ATTENTION
-    if not PAIR_LOSSES.intersection(cfg.LOSSES.NAMES) or settings.WEIGHT == 0:
+    if not losses_of(cfg, *PAIR_LOSSES) or settings.WEIGHT == 0:
         return None
     problems = []
     if settings.POSITIVES not in POSITIVES:

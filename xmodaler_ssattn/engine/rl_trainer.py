@@ -38,14 +38,14 @@ from xmodaler_ssattn.host import (
 )
 from xmodaler_ssattn.modeling.collate import send
 from xmodaler_ssattn.modeling.sampling import sample_captions
-from xmodaler_ssattn.partners import require_grounded_captioner
+from xmodaler_ssattn.partners import is_kind_of, losses_of, require_grounded_captioner
 from xmodaler_ssattn.processes import losses_over_processes
 from xmodaler_ssattn.scorer.caption_reward import unread_files
 
 LOSS = "SelfCriticalLoss"
 BASELINES = ("greedy", "mean")
 # The hosts' losses on target words; ours state themselves what they learn from captions.
-HOST_WORD_LOSSES = {"CrossEntropy", "LabelSmoothing", "RewardCriterion"}
+HOST_WORD_LOSSES = ("CrossEntropy", "LabelSmoothing", "RewardCriterion")
 
 
 def over_others(rewards: Tensor) -> Tensor:
@@ -200,10 +200,9 @@ def forced_batch(batch: dict, sents: Tensor, end: int = 0) -> dict:
 
 def learns_from_captions(name: str) -> str:
     """What the loss ``name``, or a class that it is derived from, learns from captions: see ``Loss``."""
-    kind = LOSSES_REGISTRY.get(name) if name in LOSSES_REGISTRY else object
-    if HOST_WORD_LOSSES & {name, *(base.__name__ for base in kind.__mro__)}:
+    if is_kind_of(LOSSES_REGISTRY, name, *HOST_WORD_LOSSES):
         return "words"
-    return getattr(kind, "learns_from_captions", "")
+    return getattr(LOSSES_REGISTRY.get(name), "learns_from_captions", "") if name in LOSSES_REGISTRY else ""
 
 
 def check_config(cfg: Any) -> None:
@@ -224,7 +223,7 @@ def check_config(cfg: Any) -> None:
         )
     names = list(cfg.LOSSES.NAMES)
     learned = {name: learns_from_captions(name) for name in names}
-    if LOSS not in names:
+    if not losses_of(cfg, LOSS):
         problems.append(f"LOSSES.NAMES: expected {LOSS!r} among them, got {names!r}.")
     if wrong := [name for name in names if learned[name] == "words"]:
         problems.append(

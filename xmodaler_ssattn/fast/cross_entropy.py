@@ -24,7 +24,7 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import LOSSES_REGISTRY
 from xmodaler_ssattn.losses.base import Loss
-from xmodaler_ssattn.partners import require_grounded_captioner
+from xmodaler_ssattn.partners import losses_of, require_grounded_captioner
 from xmodaler_ssattn.precision import product_dtype
 
 # Vocabulary words per slice: wide enough for a fast product; needs memory for M x 1024 numbers.
@@ -111,8 +111,7 @@ class FusedCrossEntropy(Loss):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         require_grounded_captioner(cfg, "FusedCrossEntropy", "which returns the logits and not the loss")
-        both = [name for name in cfg.LOSSES.NAMES if name in NEED_LOGITS]
-        if both:
+        if both := losses_of(cfg, *NEED_LOGITS):
             raise UserError(
                 f"LOSSES.NAMES contains FusedCrossEntropy and {' and '.join(both)}, which reads logits that do not "
                 "exist with the fused loss. Keep one of them."

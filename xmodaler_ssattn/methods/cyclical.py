@@ -25,6 +25,7 @@ from xmodaler_ssattn.host import LOSSES_REGISTRY, META_ARCH_REGISTRY, configurab
 from xmodaler_ssattn.losses.base import Loss, check_weights
 from xmodaler_ssattn.methods.second_pass import SecondPassCaptioner, in_grid, own_random_numbers, require_captioner
 from xmodaler_ssattn.modeling.forcing import WordStates
+from xmodaler_ssattn.partners import losses_of
 from xmodaler_ssattn.precision import at_least_float32
 
 
@@ -42,7 +43,7 @@ class CyclicalCaptioner(SecondPassCaptioner):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
-        used = "CyclicalLoss" in cfg.LOSSES.NAMES and cfg.LOSSES.CYCLICAL.WEIGHT > 0
+        used = bool(losses_of(cfg, "CyclicalLoss")) and cfg.LOSSES.CYCLICAL.WEIGHT > 0
         return {**super().from_config(cfg), "reconstructs": used}
 
     def localized(self, words: Tensor, rows: dict) -> Tensor:

@@ -31,6 +31,7 @@ from xmodaler_ssattn.methods.second_pass import own_random_numbers
 from xmodaler_ssattn.modeling.decoder import SSAttentionDecoder
 from xmodaler_ssattn.modeling.definition import follows
 from xmodaler_ssattn.modeling.ss_attention import MASKED_SCORE, TopDownAttention
+from xmodaler_ssattn.partners import losses_of
 from xmodaler_ssattn.precision import at_least_float32
 
 # Added to the scores of regions that an earlier branch looks at. Padding is below them: with fewer regions than
@@ -74,7 +75,7 @@ class DistributedDecoder(SSAttentionDecoder):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         cfg = completed(cfg)
         branches, classes = cfg.MODEL.DISTRIBUTED.BRANCHES, 0
-        if branches > 1 and "ConsistencyLoss" in cfg.LOSSES.NAMES and cfg.LOSSES.CONSISTENCY.WEIGHT > 0:
+        if branches > 1 and losses_of(cfg, "ConsistencyLoss") and cfg.LOSSES.CONSISTENCY.WEIGHT > 0:
             classes = int(class_of_words(cfg).max()) + 1
         return {**super().from_config(cfg), "branches": branches, "object_classes": classes}
 

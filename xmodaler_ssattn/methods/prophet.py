@@ -32,7 +32,7 @@ from xmodaler_ssattn.methods.second_pass import (
     require_captioner,
 )
 from xmodaler_ssattn.modeling.forcing import WordStates
-from xmodaler_ssattn.partners import require_outputs
+from xmodaler_ssattn.partners import losses_of, require_outputs
 
 DISTANCES = ("l1", "kl")
 
@@ -100,7 +100,7 @@ class ProphetCaptioner(SecondPassCaptioner):
     def reads(cls, cfg: Any) -> set[str]:
         """The phrases, in training with ProphetLoss."""
         settings = cfg.LOSSES.PROPHET
-        used = "ProphetLoss" in cfg.LOSSES.NAMES and (settings.WEIGHT > 0 or settings.CROSS_ENTROPY_WEIGHT > 0)
+        used = losses_of(cfg, "ProphetLoss") and (settings.WEIGHT > 0 or settings.CROSS_ENTROPY_WEIGHT > 0)
         return {keys.WORD_SPANS} if used else set()
 
     def further_outputs(self, batch: dict, states: WordStates, outputs: dict) -> dict:

@@ -44,6 +44,7 @@ from xmodaler_ssattn.modeling.sampling import sample_words
 from xmodaler_ssattn.modeling.searchers import GroundedDecodeStrategy
 from xmodaler_ssattn.modeling.ss_attention import extended_mask
 from xmodaler_ssattn.modeling.visual_embed import SpatialSemanticEmbedding
+from xmodaler_ssattn.partners import losses_of
 from xmodaler_ssattn.precision import at_least_float32
 
 # Visual embeddings and decoders that a batch with one row per image and IMAGE_OF_ROW suits, see ``encodes_per_image``;
@@ -125,7 +126,7 @@ class GroundedCaptioner(BaseEncoderDecoder):
             "amp": cfg.SOLVER.AMP,
             "share_region_dropout": cfg.MODEL.SHARE_REGION_DROPOUT,
             "capture_graphs": cfg.MODEL.CAPTURE_GRAPHS,
-            "fuse_loss": "FusedCrossEntropy" in cfg.LOSSES.NAMES,
+            "fuse_loss": bool(losses_of(cfg, "FusedCrossEntropy")),
         }
 
     @classmethod
