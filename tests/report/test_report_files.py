@@ -322,28 +322,29 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_demo_shows_first_where_its_second_model_has_more_right_boxes(tmp_path):
-    """Image 1: both models have the car right and the dog wrong. Image 2: Up-Down likewise, SS attention has both."""
+def test_the_demo_shows_first_where_its_second_model_has_more_right_words(tmp_path):
+    """Up-Down: the car right, the dog wrong. SS attention: two cars, which count once; both right; as Up-Down."""
     from xmodaler_ssattn.cli import demo
 
-    for row, second in zip(demo.ROWS, (made_up.DOG_WRONG, made_up.RIGHT)):
-        captions = {1: made_up.caption(made_up.DOG_WRONG), 2: made_up.caption(second)}
-        made_up.write(tmp_path / row / "results" / "test_epoch_2.json", captions)
+    two_cars = made_up.caption((2, 1, 2, 2, 1), ("a", "car", "near", "a", "car"))
+    before = made_up.caption(made_up.DOG_WRONG)
+    for row, captions in zip(demo.ROWS, ([before] * 3, [two_cars, made_up.caption(made_up.RIGHT), before])):
+        made_up.write(tmp_path / row / "results" / "test_epoch_2.json", dict(enumerate(captions, 1)))
         write_metrics(tmp_path / row, ['{"iteration": 0, "total_loss": 3.0}'])
-    made_up.write_annotations(tmp_path / "data", [made_up.annotated(1), made_up.annotated(2)])
-    for image_id in (1, 2):
+    made_up.write_annotations(tmp_path / "data", [made_up.annotated(image_id) for image_id in (1, 2, 3)])
+    for image_id in (1, 2, 3):
         made_up.draw_picture(tmp_path / "data" / "Images" / f"{image_id}.png")
     source = demo.read_demo(tmp_path)
-    assert source.image_ids == (2, 1)
+    assert source.image_ids == (2, 1, 3)
     text = demo.right_boxes(source)
-    assert "Up-Down       2 of 4 (50%)" in text and "SS attention  3 of 4 (75%)" in text
-    assert demo.draw_pictures(source, tmp_path) == 2 and len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    assert "Up-Down       3 of 6 (50%)" in text and "SS attention  5 of 6 (83%)" in text
+    assert demo.draw_pictures(source, tmp_path) == 3 and len(list((tmp_path / "pictures").glob("*.png"))) == 3
     page = demo.write_report(source, tmp_path)
     assert page == tmp_path / "page" / "index.html"
     index = (tmp_path / "page" / "data" / "index.js").read_text()
     data = json.loads(index.removeprefix("ssattn.index(").rstrip().removesuffix(");"))
     assert [model["name"] for model in data["models"]] == ["Up-Down", "SS attention"]
-    assert [row["i"] for row in data["images"]] == [2, 1]
+    assert [row["i"] for row in data["images"]] == [2, 1, 3]
     assert all(model["attention"] for model in data["models"]) and data["notices"] == []
 
 

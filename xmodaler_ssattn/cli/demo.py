@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     print("  updown/, ss_attn_words/   model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
     print("  page/                     a page of both models' captions, boxes and attention: open page/index.html")
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
-    print(f"Both show first the pictures in which {TITLES[ROWS[1]]} has more right boxes than {TITLES[ROWS[0]]}.")
+    print(f"Both show first the pictures in which {TITLES[ROWS[1]]} has more object words with a right box than {TITLES[ROWS[0]]}.")
     print(f"Open {page.resolve()}")
     picture = picture_file(out / "data", min(source.image_ids))
     words = ["xmodaler", "caption", str(picture), "--weights", str(out / ROWS[-1]), "--report", "caption.html"]
@@ -235,26 +235,32 @@ def format_table(scores: dict[str, dict[str, float]]) -> str:
 
 
 def read_demo(out: Path) -> Source:
-    """Both models' last results on test; first the images in which the second model has more right boxes."""
+    """Both models' last results on test; first the images in which the second model has more right object words.
+
+    There a word that a caption repeats counts once, so that the page does not begin with repetitions.
+    """
     from xmodaler_ssattn.report.source import read_source
     from xmodaler_ssattn.report.verdicts import RIGHT, WRONG
 
-    source = read_source([last_results_file(out / row) for row in ROWS], list(TITLES.values()), out / "data")
+    source = read_source([last_results_file(out / row) for row in ROWS], [TITLES[row] for row in ROWS], out / "data")
     first, second = source.models
 
     def gain(image_id: int) -> tuple[int, int]:
         before, after = judged(source, first, image_id), judged(source, second, image_id)
-        return after.count(RIGHT) - before.count(RIGHT), -after.count(WRONG)
+        right = [len({word for word, verdict in found if verdict == RIGHT}) for found in (before, after)]
+        return right[1] - right[0], -sum(verdict == WRONG for _, verdict in after)
 
     return dataclasses.replace(source, image_ids=tuple(sorted(source.image_ids, key=gain, reverse=True)))
 
 
-def judged(source: Source, model: Model, image_id: int) -> str:
-    """RIGHT or WRONG for each object word of the model's caption whose class is annotated in the image."""
+def judged(source: Source, model: Model, image_id: int) -> list[tuple[str, str]]:
+    """(word, RIGHT or WRONG) of each object word of the model's caption whose class is annotated in the image."""
     from xmodaler_ssattn.report.verdicts import ABSENT, verdicts
 
-    letters = verdicts(model.images[image_id].grounded, model.results.object_words, source.truths[image_id].boxes)
-    return letters.replace(ABSENT, "")
+    caption, objects = model.images[image_id].grounded, model.results.object_words
+    words = [word.text for word in getattr(caption, "words", ()) if word.text in objects]
+    found = zip(words, verdicts(caption, objects, source.truths[image_id].boxes))
+    return [(word, verdict) for word, verdict in found if verdict != ABSENT]
 
 
 def right_boxes(source: Source) -> str:
@@ -263,9 +269,9 @@ def right_boxes(source: Source) -> str:
 
     lines = ["Boxes of object words that are right, of those whose class is annotated in the picture:"]
     for model in source.models:
-        letters = "".join(judged(source, model, image_id) for image_id in source.image_ids)
-        share = f" ({letters.count(RIGHT) / len(letters):.0%})" if letters else ""
-        lines.append(f"  {model.name:14s}{letters.count(RIGHT)} of {len(letters)}{share}")
+        found = [verdict for image_id in source.image_ids for _, verdict in judged(source, model, image_id)]
+        share = f" ({found.count(RIGHT) / len(found):.0%})" if found else ""
+        lines.append(f"  {model.name:14s}{found.count(RIGHT)} of {len(found)}{share}")
     return "\n".join(lines)
 
 
@@ -296,7 +302,7 @@ def write_report(source: Source, out: Path) -> Path:
     from xmodaler_ssattn.report.page import write_page
 
     runs = [read_run(out / row, TITLES[row]) for row in ROWS]
-    title = f"Sample scenes, first those in which {TITLES[ROWS[1]]} has more right boxes"
+    title = f"Sample scenes, first those in which {TITLES[ROWS[1]]} has more words with a right box"
     return write_page(out / "page", source, images=out / "data" / "Images", runs=runs, title=title)
 
 
