@@ -160,3 +160,9 @@ def test_no_module_speaks_of_cuda_or_unpickles():
         source = path.read_text(encoding="utf-8")
         for word in (".cuda()", "pickle.load(", "allow_pickle=True", "yaml.load(", "weights_only=False"):
             assert word not in source, f"{path}: {word}"
+
+
+def test_a_system_of_another_paper_is_small_files():
+    """A reader takes in one system at a time; what several of them need belongs to the model's rooms."""
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.glob("methods/*.py")}
+    assert len(lengths) > 10 and {name: n for name, n in lengths.items() if n > 200} == {}

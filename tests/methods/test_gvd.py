@@ -14,14 +14,8 @@ from xmodaler_ssattn import keys
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.evaluation.region_choice import check_classes_of
 from xmodaler_ssattn.host import EMBEDDING_REGISTRY, ENCODER_REGISTRY, LOSSES_REGISTRY, build_losses, kfg
-from xmodaler_ssattn.methods.gvd import (
-    GVDClassLoss,
-    GVDContextEncoder,
-    GVDRegionEmbedding,
-    detector_scores,
-    grounding_weights,
-    region_class_loss,
-)
+from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding, detector_scores
+from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss, grounding_weights, region_class_loss
 from xmodaler_ssattn.modeling.collate import WordPairs
 from xmodaler_ssattn.packs.store import RegionWriter
 from xmodaler_ssattn.worlds.drawn import draw_dataset

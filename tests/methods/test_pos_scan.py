@@ -15,8 +15,9 @@ from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.data.annotations import read_annotations
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.host import build_engine, build_scorer, kfg
+from xmodaler_ssattn.methods.matcher_training import Kept, batch_of
 from xmodaler_ssattn.methods.matching_reward import load_matcher, matching_scores, save_matcher
-from xmodaler_ssattn.methods.pos_scan import Kept, batch_of, read_captioned, write_targets
+from xmodaler_ssattn.methods.pos_scan import read_captioned, write_targets
 from xmodaler_ssattn.methods.scan import Matcher, caption_scores, match, ranking_loss
 from xmodaler_ssattn.packs.store import RegionStore
 from xmodaler_ssattn.scorer import GroundedScorer

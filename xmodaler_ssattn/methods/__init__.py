@@ -6,7 +6,8 @@ Each file says what of its system it contains and what it leaves out; docs/metho
 from xmodaler_ssattn.methods.cyclical import CyclicalCaptioner, CyclicalLoss
 from xmodaler_ssattn.methods.distributed import ConsistencyLoss, DistributedDecoder
 from xmodaler_ssattn.methods.gcn_lstm import SpatialGraphEmbedding
-from xmodaler_ssattn.methods.gvd import GVDClassLoss, GVDContextEncoder, GVDRegionEmbedding
+from xmodaler_ssattn.methods.gvd import GVDContextEncoder, GVDRegionEmbedding
+from xmodaler_ssattn.methods.gvd_loss import GVDClassLoss
 from xmodaler_ssattn.methods.lstm_a import LSTMADecoder
 from xmodaler_ssattn.methods.matching_reward import MatchingScorer
 from xmodaler_ssattn.methods.nbt_style import PointerLoss, SentinelDecoder
