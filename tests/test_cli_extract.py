@@ -16,8 +16,10 @@ from xmodaler_ssattn.cli.main import main
 from xmodaler_ssattn.detectors.detected import Detector
 from xmodaler_ssattn.errors import UserError
 from xmodaler_ssattn.files import sha256_of
+from xmodaler_ssattn.packs.region_classes import names_in
 from xmodaler_ssattn.packs.store import RegionStore, RegionWriter
 from xmodaler_ssattn.worlds.drawn import draw_dataset
+from xmodaler_ssattn.worlds.drawn.region_maker import CLASS_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,7 @@ def test_sample_scenes_need_nothing_but_their_region_maker(scenes, tmp_path, cap
     assert store.ids.tolist() == RegionStore(scenes / "regions.h5").ids.tolist()
     assert (store.num_regions, store.feature_dim, store.num_classes) == (36, 32, 16)
     assert store.attributes["weights_sha256"] == sha256_of(maker)
+    assert names_in(store.attributes) == list(CLASS_NAMES)  # which GVD's regions and the rule of classes need
     assert main(["check", "--regions", str(tmp_path / "r.h5"), "--all"]) == 0
     assert "The file can be used." in capsys.readouterr().out
 

@@ -36,7 +36,7 @@ Captions photographs with a trained model, and prints for each object word its b
 attention on it. The model's config.yaml and vocabulary are found from the checkpoint.
 
   xmodaler caption photo.jpg --weights run/model_final.pth --detector detector.pth --report page.html
-  xmodaler caption demo/data/Images/100001.jpg --weights demo/ss_attn            a sample scene; needs nothing else
+  xmodaler caption demo/data/Images/100001.jpg --weights demo/ss_attn_words      a sample scene; needs nothing else
   xmodaler caption photos.zip --weights run/model_final.pth --detector detector.pth       all pictures of an archive
   xmodaler caption --regions regions.h5 --ids 17 18 --weights run/model_final.pth
 """

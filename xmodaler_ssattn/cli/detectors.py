@@ -23,9 +23,10 @@ class SampleDetector:
     """``SceneRegionMaker`` as a ``Detector``."""
 
     def __init__(self, path: str | os.PathLike) -> None:
-        from xmodaler_ssattn.worlds.drawn.region_maker import SceneRegionMaker
+        from xmodaler_ssattn.worlds.drawn.region_maker import CLASS_NAMES, SceneRegionMaker
 
         self._maker = SceneRegionMaker.load(path)
+        self.class_names = CLASS_NAMES
         self.feature_dim = self._maker.feature_dim
         self.num_classes = self._maker.num_classes - 1
         self.max_boxes = self._maker.num_regions  # per picture

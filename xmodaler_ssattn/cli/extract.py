@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     names = getattr(detector, "class_names", None)
     if names is not None:
         if args.vocabulary:
-            raise UserError("--vocabulary: the names of the classes are in the detector's own config.json.")
+            raise UserError("--vocabulary: this detector has the names of its classes itself.")
         described = described_names(names)
     report = extract_regions(
         detector,
