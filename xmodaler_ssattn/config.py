@@ -210,8 +210,9 @@ def add_ssattn_config(cfg: Any) -> None:
         # For the rule 'union', where alpha chooses: the box of a branch is enclosed if its IoU with that of the first
         # branch, or the share of the smaller one inside the other, is above this value. 0.3 to 0.5, chosen on val.
         UNION_OVERLAP=0.3,
-        # The names of the class probabilities' columns after the background, one per line; "": those in the region file,
-        # else of the vocabulary's folder (drawn or simulated data), else for 1,601 columns the Bottom-Up detector's.
+        # The names of the class probabilities' columns after the background, one per line; "": those in the region
+        # file, else of the vocabulary's folder (drawn or simulated data), else for 1,601 columns the Bottom-Up
+        # detector's.
         REGION_CLASSES="",
         # Scores during training; "test/SPICE" requests a metric on one split only.
         METRICS=["Bleu", "ROUGE_L", "CIDEr", "F1"],

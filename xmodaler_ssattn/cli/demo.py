@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     print("  updown/, ss_attn_words/   model_final.pth, config.yaml, metrics.json, results/*.json, log.txt")
     print("  page/                     a page of both models' captions, boxes and attention: open page/index.html")
     print(f"  pictures/                 {pictures} test pictures, both models' captions and boxes")
-    print(f"Both show first the pictures in which {TITLES[ROWS[1]]} has more object words with a right box than {TITLES[ROWS[0]]}.")
+    print(f"Both show first the pictures in which {TITLES[ROWS[1]]} has more object words with a right box.")
     print(f"Open {page.resolve()}")
     picture = picture_file(out / "data", min(source.image_ids))
     words = ["xmodaler", "caption", str(picture), "--weights", str(out / ROWS[-1]), "--report", "caption.html"]
